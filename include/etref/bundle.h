@@ -1,0 +1,69 @@
+/* bundle.h: golden bundles: a case, its inputs and everything computed from them, in one file.
+ *
+ * A bundle is a safetensors file with metadata `format` = "etref-bundle", `version` = "1", `case`
+ * (JSON), `producer`, and, where block layouts were asked for, `layout` = "block:M". The tensors,
+ * with types and shapes, are the table of ref/oracle/tensors.c; `etref list tensors` prints it.
+ */
+#ifndef ETREF_BUNDLE_H
+#define ETREF_BUNDLE_H
+
+#include "etref/safetensors.h"
+#include "etref/step.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One row of the table. */
+typedef struct et_tensor_doc {
+    const char *name;
+    const char *type;    /* "case" (the case's precision), "F64", "I32", "U8" */
+    const char *shape;   /* "[N,d]" in the letters of step.h */
+    const char *meaning; /* a few words */
+    bool lean;           /* kept in a lean bundle */
+} et_tensor_doc;
+const et_tensor_doc *et_tensor_doc_at(size_t index); /* NULL past the end */
+
+/* The tensors that a step holds at this moment, in the table's order: the order of the mathematics.
+ * `out` has room for ET_MAX_STEP_TENSORS; returns how many. The views point into the step. */
+enum { ET_MAX_STEP_TENSORS = 96 };
+size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STEP_TENSORS]);
+
+/* Writes the bundle, whole or not at all (et_tensor_file_write). */
+et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_error *error);
+
+/* The string that et_bundle_write puts under `producer`, for this engine and precision. */
+const char *et_bundle_producer(et_engine engine);
+
+/* Opens a bundle: checks the metadata, parses the case, and reads in.* into a new step that is
+ * ready for et_step_run. Missing, misshaped, mistyped or non-finite in.* tensors, tensors that no
+ * bundle has, and cases larger than max_bytes are errors. On success the caller closes the file and
+ * frees the step; on failure neither. */
+et_status et_bundle_open(et_tensor_file *file, et_step *step, const char *path, size_t max_bytes,
+                         et_error *error);
+
+/* ---- integrity: every stored value against a recomputation ---- */
+
+typedef struct et_comparison {
+    char name[ET_MAX_TENSOR_NAME + 1];
+    size_t count;
+    bool exact_required; /* integers, and everything in a bundle of this very producer */
+    double largest;      /* largest finite |value| recomputed */
+    double max_error;    /* largest |stored - recomputed| (equal infinities count 0) */
+    size_t different;    /* elements whose values differ at all */
+    size_t worst;        /* index of the largest error */
+    double stored, recomputed; /* there */
+    bool pass;           /* exact: different == 0; else max_error <= 1e-13 * largest, no NaN */
+    const char *problem; /* NULL, or "missing", "shape", "type": then nothing was compared */
+} et_comparison;
+
+/* Compares every tensor of the file but in.* with the step, which et_step_run has filled. `out` gets
+ * an allocated array of *count comparisons in the table's order; the caller frees it. ET_OK even
+ * when some do not pass. */
+et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_file *file,
+                            const et_step *step, et_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,117 @@
+/* case.h: what is to be computed. A case and nothing else decides every bit of a golden bundle.
+ *
+ * A case is a small JSON object. Each of its fields is one row of the table in ref/oracle/case.c:
+ * name, default, allowed values; `etref list fields` prints that table. Unknown fields and
+ * contradictions are errors that name the field, its value and what is allowed.
+ */
+#ifndef ETREF_CASE_H
+#define ETREF_CASE_H
+
+#include "etref/moe.h"
+#include "etref/routing.h"
+#include "etref/safetensors.h"
+#include "etref/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum et_layer { ET_DENSE, ET_MOE } et_layer;
+
+typedef enum et_input_source {
+    ET_INPUT_NONE, /* the bundle brings its in.* tensors */
+    ET_INPUT_NORMAL,
+    ET_INPUT_TEXT,
+    ET_INPUT_INTEGER,
+    ET_INPUT_TIES,
+    ET_INPUT_SKEWED,
+    ET_INPUT_OUTLIER,
+    ET_INPUT_TINY,
+    ET_INPUT_HUGE
+} et_input_source;
+
+/* How in.x, in.dy, the weights, the EMA and the bias are drawn; ref/oracle/inputs.c says what each
+ * source is and which bugs it hunts. */
+typedef struct et_input {
+    et_input_source source;
+    uint64_t seed;
+    double mean;        /* added to every element of x, before the source's own scaling */
+    double router_mean; /* added, divided by d, to every router weight: with `mean` it shifts logits */
+    size_t copies;      /* ties: how often each token is repeated */
+    double jitter;      /* ties: copy j of a token is scaled by 1 + j*jitter (0: exact ties) */
+    size_t hot;         /* skewed: the expert that draws nearly everything */
+    char text[256];     /* text: a file; a bare name is looked for in Debian's common-licenses */
+    uint64_t text_offset; /* text: first byte used */
+    bool decisive;        /* redraw tokens until no decision is within rounding of its boundary */
+} et_input;
+
+typedef struct et_case {
+    char name[64]; /* letters, digits, '-', '_', '.'; it names the bundle's file */
+    et_layer layer;
+    et_rule rule;
+    bool eval;             /* "mode": "train" or "eval" */
+    size_t tokens;         /* N, of the whole step */
+    size_t d_model;        /* d */
+    size_t d_expert;       /* h; of the dense layer, too */
+    size_t experts;        /* n */
+    size_t top_k;          /* tc: K = G */
+    size_t granularity;    /* ec, et: G; for tc equal to top_k */
+    size_t target_load;    /* k, in a pool; given, or floor(pool_tokens * granularity / experts) */
+    bool target_load_given;
+    size_t pool_tokens;    /* P; default: tokens / micro_batches */
+    et_gate gate;
+    et_norm norm;
+    bool shared;
+    size_t shared_d_expert; /* hs; default d_expert */
+    bool inclusive;         /* "threshold": "strict" or "inclusive" */
+    bool has_capacity;
+    double capacity_factor; /* C; JSON null: off */
+    double ema_decay;
+    bool ema_bias_correction;
+    size_t ema_updates; /* u: updates behind in.ema */
+    size_t step, warmup_steps;
+    size_t micro_batches; /* M */
+    et_balance balance;
+    double balance_coef, bias_rate;
+    bool global_load;
+    double z_loss_coef;
+    et_dtype precision; /* ET_F64, ET_F32, ET_BF16 or ET_F16: how the in.* tensors are stored */
+    et_input input;
+} et_case;
+
+/* Parses one JSON object, fills in the defaults and validates. `where` begins the message (a file's
+ * name). ET_EINVAL: syntax, unknown field, wrong type, out of range, contradiction; ET_ENOMEM. */
+et_status et_case_parse(et_case *c, const char *json, size_t length, const char *where,
+                        et_error *error);
+
+/* The number of cases in a text that holds one case or an array of them, and case number `index` of
+ * it. A text is at most 1 MiB. */
+et_status et_case_count(size_t *count, const char *json, size_t length, const char *where,
+                        et_error *error);
+et_status et_case_parse_nth(et_case *c, size_t index, const char *json, size_t length,
+                            const char *where, et_error *error);
+
+/* The case as one line of JSON with every field that applies to it, in the table's order, such that
+ * parsing it gives the same case. Allocated; the caller frees it. */
+et_status et_case_print(char **json, const et_case *c, et_error *error);
+
+/* Tokens of one micro-batch: N / M. */
+size_t et_case_micro_tokens(const et_case *c);
+/* True if this step routes by expert choice: rule ec in training, or et in its warm-up. */
+bool et_case_routes_by_choice(const et_case *c);
+/* True if this step routes by threshold: et after the warm-up, and ec and et in evaluation. */
+bool et_case_routes_by_threshold(const et_case *c);
+
+/* One row of the table of fields, for --help and documentation; NULL past the end. */
+typedef struct et_field_doc {
+    const char *name, *type, *initial, *meaning;
+} et_field_doc;
+const et_field_doc *et_case_field(size_t index);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

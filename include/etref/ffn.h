@@ -1,0 +1,40 @@
+/* ffn.h: the feed-forward layer, dense or as one expert.
+ *
+ *     H = x W_up'      A = relu(H)^2      f(x) = A W_down'
+ *
+ * m tokens, width d, hidden width h; x, f [m,d]; H, A [m,h]; W_up [h,d]; W_down [d,h]; row-major.
+ * No biases. Source: section 2 of the paper's setup (arXiv:2603.11535, appendix B); the dense
+ * baseline has h = 4d, an expert h = 2d.
+ */
+#ifndef ETREF_FFN_H
+#define ETREF_FFN_H
+
+#include "etref/matmul.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct et_ffn {
+    et_engine engine;
+    size_t d, h;
+    const et_real *up, *down; /* [h,d], [d,h] */
+} et_ffn;
+
+/* x [m,d] in; H, A [m,h] and f [m,d] out. m = 0 is legal and touches nothing. */
+void et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
+                    et_real *out);
+
+/* From dO = dL/df [m,d]:
+ *     dA = dO W_down            dH = dA * 2 relu(H)           (out, [m,h])
+ *     dW_down += dO' A          dW_up += dH' x                (accumulated, [d,h], [h,d])
+ *     dx (+)= dH W_up           (accumulated if accumulate_dx, else out; [m,d])
+ * relu(H)^2 is continuously differentiable; its derivative at 0 is 0. dx may alias nothing. */
+void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H, const et_real *A,
+                     const et_real *dO, et_real *dA, et_real *dH, et_real *dup, et_real *ddown,
+                     bool accumulate_dx, et_real *dx);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

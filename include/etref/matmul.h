@@ -1,0 +1,46 @@
+/* matmul.h: the one matrix product of the library, with two engines.
+ *
+ *     C (+)= op(A) op(B)      C [M,N], op(A) [M,K], op(B) [K,N], all row-major
+ *
+ * ET_PLAIN   loops with one fixed order: element (i,j) starts from C_ij (accumulate) or 0 and adds
+ *            a_i0 b_0j, a_i1 b_1j, ... in that order, each product rounded, then each sum: the same
+ *            bits on every IEEE-754 machine, compiler, optimisation level and thread count.
+ * ET_BLAS    OpenBLAS, for speed. For a given thread count the same bits every time.
+ *
+ * Error, either engine, each element: |error| <= gamma_(K+1) (|C_ij| + sum_k |a_ik||b_kj|), with
+ * gamma_m = m u / (1 - m u) and u the unit roundoff (Higham, Accuracy and Stability of Numerical
+ * Algorithms, 3.5), whatever the order of summation; hence twice that between the two.
+ */
+#ifndef ETREF_MATMUL_H
+#define ETREF_MATMUL_H
+
+#include "etref/real.h"
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum et_engine { ET_PLAIN, ET_BLAS } et_engine;
+
+/* A matrix as it lies in memory: `stride` elements from one row to the next. */
+typedef struct et_matrix {
+    const et_real *at;
+    size_t stride;
+    bool transposed; /* op(X) = X' */
+} et_matrix;
+
+/* Sizes of 0 are legal (K = 0: C is left alone or zeroed). C must not overlap A or B. Sizes above
+ * INT32_MAX always take the plain engine, since OpenBLAS counts in 32 bits. */
+void et_matmul(et_engine engine, size_t M, size_t N, size_t K, et_matrix A, et_matrix B,
+               bool accumulate, et_real *C, size_t c_stride);
+
+/* Short forms: a dense row-major matrix with `columns` columns, and its transpose. */
+et_matrix et_rows(const et_real *at, size_t columns);
+et_matrix et_transposed(const et_real *at, size_t columns);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

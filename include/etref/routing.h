@@ -1,0 +1,115 @@
+/* routing.h: the three rules that turn logits into an assignment, and the state they keep.
+ *
+ * Every rule works on one batch (one micro-batch of a step) of N tokens and n experts: scores
+ * r [N,n] go in; mask z [N,n] (0 or 1) and margin [N,n] come out. Scores compare as real numbers
+ * (-0 equals +0) and must be finite. Ties: higher score first, then the LOWER index.
+ *
+ * margin is the distance to the decision, for judging whose decisions rounding may have turned.
+ *   top-k      chosen: score - best refused (+inf if none was); refused: score - worst chosen (-inf)
+ *   threshold  score - threshold; an expert whose count the capacity changed: as top-k
+ * Its sign tells the side only where it is not 0: an exact tie has margin 0 on both sides.
+ */
+#ifndef ETREF_ROUTING_H
+#define ETREF_ROUTING_H
+
+#include "etref/assignment.h"
+#include "etref/gate.h"
+#include "etref/real.h"
+#include "etref/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum et_rule { ET_TC, ET_EC, ET_ET } et_rule;
+
+/* ---- Token choice: each token takes its top K experts by r_ti + b_i. ---- */
+
+/* bias [n] or NULL; topk [N,K] out, the experts by descending score, or NULL. 1 <= K <= n. */
+et_status et_token_choice(size_t N, size_t n, size_t K, const et_real *r, const et_real *bias,
+                          uint8_t *mask, et_real *margin, int32_t *topk, et_error *error);
+
+/* ---- Expert choice: in each pool of P tokens each expert takes its top k tokens. ---- */
+
+/* pool_cutoff [N/P,n] out: the k-th largest score. topk [N/P,n,k] out, the tokens by descending
+ * score, counted from `first_token` (the batch's place in the step), or NULL.
+ * P divides N, 1 <= k <= P. Not causal: whether t is taken depends on later tokens of its pool. */
+et_status et_expert_choice(size_t N, size_t n, size_t P, size_t k, const et_real *r, uint8_t *mask,
+                           et_real *margin, et_real *pool_cutoff, int32_t *topk, size_t first_token,
+                           et_error *error);
+
+/* ---- Expert threshold: z_ti = [r_ti > c_i] (paper, Eq. 6), or >= as released. ---- */
+
+/* Lower and upper bound of an expert's load in a batch of N: floor(k(1-C)) and floor(k(1+C)), both
+ * computed in binary64 as the released code does (k = 10, C = 0.9 gives 0), the upper at most N. */
+typedef struct et_capacity {
+    size_t lower, upper;
+} et_capacity;
+et_capacity et_capacity_bounds(size_t k, double C, size_t N);
+
+/* c [n] thresholds. capacity NULL: off. Otherwise expert i with m_i tokens passing takes its
+ * min(max(m_i, lower), upper) highest-scoring tokens. passed [n] out: m_i. */
+et_status et_expert_threshold(size_t N, size_t n, const et_real *r, const et_real *c, bool inclusive,
+                              const et_capacity *capacity, uint8_t *mask, et_real *margin,
+                              int32_t *passed, et_error *error);
+
+/* kth [n] out: the k-th largest score of each expert among N tokens, whoever was routed.
+ * 1 <= k <= N. */
+et_status et_kth_largest(size_t N, size_t n, size_t k, const et_real *r, et_real *kth,
+                         et_error *error);
+
+/* ---- State: the moving average from which ET's thresholds come (paper, Algorithm 1). ---- */
+
+/* The threshold used by a step that sees `updates` updates behind it: ema, or ema/(1 - beta^u) with
+ * bias correction (0 before the first update). c [n] out, may be ema itself. */
+void et_ema_threshold(size_t n, const et_real *ema, double beta, bool bias_correction, size_t updates,
+                      et_real *c);
+/* ema_i <- beta ema_i + (1 - beta) kth_i, after the step. ema [n] in and out. */
+void et_ema_update(size_t n, double beta, const et_real *kth, et_real *ema);
+
+/* ---- Load balancing (TC) and the z-loss ---- */
+
+typedef enum et_balance {
+    ET_BALANCE_NONE,
+    ET_BALANCE_AUX,         /* L = alpha sum_i F_i P_i; the gradient flows through P only */
+    ET_BALANCE_AUX_ERROR,   /* the same with F_i - 1 */
+    ET_BALANCE_LOSSFREE,    /* b_i += u sign(mean load - load_i); sign(0) = 0 */
+    ET_BALANCE_PROPORTIONAL /* b_i += u (1 - F_i) */
+} et_balance;
+
+/* F_i = n load_i / (K N): 1 for each under perfect balance. load [n] per batch of N tokens. */
+void et_balance_fractions(size_t N, size_t n, size_t K, const et_real *load, et_real *F);
+
+/* One batch of N tokens: returns sum_i F'_i P_i with P_i = mean_t p_ti and F' = F or F - 1. The
+ * coefficient is not in the value. If dp is not NULL: dp_ti += scale * F'_i / N. p, dp [N,n]. */
+et_real et_aux_loss(et_balance balance, size_t N, size_t n, const et_real *F, const et_real *p,
+                    double scale, et_real *dp);
+
+/* (1/N) sum_t (log sum_i e^{r_ti})^2, and if dr is not NULL its gradient times `scale`:
+ * dr_ti += scale * (2/N) lse_t softmax(r_t)_i. r, dr [N,n]. Overflow-free for any finite r. */
+et_real et_z_loss(size_t N, size_t n, const et_real *r, double scale, et_real *dr);
+
+/* bias [n] in and out, after a step. load [n]: mean over micro-batches of `N` tokens (and over
+ * ranks, where given). Only for the last two methods; no-op for the others. */
+void et_bias_update(et_balance balance, size_t N, size_t n, size_t K, const et_real *load, double rate,
+                    et_real *bias);
+
+/* ---- What two routings of the same tokens have in common (paper, F.2) ---- */
+
+typedef struct et_overlap {
+    double pooled_jaccard, pooled_dice; /* |A&B|/|A|B|, 2|A&B|/(|A|+|B|) over all pairs; both empty: 1 */
+    double jaccard, dice;               /* means over tokens; both empty 1, one empty 0 */
+    double divergence;                  /* mean Jensen-Shannon divergence, natural log; empty: 0, 1 */
+    double variation;                   /* mean total variation; both empty 0, one empty 1 */
+} et_overlap;
+
+/* masks [N,n], N >= 1. */
+et_overlap et_routing_overlap(size_t N, size_t n, const uint8_t *a, const uint8_t *b);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,92 @@
+/* step.h: one step of one layer, from inputs to gradients: every tensor that a bundle can hold.
+ *
+ *     case -> inputs -> logits -> assignment -> slots -> y -> losses -> gradients -> state, metrics
+ *
+ * An et_step owns all its arrays. Its tensors are listed once, in the table of ref/oracle/tensors.c,
+ * with name, type, shape and place; writing, reading, comparing and showing all walk that table.
+ */
+#ifndef ETREF_STEP_H
+#define ETREF_STEP_H
+
+#include "etref/assignment.h"
+#include "etref/case.h"
+#include "etref/moe.h"
+#include "etref/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct et_step_inputs {
+    et_real *x, *dy;                  /* [N,d] */
+    et_real *router, *up, *down;      /* [n,d], [n,h,d], [n,d,h]; dense: NULL, [h,d], [d,h] */
+    et_real *shared_up, *shared_down; /* [hs,d], [d,hs] or NULL */
+    et_real *ema, *bias, *load;       /* [n] or NULL where the case has none */
+} et_step_inputs;
+
+/* Routing facts beside the assignment; NULL where they do not apply. */
+typedef struct et_step_routing {
+    uint8_t *mask;        /* [N,n] */
+    et_real *margin;      /* [N,n] */
+    et_real *threshold;   /* [n] used by this step */
+    et_real *cutoff;      /* [n] mean over pools and micro-batches of the k-th largest score */
+    et_real *pool_cutoff; /* [N/P,n] */
+    int32_t *topk_expert; /* [N,K] */
+    int32_t *topk_token;  /* [N/P,n,k] */
+    int32_t *passed;      /* [M,n] tokens above the threshold before capacity, per micro-batch */
+} et_step_routing;
+
+/* Section "What is measured of a routing": names as in the bundle's metric.*; see
+ * ref/routing/metrics.c for the formulas. */
+typedef struct et_step_metrics {
+    et_real *usage;              /* [n] load / N */
+    et_real *fanout_histogram;   /* [n+1] tokens with 0, 1, .. n experts */
+    et_real *cutoff_gap;         /* [n] batch cutoff - threshold, or NULL */
+    et_real *cutoff_gap_abs;     /* [n] its absolute value, or NULL */
+    et_real *raw_usage;          /* [n] passed / N, before capacity, or NULL */
+    et_real *saturation, *starvation, *overflow_rate, *underflow_rate; /* [1] or NULL: capacity on */
+    et_real *logit_mean, *logit_std, *gate_mean, *gate_std;            /* [1]; gates on slots */
+} et_step_metrics;
+
+typedef struct et_step {
+    et_case c;
+    size_t max_bytes;
+    et_engine engine;
+    et_step_inputs in;
+    et_step_routing route;
+    et_assignment assignment;
+    et_moe_values fwd; /* a dense layer: slot_pre, slot_act, slot_out with S = N, and y */
+    et_moe_grads bwd;
+    et_real *loss_aux, *loss_z;     /* [1] or NULL */
+    et_real *state_ema, *state_bias; /* [n] after the step, or NULL */
+    int32_t *state_updates;         /* [1] or NULL */
+    et_step_metrics metric;
+    size_t block;            /* layout.*: tile size, 0: none */
+    et_block_layout layout;
+} et_step;
+
+/* Called between phases, with the name of the phase that begins and the part of the work done so
+ * far, 0 to 1. */
+typedef void et_progress(void *user, const char *phase, double done);
+
+/* Allocates the inputs' arrays of a validated case, zeroed. `max_bytes` (0: no limit) bounds what
+ * the whole step may take, inputs, values and gradients together: checked here for all that the case
+ * decides, and again in et_step_run once the number of slots is known. */
+et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_error *error);
+
+/* Draws in.* as the case's input source says. */
+et_status et_step_draw_inputs(et_step *s, et_error *error);
+
+/* Checks in.*: finite, and not contradicting the case (u = 0 with an EMA). */
+et_status et_step_check_inputs(const et_step *s, et_error *error);
+
+/* Everything else. Call once. progress may be NULL. On failure the step may only be freed. */
+et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void *user,
+                      et_error *error);
+
+void et_step_free(et_step *s); /* accepts zeros */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
