@@ -39,7 +39,7 @@ typedef struct et_input {
     et_input_source source;
     uint64_t seed;
     double mean;        /* added to every element of x, before the source's own scaling */
-    double router_mean; /* added, divided by d, to every router weight: with `mean` it shifts logits */
+    double router_mean; /* added, divided by d, to every router weight; with `mean` shifts logits */
     size_t copies;      /* ties: how often each token is repeated */
     double jitter;      /* ties: copy j of a token is scaled by 1 + j*jitter (0: exact ties) */
     size_t hot;         /* skewed: the expert that draws nearly everything */
@@ -49,23 +49,23 @@ typedef struct et_input {
 } et_input;
 
 typedef struct et_case {
-    char name[64]; /* letters, digits, '-', '_', '.'; it names the bundle's file */
+    char name[64];   /* letters, digits, '-', '_', '.'; it names the bundle's file */
+    char hunts[160]; /* which bug the case is there to catch; may be empty */
     et_layer layer;
     et_rule rule;
-    bool eval;             /* "mode": "train" or "eval" */
-    size_t tokens;         /* N, of the whole step */
-    size_t d_model;        /* d */
-    size_t d_expert;       /* h; of the dense layer, too */
-    size_t experts;        /* n */
-    size_t top_k;          /* tc: K = G */
-    size_t granularity;    /* ec, et: G; for tc equal to top_k */
-    size_t target_load;    /* k, in a pool; given, or floor(pool_tokens * granularity / experts) */
-    bool target_load_given;
-    size_t pool_tokens;    /* P; default: tokens / micro_batches */
+    bool eval;          /* "mode": "train" or "eval" */
+    size_t tokens;      /* N, of the whole step */
+    size_t d_model;     /* d */
+    size_t d_expert;    /* h; of the dense layer, too */
+    size_t experts;     /* n; dense: 0 */
+    size_t top_k;       /* tc: K = G */
+    size_t granularity; /* ec, et: G; for tc equal to top_k */
+    size_t target_load; /* k, in a pool; default: floor(pool_tokens * granularity / experts) */
+    size_t pool_tokens; /* P; default: tokens / micro_batches, and always that for tc and dense */
     et_gate gate;
     et_norm norm;
-    bool shared;
-    size_t shared_d_expert; /* hs; default d_expert */
+    bool shared;            /* never for a dense layer */
+    size_t shared_d_expert; /* hs; default d_expert; 0 without a shared expert */
     bool inclusive;         /* "threshold": "strict" or "inclusive" */
     bool has_capacity;
     double capacity_factor; /* C; JSON null: off */
@@ -83,12 +83,18 @@ typedef struct et_case {
 } et_case;
 
 /* Parses one JSON object, fills in the defaults and validates. `where` begins the message (a file's
- * name). ET_EINVAL: syntax, unknown field, wrong type, out of range, contradiction; ET_ENOMEM. */
+ * name). ET_EINVAL: syntax, unknown field, wrong type, out of range, contradiction; ET_ENOMEM.
+ *
+ * A field that does not apply to the case (top_k under et) is refused, unless its value is the
+ * default or otherwise says nothing (bias_rate 0 without a bias); the struct then holds the
+ * default. Every byte of *c is defined afterwards, so equal cases compare equal with memcmp. On
+ * failure *c is as it was. */
 et_status et_case_parse(et_case *c, const char *json, size_t length, const char *where,
                         et_error *error);
 
 /* The number of cases in a text that holds one case or an array of them, and case number `index` of
- * it. A text is at most 1 MiB. */
+ * it, from 0. A text is at most 1 MiB and an array at most 10000 cases. The count also refuses two
+ * cases of one name, which would write one file. */
 et_status et_case_count(size_t *count, const char *json, size_t length, const char *where,
                         et_error *error);
 et_status et_case_parse_nth(et_case *c, size_t index, const char *json, size_t length,
@@ -107,7 +113,11 @@ bool et_case_routes_by_threshold(const et_case *c);
 
 /* One row of the table of fields, for --help and documentation; NULL past the end. */
 typedef struct et_field_doc {
-    const char *name, *type, *initial, *meaning;
+    const char *name;    /* "input.seed" is the field seed of the object input */
+    const char *type;    /* what is allowed: "integer from 1 to 2147483647", "tc|ec|et", ... */
+    const char *initial; /* its default as JSON, "required", or how it is derived: "= d_expert" */
+    const char *scope;   /* where it applies: "rule et" */
+    const char *meaning;
 } et_field_doc;
 const et_field_doc *et_case_field(size_t index);
 

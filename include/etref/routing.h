@@ -92,18 +92,33 @@ et_real et_aux_loss(et_balance balance, size_t N, size_t n, const et_real *F, co
  * dr_ti += scale * (2/N) lse_t softmax(r_t)_i. r, dr [N,n]. Overflow-free for any finite r. */
 et_real et_z_loss(size_t N, size_t n, const et_real *r, double scale, et_real *dr);
 
-/* bias [n] in and out, after a step. load [n]: mean over micro-batches of `N` tokens (and over
- * ranks, where given). Only for the last two methods; no-op for the others. */
+/* bias [n] in and out, after a step. load [n] of N tokens: the whole step's own loads with the step's
+ * N, or a given mean load per micro-batch with a micro-batch's N. Both methods see ratios only, so it
+ * is the same; with whole numbers the comparison of the loss-free method is exact. Only for the last
+ * two methods; no-op for the others. */
 void et_bias_update(et_balance balance, size_t N, size_t n, size_t K, const et_real *load, double rate,
                     et_real *bias);
 
-/* ---- What two routings of the same tokens have in common (paper, F.2) ---- */
+/* ---- What is measured of a routing ---- */
 
+/* Mean and standard deviation (of the whole population) of `count` values; 0 and 0 for none. */
+void et_mean_std(size_t count, const et_real *values, et_real *mean, et_real *std);
+
+/* How a capacity acted on M batches of n experts, passed [M,n] tokens above the threshold:
+ *   saturation  tokens dropped by the upper bound / tokens that passed the test (0 if none passed)
+ *   starvation  places padded up to the lower bound / places of the lower bound (0 if it is 0)
+ *   overflow    share of experts above the upper bound;  underflow: below the lower bound */
+typedef struct et_capacity_use {
+    et_real saturation, starvation, overflow, underflow;
+} et_capacity_use;
+et_capacity_use et_capacity_measure(size_t M, size_t n, et_capacity bounds, const int32_t *passed);
+
+/* What two routings of the same tokens have in common (paper, F.2); the shared expert is left out. */
 typedef struct et_overlap {
     double pooled_jaccard, pooled_dice; /* |A&B|/|A|B|, 2|A&B|/(|A|+|B|) over all pairs; both empty: 1 */
-    double jaccard, dice;               /* means over tokens; both empty 1, one empty 0 */
-    double divergence;                  /* mean Jensen-Shannon divergence, natural log; empty: 0, 1 */
-    double variation;                   /* mean total variation; both empty 0, one empty 1 */
+    double jaccard, dice; /* means over tokens; both empty 1, one empty 0 */
+    double divergence;    /* mean Jensen-Shannon divergence, natural log; both empty 0, one empty 1 */
+    double variation;     /* mean total variation; both empty 0, one empty 1 */
 } et_overlap;
 
 /* masks [N,n], N >= 1. */

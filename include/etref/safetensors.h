@@ -1,11 +1,12 @@
 /* safetensors.h: reading and writing the file format in which bundles travel.
  *
  * A file is: 8 bytes, the header's length L (little-endian, at most 100 MB); L bytes of JSON, an
- * object that maps each tensor's name to {"dtype", "shape", "data_offsets": [begin, end)} and, under
- * "__metadata__", strings to strings; then the data, row-major and little-endian. The header starts
- * with '{' and may be padded with spaces. The tensors' byte ranges must cover the data exactly: no
- * hole, no overlap, nothing after the last one. Source: the format's documentation,
- * huggingface.co/docs/safetensors.
+ * object that maps each tensor's name to {"dtype", "shape", "data_offsets": [begin, end)}, and
+ * "__metadata__" to an object of strings; then the data, row-major and little-endian. The header
+ * starts with '{' and may be padded with spaces. The tensors' byte ranges must cover the data
+ * exactly: no hole, no overlap, nothing after the last one. Names are unique, and neither they nor
+ * the metadata contain NUL. Source: the format's documentation, huggingface.co/docs/safetensors.
+ * Two limits are ours: ET_MAX_RANK dimensions, and ET_MAX_TENSOR_NAME bytes of a tensor's name.
  *
  * The reader keeps the header's facts and reads values on request, so that what a file claims never
  * decides how much memory is taken. The writer sorts tensors by falling element size, then by name
@@ -16,6 +17,7 @@
 #ifndef ETREF_SAFETENSORS_H
 #define ETREF_SAFETENSORS_H
 
+#include "etref/dtype.h"
 #include "etref/status.h"
 #include <stddef.h>
 #include <stdint.h>
@@ -24,24 +26,7 @@
 extern "C" {
 #endif
 
-typedef enum et_dtype {
-    ET_F64, ET_I64, ET_U64, ET_F32, ET_I32, ET_U32, ET_F16, ET_BF16, ET_I16, ET_U16,
-    ET_I8, ET_U8, ET_BOOL, ET_F8_E4M3, ET_F8_E5M2
-} et_dtype;
-
 enum { ET_MAX_RANK = 8, ET_MAX_TENSOR_NAME = 255 };
-
-size_t et_dtype_size(et_dtype dtype);      /* bytes of one element */
-const char *et_dtype_name(et_dtype dtype); /* "F64", ... as the format spells it */
-
-/* Significand bits, the implicit one included, of a float type: 53, 24, 11 or 8; 0 for others. */
-int et_dtype_significand(et_dtype dtype);
-
-/* ---- conversions, shared by reader, writer and case inputs ---- */
-
-/* Rounds to the nearest value of the type, ties to even, overflow to infinity; NaN stays NaN. The
- * result is the value itself, exactly representable in the type. Only float types. */
-double et_round_to_dtype(double value, et_dtype dtype);
 
 /* ---- reading ---- */
 
@@ -66,22 +51,25 @@ typedef struct et_tensor_file {
 } et_tensor_file;
 
 /* Opens a file and checks every rule of the format. ET_EIO: cannot be opened or read (a folder,
- * too); ET_EINVAL: breaks a rule, and the message names file, tensor and rule; ET_ENOMEM.
- * On success the caller closes it; on failure there is nothing to close. */
+ * pipe or device, too, and at once); ET_EINVAL: breaks a rule, and the message names file, tensor
+ * and rule; ET_ENOMEM. On success the caller closes it; on failure there is nothing to close. */
 et_status et_tensor_file_open(et_tensor_file *file, const char *path, et_error *error);
 void et_tensor_file_close(et_tensor_file *file); /* accepts one that failed to open, or zeros */
 
-const et_tensor_info *et_tensor_file_find(const et_tensor_file *file, const char *name); /* or NULL */
-const char *et_tensor_file_metadata(const et_tensor_file *file, const char *key);        /* or NULL */
+/* NULL if there is none. What they return lives as long as the file is open. */
+const et_tensor_info *et_tensor_file_find(const et_tensor_file *file, const char *name);
+const char *et_tensor_file_metadata(const et_tensor_file *file, const char *key);
 
-/* Elements [first, first+count) of a tensor, converted to double (64-bit integers round to
- * nearest; F8: ET_EINVAL). */
-et_status et_tensor_file_read(const et_tensor_file *file, const et_tensor_info *tensor, size_t first,
-                              size_t count, double *out, et_error *error);
+/* out [count] = elements [first, first+count) of a tensor of this file, row-major, converted to
+ * double as by et_dtype_decode. ET_EINVAL: an F8 type, or elements beyond the last, and `out` is
+ * untouched; ET_EIO: cannot be read, and `out` holds a part. */
+et_status et_tensor_file_read(const et_tensor_file *file, const et_tensor_info *tensor,
+                              size_t first, size_t count, double *out, et_error *error);
 
 /* ---- writing ---- */
 
-/* What a tensor to be written holds in memory. */
+/* What a tensor to be written holds in memory. F64 and F32 go to any of the float types F64, F32,
+ * F16 and BF16; I32 to I32 or I64; U8 to U8 or, as 0 and not 0, to BOOL; nothing else. */
 typedef enum et_source { ET_FROM_F64, ET_FROM_F32, ET_FROM_I32, ET_FROM_U8 } et_source;
 
 typedef struct et_tensor_out {
@@ -89,14 +77,19 @@ typedef struct et_tensor_out {
     et_dtype dtype; /* in the file. A float source is rounded to it, to nearest even */
     size_t rank;
     size_t shape[ET_MAX_RANK];
-    const void *values;
+    const void *values; /* in; as many as the shape's product, row-major; NULL only for none */
     et_source source;
 } et_tensor_out;
 
 /* Writes `path` atomically: into et_partial_path(path), fsync, rename, fsync of the folder. On any
  * failure the partial file is removed and an existing `path` is as it was. `metadata` is key,
- * value, ..., NULL; written with keys in the order given. Names must be unique. Deterministic: same
- * tensors and metadata, same bytes, whatever the order of the array. */
+ * value, ..., NULL, or NULL for none; written with keys in the order given. Names and keys must be
+ * unique and UTF-8. Deterministic: same tensors and metadata, same bytes, whatever the order of the
+ * array. A symbolic link at `path` is replaced by the file; a folder, pipe or device there is
+ * refused. One path may be written by one thread of a process at a time. ET_EINVAL: a contradiction
+ * in the arguments; ET_EIO: folder missing, disk full, ...; ET_ENOMEM. One exception to "as it
+ * was": if only the folder's fsync fails, the new file stands complete under its name, and ET_EIO
+ * says that it may not survive a power failure. */
 et_status et_tensor_file_write(const char *path, const et_tensor_out *tensors, size_t count,
                                const char *const *metadata, et_error *error);
 

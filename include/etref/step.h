@@ -17,6 +17,8 @@
 extern "C" {
 #endif
 
+enum { ET_MAX_STEP_ARRAYS = 96 };
+
 typedef struct et_step_inputs {
     et_real *x, *dy;                  /* [N,d] */
     et_real *router, *up, *down;      /* [n,d], [n,h,d], [n,d,h]; dense: NULL, [h,d], [d,h] */
@@ -50,7 +52,6 @@ typedef struct et_step_metrics {
 
 typedef struct et_step {
     et_case c;
-    size_t max_bytes;
     et_engine engine;
     et_step_inputs in;
     et_step_routing route;
@@ -61,8 +62,12 @@ typedef struct et_step {
     et_real *state_ema, *state_bias; /* [n] after the step, or NULL */
     int32_t *state_updates;         /* [1] or NULL */
     et_step_metrics metric;
-    size_t block;            /* layout.*: tile size, 0: none */
+    size_t block; /* layout.*: tile size; set before et_step_run, 0: none */
     et_block_layout layout;
+    /* bookkeeping: every array above but those of assignment and layout */
+    size_t bytes, max_bytes; /* taken so far, and the limit (0: none) */
+    size_t owned_count;
+    void *owned[ET_MAX_STEP_ARRAYS];
 } et_step;
 
 /* Called between phases, with the name of the phase that begins and the part of the work done so
@@ -83,6 +88,9 @@ et_status et_step_check_inputs(const et_step *s, et_error *error);
 /* Everything else. Call once. progress may be NULL. On failure the step may only be freed. */
 et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void *user,
                       et_error *error);
+
+/* The layer of an MoE case: its sizes and switches, and the step's own parameters. */
+et_moe et_step_layer(const et_step *s);
 
 void et_step_free(et_step *s); /* accepts zeros */
 

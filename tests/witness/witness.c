@@ -63,7 +63,8 @@
     T(STATE_BIAS, "state.bias")                                                                    \
     T(STATE_UPDATES, "state.updates")
 
-/* Arrays over all tokens and all experts, from which the slots are read off at the very end. */
+/* First the public ones, then the arrays over all tokens and all experts that no bundle holds; the
+ * slots are read off from those at the very end. */
 enum tensor {
 #define AS_ENUM(id, name) id,
     PUBLIC_TENSORS(AS_ENUM)

@@ -1,0 +1,290 @@
+/* moe.c: the Mixture-of-Experts layer, forward and backward. See etref/moe.h.
+ *
+ *     forward    score -> (a routing rule, elsewhere) -> weigh -> experts -> combine
+ *     backward   combine -> experts -> score
+ *
+ * The rows of an expert's tokens are gathered into one dense matrix, so that an expert is the same
+ * feed-forward layer as the dense one (ffn.c). Everything that is summed over a token's slots is
+ * summed in the order of token_slots, by one thread per token: the bits do not depend on threads.
+ *
+ * Source: paper (arXiv:2603.11535), Eqs. 1 and 2 and ablation E.4; norm = sum is the usual choice
+ * of token-choice models. Left out: dropping of tokens (a rule's business) and any fused kernel.
+ */
+#include "etref/moe.h"
+#include "ref/base/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- score: r = x W_r', p = gate(r) ---- */
+
+void et_moe_score(const et_moe *moe, const et_real *x, et_moe_values *v)
+{
+    size_t n = moe->n;
+    et_matmul(moe->engine, moe->N, n, moe->d, et_rows(x, moe->d),
+              et_transposed(moe->router, moe->d), false, v->logits, n);
+    for (size_t t = 0; t < moe->N; t += moe->gate_tokens)
+        et_gate_forward(moe->gate, moe->gate_tokens, n, v->logits + t * n, v->gates + t * n,
+                        v->anchor ? v->anchor + t : NULL);
+}
+
+/* ---- weigh: from gate values to the weights w and s with which outputs enter y ---- */
+
+/* n_t, the fanout with the shared expert counted. */
+static et_real fanout(const et_moe *moe, const et_assignment *a, size_t t)
+{
+    return (et_real)(a->fanout[t] + (moe->hs > 0 ? 1 : 0));
+}
+
+/* What token t's gate values are divided by: 1, n_t or sum_j z_tj p_tj. 0 only where every weight
+ * of the token is 0 anyway: no expert at all, or only gate values of 0. */
+static et_real divisor(const et_moe *moe, const et_assignment *a, const et_moe_values *v, size_t t)
+{
+    if (moe->norm == ET_NORM_NONE) return 1;
+    if (moe->norm == ET_NORM_FANOUT) return fanout(moe, a, t);
+    et_real sum = 0;
+    for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++)
+        sum += v->gates[t * moe->n + (size_t)a->slot_expert[a->token_slots[j]]];
+    return sum;
+}
+
+/* What s_t is divided by: n_t under fanout, at least 1 since the shared expert counts; else 1. */
+static et_real shared_divisor(const et_moe *moe, const et_assignment *a, size_t t)
+{
+    return moe->norm == ET_NORM_FANOUT ? fanout(moe, a, t) : 1;
+}
+
+void et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
+{
+#pragma omp parallel for
+    for (size_t t = 0; t < moe->N; t++) {
+        et_real by = divisor(moe, a, v, t);
+        for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
+            int32_t slot = a->token_slots[j];
+            et_real p = v->gates[t * moe->n + (size_t)a->slot_expert[slot]];
+            v->slot_weight[slot] = by != 0 ? p / by : 0;
+        }
+        if (moe->hs > 0) {
+            et_real s = moe->anchor_weighs_shared ? v->anchor[t] : moe->shared_constant;
+            v->shared_weight[t] = s / shared_divisor(moe, a, t);
+        }
+    }
+}
+
+/* ---- experts: f_i(x_t) for every slot, f_shared(x_t) for every token ---- */
+
+static et_ffn expert(const et_moe *moe, size_t i)
+{
+    size_t size = moe->h * moe->d;
+    return (et_ffn){moe->engine, moe->d, moe->h, moe->up + i * size, moe->down + i * size};
+}
+
+static et_ffn shared_expert(const et_moe *moe)
+{
+    return (et_ffn){moe->engine, moe->d, moe->hs, moe->shared_up, moe->shared_down};
+}
+
+static size_t largest_load(const et_assignment *a)
+{
+    size_t largest = 0;
+    for (size_t i = 0; i < a->experts; i++)
+        if ((size_t)a->load[i] > largest) largest = (size_t)a->load[i];
+    return largest;
+}
+
+/* to [m,d] = the rows of x named by tokens[0..m). */
+static void gather(size_t m, size_t d, const et_real *x, const int32_t *tokens, et_real *to)
+{
+#pragma omp parallel for
+    for (size_t j = 0; j < m; j++) memcpy(to + j * d, x + (size_t)tokens[j] * d, d * sizeof *to);
+}
+
+et_status et_moe_experts(const et_moe *moe, const et_real *x, const et_assignment *a,
+                         et_moe_values *v, et_error *error)
+{
+    size_t d = moe->d, h = moe->h;
+    void *room = NULL;
+    et_status status =
+        et_allocate(&room, largest_load(a) * d, sizeof(et_real), "gathered rows", error);
+    if (status != ET_OK) return status;
+    et_real *rows = room;
+    for (size_t i = 0; i < moe->n; i++) {
+        size_t first = (size_t)a->expert_offsets[i], m = (size_t)a->load[i];
+        et_ffn f = expert(moe, i);
+        gather(m, d, x, a->slot_token + first, rows);
+        et_ffn_forward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
+                       v->slot_out + first * d);
+    }
+    if (moe->hs > 0) {
+        et_ffn f = shared_expert(moe);
+        et_ffn_forward(&f, moe->N, x, v->shared_pre, v->shared_act, v->shared_out);
+    }
+    free(room);
+    return ET_OK;
+}
+
+/* ---- combine: y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t) ---- */
+
+void et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
+{
+    size_t d = moe->d;
+#pragma omp parallel for
+    for (size_t t = 0; t < moe->N; t++) {
+        et_real *y = v->y + t * d;
+        for (size_t c = 0; c < d; c++)
+            y[c] = moe->hs > 0 ? v->shared_weight[t] * v->shared_out[t * d + c] : 0;
+        for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
+            size_t slot = (size_t)a->token_slots[j];
+            const et_real w = v->slot_weight[slot], *out = v->slot_out + slot * d;
+            for (size_t c = 0; c < d; c++) y[c] += w * out[c];
+        }
+    }
+}
+
+et_status et_moe_forward(const et_moe *moe, const et_real *x, const et_assignment *a,
+                         et_moe_values *v, et_error *error)
+{
+    et_moe_weigh(moe, a, v);
+    et_status status = et_moe_experts(moe, x, a, v, error);
+    if (status == ET_OK) et_moe_combine(moe, a, v);
+    return status;
+}
+
+/* ---- backward ----
+ *
+ * The assignment z is piecewise constant in x and W_r, so nothing flows through it, nor through
+ * n_t. What is left of y_tc = s_t f_sh,c(x_t) + sum_i z_ti w_ti f_i,c(x_t) is a sum of products:
+ *
+ *     dL/df_i,c(x_t) = w_ti dy_tc             dO = w dy, a row for each slot
+ *     dL/dw_ti       = sum_c dy_tc f_i,c(x_t) dw = <dy_t, f_i(x_t)>, the UNWEIGHTED output
+ *     dL/df_sh,c     = s_t dy_tc              with the final s_t
+ *     dL/ds_t        = <dy_t, f_shared(x_t)>
+ *
+ * From w to p:
+ *     none     w = p                dp = dw
+ *     fanout   w = p / n_t          dp = dw / n_t
+ *     sum      w = p / T, T = sum_j p_j over the token's slots. dw_j/dp_i = [i = j]/T - p_j/T^2, so
+ *              dp_i = dw_i/T - sum_j dw_j p_j/T^2 = (dw_i - sum_j w_j dw_j) / T
+ * and off the slots dp = 0.
+ */
+
+static et_real dot(size_t d, const et_real *a, const et_real *b)
+{
+    et_real sum = 0;
+    for (size_t c = 0; c < d; c++) sum += a[c] * b[c];
+    return sum;
+}
+
+/* to = w * dy; one row. */
+static void scale(size_t d, et_real w, const et_real *dy, et_real *to)
+{
+    for (size_t c = 0; c < d; c++) to[c] = w * dy[c];
+}
+
+void et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
+                             const et_moe_values *v, et_moe_grads *g)
+{
+    size_t d = moe->d;
+#pragma omp parallel for
+    for (size_t t = 0; t < moe->N; t++) {
+        const et_real *dyt = dy + t * d;
+        for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
+            size_t slot = (size_t)a->token_slots[j];
+            g->slot_weight[slot] = dot(d, dyt, v->slot_out + slot * d);
+            scale(d, v->slot_weight[slot], dyt, g->slot_out + slot * d);
+        }
+        if (moe->hs > 0) {
+            g->shared_weight[t] = dot(d, dyt, v->shared_out + t * d);
+            scale(d, v->shared_weight[t], dyt, g->shared_out + t * d);
+        }
+    }
+}
+
+/* to[token of row j] += rows[j]. An expert meets a token once, so the rows go to different places;
+ * experts come one after the other, so a token's rows are added in slot order. */
+static void scatter_add(size_t m, size_t d, const et_real *rows, const int32_t *tokens, et_real *to)
+{
+#pragma omp parallel for
+    for (size_t j = 0; j < m; j++)
+        for (size_t c = 0; c < d; c++) to[(size_t)tokens[j] * d + c] += rows[j * d + c];
+}
+
+et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
+                                  const et_moe_values *v, et_moe_grads *g, et_error *error)
+{
+    size_t d = moe->d, h = moe->h, size = h * d, most = largest_load(a);
+    void *room = NULL;
+    et_status status = et_allocate(&room, 2 * most * d, sizeof(et_real), "gathered rows", error);
+    if (status != ET_OK) return status;
+    et_real *rows = room, *drows = rows + most * d;
+    for (size_t i = 0; i < moe->n; i++) {
+        size_t first = (size_t)a->expert_offsets[i], m = (size_t)a->load[i];
+        et_ffn f = expert(moe, i);
+        gather(m, d, x, a->slot_token + first, rows);
+        et_ffn_backward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
+                        g->slot_out + first * d, g->slot_act + first * h, g->slot_pre + first * h,
+                        g->up + i * size, g->down + i * size, false, drows);
+        scatter_add(m, d, drows, a->slot_token + first, g->x);
+    }
+    if (moe->hs > 0) {
+        et_ffn f = shared_expert(moe);
+        et_ffn_backward(&f, moe->N, x, v->shared_pre, v->shared_act, g->shared_out, g->shared_act,
+                        g->shared_pre, g->shared_up, g->shared_down, true, g->x);
+    }
+    free(room);
+    return ET_OK;
+}
+
+/* dp on token t's slots, from dw. */
+static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                           size_t t, et_moe_grads *g)
+{
+    et_real by = divisor(moe, a, v, t), carried = 0;
+    if (by == 0) return; /* all weights are 0 whatever p is close to: no gradient, see divisor() */
+    int32_t first = a->token_offsets[t], end = a->token_offsets[t + 1];
+    if (moe->norm == ET_NORM_SUM)
+        for (int32_t j = first; j < end; j++)
+            carried += v->slot_weight[a->token_slots[j]] * g->slot_weight[a->token_slots[j]];
+    for (int32_t j = first; j < end; j++) {
+        int32_t slot = a->token_slots[j];
+        g->gates[t * moe->n + (size_t)a->slot_expert[slot]] +=
+            (g->slot_weight[slot] - carried) / by;
+    }
+}
+
+/* From dw and the losses' dp and dr to dr, and then r = x W_r' gives
+ *     dW_r += dr' x        dx += dr W_r */
+et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
+                                const et_moe_values *v, et_moe_grads *g, et_error *error)
+{
+    size_t N = moe->N, n = moe->n, d = moe->d;
+    void *room = NULL;
+    if (moe->anchor_weighs_shared) {
+        et_status status = et_allocate(&room, N, sizeof(et_real), "anchor gradient", error);
+        if (status != ET_OK) return status;
+    }
+    et_real *danchor = room; /* da_t0 = ds_t (over n_t under fanout), or NULL */
+#pragma omp parallel for
+    for (size_t t = 0; t < N; t++) {
+        weigh_backward(moe, a, v, t, g);
+        if (danchor) danchor[t] = g->shared_weight[t] / shared_divisor(moe, a, t);
+    }
+    for (size_t t = 0; t < N; t += moe->gate_tokens)
+        et_gate_backward(moe->gate, moe->gate_tokens, n, v->logits + t * n, v->gates + t * n,
+                         v->anchor ? v->anchor + t : NULL, g->gates + t * n,
+                         danchor ? danchor + t : NULL, g->logits + t * n);
+    et_matmul(moe->engine, n, d, N, et_transposed(g->logits, n), et_rows(x, d), true, g->router, d);
+    et_matmul(moe->engine, N, d, n, et_rows(g->logits, n), et_rows(moe->router, d), true, g->x, d);
+    free(room);
+    return ET_OK;
+}
+
+et_status et_moe_backward(const et_moe *moe, const et_real *x, const et_real *dy,
+                          const et_assignment *a, const et_moe_values *v, et_moe_grads *g,
+                          et_error *error)
+{
+    et_moe_combine_backward(moe, dy, a, v, g);
+    et_status status = et_moe_experts_backward(moe, x, a, v, g, error);
+    if (status == ET_OK) status = et_moe_score_backward(moe, x, a, v, g, error);
+    return status;
+}

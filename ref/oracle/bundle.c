@@ -1,0 +1,324 @@
+/* bundle.c: writing, opening and checking golden bundles. See etref/bundle.h.
+ *
+ * What a file says is never trusted: its case is parsed and validated like a user's, its tensors
+ * must be those of the table with the shapes that the case implies, and nothing is allocated beyond
+ * the caller's limit.
+ */
+#include "etref/bundle.h"
+#include "etref/version.h"
+#include "ref/base/memory.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CHUNK = 65536,     /* elements read from a file at a time */
+    MAX_BLOCK = 65536, /* the largest tile of a layout: beyond it padding would dwarf the data */
+    MAX_CASE = 1 << 20 /* bytes of a case's JSON */
+};
+
+const char *et_bundle_producer(et_engine engine)
+{
+    return engine == ET_PLAIN ? "etref " ETREF_VERSION " (plain, " ET_REAL_NAME ")"
+                              : "etref " ETREF_VERSION " (blas, " ET_REAL_NAME ")";
+}
+
+/* ---- writing ---- */
+
+et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_error *error)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t count = et_step_tensors(s, lean, tensors);
+    char *json, layout[32];
+    et_status status = et_case_print(&json, &s->c, error);
+    if (status != ET_OK) return status;
+    snprintf(layout, sizeof layout, "block:%zu", s->block);
+    const char *metadata[] = {"format",
+                              "etref-bundle",
+                              "version",
+                              "1",
+                              "producer",
+                              et_bundle_producer(s->engine),
+                              "case",
+                              json,
+                              s->block ? "layout" : NULL,
+                              layout,
+                              NULL};
+    status = et_tensor_file_write(path, tensors, count, metadata, error);
+    free(json);
+    return status;
+}
+
+/* ---- opening ---- */
+
+static const et_tensor_doc *doc_of(const char *name)
+{
+    const et_tensor_doc *doc;
+    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++)
+        if (strcmp(doc->name, name) == 0) return doc;
+    return NULL;
+}
+
+static et_status check_metadata(const et_tensor_file *file, et_error *error)
+{
+    const char *expected[][2] = {{"format", "etref-bundle"}, {"version", "1"}};
+    for (size_t i = 0; i < 2; i++) {
+        const char *value = et_tensor_file_metadata(file, expected[i][0]);
+        if (value == NULL || strcmp(value, expected[i][1]) != 0)
+            return et_fail(
+                error, ET_EINVAL,
+                "%s: not a bundle of this version: metadata '%s' is '%.40s', must be '%s'",
+                file->path, expected[i][0], value ? value : "(absent)", expected[i][1]);
+    }
+    return ET_OK;
+}
+
+static et_status read_case(const et_tensor_file *file, et_case *c, et_error *error)
+{
+    const char *json = et_tensor_file_metadata(file, "case");
+    if (json == NULL)
+        return et_fail(error, ET_EINVAL, "%s: metadata has no 'case'; a bundle must bring its case",
+                       file->path);
+    size_t length = strlen(json);
+    if (length > MAX_CASE)
+        return et_fail(error, ET_EINVAL, "%s: the case is %zu bytes of JSON; at most %d",
+                       file->path, length, MAX_CASE);
+    return et_case_parse(c, json, length, file->path, error);
+}
+
+/* "block:M", or no layout at all. */
+static et_status read_layout(const et_tensor_file *file, size_t *block, et_error *error)
+{
+    const char *text = et_tensor_file_metadata(file, "layout");
+    *block = 0;
+    if (text == NULL) return ET_OK;
+    char *end = NULL;
+    unsigned long value = 0;
+    if (strncmp(text, "block:", 6) == 0 && text[6] >= '1' && text[6] <= '9')
+        value = strtoul(text + 6, &end, 10);
+    if (end == NULL || *end != '\0' || value > MAX_BLOCK)
+        return et_fail(error, ET_EINVAL,
+                       "%s: metadata 'layout' is '%.40s', must be block:1 to block:%d", file->path,
+                       text, MAX_BLOCK);
+    *block = value;
+    return ET_OK;
+}
+
+static bool same_shape(const et_tensor_info *info, const et_tensor_out *want)
+{
+    return info->rank == want->rank &&
+           memcmp(info->shape, want->shape, want->rank * sizeof *want->shape) == 0;
+}
+
+/* "[2,3]" into a buffer, for messages. */
+static void print_shape(size_t rank, const size_t *shape, char *to, size_t room)
+{
+    size_t used = (size_t)snprintf(to, room, "[");
+    for (size_t i = 0; i < rank && used < room; i++)
+        used += (size_t)snprintf(to + used, room - used, i ? ",%zu" : "%zu", shape[i]);
+    if (used < room) snprintf(to + used, room - used, "]");
+}
+
+static et_status check_input(const et_tensor_file *file, const et_tensor_info *info,
+                             const et_tensor_out *want, et_error *error)
+{
+    char got[200], must[200];
+    print_shape(info->rank, info->shape, got, sizeof got);
+    print_shape(want->rank, want->shape, must, sizeof must);
+    if (!same_shape(info, want))
+        return et_fail(error, ET_EINVAL, "%s: tensor '%s' has shape %s, its case says %s",
+                       file->path, info->name, got, must);
+    if (et_dtype_significand(info->dtype) == 0)
+        return et_fail(error, ET_EINVAL,
+                       "%s: tensor '%s' has type %s, must be F64, F32, BF16 or F16", file->path,
+                       info->name, et_dtype_name(info->dtype));
+    return ET_OK;
+}
+
+/* Reads one in.* tensor into the step's own array, chunk by chunk. */
+static et_status read_input(const et_tensor_file *file, const et_tensor_info *info, et_real *to,
+                            double *chunk, et_error *error)
+{
+    for (size_t first = 0; first < info->count; first += CHUNK) {
+        size_t count = info->count - first < CHUNK ? info->count - first : CHUNK;
+        et_status status = et_tensor_file_read(file, info, first, count, chunk, error);
+        if (status != ET_OK) return status;
+        for (size_t i = 0; i < count; i++) to[first + i] = (et_real)chunk[i];
+    }
+    return ET_OK;
+}
+
+/* A state that has seen no update is zero (the average starts at 0), so it may be left out. */
+static bool may_be_absent(const et_step *s, const char *name)
+{
+    return strcmp(name, "in.ema") == 0 && s->c.ema_updates == 0;
+}
+
+static et_status read_inputs(const et_tensor_file *file, et_step *s, et_error *error)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t count = et_step_tensors(s, false, tensors); /* before the run: in.* and nothing else */
+    void *chunk = NULL;
+    et_status status = et_allocate(&chunk, CHUNK, sizeof(double), "reading buffer", error);
+    for (size_t i = 0; status == ET_OK && i < count; i++) {
+        const et_tensor_info *info = et_tensor_file_find(file, tensors[i].name);
+        if (info == NULL && may_be_absent(s, tensors[i].name)) continue;
+        if (info == NULL)
+            status = et_fail(error, ET_EINVAL, "%s: tensor '%s' is missing; its case needs it",
+                             file->path, tensors[i].name);
+        else if ((status = check_input(file, info, &tensors[i], error)) == ET_OK)
+            /* the table's pointers are const for its many readers; this one array is ours to fill
+             */
+            status = read_input(file, info, (et_real *)(uintptr_t)tensors[i].values, chunk, error);
+    }
+    free(chunk);
+    return status;
+}
+
+/* Every tensor of the file must be one that a bundle has, and every in.* one of this case. */
+static et_status check_names(const et_tensor_file *file, const et_step *s, et_error *error)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t count = et_step_tensors(s, false, tensors);
+    for (size_t j = 0; j < file->tensor_count; j++) {
+        const char *name = file->tensors[j].name;
+        if (doc_of(name) == NULL)
+            return et_fail(
+                error, ET_EINVAL,
+                "%s: tensor '%s' is not one of a bundle; 'etref list tensors' shows them",
+                file->path, name);
+        bool known = strncmp(name, "in.", 3) != 0;
+        for (size_t i = 0; !known && i < count; i++) known = strcmp(tensors[i].name, name) == 0;
+        if (!known)
+            return et_fail(error, ET_EINVAL, "%s: tensor '%s' does not belong to its case",
+                           file->path, name);
+    }
+    return ET_OK;
+}
+
+et_status et_bundle_open(et_tensor_file *file, et_step *step, const char *path, size_t max_bytes,
+                         et_error *error)
+{
+    et_case c;
+    size_t block;
+    *step = (et_step){0};
+    et_status status = et_tensor_file_open(file, path, error);
+    if (status != ET_OK) return status;
+    if ((status = check_metadata(file, error)) || (status = read_case(file, &c, error)) ||
+        (status = read_layout(file, &block, error)) ||
+        (status = et_step_create(step, &c, max_bytes, error)) ||
+        (status = check_names(file, step, error)) || (status = read_inputs(file, step, error)) ||
+        (status = et_step_check_inputs(step, error))) {
+        et_step_free(step);
+        et_tensor_file_close(file);
+        return status;
+    }
+    step->block = block;
+    return ET_OK;
+}
+
+/* ---- integrity ---- */
+
+static double element(const et_tensor_out *t, size_t i)
+{
+    switch (t->source) {
+    case ET_FROM_F64:
+        return ((const double *)t->values)[i];
+    case ET_FROM_F32:
+        return (double)((const float *)t->values)[i];
+    case ET_FROM_I32:
+        return ((const int32_t *)t->values)[i];
+    case ET_FROM_U8:
+        return ((const uint8_t *)t->values)[i];
+    }
+    return 0;
+}
+
+/* |stored - recomputed|; equal values, infinities among them, differ by 0; NaN by +inf. */
+static double distance(double stored, double recomputed)
+{
+    if (stored == recomputed) return 0;
+    double gap = fabs(stored - recomputed);
+    return isnan(gap) ? INFINITY : gap;
+}
+
+static void compare_element(et_comparison *r, size_t i, double stored, double recomputed)
+{
+    double gap = distance(stored, recomputed);
+    if (isfinite(recomputed) && fabs(recomputed) > r->largest) r->largest = fabs(recomputed);
+    if (gap > 0) r->different++;
+    if (gap > r->max_error || i == 0) {
+        r->max_error = gap;
+        r->worst = i;
+        r->stored = stored;
+        r->recomputed = recomputed;
+    }
+}
+
+/* The bound of a foreign bundle's real numbers: another order of summation in binary64 costs some
+ * 1e-16 of the largest element for each doubling of the terms; a thousand times that is no longer
+ * rounding. Of a bundle of this very producer every bit must come out again. */
+static const double foreign_bound = 1e-13;
+
+static et_status compare_tensor(et_comparison *r, const et_tensor_file *file,
+                                const et_tensor_info *info, const et_tensor_out *want,
+                                double *chunk, et_error *error)
+{
+    bool real = want->source == ET_FROM_F64 || want->source == ET_FROM_F32;
+    if (!same_shape(info, want)) {
+        r->problem = "shape";
+        return ET_OK;
+    }
+    if (real != (et_dtype_significand(info->dtype) > 0)) {
+        r->problem = "type";
+        return ET_OK;
+    }
+    r->exact_required |= !real;
+    for (size_t first = 0; first < info->count; first += CHUNK) {
+        size_t count = info->count - first < CHUNK ? info->count - first : CHUNK;
+        et_status status = et_tensor_file_read(file, info, first, count, chunk, error);
+        if (status != ET_OK) return status;
+        for (size_t i = 0; i < count; i++)
+            compare_element(r, first + i, chunk[i], element(want, first + i));
+    }
+    r->pass = r->exact_required ? r->different == 0 : r->max_error <= foreign_bound * r->largest;
+    return ET_OK;
+}
+
+et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_file *file,
+                            const et_step *step, et_error *error)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(step, false, tensors), used = 0;
+    const char *producer = et_tensor_file_metadata(file, "producer");
+    bool ours = producer && strcmp(producer, et_bundle_producer(step->engine)) == 0 &&
+                step->engine == ET_PLAIN;
+    void *list = NULL, *chunk = NULL;
+    const et_tensor_doc *doc;
+    et_status status = et_allocate(&list, ET_MAX_STEP_TENSORS, sizeof **out, "comparisons", error);
+    if (status == ET_OK)
+        status = et_allocate(&chunk, CHUNK, sizeof(double), "reading buffer", error);
+    for (size_t i = 0; status == ET_OK && (doc = et_tensor_doc_at(i)) != NULL; i++) {
+        const et_tensor_info *info = et_tensor_file_find(file, doc->name);
+        if (info == NULL || strncmp(doc->name, "in.", 3) == 0) continue;
+        et_comparison *r = (et_comparison *)list + used++;
+        *r = (et_comparison){
+            .count = info->count, .exact_required = ours, .problem = "not of its case"};
+        snprintf(r->name, sizeof r->name, "%s", doc->name);
+        for (size_t j = 0; j < have; j++)
+            if (strcmp(tensors[j].name, doc->name) == 0) {
+                r->problem = NULL;
+                status = compare_tensor(r, file, info, &tensors[j], chunk, error);
+            }
+    }
+    free(chunk);
+    if (status != ET_OK) {
+        free(list);
+        return status;
+    }
+    *out = list;
+    *count = used;
+    return ET_OK;
+}

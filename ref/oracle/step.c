@@ -1,0 +1,544 @@
+/* step.c: one step of one layer, from inputs to gradients, state and metrics. See etref/step.h.
+ *
+ *     score      r = x W_r', p = gate(r)                      the whole step at once
+ *     route      rule(r, state) -> z, per micro-batch         cutoffs and capacity are per
+ * micro-batch forward    slots -> f_i -> y losses     aux, z: values, and their gradients by p and
+ * r backward   from dy and the losses to every parameter state      ema, bias after the step
+ * training only metrics    what is measured of the routing
+ *
+ * This is the only place that knows which rule a case asks for. A step of M micro-batches is
+ * computed as one layer of N tokens, since tokens meet in the routing, in softmax_tokens and in the
+ * losses only, and those are done per micro-batch.
+ *
+ * Left out: data parallelism. What other ranks would contribute comes in as in.load, or has already
+ * been averaged into in.ema.
+ */
+#include "etref/step.h"
+#include "ref/base/memory.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- memory: every array is registered, counted and freed in one place ---- */
+
+static et_status take(et_step *s, void **out, size_t rows, size_t columns, size_t size,
+                      et_error *error)
+{
+    size_t count, bytes;
+    if (!et_size_mul(rows, columns, &count) || !et_size_mul(count, size, &bytes) ||
+        bytes > SIZE_MAX - s->bytes || (s->max_bytes > 0 && s->bytes + bytes > s->max_bytes))
+        return et_fail(error, ET_ENOMEM,
+                       "case '%s' needs more than the %zu MB this run may take; use fewer tokens, "
+                       "experts or columns",
+                       s->c.name, s->max_bytes / 1000000);
+    et_status status = et_allocate(out, count, size, s->c.name, error);
+    if (status != ET_OK) return status;
+    s->bytes += bytes;
+    s->owned[s->owned_count++] = *out;
+    return ET_OK;
+}
+
+static et_status reals(et_step *s, et_real **out, size_t rows, size_t columns, et_error *error)
+{
+    return take(s, (void **)out, rows, columns, sizeof(et_real), error);
+}
+
+static et_status integers(et_step *s, int32_t **out, size_t rows, size_t columns, et_error *error)
+{
+    return take(s, (void **)out, rows, columns, sizeof(int32_t), error);
+}
+
+/* An array to be had: where its address goes, if the case has it at all, and its shape. */
+typedef struct wanted {
+    et_real **out;
+    bool has;
+    size_t rows, columns;
+} wanted;
+
+static et_status take_all(et_step *s, const wanted *list, size_t count, et_error *error)
+{
+    for (size_t i = 0; i < count; i++) {
+        et_status status = ET_OK;
+        if (list[i].has) status = reals(s, list[i].out, list[i].rows, list[i].columns, error);
+        if (status != ET_OK) return status;
+    }
+    return ET_OK;
+}
+
+#define TAKE_ALL(step, list, error) take_all(step, list, sizeof(list) / sizeof *(list), error)
+
+void et_step_free(et_step *s)
+{
+    for (size_t i = 0; i < s->owned_count; i++) free(s->owned[i]);
+    et_assignment_free(&s->assignment);
+    et_block_layout_free(&s->layout);
+    *s = (et_step){0};
+}
+
+/* ---- which tensors a case has ---- */
+
+static bool is_moe(const et_case *c)
+{
+    return c->layer == ET_MOE;
+}
+
+/* hs, or 0 where there is no shared expert. */
+static size_t shared_width(const et_case *c)
+{
+    return is_moe(c) && c->shared ? c->shared_d_expert : 0;
+}
+
+static bool keeps_ema(const et_case *c)
+{
+    return is_moe(c) && c->rule != ET_TC;
+}
+
+static bool keeps_bias(const et_case *c)
+{
+    return is_moe(c) &&
+           (c->balance == ET_BALANCE_LOSSFREE || c->balance == ET_BALANCE_PROPORTIONAL);
+}
+
+static bool has_aux(const et_case *c)
+{
+    return is_moe(c) && !c->eval &&
+           (c->balance == ET_BALANCE_AUX || c->balance == ET_BALANCE_AUX_ERROR);
+}
+
+static bool has_z_loss(const et_case *c)
+{
+    return is_moe(c) && !c->eval && c->z_loss_coef != 0;
+}
+
+et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_error *error)
+{
+    *s = (et_step){.c = *c, .max_bytes = max_bytes};
+    et_step_inputs *in = &s->in;
+    size_t N = c->tokens, d = c->d_model, h = c->d_expert, n = is_moe(c) ? c->experts : 1, nh;
+    size_t hs = shared_width(c);
+    if (!et_size_mul(n, h, &nh))
+        return et_fail(error, ET_ENOMEM, "case '%s': experts * d_expert overflows", c->name);
+    const wanted list[] = {
+        {&in->x, true, N, d},
+        {&in->dy, true, N, d},
+        {&in->router, is_moe(c), n, d},
+        {&in->up, true, nh, d},
+        {&in->down, true, nh, d},
+        {&in->shared_up, hs > 0, hs, d},
+        {&in->shared_down, hs > 0, d, hs},
+        {&in->ema, keeps_ema(c), n, 1},
+        {&in->bias, keeps_bias(c), n, 1},
+        {&in->load, is_moe(c) && c->global_load, n, 1},
+    };
+    et_status status = TAKE_ALL(s, list, error);
+    if (status != ET_OK) et_step_free(s);
+    return status;
+}
+
+/* ---- the dense layer ---- */
+
+static et_status run_dense(et_step *s, et_error *error)
+{
+    const et_case *c = &s->c;
+    size_t N = c->tokens, d = c->d_model, h = c->d_expert;
+    et_moe_values *v = &s->fwd;
+    et_moe_grads *g = &s->bwd;
+    const wanted list[] = {{&v->slot_pre, true, N, h}, {&v->slot_act, true, N, h},
+                           {&v->slot_out, true, N, d}, {&v->y, true, N, d},
+                           {&g->x, true, N, d},        {&g->up, true, h, d},
+                           {&g->down, true, d, h},     {&g->slot_out, true, N, d},
+                           {&g->slot_act, true, N, h}, {&g->slot_pre, true, N, h}};
+    et_status status = TAKE_ALL(s, list, error);
+    if (status != ET_OK) return status;
+    et_ffn f = {s->engine, d, h, s->in.up, s->in.down};
+    et_ffn_forward(&f, N, s->in.x, v->slot_pre, v->slot_act, v->slot_out);
+    memcpy(v->y, v->slot_out, N * d * sizeof(et_real));
+    memcpy(g->slot_out, s->in.dy, N * d * sizeof(et_real));
+    et_ffn_backward(&f, N, s->in.x, v->slot_pre, v->slot_act, g->slot_out, g->slot_act, g->slot_pre,
+                    g->up, g->down, true, g->x);
+    return ET_OK;
+}
+
+/* ---- the MoE layer: score ---- */
+
+et_moe et_step_layer(const et_step *s)
+{
+    const et_case *c = &s->c;
+    bool pooled = c->rule != ET_TC; /* EC and ET: the anchor stands for the shared expert */
+    bool out = c->gate == ET_GATE_SOFTMAX_ANCHOR_OUT;
+    return (et_moe){.engine = s->engine,
+                    .N = c->tokens,
+                    .d = c->d_model,
+                    .h = c->d_expert,
+                    .n = c->experts,
+                    .hs = shared_width(c),
+                    .gate = c->gate,
+                    .norm = c->norm,
+                    .gate_tokens = et_case_micro_tokens(c),
+                    .anchor_weighs_shared =
+                        c->gate == ET_GATE_SOFTMAX_ANCHOR && pooled && c->shared,
+                    .shared_constant = out ? 1 / (et_real)c->granularity : 1,
+                    .router = s->in.router,
+                    .up = s->in.up,
+                    .down = s->in.down,
+                    .shared_up = s->in.shared_up,
+                    .shared_down = s->in.shared_down};
+}
+
+static et_status score(et_step *s, const et_moe *moe, et_error *error)
+{
+    et_moe_values *v = &s->fwd;
+    const wanted list[] = {{&v->logits, true, moe->N, moe->n},
+                           {&v->gates, true, moe->N, moe->n},
+                           {&v->anchor, et_gate_has_anchor(moe->gate), moe->N, 1}};
+    et_status status = TAKE_ALL(s, list, error);
+    if (status != ET_OK) return status;
+    et_moe_score(moe, s->in.x, v);
+    for (size_t i = 0; i < moe->N * moe->n; i++)
+        if (!isfinite(v->logits[i]))
+            return et_fail(error, ET_EINVAL,
+                           "case '%s': the logit of token %zu for expert %zu is not finite; scale "
+                           "in.x or in.w_router down",
+                           s->c.name, i / moe->n, i % moe->n);
+    return ET_OK;
+}
+
+/* ---- the MoE layer: route ---- */
+
+static et_status take_routing(et_step *s, et_error *error)
+{
+    const et_case *c = &s->c;
+    et_step_routing *r = &s->route;
+    bool choice = et_case_routes_by_choice(c), threshold = et_case_routes_by_threshold(c);
+    size_t N = c->tokens, n = c->experts, pools = choice ? N / c->pool_tokens : 0;
+    const wanted list[] = {{&r->margin, true, N, n},
+                           {&r->threshold, threshold, n, 1},
+                           {&r->cutoff, keeps_ema(c) && !c->eval, n, 1},
+                           {&r->pool_cutoff, choice, pools, n}};
+    et_status status = take(s, (void **)&r->mask, N, n, sizeof(uint8_t), error);
+    if (status == ET_OK) status = TAKE_ALL(s, list, error);
+    if (status == ET_OK && c->rule == ET_TC)
+        status = integers(s, &r->topk_expert, N, c->top_k, error);
+    if (status == ET_OK && choice)
+        status = integers(s, &r->topk_token, pools * n, c->target_load, error);
+    if (status == ET_OK && threshold) status = integers(s, &r->passed, c->micro_batches, n, error);
+    return status;
+}
+
+/* Micro-batch `batch` by expert choice; kth gets its batch cutoff, the mean over its pools. */
+static et_status route_by_choice(et_step *s, size_t batch, et_real *kth, et_error *error)
+{
+    const et_case *c = &s->c;
+    size_t N = et_case_micro_tokens(c), n = c->experts, pools = N / c->pool_tokens;
+    size_t first = batch * N;
+    et_real *cutoffs = s->route.pool_cutoff + batch * pools * n;
+    et_status status =
+        et_expert_choice(N, n, c->pool_tokens, c->target_load, s->fwd.logits + first * n,
+                         s->route.mask + first * n, s->route.margin + first * n, cutoffs,
+                         s->route.topk_token + batch * pools * n * c->target_load, first, error);
+    for (size_t i = 0; status == ET_OK && i < n; i++) {
+        et_real sum = 0;
+        for (size_t p = 0; p < pools; p++) sum += cutoffs[p * n + i];
+        kth[i] = sum / (et_real)pools;
+    }
+    return status;
+}
+
+/* Micro-batch `batch` by threshold; in training kth gets its k-th largest scores. */
+static et_status route_by_threshold(et_step *s, size_t batch, et_real *kth, et_error *error)
+{
+    const et_case *c = &s->c;
+    size_t N = et_case_micro_tokens(c), n = c->experts, first = batch * N;
+    const et_real *r = s->fwd.logits + first * n;
+    et_capacity bounds = et_capacity_bounds(c->target_load, c->capacity_factor, N);
+    bool clamped = c->has_capacity && !c->eval;
+    et_status status = et_expert_threshold(
+        N, n, r, s->route.threshold, c->inclusive, clamped ? &bounds : NULL,
+        s->route.mask + first * n, s->route.margin + first * n, s->route.passed + batch * n, error);
+    if (status == ET_OK && !c->eval) status = et_kth_largest(N, n, c->target_load, r, kth, error);
+    return status;
+}
+
+static et_status route_by_token(et_step *s, size_t batch, et_error *error)
+{
+    const et_case *c = &s->c;
+    size_t N = et_case_micro_tokens(c), n = c->experts, first = batch * N;
+    return et_token_choice(N, n, c->top_k, s->fwd.logits + first * n, s->in.bias,
+                           s->route.mask + first * n, s->route.margin + first * n,
+                           s->route.topk_expert + first * c->top_k, error);
+}
+
+/* Every micro-batch is routed with the state from before the step. route.cutoff gathers the mean of
+ * kth over them: what the moving average will see, once, at the step's end. */
+static et_status route(et_step *s, et_error *error)
+{
+    const et_case *c = &s->c;
+    size_t n = c->experts, M = c->micro_batches;
+    void *room = NULL;
+    et_status status = take_routing(s, error);
+    if (status == ET_OK) status = et_allocate(&room, n, sizeof(et_real), "cutoffs", error);
+    et_real *kth = room;
+    if (status == ET_OK && s->route.threshold)
+        et_ema_threshold(n, s->in.ema, c->ema_decay, c->ema_bias_correction, c->ema_updates,
+                         s->route.threshold);
+    for (size_t batch = 0; status == ET_OK && batch < M; batch++) {
+        if (c->rule == ET_TC)
+            status = route_by_token(s, batch, error);
+        else if (et_case_routes_by_choice(c))
+            status = route_by_choice(s, batch, kth, error);
+        else
+            status = route_by_threshold(s, batch, kth, error);
+        for (size_t i = 0; status == ET_OK && s->route.cutoff && i < n; i++)
+            s->route.cutoff[i] += kth[i];
+    }
+    for (size_t i = 0; status == ET_OK && s->route.cutoff && i < n; i++)
+        s->route.cutoff[i] /= (et_real)M;
+    free(room);
+    if (status == ET_OK)
+        status = et_assignment_build(&s->assignment, c->tokens, n, s->route.mask, error);
+    return status;
+}
+
+/* ---- the MoE layer: forward and backward ---- */
+
+static et_status take_values(et_step *s, const et_moe *moe, et_error *error)
+{
+    et_moe_values *v = &s->fwd;
+    size_t S = s->assignment.slots, N = moe->N, d = moe->d, h = moe->h, hs = moe->hs;
+    bool shared = hs > 0;
+    const wanted list[] = {
+        {&v->slot_weight, true, S, 1},
+        {&v->slot_pre, true, S, h},
+        {&v->slot_act, true, S, h},
+        {&v->slot_out, true, S, d},
+        {&v->shared_pre, shared, N, hs},
+        {&v->shared_act, shared, N, hs},
+        {&v->shared_out, shared, N, d},
+        {&v->shared_weight, shared, N, 1},
+        {&v->y, true, N, d},
+    };
+    return TAKE_ALL(s, list, error);
+}
+
+static et_status take_grads(et_step *s, const et_moe *moe, et_error *error)
+{
+    et_moe_grads *g = &s->bwd;
+    size_t S = s->assignment.slots, N = moe->N, n = moe->n, d = moe->d, h = moe->h, hs = moe->hs;
+    bool shared = hs > 0;
+    const wanted list[] = {
+        {&g->x, true, N, d},
+        {&g->router, true, n, d},
+        {&g->up, true, n * h, d},
+        {&g->down, true, n * d, h},
+        {&g->shared_up, shared, hs, d},
+        {&g->shared_down, shared, d, hs},
+        {&g->logits, true, N, n},
+        {&g->gates, true, N, n},
+        {&g->slot_weight, true, S, 1},
+        {&g->slot_out, true, S, d},
+        {&g->slot_act, true, S, h},
+        {&g->slot_pre, true, S, h},
+        {&g->shared_weight, shared, N, 1},
+        {&g->shared_out, shared, N, d},
+        {&g->shared_act, shared, N, hs},
+        {&g->shared_pre, shared, N, hs},
+    };
+    return TAKE_ALL(s, list, error);
+}
+
+/* F of micro-batch `batch`: from its own loads, or from in.load. */
+static void fractions(const et_step *s, size_t batch, et_real *F)
+{
+    const et_case *c = &s->c;
+    size_t N = et_case_micro_tokens(c), n = c->experts;
+    if (s->in.load) {
+        et_balance_fractions(N, n, c->top_k, s->in.load, F);
+        return;
+    }
+    memset(F, 0, n * sizeof *F);
+    for (size_t t = batch * N; t < (batch + 1) * N; t++)
+        for (size_t i = 0; i < n; i++) F[i] += s->route.mask[t * n + i];
+    et_balance_fractions(N, n, c->top_k, F, F);
+}
+
+/* Losses are means over the micro-batches; so each one's gradient is scaled by coefficient / M. */
+static et_status losses(et_step *s, et_error *error)
+{
+    const et_case *c = &s->c;
+    size_t N = et_case_micro_tokens(c), n = c->experts, M = c->micro_batches;
+    const wanted list[] = {{&s->loss_aux, has_aux(c), 1, 1}, {&s->loss_z, has_z_loss(c), 1, 1}};
+    void *F = NULL;
+    et_status status = TAKE_ALL(s, list, error);
+    if (status == ET_OK) status = et_allocate(&F, n, sizeof(et_real), "load fractions", error);
+    for (size_t batch = 0; status == ET_OK && batch < M; batch++) {
+        size_t at = batch * N * n;
+        if (s->loss_aux) {
+            fractions(s, batch, F);
+            *s->loss_aux += et_aux_loss(c->balance, N, n, F, s->fwd.gates + at,
+                                        c->balance_coef / (double)M, s->bwd.gates + at);
+        }
+        if (s->loss_z)
+            *s->loss_z +=
+                et_z_loss(N, n, s->fwd.logits + at, c->z_loss_coef / (double)M, s->bwd.logits + at);
+    }
+    if (s->loss_aux) *s->loss_aux /= (et_real)M;
+    if (s->loss_z) *s->loss_z /= (et_real)M;
+    free(F);
+    return status;
+}
+
+/* ---- state after the step ---- */
+
+static et_status update_bias(et_step *s, et_error *error)
+{
+    const et_case *c = &s->c;
+    size_t n = c->experts, bytes = n * sizeof(et_real);
+    et_status status = reals(s, &s->state_bias, n, 1, error);
+    void *room = NULL;
+    if (status == ET_OK) status = et_allocate(&room, n, sizeof(et_real), "loads", error);
+    if (status != ET_OK) return status;
+    et_real *load = room;
+    for (size_t i = 0; i < n; i++) load[i] = (et_real)s->assignment.load[i];
+    memcpy(s->state_bias, s->in.bias, bytes);
+    if (s->in.load) /* of all ranks: a mean load per micro-batch */
+        et_bias_update(c->balance, et_case_micro_tokens(c), n, c->top_k, s->in.load, c->bias_rate,
+                       s->state_bias);
+    else
+        et_bias_update(c->balance, c->tokens, n, c->top_k, load, c->bias_rate, s->state_bias);
+    free(room);
+    return ET_OK;
+}
+
+static et_status update_ema(et_step *s, et_error *error)
+{
+    const et_case *c = &s->c;
+    et_status status = reals(s, &s->state_ema, c->experts, 1, error);
+    if (status == ET_OK) status = integers(s, &s->state_updates, 1, 1, error);
+    if (status != ET_OK) return status;
+    memcpy(s->state_ema, s->in.ema, c->experts * sizeof(et_real));
+    et_ema_update(c->experts, c->ema_decay, s->route.cutoff, s->state_ema);
+    *s->state_updates = (int32_t)(c->ema_updates + 1);
+    return ET_OK;
+}
+
+static et_status update_state(et_step *s, et_error *error)
+{
+    et_status status = ET_OK;
+    if (s->c.eval) return ET_OK; /* evaluation changes nothing */
+    if (keeps_bias(&s->c)) status = update_bias(s, error);
+    if (status == ET_OK && keeps_ema(&s->c)) status = update_ema(s, error);
+    return status;
+}
+
+/* ---- metrics ---- */
+
+static void measure_usage(et_step *s)
+{
+    const et_assignment *a = &s->assignment;
+    et_step_metrics *m = &s->metric;
+    et_real N = (et_real)a->tokens;
+    for (size_t t = 0; t < a->tokens; t++) m->fanout_histogram[a->fanout[t]] += 1;
+    for (size_t i = 0; i < a->experts; i++) {
+        m->usage[i] = (et_real)a->load[i] / N;
+        if (m->cutoff_gap) {
+            m->cutoff_gap[i] = s->route.cutoff[i] - s->route.threshold[i];
+            m->cutoff_gap_abs[i] = (et_real)fabs(m->cutoff_gap[i]);
+        }
+        if (m->raw_usage) {
+            et_real passed = 0;
+            for (size_t b = 0; b < s->c.micro_batches; b++)
+                passed += (et_real)s->route.passed[b * a->experts + i];
+            m->raw_usage[i] = passed / N;
+        }
+    }
+}
+
+static void measure_capacity(et_step *s)
+{
+    const et_case *c = &s->c;
+    et_capacity bounds =
+        et_capacity_bounds(c->target_load, c->capacity_factor, et_case_micro_tokens(c));
+    et_capacity_use use =
+        et_capacity_measure(c->micro_batches, c->experts, bounds, s->route.passed);
+    *s->metric.saturation = use.saturation;
+    *s->metric.starvation = use.starvation;
+    *s->metric.overflow_rate = use.overflow;
+    *s->metric.underflow_rate = use.underflow;
+}
+
+/* The gate values that were used, slot by slot; weights differ from them under a norm. */
+static et_status measure_gates(et_step *s, et_error *error)
+{
+    const et_assignment *a = &s->assignment;
+    void *room = NULL;
+    et_status status = et_allocate(&room, a->slots, sizeof(et_real), "gate values", error);
+    if (status != ET_OK) return status;
+    et_real *used = room;
+    for (size_t j = 0; j < a->slots; j++)
+        used[j] = s->fwd.gates[(size_t)a->slot_token[j] * a->experts + (size_t)a->slot_expert[j]];
+    et_mean_std(a->slots, used, s->metric.gate_mean, s->metric.gate_std);
+    free(room);
+    return ET_OK;
+}
+
+static et_status measure(et_step *s, et_error *error)
+{
+    const et_case *c = &s->c;
+    et_step_metrics *m = &s->metric;
+    size_t n = c->experts;
+    bool threshold = s->route.threshold != NULL, gap = threshold && s->route.cutoff != NULL;
+    bool capacity = threshold && c->has_capacity && !c->eval;
+    const wanted list[] = {{&m->usage, true, n, 1},
+                           {&m->fanout_histogram, true, n + 1, 1},
+                           {&m->cutoff_gap, gap, n, 1},
+                           {&m->cutoff_gap_abs, gap, n, 1},
+                           {&m->raw_usage, threshold, n, 1},
+                           {&m->saturation, capacity, 1, 1},
+                           {&m->starvation, capacity, 1, 1},
+                           {&m->overflow_rate, capacity, 1, 1},
+                           {&m->underflow_rate, capacity, 1, 1},
+                           {&m->logit_mean, true, 1, 1},
+                           {&m->logit_std, true, 1, 1},
+                           {&m->gate_mean, true, 1, 1},
+                           {&m->gate_std, true, 1, 1}};
+    et_status status = TAKE_ALL(s, list, error);
+    if (status != ET_OK) return status;
+    measure_usage(s);
+    if (capacity) measure_capacity(s);
+    et_mean_std(c->tokens * n, s->fwd.logits, m->logit_mean, m->logit_std);
+    return measure_gates(s, error);
+}
+
+/* ---- the whole step ---- */
+
+static void tell(et_progress *progress, void *user, const char *phase, double done)
+{
+    if (progress) progress(user, phase, done);
+}
+
+et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void *user,
+                      et_error *error)
+{
+    s->engine = engine;
+    if (!is_moe(&s->c)) {
+        tell(progress, user, "feed-forward", 0);
+        return run_dense(s, error);
+    }
+    et_moe moe = et_step_layer(s);
+    et_status status;
+    tell(progress, user, "route", 0);
+    if ((status = score(s, &moe, error)) || (status = route(s, error)) ||
+        (status = take_values(s, &moe, error)) || (status = take_grads(s, &moe, error)))
+        return status;
+    tell(progress, user, "forward", 0.01); /* a third of the products, then two thirds */
+    if ((status = et_moe_forward(&moe, s->in.x, &s->assignment, &s->fwd, error))) return status;
+    tell(progress, user, "backward", 0.34);
+    if ((status = losses(s, error)) ||
+        (status =
+             et_moe_backward(&moe, s->in.x, s->in.dy, &s->assignment, &s->fwd, &s->bwd, error)) ||
+        (status = update_state(s, error)) || (status = measure(s, error)))
+        return status;
+    if (s->block > 0) status = et_block_layout_build(&s->layout, &s->assignment, s->block, error);
+    return status;
+}

@@ -1,0 +1,117 @@
+/* expert_threshold.c: z_ti = [r_ti > c_i], and where c comes from. See etref/routing.h.
+ *
+ * The threshold is a moving average over past batches of the k-th largest score: of the cutoff that
+ * expert choice would have drawn. The average carries a pool of N/(1-beta) tokens, and it is known
+ * before the batch comes, so z_ti depends on r_ti alone: causal, as expert choice is not.
+ *
+ * Capacity (training only) clamps a load to [k(1-C), k(1+C)]: then a choice of the top tokens,
+ * which sees the batch; causality is given up for those experts. Source: paper (arXiv:2603.11535),
+ * Eq. 6, Algorithm 1; the released code tests >= and divides the average by 1 - beta^u.
+ */
+#include "etref/routing.h"
+#include "ref/base/memory.h"
+#include "ref/routing/top.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static size_t floor_to(double bound, size_t N)
+{
+    double whole = floor(bound);
+    return whole <= 0 ? 0 : whole >= (double)N ? N : (size_t)whole;
+}
+
+/* In binary64, as released, whatever et_real is: the rounding of 1-C decides cases such as
+ * k = 10, C = 0.9, where 10 * (1 - 0.9) = 0.99999999999999978 is floored to 0. */
+et_capacity et_capacity_bounds(size_t k, double C, size_t N)
+{
+    return (et_capacity){floor_to((double)k * (1.0 - C), N), floor_to((double)k * (1.0 + C), N)};
+}
+
+static int32_t test_expert(size_t i, size_t N, size_t n, const et_real *r, et_real c,
+                           bool inclusive, uint8_t *mask, et_real *margin)
+{
+    int32_t passed = 0;
+    for (size_t t = 0; t < N; t++) {
+        et_real score = r[t * n + i];
+        mask[t * n + i] = inclusive ? score >= c : score > c;
+        margin[t * n + i] = score - c;
+        passed += mask[t * n + i];
+    }
+    return passed;
+}
+
+/* Expert i takes its `count` best instead, whoever passed the test. */
+static void clamp_expert(size_t i, size_t N, size_t n, size_t count, const et_real *r,
+                         et_ranked *items, uint8_t *mask, et_real *margin)
+{
+    et_rank(items, N, r + i, n);
+    et_top(items, N, count);
+    for (size_t j = 0; j < N; j++) {
+        size_t place = (size_t)items[j].index * n + i;
+        mask[place] = j < count;
+        margin[place] = et_top_margin(items, N, count, j);
+    }
+}
+
+et_status et_expert_threshold(size_t N, size_t n, const et_real *r, const et_real *c,
+                              bool inclusive, const et_capacity *capacity, uint8_t *mask,
+                              et_real *margin, int32_t *passed, et_error *error)
+{
+    void *items = NULL;
+    et_status status = et_allocate(&items, N, sizeof(et_ranked), "expert threshold", error);
+    if (status != ET_OK) return status;
+    for (size_t i = 0; i < n; i++) {
+        passed[i] = test_expert(i, N, n, r, c[i], inclusive, mask, margin);
+        size_t m = (size_t)passed[i], count = m;
+        if (capacity != NULL) { /* min(max(m, lower), upper) */
+            if (count < capacity->lower) count = capacity->lower;
+            if (count > capacity->upper) count = capacity->upper;
+        }
+        if (count != m) clamp_expert(i, N, n, count, r, items, mask, margin);
+    }
+    free(items);
+    return ET_OK;
+}
+
+et_status et_kth_largest(size_t N, size_t n, size_t k, const et_real *r, et_real *kth,
+                         et_error *error)
+{
+    if (k < 1 || k > N)
+        return et_fail(error, ET_EINVAL, "k-th largest: k = %zu of %zu tokens; 1 to %zu", k, N, N);
+    void *room = NULL;
+    et_status status = et_allocate(&room, N, sizeof(et_ranked), "k-th largest", error);
+    if (status != ET_OK) return status;
+    et_ranked *items = room;
+    for (size_t i = 0; i < n; i++) {
+        et_rank(items, N, r + i, n);
+        et_top(items, N, k);
+        kth[i] = items[k - 1].score;
+    }
+    free(room);
+    return ET_OK;
+}
+
+/* beta^u by repeated squaring: multiplications alone, so the same on every machine (pow is not). */
+static double power(double beta, size_t u)
+{
+    double result = 1;
+    for (; u > 0; u /= 2, beta *= beta)
+        if (u % 2 == 1) result *= beta;
+    return result;
+}
+
+/* After u updates from 0, ema = (1-beta) sum_s beta^(u-1-s) kth_s, whose weights add up to
+ * 1 - beta^u; dividing by that makes it a mean. */
+void et_ema_threshold(size_t n, const et_real *ema, double beta, bool bias_correction,
+                      size_t updates, et_real *c)
+{
+    double weight = bias_correction ? 1 - power(beta, updates) : 1;
+    for (size_t i = 0; i < n; i++) c[i] = weight > 0 ? (et_real)((double)ema[i] / weight) : 0;
+}
+
+void et_ema_update(size_t n, double beta, const et_real *kth, et_real *ema)
+{
+    for (size_t i = 0; i < n; i++)
+        ema[i] = (et_real)(beta * (double)ema[i] + (1 - beta) * (double)kth[i]);
+}

@@ -1,0 +1,430 @@
+/* cmd_bench.c: `etref bench`: how fast the layer is, by phase, beside what the machine could do.
+ *
+ * A time alone says little, so three things are timed in every round, one after the other:
+ *
+ *     peak    one large square product on the same engine: the best this machine does
+ *     bare    the layer's own matrix products and nothing else, with their own shapes
+ *     layer   zeroing the gradients, forward, backward: everything a training step pays for
+ *
+ * and ratios are taken within a round, so that a slow moment hits all three. Medians over rounds are
+ * shown. Flops are those of the products: 4dh forward and 8dh backward for each slot and each token
+ * of the shared expert, 6dn a token for the router.
+ */
+#include "etref/etref.h"
+#include "tools/etref/commands.h"
+#include "tools/etref/options.h"
+#include "tools/etref/terminal.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_ROUNDS = 99, PEAK_SIZE = 2048 };
+
+enum phase {
+    SCORE, ROUTE, WEIGH, EXPERTS, COMBINE, /* forward */
+    ZERO, COMBINE_BACK, EXPERTS_BACK, SCORE_BACK, /* backward */
+    PHASES
+};
+
+static const char *const phase_names[PHASES] = {
+    "score (router, gate)", "route (top-k, slots)", "weigh", "experts forward", "combine",
+    "zero the gradients", "combine backward", "experts backward", "score backward"};
+
+/* What one round measured, in seconds. */
+typedef struct round_times {
+    double peak, bare, layer, phase[PHASES];
+} round_times;
+
+typedef struct bench {
+    et_step step;
+    et_moe moe;
+    et_real *square; /* three PEAK_SIZE^2 matrices */
+    et_real *rows;   /* [N,d] where bare products leave dx */
+    size_t rounds;
+    round_times times[MAX_ROUNDS];
+} bench;
+
+/* ---- what is timed ---- */
+
+static double flops(const et_moe *m, size_t slots)
+{
+    double experts = 12.0 * (double)m->d *
+                     ((double)slots * (double)m->h + (double)m->N * (double)m->hs);
+    return experts + 6.0 * (double)m->N * (double)m->d * (double)m->n;
+}
+
+static double time_peak(bench *b)
+{
+    size_t n = PEAK_SIZE;
+    double start = omp_get_wtime();
+    et_matmul(b->moe.engine, n, n, n, et_rows(b->square, n), et_rows(b->square + n * n, n), false,
+              b->square + 2 * n * n, n);
+    return omp_get_wtime() - start;
+}
+
+/* The six products of one expert's m rows. Values and gradients land where the layer puts them. */
+static void bare_expert(const bench *b, size_t m, size_t h, const et_real *up, const et_real *down,
+                        et_real *pre, et_real *act, et_real *out, const et_real *dout, et_real *dact,
+                        et_real *dpre, et_real *dup, et_real *ddown)
+{
+    et_engine e = b->moe.engine;
+    size_t d = b->moe.d;
+    const et_real *x = b->step.in.x;
+    et_matmul(e, m, h, d, et_rows(x, d), et_transposed(up, d), false, pre, h);
+    et_matmul(e, m, d, h, et_rows(act, h), et_transposed(down, h), false, out, d);
+    et_matmul(e, m, h, d, et_rows(dout, d), et_rows(down, h), false, dact, h);
+    et_matmul(e, d, h, m, et_transposed(dout, d), et_rows(act, h), true, ddown, h);
+    et_matmul(e, h, d, m, et_transposed(dpre, h), et_rows(x, d), true, dup, d);
+    et_matmul(e, m, d, h, et_rows(dpre, h), et_rows(up, d), false, b->rows, d);
+}
+
+static double time_bare(bench *b)
+{
+    const et_moe *m = &b->moe;
+    const et_assignment *a = &b->step.assignment;
+    et_moe_values *v = &b->step.fwd;
+    et_moe_grads *g = &b->step.bwd;
+    size_t d = m->d, h = m->h, n = m->n, size = h * d;
+    const et_real *x = b->step.in.x;
+    double start = omp_get_wtime();
+    et_matmul(m->engine, m->N, n, d, et_rows(x, d), et_transposed(m->router, d), false, v->logits, n);
+    for (size_t i = 0; i < n; i++) {
+        size_t s = (size_t)a->expert_offsets[i];
+        bare_expert(b, (size_t)a->load[i], h, m->up + i * size, m->down + i * size,
+                    v->slot_pre + s * h, v->slot_act + s * h, v->slot_out + s * d,
+                    g->slot_out + s * d, g->slot_act + s * h, g->slot_pre + s * h,
+                    g->up + i * size, g->down + i * size);
+    }
+    if (m->hs > 0)
+        bare_expert(b, m->N, m->hs, m->shared_up, m->shared_down, v->shared_pre, v->shared_act,
+                    v->shared_out, g->shared_out, g->shared_act, g->shared_pre, g->shared_up,
+                    g->shared_down);
+    et_matmul(m->engine, n, d, m->N, et_transposed(g->logits, n), et_rows(x, d), true, g->router, d);
+    et_matmul(m->engine, m->N, d, n, et_rows(g->logits, n), et_rows(m->router, d), false, b->rows, d);
+    return omp_get_wtime() - start;
+}
+
+static void clear(et_real *at, size_t count)
+{
+#pragma omp parallel for
+    for (size_t i = 0; i < count; i++) at[i] = 0;
+}
+
+static void zero_gradients(bench *b)
+{
+    const et_moe *m = &b->moe;
+    et_moe_grads *g = &b->step.bwd;
+    clear(g->x, m->N * m->d);
+    clear(g->logits, m->N * m->n);
+    clear(g->gates, m->N * m->n);
+    clear(g->router, m->n * m->d);
+    clear(g->up, m->n * m->h * m->d);
+    clear(g->down, m->n * m->h * m->d);
+    clear(g->shared_up, m->hs * m->d);
+    clear(g->shared_down, m->hs * m->d);
+}
+
+static et_status route(bench *b, et_error *error)
+{
+    et_step *s = &b->step;
+    const et_case *c = &s->c;
+    et_status status =
+        et_expert_choice(c->tokens, c->experts, c->pool_tokens, c->target_load, s->fwd.logits,
+                         s->route.mask, s->route.margin, s->route.pool_cutoff, s->route.topk_token, 0,
+                         error);
+    if (status != ET_OK) return status;
+    et_assignment_free(&s->assignment);
+    return et_assignment_build(&s->assignment, c->tokens, c->experts, s->route.mask, error);
+}
+
+/* One phase; those that cannot fail say so. */
+static et_status run_phase(bench *b, enum phase phase, et_error *error)
+{
+    et_step *s = &b->step;
+    const et_assignment *a = &s->assignment;
+    switch (phase) {
+    case SCORE: et_moe_score(&b->moe, s->in.x, &s->fwd); return ET_OK;
+    case ROUTE: return route(b, error);
+    case WEIGH: et_moe_weigh(&b->moe, a, &s->fwd); return ET_OK;
+    case EXPERTS: return et_moe_experts(&b->moe, s->in.x, a, &s->fwd, error);
+    case COMBINE: et_moe_combine(&b->moe, a, &s->fwd); return ET_OK;
+    case ZERO: zero_gradients(b); return ET_OK;
+    case COMBINE_BACK: et_moe_combine_backward(&b->moe, s->in.dy, a, &s->fwd, &s->bwd); return ET_OK;
+    case EXPERTS_BACK:
+        return et_moe_experts_backward(&b->moe, s->in.x, a, &s->fwd, &s->bwd, error);
+    case SCORE_BACK: return et_moe_score_backward(&b->moe, s->in.x, a, &s->fwd, &s->bwd, error);
+    case PHASES: break;
+    }
+    return ET_OK;
+}
+
+static et_status time_round(bench *b, round_times *r, et_error *error)
+{
+    r->peak = time_peak(b);
+    r->bare = time_bare(b);
+    r->layer = 0;
+    for (int phase = 0; phase < PHASES; phase++) {
+        double start = omp_get_wtime();
+        et_status status = run_phase(b, phase, error);
+        if (status != ET_OK) return status;
+        r->phase[phase] = omp_get_wtime() - start;
+        r->layer += r->phase[phase];
+    }
+    return ET_OK;
+}
+
+/* ---- medians ---- */
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t count)
+{
+    qsort(values, count, sizeof *values, by_value);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+static double median_phase(const bench *b, int phase)
+{
+    double values[MAX_ROUNDS];
+    for (size_t i = 0; i < b->rounds; i++) values[i] = b->times[i].phase[phase];
+    return median(values, b->rounds);
+}
+
+typedef struct summary {
+    double gflops_peak, gflops_layer; /* medians */
+    double seconds, bare_seconds;
+    double of_peak, bare_of_peak, of_bare; /* medians of the rounds' ratios */
+} summary;
+
+static summary summarise(const bench *b)
+{
+    double peak_flops = 2.0 * PEAK_SIZE * PEAK_SIZE * PEAK_SIZE;
+    double work = flops(&b->moe, b->step.assignment.slots);
+    double v[7][MAX_ROUNDS];
+    for (size_t i = 0; i < b->rounds; i++) {
+        const round_times *r = &b->times[i];
+        double peak = peak_flops / r->peak;
+        v[0][i] = peak / 1e9;
+        v[1][i] = work / r->layer / 1e9;
+        v[2][i] = r->layer;
+        v[3][i] = r->bare;
+        v[4][i] = work / r->layer / peak;
+        v[5][i] = work / r->bare / peak;
+        v[6][i] = r->bare / r->layer;
+    }
+    double m[7];
+    for (int i = 0; i < 7; i++) m[i] = median(v[i], b->rounds);
+    return (summary){m[0], m[1], m[2], m[3], m[4], m[5], m[6]};
+}
+
+/* ---- one configuration ---- */
+
+typedef struct shape {
+    size_t tokens, d, h, experts, granularity, hs;
+} shape;
+
+static et_case case_of(shape s)
+{
+    return (et_case){.name = "bench",
+                     .layer = ET_MOE,
+                     .rule = ET_EC,
+                     .tokens = s.tokens,
+                     .d_model = s.d,
+                     .d_expert = s.h,
+                     .experts = s.experts,
+                     .top_k = 1,
+                     .granularity = s.granularity,
+                     .target_load = s.tokens * s.granularity / s.experts,
+                     .pool_tokens = s.tokens,
+                     .shared = s.hs > 0,
+                     .shared_d_expert = s.hs,
+                     .ema_decay = 0.999,
+                     .micro_batches = 1,
+                     .precision = sizeof(et_real) == 8 ? ET_F64 : ET_F32,
+                     .input = {.source = ET_INPUT_NORMAL, .seed = 1, .copies = 1}};
+}
+
+static void bench_free(bench *b)
+{
+    et_step_free(&b->step);
+    free(b->square);
+    free(b->rows);
+    free(b);
+}
+
+/* Computes the step once, which also warms every array up, then times `rounds` rounds. */
+static int bench_run(bench **out, shape s, et_engine engine, size_t rounds)
+{
+    bench *b = allocate(1, sizeof *b);
+    et_error error = {""};
+    et_case c = case_of(s);
+    et_status status = et_step_create(&b->step, &c, memory_limit(), &error);
+    if (status == ET_OK) status = et_step_draw_inputs(&b->step, &error);
+    if (status == ET_OK) status = et_step_run(&b->step, engine, NULL, NULL, &error);
+    b->rounds = rounds;
+    b->moe = et_step_layer(&b->step);
+    b->square = allocate(3 * PEAK_SIZE * PEAK_SIZE, sizeof(et_real));
+    b->rows = allocate(s.tokens * s.d, sizeof(et_real));
+    for (size_t i = 0; i < 3 * PEAK_SIZE * PEAK_SIZE; i++) b->square[i] = (et_real)(i % 7) / 8;
+    round_times warm_up;
+    if (status == ET_OK) status = time_round(b, &warm_up, &error);
+    for (size_t i = 0; status == ET_OK && i < rounds; i++) {
+        status = time_round(b, &b->times[i], &error);
+        progress_show("bench", "rounds", (double)(i + 1) / (double)rounds);
+    }
+    progress_clear();
+    if (status != ET_OK) {
+        bench_free(b);
+        return fail_status(status, &error);
+    }
+    *out = b;
+    return STATUS_PASS;
+}
+
+/* ---- reports ---- */
+
+static json_t *shape_json(shape s)
+{
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "tokens", (json_int_t)s.tokens, "d_model",
+                     (json_int_t)s.d, "d_expert", (json_int_t)s.h, "experts", (json_int_t)s.experts,
+                     "granularity", (json_int_t)s.granularity, "shared_d_expert", (json_int_t)s.hs);
+}
+
+static json_t *summary_json(shape s, summary m)
+{
+    json_t *object = shape_json(s);
+    json_object_set_new(object, "seconds", json_real(m.seconds));
+    json_object_set_new(object, "microseconds_per_token", json_real(1e6 * m.seconds / (double)s.tokens));
+    json_object_set_new(object, "gflops", json_real(m.gflops_layer));
+    json_object_set_new(object, "gflops_peak", json_real(m.gflops_peak));
+    json_object_set_new(object, "of_peak", json_real(m.of_peak));
+    json_object_set_new(object, "bare_of_peak", json_real(m.bare_of_peak));
+    json_object_set_new(object, "of_bare", json_real(m.of_bare));
+    return object;
+}
+
+static void print_phases(const bench *b, summary m)
+{
+    text_table t;
+    table_begin(&t, "lrr");
+    table_cell(&t, "phase");
+    table_cell(&t, "ms");
+    table_cell(&t, "share");
+    for (int phase = 0; phase < PHASES; phase++) {
+        double seconds = median_phase(b, phase);
+        table_cell(&t, "%s", phase_names[phase]);
+        table_cell(&t, "%.2f", 1e3 * seconds);
+        table_cell(&t, "%.1f %%", 100 * seconds / m.seconds);
+    }
+    table_print(&t);
+}
+
+static int report_layer(shape s, et_engine engine, size_t rounds, bool json)
+{
+    bench *b;
+    int status = bench_run(&b, s, engine, rounds);
+    if (status != STATUS_PASS) return status;
+    summary m = summarise(b);
+    if (json) {
+        json_t *object = summary_json(s, m), *phases = json_object();
+        for (int phase = 0; phase < PHASES; phase++)
+            json_object_set_new(phases, phase_names[phase], json_real(median_phase(b, phase)));
+        json_object_set_new(object, "threads", json_integer(omp_get_max_threads()));
+        json_object_set_new(object, "engine", json_string(engine == ET_BLAS ? "blas" : "plain"));
+        json_object_set_new(object, "precision", json_string(ET_REAL_NAME));
+        json_object_set_new(object, "phase_seconds", phases);
+        json_print(object);
+    } else {
+        printf("layer: N %zu, d %zu, h %zu, %zu routed experts of load %zu, shared expert of width %zu\n"
+               "%s, engine %s, %d threads, medians of %zu rounds\n\n",
+               s.tokens, s.d, s.h, s.experts, b->step.c.target_load, s.hs, ET_REAL_NAME,
+               engine == ET_BLAS ? "blas" : "plain", omp_get_max_threads(), rounds);
+        print_phases(b, m);
+        printf("\nforward and backward  %8.1f ms  %6.1f GFLOP/s\n", 1e3 * m.seconds, m.gflops_layer);
+        printf("its bare products     %8.1f ms  %6.1f GFLOP/s\n", 1e3 * m.bare_seconds,
+               m.gflops_layer * m.seconds / m.bare_seconds);
+        printf("peak, one %d^3 product        %9.1f GFLOP/s\n", PEAK_SIZE, m.gflops_peak);
+        printf("\nlayer / peak %.3f    bare products / peak %.3f    bare products / layer %.3f\n",
+               m.of_peak, m.bare_of_peak, m.of_bare);
+    }
+    bench_free(b);
+    return STATUS_PASS;
+}
+
+static int report_table(const shape *shapes, size_t count, et_engine engine, size_t rounds, bool json)
+{
+    text_table t;
+    json_t *rows = json_array();
+    const char *const heads[] = {"N", "n", "G", "h", "ms", "us/token", "GFLOP/s", "/peak", "/bare"};
+    table_begin(&t, "rrrrrrrrr");
+    for (size_t i = 0; i < 9; i++) table_cell(&t, "%s", heads[i]);
+    for (size_t i = 0; i < count; i++) {
+        shape s = shapes[i];
+        bench *b;
+        int status = bench_run(&b, s, engine, rounds);
+        if (status != STATUS_PASS) {
+            json_decref(rows);
+            table_print(&t);
+            return status;
+        }
+        summary m = summarise(b);
+        bench_free(b);
+        json_array_append_new(rows, summary_json(s, m));
+        table_cell(&t, "%zu", s.tokens);
+        table_cell(&t, "%zu", s.experts);
+        table_cell(&t, "%zu", s.granularity);
+        table_cell(&t, "%zu", s.h);
+        table_cell(&t, "%.1f", 1e3 * m.seconds);
+        table_cell(&t, "%.1f", 1e6 * m.seconds / (double)s.tokens);
+        table_cell(&t, "%.1f", m.gflops_layer);
+        table_cell(&t, "%.3f", m.of_peak);
+        table_cell(&t, "%.3f", m.of_bare);
+    }
+    if (json) {
+        json_print(rows);
+        while (t.count > 0) free(t.cells[--t.count]);
+        free(t.cells);
+    } else {
+        json_decref(rows);
+        table_print(&t);
+    }
+    return STATUS_PASS;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    static const shape d12 = {2048, 768, 1536, 16, 1, 1536};
+    int engine = ET_BLAS, what = 0, format = 0;
+    size_t threads = 0, rounds = 7;
+    word_list words = {0};
+    const option table[] = {{"--engine", OPTION_CHOICE, &engine, "plain|blas"},
+                            {"--table", OPTION_CHOICE, &what, "layer|tokens|granularity"},
+                            {"--threads", OPTION_COUNT, &threads, NULL},
+                            {"--rounds", OPTION_COUNT, &rounds, NULL},
+                            {"--format", OPTION_CHOICE, &format, "text|json"},
+                            {NULL, OPTION_FLAG, NULL, NULL}};
+    bool read = options_parse(table, argc, argv, &words);
+    size_t extra = words.count;
+    word_list_free(&words);
+    if (!read) return STATUS_BAD;
+    if (extra > 0) return fail("bench takes options only: see 'etref help bench'");
+    if (rounds > MAX_ROUNDS) return fail("--rounds %zu: at most %d", rounds, MAX_ROUNDS);
+    use_threads(threads);
+    shape shapes[6];
+    size_t count = 0;
+    if (what == 1) /* the d12 layer over N */
+        for (size_t N = 512; N <= 16384; N *= 2, count++) {
+            shapes[count] = d12;
+            shapes[count].tokens = N;
+        }
+    if (what == 2) /* the same arithmetic in ever smaller experts; no shared one to dilute it */
+        for (size_t G = 1; G <= 16; G *= 2)
+            shapes[count++] = (shape){2048, 768, 3072 / G, 8 * G, G, 0};
+    if (what == 0) return report_layer(d12, engine, rounds, format);
+    return report_table(shapes, count, engine, rounds, format);
+}
