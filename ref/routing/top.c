@@ -26,19 +26,13 @@ static void swap(et_ranked *a, et_ranked *b)
     *b = t;
 }
 
-/* The middle one of three, as a pivot: sorted and constant lists then split in halves. */
-static et_ranked pivot_of(const et_ranked *items, size_t count)
-{
-    const et_ranked *a = &items[0], *b = &items[count / 2], *c = &items[count - 1];
-    if (before(a, b)) return before(b, c) ? *b : before(a, c) ? *c : *a;
-    return before(a, c) ? *a : before(b, c) ? *c : *b;
-}
-
 /* Brings the k best of items[0..count) to the front, in any order. */
 static void select_best(et_ranked *items, size_t count, size_t k)
 {
     while (count > 1 && k > 0 && k < count) {
-        et_ranked pivot = pivot_of(items, count);
+        /* The middle one: a sorted list splits in halves. Never the last one: Hoare's scheme would
+         * then leave everything in front, and the loop would not end. */
+        et_ranked pivot = items[(count - 1) / 2];
         size_t i = 0, j = count - 1;
         for (;;) { /* Hoare's partition: [0, j] before or at the pivot, [j+1, count) at it or after
                     */
