@@ -80,7 +80,8 @@ static uint64_t shift_to_nearest(uint64_t m, int shift)
  * E = max(e, emin): so N = m / 2^shift, rounded, with shift = 52 - q + (E - e). A normal N holds
  * the implicit bit 2^q; adding (E - emin) 2^q to it makes the exponent field E - emin + 1. A
  * subnormal N < 2^q has E = emin and the field 0: the same sum. And an N rounded up to 2^(q+1)
- * carries into the field by itself, from the largest finite number into infinity. */
+ * carries into the field by itself, from the largest finite number into infinity; what is larger
+ * still is cut back to that. */
 static uint64_t encode_float(double value, int width, int significand)
 {
     uint64_t bits = to_bits(value);
@@ -102,7 +103,6 @@ static uint64_t encode_float(double value, int width, int significand)
     int e = field - F64_BIAS;
     int emin = 2 - (1 << (width - 1));
     int exponent = e > emin ? e : emin;
-    if (exponent > 1 - emin) return sign | infinity;
     uint64_t n = shift_to_nearest(m, F64_FRACTION - q + (exponent - e));
     uint64_t pattern = n + ((uint64_t)(exponent - emin) << q);
     return sign | (pattern < infinity ? pattern : infinity);

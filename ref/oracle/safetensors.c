@@ -152,7 +152,9 @@ static et_status read_header(et_tensor_file *file, uint64_t size, char **text, s
 }
 
 /* The rules that a JSON parser does not know: '{' first, nothing but spaces behind the last '}',
- * and no more than three levels of brackets (outside of strings). */
+ * and (outside of strings) no more than three levels of brackets and none within an array. The last
+ * two keep a hostile header from being large once it is parsed: [{},{},...] would take Jansson
+ * seventy bytes per byte. */
 static et_status check_layout(const char *path, const char *text, size_t length, et_error *error)
 {
     if (length == 0 || text[0] != '{')
@@ -164,23 +166,22 @@ static et_status check_layout(const char *path, const char *text, size_t length,
         return et_fail(error, ET_EINVAL,
                        "%s: the header does not end with '}' and spaces: only spaces may pad it",
                        shown(path));
-    bool in_string = false;
+    bool in_string = false, in_array = false;
     int depth = 0;
     for (size_t i = 0; i < end; i++) {
-        if (in_string) {
-            if (text[i] == '\\')
-                i++; /* the next character is not a closing quote */
-            else if (text[i] == '"')
-                in_string = false;
-        } else if (text[i] == '"') {
-            in_string = true;
-        } else if (text[i] == '{' || text[i] == '[') {
-            if (++depth > MAX_DEPTH)
-                return et_fail(error, ET_EINVAL,
-                               "%s: the header nests brackets deeper than %d levels, at byte %zu",
-                               shown(path), MAX_DEPTH, i);
-        } else if (text[i] == '}' || text[i] == ']') {
+        char c = text[i];
+        if (in_string && c == '\\') {
+            i++; /* what follows is no closing quote */
+        } else if (c == '"') {
+            in_string = !in_string;
+        } else if (!in_string && (c == '{' || c == '[')) {
+            if (in_array || ++depth > MAX_DEPTH)
+                return et_fail(error, ET_EINVAL, "%s: the header nests brackets %s, at byte %zu",
+                               shown(path), in_array ? "within an array" : "too deep", i);
+            in_array = c == '[';
+        } else if (!in_string && (c == '}' || c == ']')) {
             depth--;
+            in_array = false;
         }
     }
     return ET_OK;

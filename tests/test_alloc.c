@@ -1,0 +1,109 @@
+/* test_alloc.c: what happens when memory runs out.
+ *
+ * Every allocation is made to fail in turn: the first, then the second, ... until the work gets
+ * through. Each time there must be ET_ENOMEM and a message, and nothing left: no descriptor, no
+ * temporary file, no half-written one (and, under a sanitizer or valgrind, no memory).
+ *
+ * Needs the linker option -Wl,--wrap=calloc: the project's calls of calloc come here first.
+ */
+#include "etref/safetensors.h"
+#include "tests/check_main.h"
+#include "tests/scratch.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+static int own_until_failure = -1;  /* so many calls of calloc succeed; -1: all */
+static int json_until_failure = -1; /* the same for Jansson's malloc */
+
+/* The linker's names for the true calloc, and for what is called in its place. */
+void *true_calloc(size_t count, size_t size) __asm__("__real_calloc");
+void *failing_calloc(size_t count, size_t size) __asm__("__wrap_calloc");
+
+void *failing_calloc(size_t count, size_t size)
+{
+    if (own_until_failure == 0) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (own_until_failure > 0) own_until_failure--;
+    return true_calloc(count, size);
+}
+
+static void *json_malloc(size_t size)
+{
+    if (json_until_failure == 0) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (json_until_failure > 0) json_until_failure--;
+    return malloc(size);
+}
+
+/* Makes the k-th allocation fail, for every k until the work succeeds. */
+static void assert_survives_failures(int *until_failure, bool writing)
+{
+    const float floats[] = {1, 2, 3};
+    const uint8_t bytes[] = {1, 2, 3};
+    const et_tensor_out tensors[] = {{"a", ET_F32, 2, {3, 1}, floats, ET_FROM_F32},
+                                     {"b", ET_U8, 1, {3}, bytes, ET_FROM_U8}};
+    const char *const metadata[] = {"k", "v", "case", "{\"a\": 1}", NULL};
+    ck_assert_int_eq(et_tensor_file_write(path, tensors, 2, metadata, NULL), ET_OK);
+    int descriptors = open_descriptors();
+    et_status status = ET_ENOMEM;
+    int k = 0;
+    for (; status != ET_OK; k++) {
+        ck_assert_int_lt(k, 1000);
+        et_tensor_file file;
+        et_error error;
+        *until_failure = k;
+        status = writing ? et_tensor_file_write(path, tensors, 2, metadata, &error)
+                         : et_tensor_file_open(&file, path, &error);
+        *until_failure = -1;
+        ck_assert_msg(status == ET_OK || status == ET_ENOMEM, "allocation %d: '%s', %s", k,
+                      et_status_name(status), error.text);
+        if (status == ET_OK)
+            ck_assert_str_eq(error.text, "");
+        else
+            ck_assert_ptr_nonnull(strstr(error.text, "no memory"));
+        if (!writing && status == ET_OK) et_tensor_file_close(&file);
+        ck_assert_int_eq(open_descriptors(), descriptors);
+        ck_assert_int_eq(entries_in_folder(), 1);
+        et_tensor_file still;
+        ck_assert_int_eq(et_tensor_file_open(&still, path, NULL), ET_OK);
+        et_tensor_file_close(&still);
+    }
+    ck_assert_int_gt(k, 3); /* the counter did count */
+}
+
+START_TEST(every_allocation_may_fail)
+{
+    assert_survives_failures(&own_until_failure, false);
+    assert_survives_failures(&own_until_failure, true);
+}
+END_TEST
+
+START_TEST(every_allocation_of_jansson_may_fail)
+{
+    json_malloc_t usual_malloc;
+    json_free_t usual_free;
+    json_get_alloc_funcs(&usual_malloc, &usual_free);
+    json_set_alloc_funcs(json_malloc, free);
+    assert_survives_failures(&json_until_failure, false);
+    assert_survives_failures(&json_until_failure, true);
+    json_set_alloc_funcs(usual_malloc, usual_free);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("alloc");
+    TCase *memory = add_case(suite, "safetensors");
+    tcase_add_checked_fixture(memory, make_folder, remove_folder);
+    tcase_add_test(memory, every_allocation_may_fail);
+    tcase_add_test(memory, every_allocation_of_jansson_may_fail);
+    return run_suite(suite);
+}
