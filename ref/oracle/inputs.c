@@ -60,12 +60,12 @@ static void list_inputs(const et_step *s, input list[INPUTS])
     size_t n = c->layer == ET_MOE ? c->experts : 1;
     const input all[INPUTS] = {
         [X] = {"in.x", in->x, N * d, 0, 4, false},
-        [DY] = {"in.dy", in->dy, N * d, 0, 2, false},
+        [DY] = {"in.dy", in->dy, N * d, 0, 6, false},
         [ROUTER] = {"in.w_router", in->router, n * d, d, 8, true},
         [UP] = {"in.w_up", in->up, n * h * d, d, 8, false},
-        [DOWN] = {"in.w_down", in->down, n * d * h, h, 2, false},
+        [DOWN] = {"in.w_down", in->down, n * d * h, h, 4, false},
         [SHARED_UP] = {"in.shared_up", in->shared_up, hs * d, d, 8, false},
-        [SHARED_DOWN] = {"in.shared_down", in->shared_down, d * hs, hs, 2, false},
+        [SHARED_DOWN] = {"in.shared_down", in->shared_down, d * hs, hs, 4, false},
         [EMA] = {"in.ema", in->ema, n, 0, 0, false},
         [BIAS] = {"in.bias", in->bias, n, 0, 0, false},
         [LOAD] = {"in.load", in->load, n, 0, 0, false},
