@@ -369,7 +369,7 @@ static int report_table(const shape *shapes, size_t count, et_engine engine, siz
         int status = bench_run(&b, s, engine, rounds);
         if (status != STATUS_PASS) {
             json_decref(rows);
-            table_print(&t);
+            table_free(&t);
             return status;
         }
         summary m = summarise(b);
@@ -387,8 +387,7 @@ static int report_table(const shape *shapes, size_t count, et_engine engine, siz
     }
     if (json) {
         json_print(rows);
-        while (t.count > 0) free(t.cells[--t.count]);
-        free(t.cells);
+        table_free(&t);
     } else {
         json_decref(rows);
         table_print(&t);

@@ -1,0 +1,629 @@
+/* test_tool.c: the command-line tool, run as a child process as a user would run it.
+ *
+ * What is tested is the contract with scripts: exit statuses, one line for a failure, JSON that
+ * parses, and files that are whole or absent whatever goes wrong. The program is $ETREF_TOOL, or
+ * build/etref. Bundles are made from small cases written here, so that the test does not depend on
+ * the built-in suites; that these can be generated and verified is tested once.
+ */
+#include "etref/bundle.h"
+#include "tests/check_main.h"
+#include "tests/scratch.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
+enum { MAX_WORDS = 16, MAX_OUTPUT = 1 << 20 };
+
+/* ---- running the tool ---- */
+
+static char output[MAX_OUTPUT], errors[MAX_OUTPUT]; /* what the last run printed */
+
+static const char *const cases =
+    "[{\"name\": \"tc\", \"rule\": \"tc\", \"top_k\": 2, \"tokens\": 24, \"d_model\": 6, "
+    "\"d_expert\": 5,"
+    "  \"experts\": 4, \"balance\": \"aux\", \"input\": {\"source\": \"normal\"}},"
+    " {\"name\": \"ec\", \"rule\": \"ec\", \"pool_tokens\": 12, \"tokens\": 24, \"d_model\": 6,"
+    "  \"d_expert\": 5, \"experts\": 4, \"input\": {\"source\": \"normal\"}},"
+    " {\"name\": \"et\", \"rule\": \"et\", \"capacity_factor\": 0.5, \"tokens\": 24, \"d_model\": "
+    "6,"
+    "  \"d_expert\": 5, \"experts\": 4, \"input\": {\"source\": \"normal\"}},"
+    " {\"name\": \"ffn\", \"layer\": \"dense\", \"tokens\": 7, \"d_model\": 6, \"d_expert\": 5,"
+    "  \"input\": {\"source\": \"normal\"}}]";
+static const char *const case_names[] = {"tc", "ec", "et", "ffn"};
+
+/* A few MB in memory, about 100 in the file: enough for a signal to arrive in the middle. */
+static const char *const big_case = "{\"name\": \"big\", \"layer\": \"dense\", \"tokens\": 1024, "
+                                    "\"d_model\": 2048, \"d_expert\": 1,"
+                                    " \"input\": {\"source\": \"normal\"}}";
+
+static const char *tool(void)
+{
+    const char *name = getenv("ETREF_TOOL");
+    return name != NULL ? name : "build/etref";
+}
+
+static void read_back(FILE *file, char *text)
+{
+    rewind(file);
+    size_t length = fread(text, 1, MAX_OUTPUT - 1, file);
+    text[length] = '\0';
+    fclose(file);
+}
+
+/* How a child is to be started. */
+typedef struct setting {
+    const char *output; /* a file for its standard output, or NULL */
+    rlim_t file_limit;  /* bytes a file may have; 0: no limit */
+} setting;
+
+static void become_tool(const char *const *words, const setting *s, FILE *out, FILE *err)
+{
+    int to = s->output != NULL ? open(s->output, O_WRONLY) : fileno(out);
+    if (to < 0 || dup2(to, STDOUT_FILENO) < 0 || dup2(fileno(err), STDERR_FILENO) < 0) _exit(97);
+    if (s->file_limit > 0) {
+        struct rlimit limit = {s->file_limit, s->file_limit};
+        if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(97);
+    }
+    signal(SIGINT, SIG_DFL); /* a test run in the background may have inherited "ignore" */
+    signal(SIGTERM, SIG_DFL);
+    char *argv[MAX_WORDS + 2] = {(char *)tool()};
+    for (size_t i = 0; i < MAX_WORDS && words[i] != NULL; i++) argv[i + 1] = (char *)words[i];
+    execv(tool(), argv);
+    _exit(98);
+}
+
+static pid_t start(const char *const *words, const setting *s, FILE *out, FILE *err)
+{
+    fflush(NULL);
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) become_tool(words, s, out, err);
+    return child;
+}
+
+static int wait_for(pid_t child)
+{
+    int status;
+    while (waitpid(child, &status, 0) < 0) ck_assert_int_eq(errno, EINTR);
+    return status;
+}
+
+/* Runs the tool with words up to a NULL; returns its exit status, fills output and errors. */
+static int run_as(const setting *s, const char *const *words)
+{
+    FILE *out = tmpfile(), *err = tmpfile();
+    ck_assert(out != NULL && err != NULL);
+    int status = wait_for(start(words, s, out, err));
+    read_back(out, output);
+    read_back(err, errors);
+    ck_assert_msg(WIFEXITED(status), "%s %s: ended by signal %d", tool(), words[0],
+                  WTERMSIG(status));
+    ck_assert_msg(WEXITSTATUS(status) < 97, "%s cannot be run", tool());
+    return WEXITSTATUS(status);
+}
+
+#define RUN(...) run_as(&(setting){0}, (const char *const[]){__VA_ARGS__, NULL})
+
+/* The last run failed with this status and said so in one line that contains `part`. */
+static void expect_failure(int status, int want, const char *part)
+{
+    const char *end = strchr(errors, '\n');
+    ck_assert_msg(status == want, "status %d, not %d: %s", status, want, errors);
+    ck_assert_msg(strncmp(errors, "etref: ", 7) == 0 && end != NULL && end[1] == '\0',
+                  "not one line: %s", errors);
+    ck_assert_msg(strstr(errors, part) != NULL, "no '%s' in: %s", part, errors);
+}
+
+static const char *last_line(char *text)
+{
+    size_t length = strlen(text);
+    if (length > 0 && text[length - 1] == '\n') text[length - 1] = '\0';
+    const char *end = strrchr(text, '\n');
+    return end != NULL ? end + 1 : text;
+}
+
+static json_t *parse_output(void)
+{
+    json_error_t problem;
+    json_t *value = json_loads(output, 0, &problem);
+    ck_assert_msg(value != NULL, "line %d: %s in: %.200s", problem.line, problem.text, output);
+    return value;
+}
+
+/* ---- the folder ---- */
+
+static const char *in_folder(const char *name)
+{
+    static char names[4][4400];
+    static unsigned turn;
+    char *out = names[turn++ % 4];
+    snprintf(out, sizeof names[0], "%s/%s", folder, name);
+    return out;
+}
+
+static void write_text(const char *name, const char *text)
+{
+    FILE *file = fopen(in_folder(name), "w");
+    ck_assert_ptr_nonnull(file);
+    fputs(text, file);
+    ck_assert_int_eq(fclose(file), 0);
+}
+
+static void make_cases(void)
+{
+    make_folder();
+    write_text("cases.json", cases);
+    write_text("big.json", big_case);
+}
+
+static void make_bundles(void)
+{
+    make_cases();
+    int status = RUN("generate", "--case", in_folder("cases.json"), "--out", folder);
+    ck_assert_msg(status == 0, "%s", errors);
+}
+
+static void remove_all(void)
+{
+    DIR *open_folder = opendir(folder);
+    struct dirent *entry;
+    ck_assert_ptr_nonnull(open_folder);
+    while ((entry = readdir(open_folder)) != NULL) unlink(in_folder(entry->d_name));
+    closedir(open_folder);
+    remove_folder();
+}
+
+static bool exists(const char *name)
+{
+    return access(in_folder(name), F_OK) == 0;
+}
+
+/* ---- usage ---- */
+
+START_TEST(every_command_has_help)
+{
+    static const char *const commands[] = {"generate", "verify", "show", "list", "bench"};
+    ck_assert_int_eq(RUN("--help"), 0);
+    for (size_t i = 0; i < COUNT(commands); i++) {
+        ck_assert_ptr_nonnull(strstr(output, commands[i]));
+    }
+    for (size_t i = 0; i < COUNT(commands); i++) {
+        static char first[MAX_OUTPUT];
+        ck_assert_int_eq(RUN("help", commands[i]), 0);
+        ck_assert_ptr_nonnull(strstr(output, "usage: etref "));
+        ck_assert_ptr_nonnull(strstr(output, "example"));
+        strcpy(first, output);
+        ck_assert_int_eq(RUN(commands[i], "--help"), 0);
+        ck_assert_str_eq(output, first);
+    }
+}
+END_TEST
+
+START_TEST(the_version_names_precision_and_library)
+{
+    ck_assert_int_eq(RUN("--version"), 0);
+    ck_assert_ptr_nonnull(strstr(output, "etref 0."));
+    ck_assert_ptr_nonnull(strstr(output, ET_REAL_NAME));
+    ck_assert_ptr_nonnull(strstr(output, "OpenBLAS"));
+}
+END_TEST
+
+START_TEST(wrong_usage_is_named_and_corrected)
+{
+    expect_failure(RUN("verfy"), 2, "'verify'");
+    expect_failure(RUN("help", "shw"), 2, "'show'");
+    expect_failure(RUN("--versoin"), 2, "'--version'");
+    expect_failure(RUN("generate", "--engin", "plain"), 2, "'--engine'");
+    expect_failure(RUN("generate", "--engine", "fast"), 2, "plain|blas");
+    expect_failure(RUN("generate", "--threads", "0"), 2, "--threads 0");
+    expect_failure(RUN("generate", "--threads", "99999999999999999999"), 2, "--threads");
+    expect_failure(RUN("generate", "--out"), 2, "--out needs a value");
+    expect_failure(RUN("generate", "--lean=yes"), 2, "--lean takes no value");
+    expect_failure(RUN("generate", "--layout", "block:0", "--suite", "smoke"), 2, "block:M");
+    expect_failure(RUN("generate"), 2, "no case given");
+    expect_failure(RUN("generate", "tc"), 2, "--case tc");
+    expect_failure(RUN("generate", "--suite", "nosuch"), 2, "nosuch");
+    expect_failure(RUN("generate", "--case", "nosuch"), 2, "nosuch");
+    expect_failure(RUN("verify"), 2, "no file given");
+    expect_failure(RUN("verify", "golden", "candidate"), 2, "not in this version");
+    expect_failure(RUN("show"), 2, "no file given");
+    expect_failure(RUN("list", "tensor"), 2, "'tensors'");
+    ck_assert_int_eq(run_as(&(setting){0}, (const char *const[]){NULL}), 2);
+}
+END_TEST
+
+START_TEST(lists_parse_as_json)
+{
+    static const char *const topics[] = {"suites", "cases", "fields", "tensors", "layers"};
+    for (size_t i = 0; i < COUNT(topics); i++) {
+        ck_assert_int_eq(RUN("list", topics[i]), 0);
+        ck_assert_int_eq(RUN("list", topics[i], "--format", "json"), 0);
+        json_t *rows = parse_output();
+        ck_assert_uint_gt(json_array_size(rows), 0);
+        json_decref(rows);
+    }
+    ck_assert_int_eq(RUN("list"), 0);
+}
+END_TEST
+
+/* ---- generate, verify, show ---- */
+
+START_TEST(what_is_generated_verifies)
+{
+    for (size_t i = 0; i < COUNT(case_names); i++) {
+        char name[32], verdict[4500];
+        snprintf(name, sizeof name, "%s.safetensors", case_names[i]);
+        ck_assert_msg(RUN("verify", in_folder(name)) == 0, "%s", errors);
+        snprintf(verdict, sizeof verdict, "PASS %s: ", in_folder(name));
+        const char *line = last_line(output);
+        ck_assert_msg(strncmp(line, verdict, strlen(verdict)) == 0, "%s", line);
+        /* Another order of summation stays within 1e-13 in double; in float nothing could. */
+        if (strcmp(ET_REAL_NAME, "f64") == 0)
+            ck_assert_int_eq(RUN("verify", "--quiet", "--engine=blas", in_folder(name)), 0);
+        ck_assert_int_eq(RUN("verify", in_folder(name), "--format", "json"), 0);
+        json_t *report = parse_output();
+        ck_assert_str_eq(json_string_value(json_object_get(report, "verdict")), "pass");
+        json_decref(report);
+    }
+}
+END_TEST
+
+START_TEST(what_is_generated_can_be_shown)
+{
+    for (size_t i = 0; i < COUNT(case_names); i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%s.safetensors", case_names[i]);
+        ck_assert_msg(RUN("show", in_folder(name)) == 0, "%s", errors);
+        bool moe = strcmp(case_names[i], "ffn") != 0;
+        ck_assert_int_eq(strstr(output, "who goes where") != NULL, moe);
+        ck_assert_int_eq(RUN("show", "--all", in_folder(name)), 0);
+        ck_assert_ptr_nonnull(strstr(output, "fwd.y"));
+        ck_assert_int_eq(RUN("show", in_folder(name), "--format=json"), 0);
+        json_t *report = parse_output();
+        ck_assert_str_eq(
+            json_string_value(json_object_get(json_object_get(report, "case"), "name")),
+            case_names[i]);
+        json_decref(report);
+        ck_assert_int_eq(RUN("show", "--all", in_folder(name), "--format=json"), 0);
+        json_decref(parse_output());
+    }
+}
+END_TEST
+
+/* JSON carries every digit: reading it back gives the stored value. */
+START_TEST(a_tensor_is_shown_to_the_last_bit)
+{
+    const char *name = in_folder("tc.safetensors");
+    ck_assert_int_eq(RUN("show", name, "fwd.y", "--format", "json"), 0);
+    json_t *report = parse_output(), *values = json_object_get(report, "values");
+    et_tensor_file file;
+    double stored[24 * 6];
+    ck_assert_int_eq(et_tensor_file_open(&file, name, NULL), ET_OK);
+    const et_tensor_info *y = et_tensor_file_find(&file, "fwd.y");
+    ck_assert_int_eq(et_tensor_file_read(&file, y, 0, COUNT(stored), stored, NULL), ET_OK);
+    ck_assert_uint_eq(json_array_size(values), COUNT(stored));
+    for (size_t i = 0; i < COUNT(stored); i++) {
+        double shown = json_number_value(json_array_get(values, i));
+        ck_assert_msg(shown == stored[i], "element %zu: %.17g, not %.17g", i, shown, stored[i]);
+    }
+    et_tensor_file_close(&file);
+    json_decref(report);
+}
+END_TEST
+
+START_TEST(long_tensors_are_cut_unless_all_is_asked_for)
+{
+    static const char *const forms[] = {"--format=text", "--all"};
+    write_text("long.json",
+               "{\"name\": \"long\", \"layer\": \"dense\", \"tokens\": 200, \"d_model\": 6,"
+               " \"d_expert\": 5, \"input\": {\"source\": \"normal\"}}");
+    ck_assert_int_eq(RUN("generate", "--case", in_folder("long.json"), "--out", folder), 0);
+    for (size_t i = 0; i < COUNT(forms); i++) {
+        ck_assert_int_eq(RUN("show", in_folder("long.safetensors"), "fwd.y", forms[i]), 0);
+        ck_assert_int_eq(strstr(output, "first 1000 of 1200") != NULL, i == 0);
+        ck_assert_int_eq(strstr(output, "[199,0]") != NULL, i == 1);
+    }
+    expect_failure(RUN("show", in_folder("long.safetensors"), "fwd.z"), 2, "fwd.y");
+}
+END_TEST
+
+START_TEST(routings_are_compared)
+{
+    const char *tc = in_folder("tc.safetensors"), *ec = in_folder("ec.safetensors");
+    ck_assert_int_eq(RUN("show", tc, "--against", tc, "--format=json"), 0);
+    json_t *report = parse_output();
+    ck_assert(json_number_value(json_object_get(report, "pooled_jaccard")) == 1);
+    ck_assert(json_number_value(json_object_get(report, "divergence")) == 0);
+    json_decref(report);
+    ck_assert_int_eq(RUN("show", tc, "--against", ec), 0);
+    expect_failure(RUN("show", tc, "--against", in_folder("ffn.safetensors")), 2, "no route.mask");
+}
+END_TEST
+
+START_TEST(fields_can_be_set)
+{
+    const char *file = in_folder("cases.json");
+    expect_failure(RUN("generate", "--case", file, "--set", "name=x", "--out", folder), 2, "'x'");
+    expect_failure(RUN("generate", "--case", file, "--set", "tokens", "--out", folder), 2, "--set");
+    expect_failure(RUN("generate", "--case", file, "--set", "nosuch=1", "--out", folder), 2,
+                   "nosuch");
+    write_text("one.json", "{\"name\": \"a\", \"layer\": \"dense\", \"tokens\": 3, \"d_model\": 2,"
+                           " \"d_expert\": 2, \"input\": {\"source\": \"normal\"}}");
+    ck_assert_int_eq(RUN("generate", "--case", in_folder("one.json"), "--set", "name=b", "--set",
+                         "tokens=5", "--set", "input.seed=7", "--out", folder),
+                     0);
+    ck_assert_int_eq(RUN("show", in_folder("b.safetensors"), "--format", "json"), 0);
+    json_t *report = parse_output(), *c = json_object_get(report, "case");
+    ck_assert_int_eq(json_integer_value(json_object_get(c, "tokens")), 5);
+    ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(c, "input"), "seed")), 7);
+    json_decref(report);
+}
+END_TEST
+
+START_TEST(nothing_is_computed_when_one_case_is_refused)
+{
+    const char *file = in_folder("cases.json");
+    expect_failure(RUN("generate", "--case", file, "--case", file, "--out", folder), 2, "twice");
+    write_text("bad.json", "{\"name\": \"bad\", \"tokens\": 0}");
+    expect_failure(
+        RUN("generate", "--case", file, "--case", in_folder("bad.json"), "--out", folder), 2,
+        "tokens");
+    ck_assert(!exists("tc.safetensors"));
+}
+END_TEST
+
+START_TEST(layouts_are_added_on_request)
+{
+    const char *file = in_folder("cases.json");
+    ck_assert_int_eq(RUN("generate", "--case", file, "--layout", "block:8", "--out", folder), 0);
+    ck_assert_int_eq(RUN("show", in_folder("tc.safetensors"), "layout.padded_slot"), 0);
+    ck_assert_int_eq(RUN("verify", in_folder("tc.safetensors"), "--quiet"), 0);
+}
+END_TEST
+
+/* The first case of the smoke suite, by its name and out of the program. */
+START_TEST(a_built_in_case_verifies)
+{
+    ck_assert_int_eq(RUN("list", "cases", "--format=json"), 0);
+    json_t *rows = parse_output();
+    const char *name = json_string_value(json_object_get(json_array_get(rows, 0), "case"));
+    char file[128];
+    snprintf(file, sizeof file, "%s.safetensors", name);
+    ck_assert_msg(RUN("generate", "--case", name, "--out", folder) == 0, "%s", errors);
+    ck_assert_int_eq(RUN("verify", in_folder(file)), 0);
+    json_decref(rows);
+}
+END_TEST
+
+/* ---- damaged files ---- */
+
+/* Where element `index` of a tensor lies in the file. */
+static long element_place(const char *name, const char *tensor, size_t index)
+{
+    et_tensor_file file;
+    ck_assert_int_eq(et_tensor_file_open(&file, name, NULL), ET_OK);
+    const et_tensor_info *t = et_tensor_file_find(&file, tensor);
+    ck_assert_ptr_nonnull(t);
+    long place = (long)(file.data_start + t->offset + index * et_dtype_size(t->dtype));
+    et_tensor_file_close(&file);
+    return place;
+}
+
+static void change_byte(const char *name, long place, int mask)
+{
+    FILE *file = fopen(name, "r+b");
+    ck_assert_ptr_nonnull(file);
+    fseek(file, place, SEEK_SET);
+    int byte = fgetc(file);
+    fseek(file, place, SEEK_SET);
+    fputc(byte ^ mask, file);
+    ck_assert_int_eq(fclose(file), 0);
+}
+
+START_TEST(one_changed_bit_is_found)
+{
+    const char *name = in_folder("et.safetensors");
+    change_byte(name, element_place(name, "fwd.y", 6 * 3 + 2), 1); /* the last bit of token 3 */
+    ck_assert_int_eq(RUN("verify", name), 1);
+    ck_assert_str_eq(errors, "");
+    const char *line = last_line(output);
+    ck_assert_msg(strncmp(line, "FAIL ", 5) == 0, "%s", line);
+    ck_assert_msg(strstr(line, "fwd.y: 1 of 144") != NULL, "%s", line);
+    ck_assert_msg(strstr(line, "token 3, column 2") != NULL, "%s", line);
+    expect_failure(RUN("verify", name, "--format=json"), 1, "fwd.y");
+    json_t *report = parse_output();
+    ck_assert_str_eq(json_string_value(json_object_get(report, "verdict")), "fail");
+    json_decref(report);
+}
+END_TEST
+
+/* A bundle of inputs alone: no mismatch, but no pass either. */
+START_TEST(nothing_to_compare_is_inconclusive)
+{
+    static const char json[] = "{\"name\": \"bare\", \"layer\": \"dense\", \"tokens\": 2, \"d_model\": 3, "
+                               "\"d_expert\": 4, \"input\": {\"source\": \"normal\"}}";
+    et_case c;
+    et_step step;
+    const char *name = in_folder("bare.safetensors");
+    ck_assert_int_eq(et_case_parse(&c, json, strlen(json), "test", NULL), ET_OK);
+    ck_assert_int_eq(et_step_create(&step, &c, 0, NULL), ET_OK);
+    ck_assert_int_eq(et_step_draw_inputs(&step, NULL), ET_OK);
+    ck_assert_int_eq(et_bundle_write(name, &step, false, NULL), ET_OK);
+    et_step_free(&step);
+    ck_assert_int_eq(RUN("verify", name), 3);
+    ck_assert_int_eq(strncmp(last_line(output), "INCONCLUSIVE ", 13), 0);
+}
+END_TEST
+
+START_TEST(a_changed_slot_is_named_by_token_and_expert)
+{
+    const char *name = in_folder("tc.safetensors");
+    change_byte(name, element_place(name, "fwd.slot_act", 5 * 40 + 1) + 7, 0x40);
+    ck_assert_int_eq(RUN("verify", name, "--quiet"), 1);
+    const char *line = last_line(output);
+    ck_assert_msg(strstr(line, "slot 40 (token ") != NULL, "%s", line);
+}
+END_TEST
+
+START_TEST(unreadable_files_are_refused)
+{
+    const char *name = in_folder("et.safetensors");
+    struct stat facts;
+    ck_assert_int_eq(stat(name, &facts), 0);
+    ck_assert_int_eq(truncate(name, facts.st_size - 1), 0);
+    expect_failure(RUN("verify", name), 2, "et.safetensors");
+    expect_failure(RUN("show", name), 2, "et.safetensors");
+    ck_assert_int_eq(truncate(name, 4), 0);
+    expect_failure(RUN("verify", name), 2, "et.safetensors");
+    expect_failure(RUN("verify", in_folder("nosuch")), 2, "nosuch");
+    expect_failure(RUN("verify", folder), 2, "folder");
+}
+END_TEST
+
+/* A file's names reach the terminal without its control characters. */
+START_TEST(a_strange_file_is_shown_and_does_not_move_the_cursor)
+{
+    double value = 1;
+    et_tensor_out tensor = {
+        .name = "a\x1b[2J\nb", .dtype = ET_F64, .values = &value, .source = ET_FROM_F64};
+    const char *const metadata[] = {NULL};
+    if (et_tensor_file_write(path, &tensor, 1, metadata, NULL) != ET_OK) return;
+    ck_assert_int_eq(RUN("show", path), 0);
+    ck_assert_ptr_null(strchr(output, '\x1b'));
+    ck_assert_ptr_nonnull(strstr(output, "a?[2J?b"));
+    expect_failure(RUN("verify", path), 2, "file.safetensors");
+}
+END_TEST
+
+/* Replaces the first `from` in the file by `to`, of the same length. */
+static void patch_text(const char *name, const char *from, const char *to)
+{
+    static char head[MAX_OUTPUT];
+    FILE *file = fopen(name, "r+b");
+    ck_assert_ptr_nonnull(file);
+    size_t length = fread(head, 1, sizeof head, file);
+    char *place = memmem(head, length, from, strlen(from));
+    ck_assert_msg(place != NULL, "no '%s' in %s", from, name);
+    fseek(file, place - head, SEEK_SET);
+    fwrite(to, 1, strlen(to), file);
+    ck_assert_int_eq(fclose(file), 0);
+}
+
+START_TEST(a_bundle_of_another_precision_is_refused)
+{
+    bool f64 = strcmp(ET_REAL_NAME, "f64") == 0;
+    patch_text(in_folder("ec.safetensors"), f64 ? ", f64)" : ", f32)", f64 ? ", f32)" : ", f64)");
+    expect_failure(RUN("verify", in_folder("ec.safetensors")), 2, "PRECISION=");
+}
+END_TEST
+
+/* ---- when writing goes wrong ---- */
+
+START_TEST(a_full_disk_is_no_success)
+{
+    const setting full = {.output = "/dev/full"};
+    if (access("/dev/full", W_OK) != 0) return;
+    const char *const words[][3] = {
+        {"--help", NULL, NULL}, {"list", "fields", NULL}, {"list", "--format=json", NULL}};
+    for (size_t i = 0; i < COUNT(words); i++)
+        expect_failure(run_as(&full, words[i]), 2, "standard output");
+}
+END_TEST
+
+START_TEST(a_file_that_cannot_be_written_whole_is_not_there)
+{
+    const setting small = {.file_limit = 2000};
+    const char *const words[] = {"generate", "--case", in_folder("cases.json"),
+                                 "--out",    folder,   NULL};
+    expect_failure(run_as(&small, words), 2, "tc.safetensors");
+    ck_assert_int_eq(entries_in_folder(), 2); /* the two files of cases */
+    expect_failure(RUN("generate", "--case", words[2], "--out", in_folder("cases.json/x")), 2,
+                   "--out");
+    expect_failure(RUN("generate", "--case", words[2], "--out", words[2]), 2, "no folder");
+    expect_failure(RUN("generate", "--case", words[2], "--out", in_folder("a/b")), 2, "--out");
+}
+END_TEST
+
+/* True while the child writes into the folder: something beside the two files of cases is there. */
+static bool wait_for_partial(pid_t child)
+{
+    const struct timespec moment = {.tv_nsec = 200000};
+    siginfo_t facts = {0};
+    while (entries_in_folder() == 2) {
+        if (waitid(P_PID, (id_t)child, &facts, WEXITED | WNOHANG | WNOWAIT) != 0) return false;
+        if (facts.si_pid == child) return false;
+        nanosleep(&moment, NULL);
+    }
+    return true;
+}
+
+static void interrupt_with(int number)
+{
+    FILE *out = tmpfile(), *err = tmpfile();
+    const char *const words[] = {"generate", "--case", in_folder("big.json"),
+                                 "--out",    folder,   NULL};
+    pid_t child = start(words, &(setting){0}, out, err);
+    bool partial = wait_for_partial(child);
+    bool whole = exists("big.safetensors");
+    kill(child, number);
+    int status = wait_for(child);
+    read_back(out, output);
+    read_back(err, errors);
+    ck_assert_msg(partial && !whole, "the signal came too late to be a test: %s", errors);
+    ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == number, "status %x", (unsigned)status);
+    ck_assert_int_eq(entries_in_folder(), 2);
+}
+
+START_TEST(an_interrupted_file_is_not_there)
+{
+    interrupt_with(SIGINT);
+    interrupt_with(SIGTERM);
+}
+END_TEST
+
+/* ---- the suite ---- */
+
+static Suite *tool_suite(void)
+{
+    Suite *suite = suite_create("tool");
+    TCase *usage = add_case(suite, "usage"), *made = add_case(suite, "bundles");
+    TCase *writing = add_case(suite, "writing");
+    tcase_add_test(usage, every_command_has_help);
+    tcase_add_test(usage, the_version_names_precision_and_library);
+    tcase_add_test(usage, wrong_usage_is_named_and_corrected);
+    tcase_add_test(usage, lists_parse_as_json);
+    tcase_add_checked_fixture(made, make_bundles, remove_all);
+    tcase_add_test(made, what_is_generated_verifies);
+    tcase_add_test(made, what_is_generated_can_be_shown);
+    tcase_add_test(made, a_tensor_is_shown_to_the_last_bit);
+    tcase_add_test(made, long_tensors_are_cut_unless_all_is_asked_for);
+    tcase_add_test(made, routings_are_compared);
+    tcase_add_test(made, one_changed_bit_is_found);
+    tcase_add_test(made, nothing_to_compare_is_inconclusive);
+    tcase_add_test(made, a_changed_slot_is_named_by_token_and_expert);
+    tcase_add_test(made, unreadable_files_are_refused);
+    tcase_add_test(made, a_strange_file_is_shown_and_does_not_move_the_cursor);
+    tcase_add_test(made, a_bundle_of_another_precision_is_refused);
+    tcase_add_checked_fixture(writing, make_cases, remove_all);
+    tcase_add_test(writing, fields_can_be_set);
+    tcase_add_test(writing, nothing_is_computed_when_one_case_is_refused);
+    tcase_add_test(writing, layouts_are_added_on_request);
+    tcase_add_test(writing, a_built_in_case_verifies);
+    tcase_add_test(writing, a_full_disk_is_no_success);
+    tcase_add_test(writing, a_file_that_cannot_be_written_whole_is_not_there);
+    tcase_add_test(writing, an_interrupted_file_is_not_there);
+    return suite;
+}
+
+int main(void)
+{
+    return run_suite(tool_suite());
+}

@@ -1,0 +1,230 @@
+/* cmd_generate.c: `etref generate`: from cases to golden bundles.
+ *
+ * Everything that can be refused is refused before the first product is taken: every case is
+ * parsed, its size is checked against the machine's memory, and no two may share a name and so a
+ * file. A failure in the middle leaves the bundles already written whole, and none half-written.
+ */
+#include "etref/etref.h"
+#include "tools/etref/commands.h"
+#include "tools/etref/options.h"
+#include "tools/etref/partial.h"
+#include "tools/etref/suites.h"
+#include "tools/etref/terminal.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef struct generate_options {
+    word_list cases, suites, settings;
+    const char *out, *layout, *text;
+    int engine; /* et_engine */
+    bool lean;
+    size_t threads, block;
+} generate_options;
+
+/* ---- what is asked for ---- */
+
+static bool read_options(generate_options *o, int argc, char **argv)
+{
+    word_list words = {0};
+    const option table[] = {{"--case", OPTION_LIST, &o->cases, NULL},
+                            {"--suite", OPTION_LIST, &o->suites, NULL},
+                            {"--set", OPTION_LIST, &o->settings, NULL},
+                            {"--out", OPTION_WORD, &o->out, NULL},
+                            {"--engine", OPTION_CHOICE, &o->engine, "plain|blas"},
+                            {"--lean", OPTION_FLAG, &o->lean, NULL},
+                            {"--layout", OPTION_WORD, &o->layout, NULL},
+                            {"--text", OPTION_WORD, &o->text, NULL},
+                            {"--threads", OPTION_COUNT, &o->threads, NULL},
+                            {NULL, OPTION_FLAG, NULL, NULL}};
+    bool fine = options_parse(table, argc, argv, &words);
+    if (fine && words.count > 0) {
+        fail("generate: '%s' stands alone; a case is named with --case %s", words.at[0],
+             words.at[0]);
+        fine = false;
+    }
+    word_list_free(&words);
+    return fine;
+}
+
+static et_status check_layout(generate_options *o, et_error *error)
+{
+    if (o->layout == NULL) return ET_OK;
+    if (strncmp(o->layout, "block:", 6) == 0) o->block = parse_count(o->layout + 6);
+    if (o->block > 0) return ET_OK;
+    return et_fail(error, ET_EINVAL, "--layout %s: block:M with M at least 1 belongs here",
+                   o->layout);
+}
+
+/* --text goes into the case itself, so that the bundle says from what it was drawn. */
+static et_status set_text(case_list *list, const char *text, et_error *error)
+{
+    size_t changed = 0;
+    if (text == NULL) return ET_OK;
+    if (access(text, R_OK) != 0)
+        return et_fail(error, ET_EIO, "--text %s: %s", text, strerror(errno));
+    for (size_t i = 0; i < list->count; i++) {
+        et_input *input = &list->at[i].input;
+        if (input->source != ET_INPUT_TEXT) continue;
+        if (strlen(text) >= sizeof input->text)
+            return et_fail(error, ET_EINVAL, "--text %s: the name has more than %zu bytes", text,
+                           sizeof input->text - 1);
+        strcpy(input->text, text);
+        changed++;
+    }
+    if (changed > 0) return ET_OK;
+    return et_fail(error, ET_EINVAL, "--text %s: no case here has the input source text", text);
+}
+
+static et_status check_names(const case_list *list, et_error *error)
+{
+    for (size_t i = 0; i < list->count; i++)
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(list->at[i].name, list->at[j].name) == 0)
+                return et_fail(error, ET_EINVAL,
+                               "case %s is asked for twice, and both would be one file: give each "
+                               "its own name",
+                               list->at[i].name);
+    return ET_OK;
+}
+
+/* A step is created and thrown away: that is where the library checks what it would take. */
+static et_status check_case(const et_case *c, et_error *error)
+{
+    et_step step;
+    if (c->input.source == ET_INPUT_NONE)
+        return et_fail(error, ET_EINVAL, "case %s has no input: there is nothing to draw it from",
+                       c->name);
+    et_status status = et_step_create(&step, c, memory_limit(), error);
+    if (status == ET_OK) et_step_free(&step);
+    return status;
+}
+
+static et_status collect(case_list *list, generate_options *o, et_error *error)
+{
+    et_status status = check_layout(o, error);
+    for (size_t i = 0; i < o->suites.count && status == ET_OK; i++)
+        status = case_list_add_suite(list, o->suites.at[i], &o->settings, error);
+    for (size_t i = 0; i < o->cases.count && status == ET_OK; i++)
+        status = case_list_add(list, o->cases.at[i], &o->settings, error);
+    if (status == ET_OK && list->count == 0)
+        status =
+            et_fail(error, ET_EINVAL, "generate: no case given; --suite smoke is a good first one");
+    if (status == ET_OK) status = check_names(list, error);
+    if (status == ET_OK) status = set_text(list, o->text, error);
+    for (size_t i = 0; i < list->count && status == ET_OK; i++)
+        status = check_case(&list->at[i], error);
+    return status;
+}
+
+/* ---- computing and writing ---- */
+
+static et_status make_folder(const char *path, et_error *error)
+{
+    struct stat facts;
+    if (mkdir(path, 0777) == 0) return ET_OK;
+    if (errno != EEXIST) return et_fail(error, ET_EIO, "--out %s: %s", path, strerror(errno));
+    if (stat(path, &facts) == 0 && S_ISDIR(facts.st_mode)) return ET_OK;
+    return et_fail(error, ET_EIO, "--out %s: is there and is no folder", path);
+}
+
+static et_status write_guarded(const char *path, const et_step *step, bool lean, et_error *error)
+{
+    et_status status = partial_guard(path, error);
+    if (status != ET_OK) return status;
+    progress_show((void *)step->c.name, "write", 1);
+    status = et_bundle_write(path, step, lean, error);
+    partial_release();
+    return status;
+}
+
+static et_status generate_one(const et_case *c, const char *path, const generate_options *o,
+                              size_t *slots, et_error *error)
+{
+    et_step step = {0};
+    et_status status = et_step_create(&step, c, memory_limit(), error);
+    if (status != ET_OK) return status;
+    step.block = c->layer == ET_MOE ? o->block : 0;
+    progress_show((void *)c->name, "inputs", 0);
+    status = et_step_draw_inputs(&step, error);
+    if (status == ET_OK)
+        status = et_step_run(&step, (et_engine)o->engine, progress_show, (void *)c->name, error);
+    if (status == ET_OK) status = write_guarded(path, &step, o->lean, error);
+    *slots = c->layer == ET_MOE ? step.assignment.slots : c->tokens;
+    et_step_free(&step);
+    progress_clear();
+    return status;
+}
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int name_width(const case_list *list)
+{
+    size_t width = strlen("case");
+    for (size_t i = 0; i < list->count; i++)
+        if (strlen(list->at[i].name) > width) width = strlen(list->at[i].name);
+    return (int)width;
+}
+
+/* Rows are printed as they are done, so the columns' widths are settled beforehand. */
+static void print_row(int width, const char *name, const char *path, size_t slots, double seconds)
+{
+    struct stat facts = {0};
+    char size[32];
+    stat(path, &facts);
+    print_size(size, sizeof size, (double)facts.st_size);
+    printf("%-*s  %11s  %9zu  %8.2f  ", width, name, size, slots, seconds);
+    print_clean(stdout, path);
+    putchar('\n');
+    fflush(stdout);
+}
+
+static et_status generate_all(const case_list *list, const generate_options *o, et_error *error)
+{
+    int width = name_width(list);
+    et_status status = make_folder(o->out, error);
+    if (status == ET_OK)
+        printf("%-*s  %11s  %9s  %8s  file\n", width, "case", "size", "slots", "seconds");
+    fflush(stdout);
+    for (size_t i = 0; i < list->count && status == ET_OK; i++) {
+        const et_case *c = &list->at[i];
+        char path[PATH_MAX];
+        size_t slots = 0;
+        double start = seconds_now();
+        if (snprintf(path, sizeof path, "%s/%s.safetensors", o->out, c->name) >= (int)sizeof path)
+            return et_fail(error, ET_EINVAL, "--out %s: the path is too long", o->out);
+        status = generate_one(c, path, o, &slots, error);
+        if (status == ET_OK) print_row(width, c->name, path, slots, seconds_now() - start);
+    }
+    return status;
+}
+
+int cmd_generate(int argc, char **argv)
+{
+    generate_options o = {.out = "."};
+    case_list list = {0};
+    et_error error = {0};
+    int result = STATUS_BAD;
+    if (read_options(&o, argc, argv)) {
+        use_threads(o.threads);
+        et_status status = collect(&list, &o, &error);
+        if (status == ET_OK) status = generate_all(&list, &o, &error);
+        result = status == ET_OK ? STATUS_PASS : fail_status(status, &error);
+    }
+    case_list_free(&list);
+    word_list_free(&o.cases);
+    word_list_free(&o.suites);
+    word_list_free(&o.settings);
+    return result;
+}

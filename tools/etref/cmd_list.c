@@ -1,0 +1,191 @@
+/* cmd_list.c: `etref list`: what there is to ask for.
+ *
+ * Every list comes from the table that the program itself works by, so none can go stale.
+ */
+#include "etref/etref.h"
+#include "tools/etref/commands.h"
+#include "tools/etref/describe.h"
+#include "tools/etref/options.h"
+#include "tools/etref/suites.h"
+#include "tools/etref/terminal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* A list in both its forms: rows of words under column names. */
+typedef struct listing {
+    text_table text;
+    json_t *rows; /* NULL: text */
+    const char *const *columns;
+    size_t width;
+} listing;
+
+static void listing_begin(listing *l, bool json, const char *align, const char *const *columns)
+{
+    *l = (listing){.rows = json ? json_array() : NULL, .columns = columns, .width = strlen(align)};
+    table_begin(&l->text, align);
+    for (size_t i = 0; i < l->width && !json; i++) table_cell(&l->text, "%s", columns[i]);
+}
+
+static void listing_row(listing *l, const char *const *words)
+{
+    json_t *row = l->rows ? json_object() : NULL;
+    for (size_t i = 0; i < l->width; i++)
+        if (row)
+            json_object_set_new(row, l->columns[i], json_clean(words[i]));
+        else
+            table_cell(&l->text, "%s", words[i]);
+    if (row) json_array_append_new(l->rows, row);
+}
+
+static void listing_end(listing *l)
+{
+    if (l->rows)
+        json_print(l->rows);
+    else
+        table_print(&l->text);
+}
+
+/* ---- suites and cases ---- */
+
+static void add_case(listing *l, const char *suite, const et_case *c)
+{
+    char sizes[6][24] = {"", "", "", "", "", ""};
+    const size_t values[] = {c->tokens, c->d_model, c->d_expert, c->experts};
+    size_t count = c->layer == ET_MOE ? 4 : 3;
+    for (size_t i = 0; i < count; i++) snprintf(sizes[i], sizeof sizes[i], "%zu", values[i]);
+    const char *const words[] = {suite,
+                                 c->name,
+                                 c->layer == ET_MOE ? "moe" : "dense",
+                                 c->layer == ET_MOE ? rule_name(c) : "",
+                                 sizes[0],
+                                 sizes[1],
+                                 sizes[2],
+                                 sizes[3],
+                                 c->layer == ET_MOE ? gate_name(c->gate) : "",
+                                 c->hunts};
+    listing_row(l, words);
+}
+
+static int list_cases(bool json)
+{
+    static const char *const columns[] = {"suite", "case", "layer", "rule", "N",
+                                          "d",     "h",    "n",     "gate", "hunts"};
+    listing l;
+    listing_begin(&l, json, "llllrrrrll", columns);
+    et_error error = {0};
+    et_status status = ET_OK;
+    for (const case_suite *s = suites; s->name && status == ET_OK; s++) {
+        case_list cases = {0};
+        status = case_list_add_suite(&cases, s->name, NULL, &error);
+        for (size_t i = 0; i < cases.count && status == ET_OK; i++)
+            add_case(&l, s->name, &cases.at[i]);
+        case_list_free(&cases);
+    }
+    listing_end(&l);
+    return status == ET_OK ? STATUS_PASS : fail_status(status, &error);
+}
+
+static int list_suites(bool json)
+{
+    static const char *const columns[] = {"suite", "cases", "what"};
+    listing l;
+    listing_begin(&l, json, "lrl", columns);
+    et_error error = {0};
+    et_status status = ET_OK;
+    for (const case_suite *s = suites; s->name && status == ET_OK; s++) {
+        char count[24];
+        size_t cases = 0;
+        status = et_case_count(&cases, s->begin, (size_t)(s->end - s->begin), s->name, &error);
+        snprintf(count, sizeof count, "%zu", cases);
+        const char *const words[] = {s->name, count, s->what};
+        listing_row(&l, words);
+    }
+    listing_end(&l);
+    return status == ET_OK ? STATUS_PASS : fail_status(status, &error);
+}
+
+/* ---- fields, tensors, layers ---- */
+
+static int list_fields(bool json)
+{
+    static const char *const columns[] = {"field", "applies to", "default", "type", "meaning"};
+    const et_field_doc *doc;
+    listing l;
+    listing_begin(&l, json, "lllll", columns);
+    for (size_t i = 0; (doc = et_case_field(i)) != NULL; i++) {
+        const char *const words[] = {doc->name, doc->scope, doc->initial, doc->type, doc->meaning};
+        listing_row(&l, words);
+    }
+    listing_end(&l);
+    return STATUS_PASS;
+}
+
+static int list_tensors(bool json)
+{
+    static const char *const columns[] = {"tensor", "type", "shape", "lean", "meaning"};
+    const et_tensor_doc *doc;
+    listing l;
+    listing_begin(&l, json, "lllll", columns);
+    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++) {
+        const char *const words[] = {doc->name, doc->type, doc->shape, doc->lean ? "yes" : "no",
+                                     doc->meaning};
+        listing_row(&l, words);
+    }
+    listing_end(&l);
+    return STATUS_PASS;
+}
+
+static int list_layers(bool json)
+{
+    static const char *const columns[] = {"layer", "rule", "name", "what"};
+    static const char *const rows[][4] = {
+        {"dense", "", "dense", "one feed-forward layer, relu(x W_up')^2 W_down'"},
+        {"moe", "tc", "token choice", "each token takes its top K experts; loads are uneven"},
+        {"moe", "ec", "expert choice",
+         "each expert takes the top k tokens of a pool; even loads, not causal"},
+        {"moe", "et", "expert threshold",
+         "each expert takes the tokens above its threshold, a moving average of past cutoffs; "
+         "causal"}};
+    listing l;
+    listing_begin(&l, json, "llll", columns);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) listing_row(&l, rows[i]);
+    listing_end(&l);
+    return STATUS_PASS;
+}
+
+/* `etref list` for a reader: the suites, then their cases. */
+static int list_all(bool json)
+{
+    if (json) return list_cases(json);
+    int status = list_suites(json);
+    if (status != STATUS_PASS) return status;
+    putchar('\n');
+    return list_cases(json);
+}
+
+/* ---- the command ---- */
+
+static int list_topic(const word_list *words, bool json)
+{
+    static const char *const topics[] = {"suites", "cases", "fields", "tensors", "layers", NULL};
+    static int (*const lists[])(bool) = {list_suites, list_cases, list_fields, list_tensors,
+                                         list_layers};
+    if (words->count == 0) return list_all(json);
+    if (words->count > 1) return fail("list: one list at a time: see 'etref help list'");
+    for (size_t i = 0; topics[i]; i++)
+        if (strcmp(words->at[0], topics[i]) == 0) return lists[i](json);
+    return fail_unknown("list", words->at[0], topics, "list");
+}
+
+int cmd_list(int argc, char **argv)
+{
+    int format = 0;
+    word_list words = {0};
+    const option table[] = {{"--format", OPTION_CHOICE, &format, "text|json"},
+                            {NULL, OPTION_FLAG, NULL, NULL}};
+    int status = STATUS_BAD;
+    if (options_parse(table, argc, argv, &words)) status = list_topic(&words, format == 1);
+    word_list_free(&words);
+    return status;
+}

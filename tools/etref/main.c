@@ -1,0 +1,123 @@
+/* main.c: the command-line tool `etref`: finds the command, and sees that nothing fails silently.
+ *
+ * The commands themselves are in cmd_*.c and use the public headers only. The table below is the
+ * one place that knows them all.
+ */
+#include "etref/etref.h"
+#include "tools/etref/commands.h"
+#include "tools/etref/help.h"
+#include "tools/etref/options.h"
+#include "tools/etref/partial.h"
+
+#include <cblas.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+const subcommand commands[] = {
+    {"generate", "compute golden bundles from cases", cmd_generate, help_generate},
+    {"verify", "recompute a bundle and compare every stored value", cmd_verify, help_verify},
+    {"show", "look into a bundle: case, routing, tensors, values", cmd_show, help_show},
+    {"list", "name the built-in suites and cases, fields, tensors, layers", cmd_list, help_list},
+    {"bench", "time the layer's phases on this machine", cmd_bench, help_bench},
+    {NULL, NULL, NULL, NULL}};
+
+static const subcommand *command_find(const char *name)
+{
+    for (const subcommand *c = commands; c->name; c++)
+        if (strcmp(c->name, name) == 0) return c;
+    return NULL;
+}
+
+static int fail_unknown_word(const char *what, const char *word)
+{
+    word_list names = {0};
+    for (const subcommand *c = commands; c->name; c++) word_list_add(&names, c->name);
+    word_list_add(&names, what[0] == 'o' ? "--help" : "help");
+    if (what[0] == 'o') word_list_add(&names, "--version");
+    word_list_add(&names, NULL);
+    int status = fail_unknown(what, word, names.at, "");
+    word_list_free(&names);
+    return status;
+}
+
+static void print_usage(FILE *out)
+{
+    fputs(
+        "usage: etref COMMAND [OPTION]... [WORD]...\n\n"
+        "The reference for Mixture-of-Experts layers: dense, token choice, expert choice, expert\n"
+        "threshold; forward, backward and state.\n\n",
+        out);
+    for (const subcommand *c = commands; c->name; c++)
+        fprintf(out, "  %-9s %s\n", c->name, c->summary);
+    fputs(
+        "\n  etref help COMMAND    options and examples of a command\n"
+        "  etref --version       version, precision and matrix library\n\n"
+        "Exit status: 0 pass, 1 mismatch, 2 bad usage or unreadable input, 3 inconclusive,\n"
+        "128 + the number of a signal. Results go to standard output, errors to standard error.\n",
+        out);
+}
+
+static int print_help(int argc, char **argv)
+{
+    if (argc > 2) return fail("help takes one command: see 'etref help'");
+    const subcommand *c = argc == 2 ? command_find(argv[1]) : NULL;
+    if (argc == 2 && c == NULL) return fail_unknown_word("command", argv[1]);
+    if (c)
+        fputs(c->help, stdout);
+    else
+        print_usage(stdout);
+    return STATUS_PASS;
+}
+
+static int print_version(void)
+{
+    printf("etref %s\nprecision %s\nmatrices %s\n", ETREF_VERSION, ET_REAL_NAME,
+           openblas_get_config());
+    return STATUS_PASS;
+}
+
+static bool asks_for_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return true;
+    return false;
+}
+
+static int run_command(int argc, char **argv)
+{
+    const subcommand *c = command_find(argv[0]);
+    if (c == NULL) return fail_unknown_word(argv[0][0] == '-' ? "option" : "command", argv[0]);
+    if (!asks_for_help(argc, argv)) return c->run(argc, argv);
+    fputs(c->help, stdout);
+    return STATUS_PASS;
+}
+
+static int dispatch(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_usage(stderr);
+        return fail("no command given: see 'etref help'");
+    }
+    if (strcmp(argv[1], "help") == 0) return print_help(argc - 1, argv + 1);
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return print_help(1, argv);
+    if (strcmp(argv[1], "--version") == 0) return print_version();
+    return run_command(argc - 1, argv + 1);
+}
+
+/* A full disk shows only when the buffer is written; a result that nobody can read is no pass. */
+static int finish_output(int status)
+{
+    errno = 0;
+    bool written = fflush(stdout) == 0 && !ferror(stdout);
+    if (written) return status;
+    int failed = fail("standard output: %s", errno ? strerror(errno) : "could not be written");
+    return status == STATUS_PASS ? failed : status;
+}
+
+int main(int argc, char **argv)
+{
+    partial_install();
+    return finish_output(dispatch(argc, argv));
+}

@@ -1,0 +1,228 @@
+/* options.c: the command line, and failure. See options.h.
+ *
+ * Left out on purpose: abbreviated options and bundled letters. A script that says --eng today must
+ * not mean something else when --energy is added.
+ */
+#include "tools/etref/options.h"
+#include "tools/etref/commands.h"
+#include "tools/etref/terminal.h"
+
+#include <omp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- words ---- */
+
+void *allocate(size_t count, size_t size)
+{
+    void *room = calloc(count ? count : 1, size);
+    if (room == NULL) exit(fail("no memory for %zu elements of %zu bytes", count, size));
+    return room;
+}
+
+/* Grows when the count is a power of two, so that adding n words copies at most 2n. */
+void word_list_add(word_list *list, const char *word)
+{
+    size_t n = list->count;
+    if ((n & (n - 1)) == 0) {
+        const char **grown = allocate(n ? 2 * n : 1, sizeof *grown);
+        if (n) memcpy(grown, list->at, n * sizeof *grown);
+        free(list->at);
+        list->at = grown;
+    }
+    list->at[list->count++] = word;
+}
+
+void word_list_free(word_list *list)
+{
+    free(list->at);
+    *list = (word_list){0};
+}
+
+/* ---- failure ---- */
+
+int fail(const char *format, ...)
+{
+    char line[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    progress_clear();
+    fflush(stdout); /* so that the last line of a log of both streams is the failure */
+    fputs("etref: ", stderr);
+    print_clean(stderr, line);
+    fputc('\n', stderr);
+    return STATUS_BAD;
+}
+
+int fail_status(et_status status, const et_error *error)
+{
+    fail("%s", error->text[0] ? error->text : et_status_name(status));
+    return status == ET_EMISMATCH ? STATUS_MISMATCH : STATUS_BAD;
+}
+
+/* Levenshtein distance with one row of the table, for words of up to 63 letters. */
+static size_t edit_distance(const char *a, const char *b)
+{
+    size_t row[64], length = strlen(b);
+    if (length > 63 || strlen(a) > 63) return SIZE_MAX;
+    for (size_t j = 0; j <= length; j++) row[j] = j;
+    for (size_t i = 0; a[i]; i++) {
+        size_t diagonal = row[0];
+        row[0] = i + 1;
+        for (size_t j = 1; j <= length; j++) {
+            size_t change = diagonal + (a[i] != b[j - 1]);
+            size_t insert = row[j - 1] + 1, drop = row[j] + 1;
+            diagonal = row[j];
+            row[j] = change < insert ? change : insert;
+            if (drop < row[j]) row[j] = drop;
+        }
+    }
+    return row[length];
+}
+
+const char *nearest_word(const char *word, const char *const *known)
+{
+    const char *best = NULL;
+    size_t least = strlen(word) / 3 + 2; /* a slip changes a letter or two, not half the word */
+    for (; *known; known++) {
+        size_t distance = edit_distance(word, *known);
+        if (distance < least) {
+            least = distance;
+            best = *known;
+        }
+    }
+    return best;
+}
+
+int fail_unknown(const char *what, const char *word, const char *const *known, const char *owner)
+{
+    const char *near = nearest_word(word, known);
+    char hint[160] = "";
+    if (near) snprintf(hint, sizeof hint, "did you mean '%s'? ", near);
+    return fail("unknown %s '%s': %ssee 'etref help%s%s'", what, word, hint, *owner ? " " : "",
+                owner);
+}
+
+/* ---- options ---- */
+
+int choice_find(const char *choices, const char *word)
+{
+    size_t length = strlen(word);
+    for (int place = 0;; place++) {
+        size_t width = strcspn(choices, "|");
+        if (width == length && strncmp(choices, word, width) == 0) return place;
+        if (choices[width] == '\0') return -1;
+        choices += width + 1;
+    }
+}
+
+size_t parse_count(const char *text)
+{
+    size_t value = 0;
+    for (const char *c = text; *c; c++) {
+        if (*c < '0' || *c > '9') return 0;
+        value = 10 * value + (size_t)(*c - '0');
+        if (value > INT32_MAX) return 0;
+    }
+    return value;
+}
+
+static bool option_store(const option *o, const char *word)
+{
+    switch (o->kind) {
+    case OPTION_FLAG: *(bool *)o->value = true; return true;
+    case OPTION_WORD: *(const char **)o->value = word; return true;
+    case OPTION_LIST: word_list_add(o->value, word); return true;
+    case OPTION_COUNT:
+        *(size_t *)o->value = parse_count(word);
+        if (*(size_t *)o->value != 0) return true;
+        fail("%s %s: a whole number from 1 to 2147483647 belongs here", o->name, word);
+        return false;
+    case OPTION_CHOICE:
+        *(int *)o->value = choice_find(o->choices, word);
+        if (*(int *)o->value >= 0) return true;
+        fail("%s %s: one of %s belongs here", o->name, word, o->choices);
+        return false;
+    }
+    return false;
+}
+
+/* The row of "--name" or "--name=value"; `value` gets the part after '=', or NULL. */
+static const option *option_find(const option *table, const char *word, const char **value)
+{
+    size_t width = strcspn(word, "=");
+    *value = word[width] ? word + width + 1 : NULL;
+    for (; table->name; table++)
+        if (strlen(table->name) == width && strncmp(table->name, word, width) == 0) return table;
+    return NULL;
+}
+
+static void fail_unknown_option(const option *table, const char *word, const char *command)
+{
+    word_list names = {0};
+    for (; table->name; table++) word_list_add(&names, table->name);
+    word_list_add(&names, "--help");
+    word_list_add(&names, NULL);
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(word, "="), word);
+    fail_unknown("option", name, names.at, command);
+    word_list_free(&names);
+}
+
+/* Reads the option at argv[i]; returns how many words it took, 0 after an error. */
+static int option_read(const option *table, int argc, char **argv, int i)
+{
+    const char *value;
+    const option *o = option_find(table, argv[i], &value);
+    if (o == NULL) {
+        fail_unknown_option(table, argv[i], argv[0]);
+        return 0;
+    }
+    if (o->kind == OPTION_FLAG && value != NULL) {
+        fail("%s takes no value", o->name);
+        return 0;
+    }
+    bool next = o->kind != OPTION_FLAG && value == NULL;
+    if (next && i + 1 == argc) {
+        fail("%s needs a value: see 'etref help %s'", o->name, argv[0]);
+        return 0;
+    }
+    return option_store(o, next ? argv[i + 1] : value) ? 1 + next : 0;
+}
+
+bool options_parse(const option *table, int argc, char **argv, word_list *words)
+{
+    bool ended = false;
+    for (int i = 1; i < argc;) {
+        if (!ended && strcmp(argv[i], "--") == 0) {
+            ended = true;
+            i++;
+        } else if (ended || argv[i][0] != '-' || argv[i][1] == '\0') {
+            word_list_add(words, argv[i++]);
+        } else {
+            int taken = option_read(table, argc, argv, i);
+            if (taken == 0) return false;
+            i += taken;
+        }
+    }
+    return true;
+}
+
+/* ---- the machine ---- */
+
+size_t memory_limit(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (size_t)pages / 4 * 3 * (size_t)size : 0;
+}
+
+void use_threads(size_t threads)
+{
+    if (threads > 0) omp_set_num_threads((int)threads);
+}

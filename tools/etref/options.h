@@ -1,0 +1,75 @@
+/* options.h: a command line read from a table, and the way a command says that it failed.
+ *
+ * Each option is one row: its name, what follows it, and where the value goes. `--name value` and
+ * `--name=value` mean the same; `--` ends the options; a lone `-` is a word. Options and words may
+ * be mixed. Of an option given twice the last counts, except that lists collect.
+ */
+#ifndef ETREF_TOOL_OPTIONS_H
+#define ETREF_TOOL_OPTIONS_H
+
+#include "etref/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Words in the order given. They point into argv. */
+typedef struct word_list {
+    const char **at;
+    size_t count;
+} word_list;
+
+void word_list_add(word_list *list, const char *word);
+void word_list_free(word_list *list);
+
+typedef enum option_kind {
+    OPTION_FLAG,  /* bool *: nothing follows */
+    OPTION_WORD,  /* const char ** */
+    OPTION_LIST,  /* word_list *: may be given several times */
+    OPTION_COUNT, /* size_t *: a whole number from 1 to 2^31 - 1 */
+    OPTION_CHOICE /* int *: the place of the word in `choices` */
+} option_kind;
+
+typedef struct option {
+    const char *name; /* "--out" */
+    option_kind kind;
+    void *value;
+    const char *choices; /* OPTION_CHOICE: "plain|blas" */
+} option;
+
+/* Reads argv[1..argc) by a table that ends with a NULL name; other words go to `words`. Returns
+ * false after an error message. */
+bool options_parse(const option *table, int argc, char **argv, word_list *words);
+
+/* The place of `word` in "a|b|c", or -1. */
+int choice_find(const char *choices, const char *word);
+
+/* A whole number from 1 to 2^31 - 1, or 0 if `text` is not one. */
+size_t parse_count(const char *text);
+
+/* ---- failure ---- */
+
+/* Prints "etref: ..." as one line on standard error, without control characters (a hostile file's
+ * names go through here), and returns STATUS_BAD. */
+int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* The same for an error of the library: STATUS_MISMATCH for ET_EMISMATCH, else STATUS_BAD. */
+int fail_status(et_status status, const et_error *error);
+
+/* Prints that `word` is no known `what`, with the nearest of `known` (NULL-terminated) if one is
+ * near, and returns STATUS_BAD. `command` says which command's help lists them ("": the tool's
+ * own). */
+int fail_unknown(const char *what, const char *word, const char *const *known, const char *owner);
+
+/* The nearest of `known` by edit distance, or NULL if none is near enough to be a slip. */
+const char *nearest_word(const char *word, const char *const *known);
+
+/* calloc that ends the tool with a message instead of returning NULL: a command has nothing better
+ * to do, and its files are written by the library, whole or not at all. */
+void *allocate(size_t count, size_t size);
+
+/* Three quarters of the machine's memory: the most a step may take. */
+size_t memory_limit(void);
+
+/* Threads for OpenMP and OpenBLAS; 0 leaves the default. */
+void use_threads(size_t threads);
+
+#endif

@@ -1,0 +1,232 @@
+/* suites.c: finding cases. See suites.h. */
+#include "tools/etref/suites.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+extern const char et_suite_smoke[], et_suite_smoke_end[];
+extern const char et_suite_core[], et_suite_core_end[];
+extern const char et_suite_paper[], et_suite_paper_end[];
+
+const case_suite suites[] = {
+    {"smoke", et_suite_smoke, et_suite_smoke_end, "seconds: every rule once, small enough to read"},
+    {"core", et_suite_core, et_suite_core_end, "the cases on which kernels have been seen to fail"},
+    {"paper", et_suite_paper, et_suite_paper_end, "the paper's layers at 2048 tokens"},
+    {NULL, NULL, NULL, NULL}};
+
+enum { MAX_TEXT = 1 << 20 }; /* et_case_count's limit */
+
+const case_suite *suite_find(const char *name)
+{
+    for (const case_suite *s = suites; s->name; s++)
+        if (strcmp(s->name, name) == 0) return s;
+    return NULL;
+}
+
+void case_list_free(case_list *list)
+{
+    free(list->at);
+    *list = (case_list){0};
+}
+
+static et_case *case_list_grow(case_list *list)
+{
+    et_case *grown = allocate(list->count + 1, sizeof *grown);
+    if (list->count) memcpy(grown, list->at, list->count * sizeof *grown);
+    free(list->at);
+    list->at = grown;
+    return &grown[list->count++];
+}
+
+/* ---- settings: field=value ---- */
+
+/* Sets "a.b=value" in one case. The value is JSON where it parses as JSON, else a word. */
+static et_status set_field(json_t *object, const char *setting, et_error *error)
+{
+    char path[128];
+    size_t width = strcspn(setting, "=");
+    if (setting[width] == '\0' || width == 0 || width >= sizeof path)
+        return et_fail(error, ET_EINVAL, "--set %s: field=value belongs here", setting);
+    snprintf(path, sizeof path, "%.*s", (int)width, setting);
+    json_t *value = json_loads(setting + width + 1, JSON_DECODE_ANY, NULL);
+    if (value == NULL) value = json_string(setting + width + 1);
+    char *field = path, *dot = strchr(path, '.');
+    if (dot) {
+        *dot = '\0';
+        field = dot + 1;
+        if (json_object_get(object, path) == NULL) json_object_set_new(object, path, json_object());
+        object = json_object_get(object, path);
+    }
+    if (json_object_set_new(object, field, value) != 0)
+        return et_fail(error, ET_EINVAL, "--set %s: cannot be set", setting);
+    return ET_OK;
+}
+
+static et_status set_fields(json_t *object, const word_list *settings, et_error *error)
+{
+    et_status status = ET_OK;
+    for (size_t i = 0; i < settings->count && status == ET_OK; i++)
+        status = set_field(object, settings->at[i], error);
+    return status;
+}
+
+/* The text with every case changed, allocated by Jansson. */
+static et_status apply_settings(char **out, const char *json, size_t length, const char *where,
+                                const word_list *settings, et_error *error)
+{
+    json_error_t problem;
+    json_t *root = json_loadb(json, length, JSON_REJECT_DUPLICATES, &problem), *item;
+    if (root == NULL)
+        return et_fail(error, ET_EINVAL, "%s: line %d: %s", where, problem.line, problem.text);
+    et_status status = ET_OK;
+    size_t i;
+    if (json_is_object(root)) status = set_fields(root, settings, error);
+    json_array_foreach(root, i, item)
+    {
+        if (status == ET_OK) status = set_fields(item, settings, error);
+    }
+    if (status == ET_OK && (*out = json_dumps(root, JSON_REAL_PRECISION(17))) == NULL)
+        status = et_fail(error, ET_ENOMEM, "%s: no memory", where);
+    json_decref(root);
+    return status;
+}
+
+/* ---- texts, suites, files ---- */
+
+static et_status add_parsed(case_list *list, const char *json, size_t length, const char *where,
+                            et_error *error)
+{
+    size_t count = 0;
+    et_status status = et_case_count(&count, json, length, where, error);
+    for (size_t i = 0; i < count && status == ET_OK; i++)
+        status = et_case_parse_nth(case_list_grow(list), i, json, length, where, error);
+    return status;
+}
+
+et_status case_list_add_text(case_list *list, const char *json, size_t length, const char *where,
+                             const word_list *settings, et_error *error)
+{
+    char *changed = NULL;
+    if (settings == NULL || settings->count == 0)
+        return add_parsed(list, json, length, where, error);
+    et_status status = apply_settings(&changed, json, length, where, settings, error);
+    if (status == ET_OK) status = add_parsed(list, changed, strlen(changed), where, error);
+    free(changed);
+    return status;
+}
+
+et_status case_list_add_suite(case_list *list, const char *name, const word_list *settings,
+                              et_error *error)
+{
+    const case_suite *s = suite_find(name);
+    if (s == NULL)
+        return et_fail(error, ET_EINVAL,
+                       "--suite %s: no such suite; 'etref list suites' names them", name);
+    return case_list_add_text(list, s->begin, (size_t)(s->end - s->begin), s->name, settings,
+                              error);
+}
+
+/* Reads a whole text of at most MAX_TEXT bytes. */
+static et_status read_text(const char *path, char **text, size_t *length, et_error *error)
+{
+    bool standard = strcmp(path, "-") == 0;
+    FILE *file = standard ? stdin : fopen(path, "rb");
+    if (file == NULL) return et_fail(error, ET_EIO, "%s: %s", path, strerror(errno));
+    *text = allocate(MAX_TEXT + 1, 1);
+    *length = fread(*text, 1, MAX_TEXT + 1, file);
+    et_status status = ET_OK;
+    if (ferror(file))
+        status = et_fail(error, ET_EIO, "%s: %s", path, strerror(errno));
+    else if (*length > MAX_TEXT)
+        status = et_fail(error, ET_EINVAL, "%s: a text of cases has at most 1 MiB", path);
+    if (!standard) fclose(file);
+    return status;
+}
+
+static et_status add_file(case_list *list, const char *path, const word_list *settings,
+                          et_error *error)
+{
+    char *text = NULL;
+    size_t length = 0;
+    et_status status = read_text(path, &text, &length, error);
+    if (status == ET_OK) status = case_list_add_text(list, text, length, path, settings, error);
+    free(text);
+    return status;
+}
+
+/* ---- one built-in case ---- */
+
+/* All built-in cases, and in `found`, `index` the place of the one with this name. Parsing them all
+ * takes well under a millisecond. */
+static et_status find_built_in(const char *name, case_list *all, const case_suite **found,
+                               size_t *index, et_error *error)
+{
+    et_status status = ET_OK;
+    for (const case_suite *s = suites; s->name && status == ET_OK; s++) {
+        size_t first = all->count;
+        status = case_list_add_suite(all, s->name, NULL, error);
+        for (size_t i = first; i < all->count && status == ET_OK; i++) {
+            if (strcmp(all->at[i].name, name) != 0) continue;
+            *found = s;
+            *index = i - first;
+        }
+    }
+    return status;
+}
+
+/* Settings change the text before it is parsed, so one case is cut out of its suite's text. */
+static et_status add_nth(case_list *list, const case_suite *s, size_t index,
+                         const word_list *settings, et_error *error)
+{
+    json_t *root = json_loadb(s->begin, (size_t)(s->end - s->begin), 0, NULL);
+    json_t *item = json_is_array(root) ? json_array_get(root, index) : root;
+    char *text = item ? json_dumps(item, JSON_REAL_PRECISION(17)) : NULL;
+    et_status status = text ? case_list_add_text(list, text, strlen(text), s->name, settings, error)
+                            : et_fail(error, ET_ENOMEM, "%s: no memory", s->name);
+    free(text);
+    json_decref(root);
+    return status;
+}
+
+static et_status fail_no_case(const char *word, const case_list *all, et_error *error)
+{
+    word_list names = {0};
+    for (size_t i = 0; i < all->count; i++) word_list_add(&names, all->at[i].name);
+    word_list_add(&names, NULL);
+    const char *near = nearest_word(word, names.at);
+    et_status status = et_fail(error, ET_EINVAL,
+                               "--case %s: neither a file nor a built-in case; %s%s'etref list' "
+                               "names them",
+                               word, near ? near : "", near ? " is near; " : "");
+    word_list_free(&names);
+    return status;
+}
+
+static bool looks_like_file(const char *word)
+{
+    size_t length = strlen(word);
+    return strchr(word, '/') || strcmp(word, "-") == 0 ||
+           (length > 5 && strcmp(word + length - 5, ".json") == 0);
+}
+
+et_status case_list_add(case_list *list, const char *word, const word_list *settings,
+                        et_error *error)
+{
+    if (looks_like_file(word)) return add_file(list, word, settings, error);
+    case_list all = {0};
+    const case_suite *found = NULL;
+    size_t index = 0;
+    et_status status = find_built_in(word, &all, &found, &index, error);
+    if (status == ET_OK && found)
+        status = add_nth(list, found, index, settings, error);
+    else if (status == ET_OK && access(word, F_OK) == 0)
+        status = add_file(list, word, settings, error);
+    else if (status == ET_OK)
+        status = fail_no_case(word, &all, error);
+    case_list_free(&all);
+    return status;
+}

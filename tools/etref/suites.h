@@ -1,0 +1,41 @@
+/* suites.h: the cases that the tool brings with it, and the cases that a user names.
+ *
+ * A suite is a text of data/cases, an array of cases in JSON. suites.S holds the texts.
+ */
+#ifndef ETREF_TOOL_SUITES_H
+#define ETREF_TOOL_SUITES_H
+
+#include "etref/case.h"
+#include "tools/etref/options.h"
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct case_suite {
+    const char *name, *begin, *end, *what;
+} case_suite;
+
+extern const case_suite suites[]; /* ends with a NULL name */
+
+const case_suite *suite_find(const char *name); /* or NULL */
+
+/* Cases in the order asked for. */
+typedef struct case_list {
+    et_case *at;
+    size_t count;
+} case_list;
+
+void case_list_free(case_list *list);
+
+/* Adds the cases of a text. `settings` ("field=value", "input.field=value") overwrite fields in
+ * each of them before it is parsed, so that defaults which depend on a field follow it. */
+et_status case_list_add_text(case_list *list, const char *json, size_t length, const char *where,
+                             const word_list *settings, et_error *error);
+
+et_status case_list_add_suite(case_list *list, const char *name, const word_list *settings,
+                              et_error *error);
+
+/* `word` is the name of a built-in case, or else a file ("-": standard input). */
+et_status case_list_add(case_list *list, const char *word, const word_list *settings,
+                        et_error *error);
+
+#endif
