@@ -6,7 +6,7 @@
  *
  * Needs the linker option -Wl,--wrap=calloc: the project's calls of calloc come here first.
  */
-#include "etref/safetensors.h"
+#include "etref/etref.h"
 #include "tests/check_main.h"
 #include "tests/scratch.h"
 
@@ -98,6 +98,92 @@ START_TEST(every_allocation_of_jansson_may_fail)
 }
 END_TEST
 
+/* ---- the whole way of a case: parse, draw, compute, write, open again, compare ---- */
+
+static const char *const ways[] = {
+    "{\"name\": \"a\", \"rule\": \"tc\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, \"experts\": 3, "
+    "\"top_k\": 2, \"gate\": \"softmax\", \"balance\": \"aux\", \"z_loss_coef\": 0.1, "
+    "\"input\": {\"source\": \"normal\", \"decisive\": true}}",
+    "{\"name\": \"a\", \"rule\": \"tc\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, \"experts\": 3, "
+    "\"balance\": \"lossfree\", \"input\": {\"source\": \"skewed\"}}",
+    "{\"name\": \"a\", \"rule\": \"ec\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, \"experts\": 2, "
+    "\"gate\": \"softmax_anchor\", \"pool_tokens\": 4, \"input\": {\"source\": \"text\"}}",
+    "{\"name\": \"a\", \"rule\": \"et\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, \"experts\": 2, "
+    "\"ema_updates\": 3, \"capacity_factor\": 0.0, \"micro_batches\": 2, "
+    "\"input\": {\"source\": \"ties\"}}",
+    "{\"name\": \"a\", \"layer\": \"dense\", \"tokens\": 4, \"d_model\": 3, \"d_expert\": 4, "
+    "\"input\": {\"source\": \"normal\"}}",
+};
+
+static et_status compute_and_write(const char *json, et_error *error)
+{
+    et_case c;
+    et_step s = {0};
+    et_status status = et_case_parse(&c, json, strlen(json), "test", error);
+    if (status != ET_OK) return status;
+    status = et_step_create(&s, &c, 0, error);
+    if (status == ET_OK) status = et_step_draw_inputs(&s, error);
+    s.block = s.c.layer == ET_MOE ? 4 : 0;
+    if (status == ET_OK) status = et_step_run(&s, ET_PLAIN, NULL, NULL, error);
+    if (status == ET_OK) status = et_bundle_write(path, &s, false, error);
+    et_step_free(&s);
+    return status;
+}
+
+static et_status open_and_compare(et_error *error)
+{
+    et_tensor_file file;
+    et_step s;
+    et_comparison *list = NULL;
+    size_t count = 0;
+    et_status status = et_bundle_open(&file, &s, path, 0, error);
+    if (status != ET_OK) return status;
+    status = et_step_run(&s, ET_PLAIN, NULL, NULL, error);
+    if (status == ET_OK) status = et_bundle_compare(&list, &count, &file, &s, error);
+    for (size_t i = 0; i < count; i++) ck_assert_msg(list[i].pass, "%s", list[i].name);
+    free(list);
+    et_step_free(&s);
+    et_tensor_file_close(&file);
+    return status;
+}
+
+static void assert_way_survives(const char *json, int *until_failure)
+{
+    int descriptors = open_descriptors(), k = 0;
+    et_status status = ET_ENOMEM;
+    for (; status != ET_OK; k++) {
+        et_error error = {""};
+        *until_failure = k;
+        status = compute_and_write(json, &error);
+        if (status == ET_OK) status = open_and_compare(&error);
+        *until_failure = -1;
+        ck_assert_msg(status == ET_OK || status == ET_ENOMEM, "allocation %d: '%s', %s", k,
+                      et_status_name(status), error.text);
+        ck_assert((status == ET_OK) == (error.text[0] == '\0'));
+        ck_assert_int_eq(open_descriptors(), descriptors);
+        ck_assert_int_le(entries_in_folder(), 1); /* the whole bundle, or nothing */
+        ck_assert_int_lt(k, 5000);
+    }
+    ck_assert_int_gt(k, 20);
+}
+
+START_TEST(every_allocation_of_a_step_may_fail)
+{
+    assert_way_survives(ways[_i], &own_until_failure);
+}
+END_TEST
+
+START_TEST(every_allocation_of_jansson_in_a_step_may_fail)
+{
+    json_malloc_t usual_malloc;
+    json_free_t usual_free;
+    json_get_alloc_funcs(&usual_malloc, &usual_free);
+    json_set_alloc_funcs(json_malloc, free);
+    assert_way_survives(ways[_i], &json_until_failure);
+    json_set_alloc_funcs(usual_malloc, usual_free);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("alloc");
@@ -105,5 +191,10 @@ int main(void)
     tcase_add_checked_fixture(memory, make_folder, remove_folder);
     tcase_add_test(memory, every_allocation_may_fail);
     tcase_add_test(memory, every_allocation_of_jansson_may_fail);
+    TCase *steps = add_case(suite, "steps");
+    int count = sizeof ways / sizeof *ways;
+    tcase_add_checked_fixture(steps, make_folder, remove_folder);
+    tcase_add_loop_test(steps, every_allocation_of_a_step_may_fail, 0, count);
+    tcase_add_loop_test(steps, every_allocation_of_jansson_in_a_step_may_fail, 0, count);
     return run_suite(suite);
 }

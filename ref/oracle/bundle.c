@@ -257,10 +257,10 @@ static void compare_element(et_comparison *r, size_t i, double stored, double re
     }
 }
 
-/* The bound of a foreign bundle's real numbers: another order of summation in binary64 costs some
- * 1e-16 of the largest element for each doubling of the terms; a thousand times that is no longer
+/* The bound of a foreign bundle's real numbers, relative to a tensor's largest element: 1e-13 in
+ * binary64. Another order of summation costs a few unit roundoffs there; hundreds are no longer
  * rounding. Of a bundle of this very producer every bit must come out again. */
-static const double foreign_bound = 1e-13;
+static const double foreign_bound = 900 * (double)ET_UNIT_ROUNDOFF;
 
 static et_status compare_tensor(et_comparison *r, const et_tensor_file *file,
                                 const et_tensor_info *info, const et_tensor_out *want,

@@ -16,6 +16,7 @@
  */
 #include "etref/case.h"
 #include "ref/base/memory.h"
+#include "ref/oracle/json.h"
 #include "ref/oracle/contradictions.h"
 #include "ref/oracle/fields.h"
 
@@ -37,6 +38,33 @@ static bool is_required(const et_field *f)
 static bool has_default(const et_field *f)
 {
     return !is_required(f) && f->doc.initial[0] != '=' && strcmp(f->doc.initial, "none") != 0;
+}
+
+/* ---- text ---- */
+
+/* Room for text, and what stands in it so far: always terminated, cut where the room ends. */
+struct line {
+    char *text;
+    size_t room, used;
+    bool full;
+};
+
+/* For json_dump_callback, too: so that nothing is allocated. */
+static int append(const char *bytes, size_t count, void *to)
+{
+    struct line *line = to;
+    size_t room = line->room - 1 - line->used;
+    if (count > room) line->full = true;
+    if (count > room) count = room;
+    memcpy(line->text + line->used, bytes, count);
+    line->used += count;
+    line->text[line->used] = '\0';
+    return 0;
+}
+
+static void append_text(struct line *line, const char *text)
+{
+    append(text, strlen(text), line);
 }
 
 /* ---- messages ---- */
@@ -83,12 +111,11 @@ struct quote {
 
 static struct quote quote(json_t *v)
 {
-    struct quote q;
-    char *text =
-        json_dumps(v, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT | JSON_REAL_PRECISION(15));
-    bool fits = text != NULL && strlen(text) < sizeof q.text;
-    snprintf(q.text, sizeof q.text, fits ? "%s" : "%.56s ...", text != NULL ? text : "?");
-    free(text);
+    struct quote q = {""};
+    struct line line = {.text = q.text, .room = sizeof q.text - sizeof " ..."};
+    size_t flags = JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT | JSON_REAL_PRECISION(15);
+    json_dump_callback(v, append, &line, flags);
+    if (line.full) memcpy(q.text + line.used, " ...", sizeof " ...");
     return q;
 }
 
@@ -318,12 +345,13 @@ static et_status load_text(json_t **root, const char *json, size_t length, const
                            et_error *error)
 {
     json_error_t problem;
+    bool out_of_memory;
     if (length > MAX_TEXT)
         return et_fail(error, ET_EINVAL, "%s: %zu bytes; allowed: at most %d", where, length,
                        MAX_TEXT);
-    *root = json_loadb(json, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &problem);
+    *root = et_json_load(json, length, JSON_DECODE_ANY, &problem, &out_of_memory);
     if (*root != NULL) return ET_OK;
-    if (json_error_code(&problem) == json_error_out_of_memory) return no_memory(where, error);
+    if (out_of_memory) return no_memory(where, error);
     return et_fail(error, ET_EINVAL, "%s: line %d, column %d: cannot be read as JSON: %s", where,
                    problem.line, problem.column, problem.text);
 }
@@ -399,33 +427,19 @@ et_status et_case_parse_nth(et_case *c, size_t index, const char *json, size_t l
 
 /* ---- printing ---- */
 
-/* JSON of a value, allocated. A real number gets the fewest of 15, 16 or 17 digits that read back
- * as the same number; 17 always do. */
-static char *dump(const json_t *v)
+/* The fewest digits, of 15, 16 or 17, that read back as the same number; 17 always do. */
+static size_t digits_of(json_t *v)
 {
-    for (size_t digits = 15;; digits++) {
-        char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(digits));
-        if (text == NULL || !json_is_real(v) || digits == 17) return text;
+    for (size_t digits = 15; digits < 17; digits++) {
+        char text[40];
+        struct line line = {.text = text, .room = sizeof text};
+        json_dump_callback(v, append, &line, JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits));
         json_t *back = json_loads(text, JSON_DECODE_ANY, NULL);
-        bool same = json_real_value(back) == json_real_value(v);
+        bool same = json_is_real(back) && json_real_value(back) == json_real_value(v);
         json_decref(back);
-        if (same) return text;
-        free(text);
+        if (same) return digits;
     }
-}
-
-struct line {
-    char text[MAX_LINE]; /* 40 names and short values, and 480 bytes of text, escaped to 6 each */
-    size_t used;
-};
-
-static void append(struct line *line, const char *text)
-{
-    size_t length = strlen(text), room = sizeof line->text - 1 - line->used;
-    if (length > room) length = room; /* cannot happen, see the size above */
-    memcpy(line->text + line->used, text, length);
-    line->used += length;
-    line->text[line->used] = '\0';
+    return 17;
 }
 
 static bool is_printed(const et_field *f, const et_case *c)
@@ -435,35 +449,35 @@ static bool is_printed(const et_field *f, const et_case *c)
 }
 
 /* "name": value, with what separates it from the field before. */
-static bool append_field(struct line *line, const et_field *f, const et_case *c, bool first)
+static bool append_field(struct line *line, const et_field *f, const et_case *c)
 {
     bool nested = strncmp(f->doc.name, "input.", INPUT_PREFIX) == 0;
     bool opens = strcmp(f->doc.name, "input.source") == 0;
     json_t *v = et_field_load(f, c);
-    char *value = dump(v);
+    if (v == NULL) return false;
+    append_text(line, line->used == 0 ? "{\"" : ", \"");
+    if (opens) append_text(line, "input\": {\"");
+    append_text(line, f->doc.name + (nested ? INPUT_PREFIX : 0));
+    append_text(line, "\": ");
+    size_t precision = json_is_real(v) ? JSON_REAL_PRECISION(digits_of(v)) : 0;
+    int failed = json_dump_callback(v, append, line, JSON_ENCODE_ANY | JSON_COMPACT | precision);
     json_decref(v);
-    if (value == NULL) return false;
-    append(line, first ? "{\"" : ", \"");
-    if (opens) append(line, "input\": {\"");
-    append(line, f->doc.name + (nested ? INPUT_PREFIX : 0));
-    append(line, "\": ");
-    append(line, value);
-    free(value);
-    return true;
+    return failed == 0;
 }
 
 et_status et_case_print(char **json, const et_case *c, et_error *error)
 {
-    struct line line = {.used = 0};
+    char text[MAX_LINE]; /* 41 names and short values, and 480 bytes of text, escaped to 6 each */
+    struct line line = {.text = text, .room = sizeof text};
     for (size_t i = 0; i < ET_FIELDS; i++)
-        if (is_printed(&et_fields[i], c) && !append_field(&line, &et_fields[i], c, i == 0))
+        if (is_printed(&et_fields[i], c) && !append_field(&line, &et_fields[i], c))
             return et_fail(error, ET_ENOMEM, "case '%s': no memory to print it, or not UTF-8",
                            c->name);
-    append(&line, c->input.source == ET_INPUT_NONE ? "}" : "}}");
+    append_text(&line, c->input.source == ET_INPUT_NONE ? "}" : "}}");
     void *copy;
     et_status status = et_allocate(&copy, line.used + 1, 1, "a case's text", error);
     if (status != ET_OK) return status;
-    memcpy(copy, line.text, line.used + 1);
+    memcpy(copy, text, line.used + 1);
     *json = copy;
     return ET_OK;
 }

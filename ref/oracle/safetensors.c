@@ -15,6 +15,7 @@
  */
 #include "etref/safetensors.h"
 #include "ref/base/memory.h"
+#include "ref/oracle/json.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -187,19 +188,16 @@ static et_status check_layout(const char *path, const char *text, size_t length,
     return ET_OK;
 }
 
-/* Parses the header's text. Jansson reports a failed allocation now and then as a syntax error, or
- * with no words at all; errno tells the truth, because malloc sets it. */
 static et_status parse_header(const char *path, const char *text, size_t length, json_t **header,
                               et_error *error)
 {
     et_status status = check_layout(path, text, length, error);
     if (status != ET_OK) return status;
     json_error_t trouble;
-    errno = 0;
-    *header = json_loadb(text, length, JSON_REJECT_DUPLICATES, &trouble);
+    bool no_memory;
+    *header = et_json_load(text, length, 0, &trouble, &no_memory);
     if (*header != NULL) return ET_OK;
-    if (errno == ENOMEM || json_error_code(&trouble) == json_error_out_of_memory ||
-        trouble.text[0] == '\0')
+    if (no_memory)
         return et_fail(error, ET_ENOMEM, "%s: no memory to parse the header of %zu bytes",
                        shown(path), length);
     return et_fail(error, ET_EINVAL, "%s: the header is not valid JSON: %s, at byte %d",

@@ -67,6 +67,7 @@ et_status et_expert_threshold(size_t N, size_t n, const et_real *r, const et_rea
         if (capacity != NULL) { /* min(max(m, lower), upper) */
             if (count < capacity->lower) count = capacity->lower;
             if (count > capacity->upper) count = capacity->upper;
+            if (count > N) count = N; /* bounds that were made for a larger batch */
         }
         if (count != m) clamp_expert(i, N, n, count, r, items, mask, margin);
     }
