@@ -53,7 +53,7 @@ typedef struct et_comparison {
     size_t different;    /* elements whose values differ at all */
     size_t worst;        /* index of the largest error */
     double stored, recomputed; /* there */
-    bool pass;           /* exact: different == 0; else max_error <= 1e-13 * largest, no NaN */
+    bool pass;           /* exact: different == 0; else max_error <= 900 u * largest (1e-13), no NaN */
     const char *problem; /* NULL, or "shape", "type", "not of its case": nothing was compared */
 } et_comparison;
 

@@ -6,6 +6,7 @@
  * element-by-element step stands alone, as a reader would write them down.
  */
 #include "etref/ffn.h"
+#include "ref/base/parallel.h"
 
 static et_real relu(et_real v)
 {
@@ -19,7 +20,7 @@ void et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_
     et_matmul(f->engine, m, f->h, f->d, et_rows(x, f->d), et_transposed(f->up, f->d), false, H,
               f->h);
     /* A = relu(H)^2 */
-#pragma omp parallel for
+#pragma omp parallel for if (m * f->h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * f->h; i++) A[i] = relu(H[i]) * relu(H[i]);
     /* f = A W_down' */
     et_matmul(f->engine, m, f->d, f->h, et_rows(A, f->h), et_transposed(f->down, f->h), false, out,
@@ -46,7 +47,7 @@ void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real 
     et_matmul(f->engine, f->d, f->h, m, et_transposed(dO, f->d), et_rows(A, f->h), true, ddown,
               f->h);
     /* dH = dA * 2 relu(H) */
-#pragma omp parallel for
+#pragma omp parallel for if (m * f->h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * f->h; i++) dH[i] = dA[i] * (2 * relu(H[i]));
     /* dW_up += dH' x */
     et_matmul(f->engine, f->h, f->d, m, et_transposed(dH, f->h), et_rows(x, f->d), true, dup, f->d);

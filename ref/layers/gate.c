@@ -12,6 +12,7 @@
  */
 #include "etref/gate.h"
 #include "etref/elementary.h"
+#include "ref/base/parallel.h"
 
 #include <math.h>
 
@@ -62,7 +63,7 @@ void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real
     if (N == 0 || n == 0) return;
     switch (gate) {
     case ET_GATE_SIGMOID:
-#pragma omp parallel for
+#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
         for (size_t i = 0; i < N * n; i++) p[i] = sigmoid(r[i]);
         return;
     case ET_GATE_RELU:
@@ -71,12 +72,12 @@ void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real
     case ET_GATE_SOFTMAX:
     case ET_GATE_SOFTMAX_ANCHOR:
     case ET_GATE_SOFTMAX_ANCHOR_OUT:
-#pragma omp parallel for
+#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
         for (size_t t = 0; t < N; t++)
             softmax(n, 1, r + t * n, p + t * n, et_gate_has_anchor(gate) ? anchor + t : NULL);
         return;
     case ET_GATE_SOFTMAX_TOKENS:
-#pragma omp parallel for
+#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
         for (size_t i = 0; i < n; i++) softmax(N, n, r + i, p + i, NULL);
         return;
     }
@@ -105,7 +106,7 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
 {
     switch (gate) {
     case ET_GATE_SIGMOID:
-#pragma omp parallel for
+#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
         for (size_t i = 0; i < N * n; i++) dr[i] += dp[i] * sigmoid_slope(r[i]);
         return;
     case ET_GATE_RELU:
@@ -114,13 +115,13 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
     case ET_GATE_SOFTMAX:
     case ET_GATE_SOFTMAX_ANCHOR:
     case ET_GATE_SOFTMAX_ANCHOR_OUT:
-#pragma omp parallel for
+#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
         for (size_t t = 0; t < N; t++)
             softmax_backward(n, 1, p + t * n, dp + t * n, et_gate_has_anchor(gate) ? anchor[t] : 0,
                              danchor ? danchor[t] : 0, dr + t * n);
         return;
     case ET_GATE_SOFTMAX_TOKENS:
-#pragma omp parallel for
+#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
         for (size_t i = 0; i < n; i++) softmax_backward(N, n, p + i, dp + i, 0, 0, dr + i);
         return;
     }

@@ -12,6 +12,7 @@
  */
 #include "etref/moe.h"
 #include "ref/base/memory.h"
+#include "ref/base/parallel.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -56,7 +57,7 @@ static et_real shared_divisor(const et_moe *moe, const et_assignment *a, size_t 
 
 void et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
-#pragma omp parallel for
+#pragma omp parallel for if (moe->N * moe->n > ET_WORTH_THREADS)
     for (size_t t = 0; t < moe->N; t++) {
         et_real by = divisor(moe, a, v, t);
         for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
@@ -95,7 +96,7 @@ static size_t largest_load(const et_assignment *a)
 /* to [m,d] = the rows of x named by tokens[0..m). */
 static void gather(size_t m, size_t d, const et_real *x, const int32_t *tokens, et_real *to)
 {
-#pragma omp parallel for
+#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t j = 0; j < m; j++) memcpy(to + j * d, x + (size_t)tokens[j] * d, d * sizeof *to);
 }
 
@@ -128,7 +129,7 @@ et_status et_moe_experts(const et_moe *moe, const et_real *x, const et_assignmen
 void et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
     size_t d = moe->d;
-#pragma omp parallel for
+#pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
     for (size_t t = 0; t < moe->N; t++) {
         et_real *y = v->y + t * d;
         for (size_t c = 0; c < d; c++)
@@ -185,7 +186,7 @@ void et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assi
                              const et_moe_values *v, et_moe_grads *g)
 {
     size_t d = moe->d;
-#pragma omp parallel for
+#pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
     for (size_t t = 0; t < moe->N; t++) {
         const et_real *dyt = dy + t * d;
         for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
@@ -204,7 +205,7 @@ void et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assi
  * experts come one after the other, so a token's rows are added in slot order. */
 static void scatter_add(size_t m, size_t d, const et_real *rows, const int32_t *tokens, et_real *to)
 {
-#pragma omp parallel for
+#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t j = 0; j < m; j++)
         for (size_t c = 0; c < d; c++) to[(size_t)tokens[j] * d + c] += rows[j * d + c];
 }
@@ -264,7 +265,7 @@ et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_as
         if (status != ET_OK) return status;
     }
     et_real *danchor = room; /* da_t0 = ds_t (over n_t under fanout), or NULL */
-#pragma omp parallel for
+#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
     for (size_t t = 0; t < N; t++) {
         weigh_backward(moe, a, v, t, g);
         if (danchor) danchor[t] = g->shared_weight[t] / shared_divisor(moe, a, t);

@@ -324,18 +324,13 @@ bool et_field_store(const et_field *f, et_case *c, const json_t *v)
     void *at = (char *)c + f->offset;
     switch (f->kind) {
     case ET_NAME:
-    case ET_TEXT:
-        return store_text(f, at, v);
+    case ET_TEXT: return store_text(f, at, v);
     case ET_COUNT:
-    case ET_LONG:
-        return store_integer(f, at, v);
-    case ET_WORD:
-        return store_named(f, at, v);
+    case ET_LONG: return store_integer(f, at, v);
+    case ET_WORD: return store_named(f, at, v);
     case ET_NUMBER:
-    case ET_NUMBER_OR_NULL:
-        return store_number(f, c, at, v);
-    case ET_SWITCH:
-        break;
+    case ET_NUMBER_OR_NULL: return store_number(f, c, at, v);
+    case ET_SWITCH: break;
     }
     if (!json_is_boolean(v)) return false;
     *(bool *)at = json_is_true(v);
@@ -347,20 +342,13 @@ json_t *et_field_load(const et_field *f, const et_case *c)
     const void *at = (const char *)c + f->offset;
     switch (f->kind) {
     case ET_NAME:
-    case ET_TEXT:
-        return json_string(at);
-    case ET_COUNT:
-        return json_integer((json_int_t) * (const size_t *)at);
-    case ET_LONG:
-        return json_integer((json_int_t) * (const uint64_t *)at);
-    case ET_SWITCH:
-        return json_boolean(*(const bool *)at);
-    case ET_NUMBER:
-        return json_real(*(const double *)at);
-    case ET_NUMBER_OR_NULL:
-        return c->has_capacity ? json_real(*(const double *)at) : json_null();
-    case ET_WORD:
-        break;
+    case ET_TEXT: return json_string(at);
+    case ET_COUNT: return json_integer((json_int_t) * (const size_t *)at);
+    case ET_LONG: return json_integer((json_int_t) * (const uint64_t *)at);
+    case ET_SWITCH: return json_boolean(*(const bool *)at);
+    case ET_NUMBER: return json_real(*(const double *)at);
+    case ET_NUMBER_OR_NULL: return c->has_capacity ? json_real(*(const double *)at) : json_null();
+    case ET_WORD: break;
     }
     int value = load_word(at, f->size), position = value;
     if (f->values != NULL)

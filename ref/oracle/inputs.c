@@ -10,10 +10,12 @@
  *           N(0,1/h), so that logits and hidden values are of the order of 1 at any width
  * text      x from a file's bytes (text.c): repeated words, hence equal tokens. The rest as normal
  * integer   sparse -1, 0, 1 everywhere. Values, gradients and sums stay small integers, which any
- *           kernel must get exactly: tolerance zero finds what every other tolerance hides
+ *           kernel must get exactly: tolerance zero finds what every other tolerance hides. With
+ *           at most 64 tokens, widths of 32 and 8 experts they fit the 8 bits of bf16's significand
  * ties      each token `copies` times, each copy with its own dy, and each odd expert's router row
  *           equal to the even one's before it: ties between tokens and between experts. The last
- *           group is zero, +0 and -0 in turn. EMA thresholds equal a score of the batch
+ *           group is zero, +0 and -0 in turn: all tokens, if there are as many copies as tokens.
+ *           EMA thresholds equal a score of the batch
  * skewed    x = z + 2 v with one sign vector v, towards which the hot expert's row points: it draws
  *           nearly every token, others stay empty
  * outlier   normal deviates times 2^e, e = 0, 1, .. 8 with probability 2^-(e+1): tails like 1/x, as
@@ -101,14 +103,10 @@ static double draw_tail(et_stream stream, size_t index)
 static double scale_of(const et_case *c, et_stream stream, size_t index)
 {
     switch (c->input.source) {
-    case ET_INPUT_OUTLIER:
-        return draw_tail(stream, index);
-    case ET_INPUT_TINY:
-        return 1e-4;
-    case ET_INPUT_HUGE:
-        return 1e4;
-    default:
-        return 1;
+    case ET_INPUT_OUTLIER: return draw_tail(stream, index);
+    case ET_INPUT_TINY: return 1e-4;
+    case ET_INPUT_HUGE: return 1e4;
+    default: return 1;
     }
 }
 
