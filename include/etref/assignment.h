@@ -21,12 +21,12 @@ extern "C" {
 #endif
 
 typedef struct et_assignment {
-    size_t tokens, experts, slots;    /* N, n, S */
-    int32_t *expert_offsets;          /* [n+1] exclusive: slots of expert i are [o_i, o_i+1) */
-    int32_t *token_offsets;           /* [N+1] exclusive, into token_slots */
+    size_t tokens, experts, slots;     /* N, n, S */
+    int32_t *expert_offsets;           /* [n+1] exclusive: slots of expert i are [o_i, o_i+1) */
+    int32_t *token_offsets;            /* [N+1] exclusive, into token_slots */
     int32_t *slot_token, *slot_expert; /* [S] */
-    int32_t *token_slots;             /* [S] */
-    int32_t *load, *fanout;           /* [n] slots of an expert, [N] slots of a token */
+    int32_t *token_slots;              /* [S] */
+    int32_t *load, *fanout;            /* [n] slots of an expert, [N] slots of a token */
 } et_assignment;
 
 /* From mask [N,n] (0 or not 0). ET_EINVAL: more than INT32_MAX slots; ET_ENOMEM. On failure there
@@ -37,10 +37,10 @@ void et_assignment_free(et_assignment *a); /* accepts zeros */
 
 /* The block layout of kernels that want each expert's rows padded to whole tiles of M slots. */
 typedef struct et_block_layout {
-    size_t block, blocks;      /* M; number of blocks B */
-    int32_t *padded_offsets;   /* [n+1] each expert's first padded row, a multiple of M; last B*M */
-    int32_t *padded_slot;      /* [B*M] the slot in this row, or -1 */
-    int32_t *block_expert;     /* [B] whose block this is */
+    size_t block, blocks;    /* M; number of blocks B */
+    int32_t *padded_offsets; /* [n+1] each expert's first padded row, a multiple of M; last B*M */
+    int32_t *padded_slot;    /* [B*M] the slot in this row, or -1 */
+    int32_t *block_expert;   /* [B] whose block this is */
 } et_block_layout;
 
 /* block >= 1. An expert without slots has no block. ET_EINVAL: block 0, or more than INT32_MAX

@@ -47,19 +47,19 @@ et_status et_bundle_open(et_tensor_file *file, et_step *step, const char *path, 
 typedef struct et_comparison {
     char name[ET_MAX_TENSOR_NAME + 1];
     size_t count;
-    bool exact_required; /* integers, and everything in a bundle of this very producer */
-    double largest;      /* largest finite |value| recomputed */
-    double max_error;    /* largest |stored - recomputed| (equal infinities count 0) */
-    size_t different;    /* elements whose values differ at all */
-    size_t worst;        /* index of the largest error */
+    bool exact_required;       /* integers, and everything in a bundle of this very producer */
+    double largest;            /* largest finite |value| recomputed */
+    double max_error;          /* largest |stored - recomputed| (equal infinities count 0) */
+    size_t different;          /* elements whose values differ at all */
+    size_t worst;              /* index of the largest error */
     double stored, recomputed; /* there */
-    bool pass;           /* exact: different == 0; else max_error <= 900 u * largest (1e-13), no NaN */
+    bool pass; /* exact: different == 0; else max_error <= 900 u * largest (1e-13), no NaN */
     const char *problem; /* NULL, or "shape", "type", "not of its case": nothing was compared */
 } et_comparison;
 
-/* Compares every tensor of the file but in.* with the step, which et_step_run has filled. `out` gets
- * an allocated array of *count comparisons in the table's order; the caller frees it. ET_OK even
- * when some do not pass. */
+/* Compares every tensor of the file but in.* with the step, which et_step_run has filled. `out`
+ * gets an allocated array of *count comparisons in the table's order; the caller frees it. ET_OK
+ * even when some do not pass. */
 et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_file *file,
                             const et_step *step, et_error *error);
 

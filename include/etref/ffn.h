@@ -30,9 +30,9 @@ void et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_
  *     dW_down += dO' A          dW_up += dH' x                (accumulated, [d,h], [h,d])
  *     dx (+)= dH W_up           (accumulated if accumulate_dx, else out; [m,d])
  * relu(H)^2 is continuously differentiable; its derivative at 0 is 0. dx may alias nothing. */
-void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H, const et_real *A,
-                     const et_real *dO, et_real *dA, et_real *dH, et_real *dup, et_real *ddown,
-                     bool accumulate_dx, et_real *dx);
+void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
+                     const et_real *A, const et_real *dO, et_real *dA, et_real *dH, et_real *dup,
+                     et_real *ddown, bool accumulate_dx, et_real *dx);
 
 #ifdef __cplusplus
 }

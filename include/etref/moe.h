@@ -5,8 +5,8 @@
  *     y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t)                  (paper, Eq. 2)
  *
  * norm = none    w_ti = p_ti, s_t as the gate says (1, the anchor's share, or 1/G)
- * norm = fanout  both divided by n_t = sum_i z_ti + (1 if there is a shared expert); y_t = 0 if n_t = 0
- * norm = sum     w_ti = p_ti / sum_j z_tj p_tj (0 if that sum is 0), s_t unchanged
+ * norm = fanout  both divided by n_t = sum_i z_ti + (1 if there is a shared expert); y_t = 0 if n_t
+ * = 0 norm = sum     w_ti = p_ti / sum_j z_tj p_tj (0 if that sum is 0), s_t unchanged
  *
  * Letters: N tokens, d width, h and hs hidden widths of a routed and of the shared expert, n routed
  * experts, S slots. Every array is row-major; the caller owns all of them.
@@ -42,13 +42,13 @@ typedef struct et_moe {
 
 /* What the forward pass computes, kept because the backward pass needs it. All out. */
 typedef struct et_moe_values {
-    et_real *logits, *gates;                     /* r, p [N,n] */
-    et_real *anchor;                             /* [N] a_t0; only for anchored gates, else NULL */
-    et_real *slot_weight;                        /* [S] w */
-    et_real *slot_pre, *slot_act, *slot_out;     /* [S,h] H, [S,h] A, [S,d] f(x) before weighting */
-    et_real *shared_pre, *shared_act;            /* [N,hs] */
-    et_real *shared_out, *shared_weight;         /* [N,d], [N] the final s_t */
-    et_real *y;                                  /* [N,d] */
+    et_real *logits, *gates;                 /* r, p [N,n] */
+    et_real *anchor;                         /* [N] a_t0; only for anchored gates, else NULL */
+    et_real *slot_weight;                    /* [S] w */
+    et_real *slot_pre, *slot_act, *slot_out; /* [S,h] H, [S,h] A, [S,d] f(x) before weighting */
+    et_real *shared_pre, *shared_act;        /* [N,hs] */
+    et_real *shared_out, *shared_weight;     /* [N,d], [N] the final s_t */
+    et_real *y;                              /* [N,d] */
 } et_moe_values;
 
 /* What the backward pass computes: dL/d(thing). The first two rows are accumulated (the caller

@@ -5,9 +5,9 @@
  * (-0 equals +0) and must be finite. Ties: higher score first, then the LOWER index.
  *
  * margin is the distance to the decision, for judging whose decisions rounding may have turned.
- *   top-k      chosen: score - best refused (+inf if none was); refused: score - worst chosen (-inf)
- *   threshold  score - threshold; an expert whose count the capacity changed: as top-k
- * Its sign tells the side only where it is not 0: an exact tie has margin 0 on both sides.
+ *   top-k      chosen: score - best refused (+inf if none was); refused: score - worst chosen
+ * (-inf) threshold  score - threshold; an expert whose count the capacity changed: as top-k Its
+ * sign tells the side only where it is not 0: an exact tie has margin 0 on both sides.
  */
 #ifndef ETREF_ROUTING_H
 #define ETREF_ROUTING_H
@@ -52,9 +52,9 @@ et_capacity et_capacity_bounds(size_t k, double C, size_t N);
 
 /* c [n] thresholds. capacity NULL: off. Otherwise expert i with m_i tokens passing takes its
  * min(max(m_i, lower), upper) highest-scoring tokens. passed [n] out: m_i. */
-et_status et_expert_threshold(size_t N, size_t n, const et_real *r, const et_real *c, bool inclusive,
-                              const et_capacity *capacity, uint8_t *mask, et_real *margin,
-                              int32_t *passed, et_error *error);
+et_status et_expert_threshold(size_t N, size_t n, const et_real *r, const et_real *c,
+                              bool inclusive, const et_capacity *capacity, uint8_t *mask,
+                              et_real *margin, int32_t *passed, et_error *error);
 
 /* kth [n] out: the k-th largest score of each expert among N tokens, whoever was routed.
  * 1 <= k <= N. */
@@ -63,10 +63,14 @@ et_status et_kth_largest(size_t N, size_t n, size_t k, const et_real *r, et_real
 
 /* ---- State: the moving average from which ET's thresholds come (paper, Algorithm 1). ---- */
 
+/* 1 - beta^u: the sum of the weights with which u updates stand in the average. By multiplications
+ * alone, the same on every machine. */
+double et_ema_weight(double beta, size_t updates);
+
 /* The threshold used by a step that sees `updates` updates behind it: ema, or ema/(1 - beta^u) with
  * bias correction (0 before the first update). c [n] out, may be ema itself. */
-void et_ema_threshold(size_t n, const et_real *ema, double beta, bool bias_correction, size_t updates,
-                      et_real *c);
+void et_ema_threshold(size_t n, const et_real *ema, double beta, bool bias_correction,
+                      size_t updates, et_real *c);
 /* ema_i <- beta ema_i + (1 - beta) kth_i, after the step. ema [n] in and out. */
 void et_ema_update(size_t n, double beta, const et_real *kth, et_real *ema);
 
@@ -92,12 +96,12 @@ et_real et_aux_loss(et_balance balance, size_t N, size_t n, const et_real *F, co
  * dr_ti += scale * (2/N) lse_t softmax(r_t)_i. r, dr [N,n]. Overflow-free for any finite r. */
 et_real et_z_loss(size_t N, size_t n, const et_real *r, double scale, et_real *dr);
 
-/* bias [n] in and out, after a step. load [n] of N tokens: the whole step's own loads with the step's
- * N, or a given mean load per micro-batch with a micro-batch's N. Both methods see ratios only, so it
- * is the same; with whole numbers the comparison of the loss-free method is exact. Only for the last
- * two methods; no-op for the others. */
-void et_bias_update(et_balance balance, size_t N, size_t n, size_t K, const et_real *load, double rate,
-                    et_real *bias);
+/* bias [n] in and out, after a step. load [n] of N tokens: the whole step's own loads with the
+ * step's N, or a given mean load per micro-batch with a micro-batch's N. Both methods see ratios
+ * only, so it is the same; with whole numbers the comparison of the loss-free method is exact. Only
+ * for the last two methods; no-op for the others. */
+void et_bias_update(et_balance balance, size_t N, size_t n, size_t K, const et_real *load,
+                    double rate, et_real *bias);
 
 /* ---- What is measured of a routing ---- */
 
@@ -113,12 +117,14 @@ typedef struct et_capacity_use {
 } et_capacity_use;
 et_capacity_use et_capacity_measure(size_t M, size_t n, et_capacity bounds, const int32_t *passed);
 
-/* What two routings of the same tokens have in common (paper, F.2); the shared expert is left out. */
+/* What two routings of the same tokens have in common (paper, F.2); the shared expert is left out.
+ */
 typedef struct et_overlap {
-    double pooled_jaccard, pooled_dice; /* |A&B|/|A|B|, 2|A&B|/(|A|+|B|) over all pairs; both empty: 1 */
+    double pooled_jaccard,
+        pooled_dice;      /* |A&B|/|A|B|, 2|A&B|/(|A|+|B|) over all pairs; both empty: 1 */
     double jaccard, dice; /* means over tokens; both empty 1, one empty 0 */
-    double divergence;    /* mean Jensen-Shannon divergence, natural log; both empty 0, one empty 1 */
-    double variation;     /* mean total variation; both empty 0, one empty 1 */
+    double divergence; /* mean Jensen-Shannon divergence, natural log; both empty 0, one empty 1 */
+    double variation;  /* mean total variation; both empty 0, one empty 1 */
 } et_overlap;
 
 /* masks [N,n], N >= 1. */

@@ -2,8 +2,9 @@
  *
  *     case -> inputs -> logits -> assignment -> slots -> y -> losses -> gradients -> state, metrics
  *
- * An et_step owns all its arrays. Its tensors are listed once, in the table of ref/oracle/tensors.c,
- * with name, type, shape and place; writing, reading, comparing and showing all walk that table.
+ * An et_step owns all its arrays. Its tensors are listed once, in the table of
+ * ref/oracle/tensors.c, with name, type, shape and place; writing, reading, comparing and showing
+ * all walk that table.
  */
 #ifndef ETREF_STEP_H
 #define ETREF_STEP_H
@@ -41,13 +42,14 @@ typedef struct et_step_routing {
 /* Section "What is measured of a routing": names as in the bundle's metric.*; see
  * ref/routing/metrics.c for the formulas. */
 typedef struct et_step_metrics {
-    et_real *usage;              /* [n] load / N */
-    et_real *fanout_histogram;   /* [n+1] tokens with 0, 1, .. n experts */
-    et_real *cutoff_gap;         /* [n] batch cutoff - threshold, or NULL */
-    et_real *cutoff_gap_abs;     /* [n] its absolute value, or NULL */
-    et_real *raw_usage;          /* [n] passed / N, before capacity, or NULL */
-    et_real *saturation, *starvation, *overflow_rate, *underflow_rate; /* [1] or NULL: capacity on */
-    et_real *logit_mean, *logit_std, *gate_mean, *gate_std;            /* [1]; gates on slots */
+    et_real *usage;            /* [n] load / N */
+    et_real *fanout_histogram; /* [n+1] tokens with 0, 1, .. n experts */
+    et_real *cutoff_gap;       /* [n] batch cutoff - threshold, or NULL */
+    et_real *cutoff_gap_abs;   /* [n] its absolute value, or NULL */
+    et_real *raw_usage;        /* [n] passed / N, before capacity, or NULL */
+    et_real *saturation, *starvation, *overflow_rate,
+        *underflow_rate;                                    /* [1] or NULL: capacity on */
+    et_real *logit_mean, *logit_std, *gate_mean, *gate_std; /* [1]; gates on slots */
 } et_step_metrics;
 
 typedef struct et_step {
@@ -58,9 +60,9 @@ typedef struct et_step {
     et_assignment assignment;
     et_moe_values fwd; /* a dense layer: slot_pre, slot_act, slot_out with S = N, and y */
     et_moe_grads bwd;
-    et_real *loss_aux, *loss_z;     /* [1] or NULL */
+    et_real *loss_aux, *loss_z;      /* [1] or NULL */
     et_real *state_ema, *state_bias; /* [n] after the step, or NULL */
-    int32_t *state_updates;         /* [1] or NULL */
+    int32_t *state_updates;          /* [1] or NULL */
     et_step_metrics metric;
     size_t block; /* layout.*: tile size; set before et_step_run, 0: none */
     et_block_layout layout;
@@ -75,8 +77,8 @@ typedef struct et_step {
 typedef void et_progress(void *user, const char *phase, double done);
 
 /* Allocates the inputs' arrays of a validated case, zeroed. `max_bytes` (0: no limit) bounds what
- * the whole step may take, inputs, values and gradients together: checked here for all that the case
- * decides, and again in et_step_run once the number of slots is known. */
+ * the whole step may take, inputs, values and gradients together: checked here for all that the
+ * case decides, and again in et_step_run once the number of slots is known. */
 et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_error *error);
 
 /* Draws in.* as the case's input source says. */

@@ -138,7 +138,8 @@ static void plain(size_t M, size_t N, size_t K, et_matrix A, et_matrix B, bool a
 {
     size_t down = (M + MC - 1) / MC, across = (N + NC - 1) / NC;
     /* Blocks of C are disjoint: whoever computes one, it gets the same bits. */
-#pragma omp parallel for schedule(dynamic) if (down * across > 1 && M * N / 8 * K > ET_WORTH_THREADS)
+#pragma omp parallel for schedule(dynamic) if (down * across > 1 &&                                \
+                                               M * N / 8 * K > ET_WORTH_THREADS)
     for (size_t b = 0; b < down * across; b++)
         block(M, N, K, A, B, b % down * MC, b / down * NC, accumulate, C, stride);
 }

@@ -18,8 +18,7 @@ et_status et_allocate(void **out, size_t count, size_t size, const char *what, e
         return et_fail(error, ET_ENOMEM, "%s: %zu elements of %zu bytes exceed the address space",
                        what, count, size);
     void *room = calloc(bytes ? bytes : 1, 1);
-    if (room == NULL)
-        return et_fail(error, ET_ENOMEM, "%s: no memory for %zu bytes", what, bytes);
+    if (room == NULL) return et_fail(error, ET_ENOMEM, "%s: no memory for %zu bytes", what, bytes);
     *out = room;
     return ET_OK;
 }

@@ -224,14 +224,10 @@ et_status et_bundle_open(et_tensor_file *file, et_step *step, const char *path, 
 static double element(const et_tensor_out *t, size_t i)
 {
     switch (t->source) {
-    case ET_FROM_F64:
-        return ((const double *)t->values)[i];
-    case ET_FROM_F32:
-        return (double)((const float *)t->values)[i];
-    case ET_FROM_I32:
-        return ((const int32_t *)t->values)[i];
-    case ET_FROM_U8:
-        return ((const uint8_t *)t->values)[i];
+    case ET_FROM_F64: return ((const double *)t->values)[i];
+    case ET_FROM_F32: return (double)((const float *)t->values)[i];
+    case ET_FROM_I32: return ((const int32_t *)t->values)[i];
+    case ET_FROM_U8: return ((const uint8_t *)t->values)[i];
     }
     return 0;
 }

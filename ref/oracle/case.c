@@ -310,6 +310,9 @@ static void derive(struct parse *p)
         c->target_load = 0;
     else if (!given(p, "target_load"))
         c->target_load = c->pool_tokens * c->granularity / c->experts;
+    /* Evaluation routes by threshold and never looks at k; one token is a legal batch there. */
+    if (c->layer == ET_MOE && c->rule != ET_TC && c->eval && c->target_load == 0)
+        c->target_load = 1;
 }
 
 static et_status check_contradictions(const struct parse *p)

@@ -34,6 +34,7 @@
 #include "etref/routing.h"
 #include "etref/step.h"
 #include "ref/base/memory.h"
+#include "ref/oracle/decide.h"
 #include "ref/oracle/text.h"
 
 #include <math.h>
@@ -236,20 +237,13 @@ static void score(const et_case *c, size_t tokens, const et_real *x, const et_re
               et_transposed(router, c->d_model), false, logits, c->experts);
 }
 
-static double power(double beta, size_t u)
-{
-    double result = 1;
-    for (; u > 0; u /= 2, beta *= beta)
-        if (u % 2 == 1) result *= beta;
-    return result;
-}
-
 /* ema after u updates from 0 with the same cutoffs is (1 - beta^u) cutoff. Ties and integers take
  * the cutoff itself, unless a bias correction will divide: so the threshold equals a score. */
 static void store_ema(const et_case *c, const et_real *cutoff, et_real *ema)
 {
     bool exact = c->input.source == ET_INPUT_TIES || c->input.source == ET_INPUT_INTEGER;
-    double weight = exact && !c->ema_bias_correction ? 1 : 1 - power(c->ema_decay, c->ema_updates);
+    double weight =
+        exact && !c->ema_bias_correction ? 1 : et_ema_weight(c->ema_decay, c->ema_updates);
     for (size_t i = 0; i < c->experts; i++) ema[i] = (et_real)(weight * (double)cutoff[i]);
 }
 
@@ -282,72 +276,6 @@ static et_status draw_ema(const source *from, et_step *s, const input *x, et_err
 
 /* ---- decisive: no decision within rounding of its boundary ---- */
 
-/* Room for a routing of the whole step. */
-typedef struct trial {
-    et_real *logits, *margin;         /* [N,n] */
-    et_real *threshold, *pool_cutoff; /* [n], [N/P,n] */
-    uint8_t *mask;                    /* [N,n] */
-    int32_t *passed;                  /* [n] */
-} trial;
-
-static et_status take_trial(trial *v, const et_case *c, et_error *error)
-{
-    size_t Nn = c->tokens * c->experts, n = c->experts, pools = c->tokens / c->pool_tokens;
-    const struct {
-        void **out;
-        size_t count, size;
-    } list[] = {{(void **)&v->logits, Nn, sizeof(et_real)},
-                {(void **)&v->margin, Nn, sizeof(et_real)},
-                {(void **)&v->threshold, n, sizeof(et_real)},
-                {(void **)&v->pool_cutoff, pools * n, sizeof(et_real)},
-                {(void **)&v->mask, Nn, sizeof(uint8_t)},
-                {(void **)&v->passed, n, sizeof(int32_t)}};
-    et_status status = ET_OK;
-    for (size_t i = 0; status == ET_OK && i < sizeof list / sizeof *list; i++)
-        status = et_allocate(list[i].out, list[i].count, list[i].size, "decisive inputs", error);
-    return status;
-}
-
-static void free_trial(trial *v)
-{
-    free(v->logits);
-    free(v->margin);
-    free(v->threshold);
-    free(v->pool_cutoff);
-    free(v->mask);
-    free(v->passed);
-}
-
-/* The margins of one micro-batch, which begins at token `first`. */
-static et_status judge_batch(const et_step *s, trial *v, size_t first, et_error *error)
-{
-    const et_case *c = &s->c;
-    size_t N = et_case_micro_tokens(c), n = c->experts, at = first * n;
-    const et_real *r = v->logits + at;
-    if (c->rule == ET_TC)
-        return et_token_choice(N, n, c->top_k, r, s->in.bias, v->mask + at, v->margin + at, NULL,
-                               error);
-    if (et_case_routes_by_choice(c))
-        return et_expert_choice(N, n, c->pool_tokens, c->target_load, r, v->mask + at,
-                                v->margin + at, v->pool_cutoff, NULL, first, error);
-    et_capacity bounds = et_capacity_bounds(c->target_load, c->capacity_factor, N);
-    et_ema_threshold(n, s->in.ema, c->ema_decay, c->ema_bias_correction, c->ema_updates,
-                     v->threshold);
-    return et_expert_threshold(N, n, r, v->threshold, c->inclusive,
-                               c->has_capacity && !c->eval ? &bounds : NULL, v->mask + at,
-                               v->margin + at, v->passed, error);
-}
-
-static et_status judge(const et_step *s, trial *v, et_error *error)
-{
-    const et_case *c = &s->c;
-    et_status status = ET_OK;
-    score(c, c->tokens, s->in.x, s->in.router, v->logits);
-    for (size_t first = 0; status == ET_OK && first < c->tokens; first += et_case_micro_tokens(c))
-        status = judge_batch(s, v, first, error);
-    return status;
-}
-
 /* How far a kernel of the case's precision may turn a margin of token t. A logit whose factors are
  * rounded to p bits, or whose sum is, is off by about 2^-p sum_j |x_tj||w_ij|; a margin is the
  * difference of two. */
@@ -364,34 +292,42 @@ static double reach(const et_step *s, size_t t)
     return ldexp(2 * largest, -et_dtype_significand(s->c.precision));
 }
 
-static bool is_decided(const et_step *s, const trial *v, size_t t)
+static bool is_decided(const et_step *s, size_t t)
 {
     double least = reach(s, t);
     for (size_t i = 0; i < s->c.experts; i++)
-        if (!(fabs((double)v->margin[t * s->c.experts + i]) > least)) return false;
+        if (!(fabs((double)s->route.margin[t * s->c.experts + i]) > least)) return false;
     return true;
 }
 
-/* Draws the undecided tokens anew, each round from a stream of its own, until there are none. Only
- * they are redrawn: a whole batch without a single close decision might never come. */
+/* Draws the undecided tokens of one round anew, from a stream of the round's own; how many. */
+static size_t redraw(const source *from, const et_step *decided, const input *x, int round,
+                     et_step *s)
+{
+    char name[32];
+    size_t undecided = 0;
+    snprintf(name, sizeof name, "in.x#%d", round);
+    for (size_t t = 0; t < s->c.tokens; t++) {
+        if (is_decided(decided, t)) continue;
+        undecided++;
+        draw_token(from, x, name, t, s->in.x + t * s->c.d_model);
+    }
+    return undecided;
+}
+
+/* Routes the inputs drawn so far and redraws the tokens with a close decision, until there are
+ * none. Only they are redrawn: a whole batch without a single close decision might never come. */
 static et_status make_decisive(const source *from, et_step *s, const input *x, et_error *error)
 {
     enum { ROUNDS = 64 };
-    trial v = {0};
     size_t undecided = 1;
-    et_status status = take_trial(&v, &s->c, error);
+    et_status status = ET_OK;
     for (int round = 1; status == ET_OK && undecided > 0 && round <= ROUNDS; round++) {
-        char name[32];
-        snprintf(name, sizeof name, "in.x#%d", round);
-        undecided = 0;
-        status = judge(s, &v, error);
-        for (size_t t = 0; status == ET_OK && t < s->c.tokens; t++) {
-            if (is_decided(s, &v, t)) continue;
-            undecided++;
-            draw_token(from, x, name, t, s->in.x + t * s->c.d_model);
-        }
+        et_step decided = et_step_like(s); /* its inputs are those of s, seen anew each round */
+        status = et_step_decide(&decided, error);
+        if (status == ET_OK) undecided = redraw(from, &decided, x, round, s);
+        et_step_free(&decided);
     }
-    free_trial(&v);
     if (status == ET_OK && undecided > 0)
         return et_fail(
             error, ET_EINVAL,

@@ -7,8 +7,8 @@
 #include <stdbool.h>
 
 /* The text as JSON, duplicate keys refused; a new reference, or NULL with *trouble filled in.
- * Jansson reports a failed allocation now and then as a syntax error, or with no words at all; errno
- * tells the truth, because malloc sets it, and *no_memory says so. */
+ * Jansson reports a failed allocation now and then as a syntax error, or with no words at all;
+ * errno tells the truth, because malloc sets it, and *no_memory says so. */
 static inline json_t *et_json_load(const char *text, size_t length, size_t flags,
                                    json_error_t *trouble, bool *no_memory)
 {

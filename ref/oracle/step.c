@@ -15,6 +15,7 @@
  */
 #include "etref/step.h"
 #include "ref/base/memory.h"
+#include "ref/oracle/decide.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -508,6 +509,21 @@ static et_status measure(et_step *s, et_error *error)
     if (capacity) measure_capacity(s);
     et_mean_std(c->tokens * n, s->fwd.logits, m->logit_mean, m->logit_std);
     return measure_gates(s, error);
+}
+
+/* ---- decisions alone ---- */
+
+et_step et_step_like(const et_step *s)
+{
+    return (et_step){.c = s->c, .max_bytes = s->max_bytes, .bytes = s->bytes, .in = s->in};
+}
+
+et_status et_step_decide(et_step *s, et_error *error)
+{
+    s->engine = ET_PLAIN;
+    et_moe moe = et_step_layer(s);
+    et_status status = score(s, &moe, error);
+    return status == ET_OK ? route(s, error) : status;
 }
 
 /* ---- the whole step ---- */

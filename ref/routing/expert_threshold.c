@@ -102,12 +102,17 @@ static double power(double beta, size_t u)
     return result;
 }
 
+double et_ema_weight(double beta, size_t updates)
+{
+    return 1 - power(beta, updates);
+}
+
 /* After u updates from 0, ema = (1-beta) sum_s beta^(u-1-s) kth_s, whose weights add up to
  * 1 - beta^u; dividing by that makes it a mean. */
 void et_ema_threshold(size_t n, const et_real *ema, double beta, bool bias_correction,
                       size_t updates, et_real *c)
 {
-    double weight = bias_correction ? 1 - power(beta, updates) : 1;
+    double weight = bias_correction ? et_ema_weight(beta, updates) : 1;
     for (size_t i = 0; i < n; i++) c[i] = weight > 0 ? (et_real)((double)ema[i] / weight) : 0;
 }
 

@@ -6,9 +6,9 @@
  *     bare    the layer's own matrix products and nothing else, with their own shapes
  *     layer   zeroing the gradients, forward, backward: everything a training step pays for
  *
- * and ratios are taken within a round, so that a slow moment hits all three. Medians over rounds are
- * shown. Flops are those of the products: 4dh forward and 8dh backward for each slot and each token
- * of the shared expert, 6dn a token for the router.
+ * and ratios are taken within a round, so that a slow moment hits all three. Medians over rounds
+ * are shown. Flops are those of the products: 4dh forward and 8dh backward for each slot and each
+ * token of the shared expert, 6dn a token for the router.
  */
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
@@ -22,14 +22,27 @@
 enum { MAX_ROUNDS = 99, PEAK_SIZE = 2048 };
 
 enum phase {
-    SCORE, ROUTE, WEIGH, EXPERTS, COMBINE, /* forward */
-    ZERO, COMBINE_BACK, EXPERTS_BACK, SCORE_BACK, /* backward */
+    SCORE,
+    ROUTE,
+    WEIGH,
+    EXPERTS,
+    COMBINE, /* forward */
+    ZERO,
+    COMBINE_BACK,
+    EXPERTS_BACK,
+    SCORE_BACK, /* backward */
     PHASES
 };
 
-static const char *const phase_names[PHASES] = {
-    "score (router, gate)", "route (top-k, slots)", "weigh", "experts forward", "combine",
-    "zero the gradients", "combine backward", "experts backward", "score backward"};
+static const char *const phase_names[PHASES] = {"score (router, gate)",
+                                                "route (top-k, slots)",
+                                                "weigh",
+                                                "experts forward",
+                                                "combine",
+                                                "zero the gradients",
+                                                "combine backward",
+                                                "experts backward",
+                                                "score backward"};
 
 /* What one round measured, in seconds. */
 typedef struct round_times {
@@ -49,8 +62,8 @@ typedef struct bench {
 
 static double flops(const et_moe *m, size_t slots)
 {
-    double experts = 12.0 * (double)m->d *
-                     ((double)slots * (double)m->h + (double)m->N * (double)m->hs);
+    double experts =
+        12.0 * (double)m->d * ((double)slots * (double)m->h + (double)m->N * (double)m->hs);
     return experts + 6.0 * (double)m->N * (double)m->d * (double)m->n;
 }
 
@@ -65,8 +78,8 @@ static double time_peak(bench *b)
 
 /* The six products of one expert's m rows. Values and gradients land where the layer puts them. */
 static void bare_expert(const bench *b, size_t m, size_t h, const et_real *up, const et_real *down,
-                        et_real *pre, et_real *act, et_real *out, const et_real *dout, et_real *dact,
-                        et_real *dpre, et_real *dup, et_real *ddown)
+                        et_real *pre, et_real *act, et_real *out, const et_real *dout,
+                        et_real *dact, et_real *dpre, et_real *dup, et_real *ddown)
 {
     et_engine e = b->moe.engine;
     size_t d = b->moe.d;
@@ -88,20 +101,23 @@ static double time_bare(bench *b)
     size_t d = m->d, h = m->h, n = m->n, size = h * d;
     const et_real *x = b->step.in.x;
     double start = omp_get_wtime();
-    et_matmul(m->engine, m->N, n, d, et_rows(x, d), et_transposed(m->router, d), false, v->logits, n);
+    et_matmul(m->engine, m->N, n, d, et_rows(x, d), et_transposed(m->router, d), false, v->logits,
+              n);
     for (size_t i = 0; i < n; i++) {
         size_t s = (size_t)a->expert_offsets[i];
         bare_expert(b, (size_t)a->load[i], h, m->up + i * size, m->down + i * size,
                     v->slot_pre + s * h, v->slot_act + s * h, v->slot_out + s * d,
-                    g->slot_out + s * d, g->slot_act + s * h, g->slot_pre + s * h,
-                    g->up + i * size, g->down + i * size);
+                    g->slot_out + s * d, g->slot_act + s * h, g->slot_pre + s * h, g->up + i * size,
+                    g->down + i * size);
     }
     if (m->hs > 0)
         bare_expert(b, m->N, m->hs, m->shared_up, m->shared_down, v->shared_pre, v->shared_act,
                     v->shared_out, g->shared_out, g->shared_act, g->shared_pre, g->shared_up,
                     g->shared_down);
-    et_matmul(m->engine, n, d, m->N, et_transposed(g->logits, n), et_rows(x, d), true, g->router, d);
-    et_matmul(m->engine, m->N, d, n, et_rows(g->logits, n), et_rows(m->router, d), false, b->rows, d);
+    et_matmul(m->engine, n, d, m->N, et_transposed(g->logits, n), et_rows(x, d), true, g->router,
+              d);
+    et_matmul(m->engine, m->N, d, n, et_rows(g->logits, n), et_rows(m->router, d), false, b->rows,
+              d);
     return omp_get_wtime() - start;
 }
 
@@ -129,10 +145,9 @@ static et_status route(bench *b, et_error *error)
 {
     et_step *s = &b->step;
     const et_case *c = &s->c;
-    et_status status =
-        et_expert_choice(c->tokens, c->experts, c->pool_tokens, c->target_load, s->fwd.logits,
-                         s->route.mask, s->route.margin, s->route.pool_cutoff, s->route.topk_token, 0,
-                         error);
+    et_status status = et_expert_choice(c->tokens, c->experts, c->pool_tokens, c->target_load,
+                                        s->fwd.logits, s->route.mask, s->route.margin,
+                                        s->route.pool_cutoff, s->route.topk_token, 0, error);
     if (status != ET_OK) return status;
     et_assignment_free(&s->assignment);
     return et_assignment_build(&s->assignment, c->tokens, c->experts, s->route.mask, error);
@@ -150,9 +165,10 @@ static et_status run_phase(bench *b, enum phase phase, et_error *error)
     case EXPERTS: return et_moe_experts(&b->moe, s->in.x, a, &s->fwd, error);
     case COMBINE: et_moe_combine(&b->moe, a, &s->fwd); return ET_OK;
     case ZERO: zero_gradients(b); return ET_OK;
-    case COMBINE_BACK: et_moe_combine_backward(&b->moe, s->in.dy, a, &s->fwd, &s->bwd); return ET_OK;
-    case EXPERTS_BACK:
-        return et_moe_experts_backward(&b->moe, s->in.x, a, &s->fwd, &s->bwd, error);
+    case COMBINE_BACK:
+        et_moe_combine_backward(&b->moe, s->in.dy, a, &s->fwd, &s->bwd);
+        return ET_OK;
+    case EXPERTS_BACK: return et_moe_experts_backward(&b->moe, s->in.x, a, &s->fwd, &s->bwd, error);
     case SCORE_BACK: return et_moe_score_backward(&b->moe, s->in.x, a, &s->fwd, &s->bwd, error);
     case PHASES: break;
     }
@@ -299,7 +315,8 @@ static json_t *summary_json(shape s, summary m)
 {
     json_t *object = shape_json(s);
     json_object_set_new(object, "seconds", json_real(m.seconds));
-    json_object_set_new(object, "microseconds_per_token", json_real(1e6 * m.seconds / (double)s.tokens));
+    json_object_set_new(object, "microseconds_per_token",
+                        json_real(1e6 * m.seconds / (double)s.tokens));
     json_object_set_new(object, "gflops", json_real(m.gflops_layer));
     json_object_set_new(object, "gflops_peak", json_real(m.gflops_peak));
     json_object_set_new(object, "of_peak", json_real(m.of_peak));
@@ -340,12 +357,14 @@ static int report_layer(shape s, et_engine engine, size_t rounds, bool json)
         json_object_set_new(object, "phase_seconds", phases);
         json_print(object);
     } else {
-        printf("layer: N %zu, d %zu, h %zu, %zu routed experts of load %zu, shared expert of width %zu\n"
+        printf("layer: N %zu, d %zu, h %zu, %zu routed experts of load %zu, shared expert of width "
+               "%zu\n"
                "%s, engine %s, %d threads, medians of %zu rounds\n\n",
                s.tokens, s.d, s.h, s.experts, b->step.c.target_load, s.hs, ET_REAL_NAME,
                engine == ET_BLAS ? "blas" : "plain", omp_get_max_threads(), rounds);
         print_phases(b, m);
-        printf("\nforward and backward  %8.1f ms  %6.1f GFLOP/s\n", 1e3 * m.seconds, m.gflops_layer);
+        printf("\nforward and backward  %8.1f ms  %6.1f GFLOP/s\n", 1e3 * m.seconds,
+               m.gflops_layer);
         printf("its bare products     %8.1f ms  %6.1f GFLOP/s\n", 1e3 * m.bare_seconds,
                m.gflops_layer * m.seconds / m.bare_seconds);
         printf("peak, one %d^3 product        %9.1f GFLOP/s\n", PEAK_SIZE, m.gflops_peak);
@@ -356,7 +375,8 @@ static int report_layer(shape s, et_engine engine, size_t rounds, bool json)
     return STATUS_PASS;
 }
 
-static int report_table(const shape *shapes, size_t count, et_engine engine, size_t rounds, bool json)
+static int report_table(const shape *shapes, size_t count, et_engine engine, size_t rounds,
+                        bool json)
 {
     text_table t;
     json_t *rows = json_array();

@@ -207,7 +207,10 @@ static void report_json(const verdict *v, const char *line)
     json_object_set_new(report, "file", json_clean(v->path));
     json_object_set_new(report, "case", json_clean(v->step.c.name));
     json_object_set_new(report, "producer", json_clean(producer ? producer : ""));
-    json_object_set_new(report, "verdict", json_string(v->count == 0 ? "inconclusive" : v->failed ? "fail" : "pass"));
+    json_object_set_new(report, "verdict",
+                        json_string(v->count == 0 ? "inconclusive"
+                                    : v->failed   ? "fail"
+                                                  : "pass"));
     json_object_set_new(report, "message", json_clean(line));
     for (size_t i = 0; i < v->count; i++)
         json_array_append_new(rows, tensor_json(v, &v->tensors[i]));

@@ -1,0 +1,111 @@
+/* fuzz_case.c: any bytes at all, taken for a case or an array of cases. For libFuzzer.
+ *
+ * Checked: a refusal says why, in one line, and touches nothing; an accepted case prints itself as
+ * JSON that parses to the same bytes; a number in it is within its range, so that what is computed
+ * from it cannot overflow; Jansson's memory is released and bounded by the input.
+ */
+#include "etref/case.h"
+#include "ref/base/memory.h"
+
+#include <jansson.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
+
+/* Bytes per byte of input, and bytes in any case, that parsing may take. Jansson's dearest text is
+ * '[': one character opens an array with room for eight values. */
+enum { PER_BYTE = 128, ALWAYS = 1 << 16 };
+
+static size_t json_now, json_peak;
+
+static void *counted_malloc(size_t size)
+{
+    void *room = malloc(size);
+    if (room != NULL) json_now += malloc_usable_size(room);
+    if (json_now > json_peak) json_peak = json_now;
+    return room;
+}
+
+static void counted_free(void *room)
+{
+    if (room != NULL) json_now -= malloc_usable_size(room);
+    free(room);
+}
+
+static void require(int holds, const char *what)
+{
+    if (holds) return;
+    fprintf(stderr, "fuzz_case: violated: %s\n", what);
+    abort();
+}
+
+static void check_sizes(const et_case *c)
+{
+    size_t product;
+    require(c->tokens > 0 && c->d_model > 0 && c->d_expert > 0, "sizes are positive");
+    require(c->tokens % c->micro_batches == 0, "micro-batches are equal");
+    require(et_case_micro_tokens(c) % c->pool_tokens == 0, "pools are equal");
+    require(et_size_mul(c->tokens, c->experts, &product), "N n fits");
+    require(et_size_mul(c->experts, c->d_expert, &product) &&
+                et_size_mul(product, c->d_model, &product) && et_size_mul(product, 8, &product),
+            "the weights can be addressed");
+    require(c->target_load <= c->pool_tokens, "k <= P");
+    require(c->layer == ET_DENSE || (c->top_k <= c->experts && c->granularity <= c->experts),
+            "K, G <= n");
+    require(c->ema_decay >= 0 && c->ema_decay < 1, "0 <= beta < 1");
+    require((c->shared_d_expert > 0) == c->shared, "a shared expert has a width");
+}
+
+static void check_accepted(const et_case *c)
+{
+    char *text;
+    et_case again;
+    et_error error = {""};
+    check_sizes(c);
+    require(et_case_print(&text, c, &error) == ET_OK, "an accepted case can be printed");
+    require(et_case_parse(&again, text, strlen(text), "printed", &error) == ET_OK,
+            "what is printed can be parsed");
+    require(memcmp(c, &again, sizeof again) == 0, "parse(print(c)) is c");
+    require(strchr(text, '\n') == NULL, "a case is printed on one line");
+    free(text);
+}
+
+static void check_message(et_status status, const et_error *error)
+{
+    require(status == ET_OK || status == ET_EINVAL, "bytes can break rules, and do nothing worse");
+    require((status == ET_OK) == (error->text[0] == '\0'), "a message if and only if refused");
+    require(strpbrk(error->text, "\n\r\x1b") == NULL, "a message is one line of text");
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
+{
+    const char *text = (const char *)bytes;
+    size_t cases = 0;
+    et_case c, untouched;
+    et_error error = {""};
+    json_set_alloc_funcs(counted_malloc, counted_free);
+    json_now = json_peak = 0;
+    memset(&untouched, 0x5a, sizeof untouched);
+
+    et_status status = et_case_count(&cases, text, count, "input", &error);
+    check_message(status, &error);
+    bool counted = status == ET_OK;
+    for (size_t i = 0; i <= cases && i < 20; i++) { /* one past the last, too */
+        error.text[0] = '\0';
+        memcpy(&c, &untouched, sizeof c);
+        status = et_case_parse_nth(&c, i, text, count, "input", &error);
+        check_message(status, &error);
+        require(!counted || i < cases || status == ET_EINVAL, "there is no case past the last");
+        if (status == ET_OK)
+            check_accepted(&c);
+        else
+            require(memcmp(&c, &untouched, sizeof c) == 0,
+                    "a refused case leaves the struct alone");
+    }
+    require(json_now == 0, "Jansson's memory is released");
+    require(json_peak <= PER_BYTE * count + ALWAYS, "Jansson's memory is bounded by the input");
+    return 0;
+}

@@ -1,0 +1,659 @@
+/* test_case.c: reading, checking and printing cases.
+ *
+ * Bad cases are a table: what is written and the whole message it must get, so that a message that
+ * names the wrong field, or forgets what is allowed, fails. Good ones are all the cases of the
+ * suites and of data/witness: parse(print(c)) must be c, byte for byte.
+ */
+#include "etref/case.h"
+#include "etref/safetensors.h"
+#include "tests/check_main.h"
+#include "tests/run_case.h"
+
+#include <dirent.h>
+#include <math.h>
+
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+#define MOE(more)    "{'name':'a','tokens':8,'d_model':4,'d_expert':4,'experts':4" more "}"
+#define DENSE(more)  "{'name':'a','layer':'dense','tokens':8,'d_model':4,'d_expert':4" more "}"
+#define IN_A         "test: case 'a': "
+#define NAMES        "1 to 63 letters, digits, '-', '_', '.', the first a letter or digit"
+#define COUNTS       "integer from 1 to 2147483647"
+
+static et_case parse_good(const char *json)
+{
+    et_case c;
+    et_error error = {""};
+    ck_assert_msg(parse_quoted(&c, json, &error) == ET_OK, "%s: %s", json, error.text);
+    ck_assert_str_eq(error.text, "");
+    return c;
+}
+
+/* ---- defaults ---- */
+
+START_TEST(the_defaults_are_the_papers_setup)
+{
+    et_case c = parse_good(MOE(""));
+    ck_assert_str_eq(c.name, "a");
+    ck_assert_str_eq(c.hunts, "");
+    ck_assert(c.layer == ET_MOE && c.rule == ET_ET && !c.eval);
+    ck_assert_uint_eq(c.top_k, 1);
+    ck_assert_uint_eq(c.granularity, 1);
+    ck_assert_uint_eq(c.target_load, 2);
+    ck_assert_uint_eq(c.pool_tokens, 8);
+    ck_assert(c.gate == ET_GATE_SIGMOID && c.norm == ET_NORM_NONE);
+    ck_assert(c.shared && c.shared_d_expert == 4);
+    ck_assert(!c.inclusive && !c.has_capacity && c.capacity_factor == 0);
+    ck_assert(c.ema_decay == 0.999 && !c.ema_bias_correction && c.ema_updates == 0);
+    ck_assert(c.step == 0 && c.warmup_steps == 0 && c.micro_batches == 1);
+    ck_assert(c.balance == ET_BALANCE_NONE && c.balance_coef == 0.001 && c.bias_rate == 0.005);
+    ck_assert(!c.global_load && c.z_loss_coef == 0 && c.precision == ET_F64);
+    ck_assert(c.input.source == ET_INPUT_NONE && c.input.seed == 1 && c.input.copies == 2);
+    ck_assert_str_eq(c.input.text, "GPL-3");
+}
+END_TEST
+
+START_TEST(derived_defaults_follow_other_fields)
+{
+    et_case c = parse_good(MOE(",'rule':'tc','top_k':3"));
+    ck_assert(c.granularity == 3 && c.target_load == 0 && c.pool_tokens == 8);
+    c = parse_good(MOE(",'rule':'ec','granularity':3,'micro_batches':2"));
+    ck_assert(c.pool_tokens == 4 && c.target_load == 3 && et_case_micro_tokens(&c) == 4);
+    c = parse_good("{'name':'a','tokens':50,'d_model':4,'d_expert':4,'experts':6}");
+    ck_assert_uint_eq(c.target_load, 8); /* floor(50/6) */
+    c = parse_good(MOE(",'target_load':7,'shared_d_expert':9"));
+    ck_assert(c.target_load == 7 && c.shared_d_expert == 9);
+    c = parse_good(MOE(",'shared':false"));
+    ck_assert(!c.shared && c.shared_d_expert == 0);
+    c = parse_good(DENSE(",'shared':false"));
+    ck_assert(!c.shared && c.experts == 0 && c.target_load == 0 && c.pool_tokens == 8);
+}
+END_TEST
+
+START_TEST(a_field_that_says_nothing_is_let_pass)
+{
+    const char *good[] = {
+        MOE(",'rule':'tc','ema_decay':0.999,'warmup_steps':0,'threshold':'strict'"),
+        MOE(",'rule':'tc','balance':'aux','balance_coef':0.5,'bias_rate':0.0"),
+        MOE(",'rule':'tc','balance_coef':0,'bias_rate':0.005,'granularity':1"),
+        MOE(",'rule':'ec','balance':'none','capacity_factor':null,'global_load':false"),
+        MOE(",'mode':'eval','capacity_factor':0.5,'pool_tokens':4,'z_loss_coef':0.1"),
+        MOE(",'step':3,'warmup_steps':4,'pool_tokens':4"),
+        DENSE(",'gate':'sigmoid','balance':'none','shared':true"),
+        MOE(",'input':{'source':'normal','copies':2,'hot':0,'text':'GPL-3','decisive':false}"),
+    };
+    for (size_t i = 0; i < COUNT(good); i++) parse_good(good[i]);
+    /* What does not apply holds its default, so that equal cases are equal. */
+    et_case a = parse_good(MOE(",'rule':'tc','balance_coef':0")),
+            b = parse_good(MOE(",'rule':'tc'"));
+    ck_assert(memcmp(&a, &b, sizeof a) == 0);
+}
+END_TEST
+
+START_TEST(what_a_step_routes_by)
+{
+    const struct {
+        const char *json;
+        bool choice, threshold;
+    } rows[] = {
+        {MOE(",'rule':'tc'"), false, false},
+        {MOE(",'rule':'tc','mode':'eval'"), false, false},
+        {MOE(",'rule':'ec'"), true, false},
+        {MOE(",'rule':'ec','mode':'eval'"), false, true},
+        {MOE(""), false, true},
+        {MOE(",'step':3,'warmup_steps':4"), true, false},
+        {MOE(",'step':4,'warmup_steps':4"), false, true},
+        {MOE(",'step':3,'warmup_steps':4,'mode':'eval'"), false, true},
+        {DENSE(""), false, false},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        et_case c = parse_good(rows[i].json);
+        ck_assert_msg(et_case_routes_by_choice(&c) == rows[i].choice, "%s", rows[i].json);
+        ck_assert_msg(et_case_routes_by_threshold(&c) == rows[i].threshold, "%s", rows[i].json);
+    }
+}
+END_TEST
+
+START_TEST(every_field_is_documented)
+{
+    size_t count = 0;
+    const et_field_doc *f;
+    for (; (f = et_case_field(count)) != NULL; count++) {
+        ck_assert(strlen(f->name) > 0 && strlen(f->type) > 0 && strlen(f->initial) > 0);
+        ck_assert(strlen(f->scope) > 0 && strlen(f->meaning) > 0);
+        for (size_t i = 0; i < count; i++) ck_assert_str_ne(et_case_field(i)->name, f->name);
+    }
+    ck_assert_uint_eq(count, 41);
+    ck_assert_ptr_null(et_case_field((size_t)-1));
+}
+END_TEST
+
+/* ---- bad cases ---- */
+
+static const struct bad_case {
+    const char *json, *message;
+} bad_cases[] = {
+    {"'a'", "test: \"a\"; allowed: an object with fields name, tokens, ..."},
+    {"3", "test: 3; allowed: an object with fields name, tokens, ..."},
+    {"null", "test: null; allowed: an object with fields name, tokens, ..."},
+    {"[]", "test: []; allowed: an object with fields name, tokens, ..."},
+    {"{}", "test: name is missing; allowed: " NAMES},
+    {"{'name':'a'}", IN_A "tokens is missing; allowed: " COUNTS},
+    {"{'name':'a','tokens':8,'d_model':4,'d_expert':4}",
+     IN_A "experts is missing; allowed: " COUNTS},
+    {"{'name':''}", "test: name = \"\"; allowed: " NAMES},
+    {"{'name':'a b'}", "test: name = \"a b\"; allowed: " NAMES},
+    {"{'name':'../x'}", "test: name = \"../x\"; allowed: " NAMES},
+    {"{'name':'..'}", "test: name = \"..\"; allowed: " NAMES},
+    {"{'name':'-x'}", "test: name = \"-x\"; allowed: " NAMES},
+    {"{'name':7}", "test: name = 7; allowed: " NAMES},
+    {MOE(",'hunts':''"), IN_A "hunts = \"\"; allowed: text of 1 to 159 bytes"},
+    {MOE(",'granularty':1"), IN_A "unknown field granularty; the nearest is granularity"},
+    {MOE(",'colour':'red'"), IN_A "unknown field colour; 'etref list fields' names them all"},
+    {MOE(",'input.seed':1"),
+     IN_A "unknown field input.seed; the fields of input stand in an object input"},
+    {MOE(",'input':{'source':'normal','sede':1}"),
+     IN_A "unknown field input.sede; the nearest is input.seed"},
+    {MOE(",'input':{'source':'normal','nonsense':1}"),
+     IN_A "unknown field input.nonsense; 'etref list fields' names them all"},
+    {MOE(",'layer':'attention'"), IN_A "layer = \"attention\"; allowed: dense|moe"},
+    {MOE(",'rule':'hash'"), IN_A "rule = \"hash\"; allowed: tc|ec|et"},
+    {MOE(",'mode':'test'"), IN_A "mode = \"test\"; allowed: train|eval"},
+    {MOE(",'gate':'sigmod'"),
+     IN_A "gate = \"sigmod\"; allowed: "
+          "sigmoid|relu|softmax|softmax_anchor|softmax_anchor_out|softmax_tokens"},
+    {MOE(",'gate':'softmax|relu'"),
+     IN_A "gate = \"softmax|relu\"; allowed: "
+          "sigmoid|relu|softmax|softmax_anchor|softmax_anchor_out|softmax_tokens"},
+    {MOE(",'gate':null"), IN_A
+     "gate = null; allowed: sigmoid|relu|softmax|softmax_anchor|softmax_anchor_out|softmax_tokens"},
+    {MOE(",'norm':'mean'"), IN_A "norm = \"mean\"; allowed: none|fanout|sum"},
+    {MOE(",'threshold':'>'"), IN_A "threshold = \">\"; allowed: strict|inclusive"},
+    {MOE(",'balance':'aux_loss'"),
+     IN_A "balance = \"aux_loss\"; allowed: none|aux|aux_error|lossfree|proportional"},
+    {MOE(",'precision':'f8'"), IN_A "precision = \"f8\"; allowed: f64|f32|bf16|f16"},
+    {MOE(",'input':{'source':'uniform'}"),
+     IN_A "input.source = \"uniform\"; allowed: normal|text|integer|ties|skewed|outlier|tiny|huge"},
+    {MOE(",'shared':1"), IN_A "shared = 1; allowed: true|false"},
+    {MOE(",'shared':'true'"), IN_A "shared = \"true\"; allowed: true|false"},
+    {MOE(",'ema_bias_correction':0"), IN_A "ema_bias_correction = 0; allowed: true|false"},
+    {MOE(",'capacity_factor':'0.5'"),
+     IN_A "capacity_factor = \"0.5\"; allowed: number from 0 to 1e6, or null"},
+    {MOE(",'capacity_factor':-0.1"),
+     IN_A "capacity_factor = -0.1; allowed: number from 0 to 1e6, or null"},
+    {MOE(",'capacity_factor':1000001"),
+     IN_A "capacity_factor = 1000001; allowed: number from 0 to 1e6, or null"},
+    {MOE(",'ema_decay':1"), IN_A "ema_decay = 1; allowed: number from 0, less than 1"},
+    {MOE(",'ema_decay':-0.5"), IN_A "ema_decay = -0.5; allowed: number from 0, less than 1"},
+    {MOE(",'ema_decay':true"), IN_A "ema_decay = true; allowed: number from 0, less than 1"},
+    {MOE(",'z_loss_coef':-1"), IN_A "z_loss_coef = -1; allowed: number from 0 to 1e6"},
+    {MOE(",'rule':'tc','balance':'aux','balance_coef':-0.1"),
+     IN_A "balance_coef = -0.1; allowed: number from 0 to 1e6"},
+    {MOE(",'rule':'tc','balance':'lossfree','bias_rate':-0.1"),
+     IN_A "bias_rate = -0.1; allowed: number from 0 to 1e6"},
+    {"{'name':'a','tokens':0,'d_model':4,'d_expert':4,'experts':4}",
+     IN_A "tokens = 0; allowed: " COUNTS},
+    {"{'name':'a','tokens':8,'d_model':0,'d_expert':4,'experts':4}",
+     IN_A "d_model = 0; allowed: " COUNTS},
+    {"{'name':'a','tokens':8,'d_model':4,'d_expert':0,'experts':4}",
+     IN_A "d_expert = 0; allowed: " COUNTS},
+    {"{'name':'a','tokens':8,'d_model':4,'d_expert':4,'experts':0}",
+     IN_A "experts = 0; allowed: " COUNTS},
+    {"{'name':'a','tokens':-3}", IN_A "tokens = -3; allowed: " COUNTS},
+    {"{'name':'a','tokens':2.5}", IN_A "tokens = 2.5; allowed: " COUNTS},
+    {"{'name':'a','tokens':2147483648}", IN_A "tokens = 2147483648; allowed: " COUNTS},
+    {"{'name':'a','tokens':[8]}", IN_A "tokens = [8]; allowed: " COUNTS},
+    {MOE(",'rule':'tc','top_k':0"), IN_A "top_k = 0; allowed: " COUNTS},
+    {MOE(",'granularity':0"), IN_A "granularity = 0; allowed: " COUNTS},
+    {MOE(",'target_load':0"), IN_A "target_load = 0; allowed: " COUNTS},
+    {MOE(",'pool_tokens':0"), IN_A "pool_tokens = 0; allowed: " COUNTS},
+    {MOE(",'micro_batches':0"), IN_A "micro_batches = 0; allowed: " COUNTS},
+    {MOE(",'step':-1"), IN_A "step = -1; allowed: integer from 0 to 2147483647"},
+    {MOE(",'shared_d_expert':0"), IN_A "shared_d_expert = 0; allowed: " COUNTS},
+    {MOE(",'top_k':1"), IN_A "top_k = 1 does not apply; allowed: only with rule tc"},
+    {MOE(",'rule':'ec','top_k':2"), IN_A "top_k = 2 does not apply; allowed: only with rule tc"},
+    {MOE(",'rule':'tc','target_load':2"),
+     IN_A "target_load = 2 does not apply; allowed: only with rules ec and et"},
+    {MOE(",'rule':'tc','pool_tokens':8"),
+     IN_A "pool_tokens = 8 does not apply; allowed: only with rules ec and et"},
+    {MOE(",'rule':'tc','top_k':2,'granularity':1"),
+     IN_A "granularity = 1 with top_k = 2: under rule tc granularity is top_k; leave it out"},
+    {MOE(",'rule':'tc','top_k':5"), IN_A "top_k = 5 with experts = 4: allowed: 1 to experts"},
+    {MOE(",'granularity':5"), IN_A "granularity = 5 with experts = 4: allowed: 1 to experts"},
+    {MOE(",'target_load':9"),
+     IN_A "target_load = 9 with pool_tokens = 8: allowed: 1 to pool_tokens"},
+    {MOE(",'rule':'ec','pool_tokens':3"),
+     IN_A "pool_tokens = 3 with tokens = 8: allowed: a divisor of tokens / micro_batches"},
+    {MOE(",'rule':'ec','micro_batches':2,'pool_tokens':8"),
+     IN_A "pool_tokens = 8 with tokens = 8: allowed: a divisor of tokens / micro_batches"},
+    {MOE(",'micro_batches':3"),
+     IN_A "micro_batches = 3 with tokens = 8: allowed: a divisor of tokens"},
+    {MOE(",'micro_batches':9"),
+     IN_A "micro_batches = 9 with tokens = 8: allowed: a divisor of tokens"},
+    {MOE(",'pool_tokens':4"), IN_A "pool_tokens = 4 with tokens = 8: allowed: tokens / "
+                                   "micro_batches, the pool of et in training after its warm-up"},
+    {MOE(",'rule':'ec','pool_tokens':2"),
+     IN_A "pool_tokens = 2 with experts = 4: k = floor(pool_tokens * granularity / experts) is 0; "
+          "allowed: at least 1 (more tokens, or target_load)"},
+    {MOE(",'rule':'tc','capacity_factor':0.5"),
+     IN_A "capacity_factor = 0.5 does not apply; allowed: only with rule et"},
+    {MOE(",'rule':'ec','capacity_factor':0"),
+     IN_A "capacity_factor = 0.0 does not apply; allowed: only with rule et"},
+    {MOE(",'rule':'tc','threshold':'inclusive'"),
+     IN_A "threshold = \"inclusive\" does not apply; allowed: only with rules ec and et"},
+    {MOE(",'rule':'tc','ema_updates':3"),
+     IN_A "ema_updates = 3 does not apply; allowed: only with rules ec and et"},
+    {MOE(",'rule':'tc','ema_decay':0.9"),
+     IN_A "ema_decay = 0.9 does not apply; allowed: only with rules ec and et"},
+    {MOE(",'rule':'ec','warmup_steps':4000"),
+     IN_A "warmup_steps = 4000 does not apply; allowed: only with rule et"},
+    {MOE(",'rule':'tc','warmup_steps':1"),
+     IN_A "warmup_steps = 1 does not apply; allowed: only with rule et"},
+    {MOE(",'balance':'aux'"), IN_A "balance = \"aux\" does not apply; allowed: only with rule tc"},
+    {MOE(",'rule':'ec','balance':'lossfree'"),
+     IN_A "balance = \"lossfree\" does not apply; allowed: only with rule tc"},
+    {MOE(",'rule':'tc','global_load':true"),
+     IN_A "global_load = true with balance = \"none\": allowed: false, or a balance that uses "
+          "loads: aux|aux_error|lossfree|proportional"},
+    {MOE(",'global_load':true"),
+     IN_A "global_load = true does not apply; allowed: only with rule tc"},
+    {MOE(",'rule':'tc','balance_coef':0.5"),
+     IN_A "balance_coef = 0.5 does not apply; allowed: only with balance aux and aux_error"},
+    {MOE(",'rule':'tc','balance':'aux','bias_rate':0.01"),
+     IN_A "bias_rate = 0.01 does not apply; allowed: only with balance lossfree and proportional"},
+    {MOE(",'rule':'tc','gate':'softmax_tokens'"),
+     IN_A "gate = \"softmax_tokens\" with rule = \"tc\": a softmax over tokens is for ec and et"},
+    {MOE(",'shared':false,'shared_d_expert':4"),
+     IN_A "shared_d_expert = 4 does not apply; allowed: only with shared true"},
+    {DENSE(",'experts':4"), IN_A "experts = 4 does not apply; allowed: only with layer moe"},
+    {DENSE(",'gate':'relu'"), IN_A "gate = \"relu\" does not apply; allowed: only with layer moe"},
+    {DENSE(",'norm':'sum'"), IN_A "norm = \"sum\" does not apply; allowed: only with layer moe"},
+    {DENSE(",'rule':'tc'"), IN_A "rule = \"tc\" does not apply; allowed: only with layer moe"},
+    {DENSE(",'granularity':1"),
+     IN_A "granularity = 1 does not apply; allowed: only with layer moe"},
+    {DENSE(",'micro_batches':2"),
+     IN_A "micro_batches = 2 does not apply; allowed: only with layer moe"},
+    {DENSE(",'z_loss_coef':0.1"),
+     IN_A "z_loss_coef = 0.1 does not apply; allowed: only with layer moe"},
+    {DENSE(",'shared_d_expert':8"),
+     IN_A "shared_d_expert = 8 does not apply; allowed: only with shared true"},
+    {DENSE(",'input':{'source':'skewed'}"), IN_A
+     "input.source = \"skewed\" with layer = \"dense\": a dense layer has no expert to prefer"},
+    {DENSE(",'input':{'source':'normal','decisive':true}"),
+     IN_A "input.decisive = true does not apply; allowed: only with layer moe, sources normal, "
+          "skewed, outlier, tiny and huge"},
+    {MOE(",'input':'normal'"),
+     IN_A "input = \"normal\"; allowed: an object with source, seed, ..."},
+    {MOE(",'input':{}"),
+     IN_A "input.source is missing; allowed: normal|text|integer|ties|skewed|outlier|tiny|huge"},
+    {MOE(",'input':{'seed':1}"),
+     IN_A "input.source is missing; allowed: normal|text|integer|ties|skewed|outlier|tiny|huge"},
+    {MOE(",'input':{'source':'normal','seed':-1}"),
+     IN_A "input.seed = -1; allowed: integer from 0 to 9007199254740992"},
+    {MOE(",'input':{'source':'normal','seed':9007199254740993}"),
+     IN_A "input.seed = 9007199254740993; allowed: integer from 0 to 9007199254740992"},
+    {MOE(",'input':{'source':'normal','seed':1.0}"),
+     IN_A "input.seed = 1.0; allowed: integer from 0 to 9007199254740992"},
+    {MOE(",'input':{'source':'normal','text':'BSD'}"),
+     IN_A "input.text = \"BSD\" does not apply; allowed: only with source text"},
+    {MOE(",'input':{'source':'text','text':''}"),
+     IN_A "input.text = \"\"; allowed: text of 1 to 255 bytes"},
+    {MOE(",'input':{'source':'normal','copies':3}"),
+     IN_A "input.copies = 3 does not apply; allowed: only with source ties"},
+    {MOE(",'input':{'source':'ties','copies':0}"), IN_A "input.copies = 0; allowed: " COUNTS},
+    {MOE(",'input':{'source':'ties','jitter':2}"),
+     IN_A "input.jitter = 2; allowed: number from 0 to 1"},
+    {MOE(",'input':{'source':'ties','decisive':true}"),
+     IN_A "input.decisive = true does not apply; allowed: only with layer moe, sources normal, "
+          "skewed, outlier, tiny and huge"},
+    {MOE(",'input':{'source':'normal','mean':1e7}"),
+     IN_A "input.mean = 10000000.0; allowed: number from -1e6 to 1e6"},
+    {MOE(",'input':{'source':'text','mean':1}"), IN_A
+     "input.mean = 1.0 does not apply; allowed: only with sources other than text and integer"},
+    {MOE(",'input':{'source':'normal','hot':1}"),
+     IN_A "input.hot = 1 does not apply; allowed: only with source skewed"},
+    {MOE(",'input':{'source':'skewed','hot':4}"),
+     IN_A "input.hot = 4 with experts = 4: allowed: 0 to experts - 1"},
+    {MOE(",'input':{'source':'integer'}"),
+     IN_A "gate = \"sigmoid\" with input.source = \"integer\": integers stay integers only with "
+          "gate relu"},
+    {MOE(",'gate':'relu','norm':'sum','input':{'source':'integer'}"), IN_A
+     "norm = \"sum\" with input.source = \"integer\": integers stay integers only with norm none"},
+    {MOE(",'rule':'tc','gate':'relu','balance':'lossfree','input':{'source':'integer'}"),
+     IN_A "balance = \"lossfree\" with input.source = \"integer\": integers stay integers only "
+          "with balance none"},
+    {MOE(",'gate':'relu','z_loss_coef':0.5,'input':{'source':'integer'}"),
+     IN_A "z_loss_coef = 0.5 with input.source = \"integer\": integers stay integers only with 0"},
+    {"{'name':'a','tokens':2147483647,'d_model':2147483647,'d_expert':4,'experts':4}",
+     IN_A "tokens = 2147483647 with d_model = 2147483647: [tokens, width] cannot be addressed"},
+    {"{'name':'a','tokens':2147483647,'d_model':1,'d_expert':4,'experts':2147483647}",
+     IN_A "tokens = 2147483647 with experts = 2147483647: [tokens, experts] cannot be addressed"},
+    {"{'name':'a','tokens':8,'d_model':2147483647,'d_expert':2147483647,'experts':2147483647,'"
+     "granularity':2147483647}",
+     IN_A
+     "d_expert = 2147483647 with d_model = 2147483647: the experts' weights cannot be addressed"},
+};
+
+/* Jansson's own words follow; only our part is pinned. */
+static const struct bad_case bad_json[] = {
+    {"", "test: line 1, column 0: cannot be read as JSON: "},
+    {"[", "test: line 1, column 1: cannot be read as JSON: "},
+    {"{", "test: line 1, column 1: cannot be read as JSON: "},
+    {"{'name':'a'} 1", "test: line 1, column 14: cannot be read as JSON: "},
+    {"{'name':'a','name':'b'}", "test: line 1, column 18: cannot be read as JSON: "},
+    {MOE(",'input':{'seed':1,'seed':2}"), "test: line 1, column 84: cannot be read as JSON: "},
+    {"{'name':'a','tokens':1e400}", "test: line 1, column 26: cannot be read as JSON: "},
+    {"{'name':'a','tokens':99999999999999999999}",
+     "test: line 1, column 41: cannot be read as JSON: "},
+    {"{'name':'\\u0000'}", "test: line 1, column 16: cannot be read as JSON: "},
+};
+
+/* A case that fails leaves the struct alone. */
+static void check_refusal(const struct bad_case *bad, bool whole)
+{
+    et_case c, before;
+    et_error error = {""};
+    memset(&c, 0x5a, sizeof c);
+    memcpy(&before, &c, sizeof c);
+    ck_assert_msg(parse_quoted(&c, bad->json, &error) == ET_EINVAL, "accepted: %s", bad->json);
+    if (whole)
+        ck_assert_str_eq(error.text, bad->message);
+    else
+        ck_assert_msg(strncmp(error.text, bad->message, strlen(bad->message)) == 0, "%s",
+                      error.text);
+    ck_assert(memcmp(&c, &before, sizeof c) == 0);
+    ck_assert_int_eq(parse_quoted(&c, bad->json, NULL), ET_EINVAL);
+}
+
+START_TEST(contradictions_are_named)
+{
+    for (size_t i = 0; i < COUNT(bad_cases); i++) check_refusal(&bad_cases[i], true);
+}
+END_TEST
+
+START_TEST(what_is_not_json_is_located)
+{
+    for (size_t i = 0; i < COUNT(bad_json); i++) check_refusal(&bad_json[i], false);
+}
+END_TEST
+
+START_TEST(long_values_are_cut_in_messages)
+{
+    const struct {
+        const char *before, *after, *message;
+        int length;
+    } rows[] = {
+        {"{'name':'", "'}",
+         "test: name = \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ...; "
+         "allowed: " NAMES,
+         64},
+        {"{'name':'a','hunts':'", "'}",
+         IN_A "hunts = \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ...; allowed: "
+              "text of "
+              "1 to 159 bytes",
+         160},
+        {"{'name':'a','input':{'text':'", "'}}",
+         IN_A "input.text = \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ...; "
+              "allowed: text "
+              "of 1 to 255 bytes",
+         256},
+        {"{'name':'a','", "':1}",
+         IN_A
+         "unknown field xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; 'etref "
+         "list fields' names them all",
+         1000},
+    };
+    char xs[1001], json[1200];
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        memset(xs, 'x', sizeof xs);
+        xs[rows[i].length] = '\0';
+        snprintf(json, sizeof json, "%s%s%s", rows[i].before, xs, rows[i].after);
+        check_refusal(&(struct bad_case){json, rows[i].message}, true);
+    }
+}
+END_TEST
+
+START_TEST(a_text_holds_one_case_or_many)
+{
+    const char *many = "[{\"name\":\"a\",\"tokens\":0},{\"tokens\":0}]";
+    size_t count = 42;
+    et_case c;
+    et_error error;
+    ck_assert_int_eq(et_case_count(&count, "{}", 2, "f", &error), ET_OK);
+    ck_assert_uint_eq(count, 1);
+    ck_assert_int_eq(et_case_count(&count, "[]", 2, "f", &error), ET_OK);
+    ck_assert_uint_eq(count, 0);
+    ck_assert_int_eq(et_case_count(&count, many, strlen(many), "f", &error), ET_OK);
+    ck_assert_uint_eq(count, 2);
+    ck_assert_int_eq(et_case_parse_nth(&c, 0, many, strlen(many), "f", &error), ET_EINVAL);
+    ck_assert_str_eq(error.text, "f: case 'a': tokens = 0; allowed: " COUNTS);
+    ck_assert_int_eq(et_case_parse_nth(&c, 1, many, strlen(many), "f", &error), ET_EINVAL);
+    ck_assert_str_eq(error.text, "f: case number 2: tokens = 0; allowed: " COUNTS);
+    ck_assert_int_eq(et_case_parse_nth(&c, 2, many, strlen(many), "f", &error), ET_EINVAL);
+    ck_assert_str_eq(error.text, "f: no case number 3; it holds 2");
+    const char *twins = "[{\"name\":\"a\"},{},{\"name\":\"b\"},{\"name\":\"a\"}]";
+    ck_assert_int_eq(et_case_count(&count, twins, strlen(twins), "f", &error), ET_EINVAL);
+    ck_assert_str_eq(error.text, "f: cases number 1 and 4 are both named 'a'");
+    ck_assert_uint_eq(count, 2);
+}
+END_TEST
+
+START_TEST(a_text_has_a_largest_size)
+{
+    enum { MOST = 1 << 20 };
+    char *text = malloc(MOST + 1);
+    size_t count;
+    et_error error;
+    ck_assert_ptr_nonnull(text);
+    memset(text, ' ', MOST + 1);
+    memcpy(text, "[]", 2);
+    ck_assert_int_eq(et_case_count(&count, text, MOST, "f", &error), ET_OK);
+    ck_assert_int_eq(et_case_count(&count, text, MOST + 1, "f", &error), ET_EINVAL);
+    ck_assert_str_eq(error.text, "f: 1048577 bytes; allowed: at most 1048576");
+    for (size_t i = 0; i <= 10000; i++) memcpy(text + 2 * i, i == 0 ? "[0" : ",0", 2);
+    text[2 * 10001] = ']';
+    ck_assert_int_eq(et_case_count(&count, text, MOST, "f", &error), ET_EINVAL);
+    ck_assert_str_eq(error.text, "f: 10001 cases; allowed: at most 10000");
+    free(text);
+}
+END_TEST
+
+/* ---- printing ---- */
+
+static void check_round_trip(const et_case *c)
+{
+    et_case again;
+    et_error error = {""};
+    char *text, *text_again;
+    ck_assert_msg(et_case_print(&text, c, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(et_case_parse(&again, text, strlen(text), "printed", &error) == ET_OK, "%s",
+                  error.text);
+    ck_assert_msg(memcmp(c, &again, sizeof again) == 0, "case '%s' is not what it prints", c->name);
+    ck_assert_msg(et_case_print(&text_again, &again, &error) == ET_OK, "%s", error.text);
+    ck_assert_str_eq(text, text_again);
+    free(text);
+    free(text_again);
+}
+
+START_TEST(only_what_applies_is_printed)
+{
+    const struct {
+        const char *json, *printed;
+    } rows[] = {
+        {DENSE(",'precision':'bf16'"), "{'name': 'a', 'layer': 'dense', 'mode': 'train', 'tokens': "
+                                       "8, 'd_model': 4, 'd_expert': 4, "
+                                       "'precision': 'bf16'}"},
+        {MOE(",'rule':'tc','top_k':2,'shared':false,'input':{'source':'tiny','mean':0.1}"),
+         "{'name': 'a', 'layer': 'moe', 'rule': 'tc', 'mode': 'train', 'tokens': 8, 'd_model': 4, "
+         "'d_expert': 4, 'experts': 4, 'top_k': 2, 'granularity': 2, 'gate': 'sigmoid', 'norm': "
+         "'none', 'shared': false, 'step': 0, 'micro_batches': 1, 'balance': 'none', 'global_load': false, "
+         "'z_loss_coef': 0.0, 'precision': 'f64', 'input': {'source': 'tiny', 'seed': 1, 'mean': "
+         "0.1, "
+         "'router_mean': 0.0, 'decisive': false}}"},
+        {DENSE(",'input':{'source':'normal','mean':0.12345678901234560,'router_mean':0."
+               "30000000000000004}"),
+         "{'name': 'a', 'layer': 'dense', 'mode': 'train', 'tokens': 8, 'd_model': 4, 'd_expert': "
+         "4, "
+         "'precision': 'f64', 'input': {'source': 'normal', 'seed': 1, 'mean': 0.1234567890123456, "
+         "'router_mean': 0.30000000000000004}}"},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        et_case c = parse_good(rows[i].json);
+        char *text, expected[1024];
+        snprintf(expected, sizeof expected, "%s", rows[i].printed);
+        double_the_quotes(expected);
+        ck_assert_int_eq(et_case_print(&text, &c, NULL), ET_OK);
+        ck_assert_str_eq(text, expected);
+        free(text);
+    }
+}
+END_TEST
+
+START_TEST(numbers_and_texts_survive_printing)
+{
+    const double numbers[] = {0.1,       1.0 / 3,     0.1 + 0.2, 1e-300, 0x1p-1074,
+                              0x1p-1022, 1 - 0x1p-53, 0.999,     0,      123456.78901234567};
+    et_case c = parse_good(MOE(",'rule':'ec','input':{'source':'normal'}"));
+    for (size_t i = 0; i < COUNT(numbers); i++) {
+        if (numbers[i] < 1) c.ema_decay = numbers[i];
+        c.input.mean = -numbers[i];
+        check_round_trip(&c);
+    }
+    const char *texts[] = {"plain", "\"quotes\" and \\", "a\nb\t\x01\x7f", "\xe2\x89\xa5 c"};
+    for (size_t i = 0; i < COUNT(texts); i++) {
+        memset(c.hunts, 0, sizeof c.hunts);
+        memcpy(c.hunts, texts[i], strlen(texts[i]));
+        check_round_trip(&c);
+    }
+    /* The longest line: every byte of every text is escaped to six. */
+    c = parse_good(MOE(",'input':{'source':'text'}"));
+    memset(c.hunts, 1, sizeof c.hunts - 1);
+    memset(c.input.text, 1, sizeof c.input.text - 1);
+    memset(c.name, 'n', sizeof c.name - 1);
+    check_round_trip(&c);
+    memset(c.hunts, 0xff, sizeof c.hunts - 1);
+    et_error error;
+    char *text;
+    ck_assert_int_ne(et_case_print(&text, &c, &error), ET_OK);
+}
+END_TEST
+
+/* ---- the cases that the project keeps ---- */
+
+static void data_path(char *path, size_t room, const char *rest)
+{
+    const char *folder = getenv("ETREF_DATA");
+    int length = snprintf(path, room, "%s/%s", folder != NULL ? folder : "data", rest);
+    ck_assert(length > 0 && (size_t)length < room);
+}
+
+/* A suite's text, allocated. */
+static char *read_suite(const char *name, size_t *length)
+{
+    char path[4096];
+    data_path(path, sizeof path, name);
+    FILE *file = fopen(path, "rb");
+    ck_assert_msg(file != NULL, "%s cannot be opened; ETREF_DATA names the data folder", path);
+    char *text = malloc(1 << 20);
+    ck_assert_ptr_nonnull(text);
+    *length = fread(text, 1, 1 << 20, file);
+    fclose(file);
+    return text;
+}
+
+/* Multiply-adds of a step: six products for each slot and for each token of the shared expert,
+ * three for the router. An upper bound on the slots: what the rule can take. */
+static double cost(const et_case *c)
+{
+    double N = (double)c->tokens, d = (double)c->d_model, h = (double)c->d_expert;
+    double most = c->layer == ET_DENSE ? N
+                  : c->rule == ET_TC   ? N * (double)c->top_k
+                                       : N * (double)c->experts;
+    return 6 * most * d * h + 6 * N * d * (double)c->shared_d_expert +
+           3 * N * d * (double)c->experts;
+}
+
+START_TEST(every_case_of_the_suites_parses_and_prints)
+{
+    static const struct {
+        const char *file;
+        size_t least;
+        double most_cost;
+    } suites[] = {
+        {"cases/smoke.json", 6, 1e6}, {"cases/core.json", 70, 1e8}, {"cases/paper.json", 8, 1e13}};
+    static char names[1000][64];
+    size_t known = 0;
+    for (size_t s = 0; s < COUNT(suites); s++) {
+        size_t length, count = 0;
+        et_error error = {""};
+        char *text = read_suite(suites[s].file, &length);
+        ck_assert_msg(et_case_count(&count, text, length, suites[s].file, &error) == ET_OK, "%s",
+                      error.text);
+        ck_assert_uint_ge(count, suites[s].least);
+        for (size_t i = 0; i < count; i++) {
+            et_case c;
+            ck_assert_msg(et_case_parse_nth(&c, i, text, length, suites[s].file, &error) == ET_OK,
+                          "%s", error.text);
+            check_round_trip(&c);
+            ck_assert_msg(c.hunts[0] != '\0', "case '%s' does not say what it hunts", c.name);
+            ck_assert_msg(cost(&c) <= suites[s].most_cost, "case '%s' is too expensive", c.name);
+            ck_assert_msg(c.input.source != ET_INPUT_NONE, "case '%s' has no input", c.name);
+            for (size_t k = 0; k < known; k++) ck_assert_str_ne(names[k], c.name);
+            ck_assert_uint_lt(known, COUNT(names));
+            memcpy(names[known++], c.name, sizeof c.name);
+        }
+        free(text);
+    }
+}
+END_TEST
+
+START_TEST(every_witness_case_parses_and_prints)
+{
+    char folder[4096], path[8192];
+    size_t files = 0;
+    data_path(folder, sizeof folder, "witness");
+    DIR *open_folder = opendir(folder);
+    ck_assert_ptr_nonnull(open_folder);
+    for (struct dirent *entry; (entry = readdir(open_folder)) != NULL;) {
+        et_tensor_file file;
+        et_error error = {""};
+        et_case c;
+        if (strstr(entry->d_name, ".safetensors") == NULL) continue;
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        ck_assert_msg(et_tensor_file_open(&file, path, &error) == ET_OK, "%s", error.text);
+        const char *json = et_tensor_file_metadata(&file, "case");
+        ck_assert_msg(json != NULL, "%s has no case", path);
+        ck_assert_msg(et_case_parse(&c, json, strlen(json), path, &error) == ET_OK, "%s",
+                      error.text);
+        ck_assert(c.input.source == ET_INPUT_NONE);
+        check_round_trip(&c);
+        et_tensor_file_close(&file);
+        files++;
+    }
+    closedir(open_folder);
+    ck_assert_uint_ge(files, 18);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("case");
+    TCase *tests = add_case(suite, "defaults");
+    tcase_add_test(tests, the_defaults_are_the_papers_setup);
+    tcase_add_test(tests, derived_defaults_follow_other_fields);
+    tcase_add_test(tests, a_field_that_says_nothing_is_let_pass);
+    tcase_add_test(tests, what_a_step_routes_by);
+    tcase_add_test(tests, every_field_is_documented);
+    tests = add_case(suite, "refusals");
+    tcase_add_test(tests, contradictions_are_named);
+    tcase_add_test(tests, what_is_not_json_is_located);
+    tcase_add_test(tests, long_values_are_cut_in_messages);
+    tcase_add_test(tests, a_text_holds_one_case_or_many);
+    tcase_add_test(tests, a_text_has_a_largest_size);
+    tests = add_case(suite, "printing");
+    tcase_add_test(tests, only_what_applies_is_printed);
+    tcase_add_test(tests, numbers_and_texts_survive_printing);
+    tests = add_case(suite, "kept cases");
+    tcase_add_test(tests, every_case_of_the_suites_parses_and_prints);
+    tcase_add_test(tests, every_witness_case_parses_and_prints);
+    return run_suite(suite);
+}
