@@ -5,8 +5,9 @@
  *     y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t)                  (paper, Eq. 2)
  *
  * norm = none    w_ti = p_ti, s_t as the gate says (1, the anchor's share, or 1/G)
- * norm = fanout  both divided by n_t = sum_i z_ti + (1 if there is a shared expert); y_t = 0 if n_t
- * = 0 norm = sum     w_ti = p_ti / sum_j z_tj p_tj (0 if that sum is 0), s_t unchanged
+ * norm = fanout  both divided by n_t = sum_i z_ti + (1 if there is a shared expert);
+ *                y_t = 0 if n_t = 0
+ * norm = sum     w_ti = p_ti / sum_j z_tj p_tj (0 if that sum is 0), s_t unchanged
  *
  * Letters: N tokens, d width, h and hs hidden widths of a routed and of the shared expert, n routed
  * experts, S slots. Every array is row-major; the caller owns all of them.

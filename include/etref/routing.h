@@ -5,9 +5,10 @@
  * (-0 equals +0) and must be finite. Ties: higher score first, then the LOWER index.
  *
  * margin is the distance to the decision, for judging whose decisions rounding may have turned.
- *   top-k      chosen: score - best refused (+inf if none was); refused: score - worst chosen
- * (-inf) threshold  score - threshold; an expert whose count the capacity changed: as top-k Its
- * sign tells the side only where it is not 0: an exact tie has margin 0 on both sides.
+ *   top-k      chosen: score - best refused, +inf if none was
+ *              refused: score - worst chosen, -inf if none was
+ *   threshold  score - threshold; an expert whose count the capacity changed: as top-k
+ * Its sign tells the side only where it is not 0: an exact tie has margin 0 on both sides.
  */
 #ifndef ETREF_ROUTING_H
 #define ETREF_ROUTING_H
@@ -51,7 +52,7 @@ typedef struct et_capacity {
 et_capacity et_capacity_bounds(size_t k, double C, size_t N);
 
 /* c [n] thresholds. capacity NULL: off. Otherwise expert i with m_i tokens passing takes its
- * min(max(m_i, lower), upper) highest-scoring tokens. passed [n] out: m_i. */
+ * min(max(m_i, lower), upper, N) highest-scoring tokens. passed [n] out: m_i. */
 et_status et_expert_threshold(size_t N, size_t n, const et_real *r, const et_real *c,
                               bool inclusive, const et_capacity *capacity, uint8_t *mask,
                               et_real *margin, int32_t *passed, et_error *error);
@@ -117,14 +118,13 @@ typedef struct et_capacity_use {
 } et_capacity_use;
 et_capacity_use et_capacity_measure(size_t M, size_t n, et_capacity bounds, const int32_t *passed);
 
-/* What two routings of the same tokens have in common (paper, F.2); the shared expert is left out.
- */
+/* What two routings of the same tokens have in common (paper, F.2), the shared expert left out. */
 typedef struct et_overlap {
-    double pooled_jaccard,
-        pooled_dice;      /* |A&B|/|A|B|, 2|A&B|/(|A|+|B|) over all pairs; both empty: 1 */
+    /* |A and B| / |A or B| and 2 |A and B| / (|A| + |B|) over all pairs; both empty: 1 */
+    double pooled_jaccard, pooled_dice;
     double jaccard, dice; /* means over tokens; both empty 1, one empty 0 */
-    double divergence; /* mean Jensen-Shannon divergence, natural log; both empty 0, one empty 1 */
-    double variation;  /* mean total variation; both empty 0, one empty 1 */
+    double divergence;    /* mean Jensen-Shannon divergence, natural log; both empty 0, one empty 1 */
+    double variation;     /* mean total variation; both empty 0, one empty 1 */
 } et_overlap;
 
 /* masks [N,n], N >= 1. */

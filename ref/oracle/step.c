@@ -1,10 +1,12 @@
 /* step.c: one step of one layer, from inputs to gradients, state and metrics. See etref/step.h.
  *
  *     score      r = x W_r', p = gate(r)                      the whole step at once
- *     route      rule(r, state) -> z, per micro-batch         cutoffs and capacity are per
- * micro-batch forward    slots -> f_i -> y losses     aux, z: values, and their gradients by p and
- * r backward   from dy and the losses to every parameter state      ema, bias after the step
- * training only metrics    what is measured of the routing
+ *     route      rule(r, state) -> z                          each micro-batch by itself
+ *     forward    slots -> f_i -> y
+ *     losses     aux, z: values, and gradients by p and r     training only
+ *     backward   from dy and the losses to every parameter
+ *     state      ema, bias after the step                     training only
+ *     metrics    what is measured of the routing
  *
  * This is the only place that knows which rule a case asks for. A step of M micro-batches is
  * computed as one layer of N tokens, since tokens meet in the routing, in softmax_tokens and in the
