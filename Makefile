@@ -1,0 +1,152 @@
+# etref: build, test, install. `make help` lists the targets. To be set on the command line:
+#   PRECISION=f32   CC=clang   CFLAGS='-O2 -g'   BUILD=folder   PREFIX=/usr/local   DESTDIR=
+# The bits of a golden rest on -ffp-contract=off and -fno-fast-math, and on nothing that may be set
+# here: `make determinism` shows it. When the flags change, everything is compiled again.
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+GCC       ?= gcc
+CFLAGS    ?= -O3 -g
+PREFIX    ?= /usr/local
+PRECISION ?= f64
+BUILD     ?= build$(if $(filter f32,$(PRECISION)),-f32)
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += --no-print-directory -j$(shell nproc)
+endif
+
+# OpenBLAS comes in several builds. Debian's OpenMP build is the one that is used where it is
+# installed, whatever else is: the library's loops and its products then share their threads. The
+# run path makes the loader choose the same.
+OPENMP_BLAS := $(patsubst %/pkgconfig,%,$(firstword $(wildcard /usr/lib/*/openblas-openmp/pkgconfig)))
+PKG         := PKG_CONFIG_PATH="$$PKG_CONFIG_PATH:$(OPENMP_BLAS)/pkgconfig" pkg-config
+PKG_CFLAGS  := $(shell $(PKG) --cflags openblas jansson check 2>/dev/null)
+PKG_LIBS    := $(shell $(PKG) --libs openblas jansson 2>/dev/null)
+CHECK_LIBS  := $(shell $(PKG) --libs check 2>/dev/null)
+
+DEFINES := -D_GNU_SOURCE $(if $(filter f32,$(PRECISION)),-DETREF_F32)
+COMPILE  = $(CC) -std=c11 $(CFLAGS) -ffp-contract=off -fno-fast-math -fopenmp -fPIC \
+           -fno-semantic-interposition -Wall -Wextra -Wpedantic -Wshadow $(DEFINES) -I. -Iinclude \
+           $(PKG_CFLAGS) $(CPPFLAGS)
+# The witness needs __float128, which clang's headers lack.
+WITNESS  = $(GCC) -std=gnu11 -O2 -g -ffp-contract=off -fno-fast-math -Wall -Wextra -Wshadow -I.
+LINK     = $(CC) $(CFLAGS) -fopenmp $(LDFLAGS)
+LIBS     = $(PKG_LIBS) $(OPENMP_BLAS:%=-Wl,-rpath,%) -lm
+LDFLAGS_test_alloc := -Wl,--wrap=calloc
+
+VERSION := $(shell sed -n 's/^.define ETREF_VERSION *"\(.*\)"/\1/p' include/etref/version.h)
+SONAME  := libetref.so.$(firstword $(subst ., ,$(VERSION)))
+objects  = $(patsubst %,$(BUILD)/%.o,$(1:.c=))
+LIB     := $(call objects,$(wildcard ref/*/*.c))
+TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S))
+QUAD    := $(call objects,$(wildcard tests/witness/*.c))
+CHECKS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
+FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+TESTS   ?= $(CHECKS:$(BUILD)/tests/%=%)
+
+## all: library (static and shared) and tool, in build/; with PRECISION=f32 in build-f32/
+all: $(BUILD)/libetref.a $(BUILD)/libetref.so $(BUILD)/etref $(BUILD)/etref.pc
+## check: install what is missing, build, run every test (some: TESTS='test_base test_moe')
+check: deps
+	@$(MAKE) run-tests
+run-tests: all $(CHECKS)
+	@ETREF_TOOL=$(BUILD)/etref ETREF_DATA=data CK_DEFAULT_TIMEOUT=900 \
+	    tools/run-tests $(BUILD)/$(or $(LOG),check).log $(TESTS:%=$(BUILD)/tests/%)
+deps:
+	@tools/install-deps build $(if $(findstring clang,$(CC)),clang) $(GROUP)
+## asan: the tests under AddressSanitizer and UndefinedBehaviorSanitizer together
+SANE = -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=
+asan ubsan:
+	@$(MAKE) check BUILD=$(BUILD)-asan CFLAGS='$(SANE)address,undefined'
+## tsan: the tests under ThreadSanitizer, by clang, whose OpenMP tells it what waits for what
+tsan:
+	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+	    $(MAKE) check CC=clang BUILD=$(BUILD)-tsan CFLAGS='$(SANE)thread'
+## valgrind: the tests under Memcheck (slow; TESTS= chooses)
+valgrind:
+	@WRAP='valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite' \
+	    $(MAKE) check GROUP=valgrind LOG=valgrind
+## fuzz: libFuzzer on every reader, FUZZ_SECONDS=60 in all
+fuzz:
+	@tools/install-deps build clang
+	@$(MAKE) fuzzers CC=clang BUILD=$(BUILD)-fuzz CFLAGS='$(SANE)fuzzer-no-link,address,undefined'
+	@tools/run-fuzz $(BUILD)-fuzz $(or $(FUZZ_SECONDS),60)
+fuzzers: $(FUZZERS)
+## goldens: make every golden again and compare with data/ (UPDATE=1: replace those in data/)
+goldens: all
+	@tools/regenerate-goldens $(BUILD) $(if $(UPDATE),update)
+## determinism: threads x compilers x optimisation against data/SHA256SUMS (SAMPLE=1: five builds)
+determinism:
+	+@tools/check-determinism $(BUILD) $(if $(SAMPLE),sample)
+## bench: time the layer at the paper's d12 size
+bench: all
+	$(BUILD)/etref bench
+## demo: from a bare machine to four verified layers in demo/
+demo: deps
+	@$(MAKE) -s all
+	@tools/demo $(BUILD)/etref demo
+## lint: clang-tidy, cppcheck and shellcheck, those that are installed
+lint:
+	@tools/lint $(DEFINES) -I. -Iinclude $(PKG_CFLAGS)
+## format: clang-format over every source
+format:
+	clang-format -i $(shell git ls-files '*.[ch]')
+## install: to PREFIX (and DESTDIR): library, headers, etref.pc, tool, man page
+to = $(DESTDIR)$(PREFIX)
+install: all
+	install -d $(to)/lib/pkgconfig $(to)/bin $(to)/include/etref $(to)/share/man/man1
+	install -m 644 $(BUILD)/libetref.a $(to)/lib
+	install -m 755 $(BUILD)/libetref.so.$(VERSION) $(to)/lib
+	ln -sf libetref.so.$(VERSION) $(to)/lib/$(SONAME)
+	ln -sf $(SONAME) $(to)/lib/libetref.so
+	install -m 644 include/etref/*.h $(to)/include/etref
+	sed 's|^prefix=.*|prefix=$(PREFIX)|' $(BUILD)/etref.pc > $(to)/lib/pkgconfig/etref.pc
+	install -m 755 $(BUILD)/etref $(to)/bin
+	install -m 644 tools/etref/etref.1 $(to)/share/man/man1
+## uninstall: take it away again
+uninstall:
+	rm -rf $(to)/include/etref $(to)/lib/libetref.* $(to)/lib/pkgconfig/etref.pc $(to)/bin/etref \
+	    $(to)/share/man/man1/etref.1
+## clean: remove everything that was made
+clean:
+	rm -rf build build-* demo
+## help: this list
+help:
+	@sed -n 's/^## \([a-z]*\): /  \1\t/p' Makefile | expand -t 16
+
+$(BUILD)/libetref.a: $(LIB)
+$(BUILD)/libwitness.a: $(QUAD)
+%.a:
+	@rm -f $@
+	ar rcs $@ $^
+$(BUILD)/libetref.so: $(LIB)
+	$(LINK) -shared -Wl,-soname,$(SONAME) -o $@.$(VERSION) $^ $(LIBS)
+	ln -sf libetref.so.$(VERSION) $(BUILD)/$(SONAME)
+	ln -sf $(SONAME) $@
+$(BUILD)/etref: $(TOOL) $(BUILD)/libetref.a
+	$(LINK) -o $@ $^ $(LIBS)
+$(CHECKS): %: %.o $(BUILD)/libwitness.a $(BUILD)/libetref.a
+	$(LINK) $(LDFLAGS_$(@F)) -o $@ $^ $(CHECK_LIBS) $(LIBS) -lquadmath
+$(FUZZERS): %: %.o $(BUILD)/libetref.a
+	$(LINK) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+$(BUILD)/etref.pc: tools/etref.pc.in $(BUILD)/flags
+	sed 's|@VERSION@|$(VERSION)|; s|@DEFINES@|$(filter -DETREF%,$(DEFINES))|' $< > $@
+$(BUILD)/tests/witness/%.o: tests/witness/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(WITNESS) -MMD -MP -c -o $@ $<
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(COMPILE) -MMD -MP -c -o $@ $<
+$(BUILD)/%.S.o: %.S $(BUILD)/flags $(wildcard data/cases/*.json)
+	@mkdir -p $(@D)
+	$(CC) -c -o $@ $<
+# The flags in force; written only when they are not those of the last build.
+$(BUILD)/flags: force
+	@tools/install-deps --check build && mkdir -p $(@D)
+	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' > $@
+force:
+
+-include $(LIB:.o=.d) $(TOOL:.o=.d) $(QUAD:.o=.d) $(CHECKS:=.d) $(FUZZERS:=.d)
+.SECONDARY:
+.PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz fuzzers goldens determinism bench demo \
+        lint format install uninstall clean help force
