@@ -64,8 +64,8 @@ et_status et_kth_largest(size_t N, size_t n, size_t k, const et_real *r, et_real
 
 /* ---- State: the moving average from which ET's thresholds come (paper, Algorithm 1). ---- */
 
-/* 1 - beta^u: the sum of the weights with which u updates stand in the average. By multiplications
- * alone, the same on every machine. */
+/* 1 - beta^u: the sum of the weights with which u updates stand in the average. To a few units in
+ * the last place for every beta and u, and the same on every machine. */
 double et_ema_weight(double beta, size_t updates);
 
 /* The threshold used by a step that sees `updates` updates behind it: ema, or ema/(1 - beta^u) with

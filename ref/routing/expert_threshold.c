@@ -93,18 +93,18 @@ et_status et_kth_largest(size_t N, size_t n, size_t k, const et_real *r, et_real
     return ET_OK;
 }
 
-/* beta^u by repeated squaring: multiplications alone, so the same on every machine (pow is not). */
-static double power(double beta, size_t u)
-{
-    double result = 1;
-    for (; u > 0; u /= 2, beta *= beta)
-        if (u % 2 == 1) result *= beta;
-    return result;
-}
-
+/* 1 - beta^u. Written as 1 - power it would cancel: at beta = 0.999999 ten digits are lost. So the
+ * complements are carried instead of the powers, by repeated squaring: with a = beta^i, b = beta^j
+ *
+ *     1 - ab = (1-a) + a(1-b)        and, for a = b,        1 - aa = (1-a)(2 - (1-a)),
+ *
+ * sums and products of numbers between 0 and 2, without a difference of close ones. */
 double et_ema_weight(double beta, size_t updates)
 {
-    return 1 - power(beta, updates);
+    double weight = 0, rest = 1 - beta; /* 1 - beta^(bits so far), 1 - beta^(2^bit) */
+    for (; updates > 0; updates /= 2, rest *= 2 - rest)
+        if (updates % 2 == 1) weight += rest * (1 - weight);
+    return weight;
 }
 
 /* After u updates from 0, ema = (1-beta) sum_s beta^(u-1-s) kth_s, whose weights add up to

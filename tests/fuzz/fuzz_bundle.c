@@ -4,26 +4,10 @@
  * What opens is computed and compared: the case of a hostile file must not make the step crash,
  * read beyond its inputs or take more memory than the limit. A refusal says why.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* memfd_create */
-#endif
 #include "etref/etref.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
+#include "tests/fuzz/fuzz.h"
 
 enum { LIMIT = 1 << 20 }; /* bytes that a step may take: enough for the seeds, and quick */
-
-static void require(int holds, const char *what)
-{
-    if (holds) return;
-    fprintf(stderr, "fuzz_bundle: violated: %s\n", what);
-    abort();
-}
 
 static void verify(et_tensor_file *file, et_step *step)
 {
@@ -43,9 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
     et_tensor_file file;
     et_step step;
     et_error error = {""};
-    int descriptor = memfd_create("fuzz", MFD_CLOEXEC);
-    require(descriptor >= 0 && write(descriptor, bytes, count) == (ssize_t)count, "memfd");
-    snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
+    int descriptor = file_of(bytes, count, path);
     et_status status = et_bundle_open(&file, &step, path, LIMIT, &error);
     require((status == ET_OK) == (error.text[0] == '\0'), "a message if and only if refused");
     if (status == ET_OK) {

@@ -6,41 +6,13 @@
  */
 #include "etref/case.h"
 #include "ref/base/memory.h"
+#include "tests/fuzz/fuzz.h"
 
-#include <jansson.h>
-#include <malloc.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
 
 /* Bytes per byte of input, and bytes in any case, that parsing may take. Jansson's dearest text is
  * '[': one character opens an array with room for eight values. */
 enum { PER_BYTE = 128, ALWAYS = 1 << 16 };
-
-static size_t json_now, json_peak;
-
-static void *counted_malloc(size_t size)
-{
-    void *room = malloc(size);
-    if (room != NULL) json_now += malloc_usable_size(room);
-    if (json_now > json_peak) json_peak = json_now;
-    return room;
-}
-
-static void counted_free(void *room)
-{
-    if (room != NULL) json_now -= malloc_usable_size(room);
-    free(room);
-}
-
-static void require(int holds, const char *what)
-{
-    if (holds) return;
-    fprintf(stderr, "fuzz_case: violated: %s\n", what);
-    abort();
-}
 
 static void check_sizes(const et_case *c)
 {
@@ -86,8 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
     size_t cases = 0;
     et_case c, untouched;
     et_error error = {""};
-    json_set_alloc_funcs(counted_malloc, counted_free);
-    json_now = json_peak = 0;
+    count_json();
     memset(&untouched, 0x5a, sizeof untouched);
 
     et_status status = et_case_count(&cases, text, count, "input", &error);

@@ -1,54 +1,19 @@
 /* fuzz_safetensors.c: any bytes at all, taken for a safetensors file. For libFuzzer.
  *
  * The reader may refuse a file or read it; it must not crash, leave a number of the header
- * unchecked or take memory by what the file claims. The input becomes a file in memory
- * (memfd_create) and is opened through /proc/self/fd, so that the reader's own code is what runs,
- * pread included.
+ * unchecked or take memory by what the file claims.
  *
  * Checked: Jansson's and the reader's memory stay below a multiple of the input; the tensors that
  * an accepted file has cover its data exactly, and each can be read; a refusal says why.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* memfd_create */
-#endif
 #include "etref/safetensors.h"
+#include "tests/fuzz/fuzz.h"
 
-#include <jansson.h>
-#include <malloc.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
 
 /* Bytes per byte of input, and bytes in any case, that opening a file may take. An empty object {}
  * is Jansson's dearest text: two characters, a key and a comma make some 40 bytes each. */
 enum { PER_BYTE = 64, ALWAYS = 1 << 16 };
-
-static size_t json_now, json_peak;
-
-static void *counted_malloc(size_t size)
-{
-    void *room = malloc(size);
-    if (room != NULL) json_now += malloc_usable_size(room);
-    if (json_now > json_peak) json_peak = json_now;
-    return room;
-}
-
-static void counted_free(void *room)
-{
-    if (room != NULL) json_now -= malloc_usable_size(room);
-    free(room);
-}
-
-static void require(int holds, const char *what)
-{
-    if (holds) return;
-    fprintf(stderr, "fuzz_safetensors: violated: %s\n", what);
-    abort();
-}
 
 /* What an open file keeps: a few numbers and the name of each tensor, and the metadata. */
 static size_t kept_bytes(const et_tensor_file *file)
@@ -92,18 +57,9 @@ static void check_open_file(const et_tensor_file *file, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
-    json_set_alloc_funcs(counted_malloc, counted_free);
-    int descriptor = memfd_create("fuzz", MFD_CLOEXEC);
-    require(descriptor >= 0, "memfd_create");
-    for (size_t done = 0; done < count;) {
-        ssize_t written = write(descriptor, bytes + done, count - done);
-        require(written > 0, "write");
-        done += (size_t)written;
-    }
     char path[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
-
-    json_now = json_peak = 0;
+    int descriptor = file_of(bytes, count, path);
+    count_json();
     et_tensor_file file;
     et_error error;
     et_status status = et_tensor_file_open(&file, path, &error);

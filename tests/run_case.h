@@ -1,0 +1,49 @@
+/* run_case.h: from a case to a computed step, for the tests that look at steps.
+ *
+ * JSON is written with single quotes here, so that a case can stand in a C string without
+ * backslashes. Whatever goes wrong fails the test with the library's message.
+ */
+#ifndef ETREF_TESTS_RUN_CASE_H
+#define ETREF_TESTS_RUN_CASE_H
+
+#include "etref/step.h"
+
+#include <check.h>
+#include <string.h>
+
+/* ' becomes ", in place. */
+static inline void double_the_quotes(char *json)
+{
+    for (; *json != '\0'; json++)
+        if (*json == '\'') *json = '"';
+}
+
+/* Parses a case in single quotes. The text is at most 2 KB. */
+static inline et_status parse_quoted(et_case *c, const char *json, et_error *error)
+{
+    char text[2048];
+    size_t length = strlen(json);
+    ck_assert_uint_lt(length, sizeof text);
+    memcpy(text, json, length + 1);
+    double_the_quotes(text);
+    return et_case_parse(c, text, length, "test", error);
+}
+
+/* The inputs of a case, drawn; the caller frees the step. */
+static inline void draw_case(et_step *s, const et_case *c)
+{
+    et_error error;
+    ck_assert_msg(et_step_create(s, c, 0, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(et_step_draw_inputs(s, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(et_step_check_inputs(s, &error) == ET_OK, "%s", error.text);
+}
+
+/* Everything, by the plain engine: the one whose bits are defined. The caller frees the step. */
+static inline void run_case(et_step *s, const et_case *c)
+{
+    et_error error;
+    draw_case(s, c);
+    ck_assert_msg(et_step_run(s, ET_PLAIN, NULL, NULL, &error) == ET_OK, "%s", error.text);
+}
+
+#endif
