@@ -565,11 +565,13 @@ static char *read_suite(const char *name, size_t *length)
 static double cost(const et_case *c)
 {
     double N = (double)c->tokens, d = (double)c->d_model, h = (double)c->d_expert;
-    double most = c->layer == ET_DENSE ? N
-                  : c->rule == ET_TC   ? N * (double)c->top_k
-                                       : N * (double)c->experts;
+    double n = (double)c->experts, pools = N / (double)c->pool_tokens;
+    double most = c->layer == ET_DENSE          ? N
+                  : c->rule == ET_TC            ? N * (double)c->top_k
+                  : et_case_routes_by_choice(c) ? pools * n * (double)c->target_load
+                                                : N * n;
     return 6 * most * d * h + 6 * N * d * (double)c->shared_d_expert +
-           3 * N * d * (double)c->experts;
+           3 * N * d * n;
 }
 
 START_TEST(every_case_of_the_suites_parses_and_prints)

@@ -14,6 +14,7 @@
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,17 +101,39 @@ static void gather(size_t m, size_t d, const et_real *x, const int32_t *tokens, 
     for (size_t j = 0; j < m; j++) memcpy(to + j * d, x + (size_t)tokens[j] * d, d * sizeof *to);
 }
 
+/* Two ways to use the threads: each expert's products shared among all of them, or one expert a
+ * thread. The second wastes less where there are many small experts, and badly balances a few large
+ * ones; so it is taken if the largest load is at most a quarter of a thread's share of the slots. */
+static bool one_expert_a_thread(const et_moe *moe, const et_assignment *a)
+{
+    size_t threads = (size_t)omp_get_max_threads();
+    return threads > 1 && a->slots * moe->d > ET_WORTH_THREADS &&
+           largest_load(a) <= a->slots / (4 * threads);
+}
+
+/* Room for `matrices` gathered [largest load, d] matrices for each thread that works on an expert. */
+static et_status take_rows(et_real **rows, const et_moe *moe, const et_assignment *a,
+                           size_t matrices, et_error *error)
+{
+    size_t workers = one_expert_a_thread(moe, a) ? (size_t)omp_get_max_threads() : 1;
+    void *room;
+    et_status status = et_allocate(&room, workers * matrices * largest_load(a) * moe->d,
+                                   sizeof(et_real), "gathered rows", error);
+    if (status == ET_OK) *rows = room;
+    return status;
+}
+
 et_status et_moe_experts(const et_moe *moe, const et_real *x, const et_assignment *a,
                          et_moe_values *v, et_error *error)
 {
-    size_t d = moe->d, h = moe->h;
-    void *room = NULL;
-    et_status status =
-        et_allocate(&room, largest_load(a) * d, sizeof(et_real), "gathered rows", error);
+    size_t d = moe->d, h = moe->h, most = largest_load(a);
+    et_real *room;
+    et_status status = take_rows(&room, moe, a, 1, error);
     if (status != ET_OK) return status;
-    et_real *rows = room;
+#pragma omp parallel for schedule(dynamic) if (one_expert_a_thread(moe, a))
     for (size_t i = 0; i < moe->n; i++) {
         size_t first = (size_t)a->expert_offsets[i], m = (size_t)a->load[i];
+        et_real *rows = room + (size_t)omp_get_thread_num() * most * d;
         et_ffn f = expert(moe, i);
         gather(m, d, x, a->slot_token + first, rows);
         et_ffn_forward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
@@ -201,8 +224,7 @@ void et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assi
     }
 }
 
-/* to[token of row j] += rows[j]. An expert meets a token once, so the rows go to different places;
- * experts come one after the other, so a token's rows are added in slot order. */
+/* to[token of row j] += rows[j]. An expert meets a token once, so the rows go to different places. */
 static void scatter_add(size_t m, size_t d, const et_real *rows, const int32_t *tokens, et_real *to)
 {
 #pragma omp parallel for if (m * d > ET_WORTH_THREADS)
@@ -214,17 +236,21 @@ et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_
                                   const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
     size_t d = moe->d, h = moe->h, size = h * d, most = largest_load(a);
-    void *room = NULL;
-    et_status status = et_allocate(&room, 2 * most * d, sizeof(et_real), "gathered rows", error);
+    et_real *room;
+    et_status status = take_rows(&room, moe, a, 2, error);
     if (status != ET_OK) return status;
-    et_real *rows = room, *drows = rows + most * d;
+#pragma omp parallel for ordered schedule(dynamic) if (one_expert_a_thread(moe, a))
     for (size_t i = 0; i < moe->n; i++) {
         size_t first = (size_t)a->expert_offsets[i], m = (size_t)a->load[i];
+        et_real *rows = room + (size_t)omp_get_thread_num() * 2 * most * d,
+                *drows = rows + most * d;
         et_ffn f = expert(moe, i);
         gather(m, d, x, a->slot_token + first, rows);
         et_ffn_backward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
                         g->slot_out + first * d, g->slot_act + first * h, g->slot_pre + first * h,
                         g->up + i * size, g->down + i * size, false, drows);
+        /* Expert after expert, whoever is ready first: a token's rows are added in slot order. */
+#pragma omp ordered
         scatter_add(m, d, drows, a->slot_token + first, g->x);
     }
     if (moe->hs > 0) {
