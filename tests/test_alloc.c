@@ -101,22 +101,22 @@ END_TEST
 /* ---- the whole way of a case: parse, draw, compute, write, open again, compare ---- */
 
 static const char *const ways[] = {
-    "{\"name\": \"a\", \"rule\": \"tc\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
-    "\"experts\": 3, "
-    "\"top_k\": 2, \"gate\": \"softmax\", \"balance\": \"aux\", \"z_loss_coef\": 0.1, "
-    "\"input\": {\"source\": \"normal\", \"decisive\": true}}",
-    "{\"name\": \"a\", \"rule\": \"tc\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
-    "\"experts\": 3, "
-    "\"balance\": \"lossfree\", \"input\": {\"source\": \"skewed\"}}",
-    "{\"name\": \"a\", \"rule\": \"ec\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
-    "\"experts\": 2, "
-    "\"gate\": \"softmax_anchor\", \"pool_tokens\": 4, \"input\": {\"source\": \"text\"}}",
-    "{\"name\": \"a\", \"rule\": \"et\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
-    "\"experts\": 2, "
-    "\"ema_updates\": 3, \"capacity_factor\": 0.0, \"micro_batches\": 2, "
-    "\"input\": {\"source\": \"ties\"}}",
-    "{\"name\": \"a\", \"layer\": \"dense\", \"tokens\": 4, \"d_model\": 3, \"d_expert\": 4, "
-    "\"input\": {\"source\": \"normal\"}}",
+    ("{\"name\": \"a\", \"rule\": \"tc\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
+     "\"experts\": 3, "
+     "\"top_k\": 2, \"gate\": \"softmax\", \"balance\": \"aux\", \"z_loss_coef\": 0.1, "
+     "\"input\": {\"source\": \"normal\", \"decisive\": true}}"),
+    ("{\"name\": \"a\", \"rule\": \"tc\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
+     "\"experts\": 3, "
+     "\"balance\": \"lossfree\", \"input\": {\"source\": \"skewed\"}}"),
+    ("{\"name\": \"a\", \"rule\": \"ec\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
+     "\"experts\": 2, "
+     "\"gate\": \"softmax_anchor\", \"pool_tokens\": 4, \"input\": {\"source\": \"text\"}}"),
+    ("{\"name\": \"a\", \"rule\": \"et\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
+     "\"experts\": 2, "
+     "\"ema_updates\": 3, \"capacity_factor\": 0.0, \"micro_batches\": 2, "
+     "\"input\": {\"source\": \"ties\"}}"),
+    ("{\"name\": \"a\", \"layer\": \"dense\", \"tokens\": 4, \"d_model\": 3, \"d_expert\": 4, "
+     "\"input\": {\"source\": \"normal\"}}"),
 };
 
 static et_status compute_and_write(const char *json, et_error *error)
