@@ -83,7 +83,7 @@ bench: all
 	$(BUILD)/etref bench
 ## demo: from a bare machine to four verified layers in demo/
 demo: deps
-	@$(MAKE) -s all
+	@echo "building ..."; $(MAKE) -s all
 	@tools/demo $(BUILD)/etref demo
 ## lint: clang-tidy, cppcheck and shellcheck, those that are installed
 lint:

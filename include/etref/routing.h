@@ -2,7 +2,8 @@
  *
  * Every rule works on one batch (one micro-batch of a step) of N tokens and n experts: scores
  * r [N,n] go in; mask z [N,n] (0 or 1) and margin [N,n] come out. Scores compare as real numbers
- * (-0 equals +0) and must be finite. Ties: higher score first, then the LOWER index.
+ * (-0 equals +0) and must be finite. Ties: higher score first, then the LOWER index. k is the load
+ * that an expert is meant to have in a pool of P tokens: floor(P G / n).
  *
  * margin is the distance to the decision, for judging whose decisions rounding may have turned.
  *   top-k      chosen: score - best refused, +inf if none was

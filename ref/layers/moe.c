@@ -1,7 +1,10 @@
 /* moe.c: the Mixture-of-Experts layer, forward and backward. See etref/moe.h.
  *
  *     forward    score -> (a routing rule, elsewhere) -> weigh -> experts -> combine
- *     backward   combine -> experts -> score
+ *     backward   combine -> experts -> score (with weigh's own backward in it)
+ *
+ * N tokens, n experts; in the backward pass g->gates is dL/dp and g->logits dL/dr. The bool of
+ * et_matmul says whether the product is added to its target (+=) or replaces it.
  *
  * The rows of an expert's tokens are gathered into one dense matrix, so that an expert is the same
  * feed-forward layer as the dense one (ffn.c). Everything that is summed over a token's slots is
@@ -60,11 +63,11 @@ void et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
 #pragma omp parallel for if (moe->N * moe->n > ET_WORTH_THREADS)
     for (size_t t = 0; t < moe->N; t++) {
-        et_real by = divisor(moe, a, v, t);
+        et_real divide_by = divisor(moe, a, v, t);
         for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
             int32_t slot = a->token_slots[j];
             et_real p = v->gates[t * moe->n + (size_t)a->slot_expert[slot]];
-            v->slot_weight[slot] = by != 0 ? p / by : 0;
+            v->slot_weight[slot] = divide_by != 0 ? p / divide_by : 0;
         }
         if (moe->hs > 0) {
             et_real s = moe->anchor_weighs_shared ? v->anchor[t] : moe->shared_constant;
@@ -266,8 +269,8 @@ et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_
 static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
                            size_t t, et_moe_grads *g)
 {
-    et_real by = divisor(moe, a, v, t), carried = 0;
-    if (by == 0) return; /* all weights are 0 whatever p is close to: no gradient, see divisor() */
+    et_real divide_by = divisor(moe, a, v, t), carried = 0;
+    if (divide_by == 0) return; /* this token's weights are 0 by definition: no gradient */
     int32_t first = a->token_offsets[t], end = a->token_offsets[t + 1];
     if (moe->norm == ET_NORM_SUM)
         for (int32_t j = first; j < end; j++)
@@ -275,7 +278,7 @@ static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_m
     for (int32_t j = first; j < end; j++) {
         int32_t slot = a->token_slots[j];
         g->gates[t * moe->n + (size_t)a->slot_expert[slot]] +=
-            (g->slot_weight[slot] - carried) / by;
+            (g->slot_weight[slot] - carried) / divide_by;
     }
 }
 

@@ -1,8 +1,9 @@
 /* expert_threshold.c: z_ti = [r_ti > c_i], and where c comes from. See etref/routing.h.
  *
  * The threshold is a moving average over past batches of the k-th largest score: of the cutoff that
- * expert choice would have drawn. The average carries a pool of N/(1-beta) tokens, and it is known
- * before the batch comes, so z_ti depends on r_ti alone: causal, as expert choice is not.
+ * expert choice would have drawn, k = floor(P G / n) being the load an expert is meant to have. It
+ * averages over some 1/(1-beta) batches, as if the pool had N/(1-beta) tokens, and it is known before
+ * the batch comes, so z_ti depends on r_ti alone: causal, as expert choice is not.
  *
  * Capacity (training only) clamps a load to [k(1-C), k(1+C)]: then a choice of the top tokens,
  * which sees the batch; causality is given up for those experts. Source: paper (arXiv:2603.11535),
@@ -28,8 +29,8 @@ et_capacity et_capacity_bounds(size_t k, double C, size_t N)
     return (et_capacity){floor_to((double)k * (1.0 - C), N), floor_to((double)k * (1.0 + C), N)};
 }
 
-static int32_t test_expert(size_t i, size_t N, size_t n, const et_real *r, et_real c,
-                           bool inclusive, uint8_t *mask, et_real *margin)
+static int32_t apply_threshold(size_t i, size_t N, size_t n, const et_real *r, et_real c,
+                               bool inclusive, uint8_t *mask, et_real *margin)
 {
     int32_t passed = 0;
     for (size_t t = 0; t < N; t++) {
@@ -62,7 +63,7 @@ et_status et_expert_threshold(size_t N, size_t n, const et_real *r, const et_rea
     et_status status = et_allocate(&items, N, sizeof(et_ranked), "expert threshold", error);
     if (status != ET_OK) return status;
     for (size_t i = 0; i < n; i++) {
-        passed[i] = test_expert(i, N, n, r, c[i], inclusive, mask, margin);
+        passed[i] = apply_threshold(i, N, n, r, c[i], inclusive, mask, margin);
         size_t m = (size_t)passed[i], count = m;
         if (capacity != NULL) { /* min(max(m, lower), upper) */
             if (count < capacity->lower) count = capacity->lower;

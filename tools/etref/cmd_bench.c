@@ -423,7 +423,7 @@ int cmd_bench(int argc, char **argv)
     word_list words = {0};
     const option table[] = {{"--engine", OPTION_CHOICE, &engine, "plain|blas"},
                             {"--table", OPTION_CHOICE, &what, "layer|tokens|granularity"},
-                            {"--threads", OPTION_COUNT, &threads, NULL},
+                            {"--threads", OPTION_THREADS, &threads, NULL},
                             {"--rounds", OPTION_COUNT, &rounds, NULL},
                             {"--format", OPTION_CHOICE, &format, "text|json"},
                             {NULL, OPTION_FLAG, NULL, NULL}};

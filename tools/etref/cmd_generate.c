@@ -41,7 +41,7 @@ static bool read_options(generate_options *o, int argc, char **argv)
                             {"--lean", OPTION_FLAG, &o->lean, NULL},
                             {"--layout", OPTION_WORD, &o->layout, NULL},
                             {"--text", OPTION_WORD, &o->text, NULL},
-                            {"--threads", OPTION_COUNT, &o->threads, NULL},
+                            {"--threads", OPTION_THREADS, &o->threads, NULL},
                             {NULL, OPTION_FLAG, NULL, NULL}};
     bool fine = options_parse(table, argc, argv, &words);
     if (fine && words.count > 0) {
@@ -72,10 +72,11 @@ static et_status set_text(case_list *list, const char *text, et_error *error)
     for (size_t i = 0; i < list->count; i++) {
         et_input *input = &list->at[i].input;
         if (input->source != ET_INPUT_TEXT) continue;
-        if (strlen(text) >= sizeof input->text)
+        if (strlen(text) + 2 >= sizeof input->text)
             return et_fail(error, ET_EINVAL, "--text %s: the name has more than %zu bytes", text,
-                           sizeof input->text - 1);
-        strcpy(input->text, text);
+                           sizeof input->text - 3);
+        /* In a case a bare name means a common licence; on a command line, a file here. */
+        snprintf(input->text, sizeof input->text, strchr(text, '/') ? "%s" : "./%s", text);
         changed++;
     }
     if (changed > 0) return ET_OK;
@@ -99,8 +100,10 @@ static et_status check_case(const et_case *c, et_error *error)
 {
     et_step step;
     if (c->input.source == ET_INPUT_NONE)
-        return et_fail(error, ET_EINVAL, "case %s has no input: there is nothing to draw it from",
-                       c->name);
+        return et_fail(
+            error, ET_EINVAL,
+            "case '%s' has no input; give it one, e.g. \"input\": {\"source\": \"normal\"}",
+            c->name);
     et_status status = et_step_create(&step, c, memory_limit(), error);
     if (status == ET_OK) et_step_free(&step);
     return status;

@@ -109,7 +109,7 @@ static int list_suites(bool json)
 
 static int list_fields(bool json)
 {
-    static const char *const columns[] = {"field", "applies to", "default", "type", "meaning"};
+    static const char *const columns[] = {"field", "applies_to", "default", "type", "meaning"};
     const et_field_doc *doc;
     listing l;
     listing_begin(&l, json, "lllll", columns);
@@ -133,6 +133,11 @@ static int list_tensors(bool json)
         listing_row(&l, words);
     }
     listing_end(&l);
+    if (!json)
+        puts("\nN tokens, d width, h and hs hidden widths of a routed and the shared expert, n routed "
+             "experts,\nS slots (token-expert pairs), K choices of a token (tc), k of an expert in a "
+             "pool (ec), pools,\nB blocks and R padded rows of a layout. A dense layer has no n, and S = "
+             "N.");
     return STATUS_PASS;
 }
 

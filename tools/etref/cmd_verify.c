@@ -256,7 +256,7 @@ static bool read_options(verify_options *o, int argc, char **argv)
     const option table[] = {{"--engine", OPTION_CHOICE, &o->engine, "plain|blas"},
                             {"--format", OPTION_CHOICE, &o->format, "text|json"},
                             {"--quiet", OPTION_FLAG, &o->quiet, NULL},
-                            {"--threads", OPTION_COUNT, &o->threads, NULL},
+                            {"--threads", OPTION_THREADS, &o->threads, NULL},
                             {NULL, OPTION_FLAG, NULL, NULL}};
     bool fine = options_parse(table, argc, argv, &words) && check_words(&words);
     if (fine) o->path = words.at[0];

@@ -37,8 +37,8 @@ const char help_verify[] =
     "  --threads N         threads to compute with\n\n"
     "Judging a kernel's output (verify GOLDEN CANDIDATE) is not in this version.\n\n"
     "examples:\n"
-    "  etref verify goldens/pencil.safetensors\n"
-    "  for f in goldens/*.safetensors; do etref verify --quiet \"$f\" || exit; done\n";
+    "  etref verify data/golden/pencil.safetensors\n"
+    "  for f in data/golden/*.safetensors; do etref verify --quiet \"$f\" || exit; done\n";
 
 const char help_show[] =
     "usage: etref show FILE [TENSOR] [OPTION]...\n\n"
@@ -54,9 +54,9 @@ const char help_show[] =
     "the\n"
     "threshold to fill up the capacity, 'x' one above the threshold that the capacity drops.\n\n"
     "examples:\n"
-    "  etref show goldens/pencil.safetensors\n"
-    "  etref show --all goldens/pencil.safetensors | less\n"
-    "  etref show goldens/pencil.safetensors fwd.logits --format json\n";
+    "  etref show data/golden/pencil.safetensors\n"
+    "  etref show --all data/golden/pencil.safetensors | less\n"
+    "  etref show data/golden/pencil.safetensors fwd.logits --format json\n";
 
 const char help_list[] =
     "usage: etref list [suites|cases|fields|tensors|layers] [--format text|json]\n\n"

@@ -144,6 +144,11 @@ static bool option_store(const option *o, const char *word)
         if (*(size_t *)o->value != 0) return true;
         fail("%s %s: a whole number from 1 to 2147483647 belongs here", o->name, word);
         return false;
+    case OPTION_THREADS:
+        *(size_t *)o->value = parse_count(word);
+        if (*(size_t *)o->value >= 1 && *(size_t *)o->value <= MAX_THREADS) return true;
+        fail("%s %s: a whole number from 1 to %d belongs here", o->name, word, MAX_THREADS);
+        return false;
     case OPTION_CHOICE:
         *(int *)o->value = choice_find(o->choices, word);
         if (*(int *)o->value >= 0) return true;
@@ -225,4 +230,5 @@ size_t memory_limit(void)
 void use_threads(size_t threads)
 {
     if (threads > 0) omp_set_num_threads((int)threads);
+    if (omp_get_max_threads() > MAX_THREADS) omp_set_num_threads(MAX_THREADS);
 }

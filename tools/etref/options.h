@@ -21,11 +21,12 @@ void word_list_add(word_list *list, const char *word);
 void word_list_free(word_list *list);
 
 typedef enum option_kind {
-    OPTION_FLAG,  /* bool *: nothing follows */
-    OPTION_WORD,  /* const char ** */
-    OPTION_LIST,  /* word_list *: may be given several times */
-    OPTION_COUNT, /* size_t *: a whole number from 1 to 2^31 - 1 */
-    OPTION_CHOICE /* int *: the place of the word in `choices` */
+    OPTION_FLAG,    /* bool *: nothing follows */
+    OPTION_WORD,    /* const char ** */
+    OPTION_LIST,    /* word_list *: may be given several times */
+    OPTION_COUNT,   /* size_t *: a whole number from 1 to 2^31 - 1 */
+    OPTION_THREADS, /* size_t *: a whole number from 1 to MAX_THREADS */
+    OPTION_CHOICE   /* int *: the place of the word in `choices` */
 } option_kind;
 
 typedef struct option {
@@ -69,7 +70,12 @@ void *allocate(size_t count, size_t size);
 /* Three quarters of the machine's memory: the most a step may take. */
 size_t memory_limit(void);
 
-/* Threads for OpenMP and OpenBLAS; 0 leaves the default. */
+/* More threads than this are a slip: the system would refuse to start them, and OpenMP then ends the
+ * process. */
+enum { MAX_THREADS = 1024 };
+
+/* Threads for OpenMP and OpenBLAS; 0 leaves the default (OMP_NUM_THREADS, or the machine's cores),
+ * cut at MAX_THREADS. */
 void use_threads(size_t threads);
 
 #endif

@@ -51,7 +51,7 @@ static void print_loads(const et_case *c, const double *load)
     size_t listed = c->experts < MAX_LISTED ? c->experts : MAX_LISTED;
     for (size_t i = 0; i < c->experts; i++)
         if (load[i] > full) full = load[i];
-    printf("\nload of each expert; | marks the target, %.6g\n", target);
+    printf("\nload of each expert and its share of the tokens; | marks the target, %.6g\n", target);
     for (size_t i = 0; i < listed; i++) {
         char bar[BAR + 1];
         print_bar(bar, BAR, load[i], target, full);
