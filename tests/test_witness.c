@@ -78,6 +78,47 @@ START_TEST(the_smoke_suite_agrees)
 }
 END_TEST
 
+/* ---- the integer suite: exact in the case's own precision, whatever the kernel ---- */
+
+/* Every value and gradient of a step is what its precision can hold: nothing would be rounded. */
+static void check_representable(const et_step *s)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(s, false, tensors);
+    for (size_t i = 0; i < have; i++) {
+        const et_tensor_out *t = &tensors[i];
+        bool flows = strncmp(t->name, "fwd.", 4) == 0 || strncmp(t->name, "bwd.", 4) == 0;
+        size_t count = 1;
+        for (size_t j = 0; j < t->rank; j++) count *= t->shape[j];
+        for (size_t j = 0; flows && j < count; j++) {
+            double value = (double)((const et_real *)t->values)[j];
+            ck_assert_msg(et_round_to_dtype(value, s->c.precision) == value,
+                          "%s: %s[%zu] = %.17g is not exact in %s", s->c.name, t->name, j, value,
+                          et_dtype_name(s->c.precision));
+        }
+    }
+}
+
+START_TEST(integer_cases_are_exact_in_their_precision)
+{
+    size_t length, count = 0, checked = 0;
+    char *text = read_suite("core.json", &length);
+    ck_assert_int_eq(et_case_count(&count, text, length, "core.json", NULL), ET_OK);
+    for (size_t i = 0; i < count; i++) {
+        et_case c;
+        et_step s;
+        ck_assert_int_eq(et_case_parse_nth(&c, i, text, length, "core.json", NULL), ET_OK);
+        if (c.input.source != ET_INPUT_INTEGER) continue;
+        run_case(&s, &c);
+        check_representable(&s);
+        et_step_free(&s);
+        checked++;
+    }
+    free(text);
+    ck_assert_uint_ge(checked, 6);
+}
+END_TEST
+
 /* ---- the switches of an MoE case ---- */
 
 /* clang-format off */
@@ -516,6 +557,7 @@ int main(void)
     TCase *committed = add_case(suite, "committed cases");
     tcase_add_test(committed, the_smoke_suite_agrees);
     tcase_add_test(committed, the_core_suite_agrees);
+    tcase_add_test(committed, integer_cases_are_exact_in_their_precision);
     TCase *covered = add_case(suite, "covering");
     tcase_add_test(covered, every_pair_occurs_that_does_not_contradict_itself);
     if (sizeof(et_real) == sizeof(double)) tcase_add_test(covered, the_covering_agrees);
