@@ -9,6 +9,8 @@
 #include "etref/step.h"
 
 #include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ' becomes ", in place. */
@@ -27,6 +29,21 @@ static inline et_status parse_quoted(et_case *c, const char *json, et_error *err
     memcpy(text, json, length + 1);
     double_the_quotes(text);
     return et_case_parse(c, text, length, "test", error);
+}
+
+/* The text of a suite, data/cases/NAME, allocated. ETREF_DATA names the data folder. */
+static inline char *read_suite(const char *name, size_t *length)
+{
+    enum { MOST = 1 << 20 };
+    const char *data = getenv("ETREF_DATA");
+    char file_name[4096], *text = malloc(MOST);
+    ck_assert_ptr_nonnull(text);
+    snprintf(file_name, sizeof file_name, "%s/cases/%s", data != NULL ? data : "data", name);
+    FILE *file = fopen(file_name, "rb");
+    ck_assert_msg(file != NULL, "%s cannot be opened; ETREF_DATA names the data folder", file_name);
+    *length = fread(text, 1, MOST, file);
+    fclose(file);
+    return text;
 }
 
 /* The inputs of a case, drawn; the caller frees the step. */

@@ -546,20 +546,6 @@ static void data_path(char *path, size_t room, const char *rest)
     ck_assert(length > 0 && (size_t)length < room);
 }
 
-/* A suite's text, allocated. */
-static char *read_suite(const char *name, size_t *length)
-{
-    char path[4096];
-    data_path(path, sizeof path, name);
-    FILE *file = fopen(path, "rb");
-    ck_assert_msg(file != NULL, "%s cannot be opened; ETREF_DATA names the data folder", path);
-    char *text = malloc(1 << 20);
-    ck_assert_ptr_nonnull(text);
-    *length = fread(text, 1, 1 << 20, file);
-    fclose(file);
-    return text;
-}
-
 /* Multiply-adds of a step: six products for each slot and for each token of the shared expert,
  * three for the router. An upper bound on the slots: what the rule can take. */
 static double cost(const et_case *c)
@@ -581,7 +567,7 @@ START_TEST(every_case_of_the_suites_parses_and_prints)
         size_t least;
         double most_cost;
     } suites[] = {
-        {"cases/smoke.json", 6, 1e6}, {"cases/core.json", 70, 1e8}, {"cases/paper.json", 8, 1e13}};
+        {"smoke.json", 6, 1e6}, {"core.json", 70, 1e8}, {"paper.json", 8, 1e13}};
     static char names[1000][64];
     size_t known = 0;
     for (size_t s = 0; s < COUNT(suites); s++) {

@@ -32,21 +32,6 @@ static void compare_case(agreement *all, const et_case *c)
 
 /* ---- the committed cases ---- */
 
-/* The text of a file in the data folder, allocated. */
-static char *read_suite(const char *name, size_t *length)
-{
-    enum { MOST = 1 << 20 };
-    const char *folder = getenv("ETREF_DATA");
-    char path[4096], *text = malloc(MOST);
-    ck_assert_ptr_nonnull(text);
-    snprintf(path, sizeof path, "%s/cases/%s", folder != NULL ? folder : "data", name);
-    FILE *file = fopen(path, "rb");
-    ck_assert_msg(file != NULL, "%s cannot be opened; ETREF_DATA names the data folder", path);
-    *length = fread(text, 1, MOST, file);
-    fclose(file);
-    return text;
-}
-
 static void compare_suite(const char *name)
 {
     agreement all = {0};

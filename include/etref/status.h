@@ -14,7 +14,6 @@ extern "C" {
 typedef enum et_status {
     ET_OK = 0,    /* done */
     ET_EINVAL,    /* a value that the function's contract, a case or a file's content rules out */
-    ET_EMISMATCH, /* two things that had to agree do not */
     ET_ENOMEM,    /* memory could not be had, or more than the caller's limit was asked for */
     ET_EIO        /* the operating system refused to open, read, write or rename */
 } et_status;

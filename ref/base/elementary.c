@@ -18,6 +18,7 @@
  * Left out: directed rounding modes, floating-point exceptions, correct rounding.
  */
 #include "etref/elementary.h"
+#include "ref/base/bits.h"
 
 #include <float.h>
 #include <math.h> /* INFINITY and NAN; no function of libm is called */
@@ -31,20 +32,6 @@ _Static_assert(FLT_EVAL_METHOD == 0, "doubles must be evaluated as doubles, not 
 static const double LN2_HIGH = 0x1.62e42fefa3p-1;
 static const double LN2_LOW = 0x1.3de6af278ece6p-42;
 static const double INVERSE_LN2 = 0x1.71547652b82fep+0;
-
-static double from_bits(uint64_t bits)
-{
-    double x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static uint64_t to_bits(double x)
-{
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
 
 /* 2^k for -1022 <= k <= 1023: the exponent field alone. */
 static double power_of_two(int k)

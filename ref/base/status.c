@@ -9,7 +9,6 @@ const char *et_status_name(et_status status)
     switch (status) {
     case ET_OK: return "ok";
     case ET_EINVAL: return "invalid input";
-    case ET_EMISMATCH: return "mismatch";
     case ET_ENOMEM: return "out of memory";
     case ET_EIO: return "input/output error";
     }

@@ -16,7 +16,6 @@
 enum {
     CHUNK = 65536,     /* elements read from a file at a time */
     MAX_BLOCK = 65536, /* the largest tile of a layout: beyond it padding would dwarf the data */
-    MAX_CASE = 1 << 20 /* bytes of a case's JSON */
 };
 
 const char *et_bundle_producer(et_engine engine)
@@ -81,11 +80,7 @@ static et_status read_case(const et_tensor_file *file, et_case *c, et_error *err
     if (json == NULL)
         return et_fail(error, ET_EINVAL, "%s: metadata has no 'case'; a bundle must bring its case",
                        file->path);
-    size_t length = strlen(json);
-    if (length > MAX_CASE)
-        return et_fail(error, ET_EINVAL, "%s: the case is %zu bytes of JSON; at most %d",
-                       file->path, length, MAX_CASE);
-    return et_case_parse(c, json, length, file->path, error);
+    return et_case_parse(c, json, strlen(json), file->path, error);
 }
 
 /* "block:M", or no layout at all. */

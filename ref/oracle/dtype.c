@@ -5,6 +5,7 @@
  * and that to F16 is wrong where the first rounding lands on a tie of the second.)
  */
 #include "etref/dtype.h"
+#include "ref/base/bits.h"
 
 #include <math.h>
 #include <stdint.h>
@@ -49,20 +50,6 @@ int et_dtype_significand(et_dtype dtype)
 enum { F64_FRACTION = 52, F64_BIAS = 1023 };
 static const uint64_t F64_INFINITY = UINT64_C(0x7ff) << F64_FRACTION;
 static const uint64_t F64_SIGN = UINT64_C(1) << 63;
-
-static uint64_t to_bits(double value)
-{
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static double from_bits(uint64_t bits)
-{
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 /* m / 2^shift to the nearest integer, ties to even; 0 <= m < 2^53, shift > 0. */
 static uint64_t shift_to_nearest(uint64_t m, int shift)

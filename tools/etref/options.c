@@ -63,7 +63,7 @@ int fail(const char *format, ...)
 int fail_status(et_status status, const et_error *error)
 {
     fail("%s", error->text[0] ? error->text : et_status_name(status));
-    return status == ET_EMISMATCH ? STATUS_MISMATCH : STATUS_BAD;
+    return STATUS_BAD;
 }
 
 /* Levenshtein distance with one row of the table, for words of up to 63 letters. */

@@ -52,7 +52,7 @@ size_t parse_count(const char *text);
  * names go through here), and returns STATUS_BAD. */
 int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* The same for an error of the library: STATUS_MISMATCH for ET_EMISMATCH, else STATUS_BAD. */
+/* The same for an error of the library. */
 int fail_status(et_status status, const et_error *error);
 
 /* Prints that `word` is no known `what`, with the nearest of `known` (NULL-terminated) if one is
