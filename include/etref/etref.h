@@ -7,6 +7,7 @@
 #include "etref/elementary.h"
 #include "etref/random.h"
 #include "etref/matmul.h"
+#include "etref/profile.h"
 #include "etref/ffn.h"
 #include "etref/gate.h"
 #include "etref/assignment.h"
@@ -16,6 +17,8 @@
 #include "etref/step.h"
 #include "etref/safetensors.h"
 #include "etref/bundle.h"
+#include "etref/candidate.h"
+#include "etref/verify.h"
 #include "etref/version.h"
 
 #endif

@@ -12,6 +12,7 @@
 #include "etref/assignment.h"
 #include "etref/case.h"
 #include "etref/moe.h"
+#include "etref/profile.h"
 #include "etref/status.h"
 
 #ifdef __cplusplus
@@ -65,6 +66,9 @@ typedef struct et_step {
     int32_t *state_updates;          /* [1] or NULL */
     et_step_metrics metric;
     size_t block; /* layout.*: tile size; set before et_step_run, 0: none */
+    const uint8_t
+        *given_mask; /* [N,n] set before et_step_run: this assignment instead of the rule's
+                                * own (margins, thresholds and cutoffs stay the rule's), or NULL */
     et_block_layout layout;
     /* bookkeeping: every array above but those of assignment and layout */
     size_t bytes, max_bytes; /* taken so far, and the limit (0: none) */
@@ -90,6 +94,14 @@ et_status et_step_check_inputs(const et_step *s, et_error *error);
 /* Everything else. Call once. progress may be NULL. On failure the step may only be freed. */
 et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void *user,
                       et_error *error);
+
+/* The variance of the rounding error that a kernel of this profile must be expected to make, for every
+ * real tensor of `s`, which et_step_run has filled. *variance becomes a step of the same case with the
+ * same assignment, whose real arrays hold variances: et_step_tensors lists them under the tensors' names
+ * (in.* are the values of `s`; other integers than the assignment's are zero). Exactly 0 where the value
+ * must be exact. route.margin gets the variance of a single score (a logit, with the bias that selection
+ * adds). The caller frees it, before `s`. Derivation: X_noise of each layer, and ref/oracle/noise.c. */
+et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p, et_error *error);
 
 /* The layer of an MoE case: its sizes and switches, and the step's own parameters. */
 et_moe et_step_layer(const et_step *s);

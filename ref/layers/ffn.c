@@ -6,7 +6,13 @@
  * element-by-element step stands alone, as a reader would write them down.
  */
 #include "etref/ffn.h"
+#include "ref/base/memory.h"
 #include "ref/base/parallel.h"
+#include "ref/base/product_noise.h"
+#include "ref/base/rounding.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 static et_real relu(et_real v)
 {
@@ -54,4 +60,375 @@ void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real 
     /* dx (+)= dH W_up */
     et_matmul(f->engine, m, f->d, f->h, et_rows(dH, f->h), et_rows(f->up, f->d), accumulate_dx, dx,
               f->d);
+}
+
+/* ---- noise ----
+ *
+ * A kernel rounds H, A and f(x) when it stores them, and its sums as it goes. Errors of different
+ * places are independent; to first order each travels on by the derivative of what follows, so
+ * variances travel by its square:
+ *
+ *   V[H] = acc(H) + site(H)                      (+ V[x] (W o W)' where x had to be rounded)
+ *   V[A] = 4 R^2 V[H] + 2 V[H]^2 + site(A)       R = relu(H); (H+e)^2 - H^2 = 2He + e^2
+ *   V[f] = V[A] (W_down o W_down)' + acc(f) + site(f)
+ *
+ * At H <= 0 the reference's A is 0, but where H is within 6 deviations of 0 the kernel's H may be
+ * positive, and its A is e^2: at most 3 V[H]^2.
+ */
+
+/* variance += the error of rounding each value at this place. */
+static void round_at(const et_profile *p, et_place place, size_t count, const et_real *value,
+                     et_real *variance)
+{
+    const rounding r = rounding_at(p, place);
+#pragma omp parallel for if (count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < count; i++)
+        variance[i] += (et_real)rounding_site(&r, (double)value[i], (double)variance[i]);
+}
+
+/* What an intermediate brings into a product: V[value], and the error of rounding it once more where
+ * operands are shorter than intermediates. `to` is written only then; returns the one to use. */
+static const et_real *as_operand(const et_profile *p, size_t count, const et_real *value,
+                                 const et_real *variance, et_real *to)
+{
+    if (p->bits[ET_OPERANDS] >= p->bits[ET_INTERMEDIATES]) return variance;
+    if (to != variance) memcpy(to, variance, count * sizeof *to);
+    round_at(p, ET_OPERANDS, count, value, to);
+    return to;
+}
+
+/* Can a kernel's H be positive, where it is `value` with this variance? */
+static bool may_be_positive(double value, double variance)
+{
+    return value > 0 || (variance > 0 && value * value < 36 * variance);
+}
+
+static void activation_noise(size_t count, const et_real *H, const et_real *VH, et_real *VA)
+{
+#pragma omp parallel for if (count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < count; i++) {
+        double r = (double)relu(H[i]), v = (double)VH[i];
+        double beyond = may_be_positive((double)H[i], v) ? 3 * v * v : 0;
+        VA[i] = (et_real)(H[i] > 0 ? 4 * r * r * v + 2 * v * v : beyond);
+    }
+}
+
+et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_noise W, size_t m,
+                       const et_ffn_tensors *v, et_ffn_tensors *V, struct et_product_room *room,
+                       et_error *error)
+{
+    size_t d = f->d, h = f->h;
+    void *operand;
+    et_status status = et_allocate(&operand, m * h, sizeof(et_real), "operand noise", error);
+    if (status != ET_OK) return status;
+    et_noisy x = {et_rows(v->x, d), V->x, NULL};
+    et_noisy up = {et_transposed(f->up, d), W.up, NULL};
+    status = et_product_noise(f->engine, p, room, m, h, d, x, up, v->H, ET_INTERMEDIATES, false,
+                              V->H, error);
+    if (status != ET_OK) goto out;
+    activation_noise(m * h, v->H, V->H, V->A);
+    round_at(p, ET_INTERMEDIATES, m * h, v->A, V->A);
+    et_noisy A = {et_rows(v->A, h), as_operand(p, m * h, v->A, V->A, operand), NULL};
+    et_noisy down = {et_transposed(f->down, h), W.down, NULL};
+    status = et_product_noise(f->engine, p, room, m, d, h, A, down, v->out, ET_INTERMEDIATES, false,
+                              V->out, error);
+out:
+    free(operand);
+    return status;
+}
+
+/* Backward, with g = dy W_down, the gradient before its weight: dA = w g. Errors of the weight w and
+ * of H are those of the forward pass, and come back coherently:
+ *
+ *   V[dO] = dy^2 V[w] + site(dO)
+ *   V[dA] = g^2 V[w] + site(dO) (W_down o W_down) + acc(dA) + site(dA)
+ *   V[dH] = 4 R^2 V[dA] + [H > -6 deviations] 4 dA^2 V[H] + site(dH)
+ *   V[dW_down] = V[dO]' (A o A) + (dO o dO)' V[A] + acc + site
+ *   V[dW_up]   = V[dH]' (x o x) + (dH o dH)' V[x] + acc + site
+ *   V[dx]      = V[dH] (W_up o W_up) + acc                 (this expert's share; rounded with the rest)
+ *   V[dw]      = sum_j g_j^2 V[A_j] + sum_c dy_c^2 (acc + site)(f_c) + acc(dw)
+ *
+ * The last line: an error of A_j reaches every f_c at once, so it must be followed to dw as a whole;
+ * what f adds of its own is independent from column to column.
+ *
+ * dx and dw share the error of H: 2 dA_j W_up,jc of it goes to dx_c, 2 R_j g_j to dw, and dw reaches dx
+ * once more through the router. With inputs of mean 2 that correlation is worth a factor 1.2 in dx:
+ *   cov(dx_c, dw) = 4 sum_j dA_j g_j R_j V[H_j] W_up,jc
+ *
+ * Twins. Tokens with the same x make the same errors in H, A, f and w: their contributions to a weight
+ * gradient add up before they are squared, (sum dO)^2 V[A] in place of sum dO^2 V[A]. Where dy is the
+ * same, too, all errors are. A twin's sum stands in the row of the first of them, and 0 in the others.
+ */
+
+/* to[leader of row t] += rows[t], and 0 for all but leaders. */
+static void sum_by_leader(size_t m, size_t columns, const int32_t *leader, const et_real *rows,
+                          et_real *to)
+{
+    memset(to, 0, m * columns * sizeof *to);
+#pragma omp parallel for if (m * columns > ET_WORTH_THREADS)
+    for (size_t c = 0; c < columns;
+         c += 64) /* blocks of columns: a leader's sum stays with one thread */
+        for (size_t t = 0; t < m; t++)
+            for (size_t k = c; k < c + 64 && k < columns; k++)
+                to[(size_t)leader[t] * columns + k] += rows[t * columns + k];
+}
+
+/* Scratch of the backward noise, and the parts of V[dO] and V[dH] by where they come from. */
+typedef struct parts {
+    et_real *g;            /* [m,h] */
+    et_real *dO_own;       /* [m,d] site(dO) */
+    et_real *dH_own;       /* [m,h] all of V[dH] that the backward pass makes itself */
+    et_real *left, *right; /* [m,max(d,h)] twice */
+    et_real *sum;
+    void *room;
+} parts;
+
+static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *error)
+{
+    size_t most = d > h ? d : h;
+    et_status status =
+        et_allocate(&s->room, m * (2 * h + d + 3 * most), sizeof(et_real), "gradient noise", error);
+    if (status != ET_OK) return status;
+    s->g = s->room;
+    s->dH_own = s->g + m * h;
+    s->dO_own = s->dH_own + m * h;
+    s->left = s->dO_own + m * d;
+    s->right = s->left + m * most;
+    s->sum = s->right + m * most;
+    return ET_OK;
+}
+
+/* g = dA / w, or dy W_down where the weight is 0. */
+static void unweighted_gradient(const et_ffn *f, size_t m, const et_upstream *u, const et_real *dA,
+                                et_real *g)
+{
+#pragma omp parallel for if (m * f->h > ET_WORTH_THREADS)
+    for (size_t t = 0; t < m; t++) {
+        et_real w = u->w ? u->w[t] : 1;
+        for (size_t j = 0; w != 0 && j < f->h; j++) g[t * f->h + j] = dA[t * f->h + j] / w;
+        if (w == 0)
+            et_matmul(f->engine, 1, f->h, f->d, et_rows(u->dy + t * f->d, f->d),
+                      et_rows(f->down, f->h), false, g + t * f->h, f->h);
+    }
+}
+
+static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,
+                           const et_real *dO, parts *s, et_real *VdO)
+{
+    const rounding r = rounding_at(p, ET_INTERMEDIATES);
+#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+    for (size_t i = 0; i < m * d; i++) {
+        double dy = (double)u->dy[i], from_w = u->w ? dy * dy * (double)u->w_variance[i / d] : 0;
+        double own = rounding_site(&r, (double)dO[i], from_w);
+        s->dO_own[i] = (et_real)own;
+        VdO[i] = (et_real)(from_w + own);
+    }
+}
+
+/* V[dA], V[dH] from the product's noise, which stands in VdA. */
+static void activation_backward_noise(const et_profile *p, size_t m, size_t h, const et_upstream *u,
+                                      const et_ffn_tensors *v, parts *s, et_ffn_tensors *V)
+{
+    const rounding r = rounding_at(p, ET_INTERMEDIATES);
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+    for (size_t i = 0; i < m * h; i++) {
+        double g = (double)s->g[i], from_w = u->w ? g * g * (double)u->w_variance[i / h] : 0;
+        double own = (double)V->dA[i], dA = (double)v->dA[i], R = (double)relu(v->H[i]);
+        own += rounding_site(&r, dA, own + from_w);
+        V->dA[i] = (et_real)(from_w + own);
+        double VH = (double)V->H[i];
+        double from_H = may_be_positive((double)v->H[i], VH) ? 4 * dA * dA * VH : 0;
+        double dH = from_H + 4 * R * R * (from_w + own);
+        double site = rounding_site(&r, (double)v->dH[i], dH);
+        s->dH_own[i] = (et_real)(4 * R * R * own + site);
+        V->dH[i] = (et_real)(dH + site);
+    }
+}
+
+/* What stands in place of V[dO] where rows have twins: (sum dy)^2 V[w] + (sum of own deviations)^2. */
+static void twin_upstream(size_t m, size_t d, const et_upstream *u, const et_twins *twins, parts *s)
+{
+    et_real *own = s->right;
+    for (size_t i = 0; i < m * d; i++) own[i] = (et_real)sqrt((double)s->dO_own[i]);
+    sum_by_leader(m, d, twins->both, own, s->left);
+    for (size_t i = 0; i < m * d; i++) s->left[i] *= s->left[i];
+    if (!u->w) return;
+    sum_by_leader(m, d, twins->input, u->dy, s->right);
+    for (size_t i = 0; i < m * d; i++)
+        s->left[i] += s->right[i] * s->right[i] * u->w_variance[i / d];
+}
+
+/* The same for V[dH]: (sum 2 dA)^2 V[H] + (sum 2 R g)^2 V[w] + (sum of own deviations)^2. */
+static void twin_hidden(size_t m, size_t h, const et_upstream *u, const et_twins *twins,
+                        const et_ffn_tensors *v, const et_ffn_tensors *V, parts *s)
+{
+    et_real *row = s->right;
+    for (size_t i = 0; i < m * h; i++) row[i] = (et_real)sqrt((double)s->dH_own[i]);
+    sum_by_leader(m, h, twins->both, row, s->left);
+    for (size_t i = 0; i < m * h; i++) s->left[i] *= s->left[i];
+    for (size_t i = 0; i < m * h; i++)
+        row[i] = may_be_positive((double)v->H[i], (double)V->H[i]) ? 2 * v->dA[i] : 0;
+    sum_by_leader(m, h, twins->input, row, s->sum);
+    for (size_t i = 0; i < m * h; i++) s->left[i] += s->sum[i] * s->sum[i] * V->H[i];
+    if (!u->w) return;
+    for (size_t i = 0; i < m * h; i++) row[i] = 2 * relu(v->H[i]) * s->g[i];
+    sum_by_leader(m, h, twins->input, row, s->sum);
+    for (size_t i = 0; i < m * h; i++) s->left[i] += s->sum[i] * s->sum[i] * u->w_variance[i / h];
+}
+
+/* (sum of rows of the same input)^2, for the operand whose partner's error they share. */
+static const et_real *twin_squares(size_t m, size_t columns, const et_twins *twins,
+                                   const et_real *rows, et_real *to)
+{
+    sum_by_leader(m, columns, twins->input, rows, to);
+    for (size_t i = 0; i < m * columns; i++) to[i] *= to[i];
+    return to;
+}
+
+/* V[dW_down] and V[dW_up]. */
+static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, const et_upstream *u,
+                               const et_twins *twins, const et_ffn_tensors *v, et_ffn_tensors *V,
+                               parts *s, et_product_room *room, et_error *error)
+{
+    size_t d = f->d, h = f->h;
+    et_noisy dO = {et_transposed(v->dO, d), V->dO, NULL}, A = {et_rows(v->A, h), NULL, NULL};
+    if (twins) {
+        twin_upstream(m, d, u, twins, s);
+        dO.variance = s->left;
+        dO.coherent = twin_squares(m, d, twins, v->dO, s->sum);
+    }
+    dO.variance = as_operand(p, m * d, v->dO, dO.variance, s->left);
+    A.variance = as_operand(p, m * h, v->A, V->A, s->right);
+    et_status status = et_product_noise(f->engine, p, room, d, h, m, dO, A, v->ddown, ET_OUTPUTS,
+                                        false, V->ddown, error);
+    if (status != ET_OK) return status;
+
+    et_noisy dH = {et_transposed(v->dH, h), V->dH, NULL}, x = {et_rows(v->x, d), V->x, NULL};
+    if (twins) {
+        twin_hidden(m, h, u, twins, v, V, s);
+        dH.variance = s->left;
+        dH.coherent = twin_squares(m, h, twins, v->dH, s->sum);
+    }
+    dH.variance = as_operand(p, m * h, v->dH, dH.variance, s->left);
+    status = et_product_noise(f->engine, p, room, h, d, m, dH, x, v->dup, ET_OUTPUTS, false, V->dup,
+                              error);
+    return status;
+}
+
+/* (acc + site)(f_c) of one row, from the mean square of each row of W_down: sum_j A_j^2 W_cj^2 is near
+ * enough |A|^2 times it for a sum over c. Exact elements have none. */
+static void own_output_noise(const et_ffn *f, const et_profile *p, const et_real *mean_square,
+                             const et_real *A, const et_real *out, const et_real *Vout,
+                             et_real *own)
+{
+    const rounding r = rounding_at(p, ET_INTERMEDIATES);
+    et_sum_noise c = et_sum_noise_of(p, f->h);
+    double length = 0;
+    for (size_t j = 0; j < f->h; j++) length += (double)A[j] * (double)A[j];
+    for (size_t k = 0; k < f->d; k++) {
+        double value = (double)out[k], V = (double)Vout[k];
+        double acc = c.square * value * value + c.squares * length * (double)mean_square[k];
+        own[k] = (et_real)(V > 0 ? fmin(V, acc + rounding_site(&r, value, V)) : 0);
+    }
+}
+
+/* sum_j g_j^2 V[A_j] + sum_c dy_c^2 own_c */
+static double through_expert(size_t d, size_t h, const et_real *g, const et_real *VA,
+                             const et_real *dy, const et_real *own)
+{
+    double sum = 0;
+    for (size_t j = 0; j < h; j++) sum += (double)g[j] * (double)g[j] * (double)VA[j];
+    for (size_t c = 0; c < d; c++) sum += (double)dy[c] * (double)dy[c] * (double)own[c];
+    return sum;
+}
+
+/* acc of dw = sum_c dy_c f_c; 0 if that sum is exact. `terms` [d] is scratch. */
+static double dot_noise(const et_profile *p, size_t d, const et_real *dy, const et_real *out,
+                        double incoming, double *terms)
+{
+    et_sum_noise c = et_sum_noise_of(p, d);
+    double value = 0, squares = 0;
+    for (size_t k = 0; k < d; k++) {
+        terms[k] = (double)dy[k] * (double)out[k];
+        value += terms[k];
+        squares += terms[k] * terms[k];
+    }
+    if (incoming == 0 && et_sum_is_exact(p, d, terms)) return 0;
+    return c.square * value * value + c.squares * squares;
+}
+
+static void mean_squares(size_t rows, size_t columns, const et_real *W, et_real *to)
+{
+#pragma omp parallel for if (rows * columns > ET_WORTH_THREADS)
+    for (size_t i = 0; i < rows; i++) {
+        double sum = 0;
+        for (size_t j = 0; j < columns; j++) {
+            double w = (double)W[i * columns + j];
+            sum += w * w;
+        }
+        to[i] = (et_real)(sum / (double)columns);
+    }
+}
+
+/* weight->dw and weight->dw_sum. */
+static et_status dw_noise(const et_ffn *f, const et_profile *p, size_t m, const et_upstream *u,
+                          const et_twins *twins, const et_ffn_tensors *v, const et_ffn_tensors *V,
+                          parts *s, et_weight_noise *weight, et_error *error)
+{
+    size_t d = f->d, h = f->h;
+    void *room;
+    et_status status = et_allocate(&room, m * d + 2 * d + h, sizeof(double), "dw noise", error);
+    if (status != ET_OK) return status;
+    double *terms = room;
+    et_real *mean_square = (et_real *)(terms + d), *own = mean_square + d;
+    mean_squares(d, h, f->down, mean_square);
+    for (size_t t = 0; t < m; t++) {
+        own_output_noise(f, p, mean_square, v->A + t * h, v->out + t * d, V->out + t * d,
+                         own + t * d);
+        double V_dw = through_expert(d, h, s->g + t * h, V->A + t * h, u->dy + t * d, own + t * d);
+        V_dw += dot_noise(p, d, u->dy + t * d, v->out + t * d, V_dw, terms);
+        weight->dw[t] = (et_real)V_dw;
+    }
+    if (!twins) memcpy(weight->dw_sum, weight->dw, m * sizeof *weight->dw);
+    if (twins) { /* the sum of dw is linear in g and dy: their sums over rows of the same input */
+        sum_by_leader(m, h, twins->input, s->g, s->left);
+        sum_by_leader(m, d, twins->input, u->dy, s->sum);
+        for (size_t t = 0; t < m; t++)
+            weight->dw_sum[t] = (et_real)through_expert(d, h, s->left + t * h, V->A + t * h,
+                                                        s->sum + t * d, own + t * d);
+    }
+    free(room);
+    return ET_OK;
+}
+
+et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_noise W,
+                                size_t m, const et_upstream *u, const et_twins *twins,
+                                const et_ffn_tensors *v, et_ffn_tensors *V, et_weight_noise *weight,
+                                struct et_product_room *room, et_error *error)
+{
+    size_t d = f->d, h = f->h;
+    parts s;
+    et_status status = take_parts(&s, m, d, h, error);
+    if (status != ET_OK) return status;
+    unweighted_gradient(f, m, u, v->dA, s.g);
+    upstream_noise(p, m, d, u, v->dO, &s, V->dO);
+    et_noisy dO = {et_rows(v->dO, d), as_operand(p, m * d, v->dO, s.dO_own, s.left), NULL};
+    et_noisy down = {et_rows(f->down, h), W.down, NULL};
+    status = et_product_noise(f->engine, p, room, m, h, d, dO, down, v->dA, ET_NOWHERE, false,
+                              V->dA, error);
+    if (status != ET_OK) goto out;
+    activation_backward_noise(p, m, h, u, v, &s, V);
+    if ((status = weights_noise(f, p, m, u, twins, v, V, &s, room, error))) goto out;
+    et_noisy dH = {et_rows(v->dH, h), as_operand(p, m * h, v->dH, V->dH, s.left), NULL};
+    et_noisy up = {et_rows(f->up, d), W.up, NULL};
+    status = et_product_noise(f->engine, p, room, m, d, h, dH, up, NULL, ET_NOWHERE, false, V->dx,
+                              error);
+    if (status != ET_OK || !weight) goto out;
+    if ((status = dw_noise(f, p, m, u, twins, v, V, &s, weight, error))) goto out;
+    /* cov(dx, dw) = 4 (dA g R V[H]) W_up */
+    for (size_t i = 0; i < m * h; i++) s.left[i] = 4 * v->dA[i] * s.g[i] * relu(v->H[i]) * V->H[i];
+    et_matmul(f->engine, m, d, h, et_rows(s.left, h), et_rows(f->up, d), false, weight->shared, d);
+out:
+    free(s.room);
+    return status;
 }

@@ -13,6 +13,8 @@
 #include "etref/gate.h"
 #include "etref/elementary.h"
 #include "ref/base/parallel.h"
+#include "ref/base/product_noise.h"
+#include "ref/base/rounding.h"
 
 #include <math.h>
 
@@ -123,6 +125,192 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
     case ET_GATE_SOFTMAX_TOKENS:
 #pragma omp parallel for if (N * n > ET_WORTH_THREADS)
         for (size_t i = 0; i < n; i++) softmax_backward(N, n, p + i, dp + i, 0, 0, dr + i);
+        return;
+    }
+}
+
+/* ---- noise ----
+ *
+ * A kernel evaluates a gate in the accumulator's precision (unit roundoff u; a rounding costs
+ * a = 0.18 u^2 of a value's square, see rounding.c) and rounds the result as a gate:
+ *
+ *     V[p] = sum_j (dp/dr_j)^2 V[r_j] + evaluation + site(p)
+ *
+ * sigmoid   e = e^-|r| comes with a relative error of about two roundings, 1 + e with one; both move
+ *           p by e/(1+e)^2 = p(1-p) and by p: evaluation = a (2 (p(1-p))^2 + p^2)
+ * softmax   r - max is rounded, e^(r-max) carries it as a relative error; then the sum of n terms and
+ *           the division: evaluation = a p^2 ((r - max)^2 + 3 + n/2)
+ * relu      none; where r <= 0 is within 6 deviations of 0, a kernel may see r > 0: V[p] = V[r]
+ */
+
+static double unit(const et_profile *p)
+{
+    return 0.18 * ldexp(1, -2 * p->bits[ET_ACCUMULATOR]);
+}
+
+et_real et_gate_slope(et_gate gate, et_real r_i, et_real p_i, et_real p_j, bool same)
+{
+    switch (gate) {
+    case ET_GATE_SIGMOID: return same ? sigmoid_slope(r_i) : 0;
+    case ET_GATE_RELU: return same && r_i > 0 ? 1 : 0;
+    case ET_GATE_SOFTMAX_TOKENS: return same ? p_i * (1 - p_i) : 0;
+    default: return same ? p_i * (1 - p_i) : -p_i * p_j;
+    }
+}
+
+static void sigmoid_noise(const et_profile *p, size_t count, const et_real *r, const et_real *gates,
+                          const et_real *Vr, et_real *Vp)
+{
+    const rounding site = rounding_at(p, ET_GATES);
+    double a = unit(p);
+    for (size_t i = 0; i < count; i++) {
+        double slope = (double)sigmoid_slope(r[i]), value = (double)gates[i];
+        double v = slope * slope * (double)Vr[i] + a * (2 * slope * slope + value * value);
+        Vp[i] = (et_real)(v + rounding_site(&site, value, v));
+    }
+}
+
+/* Is a logit so near to 0 that a kernel may see it on the other side? */
+static bool may_change_sign(double r, double Vr)
+{
+    return Vr > 0 && r * r < 36 * Vr;
+}
+
+static void relu_noise(const et_profile *p, size_t count, const et_real *r, const et_real *gates,
+                       const et_real *Vr, et_real *Vp)
+{
+    const rounding site = rounding_at(p, ET_GATES);
+    for (size_t i = 0; i < count; i++) {
+        bool open = r[i] > 0 || may_change_sign((double)r[i], (double)Vr[i]);
+        double v = open ? (double)Vr[i] : 0;
+        Vp[i] = (et_real)(v + rounding_site(&site, (double)gates[i], v));
+    }
+}
+
+/* One softmax; the anchor, where there is one, is a logit of 0 without an error. */
+static void softmax_noise(const et_profile *p, size_t count, size_t step, const et_real *r,
+                          const et_real *gates, const et_real *anchor, const et_real *Vr,
+                          et_real *Vp, et_real *Vanchor)
+{
+    const rounding site = rounding_at(p, ET_GATES);
+    double a = unit(p), most = anchor ? 0 : (double)r[0], all = 0;
+    for (size_t i = 0; i < count; i++) {
+        if ((double)r[i * step] > most) most = (double)r[i * step];
+        all += (double)gates[i * step] * (double)gates[i * step] * (double)Vr[i * step];
+    }
+    /* dp_i/dr_j = p_i ([i = j] - p_j): V = p_i^2 (sum_j p_j^2 V_j + (1 - 2 p_i) V_i) */
+    for (size_t i = 0; i < count; i++) {
+        double value = (double)gates[i * step], below = (double)r[i * step] - most;
+        double own = (1 - 2 * value) * (double)Vr[i * step] + all;
+        double v = value * value * (fmax(own, 0) + a * (below * below + 3 + (double)count / 2));
+        Vp[i * step] = (et_real)(v + rounding_site(&site, value, v));
+    }
+    if (anchor) {
+        double value = (double)*anchor;
+        double v = value * value * (all + a * (most * most + 3 + (double)count / 2));
+        *Vanchor = (et_real)(v + rounding_site(&site, value, v));
+    }
+}
+
+void et_gate_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const et_real *r,
+                   const et_real *gates, const et_real *anchor, const et_real *Vr, et_real *Vp,
+                   et_real *Vanchor)
+{
+    if (N == 0 || n == 0) return;
+    switch (gate) {
+    case ET_GATE_SIGMOID: sigmoid_noise(p, N * n, r, gates, Vr, Vp); return;
+    case ET_GATE_RELU: relu_noise(p, N * n, r, gates, Vr, Vp); return;
+    case ET_GATE_SOFTMAX:
+    case ET_GATE_SOFTMAX_ANCHOR:
+    case ET_GATE_SOFTMAX_ANCHOR_OUT:
+        for (size_t t = 0; t < N; t++)
+            softmax_noise(p, n, 1, r + t * n, gates + t * n,
+                          et_gate_has_anchor(gate) ? anchor + t : NULL, Vr + t * n, Vp + t * n,
+                          et_gate_has_anchor(gate) ? Vanchor + t : NULL);
+        return;
+    case ET_GATE_SOFTMAX_TOKENS:
+        for (size_t i = 0; i < n; i++)
+            softmax_noise(p, N, n, r + i, gates + i, NULL, Vr + i, Vp + i, NULL);
+        return;
+    }
+}
+
+/* Backward. dr = J(p) dp errs through dp (the caller's business, since a token's dp may share errors),
+ * through p, and by its own arithmetic, about two roundings:
+ *
+ *   sigmoid   dr = dp p(1-p)                  (dp (1-2p))^2 V[p]
+ *   relu      dr = dp [r > 0]                 dp^2 where r may change its sign
+ *   softmax   dr_i = p_i (dp_i - D), D = sum_j p_j dp_j
+ *             (dp_i - D)^2 V[p_i] + p_i^2 (sum_j dp_j^2 V[p_j] + acc(D) + a dp_i^2)
+ */
+
+static double arithmetic(const rounding *site, double value, double incoming)
+{
+    return incoming + 2 * rounding_site(site, value, incoming);
+}
+
+static void softmax_backward_noise(const et_profile *p, size_t count, size_t step,
+                                   const et_real *gates, const et_real *anchor, const et_real *dp,
+                                   const et_real *danchor, const et_real *dr, const et_real *Vp,
+                                   const et_real *Vanchor, const et_real *Vdp, et_real *Vdr)
+{
+    const rounding site = rounding_at(p, ET_ACCUMULATOR);
+    double a = unit(p), D = 0, squares = 0, through_p = 0, through_dp = 0;
+    et_sum_noise sum = et_sum_noise_of(p, count + 1);
+    if (anchor && danchor) {
+        double term = (double)*anchor * (double)*danchor;
+        D = term;
+        squares = term * term;
+        through_p = (double)*danchor * (double)*danchor * (double)*Vanchor;
+    }
+    for (size_t j = 0; j < count; j++) {
+        double value = (double)gates[j * step], up = (double)dp[j * step];
+        D += value * up;
+        squares += value * up * value * up;
+        through_p += up * up * (double)Vp[j * step];
+        if (Vdp) through_dp += value * value * (double)Vdp[j * step];
+    }
+    double acc = sum.square * D * D + sum.squares * squares;
+    for (size_t i = 0; i < count; i++) {
+        double value = (double)gates[i * step], up = (double)dp[i * step];
+        double v = (up - D) * (up - D) * (double)Vp[i * step];
+        v += value * value * (through_p + acc + a * (up * up + D * D));
+        if (Vdp) v += value * value * fmax((1 - 2 * value) * (double)Vdp[i * step] + through_dp, 0);
+        Vdr[i * step] += (et_real)arithmetic(&site, (double)dr[i * step], v);
+    }
+}
+
+void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const et_real *r,
+                            const et_real *gates, const et_real *anchor, const et_real *dp,
+                            const et_real *danchor, const et_real *dr, const et_real *Vr,
+                            const et_real *Vp, const et_real *Vanchor, const et_real *Vdp,
+                            et_real *Vdr)
+{
+    const rounding site = rounding_at(p, ET_ACCUMULATOR);
+    bool anchored = et_gate_has_anchor(gate) && danchor;
+    switch (gate) {
+    case ET_GATE_SIGMOID:
+        for (size_t i = 0; i < N * n; i++) {
+            double bend = (double)dp[i] * (1 - 2 * (double)gates[i]);
+            Vdr[i] += (et_real)arithmetic(&site, (double)dr[i], bend * bend * (double)Vp[i]);
+        }
+        return;
+    case ET_GATE_RELU:
+        for (size_t i = 0; i < N * n; i++)
+            if (may_change_sign((double)r[i], (double)Vr[i])) Vdr[i] += dp[i] * dp[i];
+        return;
+    case ET_GATE_SOFTMAX:
+    case ET_GATE_SOFTMAX_ANCHOR:
+    case ET_GATE_SOFTMAX_ANCHOR_OUT:
+        for (size_t t = 0; t < N; t++)
+            softmax_backward_noise(p, n, 1, gates + t * n, anchored ? anchor + t : NULL, dp + t * n,
+                                   anchored ? danchor + t : NULL, dr + t * n, Vp + t * n,
+                                   anchored ? Vanchor + t : NULL, NULL, Vdr + t * n);
+        return;
+    case ET_GATE_SOFTMAX_TOKENS:
+        for (size_t i = 0; i < n; i++)
+            softmax_backward_noise(p, N, n, gates + i, NULL, dp + i, NULL, dr + i, Vp + i, NULL,
+                                   Vdp + i, Vdr + i);
         return;
     }
 }

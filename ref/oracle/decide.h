@@ -1,4 +1,4 @@
-/* decide.h: the first part of a step, for those who want its decisions alone. Internal. */
+/* decide.h: parts of a step, for those who want its decisions or its room alone. Internal. */
 #ifndef ET_DECIDE_H
 #define ET_DECIDE_H
 
@@ -7,6 +7,13 @@
 /* A step of the same case that looks at the inputs of `s` and owns none of them. Freed like any
  * other; `s` must live longer. */
 et_step et_step_like(const et_step *s);
+
+/* A step like `s`, which has been run: the same mask and assignment, and zeroed room for every real
+ * array that s has. On failure the caller still frees it. */
+et_status et_step_take_like(et_step *to, const et_step *s, et_error *error);
+
+/* F [n] of the balancing losses in one micro-batch: from its own loads, or from in.load. */
+void et_step_fractions(const et_step *s, size_t batch, et_real *F);
 
 /* Scores and routes by the plain engine: fwd.logits, fwd.gates, route.* and the assignment. */
 et_status et_step_decide(et_step *s, et_error *error);

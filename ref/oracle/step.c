@@ -141,7 +141,7 @@ et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_erro
 
 /* ---- the dense layer ---- */
 
-static et_status run_dense(et_step *s, et_error *error)
+static et_status take_dense(et_step *s, et_error *error)
 {
     const et_case *c = &s->c;
     size_t N = c->tokens, d = c->d_model, h = c->d_expert;
@@ -152,7 +152,15 @@ static et_status run_dense(et_step *s, et_error *error)
                            {&g->x, true, N, d},        {&g->up, true, h, d},
                            {&g->down, true, d, h},     {&g->slot_out, true, N, d},
                            {&g->slot_act, true, N, h}, {&g->slot_pre, true, N, h}};
-    et_status status = TAKE_ALL(s, list, error);
+    return TAKE_ALL(s, list, error);
+}
+
+static et_status run_dense(et_step *s, et_error *error)
+{
+    size_t N = s->c.tokens, d = s->c.d_model, h = s->c.d_expert;
+    et_moe_values *v = &s->fwd;
+    et_moe_grads *g = &s->bwd;
+    et_status status = take_dense(s, error);
     if (status != ET_OK) return status;
     et_ffn f = {s->engine, d, h, s->in.up, s->in.down};
     et_ffn_forward(&f, N, s->in.x, v->slot_pre, v->slot_act, v->slot_out);
@@ -189,15 +197,25 @@ et_moe et_step_layer(const et_step *s)
                     .shared_down = s->in.shared_down};
 }
 
-static et_status score(et_step *s, const et_moe *moe, et_error *error)
+static et_status take_scores(et_step *s, const et_moe *moe, et_error *error)
 {
     et_moe_values *v = &s->fwd;
     const wanted list[] = {{&v->logits, true, moe->N, moe->n},
                            {&v->gates, true, moe->N, moe->n},
                            {&v->anchor, et_gate_has_anchor(moe->gate), moe->N, 1}};
-    et_status status = TAKE_ALL(s, list, error);
+    return TAKE_ALL(s, list, error);
+}
+
+static et_status score(et_step *s, const et_moe *moe, et_error *error)
+{
+    et_moe_values *v = &s->fwd;
+    et_status status = take_scores(s, moe, error);
     if (status != ET_OK) return status;
-    et_moe_score(moe, s->in.x, v);
+    /* Decisions hang on the logits' last bits, so they are the plain engine's whichever computes
+     * the rest: a hundredth of the work, and every engine routes alike. */
+    et_moe exact = *moe;
+    exact.engine = ET_PLAIN;
+    et_moe_score(&exact, s->in.x, v);
     for (size_t i = 0; i < moe->N * moe->n; i++)
         if (!isfinite(v->logits[i]))
             return et_fail(error, ET_EINVAL,
@@ -298,6 +316,8 @@ static et_status route(et_step *s, et_error *error)
     for (size_t i = 0; status == ET_OK && s->route.cutoff && i < n; i++)
         s->route.cutoff[i] /= (et_real)M;
     free(room);
+    if (status == ET_OK && s->given_mask)
+        memcpy(s->route.mask, s->given_mask, c->tokens * n * sizeof *s->route.mask);
     if (status == ET_OK)
         status = et_assignment_build(&s->assignment, c->tokens, n, s->route.mask, error);
     return status;
@@ -351,7 +371,7 @@ static et_status take_grads(et_step *s, const et_moe *moe, et_error *error)
 }
 
 /* F of micro-batch `batch`: from its own loads, or from in.load. */
-static void fractions(const et_step *s, size_t batch, et_real *F)
+void et_step_fractions(const et_step *s, size_t batch, et_real *F)
 {
     const et_case *c = &s->c;
     size_t N = et_case_micro_tokens(c), n = c->experts;
@@ -365,19 +385,25 @@ static void fractions(const et_step *s, size_t batch, et_real *F)
     et_balance_fractions(N, n, c->top_k, F, F);
 }
 
+static et_status take_losses(et_step *s, et_error *error)
+{
+    const wanted list[] = {{&s->loss_aux, has_aux(&s->c), 1, 1},
+                           {&s->loss_z, has_z_loss(&s->c), 1, 1}};
+    return TAKE_ALL(s, list, error);
+}
+
 /* Losses are means over the micro-batches; so each one's gradient is scaled by coefficient / M. */
 static et_status losses(et_step *s, et_error *error)
 {
     const et_case *c = &s->c;
     size_t N = et_case_micro_tokens(c), n = c->experts, M = c->micro_batches;
-    const wanted list[] = {{&s->loss_aux, has_aux(c), 1, 1}, {&s->loss_z, has_z_loss(c), 1, 1}};
     void *F = NULL;
-    et_status status = TAKE_ALL(s, list, error);
+    et_status status = take_losses(s, error);
     if (status == ET_OK) status = et_allocate(&F, n, sizeof(et_real), "load fractions", error);
     for (size_t batch = 0; status == ET_OK && batch < M; batch++) {
         size_t at = batch * N * n;
         if (s->loss_aux) {
-            fractions(s, batch, F);
+            et_step_fractions(s, batch, F);
             *s->loss_aux += et_aux_loss(c->balance, N, n, F, s->fwd.gates + at,
                                         c->balance_coef / (double)M, s->bwd.gates + at);
         }
@@ -485,7 +511,7 @@ static et_status measure_gates(et_step *s, et_error *error)
     return ET_OK;
 }
 
-static et_status measure(et_step *s, et_error *error)
+static et_status take_metrics(et_step *s, et_error *error)
 {
     const et_case *c = &s->c;
     et_step_metrics *m = &s->metric;
@@ -505,12 +531,39 @@ static et_status measure(et_step *s, et_error *error)
                            {&m->logit_std, true, 1, 1},
                            {&m->gate_mean, true, 1, 1},
                            {&m->gate_std, true, 1, 1}};
-    et_status status = TAKE_ALL(s, list, error);
+    return TAKE_ALL(s, list, error);
+}
+
+static et_status measure(et_step *s, et_error *error)
+{
+    et_step_metrics *m = &s->metric;
+    et_status status = take_metrics(s, error);
     if (status != ET_OK) return status;
     measure_usage(s);
-    if (capacity) measure_capacity(s);
-    et_mean_std(c->tokens * n, s->fwd.logits, m->logit_mean, m->logit_std);
+    if (m->saturation) measure_capacity(s);
+    et_mean_std(s->c.tokens * s->c.experts, s->fwd.logits, m->logit_mean, m->logit_std);
     return measure_gates(s, error);
+}
+
+/* ---- room alone ---- */
+
+et_status et_step_take_like(et_step *to, const et_step *s, et_error *error)
+{
+    *to = et_step_like(s);
+    to->engine = s->engine;
+    if (!is_moe(&s->c)) return take_dense(to, error);
+    et_moe moe = et_step_layer(s);
+    et_status status;
+    if ((status = take_scores(to, &moe, error)) || (status = take_routing(to, error)))
+        return status;
+    memcpy(to->route.mask, s->route.mask, moe.N * moe.n * sizeof *to->route.mask);
+    if ((status = et_assignment_build(&to->assignment, moe.N, moe.n, to->route.mask, error)) ||
+        (status = take_values(to, &moe, error)) || (status = take_grads(to, &moe, error)) ||
+        (status = take_losses(to, error)))
+        return status;
+    if (s->state_ema) status = reals(to, &to->state_ema, moe.n, 1, error);
+    if (status == ET_OK && s->state_bias) status = reals(to, &to->state_bias, moe.n, 1, error);
+    return status == ET_OK ? take_metrics(to, error) : status;
 }
 
 /* ---- decisions alone ---- */

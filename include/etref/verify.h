@@ -1,0 +1,124 @@
+/* verify.h: the verdict on a kernel's output.
+ *
+ * A candidate is any subset of a bundle's tensors, in any float type, computed by a kernel from the
+ * in.* tensors of a golden. It is judged under a precision profile (profile.h), in five parts:
+ *
+ *   1 routing      each decision by itself: settled ones must agree with the golden, open ones (the
+ *                  margin is within what the profile's rounding can turn) may differ, and what was
+ *                  chosen must obey the rule: K a token, k an expert and pool, the clamps
+ *   2 arithmetic   judged given the candidate's own routing: where it differs legally, the reference
+ *                  is computed again with it
+ *   3 elements     finite, and |error| <= t sigma; sigma = 0 means exact
+ *   4 groups       the tensor, each expert, row, column, block of tokens: slope (regression of the
+ *                  error on the reference) and spread (root mean square of error/sigma)
+ *   5 not vacuous  what was required is there, shapes agree, the candidate is neither the golden nor
+ *                  one of its inputs, and the tensor stands out of its noise
+ *
+ * alpha, the chance that an honest kernel is rejected, holds for the verdict as a whole: it is
+ * divided among all its tests. sigma comes from et_step_noise.
+ */
+#ifndef ETREF_VERIFY_H
+#define ETREF_VERIFY_H
+
+#include "etref/profile.h"
+#include "etref/safetensors.h"
+#include "etref/step.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum et_outcome { ET_PASS, ET_MISMATCH, ET_INCONCLUSIVE } et_outcome;
+
+typedef struct et_verify_options {
+    const et_profile *profile;  /* required */
+    double alpha;               /* 0: 1e-9 */
+    bool ties_any;              /* exact ties may be broken in any way */
+    const char *const *require; /* names that must be present; "bwd.*" means all that the golden has */
+    size_t require_count;
+    bool explain;     /* on a mismatch, try the catalogue of hypotheses */
+    size_t max_bytes; /* for all that is computed; 0: no limit */
+    et_progress *progress;
+    void *user;
+} et_verify_options;
+
+/* One group of elements of a tensor. */
+typedef struct et_group {
+    const char *kind; /* "tensor", "expert", "row", "column", "tokens"; "part" (routed, shared) */
+    const char *part; /* what the error is regressed on: "reference", "routed", "shared", "router" */
+    size_t index, elements;
+    double slope, slope_sigma, slope_limit;
+    double spread, spread_limit; /* limit 0: not tested */
+    bool pass;
+} et_group;
+
+typedef struct et_tensor_verdict {
+    char name[ET_MAX_TENSOR_NAME + 1];
+    et_outcome outcome;
+    char reason[240]; /* one sentence where it is not ET_PASS */
+    et_dtype dtype;   /* as the candidate stores it */
+    size_t elements, judged, failed; /* judged: those that could be (no open decision behind them) */
+    size_t exact;                    /* elements with sigma = 0 */
+    double largest_error, largest_ulps, largest_sigmas, limit_sigmas; /* ulps of the output type */
+    size_t worst;                                                     /* index of the worst element */
+    double got, want, bar;                                            /* there; bar = t sigma */
+    double effective_sample;                                          /* (sum V)^2 / sum V^2 */
+    et_group whole, worst_group; /* the tensor; the group that came nearest to, or farthest past, its
+                                  * limits */
+} et_tensor_verdict;
+
+typedef struct et_routing_verdict {
+    et_outcome outcome;
+    char reason[240];
+    bool shown;                                /* the candidate shows its routing */
+    size_t decisions, open, differing, illegal; /* differing: legal and illegal ones */
+    size_t token, expert;                      /* the first illegal one */
+} et_routing_verdict;
+
+/* A hypothesis under which the candidate passes. */
+typedef struct et_explanation {
+    const char *name, *sentence; /* of the catalogue */
+    char scope[160];             /* "everywhere", "expert 3", "tokens 17, 40" */
+} et_explanation;
+
+enum { ET_MAX_EXPLANATIONS = 8 };
+
+typedef struct et_verdict {
+    et_outcome outcome;
+    char line[400]; /* the verdict in one line, for the end of a log */
+    double alpha;
+    et_profile profile;
+    et_routing_verdict routing; /* decisions = 0 for a dense layer */
+    size_t tensor_count;
+    et_tensor_verdict *tensors; /* in the order of the tensor table */
+    size_t explanation_count;
+    et_explanation explanations[ET_MAX_EXPLANATIONS];
+    char residual[800]; /* where nothing explains a mismatch: what is wrong, and where */
+} et_verdict;
+
+/* Judges `candidate`, `count` tensors as a writer would describe them: values in memory, row-major,
+ * `source` saying of what type; `dtype` is the type in which the kernel made them. `golden` has its
+ * inputs and has been run. ET_OK whenever there is a verdict, whatever it says. ET_EINVAL: a tensor
+ * that no bundle has, or given twice, a wrong shape or type, a profile without bits, a float build of
+ * the library (it cannot judge: its own error is a kernel's); ET_ENOMEM. On failure there is nothing
+ * to free. */
+et_status et_verify(et_verdict *verdict, const et_step *golden, const et_tensor_out *candidate,
+                    size_t count, const et_verify_options *options, et_error *error);
+void et_verdict_free(et_verdict *verdict); /* accepts zeros */
+
+/* "pass", "mismatch", "inconclusive" */
+const char *et_outcome_name(et_outcome outcome);
+
+/* ---- the catalogue of hypotheses ---- */
+
+typedef struct et_hypothesis_doc {
+    const char *name;     /* "factor-two" */
+    const char *sentence; /* "the factor 2 of relu(H)^2's derivative is missing" */
+    const char *stage;    /* "selection", "state", "forward", "backward", "layout", "precision" */
+} et_hypothesis_doc;
+const et_hypothesis_doc *et_hypothesis_at(size_t index); /* NULL past the end */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,306 @@
+/* product_noise.c: the variance of a matrix product's error. See product_noise.h. */
+#include "ref/base/product_noise.h"
+#include "ref/base/bits.h"
+#include "ref/base/memory.h"
+#include "ref/base/parallel.h"
+#include "ref/base/rounding.h"
+
+#include <cblas.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+
+et_sum_noise et_sum_noise_of(const et_profile *p, size_t K)
+{
+    double u = ldexp(1, -p->bits[ET_ACCUMULATOR]), a = 0.18 * u * u, terms = (double)K;
+    bool products_fit = 2 * p->bits[ET_OPERANDS] <= p->bits[ET_ACCUMULATOR];
+    et_sum_noise c = {a * (terms / 3 + 0.5), a * (terms / 6 + (products_fit ? 0 : 1))};
+    if (p->truncate_accumulator) {
+        double mean = 0.72 * u * terms;
+        c.square = 4 * c.square + mean * mean / 4;
+        c.squares = 4 * c.squares + mean * mean / 6;
+    }
+    return c;
+}
+
+int et_lowest_bit(double value)
+{
+    if (value == 0) return INT_MAX / 4;
+    uint64_t bits = to_bits(value), significand = bits & (((uint64_t)1 << 52) - 1);
+    int exponent = (int)(bits >> 52 & 0x7ff);
+    if (exponent > 0) significand |= (uint64_t)1 << 52;
+    return (exponent > 0 ? exponent : 1) - 1075 + __builtin_ctzll(significand);
+}
+
+bool et_sum_is_exact(const et_profile *p, size_t count, const double *terms)
+{
+    int lowest = INT_MAX / 4;
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        int bit = et_lowest_bit(terms[i]);
+        if (bit < lowest) lowest = bit;
+        sum += fabs(terms[i]);
+    }
+    return sum == 0 || sum <= ldexp(1, p->bits[ET_ACCUMULATOR] + lowest);
+}
+
+/* ---- operands in memory ---- */
+
+/* variance + factor * value^2, element by element: what a product of squares is made of. */
+typedef struct squares {
+    const et_real *value, *variance; /* either may be NULL: none */
+    double factor;
+    et_matrix at; /* as the operand lies in memory; its own `at` is not used */
+    size_t count;
+} squares;
+
+static double square_at(const squares *x, size_t i)
+{
+    double value = x->value ? (double)x->value[i] : 0;
+    return (x->variance ? (double)x->variance[i] : 0) + x->factor * value * value;
+}
+
+static squares mixed(et_noisy x, double factor, size_t count)
+{
+    return (squares){x.at.at, x.variance, factor, x.at, count};
+}
+
+/* ---- which elements are exact ---- */
+
+/* Of each of `lines` vectors of an operand (rows of X, columns of Y): the lowest set bit of its values,
+ * or INT_MIN if it carries an error. */
+static void find_quanta(et_noisy x, size_t lines, size_t length, bool along_rows, int *lowest)
+{
+#pragma omp parallel for if (lines * length > ET_WORTH_THREADS)
+    for (size_t i = 0; i < lines; i++) {
+        int least = INT_MAX / 4;
+        for (size_t k = 0; k < length && least != INT_MIN; k++) {
+            size_t at = along_rows ? i * x.at.stride + k : k * x.at.stride + i;
+            int bit = et_lowest_bit((double)x.at.at[at]);
+            if (bit < least) least = bit;
+            if (x.variance && x.variance[at] > 0) least = INT_MIN;
+        }
+        lowest[i] = least;
+    }
+}
+
+static bool any_without_error(const int *lowest, size_t lines)
+{
+    for (size_t i = 0; i < lines; i++)
+        if (lowest[i] != INT_MIN) return true;
+    return false;
+}
+
+static bool all_zero(const et_real *variance, size_t count)
+{
+    for (size_t i = 0; variance && i < count; i++)
+        if (variance[i] != 0) return false;
+    return true;
+}
+
+typedef struct exactness {
+    int *rows, *columns; /* lowest set bits, INT_MIN: with errors; NULL: nothing is exact */
+    et_real *sums;       /* sum_k |X_ik Y_kj|, or NULL: Cauchy-Schwarz decides */
+} exactness;
+
+static double largest_exact(const exactness *e, const et_profile *p, size_t i, size_t j)
+{
+    if (e->rows[i] == INT_MIN || e->columns[j] == INT_MIN) return -1;
+    return ldexp(1, p->bits[ET_ACCUMULATOR] + e->rows[i] + e->columns[j]);
+}
+
+/* The sums of absolute values, if there is an element for which the cheap bound does not decide. */
+static et_status sum_if_needed(exactness *e, et_engine engine, const et_profile *p, size_t M,
+                               size_t N, size_t K, et_noisy X, et_noisy Y, const et_real *Q,
+                               double per_square, et_error *error)
+{
+    bool undecided = false;
+    for (size_t i = 0; i < M && !undecided; i++)
+        for (size_t j = 0; j < N && !undecided; j++) {
+            double q = (double)Q[i * N + j] / per_square, most = largest_exact(e, p, i, j);
+            undecided = sqrt(q) <= 1.000001 * most && 1.000001 * sqrt((double)K * q) > most;
+        }
+    if (!undecided) return ET_OK;
+    void *x = NULL, *y = NULL, *sums = NULL;
+    et_status status;
+    if ((status = et_allocate(&x, M * K, sizeof(et_real), "absolute values", error)) ||
+        (status = et_allocate(&y, K * N, sizeof(et_real), "absolute values", error)) ||
+        (status = et_allocate(&sums, M * N, sizeof(et_real), "absolute sums", error))) {
+        free(x);
+        free(y);
+        return status;
+    }
+    for (size_t i = 0; i < M * K; i++) ((et_real *)x)[i] = (et_real)fabs((double)X.at.at[i]);
+    for (size_t i = 0; i < K * N; i++) ((et_real *)y)[i] = (et_real)fabs((double)Y.at.at[i]);
+    et_matmul(engine, M, N, K, (et_matrix){x, X.at.stride, X.at.transposed},
+              (et_matrix){y, Y.at.stride, Y.at.transposed}, false, sums, N);
+    e->sums = sums;
+    free(x);
+    free(y);
+    return ET_OK;
+}
+
+static et_status find_exact(exactness *e, et_engine engine, const et_profile *p, size_t M, size_t N,
+                            size_t K, et_noisy X, et_noisy Y, const et_real *Q, double per_square,
+                            et_error *error)
+{
+    void *room;
+    et_status status = et_allocate(&room, M + N, sizeof(int), "lowest bits", error);
+    if (status != ET_OK) return status;
+    e->rows = room;
+    e->columns = e->rows + M;
+    find_quanta(X, M, K, !X.at.transposed, e->rows);
+    if (any_without_error(e->rows, M)) find_quanta(Y, N, K, Y.at.transposed, e->columns);
+    if (!any_without_error(e->rows, M) || !any_without_error(e->columns, N)) {
+        free(e->rows);
+        e->rows = NULL;
+        return ET_OK;
+    }
+    if (!all_zero(X.variance, M * K) || !all_zero(Y.variance, K * N)) return ET_OK;
+    return sum_if_needed(e, engine, p, M, N, K, X, Y, Q, per_square, error);
+}
+
+/* ---- the product ---- */
+
+/* V (+)= W + square * C^2, but 0 where the sum is exact; then the rounding. W [M,N] is everything else. */
+static void finish(size_t M, size_t N, size_t K, const et_profile *p, const exactness *e,
+                   et_sum_noise c, const et_real *C, const et_real *W, et_place place,
+                   bool accumulate, et_real *V)
+{
+    const rounding site = place == ET_NOWHERE ? (rounding){0} : rounding_at(p, place);
+#pragma omp parallel for if (M * N > ET_WORTH_THREADS)
+    for (size_t i = 0; i < M; i++)
+        for (size_t j = 0; j < N; j++) {
+            size_t at = i * N + j;
+            double w = (double)W[at], value = C ? (double)C[at] : 0;
+            if (e->rows) {
+                /* the bound comes from floats: a little more than it */
+                double bound = 1.000001 * sqrt((double)K * w / c.squares);
+                double sum = e->sums ? (double)e->sums[at] : bound;
+                if (sum <= largest_exact(e, p, i, j)) w = 0;
+            }
+            if (w > 0) w += c.square * value * value;
+            if (place != ET_NOWHERE) w += rounding_site(&site, value, w);
+            V[at] = (et_real)((accumulate ? (double)V[at] : 0) + w);
+        }
+}
+
+/* ---- products of squares ---- */
+
+void et_product_room_free(et_product_room *room)
+{
+    for (size_t i = 0; i < 3; i++) free(room->at[i]);
+    *room = (et_product_room){0};
+}
+
+/* Makes buffer `i` hold at least `count` elements. */
+static et_status grow(et_product_room *room, size_t i, size_t count, size_t size, et_error *error)
+{
+    if (room->at[i] && room->bytes[i] / size >= count) return ET_OK;
+    void *larger;
+    et_status status = et_allocate(&larger, count, size, "squares", error);
+    if (status != ET_OK) return status;
+    free(room->at[i]);
+    room->at[i] = larger;
+    room->bytes[i] = count * size;
+    return ET_OK;
+}
+
+static et_status multiply_plain(et_product_room *room, size_t M, size_t N, size_t K,
+                                const squares *X, const squares *Y, bool accumulate, et_real *W,
+                                et_error *error)
+{
+    et_status status;
+    if ((status = grow(room, 0, M * K, sizeof(et_real), error)) ||
+        (status = grow(room, 1, K * N, sizeof(et_real), error)))
+        return status;
+    et_real *x = room->at[0], *y = room->at[1];
+    for (size_t i = 0; i < M * K; i++) x[i] = (et_real)square_at(X, i);
+    for (size_t i = 0; i < K * N; i++) y[i] = (et_real)square_at(Y, i);
+    et_matmul(ET_PLAIN, M, N, K, (et_matrix){x, X->at.stride, X->at.transposed},
+              (et_matrix){y, Y->at.stride, Y->at.transposed}, accumulate, W, N);
+    return ET_OK;
+}
+
+/* to = the squares times a power of two that brings the largest near 1; returns its inverse. */
+static double scaled(const squares *x, float *to)
+{
+    double largest = 0;
+#pragma omp parallel for reduction(max : largest) if (x->count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < x->count; i++) largest = fmax(largest, square_at(x, i));
+    int exponent = largest > 0 ? ilogb(largest) : 0;
+    double scale = ldexp(1, -exponent);
+#pragma omp parallel for if (x->count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < x->count; i++) to[i] = (float)(scale * square_at(x, i));
+    return ldexp(1, exponent);
+}
+
+static double dot_of_squares(size_t K, const squares *X, const squares *Y, size_t i, size_t j)
+{
+    double sum = 0;
+    for (size_t k = 0; k < K; k++)
+        sum += square_at(X, X->at.transposed ? k * X->at.stride + i : i * X->at.stride + k) *
+               square_at(Y, Y->at.transposed ? j * Y->at.stride + k : k * Y->at.stride + j);
+    return sum;
+}
+
+static et_status multiply_blas(et_product_room *room, size_t M, size_t N, size_t K,
+                               const squares *X, const squares *Y, bool accumulate, et_real *W,
+                               et_error *error)
+{
+    et_status status;
+    if ((status = grow(room, 0, M * K, sizeof(float), error)) ||
+        (status = grow(room, 1, K * N, sizeof(float), error)) ||
+        (status = grow(room, 2, M * N, sizeof(float), error)))
+        return status;
+    float *x = room->at[0], *y = room->at[1], *w = room->at[2];
+    double scale = scaled(X, x) * scaled(Y, y);
+    cblas_sgemm(CblasRowMajor, X->at.transposed ? CblasTrans : CblasNoTrans,
+                Y->at.transposed ? CblasTrans : CblasNoTrans, (blasint)M, (blasint)N, (blasint)K, 1,
+                x, (blasint)X->at.stride, y, (blasint)Y->at.stride, 0, w, (blasint)N);
+#pragma omp parallel for if (M * N > ET_WORTH_THREADS)
+    for (size_t i = 0; i < M * N; i++) {
+        double sum = w[i] > 0 ? scale * (double)w[i] : dot_of_squares(K, X, Y, i / N, i % N);
+        W[i] = (et_real)(sum + (accumulate ? (double)W[i] : 0));
+    }
+    return ET_OK;
+}
+
+/* W (+)= X Y. Sizes that OpenBLAS cannot count are the plain engine's, as in matmul.c. */
+static et_status multiply(et_engine engine, et_product_room *room, size_t M, size_t N, size_t K,
+                          const squares *X, const squares *Y, bool accumulate, et_real *W,
+                          et_error *error)
+{
+    bool countable = M <= INT_MAX && N <= INT_MAX && K <= INT_MAX;
+    if (engine == ET_PLAIN || !countable || M * N * K == 0)
+        return multiply_plain(room, M, N, K, X, Y, accumulate, W, error);
+    return multiply_blas(room, M, N, K, X, Y, accumulate, W, error);
+}
+
+et_status et_product_noise(et_engine engine, const et_profile *p, et_product_room *room, size_t M,
+                           size_t N, size_t K, et_noisy X, et_noisy Y, const et_real *C,
+                           et_place place, bool accumulate, et_real *V, et_error *error)
+{
+    et_sum_noise c = et_sum_noise_of(p, K);
+    if (C == NULL) c.squares += c.square;
+    void *sum = NULL;
+    et_status status = ET_OK;
+    if (accumulate) status = et_allocate(&sum, M * N, sizeof(et_real), "variances", error);
+    if (status != ET_OK) return status;
+    et_real *W = accumulate ? sum : V;
+    exactness e = {0};
+    /* (V[X] + squares X o X) (Y o Y) */
+    squares x = mixed(X, c.squares, M * K), y = {Y.at.at, NULL, 1, Y.at, K * N};
+    status = multiply(engine, room, M, N, K, &x, &y, false, W, error);
+    if (status == ET_OK) status = find_exact(&e, engine, p, M, N, K, X, Y, W, c.squares, error);
+    if (status == ET_OK && Y.variance) { /* (X o X) V[Y] */
+        squares coherent = {X.coherent ? NULL : X.at.at, X.coherent, 1, X.at, M * K};
+        squares variance = {NULL, Y.variance, 0, Y.at, K * N};
+        status = multiply(engine, room, M, N, K, &coherent, &variance, true, W, error);
+    }
+    if (status == ET_OK) finish(M, N, K, p, &e, c, C, W, place, accumulate, V);
+    free(sum);
+    free(e.rows);
+    free(e.sums);
+    return status;
+}

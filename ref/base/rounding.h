@@ -1,0 +1,58 @@
+/* rounding.h: what rounding at one place of a profile does, for inner loops. Internal.
+ *
+ * A format of p bits has the spacing ulp = 2^(e-p+1) for |v| in [2^e, 2^(e+1)), and that of its
+ * smallest normal numbers below them. Rounding to nearest errs uniformly on +-ulp/2 (variance
+ * ulp^2/12), truncation on [0, ulp) (second moment ulp^2/3).
+ */
+#ifndef ET_ROUNDING_H
+#define ET_ROUNDING_H
+
+#include "etref/profile.h"
+#include "ref/base/bits.h"
+
+#include <math.h>
+
+typedef struct rounding {
+    int bits;
+    uint64_t least;  /* biased binary64 exponent of the format's smallest normal number */
+    uint64_t tail;   /* significand bits of a binary64 number that the format has no room for */
+    double variance; /* of the error of a value in [1,2): ulp^2/12 or, truncated, ulp^2/3 */
+    double smallest, largest;
+    bool ftz;
+} rounding;
+
+rounding rounding_at(const et_profile *p, et_place place);
+
+/* 2^(e-p+1) of a value; exponents below binary64's are of no interest to anybody here. */
+static inline double rounding_ulp(const rounding *r, double value)
+{
+    uint64_t exponent = to_bits(value) >> 52 & 0x7ff, down = (uint64_t)r->bits - 1;
+    if (exponent < r->least) exponent = r->least;
+    return from_bits((exponent > down ? exponent - down : 1) << 52);
+}
+
+/* Is the value one of the format's? At more than 24 bits the question cannot be asked of a binary64
+ * number, which has been rounded itself: there only those count that are short (24 bits), as small
+ * whole numbers are; a rounded one is by an accident of 2^-29. */
+static inline bool rounding_holds(const rounding *r, double value)
+{
+    double size = fabs(value);
+    if (size == 0) return true;
+    if (!(size <= r->largest)) return false;
+    if (size >= r->smallest) return (to_bits(value) & r->tail) == 0;
+    double steps = size / rounding_ulp(r, value);
+    return !r->ftz && steps == floor(steps);
+}
+
+/* Variance of the error of rounding `value`, which brings an error of variance `incoming`. */
+static inline double rounding_site(const rounding *r, double value, double incoming)
+{
+    if (incoming == 0 && rounding_holds(r, value)) return 0;
+    if (r->ftz && fabs(value) < r->smallest) return value * value;
+    /* the power of two at or below |value|, by cutting its significand off */
+    double power = from_bits(to_bits(value) & (uint64_t)0x7ff << 52);
+    if (power < r->smallest) power = r->smallest;
+    return r->variance * (power * power);
+}
+
+#endif

@@ -1,0 +1,574 @@
+/* moe_noise.c: the variance of an MoE layer's rounding errors. See et_moe_noise in etref/moe.h.
+ *
+ * In the order of the forward and the backward pass (moe.c); experts' own errors are ffn.c's, gates'
+ * gate.c's. What is added here:
+ *
+ *     r    V[r] = V[x W_r'] + site(r)
+ *     w    none, fanout: w = p / n_t          V[w] = V[p] / n_t^2 + site
+ *          sum: w_i = p_i / T, T = sum_j p_j  V[w_i] = sum_j ((  [i=j] - w_i) / T)^2 V[p_j] + site
+ *     y    V[y] = sum over slots of w^2 V[f] + f^2 V[w], the same with s and f_shared, + acc + site
+ *     dr   dr = sum_k M_k dw_k over the token's slots k (and its shared expert, where the anchor weighs
+ *          it); M_k is the gate's Jacobian times the norm's. V[dr_i] = sum_k M_ik^2 V[dw_k] + the gate's
+ *          own error + site
+ *     dx   = sum of experts' shares + sum_k q_k dw_k, with q_k = M_k' W_r the way from dw_k through the
+ *          router: q_k^2 V[dw_k], and 2 q_k cov(share of dx, dw_k), since both come from the same H
+ *     dW_r = dr' x: twins' dw are summed before they are squared
+ *
+ * Approximations, all of the size of the gates' errors: errors of different gate values of one token
+ * count as independent in y; w's error reaches the elements of dx one by one. They matter where gates
+ * are as coarse as everything else, and cancel on the average over columns.
+ */
+#include "etref/moe.h"
+#include "ref/base/memory.h"
+#include "ref/base/parallel.h"
+#include "ref/base/product_noise.h"
+#include "ref/base/rounding.h"
+#include "ref/layers/twins.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Scratch for the largest expert, shared for all; and what concerns the inputs. */
+typedef struct noise_room {
+    const et_profile *p;
+    et_token_twins twins;
+    et_real *x, *router, *up, *down, *shared_up, *shared_down; /* variances, NULL: exact */
+    et_real *from_dw, *from_sums;  /* [N,n] sum_k M_ik^2 V[dw_k]; the same with twins summed */
+    et_real *rows[6];              /* [most,d] each */
+    et_real *w, *Vw, *dw, *dw_sum; /* [most] */
+    et_real *column;               /* [n] */
+    int32_t *leaders, *row_of;     /* [2 most], [N] */
+    double *terms;                 /* [n+1] for each thread */
+    et_product_room room;
+    void *owned[16];
+    size_t owned_count;
+} noise_room;
+
+enum { ROWS_X, ROWS_VX, ROWS_DY, ROWS_DX, ROWS_SHARED, ROWS_SPARE };
+
+static et_status take(noise_room *s, void *out, size_t count, size_t size, et_error *error)
+{
+    void *room;
+    et_status status = et_allocate(&room, count, size, "noise", error);
+    if (status != ET_OK) return status;
+    memcpy(out, &room, sizeof room);
+    s->owned[s->owned_count++] = room;
+    return ET_OK;
+}
+
+static void free_room(noise_room *s)
+{
+    for (size_t i = 0; i < s->owned_count; i++) free(s->owned[i]);
+    et_product_room_free(&s->room);
+    et_free_twins(&s->twins);
+}
+
+/* The variance of rounding a parameter to an operand; *out stays NULL where all are representable. */
+static et_status parameter(noise_room *s, size_t count, const et_real *value, et_real **out,
+                           et_error *error)
+{
+    const rounding r = rounding_at(s->p, ET_OPERANDS);
+    bool exact = true;
+#pragma omp parallel for reduction(&& : exact) if (count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < count; i++) exact = exact && rounding_holds(&r, (double)value[i]);
+    if (exact) return ET_OK;
+    et_status status = take(s, out, count, sizeof(et_real), error);
+    for (size_t i = 0; status == ET_OK && i < count; i++)
+        (*out)[i] = (et_real)rounding_site(&r, (double)value[i], 0);
+    return status;
+}
+
+/* Rows that one call of ffn.c may see: all tokens for the shared expert, else the largest load. */
+static size_t most_rows(const et_moe *moe, const et_assignment *a)
+{
+    size_t most = moe->hs > 0 ? moe->N : 1;
+    for (size_t i = 0; i < a->experts; i++)
+        if ((size_t)a->load[i] > most) most = (size_t)a->load[i];
+    return most;
+}
+
+static et_status take_room(noise_room *s, const et_moe *moe, const et_real *x, const et_real *dy,
+                           const et_assignment *a, et_error *error)
+{
+    size_t N = moe->N, n = moe->n, d = moe->d, most = most_rows(moe, a);
+    et_real *small;
+    et_status status;
+    if ((status = et_find_twins(&s->twins, N, d, x, dy, error)) ||
+        (status = parameter(s, N * d, x, &s->x, error)) ||
+        (status = parameter(s, n * d, moe->router, &s->router, error)) ||
+        (status = parameter(s, n * moe->h * d, moe->up, &s->up, error)) ||
+        (status = parameter(s, n * d * moe->h, moe->down, &s->down, error)) ||
+        (status = parameter(s, moe->hs * d, moe->shared_up, &s->shared_up, error)) ||
+        (status = parameter(s, d * moe->hs, moe->shared_down, &s->shared_down, error)) ||
+        (status = take(s, &s->from_dw, N * n, sizeof(et_real), error)) ||
+        (status = take(s, &s->from_sums, N * n, sizeof(et_real), error)) ||
+        (status = take(s, &s->rows[0], 6 * most * d, sizeof(et_real), error)) ||
+        (status = take(s, &small, 4 * most + n, sizeof(et_real), error)) ||
+        (status = take(s, &s->leaders, 2 * most + N, sizeof(int32_t), error)) ||
+        (status =
+             take(s, &s->terms, (size_t)omp_get_max_threads() * (n + 1), sizeof(double), error)))
+        return status;
+    for (size_t i = 1; i < 6; i++) s->rows[i] = s->rows[0] + i * most * d;
+    s->w = small;
+    s->Vw = small + most;
+    s->dw = small + 2 * most;
+    s->dw_sum = small + 3 * most;
+    s->column = small + 4 * most;
+    s->row_of = s->leaders + 2 * most;
+    return ET_OK;
+}
+
+/* ---- score and weigh ---- */
+
+static et_status score_noise(const et_moe *moe, const et_real *x, const et_moe_values *v,
+                             et_moe_values *V, noise_room *s, et_error *error)
+{
+    size_t N = moe->N, n = moe->n;
+    et_noisy left = {et_rows(x, moe->d), s->x, NULL};
+    et_noisy right = {et_transposed(moe->router, moe->d), s->router, NULL};
+    et_status status = et_product_noise(moe->engine, s->p, &s->room, N, n, moe->d, left, right,
+                                        v->logits, ET_LOGITS, false, V->logits, error);
+    if (status != ET_OK) return status;
+    for (size_t t = 0; t < N; t += moe->gate_tokens)
+        et_gate_noise(moe->gate, s->p, moe->gate_tokens, n, v->logits + t * n, v->gates + t * n,
+                      v->anchor ? v->anchor + t : NULL, V->logits + t * n, V->gates + t * n,
+                      v->anchor ? V->anchor + t : NULL);
+    return ET_OK;
+}
+
+et_status et_moe_score_noise(const et_moe *moe, const et_profile *p, const et_real *x,
+                             const et_moe_values *v, et_moe_values *V, et_error *error)
+{
+    noise_room s = {.p = p};
+    et_status status;
+    if ((status = parameter(&s, moe->N * moe->d, x, &s.x, error)) == ET_OK &&
+        (status = parameter(&s, moe->n * moe->d, moe->router, &s.router, error)) == ET_OK)
+        status = score_noise(moe, x, v, V, &s, error);
+    free_room(&s);
+    return status;
+}
+
+/* n_t, the fanout with the shared expert counted; 1 where nothing is divided by it. */
+static double fanout_divisor(const et_moe *moe, const et_assignment *a, size_t t)
+{
+    return moe->norm == ET_NORM_FANOUT ? (double)(a->fanout[t] + (moe->hs > 0 ? 1 : 0)) : 1;
+}
+
+static size_t slot_expert(const et_assignment *a, size_t slot)
+{
+    return (size_t)a->slot_expert[slot];
+}
+
+/* T = sum of the gate values on token t's slots. */
+static double gate_sum(const et_moe *moe, const et_assignment *a, const et_moe_values *v, size_t t)
+{
+    double T = 0;
+    for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++)
+        T += (double)v->gates[t * moe->n + slot_expert(a, (size_t)a->token_slots[j])];
+    return T;
+}
+
+/* V[w] before its rounding, of one slot. */
+static double weight_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                           const et_moe_values *V, size_t t, size_t slot)
+{
+    const et_real *Vp = V->gates + t * moe->n;
+    double w = (double)v->slot_weight[slot];
+    if (moe->norm != ET_NORM_SUM) {
+        double divide_by = fanout_divisor(moe, a, t);
+        return (double)Vp[slot_expert(a, slot)] / (divide_by * divide_by);
+    }
+    double T = gate_sum(moe, a, v, t), sum = 0;
+    if (T == 0) return 0;
+    for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
+        size_t other = (size_t)a->token_slots[j];
+        double by = ((other == slot ? 1 : 0) - w) / T;
+        sum += by * by * (double)Vp[slot_expert(a, other)];
+    }
+    return sum;
+}
+
+static void weigh_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                        et_moe_values *V, const noise_room *s)
+{
+    const rounding gate = rounding_at(s->p, ET_GATES), sum = rounding_at(s->p, ET_ACCUMULATOR);
+    for (size_t slot = 0; slot < a->slots; slot++) {
+        double w = (double)v->slot_weight[slot];
+        double in = weight_noise(moe, a, v, V, (size_t)a->slot_token[slot], slot);
+        if (moe->norm == ET_NORM_SUM) /* T and the division */
+            in += 2 * rounding_site(&sum, w, in);
+        /* w = p where nothing divides it: already rounded */
+        V->slot_weight[slot] =
+            (et_real)(in + (moe->norm == ET_NORM_NONE ? 0 : rounding_site(&gate, w, in)));
+    }
+    for (size_t t = 0; moe->hs > 0 && t < moe->N; t++) {
+        double divide_by = fanout_divisor(moe, a, t);
+        double in = moe->anchor_weighs_shared ? (double)V->anchor[t] / (divide_by * divide_by) : 0;
+        V->shared_weight[t] = (et_real)(in + rounding_site(&gate, (double)v->shared_weight[t], in));
+    }
+}
+
+/* ---- from dw to dr ---- */
+
+/* M_k: dr_i per unit of dw of this slot, for all experts i, into s->column. For softmax_tokens only the
+ * token's own part: the rest is spread over all tokens (gate.c carries it). */
+static void dr_per_dw(const et_moe *moe, const et_assignment *a, const et_moe_values *v, size_t t,
+                      size_t slot, const noise_room *s)
+{
+    size_t n = moe->n, e = slot_expert(a, slot);
+    const et_real *r = v->logits + t * n, *p = v->gates + t * n;
+    double T = moe->norm == ET_NORM_SUM ? gate_sum(moe, a, v, t) : fanout_divisor(moe, a, t);
+    for (size_t i = 0; i < n; i++) {
+        double by = (double)et_gate_slope(moe->gate, r[i], p[i], p[e], i == e);
+        if (moe->norm == ET_NORM_SUM)
+            for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
+                size_t other = slot_expert(a, (size_t)a->token_slots[j]);
+                by -= (double)v->slot_weight[slot] *
+                      (double)et_gate_slope(moe->gate, r[i], p[i], p[other], i == other);
+            }
+        s->column[i] = (et_real)(T != 0 ? by / T : 0);
+    }
+}
+
+/* The same for dw of the shared expert, which the anchor weighs: dr_i = -p_i a_0 da_0. */
+static void dr_per_shared(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                          size_t t, const noise_room *s)
+{
+    double by = (double)v->anchor[t] / fanout_divisor(moe, a, t);
+    for (size_t i = 0; i < moe->n; i++)
+        s->column[i] = (et_real)(-(double)v->gates[t * moe->n + i] * by);
+}
+
+/* ---- the experts, there and back ---- */
+
+typedef struct expert_job {
+    et_ffn f;
+    et_ffn_parameter_noise W;
+    size_t m, first;       /* rows; the first slot, or the first token of the shared expert */
+    const int32_t *tokens; /* NULL: the shared expert, row t is token t */
+} expert_job;
+
+static size_t token_of(const expert_job *job, size_t row)
+{
+    return job->tokens ? (size_t)job->tokens[row] : row;
+}
+
+static void gather(const expert_job *job, const et_real *from, et_real *to)
+{
+    size_t d = job->f.d;
+    for (size_t j = 0; j < job->m; j++)
+        memcpy(to + j * d, from + token_of(job, j) * d, d * sizeof *to);
+}
+
+/* The rows' leaders: the first row of this expert with the same input (and dy). */
+static et_twins row_twins(const expert_job *job, noise_room *s)
+{
+    int32_t *input = s->leaders, *both = s->leaders + job->m;
+    const int32_t *leader[2] = {s->twins.input, s->twins.both};
+    for (size_t kind = 0; kind < 2; kind++) {
+        int32_t *out = kind == 0 ? input : both;
+        for (size_t j = 0; j < job->m; j++) s->row_of[leader[kind][token_of(job, j)]] = -1;
+        for (size_t j = 0; j < job->m; j++) {
+            int32_t *row = &s->row_of[leader[kind][token_of(job, j)]];
+            if (*row < 0) *row = (int32_t)j;
+            out[j] = *row;
+        }
+    }
+    return (et_twins){input, both};
+}
+
+/* An expert's contributions to dr and dx through dw of its rows. */
+static void through_router(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                           const expert_job *job, noise_room *s, const et_real *Vdw, et_real *Vdx)
+{
+    size_t n = moe->n, d = moe->d;
+    for (size_t j = 0; j < job->m; j++) {
+        size_t t = token_of(job, j);
+        if (job->tokens)
+            dr_per_dw(moe, a, v, t, job->first + j, s);
+        else
+            dr_per_shared(moe, a, v, t, s);
+        et_real *q = s->rows[ROWS_SPARE]; /* one row: sum_i M_i W_r,i */
+        memset(q, 0, d * sizeof *q);
+        for (size_t i = 0; i < n; i++) {
+            et_real by = s->column[i];
+            if (by == 0) continue;
+            s->from_dw[t * n + i] += by * by * Vdw[j];
+            s->from_sums[t * n + i] += by * by * s->dw_sum[j];
+            for (size_t c = 0; c < d; c++) q[c] += by * moe->router[i * d + c];
+        }
+        const et_real *shared = s->rows[ROWS_SHARED] + j * d;
+        for (size_t c = 0; c < d; c++) {
+            et_real v_c = q[c] * q[c] * Vdw[j] + 2 * q[c] * shared[c];
+            Vdx[t * d + c] += v_c; /* with the share's own variance, added before, never below 0 */
+        }
+    }
+}
+
+/* One expert's rows: forward, backward, and on through its weights. v and V hold its tensors, without
+ * x and dx; w its rows' weights. Vdw gets V[dw], rounded as a gate; dw its values. */
+static et_status expert_noise(const et_moe *moe, const et_assignment *a,
+                              const et_moe_values *values, const expert_job *job, const et_real *x,
+                              const et_real *dy, const et_real *w, const et_real *Vw,
+                              const et_real *dw, et_ffn_tensors v, et_ffn_tensors V, et_real *Vdw,
+                              et_real *Vdx, bool feeds_router, noise_room *s, et_error *error)
+{
+    size_t m = job->m, d = moe->d;
+    if (m == 0) return ET_OK;
+    v.x = s->rows[ROWS_X];
+    gather(job, x, v.x);
+    if (s->x) {
+        V.x = s->rows[ROWS_VX];
+        gather(job, s->x, V.x);
+    }
+    gather(job, dy, s->rows[ROWS_DY]);
+    V.dx = s->rows[ROWS_DX];
+    et_status status = et_ffn_noise(&job->f, s->p, job->W, m, &v, &V, &s->room, error);
+    if (status != ET_OK) return status;
+    et_twins twins = row_twins(job, s);
+    et_upstream up = {s->rows[ROWS_DY], w, Vw};
+    et_weight_noise weight = {s->dw, s->dw_sum, s->rows[ROWS_SHARED]};
+    status = et_ffn_backward_noise(&job->f, s->p, job->W, m, &up,
+                                   s->twins.groups < moe->N ? &twins : NULL, &v, &V, &weight,
+                                   &s->room, error);
+    if (status != ET_OK) return status;
+    const rounding gate = rounding_at(s->p, ET_GATES);
+    for (size_t j = 0; j < m; j++) {
+        double in = (double)s->dw[j], site = rounding_site(&gate, (double)dw[j], in);
+        Vdw[j] = (et_real)(in + site);
+        s->dw_sum[j] += (et_real)(site * s->twins.boths[token_of(job, j)]);
+        for (size_t c = 0; c < d; c++) Vdx[token_of(job, j) * d + c] += V.dx[j * d + c];
+    }
+    if (feeds_router) through_router(moe, a, values, job, s, Vdw, Vdx);
+    return ET_OK;
+}
+
+static et_status experts_noise(const et_moe *moe, const et_real *x, const et_real *dy,
+                               const et_assignment *a, const et_moe_values *v,
+                               const et_moe_grads *g, et_moe_values *V, et_moe_grads *G,
+                               noise_room *s, et_error *error)
+{
+    size_t d = moe->d, h = moe->h, size = h * d;
+    et_status status = ET_OK;
+    for (size_t i = 0; status == ET_OK && i < moe->n; i++) {
+        size_t first = (size_t)a->expert_offsets[i];
+        expert_job job = {{moe->engine, d, h, moe->up + i * size, moe->down + i * size},
+                          {s->up ? s->up + i * size : NULL, s->down ? s->down + i * size : NULL},
+                          (size_t)a->load[i],
+                          first,
+                          a->slot_token + first};
+        et_ffn_tensors values = {.H = v->slot_pre + first * h,
+                                 .A = v->slot_act + first * h,
+                                 .out = v->slot_out + first * d,
+                                 .dO = g->slot_out + first * d,
+                                 .dA = g->slot_act + first * h,
+                                 .dH = g->slot_pre + first * h,
+                                 .dup = g->up + i * size,
+                                 .ddown = g->down + i * size};
+        et_ffn_tensors variances = {.H = V->slot_pre + first * h,
+                                    .A = V->slot_act + first * h,
+                                    .out = V->slot_out + first * d,
+                                    .dO = G->slot_out + first * d,
+                                    .dA = G->slot_act + first * h,
+                                    .dH = G->slot_pre + first * h,
+                                    .dup = G->up + i * size,
+                                    .ddown = G->down + i * size};
+        status =
+            expert_noise(moe, a, v, &job, x, dy, v->slot_weight + first, V->slot_weight + first,
+                         g->slot_weight + first, values, variances, G->slot_weight + first, G->x,
+                         moe->gate != ET_GATE_SOFTMAX_TOKENS || true, s, error);
+    }
+    if (status != ET_OK || moe->hs == 0) return status;
+    expert_job job = {{moe->engine, d, moe->hs, moe->shared_up, moe->shared_down},
+                      {s->shared_up, s->shared_down},
+                      moe->N,
+                      0,
+                      NULL};
+    et_ffn_tensors values = {.H = v->shared_pre,
+                             .A = v->shared_act,
+                             .out = v->shared_out,
+                             .dO = g->shared_out,
+                             .dA = g->shared_act,
+                             .dH = g->shared_pre,
+                             .dup = g->shared_up,
+                             .ddown = g->shared_down};
+    et_ffn_tensors variances = {.H = V->shared_pre,
+                                .A = V->shared_act,
+                                .out = V->shared_out,
+                                .dO = G->shared_out,
+                                .dA = G->shared_act,
+                                .dH = G->shared_pre,
+                                .dup = G->shared_up,
+                                .ddown = G->shared_down};
+    return expert_noise(moe, a, v, &job, x, dy, v->shared_weight, V->shared_weight,
+                        g->shared_weight, values, variances, G->shared_weight, G->x,
+                        moe->anchor_weighs_shared, s, error);
+}
+
+/* ---- combine ---- */
+
+/* The terms w f of y_tc, the shared expert's last; returns how many. */
+static size_t terms_of(const et_moe *moe, const et_assignment *a, const et_moe_values *v, size_t t,
+                       size_t c, double *terms)
+{
+    size_t count = 0, d = moe->d;
+    for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
+        size_t slot = (size_t)a->token_slots[j];
+        terms[count++] = (double)v->slot_weight[slot] * (double)v->slot_out[slot * d + c];
+    }
+    if (moe->hs > 0)
+        terms[count++] = (double)v->shared_weight[t] * (double)v->shared_out[t * d + c];
+    return count;
+}
+
+/* What the terms bring: w^2 V[f] + f^2 V[w]. */
+static double terms_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                          const et_moe_values *V, size_t t, size_t c)
+{
+    size_t d = moe->d, at = t * d + c;
+    double in = 0;
+    for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
+        size_t slot = (size_t)a->token_slots[j];
+        double w = (double)v->slot_weight[slot], f = (double)v->slot_out[slot * d + c];
+        in += w * w * (double)V->slot_out[slot * d + c] + f * f * (double)V->slot_weight[slot];
+    }
+    if (moe->hs == 0) return in;
+    double w = (double)v->shared_weight[t], f = (double)v->shared_out[at];
+    return in + w * w * (double)V->shared_out[at] + f * f * (double)V->shared_weight[t];
+}
+
+/* The sum of `count` terms: acc. A weight has more bits than an operand, so that its product is rounded,
+ * too, whatever the operands: one rounding a term more. */
+static double combined(const noise_room *s, double value, size_t count, const double *terms)
+{
+    et_sum_noise c = et_sum_noise_of(s->p, count);
+    double squares = 0;
+    for (size_t j = 0; j < count; j++) squares += terms[j] * terms[j];
+    return c.square * value * value + (c.squares + 3 * c.square / (double)count) * squares;
+}
+
+static void combine_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                          et_moe_values *V, const noise_room *s)
+{
+    size_t d = moe->d;
+    const rounding site = rounding_at(s->p, ET_OUTPUTS);
+#pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
+    for (size_t t = 0; t < moe->N; t++) {
+        double *terms = s->terms + (size_t)omp_get_thread_num() * (moe->n + 1);
+        for (size_t c = 0; c < d; c++) {
+            double value = (double)v->y[t * d + c], in = terms_noise(moe, a, v, V, t, c);
+            size_t count = terms_of(moe, a, v, t, c, terms);
+            if (count > 0 && (in > 0 || !et_sum_is_exact(s->p, count, terms)))
+                in += combined(s, value, count, terms);
+            V->y[t * d + c] = (et_real)(in + rounding_site(&site, value, in));
+        }
+    }
+}
+
+/* ---- dr, dW_r, and what goes on into dx ---- */
+
+/* V[dp] of every token and expert, from dw: for softmax_tokens, whose Jacobian mixes tokens. */
+static void dp_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                     et_moe_grads *G)
+{
+    memset(G->gates, 0, moe->N * moe->n * sizeof *G->gates);
+    for (size_t slot = 0; slot < a->slots; slot++) {
+        size_t t = (size_t)a->slot_token[slot];
+        double T = moe->norm == ET_NORM_SUM ? gate_sum(moe, a, v, t) : fanout_divisor(moe, a, t);
+        double left = moe->norm == ET_NORM_SUM ? 1 - (double)v->slot_weight[slot] : 1;
+        if (T != 0)
+            G->gates[t * moe->n + slot_expert(a, slot)] =
+                (et_real)(left * left / (T * T) * (double)G->slot_weight[slot]);
+    }
+}
+
+static et_status score_backward_noise(const et_moe *moe, const et_real *x, const et_assignment *a,
+                                      const et_moe_values *v, const et_moe_grads *g,
+                                      const et_moe_values *V, et_moe_grads *G, noise_room *s,
+                                      et_error *error)
+{
+    size_t N = moe->N, n = moe->n, d = moe->d;
+    void *room;
+    et_status status = et_allocate(&room, 2 * N * n + N, sizeof(et_real), "logit noise", error);
+    if (status != ET_OK) return status;
+    et_real *rest = room, *sums = rest + N * n, *danchor = NULL;
+    if (moe->anchor_weighs_shared) {
+        danchor = sums + N * n;
+        for (size_t t = 0; t < N; t++)
+            danchor[t] = (et_real)((double)g->shared_weight[t] / fanout_divisor(moe, a, t));
+    }
+    memcpy(rest, G->logits, N * n * sizeof *rest); /* the losses' share */
+    bool mixes = moe->gate == ET_GATE_SOFTMAX_TOKENS;
+    if (mixes) {
+        dp_noise(moe, a, v, G);
+        memset(s->from_dw, 0, N * n * sizeof *s->from_dw); /* gate.c carries V[dp] as a whole */
+        memset(s->from_sums, 0, N * n * sizeof *s->from_sums);
+    }
+    for (size_t t = 0; t < N; t += moe->gate_tokens) {
+        size_t at = t * n;
+        et_gate_backward_noise(moe->gate, s->p, moe->gate_tokens, n, v->logits + at, v->gates + at,
+                               v->anchor ? v->anchor + t : NULL, g->gates + at,
+                               danchor ? danchor + t : NULL, g->logits + at, V->logits + at,
+                               V->gates + at, v->anchor ? V->anchor + t : NULL,
+                               mixes ? G->gates + at : NULL, rest + at);
+    }
+    const rounding site = rounding_at(s->p, ET_LOGITS), operand = rounding_at(s->p, ET_OPERANDS);
+    bool shorter = s->p->bits[ET_OPERANDS] < s->p->bits[ET_LOGITS];
+    for (size_t i = 0; i < N * n; i++) {
+        double dr = (double)g->logits[i], in = (double)rest[i] + (double)s->from_dw[i];
+        double own = rounding_site(&site, dr, in);
+        G->logits[i] = (et_real)(in + own);
+        rest[i] += (et_real)own;
+        if (shorter) rest[i] += (et_real)rounding_site(&operand, dr, in + own);
+        sums[i] = s->from_sums[i] + rest[i] * (et_real)s->twins.inputs[i / n];
+    }
+    et_noisy dr = {et_transposed(g->logits, n), sums, NULL}, in = {et_rows(x, d), s->x, NULL};
+    status = et_product_noise(moe->engine, s->p, &s->room, n, d, N, dr, in, g->router, ET_OUTPUTS,
+                              false, G->router, error);
+    if (status == ET_OK) {
+        et_noisy rows = {et_rows(g->logits, n), rest, NULL};
+        et_noisy router = {et_rows(moe->router, d), s->router, NULL};
+        status = et_product_noise(moe->engine, s->p, &s->room, N, d, n, rows, router, NULL,
+                                  ET_NOWHERE, true, G->x, error);
+    }
+    free(room);
+    return status;
+}
+
+/* dx is the sum of the slots' shares, the shared expert's and the router's term. */
+static void dx_noise(const et_moe *moe, const et_assignment *a, const et_moe_grads *g,
+                     et_moe_grads *G, const noise_room *s)
+{
+    size_t d = moe->d;
+    const rounding site = rounding_at(s->p, ET_OUTPUTS);
+#pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
+    for (size_t t = 0; t < moe->N; t++) {
+        et_sum_noise c = et_sum_noise_of(s->p, (size_t)a->fanout[t] + 2);
+        for (size_t i = t * d; i < (t + 1) * d; i++) {
+            double value = (double)g->x[i], in = fmax((double)G->x[i], 0);
+            if (in > 0) in += (c.square + c.squares) * value * value;
+            G->x[i] = (et_real)(in + rounding_site(&site, value, in));
+        }
+    }
+}
+
+et_status et_moe_noise(const et_moe *moe, const et_profile *p, const et_real *x, const et_real *dy,
+                       const et_assignment *a, const et_moe_values *v, const et_moe_grads *g,
+                       et_moe_values *V, et_moe_grads *G, et_error *error)
+{
+    noise_room s = {.p = p};
+    et_status status = take_room(&s, moe, x, dy, a, error);
+    if (status != ET_OK) goto out;
+    weigh_noise(moe, a, v, V, &s);
+    memset(G->x, 0, moe->N * moe->d * sizeof *G->x);
+    status = experts_noise(moe, x, dy, a, v, g, V, G, &s, error);
+    if (status != ET_OK) goto out;
+    combine_noise(moe, a, v, V, &s);
+    status = score_backward_noise(moe, x, a, v, g, V, G, &s, error);
+    if (status == ET_OK) dx_noise(moe, a, g, G, &s);
+out:
+    free_room(&s);
+    return status;
+}

@@ -1,0 +1,26 @@
+/* twins.h: which tokens have the same input, and which the same input and upstream gradient. Internal.
+ *
+ * They make the same rounding errors, which then add up instead of averaging out (ffn.c). Real text
+ * has them: a line that is repeated is a row that is repeated.
+ */
+#ifndef ET_TWINS_H
+#define ET_TWINS_H
+
+#include "etref/real.h"
+#include "etref/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct et_token_twins {
+    int32_t *input, *both;   /* [N] the first token with the same x; with the same x and dy */
+    int32_t *inputs, *boths; /* [N] how many such tokens there are, this one included */
+    size_t groups;           /* different inputs; N if there are no twins */
+} et_token_twins;
+
+/* x, dy [N,d]; -0 equals +0. ET_ENOMEM. */
+et_status et_find_twins(et_token_twins *twins, size_t N, size_t d, const et_real *x,
+                        const et_real *dy, et_error *error);
+void et_free_twins(et_token_twins *twins); /* accepts zeros */
+
+#endif

@@ -1,0 +1,353 @@
+/* noise.c: the variance of every real tensor of a step. See et_step_noise in etref/step.h.
+ *
+ * The layer's own tensors are et_moe_noise's (or the dense layer's, here); this file adds what only a
+ * step has: losses, state, cutoffs and metrics, all kept in the accumulator's precision. a = 0.18 u^2,
+ * u its unit roundoff, is what a rounding costs of a value's square on the average.
+ *
+ *     loss.aux    sum_i F_i P_i: V[P_i] = (sum_t V[p_ti] + acc) / N^2, and the roundings of F_i
+ *     loss.z      (1/N) sum_t lse_t^2: V[lse] = sum_i softmax_i^2 V[r_i] + a (lse^2 + max^2 + 4)
+ *     cutoff      the k-th largest score errs like a score; which one it is, rounding may change: the
+ *                 largest V[r] of the expert
+ *     threshold   ema, stored in 64 bits, is rounded on reading; under bias correction divided by
+ *                 1 - beta^u, whose relative error is that of beta times u beta^u / (1 - beta^u)
+ *     ema         beta ema + (1-beta) kth: (1-beta)^2 V[kth], the rounding of beta itself, of ema, and of
+ *                 each operation
+ *
+ * Tokens with the same input err alike; sums over tokens count them with their number of twins.
+ * Left out: counts that hang on open decisions (metric.raw_usage and its kin count as exact ratios).
+ */
+#include "etref/elementary.h"
+#include "ref/base/memory.h"
+#include "ref/base/product_noise.h"
+#include "ref/base/rounding.h"
+#include "ref/layers/twins.h"
+#include "ref/oracle/decide.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What the parts below share. */
+typedef struct step_noise {
+    const et_step *s;
+    et_step *V;
+    const et_profile *p;
+    rounding sum;         /* the accumulator */
+    double a;             /* mean cost of a rounding */
+    et_token_twins twins; /* of an MoE step */
+} step_noise;
+
+/* V plus `count` roundings in the accumulator of a result of this size. */
+static double rounded(const step_noise *q, double value, double in, double count)
+{
+    return in + count * rounding_site(&q->sum, value, in);
+}
+
+/* acc of a sum of `count` terms, from the sum and the sum of the terms' squares. */
+static double summed(const step_noise *q, size_t count, double value, double squares)
+{
+    et_sum_noise c = et_sum_noise_of(q->p, count);
+    return c.square * value * value + (c.squares + q->a) * squares;
+}
+
+/* ---- the dense layer ---- */
+
+static et_status dense_noise(step_noise *q, et_error *error)
+{
+    const et_step *s = q->s;
+    const et_case *c = &s->c;
+    size_t N = c->tokens, d = c->d_model, h = c->d_expert;
+    et_ffn f = {s->engine, d, h, s->in.up, s->in.down};
+    const rounding operand = rounding_at(q->p, ET_OPERANDS), out = rounding_at(q->p, ET_OUTPUTS);
+    void *room;
+    et_status status = et_allocate(&room, N * d + 2 * h * d, sizeof(et_real), "noise", error);
+    if (status != ET_OK) return status;
+    et_real *Vx = room, *Vup = Vx + N * d, *Vdown = Vup + h * d;
+    const et_real *values[] = {s->in.x, s->in.up, s->in.down};
+    et_real *variances[] = {Vx, Vup, Vdown};
+    const size_t counts[] = {N * d, h * d, h * d};
+    for (size_t k = 0; k < 3; k++)
+        for (size_t i = 0; i < counts[k]; i++)
+            variances[k][i] = (et_real)rounding_site(&operand, (double)values[k][i], 0);
+    et_ffn_tensors v = {.x = s->in.x,
+                        .H = s->fwd.slot_pre,
+                        .A = s->fwd.slot_act,
+                        .out = s->fwd.slot_out,
+                        .dO = s->bwd.slot_out,
+                        .dA = s->bwd.slot_act,
+                        .dH = s->bwd.slot_pre,
+                        .dup = s->bwd.up,
+                        .ddown = s->bwd.down};
+    et_ffn_tensors V = {.x = Vx,
+                        .H = q->V->fwd.slot_pre,
+                        .A = q->V->fwd.slot_act,
+                        .out = q->V->fwd.slot_out,
+                        .dO = q->V->bwd.slot_out,
+                        .dA = q->V->bwd.slot_act,
+                        .dH = q->V->bwd.slot_pre,
+                        .dx = q->V->bwd.x,
+                        .dup = q->V->bwd.up,
+                        .ddown = q->V->bwd.down};
+    et_ffn_parameter_noise W = {Vup, Vdown};
+    et_product_room scratch = {0};
+    et_upstream upstream = {s->in.dy, NULL, NULL};
+    et_twins twins = {q->twins.input, q->twins.both};
+    status = et_ffn_noise(&f, q->p, W, N, &v, &V, &scratch, error);
+    if (status == ET_OK)
+        status =
+            et_ffn_backward_noise(&f, q->p, W, N, &upstream, q->twins.groups < N ? &twins : NULL,
+                                  &v, &V, NULL, &scratch, error);
+    /* y is f(x), stored as an output: rounded once more where outputs are shorter. */
+    bool again = q->p->bits[ET_OUTPUTS] < q->p->bits[ET_INTERMEDIATES];
+    for (size_t i = 0; status == ET_OK && i < N * d; i++) {
+        double in = (double)V.out[i], site = rounding_site(&out, (double)s->fwd.y[i], in);
+        q->V->fwd.y[i] = (et_real)(in + (again ? site : 0));
+        double dx = (double)V.dx[i];
+        V.dx[i] = (et_real)(dx + rounding_site(&out, (double)s->bwd.x[i], dx));
+    }
+    et_product_room_free(&scratch);
+    free(room);
+    return status;
+}
+
+/* ---- losses ---- */
+
+/* V[loss] += of one micro-batch of N tokens from `first`, before the mean over batches. */
+static void aux_noise(const step_noise *q, size_t first, size_t N, const et_real *F, double *V)
+{
+    size_t n = q->s->c.experts;
+    double total = 0, squares = 0;
+    for (size_t i = 0; i < n; i++) {
+        double weight = (double)F[i] - (q->s->c.balance == ET_BALANCE_AUX_ERROR ? 1 : 0);
+        double P = 0, p_squares = 0, in = 0, tokens = (double)N;
+        for (size_t t = first; t < first + N; t++) {
+            double p = (double)q->s->fwd.gates[t * n + i];
+            P += p;
+            p_squares += p * p;
+            in += (double)q->V->fwd.gates[t * n + i] * q->twins.inputs[t];
+        }
+        in = (in + summed(q, N, P, p_squares)) / (tokens * tokens);
+        P /= tokens;
+        double F_noise = rounded(q, (double)F[i], 0, 2) + rounding_site(&q->sum, weight, 1);
+        *V += weight * weight * in + P * P * F_noise + 2 * q->a * weight * weight * P * P;
+        total += weight * P;
+        squares += weight * weight * P * P;
+    }
+    *V += summed(q, n, total, squares);
+}
+
+/* log sum_i e^r_i of one token and its softmax, as et_z_loss has them. */
+static double log_sum_exp(size_t n, const et_real *r, double *softmax, double *largest)
+{
+    double sum = 0;
+    *largest = (double)r[0];
+    for (size_t i = 1; i < n; i++) *largest = fmax(*largest, (double)r[i]);
+    for (size_t i = 0; i < n; i++) sum += softmax[i] = et_exp((double)r[i] - *largest);
+    for (size_t i = 0; i < n; i++) softmax[i] /= sum;
+    return *largest + et_log(sum);
+}
+
+/* One token: adds to the variance of its dr and returns that of lse^2. softmax [n] is scratch. */
+static double z_token_noise(const step_noise *q, size_t t, double scale, double *softmax)
+{
+    size_t n = q->s->c.experts;
+    const et_real *Vr = q->V->fwd.logits + t * n;
+    double largest, through = 0;
+    double lse = log_sum_exp(n, q->s->fwd.logits + t * n, softmax, &largest);
+    for (size_t i = 0; i < n; i++) through += softmax[i] * softmax[i] * (double)Vr[i];
+    double evaluation = q->a * (lse * lse + largest * largest + 4 + (double)n / 2);
+    for (size_t i = 0; i < n; i++) {
+        double own = fmax((1 - 2 * softmax[i]) * (double)Vr[i] + through, 0);
+        double v = through + evaluation + lse * lse * (own + q->a * (8 + (double)n / 2));
+        q->V->bwd.logits[t * n + i] += (et_real)(scale * scale * softmax[i] * softmax[i] * v);
+    }
+    return 4 * lse * lse * (through + evaluation) + q->a * lse * lse * lse * lse;
+}
+
+static et_status z_noise(const step_noise *q, et_error *error)
+{
+    const et_case *c = &q->s->c;
+    double scale = 2 * c->z_loss_coef / (double)c->tokens, tokens = (double)c->tokens, V = 0;
+    void *softmax;
+    et_status status = et_allocate(&softmax, c->experts, sizeof(double), "softmax", error);
+    if (status != ET_OK) return status;
+    for (size_t t = 0; t < c->tokens; t++)
+        V += z_token_noise(q, t, scale, softmax) * q->twins.inputs[t];
+    free(softmax);
+    /* the terms lse^2 are positive: their squares sum to less than the square of their sum */
+    double sum = (double)*q->s->loss_z * tokens;
+    V = (V + summed(q, c->tokens, sum, sum * sum / tokens)) / (tokens * tokens);
+    *q->V->loss_z = (et_real)rounded(q, (double)*q->s->loss_z, V, 2);
+    return ET_OK;
+}
+
+/* Losses are means over micro-batches. The z-loss adds its share to V[dr], which et_moe_noise takes up;
+ * aux's share of dp is a constant and its rounding one of the gate's. */
+static et_status losses_noise(const step_noise *q, et_error *error)
+{
+    const et_case *c = &q->s->c;
+    size_t N = et_case_micro_tokens(c), M = c->micro_batches;
+    if (q->s->loss_aux) {
+        void *F;
+        et_status status = et_allocate(&F, c->experts, sizeof(et_real), "load fractions", error);
+        if (status != ET_OK) return status;
+        double V = 0;
+        for (size_t batch = 0; batch < M; batch++) {
+            et_step_fractions(q->s, batch, F);
+            aux_noise(q, batch * N, N, F, &V);
+        }
+        free(F);
+        V /= (double)(M * M);
+        *q->V->loss_aux = (et_real)rounded(q, (double)*q->s->loss_aux, V, 2);
+    }
+    return q->s->loss_z ? z_noise(q, error) : ET_OK;
+}
+
+/* ---- routing and state ---- */
+
+static void routing_noise(const step_noise *q)
+{
+    const et_step *s = q->s;
+    const et_case *c = &s->c;
+    size_t n = c->experts;
+    for (size_t i = 0; i < n; i++) {
+        double most = 0;
+        double bias = s->in.bias ? rounding_site(&q->sum, (double)s->in.bias[i], 0) : 0;
+        for (size_t t = 0; t < c->tokens; t++) {
+            double V = (double)q->V->fwd.logits[t * n + i];
+            most = fmax(most, V);
+            if (s->in.bias) {
+                double score = (double)s->fwd.logits[t * n + i] + (double)s->in.bias[i];
+                V = rounded(q, score, V + bias, 1);
+            }
+            q->V->route.margin[t * n + i] = (et_real)V;
+        }
+        if (s->route.cutoff)
+            q->V->route.cutoff[i] = (et_real)rounded(q, (double)s->route.cutoff[i], most, 2);
+        if (s->route.pool_cutoff)
+            for (size_t pool = 0; pool < c->tokens / c->pool_tokens; pool++)
+                q->V->route.pool_cutoff[pool * n + i] = (et_real)most;
+    }
+}
+
+static void threshold_noise(const step_noise *q)
+{
+    const et_step *s = q->s;
+    const et_case *c = &s->c;
+    double beta = c->ema_decay, u = (double)c->ema_updates, relative = 0;
+    if (c->ema_bias_correction && c->ema_updates > 0) {
+        double weight = et_ema_weight(beta, c->ema_updates), power = 1 - weight;
+        double by = beta > 0 ? u * power / (beta * weight) : 0;
+        relative = by * by * rounding_site(&q->sum, beta, 0) + q->a * (4 / (weight * weight) + 1);
+    }
+    for (size_t i = 0; i < c->experts; i++) {
+        double value = (double)s->route.threshold[i];
+        double in = rounding_site(&q->sum, value, 0);
+        q->V->route.threshold[i] = (et_real)(in + relative * value * value);
+    }
+}
+
+static void state_noise(const step_noise *q)
+{
+    const et_step *s = q->s;
+    const et_case *c = &s->c;
+    double beta = c->ema_decay, beta_noise = rounding_site(&q->sum, beta, 0);
+    for (size_t i = 0; s->state_ema && i < c->experts; i++) {
+        double ema = (double)s->in.ema[i], kth = (double)s->route.cutoff[i];
+        double size = fabs(ema) + fabs(kth), out = (double)s->state_ema[i];
+        double in = beta * beta * rounding_site(&q->sum, ema, 0) +
+                    (1 - beta) * (1 - beta) * (double)q->V->route.cutoff[i] +
+                    size * size * beta_noise;
+        /* the two products, then their sum */
+        in += rounding_site(&q->sum, beta * ema, in) + rounding_site(&q->sum, (1 - beta) * kth, in);
+        q->V->state_ema[i] = (et_real)rounded(q, out, in, 1);
+    }
+    for (size_t i = 0; s->state_bias && i < c->experts; i++) {
+        double before = (double)s->in.bias[i], out = (double)s->state_bias[i];
+        double rate = rounding_site(&q->sum, c->bias_rate, 0);
+        double in = rounding_site(&q->sum, before, 0) + rate;
+        if (c->balance == ET_BALANCE_PROPORTIONAL)
+            in += 3 * rounding_site(&q->sum, out - before, 1) + rate * (double)c->experts;
+        q->V->state_bias[i] = (et_real)rounded(q, out, in, 1);
+    }
+}
+
+/* ---- metrics ---- */
+
+/* Ratios of counts: the division's rounding. */
+static void ratio_noise(const step_noise *q, size_t count, const et_real *value, et_real *V)
+{
+    for (size_t i = 0; value && i < count; i++) V[i] = (et_real)rounded(q, (double)value[i], 0, 1);
+}
+
+/* Mean and standard deviation of `count` values with errors that may all be one error. */
+static void moments_noise(const step_noise *q, size_t count, double largest, const et_real *mean,
+                          const et_real *std, et_real *Vmean, et_real *Vstd)
+{
+    double m = (double)*mean, square = m * m + (double)*std * (double)*std;
+    double in = largest + summed(q, count, m, square / (double)(count ? count : 1));
+    *Vmean = (et_real)rounded(q, m, in, 2);
+    *Vstd = (et_real)rounded(q, (double)*std, in + q->a * (double)count * square, 4);
+}
+
+static void metrics_noise(const step_noise *q)
+{
+    const et_step *s = q->s;
+    const et_step_metrics *m = &s->metric;
+    et_step_metrics *V = &q->V->metric;
+    size_t n = s->c.experts, N = s->c.tokens;
+    double logits = 0, gates = 0;
+    for (size_t i = 0; i < N * n; i++) {
+        logits = fmax(logits, (double)q->V->fwd.logits[i]);
+        if (s->route.mask[i]) gates = fmax(gates, (double)q->V->fwd.gates[i]);
+    }
+    ratio_noise(q, n, m->usage, V->usage);
+    ratio_noise(q, n, m->raw_usage, V->raw_usage);
+    ratio_noise(q, 1, m->saturation, V->saturation);
+    ratio_noise(q, 1, m->starvation, V->starvation);
+    ratio_noise(q, 1, m->overflow_rate, V->overflow_rate);
+    ratio_noise(q, 1, m->underflow_rate, V->underflow_rate);
+    for (size_t i = 0; m->cutoff_gap && i < n; i++) {
+        double in = (double)q->V->route.cutoff[i] + (double)q->V->route.threshold[i];
+        V->cutoff_gap[i] = (et_real)rounded(q, (double)m->cutoff_gap[i], in, 1);
+        V->cutoff_gap_abs[i] = V->cutoff_gap[i];
+    }
+    moments_noise(q, N * n, logits, m->logit_mean, m->logit_std, V->logit_mean, V->logit_std);
+    moments_noise(q, s->assignment.slots, gates, m->gate_mean, m->gate_std, V->gate_mean,
+                  V->gate_std);
+}
+
+/* ---- all of it ---- */
+
+static et_status moe_noise(step_noise *q, et_error *error)
+{
+    const et_step *s = q->s;
+    et_moe moe = et_step_layer(s);
+    et_status status;
+    /* The losses' shares need V[r] and V[p], and et_moe_noise needs the losses' shares: so the scores'
+     * noise is had first, by itself. */
+    if ((status = et_moe_score_noise(&moe, q->p, s->in.x, &s->fwd, &q->V->fwd, error)) ||
+        (status = losses_noise(q, error)) ||
+        (status = et_moe_noise(&moe, q->p, s->in.x, s->in.dy, &s->assignment, &s->fwd, &s->bwd,
+                               &q->V->fwd, &q->V->bwd, error)))
+        return status;
+    routing_noise(q);
+    if (s->route.threshold) threshold_noise(q);
+    state_noise(q);
+    metrics_noise(q);
+    return ET_OK;
+}
+
+et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p, et_error *error)
+{
+    step_noise q = {.s = s, .V = variance, .p = p, .sum = rounding_at(p, ET_ACCUMULATOR)};
+    q.a = 0.18 * ldexp(1, -2 * p->bits[ET_ACCUMULATOR]);
+    et_status status = et_step_take_like(variance, s, error);
+    if (status == ET_OK)
+        status = et_find_twins(&q.twins, s->c.tokens, s->c.d_model, s->in.x, s->in.dy, error);
+    if (status == ET_OK)
+        status = s->c.layer == ET_MOE ? moe_noise(&q, error) : dense_noise(&q, error);
+    et_free_twins(&q.twins);
+    if (status != ET_OK) et_step_free(variance);
+    return status;
+}

@@ -1,0 +1,305 @@
+/* test_noise.c: the variances that X_noise predicts, against errors that are really made.
+ *
+ * Places and sites against their definition, product noise against sums in float, exactness against
+ * the integer cases, and whole steps against emulated kernels (test_candidates.c has those).
+ */
+#include "etref/etref.h"
+#include "ref/base/product_noise.h"
+#include "ref/layers/twins.h"
+#include "tests/check_main.h"
+#include "tests/run_case.h"
+
+#include <math.h>
+
+/* ---- places and sites ---- */
+
+static const et_profile *profile(const char *name)
+{
+    const et_profile *p = et_profile_find(name);
+    ck_assert_msg(p != NULL, "no profile %s", name);
+    return p;
+}
+
+START_TEST(places_hold_what_their_format_holds)
+{
+    const struct {
+        const char *profile;
+        et_place place;
+        double value;
+        bool held;
+        double ulp;
+    } rows[] = {
+        {"bf16", ET_OPERANDS, 1, true, 0x1p-7},
+        {"bf16", ET_OPERANDS, 1 + 0x1p-7, true, 0x1p-7},
+        {"bf16", ET_OPERANDS, 1 + 0x1p-8, false, 0x1p-7},
+        {"bf16", ET_OPERANDS, -255, true, 1},
+        {"bf16", ET_OPERANDS, 257, false, 2},
+        {"bf16", ET_LOGITS, 257, true, 0x1p-15},
+        {"bf16", ET_LOGITS, 1 + 0x1p-23, true, 0x1p-23},
+        {"bf16", ET_LOGITS, 1 + 0x1p-24, false, 0x1p-23},
+        {"f16", ET_OUTPUTS, 65504, true, 32},
+        {"f16", ET_OUTPUTS, 65536, false, 64},
+        {"f16", ET_OUTPUTS, 0x1p-24, true, 0x1p-24},
+        {"f16", ET_OUTPUTS, 0x1p-25, false, 0x1p-24},
+        {"f16", ET_OUTPUTS, 3 * 0x1p-24, true, 0x1p-24},
+        {"f16", ET_ACCUMULATOR, 0x1p-25, true, 0x1p-48},
+        {"bf16", ET_OUTPUTS, 0x1p-126, true, 0x1p-133},
+        {"tf32", ET_OPERANDS, 1 + 0x1p-10, true, 0x1p-10},
+        {"tf32", ET_OPERANDS, 1 + 0x1p-11, false, 0x1p-10},
+        {"f64", ET_OUTPUTS, 3, true, 0x1p-51},
+        {"f64", ET_OUTPUTS, 1.0 / 3, false, 0x1p-54},
+        {"bf16", ET_OPERANDS, 0, true, 0x1p-133},
+        {"bf16", ET_OPERANDS, INFINITY, false, 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const et_profile *p = profile(rows[i].profile);
+        ck_assert_msg(et_place_holds(p, rows[i].place, rows[i].value) == rows[i].held,
+                      "row %zu: %s holds %a", i, rows[i].profile, rows[i].value);
+        if (isinf(rows[i].value)) continue;
+        double ulp = et_place_ulp(p, rows[i].place, rows[i].value);
+        ck_assert_msg(ulp == rows[i].ulp, "row %zu: ulp of %a is %a", i, rows[i].value, ulp);
+    }
+    ck_assert_double_eq(et_place_largest(profile("f16"), ET_OUTPUTS), 65504);
+    ck_assert_double_eq(et_place_smallest(profile("f16"), ET_OUTPUTS), 0x1p-14);
+    ck_assert_double_eq(et_place_largest(profile("f32"), ET_OUTPUTS), 0x1.fffffep127);
+}
+END_TEST
+
+/* The site's variance against the mean squared error of rounding many numbers near one another. */
+START_TEST(a_site_is_as_wide_as_its_rounding)
+{
+    et_stream stream = et_stream_open(7, "site");
+    const et_dtype types[] = {ET_BF16, ET_F16, ET_F32};
+    const char *const names[] = {"bf16", "f16", "f32"};
+    for (size_t k = 0; k < 3; k++)
+        for (double scale = 0x1p-20; scale < 0x1p13; scale *= 37) {
+            double made = 0, predicted = 0;
+            for (uint64_t i = 0; i < 20000; i++) {
+                double v = scale * (1 + et_uniform(stream, i, 0));
+                double e = et_round_to_dtype(v, types[k]) - v;
+                made += e * e;
+                predicted += et_site_variance(profile(names[k]), ET_OUTPUTS, v, 1);
+            }
+            double ratio = sqrt(made / predicted);
+            ck_assert_msg(fabs(ratio - 1) < 0.02, "%s at %g: %g", names[k], scale, ratio);
+        }
+    ck_assert_double_eq(et_site_variance(profile("bf16"), ET_OUTPUTS, 1.5, 0), 0);
+    ck_assert_double_eq(et_site_variance(profile("bf16"), ET_OUTPUTS, 1.5, 1e-9), 0x1p-14 / 12);
+    ck_assert_double_eq(et_site_variance(profile("tf32-rz"), ET_OPERANDS, 0.1, 0), 0x1p-28 / 3);
+    et_profile flush = *profile("f16");
+    flush.ftz = true;
+    ck_assert_double_eq(et_site_variance(&flush, ET_OUTPUTS, 0x1p-20, 0), 0x1p-40);
+}
+END_TEST
+
+/* ---- product noise ---- */
+
+enum { ROWS = 40, COLUMNS = 50, DEPTH = 300 };
+
+/* The root mean square of error/sigma of sums taken one after another in float, for operands whose mean
+ * is `mean`: acc's formula at both of its ends, sums that cancel and sums that grow. */
+static double float_sums(double mean, bool short_operands, size_t depth)
+{
+    static et_real x[ROWS * DEPTH], y[DEPTH * COLUMNS], C[ROWS * COLUMNS], V[ROWS * COLUMNS];
+    static float made[ROWS * COLUMNS];
+    et_stream stream = et_stream_open(11, "product");
+    et_dtype type = short_operands ? ET_BF16 : ET_F32;
+    for (size_t i = 0; i < ROWS * depth; i++)
+        x[i] = (et_real)et_round_to_dtype(et_normal(stream, i) + mean, type);
+    for (size_t i = 0; i < depth * COLUMNS; i++)
+        y[i] = (et_real)et_round_to_dtype(et_normal(stream, 100000 + i) + mean, type);
+    et_matmul(ET_PLAIN, ROWS, COLUMNS, depth, et_rows(x, depth), et_rows(y, COLUMNS), false, C,
+              COLUMNS);
+    for (size_t i = 0; i < ROWS; i++)
+        for (size_t j = 0; j < COLUMNS; j++) {
+            float sum = 0;
+            for (size_t k = 0; k < depth; k++) {
+                float term = (float)x[i * depth + k] * (float)y[k * COLUMNS + j];
+                sum += term;
+            }
+            made[i * COLUMNS + j] = sum;
+        }
+    et_product_room room = {0};
+    et_noisy X = {et_rows(x, depth), NULL, NULL}, Y = {et_rows(y, COLUMNS), NULL, NULL};
+    et_error error;
+    const et_profile *p = profile(short_operands ? "bf16" : "f32");
+    ck_assert_int_eq(et_product_noise(ET_BLAS, p, &room, ROWS, COLUMNS, depth, X, Y, C, ET_NOWHERE,
+                                      false, V, &error),
+                     ET_OK);
+    et_product_room_free(&room);
+    double sum = 0;
+    for (size_t i = 0; i < ROWS * COLUMNS; i++) {
+        double e = (double)made[i] - (double)C[i];
+        ck_assert_msg(V[i] > 0 || e == 0, "%zu is called exact and errs by %g", i, e);
+        if (V[i] > 0) sum += e * e / (double)V[i];
+    }
+    return sqrt(sum / (ROWS * COLUMNS));
+}
+
+START_TEST(sums_in_float_err_as_predicted)
+{
+    const double means[] = {0, 0.5, 2};
+    const size_t depths[] = {16, 64, 300};
+    for (size_t i = 0; i < 3; i++)
+        for (size_t j = 0; j < 3; j++)
+            for (int operands = 0; operands < 2; operands++) {
+                double ratio = float_sums(means[i], operands == 1, depths[j]);
+                printf("float sums of %zu terms, mean %g, %s operands: error/sigma %.3f\n",
+                       depths[j], means[i], operands ? "short" : "long", ratio);
+                /* products of 16 bits mostly fit a sum of 24: nothing to predict but a bound */
+                double least = operands == 1 ? 0 : 0.8;
+                ck_assert_msg(ratio > least && ratio < 1.12, "%g", ratio);
+            }
+}
+END_TEST
+
+/* Whole numbers whose sums fit: exact; one bit more than fits: not. */
+START_TEST(sums_that_fit_are_exact)
+{
+    et_product_room room = {0};
+    et_error error;
+    et_real x[2] = {4096, 4095}, y[2] = {2048, 2048}, C[1], V[1];
+    et_noisy X = {et_rows(x, 2), NULL, NULL}, Y = {et_rows(y, 1), NULL, NULL};
+    const struct {
+        et_real x0, x1;
+        bool exact;
+    } rows[] = {{4096, 4095, true}, {4096, 4096, true}, {8191, 1, true}, {8192, 1, false},
+                {0.5, 4096, true},  {0.5, 8192, false}, {0, 0, true}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        x[0] = rows[i].x0;
+        x[1] = rows[i].x1;
+        y[1] = 2047; /* odd: the products' lowest bit is that of x */
+        C[0] = x[0] * y[0] + x[1] * y[1];
+        ck_assert_int_eq(et_product_noise(ET_BLAS, profile("f32"), &room, 1, 1, 2, X, Y, C,
+                                          ET_NOWHERE, false, V, &error),
+                         ET_OK);
+        ck_assert_msg((V[0] == 0) == rows[i].exact, "row %zu: V = %g", i, (double)V[0]);
+    }
+    et_product_room_free(&room);
+}
+END_TEST
+
+/* Tiny numbers must not become exact by underflow in float. */
+START_TEST(nothing_becomes_exact_by_underflow)
+{
+    et_product_room room = {0};
+    et_error error;
+    et_real x[4] = {1, 1, (et_real)1.1e-30, (et_real)1.3e-30}, y[2] = {(et_real)0.3, (et_real)0.7};
+    et_real Vx[4] = {(et_real)1e-4, (et_real)1e-4, (et_real)1e-34, (et_real)1e-34}, V[2];
+    et_noisy X = {et_rows(x, 2), Vx, NULL}, Y = {et_rows(y, 1), NULL, NULL};
+    ck_assert_int_eq(et_product_noise(ET_BLAS, profile("bf16"), &room, 2, 1, 2, X, Y, NULL,
+                                      ET_NOWHERE, false, V, &error),
+                     ET_OK);
+    ck_assert_double_gt((double)V[1], 0.5e-34);
+    ck_assert_double_lt((double)V[1], 0.7e-34);
+    et_product_room_free(&room);
+}
+END_TEST
+
+/* ---- whole steps ---- */
+
+typedef void visit_case(const et_case *c, void *user);
+
+static void each_core_case(visit_case *visit, void *user)
+{
+    size_t length, count;
+    et_error error;
+    char *text = read_suite("core.json", &length);
+    ck_assert_int_eq(et_case_count(&count, text, length, "core", &error), ET_OK);
+    for (size_t i = 0; i < count; i++) {
+        et_case c;
+        ck_assert_int_eq(et_case_parse_nth(&c, i, text, length, "core", &error), ET_OK);
+        visit(&c, user);
+    }
+    free(text);
+}
+
+static bool is_real_result(const et_tensor_out *t)
+{
+    return (t->source == ET_FROM_F64 || t->source == ET_FROM_F32) &&
+           strncmp(t->name, "in.", 3) != 0;
+}
+
+static size_t count_of(const et_tensor_out *t)
+{
+    size_t count = 1;
+    for (size_t i = 0; i < t->rank; i++) count *= t->shape[i];
+    return count;
+}
+
+/* Every variance is a number, none negative; those of integer cases are 0, but for the moving average,
+ * whose decay is no short number. */
+static void check_variances(const et_case *c, void *user)
+{
+    size_t *exact = user;
+    et_step s;
+    et_error error;
+    run_case(&s, c);
+    const et_profile *p;
+    for (size_t k = 0; (p = et_profile_at(k)) != NULL; k++) {
+        et_step V;
+        et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+        ck_assert_msg(et_step_noise(&V, &s, p, &error) == ET_OK, "%s", error.text);
+        size_t count = et_step_tensors(&V, false, tensors);
+        for (size_t i = 0; i < count; i++) {
+            if (!is_real_result(&tensors[i])) continue;
+            const et_real *v = tensors[i].values;
+            bool whole =
+                c->input.source == ET_INPUT_INTEGER && strcmp(tensors[i].name, "state.ema") &&
+                strncmp(tensors[i].name, "metric.", 7) && strcmp(tensors[i].name, "route.cutoff");
+            for (size_t j = 0; j < count_of(&tensors[i]); j++) {
+                ck_assert_msg(v[j] >= 0 && isfinite(v[j]), "%s %s %s[%zu]: %g", c->name, p->name,
+                              tensors[i].name, j, (double)v[j]);
+                ck_assert_msg(!whole || v[j] == 0, "%s %s %s[%zu]: %g, must be exact", c->name,
+                              p->name, tensors[i].name, j, (double)v[j]);
+            }
+            if (whole) *exact += count_of(&tensors[i]);
+        }
+        et_step_free(&V);
+    }
+    et_step_free(&s);
+}
+
+START_TEST(variances_are_numbers_and_integers_exact)
+{
+    size_t exact = 0;
+    each_core_case(check_variances, &exact);
+    ck_assert_uint_gt(exact, 100000);
+}
+END_TEST
+
+/* ---- twins ---- */
+
+START_TEST(twins_are_found)
+{
+    const et_real x[] = {1, 2, 3, 4, 1, 2, 1, 2, 0, 0, -(et_real)0, 0};
+    const et_real dy[] = {5, 5, 5, 5, 5, 5, 6, 5, 1, 1, 1, 1};
+    const int32_t input[] = {0, 1, 0, 0, 4, 4}, both[] = {0, 1, 0, 3, 4, 4};
+    const int32_t inputs[] = {3, 1, 3, 3, 2, 2}, boths[] = {2, 1, 2, 1, 2, 2};
+    et_token_twins twins;
+    et_error error;
+    ck_assert_int_eq(et_find_twins(&twins, 6, 2, x, dy, &error), ET_OK);
+    ck_assert_mem_eq(twins.input, input, sizeof input);
+    ck_assert_mem_eq(twins.both, both, sizeof both);
+    ck_assert_mem_eq(twins.inputs, inputs, sizeof inputs);
+    ck_assert_mem_eq(twins.boths, boths, sizeof boths);
+    ck_assert_uint_eq(twins.groups, 3);
+    et_free_twins(&twins);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("noise");
+    TCase *sites = add_case(suite, "sites");
+    tcase_add_test(sites, places_hold_what_their_format_holds);
+    tcase_add_test(sites, a_site_is_as_wide_as_its_rounding);
+    TCase *products = add_case(suite, "products");
+    tcase_add_test(products, sums_in_float_err_as_predicted);
+    tcase_add_test(products, sums_that_fit_are_exact);
+    tcase_add_test(products, nothing_becomes_exact_by_underflow);
+    TCase *steps = add_case(suite, "steps");
+    tcase_add_test(steps, variances_are_numbers_and_integers_exact);
+    tcase_add_test(steps, twins_are_found);
+    return run_suite(suite);
+}
