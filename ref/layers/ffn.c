@@ -212,6 +212,17 @@ static void unweighted_gradient(const et_ffn *f, size_t m, const et_upstream *u,
     }
 }
 
+/* The rounding of dO = w dy. dy is exact and w nearly, so that this error is no matter of chance: it is
+ * what is missing to the nearest number of the format. It matters where w is close to 1 (a saturated
+ * gate), and dO rounds to dy itself; elsewhere it is uniform like any other. */
+static double product_site(const rounding *r, double dO, double from_w)
+{
+    double uniform = rounding_site(r, dO, from_w), ulp = rounding_ulp(r, dO);
+    if (64 * from_w > ulp * ulp || fabs(dO) < r->smallest || uniform == 0) return uniform;
+    double missing = nearbyint(dO / ulp) * ulp - dO;
+    return missing * missing;
+}
+
 static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,
                            const et_real *dO, parts *s, et_real *VdO)
 {
@@ -219,7 +230,7 @@ static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_ups
 #pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * d; i++) {
         double dy = (double)u->dy[i], from_w = u->w ? dy * dy * (double)u->w_variance[i / d] : 0;
-        double own = rounding_site(&r, (double)dO[i], from_w);
+        double own = product_site(&r, (double)dO[i], from_w);
         s->dO_own[i] = (et_real)own;
         VdO[i] = (et_real)(from_w + own);
     }
@@ -315,11 +326,12 @@ static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, c
     return status;
 }
 
-/* (acc + site)(f_c) of one row, from the mean square of each row of W_down: sum_j A_j^2 W_cj^2 is near
- * enough |A|^2 times it for a sum over c. Exact elements have none. */
+/* (acc + site)(f_c) of one row, and what the rounding of W_down brings, from the mean square of each row
+ * of W_down and its mean variance: sum_j A_j^2 W_cj^2 is near enough |A|^2 times it for a sum over c.
+ * Exact elements have none. */
 static void own_output_noise(const et_ffn *f, const et_profile *p, const et_real *mean_square,
-                             const et_real *A, const et_real *out, const et_real *Vout,
-                             et_real *own)
+                             const et_real *mean_noise, const et_real *A, const et_real *out,
+                             const et_real *Vout, et_real *own)
 {
     const rounding r = rounding_at(p, ET_INTERMEDIATES);
     et_sum_noise c = et_sum_noise_of(p, f->h);
@@ -327,7 +339,8 @@ static void own_output_noise(const et_ffn *f, const et_profile *p, const et_real
     for (size_t j = 0; j < f->h; j++) length += (double)A[j] * (double)A[j];
     for (size_t k = 0; k < f->d; k++) {
         double value = (double)out[k], V = (double)Vout[k];
-        double acc = c.square * value * value + c.squares * length * (double)mean_square[k];
+        double acc = c.square * value * value + c.squares * length * (double)mean_square[k] +
+                     length * (double)mean_noise[k];
         own[k] = (et_real)(V > 0 ? fmin(V, acc + rounding_site(&r, value, V)) : 0);
     }
 }
@@ -357,35 +370,40 @@ static double dot_noise(const et_profile *p, size_t d, const et_real *dy, const 
     return c.square * value * value + c.squares * squares;
 }
 
-static void mean_squares(size_t rows, size_t columns, const et_real *W, et_real *to)
+/* The mean of each row of W (power 1) or of its squares (power 2); W NULL: 0. */
+static void row_means(size_t rows, size_t columns, const et_real *W, int power, et_real *to)
 {
 #pragma omp parallel for if (rows * columns > ET_WORTH_THREADS)
     for (size_t i = 0; i < rows; i++) {
         double sum = 0;
-        for (size_t j = 0; j < columns; j++) {
+        for (size_t j = 0; W && j < columns; j++) {
             double w = (double)W[i * columns + j];
-            sum += w * w;
+            sum += power == 2 ? w * w : w;
         }
         to[i] = (et_real)(sum / (double)columns);
     }
 }
 
 /* weight->dw and weight->dw_sum. */
-static et_status dw_noise(const et_ffn *f, const et_profile *p, size_t m, const et_upstream *u,
-                          const et_twins *twins, const et_ffn_tensors *v, const et_ffn_tensors *V,
-                          parts *s, et_weight_noise *weight, et_error *error)
+static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_noise W, size_t m,
+                          const et_upstream *u, const et_twins *twins, const et_ffn_tensors *v,
+                          const et_ffn_tensors *V, parts *s, et_weight_noise *weight,
+                          et_error *error)
 {
     size_t d = f->d, h = f->h;
     void *room;
-    et_status status = et_allocate(&room, m * d + 2 * d + h, sizeof(double), "dw noise", error);
+    et_status status = et_allocate(&room, m * (d + h) + 3 * d, sizeof(double), "dw noise", error);
     if (status != ET_OK) return status;
     double *terms = room;
-    et_real *mean_square = (et_real *)(terms + d), *own = mean_square + d;
-    mean_squares(d, h, f->down, mean_square);
+    et_real *mean_square = (et_real *)(terms + d), *mean_noise = mean_square + d;
+    et_real *own = mean_noise + d;
+    const et_real *VA = as_operand(p, m * h, v->A, V->A, own + m * d);
+    row_means(d, h, f->down, 2, mean_square);
+    row_means(d, h, W.down, 1, mean_noise);
     for (size_t t = 0; t < m; t++) {
-        own_output_noise(f, p, mean_square, v->A + t * h, v->out + t * d, V->out + t * d,
-                         own + t * d);
-        double V_dw = through_expert(d, h, s->g + t * h, V->A + t * h, u->dy + t * d, own + t * d);
+        own_output_noise(f, p, mean_square, mean_noise, v->A + t * h, v->out + t * d,
+                         V->out + t * d, own + t * d);
+        double V_dw = through_expert(d, h, s->g + t * h, VA + t * h, u->dy + t * d, own + t * d);
         V_dw += dot_noise(p, d, u->dy + t * d, v->out + t * d, V_dw, terms);
         weight->dw[t] = (et_real)V_dw;
     }
@@ -394,7 +412,7 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, size_t m, const 
         sum_by_leader(m, h, twins->input, s->g, s->left);
         sum_by_leader(m, d, twins->input, u->dy, s->sum);
         for (size_t t = 0; t < m; t++)
-            weight->dw_sum[t] = (et_real)through_expert(d, h, s->left + t * h, V->A + t * h,
+            weight->dw_sum[t] = (et_real)through_expert(d, h, s->left + t * h, VA + t * h,
                                                         s->sum + t * d, own + t * d);
     }
     free(room);
@@ -424,7 +442,7 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
     status = et_product_noise(f->engine, p, room, m, d, h, dH, up, NULL, ET_NOWHERE, false, V->dx,
                               error);
     if (status != ET_OK || !weight) goto out;
-    if ((status = dw_noise(f, p, m, u, twins, v, V, &s, weight, error))) goto out;
+    if ((status = dw_noise(f, p, W, m, u, twins, v, V, &s, weight, error))) goto out;
     /* cov(dx, dw) = 4 (dA g R V[H]) W_up */
     for (size_t i = 0; i < m * h; i++) s.left[i] = 4 * v->dA[i] * s.g[i] * relu(v->H[i]) * V->H[i];
     et_matmul(f->engine, m, d, h, et_rows(s.left, h), et_rows(f->up, d), false, weight->shared, d);

@@ -232,6 +232,42 @@ static void dr_per_dw(const et_moe *moe, const et_assignment *a, const et_moe_va
     }
 }
 
+/* What the norm's own arithmetic brings into dr, dp = dw / n_t or (dw - C) / T with C = sum_j w_j dw_j:
+ * C's error, one for all slots of the token, that of T, a common factor, and the roundings of each dp. */
+static void norm_backward_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                                const et_moe_grads *g, const et_moe_values *V, size_t t,
+                                const noise_room *s, et_real *Vdr)
+{
+    size_t n = moe->n;
+    const et_real *r = v->logits + t * n, *p = v->gates + t * n;
+    int32_t first = a->token_offsets[t], end = a->token_offsets[t + 1];
+    const rounding site = rounding_at(s->p, ET_ACCUMULATOR);
+    double T = gate_sum(moe, a, v, t), C = 0, squares = 0, VC = 0, VT = 0;
+    if (T == 0) return;
+    for (int32_t j = first; j < end; j++) {
+        size_t slot = (size_t)a->token_slots[j];
+        double w = (double)v->slot_weight[slot], dw = (double)g->slot_weight[slot];
+        C += w * dw;
+        squares += w * dw * w * dw;
+        VC += dw * dw * (double)V->slot_weight[slot];
+        VT += (double)V->gates[t * n + slot_expert(a, slot)];
+    }
+    et_sum_noise c = et_sum_noise_of(s->p, (size_t)a->fanout[t]);
+    VC += c.square * C * C + 2 * c.squares * squares;
+    for (size_t i = 0; i < n; i++) {
+        double all = 0, own = 0, dr = (double)g->logits[t * n + i];
+        for (int32_t j = first; j < end; j++) {
+            size_t slot = (size_t)a->token_slots[j], e = slot_expert(a, slot);
+            double slope = (double)et_gate_slope(moe->gate, r[i], p[i], p[e], i == e);
+            double dw = (double)g->slot_weight[slot], dp = (dw - C) / T;
+            all += slope;
+            own += slope * slope *
+                   (rounding_site(&site, dp, 1) + rounding_site(&site, dw - C, 1) / (T * T));
+        }
+        Vdr[i] += (et_real)(all * all * VC / (T * T) + own + dr * dr * VT / (T * T));
+    }
+}
+
 /* The same for dw of the shared expert, which the anchor weighs: dr_i = -p_i a_0 da_0. */
 static void dr_per_shared(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
                           size_t t, const noise_room *s)
@@ -514,15 +550,19 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
                                V->gates + at, v->anchor ? V->anchor + t : NULL,
                                mixes ? G->gates + at : NULL, rest + at);
     }
+    for (size_t t = 0; moe->norm == ET_NORM_SUM && t < N; t++)
+        norm_backward_noise(moe, a, v, g, V, t, s, rest + t * n);
     const rounding site = rounding_at(s->p, ET_LOGITS), operand = rounding_at(s->p, ET_OPERANDS);
     bool shorter = s->p->bits[ET_OPERANDS] < s->p->bits[ET_LOGITS];
     for (size_t i = 0; i < N * n; i++) {
         double dr = (double)g->logits[i], in = (double)rest[i] + (double)s->from_dw[i];
         double own = rounding_site(&site, dr, in);
         G->logits[i] = (et_real)(in + own);
+        if (shorter) own += rounding_site(&operand, dr, in + own);
+        /* The gate's errors are the input's; those of rounding dr its own, or its full twins'. */
+        sums[i] = s->from_sums[i] + rest[i] * (et_real)s->twins.inputs[i / n] +
+                  (et_real)(own * s->twins.boths[i / n]);
         rest[i] += (et_real)own;
-        if (shorter) rest[i] += (et_real)rounding_site(&operand, dr, in + own);
-        sums[i] = s->from_sums[i] + rest[i] * (et_real)s->twins.inputs[i / n];
     }
     et_noisy dr = {et_transposed(g->logits, n), sums, NULL}, in = {et_rows(x, d), s->x, NULL};
     status = et_product_noise(moe->engine, s->p, &s->room, n, d, N, dr, in, g->router, ET_OUTPUTS,

@@ -16,12 +16,14 @@
  * Tokens with the same input err alike; sums over tokens count them with their number of twins.
  * Left out: counts that hang on open decisions (metric.raw_usage and its kin count as exact ratios).
  */
+#include "etref/bundle.h"
 #include "etref/elementary.h"
 #include "ref/base/memory.h"
 #include "ref/base/product_noise.h"
 #include "ref/base/rounding.h"
 #include "ref/layers/twins.h"
 #include "ref/oracle/decide.h"
+#include "ref/oracle/noise.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -317,6 +319,88 @@ static void metrics_noise(const step_noise *q)
                   V->gate_std);
 }
 
+/* ---- truncated operands ---- */
+
+/* Truncated operands on the way to each tensor: intermediates, x, and weights (the last two where they
+ * are not representable, and lose something). Two a product; H's counted twice in A, dA's and H's in dH;
+ * a weight w = p(r) loses |r| (1 - p) <= 0.28 times what r does, counted as r's. */
+static const struct {
+    const char *tensor;
+    int intermediates, x, weights;
+} truncated[] = {
+    {"fwd.logits", 0, 1, 1},        {"fwd.gates", 0, 1, 1},
+    {"route.slot_weight", 0, 1, 1}, {"route.margin", 0, 1, 1},
+    {"route.cutoff", 0, 1, 1},      {"route.pool_cutoff", 0, 1, 1},
+    {"fwd.slot_pre", 0, 1, 1},      {"fwd.slot_act", 0, 2, 2},
+    {"fwd.slot_out", 1, 2, 3},      {"fwd.shared_pre", 0, 1, 1},
+    {"fwd.shared_act", 0, 2, 2},    {"fwd.shared_out", 1, 2, 3},
+    {"fwd.shared_weight", 0, 1, 1}, {"fwd.y", 1, 3, 4},
+    {"loss.aux", 0, 1, 1},          {"loss.z", 0, 2, 2},
+    {"bwd.slot_weight", 1, 2, 3},   {"bwd.slot_out", 0, 1, 1},
+    {"bwd.slot_act", 1, 1, 2},      {"bwd.slot_pre", 1, 2, 3},
+    {"bwd.shared_weight", 1, 2, 3}, {"bwd.shared_out", 0, 1, 1},
+    {"bwd.shared_act", 1, 1, 2},    {"bwd.shared_pre", 1, 2, 3},
+    {"bwd.logits", 1, 3, 4},        {"bwd.x", 2, 3, 5},
+    {"bwd.w_router", 2, 4, 4},      {"bwd.w_up", 2, 3, 3},
+    {"bwd.w_down", 2, 3, 3},        {"bwd.shared_up", 2, 3, 3},
+    {"bwd.shared_down", 2, 3, 3},   {"state.ema", 0, 1, 1},
+    {"metric.logit_mean", 0, 1, 1}, {"metric.logit_std", 0, 1, 1},
+    {"metric.gate_mean", 0, 1, 1},  {"metric.gate_std", 0, 1, 1},
+    {"metric.cutoff_gap", 0, 1, 1}, {"metric.cutoff_gap_abs", 0, 1, 1},
+};
+
+static bool loses(const rounding *r, size_t count, const et_real *values)
+{
+    for (size_t i = 0; values && i < count; i++)
+        if (!rounding_holds(r, (double)values[i])) return true;
+    return false;
+}
+
+et_shrinkage et_noise_shrinkage(const et_step *s, const et_profile *p)
+{
+    if (!p->truncate_operands) return (et_shrinkage){0};
+    const rounding r = rounding_at(p, ET_OPERANDS);
+    const et_case *c = &s->c;
+    size_t n = c->layer == ET_MOE ? c->experts : 1, size = n * c->d_expert * c->d_model;
+    size_t shared = c->shared_d_expert * c->d_model;
+    const et_step_inputs *in = &s->in;
+    return (et_shrinkage){.each = 0.72 * ldexp(1, -p->bits[ET_OPERANDS]),
+                          .x = loses(&r, c->tokens * c->d_model, in->x),
+                          .weights = loses(&r, n * c->d_model, in->router) ||
+                                     loses(&r, size, in->up) || loses(&r, size, in->down) ||
+                                     loses(&r, shared, in->shared_up) ||
+                                     loses(&r, shared, in->shared_down)};
+}
+
+double et_noise_shrinks(const et_shrinkage *by, const char *tensor)
+{
+    for (size_t i = 0; by->each > 0 && i < sizeof truncated / sizeof *truncated; i++)
+        if (strcmp(truncated[i].tensor, tensor) == 0)
+            return by->each * (truncated[i].intermediates + (by->x ? truncated[i].x : 0) +
+                               (by->weights ? truncated[i].weights : 0));
+    return 0;
+}
+
+/* V += (shrinkage * value)^2 wherever there is an error at all. */
+static void shrink(const step_noise *q)
+{
+    et_tensor_out values[ET_MAX_STEP_TENSORS], variances[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(q->s, false, values);
+    size_t count = et_step_tensors(q->V, false, variances);
+    et_shrinkage shrinkage = et_noise_shrinkage(q->s, q->p);
+    for (size_t i = 0; i < count; i++) {
+        double by = et_noise_shrinks(&shrinkage, variances[i].name);
+        size_t k = 0, elements = 1;
+        while (k < have && strcmp(values[k].name, variances[i].name) != 0) k++;
+        if (by == 0 || k == have) continue;
+        for (size_t r = 0; r < values[k].rank; r++) elements *= values[k].shape[r];
+        const et_real *v = values[k].values;
+        et_real *V = (et_real *)(uintptr_t)variances[i].values; /* the variance step's own array */
+        for (size_t j = 0; j < elements; j++)
+            if (V[j] > 0 && isfinite((double)v[j])) V[j] += (et_real)(by * by) * v[j] * v[j];
+    }
+}
+
 /* ---- all of it ---- */
 
 static et_status moe_noise(step_noise *q, et_error *error)
@@ -347,6 +431,7 @@ et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p
         status = et_find_twins(&q.twins, s->c.tokens, s->c.d_model, s->in.x, s->in.dy, error);
     if (status == ET_OK)
         status = s->c.layer == ET_MOE ? moe_noise(&q, error) : dense_noise(&q, error);
+    if (status == ET_OK && p->truncate_operands) shrink(&q);
     et_free_twins(&q.twins);
     if (status != ET_OK) et_step_free(variance);
     return status;
