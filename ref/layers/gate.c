@@ -140,6 +140,7 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
  *           p by e/(1+e)^2 = p(1-p) and by p: evaluation = a (2 (p(1-p))^2 + p^2)
  * softmax   r - max is rounded, e^(r-max) carries it as a relative error; then the sum of n terms and
  *           the division: evaluation = a p^2 ((r - max)^2 + 3 + n/2)
+ * either    a value below the accumulator's smallest normal number may come out as 0: + p^2 there
  * relu      none; where r <= 0 is within 6 deviations of 0, a kernel may see r > 0: V[p] = V[r]
  */
 
@@ -158,6 +159,12 @@ et_real et_gate_slope(et_gate gate, et_real r_i, et_real p_i, et_real p_j, bool 
     }
 }
 
+/* What a kernel whose exponentials underflow at once loses of a value. */
+static double underflow(const et_profile *p, double value)
+{
+    return value < et_place_smallest(p, ET_ACCUMULATOR) ? value * value : 0;
+}
+
 static void sigmoid_noise(const et_profile *p, size_t count, const et_real *r, const et_real *gates,
                           const et_real *Vr, et_real *Vp)
 {
@@ -165,7 +172,8 @@ static void sigmoid_noise(const et_profile *p, size_t count, const et_real *r, c
     double a = unit(p);
     for (size_t i = 0; i < count; i++) {
         double slope = (double)sigmoid_slope(r[i]), value = (double)gates[i];
-        double v = slope * slope * (double)Vr[i] + a * (2 * slope * slope + value * value);
+        double v = slope * slope * (double)Vr[i] + a * (2 * slope * slope + value * value) +
+                   underflow(p, value);
         Vp[i] = (et_real)(v + rounding_site(&site, value, v));
     }
 }
@@ -202,12 +210,14 @@ static void softmax_noise(const et_profile *p, size_t count, size_t step, const 
     for (size_t i = 0; i < count; i++) {
         double value = (double)gates[i * step], below = (double)r[i * step] - most;
         double own = (1 - 2 * value) * (double)Vr[i * step] + all;
-        double v = value * value * (fmax(own, 0) + a * (below * below + 3 + (double)count / 2));
+        double v = value * value * (fmax(own, 0) + a * (below * below + 3 + (double)count / 2)) +
+                   underflow(p, value);
         Vp[i * step] = (et_real)(v + rounding_site(&site, value, v));
     }
     if (anchor) {
         double value = (double)*anchor;
-        double v = value * value * (all + a * (most * most + 3 + (double)count / 2));
+        double v =
+            value * value * (all + a * (most * most + 3 + (double)count / 2)) + underflow(p, value);
         *Vanchor = (et_real)(v + rounding_site(&site, value, v));
     }
 }

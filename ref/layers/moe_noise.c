@@ -261,8 +261,10 @@ static void norm_backward_noise(const et_moe *moe, const et_assignment *a, const
             double slope = (double)et_gate_slope(moe->gate, r[i], p[i], p[e], i == e);
             double dw = (double)g->slot_weight[slot], dp = (dw - C) / T;
             all += slope;
+            /* dw and C may cancel, their roundings do not: a kernel may divide each of them by T */
             own += slope * slope *
-                   (rounding_site(&site, dp, 1) + rounding_site(&site, dw - C, 1) / (T * T));
+                   (rounding_site(&site, dp, 1) +
+                    (rounding_site(&site, dw, 1) + rounding_site(&site, C, 1)) / (T * T));
         }
         Vdr[i] += (et_real)(all * all * VC / (T * T) + own + dr * dr * VT / (T * T));
     }

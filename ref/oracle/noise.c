@@ -160,7 +160,9 @@ static double z_token_noise(const step_noise *q, size_t t, double scale, double 
     double evaluation = q->a * (lse * lse + largest * largest + 4 + (double)n / 2);
     for (size_t i = 0; i < n; i++) {
         double own = fmax((1 - 2 * softmax[i]) * (double)Vr[i] + through, 0);
-        double v = through + evaluation + lse * lse * (own + q->a * (8 + (double)n / 2));
+        /* softmax as e^(r - lse), or as in gate.c: at worst lse's rounding is its relative error */
+        double v =
+            through + evaluation + lse * lse * (own + evaluation + q->a * (8 + (double)n / 2));
         q->V->bwd.logits[t * n + i] += (et_real)(scale * scale * softmax[i] * softmax[i] * v);
     }
     return 4 * lse * lse * (through + evaluation) + q->a * lse * lse * lse * lse;
@@ -183,8 +185,28 @@ static et_status z_noise(const step_noise *q, et_error *error)
     return ET_OK;
 }
 
-/* Losses are means over micro-batches. The z-loss adds its share to V[dr], which et_moe_noise takes up;
- * aux's share of dp is a constant and its rounding one of the gate's. */
+/* aux's share of dr, dp_ti = alpha F_i / N for all tokens: about six roundings on the way to each
+ * dp, which go on through the gate's Jacobian. */
+static void aux_gradient_noise(const step_noise *q, size_t first, size_t N, const et_real *F)
+{
+    const et_case *c = &q->s->c;
+    size_t n = c->experts;
+    double each = c->balance_coef / (double)(c->micro_batches * N);
+    for (size_t t = first; t < first + N; t++) {
+        const et_real *r = q->s->fwd.logits + t * n, *p = q->s->fwd.gates + t * n;
+        for (size_t i = 0; i < n; i++) {
+            double V = 0;
+            for (size_t j = 0; j < n; j++) {
+                double slope = (double)et_gate_slope(c->gate, r[i], p[i], p[j], i == j);
+                double dp = each * (fabs((double)F[j]) + 1) * slope;
+                V += 6 * q->a * dp * dp;
+            }
+            q->V->bwd.logits[t * n + i] += (et_real)V;
+        }
+    }
+}
+
+/* Losses are means over micro-batches. Each adds its share to V[dr], which et_moe_noise takes up. */
 static et_status losses_noise(const step_noise *q, et_error *error)
 {
     const et_case *c = &q->s->c;
@@ -197,6 +219,7 @@ static et_status losses_noise(const step_noise *q, et_error *error)
         for (size_t batch = 0; batch < M; batch++) {
             et_step_fractions(q->s, batch, F);
             aux_noise(q, batch * N, N, F, &V);
+            aux_gradient_noise(q, batch * N, N, F);
         }
         free(F);
         V /= (double)(M * M);
