@@ -40,6 +40,7 @@ objects  = $(patsubst %,$(BUILD)/%.o,$(1:.c=))
 LIB     := $(call objects,$(wildcard ref/*/*.c))
 TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S))
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))
+KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
 CHECKS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 TESTS   ?= $(CHECKS:$(BUILD)/tests/%=%)
@@ -116,6 +117,7 @@ help:
 
 $(BUILD)/libetref.a: $(LIB)
 $(BUILD)/libwitness.a: $(QUAD)
+$(BUILD)/libcandidates.a: $(KERNELS)
 %.a:
 	@rm -f $@
 	ar rcs $@ $^
@@ -125,7 +127,7 @@ $(BUILD)/libetref.so: $(LIB)
 	ln -sf $(SONAME) $@
 $(BUILD)/etref: $(TOOL) $(BUILD)/libetref.a
 	$(LINK) -o $@ $^ $(LIBS)
-$(CHECKS): %: %.o $(BUILD)/libwitness.a $(BUILD)/libetref.a
+$(CHECKS): %: %.o $(BUILD)/libcandidates.a $(BUILD)/libwitness.a $(BUILD)/libetref.a
 	$(LINK) $(LDFLAGS_$(@F)) -o $@ $^ $(CHECK_LIBS) $(LIBS) -lquadmath
 $(FUZZERS): %: %.o $(BUILD)/libetref.a
 	$(LINK) -fsanitize=fuzzer -o $@ $^ $(LIBS)
@@ -146,7 +148,7 @@ $(BUILD)/flags: force
 	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' > $@
 force:
 
--include $(LIB:.o=.d) $(TOOL:.o=.d) $(QUAD:.o=.d) $(CHECKS:=.d) $(FUZZERS:=.d)
+-include $(LIB:.o=.d) $(TOOL:.o=.d) $(QUAD:.o=.d) $(KERNELS:.o=.d) $(CHECKS:=.d) $(FUZZERS:=.d)
 .SECONDARY:
 .PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz fuzzers goldens determinism bench demo \
         lint format install uninstall clean help force

@@ -98,7 +98,8 @@ START_TEST(every_allocation_of_jansson_may_fail)
 }
 END_TEST
 
-/* ---- the whole way of a case: parse, draw, compute, write, open again, compare ---- */
+/* ---- the whole way of a case: parse, draw, compute, write, open again, compare, read as what a
+ * kernel made ---- */
 
 static const char *const ways[] = {
     ("{\"name\": \"a\", \"rule\": \"tc\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
@@ -129,7 +130,8 @@ static et_status compute_and_write(const char *json, et_error *error)
     if (status == ET_OK) status = et_step_draw_inputs(&s, error);
     s.block = s.c.layer == ET_MOE ? 4 : 0;
     if (status == ET_OK) status = et_step_run(&s, ET_PLAIN, NULL, NULL, error);
-    if (status == ET_OK) status = et_bundle_write(path, &s, false, error);
+    if (status == ET_OK)
+        status = et_bundle_write_noise(path, &s, false, et_profile_find("bf16"), error);
     et_step_free(&s);
     return status;
 }
@@ -139,12 +141,15 @@ static et_status open_and_compare(et_error *error)
     et_tensor_file file;
     et_step s;
     et_comparison *list = NULL;
+    et_candidate candidate = {.count = 0};
     size_t count = 0;
     et_status status = et_bundle_open(&file, &s, path, 0, error);
     if (status != ET_OK) return status;
     status = et_step_run(&s, ET_PLAIN, NULL, NULL, error);
     if (status == ET_OK) status = et_bundle_compare(&list, &count, &file, &s, error);
     for (size_t i = 0; i < count; i++) ck_assert_msg(list[i].pass, "%s", list[i].name);
+    if (status == ET_OK) status = et_candidate_read(&candidate, &file, &s, NULL, 0, 0, error);
+    et_candidate_free(&candidate);
     free(list);
     et_step_free(&s);
     et_tensor_file_close(&file);

@@ -127,6 +127,142 @@ START_TEST(every_tensor_is_documented)
 }
 END_TEST
 
+/* ---- noise ---- */
+
+static et_step noise_step; /* what bundles with noise are made of */
+static const et_profile *noise_profile;
+
+static void write_noise(bool lean)
+{
+    et_error error = {""};
+    noise_profile = et_profile_find("bf16");
+    make_step(&noise_step, good_case);
+    ck_assert_msg(et_bundle_write_noise(path, &noise_step, lean, noise_profile, &error) == ET_OK,
+                  "%s", error.text);
+}
+
+/* Every computed real tensor of the file has its noise, integers and inputs have none, and the
+ * values are the square roots of et_step_noise's in F32. */
+START_TEST(the_noise_is_that_of_the_step)
+{
+    et_tensor_file file;
+    et_step variance;
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    write_noise(_i);
+    ck_assert_int_eq(et_step_noise(&variance, &noise_step, noise_profile, NULL), ET_OK);
+    ck_assert_int_eq(et_tensor_file_open(&file, path, NULL), ET_OK);
+    size_t count = et_step_tensors(&variance, _i, tensors), noisy = 0, positive = 0;
+    for (size_t k = 0; k < count; k++) {
+        char name[64];
+        double stored[64];
+        snprintf(name, sizeof name, "noise.%s", tensors[k].name);
+        const et_tensor_info *t = et_tensor_file_find(&file, name);
+        bool real = tensors[k].source == ET_FROM_F64 || tensors[k].source == ET_FROM_F32;
+        bool wanted = real && strncmp(tensors[k].name, "in.", 3) != 0;
+        ck_assert_msg((t != NULL) == wanted, "%s", name);
+        if (t == NULL) continue;
+        ck_assert(t->dtype == ET_F32 && t->count <= 64);
+        ck_assert_int_eq(et_tensor_file_read(&file, t, 0, t->count, stored, NULL), ET_OK);
+        const et_real *values = tensors[k].values;
+        for (size_t i = 0; i < t->count; i++) {
+            double want = (double)(float)(et_real)sqrt((double)values[i]);
+            ck_assert_msg(stored[i] == want, "%s[%zu]: %.9g, not %.9g", name, i, stored[i], want);
+            positive += stored[i] > 0;
+        }
+        noisy++;
+    }
+    ck_assert_uint_gt(noisy, 10);
+    ck_assert_uint_gt(positive, 20);
+    et_tensor_file_close(&file);
+    et_step_free(&variance);
+    et_step_free(&noise_step);
+}
+END_TEST
+
+START_TEST(a_bundle_with_noise_verifies)
+{
+    double largest = 0;
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    write_noise(_i);
+    size_t all = et_step_tensors(&noise_step, _i, tensors);
+    ck_assert_uint_gt(verify(path, ET_PLAIN, &largest), all);
+    ck_assert(largest == 0);
+#ifndef ETREF_F32
+    verify(path, ET_BLAS, &largest); /* the last digits of F32 at most */
+    ck_assert(largest < 0x1p-22);
+#endif
+    et_step_free(&noise_step);
+}
+END_TEST
+
+/* One bit of one stored deviation: found, and under the name of the noise. */
+START_TEST(changed_noise_is_found)
+{
+    et_tensor_file file;
+    et_step s;
+    et_comparison *list;
+    size_t count, failed = 0;
+    write_noise(false);
+    ck_assert_int_eq(et_tensor_file_open(&file, path, NULL), ET_OK);
+    const et_tensor_info *t = et_tensor_file_find(&file, "noise.fwd.y");
+    ck_assert_ptr_nonnull(t);
+    long place = (long)(file.data_start + t->offset + 3 * sizeof(float));
+    et_tensor_file_close(&file);
+    FILE *bytes = fopen(path, "r+b");
+    ck_assert_ptr_nonnull(bytes);
+    ck_assert_int_eq(fseek(bytes, place, SEEK_SET), 0);
+    int byte = fgetc(bytes);
+    ck_assert_int_eq(fseek(bytes, place, SEEK_SET), 0);
+    fputc(byte ^ 1, bytes);
+    ck_assert_int_eq(fclose(bytes), 0);
+    ck_assert_int_eq(et_bundle_open(&file, &s, path, 0, NULL), ET_OK);
+    ck_assert_int_eq(et_step_run(&s, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+    ck_assert_int_eq(et_bundle_compare(&list, &count, &file, &s, NULL), ET_OK);
+    for (size_t i = 0; i < count; i++) {
+        if (list[i].pass) continue;
+        failed++;
+        ck_assert_str_eq(list[i].name, "noise.fwd.y");
+        ck_assert(list[i].different == 1 && list[i].worst == 3);
+    }
+    ck_assert_uint_eq(failed, 1);
+    free(list);
+    et_step_free(&s);
+    et_tensor_file_close(&file);
+    et_step_free(&noise_step);
+}
+END_TEST
+
+#ifndef ETREF_F32 /* where the values themselves would vanish */
+/* Deviations below F32's smallest number stay above 0: only what must be exact is 0. */
+START_TEST(noise_too_small_for_its_type_is_not_exactness)
+{
+    static const char *const json =
+        "{\"name\": \"b\", \"layer\": \"dense\", \"tokens\": 2, \"d_model\": 2, \"d_expert\": 2}";
+    et_case c;
+    et_step s;
+    et_tensor_file file;
+    double y[4];
+    ck_assert_int_eq(et_case_parse(&c, json, strlen(json), "test", NULL), ET_OK);
+    ck_assert_int_eq(et_step_create(&s, &c, 0, NULL), ET_OK);
+    for (size_t i = 0; i < 4; i++) {
+        s.in.x[i] = (et_real)(0.1 * (double)(i + 1)) * (et_real)1e-8;
+        s.in.dy[i] = 1;
+        s.in.up[i] = (et_real)0.3 * (et_real)1e-8;
+        s.in.down[i] = (et_real)0.7e-4;
+    }
+    ck_assert_int_eq(et_step_run(&s, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+    ck_assert_int_eq(et_bundle_write_noise(path, &s, false, et_profile_find("f64"), NULL), ET_OK);
+    ck_assert_int_eq(et_tensor_file_open(&file, path, NULL), ET_OK);
+    const et_tensor_info *t = et_tensor_file_find(&file, "noise.fwd.y");
+    ck_assert_int_eq(et_tensor_file_read(&file, t, 0, 4, y, NULL), ET_OK);
+    for (size_t i = 0; i < 4; i++)
+        ck_assert_msg(s.fwd.y[i] != 0 && y[i] == 0x1p-149, "%g %g", (double)s.fwd.y[i], y[i]);
+    et_tensor_file_close(&file);
+    et_step_free(&s);
+}
+END_TEST
+#endif
+
 /* ---- bad bundles ---- */
 
 /* A bundle about to be written: everything that a row may change. */
@@ -266,6 +402,23 @@ static void stranger_input(draft *d)
     tensor(d, "in.ema")->name = "in.bias";
 }
 
+static void noise_without_profile(draft *d)
+{
+    tensor(d, "fwd.y")->name = "noise.fwd.y";
+}
+static void noise_of_a_mask(draft *d)
+{
+    tensor(d, "fwd.y")->name = "noise.route.mask";
+}
+static void noise_of_an_input(draft *d)
+{
+    tensor(d, "fwd.y")->name = "noise.in.ema";
+}
+static void bad_profile(draft *d)
+{
+    strcpy(d->metadata[5][0], "profile"), strcpy(d->metadata[5][1], "{\"name\": \"p\"}");
+}
+
 static void x_of_integers(draft *d)
 {
     et_tensor_out *t = tensor(d, "in.x");
@@ -323,6 +476,14 @@ static const struct {
     {infinite_x, ET_EINVAL, "case 'b': in.x[3] = -inf; allowed: finite numbers"},
     {nan_ema, ET_EINVAL, "case 'b': in.ema[1] = nan; allowed: finite numbers"},
     {stranger, ET_EINVAL, "tensor 'fwd.z' is not one of a bundle; 'etref list tensors' shows them"},
+    {noise_without_profile, ET_EINVAL,
+     "tensor 'noise.fwd.y' is there, but metadata 'profile' is not; a bundle with noise must say "
+     "whose"},
+    {noise_of_a_mask, ET_EINVAL,
+     "tensor 'noise.route.mask' is not one of a bundle; 'etref list tensors' shows them"},
+    {noise_of_an_input, ET_EINVAL,
+     "tensor 'noise.in.ema' is not one of a bundle; 'etref list tensors' shows them"},
+    {bad_profile, ET_EINVAL, NULL}, /* in the words of test_profile */
     {stranger_input, ET_EINVAL, "tensor 'in.bias' does not belong to its case"},
     {case_of_other_size, ET_EINVAL, "tensor 'in.x' has shape [6,2], its case says [6,4]"},
     {ema_without_updates, ET_EINVAL, NULL}, /* the message holds a drawn number */
@@ -423,6 +584,12 @@ int main(void)
     tcase_add_test(files, what_is_written_comes_back);
     tcase_add_test(files, every_tensor_is_documented);
     tcase_add_loop_test(files, bad_bundles_are_refused, 0, BAD);
+    tcase_add_loop_test(files, the_noise_is_that_of_the_step, 0, 2); /* whole and lean */
+    tcase_add_loop_test(files, a_bundle_with_noise_verifies, 0, 2);
+    tcase_add_test(files, changed_noise_is_found);
+#ifndef ETREF_F32
+    tcase_add_test(files, noise_too_small_for_its_type_is_not_exactness);
+#endif
 #ifndef ETREF_F32
     tcase_add_test(limits, the_released_code_agrees);
 #endif

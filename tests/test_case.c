@@ -153,6 +153,7 @@ static const struct bad_case {
      IN_A "unknown field input.seed; the fields of input stand in an object input"},
     {MOE(",'input':{'source':'normal','sede':1}"),
      IN_A "unknown field input.sede; the nearest is input.seed"},
+    {MOE(",'seed':3"), IN_A "unknown field seed; the nearest is input.seed"},
     {MOE(",'input':{'source':'normal','nonsense':1}"),
      IN_A "unknown field input.nonsense; 'etref list fields' names them all"},
     {MOE(",'layer':'attention'"), IN_A "layer = \"attention\"; allowed: dense|moe"},
@@ -335,7 +336,7 @@ static const struct bad_case {
 
 /* Jansson's own words follow; only our part is pinned. */
 static const struct bad_case bad_json[] = {
-    {"", "test: line 1, column 0: cannot be read as JSON: "},
+    {"", "test: is empty; the case belongs here"},
     {"[", "test: line 1, column 1: cannot be read as JSON: "},
     {"{", "test: line 1, column 1: cannot be read as JSON: "},
     {"{'name':'a'} 1", "test: line 1, column 14: cannot be read as JSON: "},

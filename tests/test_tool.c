@@ -6,25 +6,11 @@
  * the built-in suites; that these can be generated and verified is tested once.
  */
 #include "etref/bundle.h"
-#include "tests/check_main.h"
-#include "tests/scratch.h"
+#include "tests/run_tool.h"
 
-#include <errno.h>
-#include <jansson.h>
-#include <signal.h>
-#include <stdbool.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <time.h>
 
-#define COUNT(array) (sizeof(array) / sizeof(array)[0])
-
-enum { MAX_WORDS = 16, MAX_OUTPUT = 1 << 20 };
-
-/* ---- running the tool ---- */
-
-static char output[MAX_OUTPUT], errors[MAX_OUTPUT]; /* what the last run printed */
+/* ---- cases ---- */
 
 static const char *const cases =
     "[{\"name\": \"tc\", \"rule\": \"tc\", \"top_k\": 2, \"tokens\": 24, \"d_model\": 6, "
@@ -44,119 +30,6 @@ static const char *const big_case = "{\"name\": \"big\", \"layer\": \"dense\", \
                                     "\"d_model\": 2048, \"d_expert\": 1,"
                                     " \"input\": {\"source\": \"normal\"}}";
 
-static const char *tool(void)
-{
-    const char *name = getenv("ETREF_TOOL");
-    return name != NULL ? name : "build/etref";
-}
-
-static void read_back(FILE *file, char *text)
-{
-    rewind(file);
-    size_t length = fread(text, 1, MAX_OUTPUT - 1, file);
-    text[length] = '\0';
-    fclose(file);
-}
-
-/* How a child is to be started. */
-typedef struct setting {
-    const char *output; /* a file for its standard output, or NULL */
-    rlim_t file_limit;  /* bytes a file may have; 0: no limit */
-} setting;
-
-static void become_tool(const char *const *words, const setting *s, FILE *out, FILE *err)
-{
-    int to = s->output != NULL ? open(s->output, O_WRONLY) : fileno(out);
-    if (to < 0 || dup2(to, STDOUT_FILENO) < 0 || dup2(fileno(err), STDERR_FILENO) < 0) _exit(97);
-    if (s->file_limit > 0) {
-        struct rlimit limit = {s->file_limit, s->file_limit};
-        if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(97);
-    }
-    signal(SIGINT, SIG_DFL); /* a test run in the background may have inherited "ignore" */
-    signal(SIGTERM, SIG_DFL);
-    char *argv[MAX_WORDS + 2] = {(char *)tool()};
-    for (size_t i = 0; i < MAX_WORDS && words[i] != NULL; i++) argv[i + 1] = (char *)words[i];
-    execv(tool(), argv);
-    _exit(98);
-}
-
-static pid_t start(const char *const *words, const setting *s, FILE *out, FILE *err)
-{
-    fflush(NULL);
-    pid_t child = fork();
-    ck_assert_int_ge(child, 0);
-    if (child == 0) become_tool(words, s, out, err);
-    return child;
-}
-
-static int wait_for(pid_t child)
-{
-    int status;
-    while (waitpid(child, &status, 0) < 0) ck_assert_int_eq(errno, EINTR);
-    return status;
-}
-
-/* Runs the tool with words up to a NULL; returns its exit status, fills output and errors. */
-static int run_as(const setting *s, const char *const *words)
-{
-    FILE *out = tmpfile(), *err = tmpfile();
-    ck_assert(out != NULL && err != NULL);
-    int status = wait_for(start(words, s, out, err));
-    read_back(out, output);
-    read_back(err, errors);
-    ck_assert_msg(WIFEXITED(status), "%s %s: ended by signal %d", tool(), words[0],
-                  WTERMSIG(status));
-    ck_assert_msg(WEXITSTATUS(status) < 97, "%s cannot be run", tool());
-    return WEXITSTATUS(status);
-}
-
-#define RUN(...) run_as(&(setting){0}, (const char *const[]){__VA_ARGS__, NULL})
-
-/* The last run failed with this status and said so in one line that contains `part`. */
-static void expect_failure(int status, int want, const char *part)
-{
-    const char *end = strchr(errors, '\n');
-    ck_assert_msg(status == want, "status %d, not %d: %s", status, want, errors);
-    ck_assert_msg(strncmp(errors, "etref: ", 7) == 0 && end != NULL && end[1] == '\0',
-                  "not one line: %s", errors);
-    ck_assert_msg(strstr(errors, part) != NULL, "no '%s' in: %s", part, errors);
-}
-
-static const char *last_line(char *text)
-{
-    size_t length = strlen(text);
-    if (length > 0 && text[length - 1] == '\n') text[length - 1] = '\0';
-    const char *end = strrchr(text, '\n');
-    return end != NULL ? end + 1 : text;
-}
-
-static json_t *parse_output(void)
-{
-    json_error_t problem;
-    json_t *value = json_loads(output, 0, &problem);
-    ck_assert_msg(value != NULL, "line %d: %s in: %.200s", problem.line, problem.text, output);
-    return value;
-}
-
-/* ---- the folder ---- */
-
-static const char *in_folder(const char *name)
-{
-    static char names[4][4400];
-    static unsigned turn;
-    char *out = names[turn++ % 4];
-    snprintf(out, sizeof names[0], "%s/%s", folder, name);
-    return out;
-}
-
-static void write_text(const char *name, const char *text)
-{
-    FILE *file = fopen(in_folder(name), "w");
-    ck_assert_ptr_nonnull(file);
-    fputs(text, file);
-    ck_assert_int_eq(fclose(file), 0);
-}
-
 static void make_cases(void)
 {
     make_folder();
@@ -169,21 +42,6 @@ static void make_bundles(void)
     make_cases();
     int status = RUN("generate", "--case", in_folder("cases.json"), "--out", folder);
     ck_assert_msg(status == 0, "%s", errors);
-}
-
-static void remove_all(void)
-{
-    DIR *open_folder = opendir(folder);
-    struct dirent *entry;
-    ck_assert_ptr_nonnull(open_folder);
-    while ((entry = readdir(open_folder)) != NULL) unlink(in_folder(entry->d_name));
-    closedir(open_folder);
-    remove_folder();
-}
-
-static bool exists(const char *name)
-{
-    return access(in_folder(name), F_OK) == 0;
 }
 
 /* ---- usage ---- */
@@ -233,7 +91,12 @@ START_TEST(wrong_usage_is_named_and_corrected)
     expect_failure(RUN("generate", "--suite", "nosuch"), 2, "nosuch");
     expect_failure(RUN("generate", "--case", "nosuch"), 2, "nosuch");
     expect_failure(RUN("verify"), 2, "no file given");
-    expect_failure(RUN("verify", "golden", "candidate"), 2, "not in this version");
+    expect_failure(RUN("verify", "a", "b", "c"), 2, "3 files given");
+    expect_failure(RUN("verify", "a", "b", "--profil", "bf16"), 2, "'--profile'");
+    expect_failure(RUN("verify", "a", "b", "--ties", "lower"), 2, "rule|any");
+    expect_failure(RUN("verify", "a", "b", "--format", "xml"), 2, "text|json|junit");
+    expect_failure(RUN("list", "profiles", "bf17"), 2, "bf16");
+    expect_failure(RUN("list", "fields", "profiles"), 2, "one list");
     expect_failure(RUN("show"), 2, "no file given");
     expect_failure(RUN("list", "tensor"), 2, "'tensors'");
     ck_assert_int_eq(run_as(&(setting){0}, (const char *const[]){NULL}), 2);
@@ -242,7 +105,8 @@ END_TEST
 
 START_TEST(lists_parse_as_json)
 {
-    static const char *const topics[] = {"suites", "cases", "fields", "tensors", "layers"};
+    static const char *const topics[] = {"suites", "cases",    "fields",    "tensors",
+                                         "layers", "profiles", "hypotheses"};
     for (size_t i = 0; i < COUNT(topics); i++) {
         ck_assert_int_eq(RUN("list", topics[i]), 0);
         ck_assert_int_eq(RUN("list", topics[i], "--format", "json"), 0);
@@ -332,6 +196,7 @@ START_TEST(long_tensors_are_cut_unless_all_is_asked_for)
         ck_assert_int_eq(strstr(output, "[199,0]") != NULL, i == 1);
     }
     expect_failure(RUN("show", in_folder("long.safetensors"), "fwd.z"), 2, "fwd.y");
+    expect_failure(RUN("show", in_folder("long.safetensors"), "y"), 2, "did you mean fwd.y?");
 }
 END_TEST
 
@@ -403,6 +268,75 @@ START_TEST(a_built_in_case_verifies)
 }
 END_TEST
 
+/* ---- noise ---- */
+
+START_TEST(noise_is_generated_verified_and_shown)
+{
+    char name[4400];
+    snprintf(name, sizeof name, "%s", in_folder("tc.safetensors"));
+    for (int i = 0; i < 2; i++) {
+        const char *const words[] = {
+            "generate", "--case", in_folder("cases.json"), "--profile", "bf16",
+            "--out",    folder,   i ? "--lean" : NULL,     NULL};
+        ck_assert_int_eq(run_as(&(setting){0}, words), 0);
+        ck_assert_msg(RUN("verify", name) == 0, "%s", last_line(output));
+        ck_assert_ptr_nonnull(strstr(output, "noise.fwd.y"));
+        ck_assert_int_eq(strstr(output, "noise.fwd.slot_act") != NULL, i == 0);
+        ck_assert_int_eq(RUN("show", name), 0);
+        ck_assert_ptr_nonnull(strstr(output, "noise.* of the profile bf16: operands 8,"));
+        ck_assert_int_eq(RUN("show", name, "noise.bwd.x"), 0);
+        ck_assert_ptr_nonnull(strstr(output, "expected deviation of dL/dx"));
+        ck_assert_int_eq(RUN("show", name, "--format=json"), 0);
+        json_t *report = parse_output();
+        json_t *profile = json_object_get(report, "profile");
+        ck_assert_str_eq(json_string_value(json_object_get(profile, "name")), "bf16");
+        json_decref(report);
+    }
+    ck_assert_int_eq(RUN("list", "tensors"), 0);
+    ck_assert_ptr_nonnull(strstr(output, "noise.NAME"));
+}
+END_TEST
+
+START_TEST(noise_of_a_bad_profile_is_not_generated)
+{
+    const char *file = in_folder("cases.json");
+    write_text("bad-profile.json", "{\"name\": \"p\", \"operands\": 1}");
+    expect_failure(RUN("generate", "--case", file, "--profile", "bf17", "--out", folder), 2,
+                   "bf16");
+    expect_failure(RUN("generate", "--case", file, "--profile", in_folder("bad-profile.json"),
+                       "--out", folder),
+                   2, "operands = 1; allowed: integer from 2 to 53");
+    expect_failure(
+        RUN("generate", "--case", file, "--profile", in_folder("none.json"), "--out", folder), 2,
+        "none.json: No such file");
+    ck_assert(!exists("tc.safetensors"));
+}
+END_TEST
+
+/* What `list profiles NAME` prints is a profile, once it has a name of its own. */
+START_TEST(a_listed_profile_can_be_edited)
+{
+    char text[MAX_OUTPUT / 64];
+    ck_assert_int_eq(RUN("list", "profiles", "f16", "--format=json"), 0);
+    json_t *profile = parse_output();
+    json_object_set_new(profile, "name", json_string("mine"));
+    json_object_set_new(profile, "gates", json_integer(11));
+    char *json = json_dumps(profile, 0);
+    snprintf(text, sizeof text, "%s", json);
+    free(json);
+    json_decref(profile);
+    write_text("mine.json", text);
+    ck_assert_int_eq(RUN("list", "profiles", in_folder("mine.json")), 0);
+    ck_assert_ptr_nonnull(strstr(output, "mine"));
+    ck_assert_int_eq(RUN("generate", "--case", in_folder("cases.json"), "--profile",
+                         in_folder("mine.json"), "--out", folder),
+                     0);
+    ck_assert_int_eq(RUN("verify", in_folder("ec.safetensors"), "--quiet"), 0);
+    ck_assert_int_eq(RUN("show", in_folder("ec.safetensors")), 0);
+    ck_assert_ptr_nonnull(strstr(output, "noise.* of the profile mine: operands 11,"));
+}
+END_TEST
+
 /* ---- damaged files ---- */
 
 /* Where element `index` of a tensor lies in the file. */
@@ -448,8 +382,9 @@ END_TEST
 /* A bundle of inputs alone: no mismatch, but no pass either. */
 START_TEST(nothing_to_compare_is_inconclusive)
 {
-    static const char json[] = "{\"name\": \"bare\", \"layer\": \"dense\", \"tokens\": 2, \"d_model\": 3, "
-                               "\"d_expert\": 4, \"input\": {\"source\": \"normal\"}}";
+    static const char json[] =
+        "{\"name\": \"bare\", \"layer\": \"dense\", \"tokens\": 2, \"d_model\": 3, "
+        "\"d_expert\": 4, \"input\": {\"source\": \"normal\"}}";
     et_case c;
     et_step step;
     const char *name = in_folder("bare.safetensors");
@@ -616,6 +551,9 @@ static Suite *tool_suite(void)
     tcase_add_test(writing, fields_can_be_set);
     tcase_add_test(writing, nothing_is_computed_when_one_case_is_refused);
     tcase_add_test(writing, layouts_are_added_on_request);
+    tcase_add_test(writing, noise_is_generated_verified_and_shown);
+    tcase_add_test(writing, noise_of_a_bad_profile_is_not_generated);
+    tcase_add_test(writing, a_listed_profile_can_be_edited);
     tcase_add_test(writing, a_built_in_case_verifies);
     tcase_add_test(writing, a_full_disk_is_no_success);
     tcase_add_test(writing, a_file_that_cannot_be_written_whole_is_not_there);

@@ -3,10 +3,15 @@
  * A bundle is a safetensors file with metadata `format` = "etref-bundle", `version` = "1", `case`
  * (JSON), `producer`, and, where block layouts were asked for, `layout` = "block:M". The tensors,
  * with types and shapes, are the table of ref/oracle/tensors.c; `etref list tensors` prints it.
+ *
+ * A bundle may hold the noise of a precision profile, too: metadata `profile` (JSON), and for a real
+ * tensor NAME that was computed a tensor noise.NAME of its shape in F32, the standard deviation of
+ * the rounding error that a kernel of that profile must be expected to make (et_step_noise).
  */
 #ifndef ETREF_BUNDLE_H
 #define ETREF_BUNDLE_H
 
+#include "etref/profile.h"
 #include "etref/safetensors.h"
 #include "etref/step.h"
 
@@ -22,7 +27,10 @@ typedef struct et_tensor_doc {
     const char *meaning; /* a few words */
     bool lean;           /* kept in a lean bundle */
 } et_tensor_doc;
-const et_tensor_doc *et_tensor_doc_at(size_t index); /* NULL past the end */
+const et_tensor_doc *et_tensor_doc_at(size_t index);       /* NULL past the end */
+const et_tensor_doc *et_tensor_doc_find(const char *name); /* NULL if there is none */
+
+#define ET_NOISE_PREFIX "noise."
 
 /* The tensors that a step holds at this moment, in the table's order: the order of the mathematics.
  * `out` has room for ET_MAX_STEP_TENSORS; returns how many. The views point into the step. */
@@ -31,6 +39,11 @@ size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STE
 
 /* Writes the bundle, whole or not at all (et_tensor_file_write). */
 et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_error *error);
+
+/* The same with the noise of profile `p` for every real tensor that is written and was computed.
+ * Standard deviations too small for F32 become its smallest number, so that 0 still means exact. */
+et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, const et_profile *p,
+                                et_error *error);
 
 /* The string that et_bundle_write puts under `producer`, for this engine and precision. */
 const char *et_bundle_producer(et_engine engine);
@@ -57,7 +70,8 @@ typedef struct et_comparison {
     const char *problem; /* NULL, or "shape", "type", "not of its case": nothing was compared */
 } et_comparison;
 
-/* Compares every tensor of the file but in.* with the step, which et_step_run has filled. `out`
+/* Compares every tensor of the file but in.* with the step, which et_step_run has filled; noise.*
+ * with that of the file's own profile, where 2^-22 of the largest takes the place of 1e-13. `out`
  * gets an allocated array of *count comparisons in the table's order; the caller frees it. ET_OK
  * even when some do not pass. */
 et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_file *file,

@@ -7,6 +7,8 @@
 #include "etref/bundle.h"
 #include "etref/version.h"
 #include "ref/base/memory.h"
+#include "ref/oracle/deviations.h"
+#include "ref/oracle/tensors.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -26,39 +28,56 @@ const char *et_bundle_producer(et_engine engine)
 
 /* ---- writing ---- */
 
-et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_error *error)
+/* `profile` may be NULL. */
+static et_status write_tensors(const char *path, const et_step *s, const et_tensor_out *tensors,
+                               size_t count, const char *profile, et_error *error)
 {
-    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
-    size_t count = et_step_tensors(s, lean, tensors);
     char *json, layout[32];
+    const char *metadata[16] = {"format", "etref-bundle", "version",
+                                "1",      "producer",     et_bundle_producer(s->engine)};
+    size_t used = 6;
     et_status status = et_case_print(&json, &s->c, error);
     if (status != ET_OK) return status;
     snprintf(layout, sizeof layout, "block:%zu", s->block);
-    const char *metadata[] = {"format",
-                              "etref-bundle",
-                              "version",
-                              "1",
-                              "producer",
-                              et_bundle_producer(s->engine),
-                              "case",
-                              json,
-                              s->block ? "layout" : NULL,
-                              layout,
-                              NULL};
+    const char *more[][2] = {
+        {"case", json}, {"layout", s->block ? layout : NULL}, {"profile", profile}};
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++) {
+        if (more[i][1] == NULL) continue;
+        metadata[used++] = more[i][0];
+        metadata[used++] = more[i][1];
+    }
     status = et_tensor_file_write(path, tensors, count, metadata, error);
     free(json);
     return status;
 }
 
-/* ---- opening ---- */
-
-static const et_tensor_doc *doc_of(const char *name)
+et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_error *error)
 {
-    const et_tensor_doc *doc;
-    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++)
-        if (strcmp(doc->name, name) == 0) return doc;
-    return NULL;
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t count = et_step_tensors(s, lean, tensors);
+    return write_tensors(path, s, tensors, count, NULL, error);
 }
+
+et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, const et_profile *p,
+                                et_error *error)
+{
+    et_tensor_out tensors[2 * ET_MAX_STEP_TENSORS];
+    et_deviations noise;
+    char *profile;
+    size_t count = et_step_tensors(s, lean, tensors);
+    et_status status = et_profile_print(&profile, p, error);
+    if (status != ET_OK) return status;
+    status = et_deviations_compute(&noise, s, lean, p, error);
+    if (status == ET_OK) {
+        memcpy(tensors + count, noise.tensors, noise.count * sizeof *tensors);
+        status = write_tensors(path, s, tensors, count + noise.count, profile, error);
+        et_deviations_free(&noise);
+    }
+    free(profile);
+    return status;
+}
+
+/* ---- opening ---- */
 
 static et_status check_metadata(const et_tensor_file *file, et_error *error)
 {
@@ -101,27 +120,29 @@ static et_status read_layout(const et_tensor_file *file, size_t *block, et_error
     return ET_OK;
 }
 
+/* *has = whether the bundle names a profile; then *p is it. */
+static et_status read_profile(const et_tensor_file *file, et_profile *p, bool *has, et_error *error)
+{
+    char where[300];
+    const char *json = et_tensor_file_metadata(file, "profile");
+    *has = json != NULL;
+    if (json == NULL) return ET_OK;
+    snprintf(where, sizeof where, "%.250s: metadata 'profile'", file->path);
+    return et_profile_parse(p, json, strlen(json), where, error);
+}
+
 static bool same_shape(const et_tensor_info *info, const et_tensor_out *want)
 {
     return info->rank == want->rank &&
            memcmp(info->shape, want->shape, want->rank * sizeof *want->shape) == 0;
 }
 
-/* "[2,3]" into a buffer, for messages. */
-static void print_shape(size_t rank, const size_t *shape, char *to, size_t room)
-{
-    size_t used = (size_t)snprintf(to, room, "[");
-    for (size_t i = 0; i < rank && used < room; i++)
-        used += (size_t)snprintf(to + used, room - used, i ? ",%zu" : "%zu", shape[i]);
-    if (used < room) snprintf(to + used, room - used, "]");
-}
-
 static et_status check_input(const et_tensor_file *file, const et_tensor_info *info,
                              const et_tensor_out *want, et_error *error)
 {
     char got[200], must[200];
-    print_shape(info->rank, info->shape, got, sizeof got);
-    print_shape(want->rank, want->shape, must, sizeof must);
+    et_shape_print(info->rank, info->shape, got, sizeof got);
+    et_shape_print(want->rank, want->shape, must, sizeof must);
     if (!same_shape(info, want))
         return et_fail(error, ET_EINVAL, "%s: tensor '%s' has shape %s, its case says %s",
                        file->path, info->name, got, must);
@@ -172,25 +193,40 @@ static et_status read_inputs(const et_tensor_file *file, et_step *s, et_error *e
     return status;
 }
 
+/* noise.* says nothing without the profile whose noise it is. */
+static et_status check_noise(const et_tensor_file *file, const char *name, bool has_profile,
+                             et_error *error)
+{
+    if (et_noise_doc_find(name) == NULL)
+        return et_fail(error, ET_EINVAL,
+                       "%s: tensor '%s' is not one of a bundle; 'etref list tensors' shows them",
+                       file->path, name);
+    if (has_profile) return ET_OK;
+    return et_fail(error, ET_EINVAL,
+                   "%s: tensor '%s' is there, but metadata 'profile' is not; a bundle with noise "
+                   "must say whose",
+                   file->path, name);
+}
+
 /* Every tensor of the file must be one that a bundle has, and every in.* one of this case. */
 static et_status check_names(const et_tensor_file *file, const et_step *s, et_error *error)
 {
     et_tensor_out tensors[ET_MAX_STEP_TENSORS];
     size_t count = et_step_tensors(s, false, tensors);
-    for (size_t j = 0; j < file->tensor_count; j++) {
+    et_profile profile;
+    bool has_profile;
+    et_status status = read_profile(file, &profile, &has_profile, error);
+    for (size_t j = 0; status == ET_OK && j < file->tensor_count; j++) {
         const char *name = file->tensors[j].name;
-        if (doc_of(name) == NULL)
-            return et_fail(
-                error, ET_EINVAL,
-                "%s: tensor '%s' is not one of a bundle; 'etref list tensors' shows them",
-                file->path, name);
         bool known = strncmp(name, "in.", 3) != 0;
         for (size_t i = 0; !known && i < count; i++) known = strcmp(tensors[i].name, name) == 0;
-        if (!known)
-            return et_fail(error, ET_EINVAL, "%s: tensor '%s' does not belong to its case",
-                           file->path, name);
+        if (et_tensor_doc_find(name) == NULL)
+            status = check_noise(file, name, has_profile, error);
+        else if (!known)
+            status = et_fail(error, ET_EINVAL, "%s: tensor '%s' does not belong to its case",
+                             file->path, name);
     }
-    return ET_OK;
+    return status;
 }
 
 et_status et_bundle_open(et_tensor_file *file, et_step *step, const char *path, size_t max_bytes,
@@ -250,14 +286,16 @@ static void compare_element(et_comparison *r, size_t i, double stored, double re
 
 /* The bound of a foreign bundle's real numbers, relative to a tensor's largest element: 1e-13 in
  * binary64. Another order of summation costs a few unit roundoffs there; hundreds are no longer
- * rounding. Of a bundle of this very producer every bit must come out again. */
-static const double foreign_bound = 900 * (double)ET_UNIT_ROUNDOFF;
+ * rounding. Noise is stored in F32, and what rounds to its neighbour there is 2^-23 off. Of a bundle
+ * of this very producer every bit must come out again. */
+static const double foreign_bound = 900 * (double)ET_UNIT_ROUNDOFF, noise_bound = 0x1p-22;
 
 static et_status compare_tensor(et_comparison *r, const et_tensor_file *file,
                                 const et_tensor_info *info, const et_tensor_out *want,
                                 double *chunk, et_error *error)
 {
     bool real = want->source == ET_FROM_F64 || want->source == ET_FROM_F32;
+    bool noise = strncmp(want->name, ET_NOISE_PREFIX, strlen(ET_NOISE_PREFIX)) == 0;
     if (!same_shape(info, want)) {
         r->problem = "shape";
         return ET_OK;
@@ -271,45 +309,101 @@ static et_status compare_tensor(et_comparison *r, const et_tensor_file *file,
         size_t count = info->count - first < CHUNK ? info->count - first : CHUNK;
         et_status status = et_tensor_file_read(file, info, first, count, chunk, error);
         if (status != ET_OK) return status;
-        for (size_t i = 0; i < count; i++)
-            compare_element(r, first + i, chunk[i], element(want, first + i));
+        for (size_t i = 0; i < count; i++) {
+            double value = element(want, first + i);
+            compare_element(r, first + i, chunk[i],
+                            noise ? et_round_to_dtype(value, ET_F32) : value);
+        }
     }
-    r->pass = r->exact_required ? r->different == 0 : r->max_error <= foreign_bound * r->largest;
+    double bound = noise ? noise_bound : foreign_bound;
+    r->pass = r->exact_required ? r->different == 0 : r->max_error <= bound * r->largest;
     return ET_OK;
+}
+
+/* A list of comparisons that grows, and what goes into each. */
+typedef struct comparing {
+    const et_tensor_file *file;
+    bool ours;
+    double *chunk;
+    et_comparison *list; /* room for every row and its noise */
+    size_t used;
+} comparing;
+
+/* Compares the file's tensor of this name, if there is one, with that among `have`. */
+static et_status compare_named(comparing *c, const char *name, const et_tensor_out *have,
+                               size_t count, et_error *error)
+{
+    const et_tensor_info *info = et_tensor_file_find(c->file, name);
+    if (info == NULL) return ET_OK;
+    et_comparison *r = &c->list[c->used++];
+    *r = (et_comparison){
+        .count = info->count, .exact_required = c->ours, .problem = "not of its case"};
+    snprintf(r->name, sizeof r->name, "%s", name);
+    for (size_t j = 0; j < count; j++) {
+        if (strcmp(have[j].name, name) != 0) continue;
+        r->problem = NULL;
+        return compare_tensor(r, c->file, info, &have[j], c->chunk, error);
+    }
+    return ET_OK;
+}
+
+static et_status compare_values(comparing *c, const et_step *step, et_error *error)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(step, false, tensors);
+    const et_tensor_doc *doc;
+    et_status status = ET_OK;
+    for (size_t i = 0; status == ET_OK && (doc = et_tensor_doc_at(i)) != NULL; i++)
+        if (strncmp(doc->name, "in.", 3) != 0)
+            status = compare_named(c, doc->name, tensors, have, error);
+    return status;
+}
+
+/* Computed again only if the file has any. */
+static et_status compare_noise(comparing *c, const et_step *step, et_error *error)
+{
+    et_deviations noise;
+    et_profile profile;
+    bool wanted = false, has_profile;
+    const et_tensor_doc *doc;
+    for (size_t j = 0; j < c->file->tensor_count; j++)
+        wanted |= et_noise_doc_find(c->file->tensors[j].name) != NULL;
+    if (!wanted) return ET_OK;
+    et_status status = read_profile(c->file, &profile, &has_profile, error);
+    if (status != ET_OK || !has_profile) return status; /* et_bundle_open has refused the latter */
+    status = et_deviations_compute(&noise, step, false, &profile, error);
+    if (status != ET_OK) return status;
+    for (size_t i = 0; status == ET_OK && (doc = et_tensor_doc_at(i)) != NULL; i++) {
+        char name[sizeof noise.names[0]];
+        snprintf(name, sizeof name, ET_NOISE_PREFIX "%s", doc->name);
+        status = compare_named(c, name, noise.tensors, noise.count, error);
+    }
+    et_deviations_free(&noise);
+    return status;
 }
 
 et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_file *file,
                             const et_step *step, et_error *error)
 {
-    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(step, false, tensors), used = 0;
     const char *producer = et_tensor_file_metadata(file, "producer");
-    bool ours = producer && strcmp(producer, et_bundle_producer(step->engine)) == 0 &&
-                step->engine == ET_PLAIN;
     void *list = NULL, *chunk = NULL;
-    const et_tensor_doc *doc;
-    et_status status = et_allocate(&list, ET_MAX_STEP_TENSORS, sizeof **out, "comparisons", error);
+    comparing c = {.file = file};
+    c.ours = producer && strcmp(producer, et_bundle_producer(step->engine)) == 0 &&
+             step->engine == ET_PLAIN;
+    et_status status =
+        et_allocate(&list, 2 * ET_MAX_STEP_TENSORS, sizeof **out, "comparisons", error);
     if (status == ET_OK)
         status = et_allocate(&chunk, CHUNK, sizeof(double), "reading buffer", error);
-    for (size_t i = 0; status == ET_OK && (doc = et_tensor_doc_at(i)) != NULL; i++) {
-        const et_tensor_info *info = et_tensor_file_find(file, doc->name);
-        if (info == NULL || strncmp(doc->name, "in.", 3) == 0) continue;
-        et_comparison *r = (et_comparison *)list + used++;
-        *r = (et_comparison){
-            .count = info->count, .exact_required = ours, .problem = "not of its case"};
-        snprintf(r->name, sizeof r->name, "%s", doc->name);
-        for (size_t j = 0; j < have; j++)
-            if (strcmp(tensors[j].name, doc->name) == 0) {
-                r->problem = NULL;
-                status = compare_tensor(r, file, info, &tensors[j], chunk, error);
-            }
-    }
+    c.list = list;
+    c.chunk = chunk;
+    if (status == ET_OK) status = compare_values(&c, step, error);
+    if (status == ET_OK) status = compare_noise(&c, step, error);
     free(chunk);
     if (status != ET_OK) {
         free(list);
         return status;
     }
     *out = list;
-    *count = used;
+    *count = c.used;
     return ET_OK;
 }

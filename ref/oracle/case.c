@@ -40,33 +40,6 @@ static bool has_default(const et_field *f)
     return !is_required(f) && f->doc.initial[0] != '=' && strcmp(f->doc.initial, "none") != 0;
 }
 
-/* ---- text ---- */
-
-/* Room for text, and what stands in it so far: always terminated, cut where the room ends. */
-struct line {
-    char *text;
-    size_t room, used;
-    bool full;
-};
-
-/* For json_dump_callback, too: so that nothing is allocated. */
-static int append(const char *bytes, size_t count, void *to)
-{
-    struct line *line = to;
-    size_t room = line->room - 1 - line->used;
-    if (count > room) line->full = true;
-    if (count > room) count = room;
-    memcpy(line->text + line->used, bytes, count);
-    line->used += count;
-    line->text[line->used] = '\0';
-    return 0;
-}
-
-static void append_text(struct line *line, const char *text)
-{
-    append(text, strlen(text), line);
-}
-
 /* ---- messages ---- */
 
 /* What a parse has found so far. */
@@ -101,71 +74,25 @@ __attribute__((format(printf, 2, 3))) static et_status refuse(const struct parse
 
 static et_status no_memory(const char *where, et_error *error)
 {
-    return et_fail(error, ET_ENOMEM, "%s: no memory to read the case", where);
+    return et_json_no_memory(where, "the case", error);
 }
 
-/* A value for a message: its JSON, in ASCII, cut to what fits. */
-struct quote {
-    char text[64];
-};
-
-static struct quote quote(json_t *v)
-{
-    struct quote q = {""};
-    struct line line = {.text = q.text, .room = sizeof q.text - sizeof " ..."};
-    size_t flags = JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT | JSON_REAL_PRECISION(15);
-    json_dump_callback(v, append, &line, flags);
-    if (line.full) memcpy(q.text + line.used, " ...", sizeof " ...");
-    return q;
-}
-
-static struct quote quote_field(const et_case *c, const et_field *f)
+static et_quote quote_field(const et_case *c, const et_field *f)
 {
     json_t *v = et_field_load(f, c);
-    struct quote q = quote(v);
+    et_quote q = et_json_quote(v);
     json_decref(v);
     return q;
 }
 
-/* Levenshtein's distance: the fewest insertions, deletions and replacements from a to b. Row i of
- * the usual table, kept in one array. Both at most 31 bytes long. */
-static size_t edit_distance(const char *a, const char *b)
+static const char *field_name(size_t index)
 {
-    size_t row[32], columns = strlen(b);
-    for (size_t j = 0; j <= columns; j++) row[j] = j;
-    for (size_t i = 0; a[i] != '\0'; i++) {
-        size_t diagonal = row[0];
-        row[0] = i + 1;
-        for (size_t j = 0; j < columns; j++) {
-            size_t best = diagonal + (a[i] != b[j]);
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j + 1] + 1 < best) best = row[j + 1] + 1;
-            diagonal = row[j + 1];
-            row[j + 1] = best;
-        }
-    }
-    return row[columns];
-}
-
-/* The field that was probably meant: at most a third of its letters wrong. */
-static const char *nearest_field(const char *name)
-{
-    const char *nearest = NULL;
-    size_t least = 32;
-    if (strlen(name) > 31) return NULL;
-    for (size_t i = 0; i < ET_FIELDS; i++) {
-        size_t distance = edit_distance(name, et_fields[i].doc.name);
-        if (distance < least && 3 * distance <= strlen(et_fields[i].doc.name)) {
-            least = distance;
-            nearest = et_fields[i].doc.name;
-        }
-    }
-    return nearest;
+    return et_fields[index].doc.name;
 }
 
 static et_status refuse_unknown(const struct parse *p, const char *name)
 {
-    const char *nearest = nearest_field(name);
+    const char *nearest = et_nearest_name(name, field_name, ET_FIELDS);
     if (nearest != NULL) return refuse(p, "unknown field %.64s; the nearest is %s", name, nearest);
     return refuse(p, "unknown field %.64s; 'etref list fields' names them all", name);
 }
@@ -199,7 +126,7 @@ static et_status parse_field(struct parse *p, const char *name, json_t *v)
     const et_field *f = et_field_named(name);
     if (f == NULL) return refuse_unknown(p, name);
     if (!et_field_store(f, &p->value, v))
-        return refuse(p, "%s = %s; allowed: %s", name, quote(v).text, f->doc.type);
+        return refuse(p, "%s = %s; allowed: %s", name, et_json_quote(v).text, f->doc.type);
     p->given[f - et_fields] = true;
     return ET_OK;
 }
@@ -210,7 +137,7 @@ static et_status parse_input(struct parse *p, json_t *input)
     json_t *v;
     if (!json_is_object(input))
         return refuse(p, "input = %s; allowed: an object with source, seed, ...",
-                      quote(input).text);
+                      et_json_quote(input).text);
     json_object_foreach(input, key, v)
     {
         char name[64];
@@ -320,8 +247,8 @@ static et_status check_contradictions(const struct parse *p)
     const et_case *c = &p->value;
     const et_contradiction *x = et_case_contradiction(c);
     if (x == NULL) return ET_OK;
-    struct quote value = quote_field(c, et_field_named(x->field));
-    struct quote with = quote_field(c, et_field_named(x->with));
+    et_quote value = quote_field(c, et_field_named(x->field));
+    et_quote with = quote_field(c, et_field_named(x->with));
     return refuse(p, "%s = %s with %s = %s: %s", x->field, value.text, x->with, with.text, x->why);
 }
 
@@ -331,7 +258,7 @@ static et_status parse_case(et_case *c, const char *where, size_t number, json_t
     struct parse p = {.where = where, .number = number, .error = error};
     if (!json_is_object(object))
         return refuse(&p, "%s; allowed: an object with fields name, tokens, ...",
-                      quote(object).text);
+                      et_json_quote(object).text);
     et_status status = set_defaults(&p);
     if (status == ET_OK) status = parse_object(&p, object);
     if (status == ET_OK) status = check_scopes(&p);
@@ -343,20 +270,10 @@ static et_status parse_case(et_case *c, const char *where, size_t number, json_t
     return status;
 }
 
-/* The text as JSON, a new reference. */
 static et_status load_text(json_t **root, const char *json, size_t length, const char *where,
                            et_error *error)
 {
-    json_error_t problem;
-    bool out_of_memory;
-    if (length > MAX_TEXT)
-        return et_fail(error, ET_EINVAL, "%s: %zu bytes; allowed: at most %d", where, length,
-                       MAX_TEXT);
-    *root = et_json_load(json, length, JSON_DECODE_ANY, &problem, &out_of_memory);
-    if (*root != NULL) return ET_OK;
-    if (out_of_memory) return no_memory(where, error);
-    return et_fail(error, ET_EINVAL, "%s: line %d, column %d: cannot be read as JSON: %s", where,
-                   problem.line, problem.column, problem.text);
+    return et_json_read(root, json, length, MAX_TEXT, where, "the case", error);
 }
 
 et_status et_case_parse(et_case *c, const char *json, size_t length, const char *where,
@@ -430,13 +347,18 @@ et_status et_case_parse_nth(et_case *c, size_t index, const char *json, size_t l
 
 /* ---- printing ---- */
 
+static void append_text(et_line *line, const char *text)
+{
+    et_line_append(text, strlen(text), line);
+}
+
 /* The fewest digits, of 15, 16 or 17, that read back as the same number; 17 always do. */
 static size_t digits_of(json_t *v)
 {
     for (size_t digits = 15; digits < 17; digits++) {
         char text[40];
-        struct line line = {.text = text, .room = sizeof text};
-        json_dump_callback(v, append, &line, JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits));
+        et_line line = {.text = text, .room = sizeof text};
+        json_dump_callback(v, et_line_append, &line, JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits));
         json_t *back = json_loads(text, JSON_DECODE_ANY, NULL);
         bool same = json_is_real(back) && json_real_value(back) == json_real_value(v);
         json_decref(back);
@@ -452,7 +374,7 @@ static bool is_printed(const et_field *f, const et_case *c)
 }
 
 /* "name": value, with what separates it from the field before. */
-static bool append_field(struct line *line, const et_field *f, const et_case *c)
+static bool append_field(et_line *line, const et_field *f, const et_case *c)
 {
     bool nested = strncmp(f->doc.name, "input.", INPUT_PREFIX) == 0;
     bool opens = strcmp(f->doc.name, "input.source") == 0;
@@ -463,7 +385,8 @@ static bool append_field(struct line *line, const et_field *f, const et_case *c)
     append_text(line, f->doc.name + (nested ? INPUT_PREFIX : 0));
     append_text(line, "\": ");
     size_t precision = json_is_real(v) ? JSON_REAL_PRECISION(digits_of(v)) : 0;
-    int failed = json_dump_callback(v, append, line, JSON_ENCODE_ANY | JSON_COMPACT | precision);
+    int failed =
+        json_dump_callback(v, et_line_append, line, JSON_ENCODE_ANY | JSON_COMPACT | precision);
     json_decref(v);
     return failed == 0;
 }
@@ -471,7 +394,7 @@ static bool append_field(struct line *line, const et_field *f, const et_case *c)
 et_status et_case_print(char **json, const et_case *c, et_error *error)
 {
     char text[MAX_LINE]; /* 41 names and short values, and 480 bytes of text, escaped to 6 each */
-    struct line line = {.text = text, .room = sizeof text};
+    et_line line = {.text = text, .room = sizeof text};
     for (size_t i = 0; i < ET_FIELDS; i++)
         if (is_printed(&et_fields[i], c) && !append_field(&line, &et_fields[i], c))
             return et_fail(error, ET_ENOMEM, "case '%s': no memory to print it, or not UTF-8",

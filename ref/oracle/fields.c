@@ -8,6 +8,7 @@
  * is looked up in are the same. Their position is the value, or the index of it in f->values.
  */
 #include "ref/oracle/fields.h"
+#include "ref/oracle/json.h"
 
 #include <float.h>
 #include <string.h>
@@ -270,19 +271,12 @@ _Static_assert(sizeof(et_gate) == sizeof(int) && sizeof(et_dtype) == sizeof(int)
                    sizeof(bool) != sizeof(int),
                "store_word tells an enum from a bool by its size");
 
-static bool is_name(const char *text)
-{
-    static const char allowed[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.";
-    return strspn(text, allowed) == strlen(text) && strchr("-_.", text[0]) == NULL;
-}
-
 static bool store_text(const et_field *f, char *at, const json_t *v)
 {
     if (!json_is_string(v)) return false;
     size_t length = json_string_length(v);
     if (length == 0 || length >= f->size) return false;
-    if (f->kind == ET_NAME && !is_name(json_string_value(v))) return false;
+    if (f->kind == ET_NAME && !et_is_name(json_string_value(v))) return false;
     memset(at, 0, f->size);
     memcpy(at, json_string_value(v), length);
     return true;

@@ -379,23 +379,57 @@ static bool loses(const rounding *r, size_t count, const et_real *values)
     return false;
 }
 
-et_shrinkage et_noise_shrinkage(const et_step *s, const et_profile *p)
+/* sum (round(dO) - dO) dO / sum dO^2 over a stretch of rows: the factor that rounding puts on it. */
+static double rounding_slope(const rounding *r, size_t count, const et_real *dO)
 {
-    if (!p->truncate_operands) return (et_shrinkage){0};
+    double eu = 0, uu = 0;
+    for (size_t i = 0; i < count; i++) {
+        double value = (double)dO[i];
+        if (rounding_holds(r, value)) {
+            uu += value * value;
+            continue;
+        }
+        double ulp = rounding_ulp(r, value);
+        eu += (nearbyint(value / ulp) * ulp - value) * value;
+        uu += value * value;
+    }
+    return uu > 0 ? fabs(eu / uu) : 0;
+}
+
+static double upstream_slope(const et_step *s, const et_profile *p)
+{
+    const rounding r = rounding_at(p, ET_INTERMEDIATES);
+    const et_assignment *a = &s->assignment;
+    size_t d = s->c.d_model;
+    double most = 0;
+    if (s->c.layer != ET_MOE || r.bits > 24) return 0;
+    for (size_t i = 0; i < a->experts; i++) {
+        const et_real *dO = s->bwd.slot_out + (size_t)a->expert_offsets[i] * d;
+        most = fmax(most, rounding_slope(&r, (size_t)a->load[i] * d, dO));
+    }
+    if (s->bwd.shared_out)
+        most = fmax(most, rounding_slope(&r, s->c.tokens * d, s->bwd.shared_out));
+    return most;
+}
+
+et_systematic et_noise_systematic(const et_step *s, const et_profile *p)
+{
+    et_systematic by = {.upstream = upstream_slope(s, p)};
+    if (!p->truncate_operands) return by;
     const rounding r = rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
     size_t n = c->layer == ET_MOE ? c->experts : 1, size = n * c->d_expert * c->d_model;
     size_t shared = c->shared_d_expert * c->d_model;
     const et_step_inputs *in = &s->in;
-    return (et_shrinkage){.each = 0.72 * ldexp(1, -p->bits[ET_OPERANDS]),
-                          .x = loses(&r, c->tokens * c->d_model, in->x),
-                          .weights = loses(&r, n * c->d_model, in->router) ||
-                                     loses(&r, size, in->up) || loses(&r, size, in->down) ||
-                                     loses(&r, shared, in->shared_up) ||
-                                     loses(&r, shared, in->shared_down)};
+    by.each = 0.72 * ldexp(1, -p->bits[ET_OPERANDS]);
+    by.x = loses(&r, c->tokens * c->d_model, in->x);
+    by.weights = loses(&r, n * c->d_model, in->router) || loses(&r, size, in->up) ||
+                 loses(&r, size, in->down) || loses(&r, shared, in->shared_up) ||
+                 loses(&r, shared, in->shared_down);
+    return by;
 }
 
-double et_noise_shrinks(const et_shrinkage *by, const char *tensor)
+static double shrinks(const et_systematic *by, const char *tensor)
 {
     for (size_t i = 0; by->each > 0 && i < sizeof truncated / sizeof *truncated; i++)
         if (strcmp(truncated[i].tensor, tensor) == 0)
@@ -404,15 +438,20 @@ double et_noise_shrinks(const et_shrinkage *by, const char *tensor)
     return 0;
 }
 
-/* V += (shrinkage * value)^2 wherever there is an error at all. */
+double et_noise_slope(const et_systematic *by, const char *tensor)
+{
+    return shrinks(by, tensor) + (strncmp(tensor, "bwd.", 4) == 0 ? by->upstream : 0);
+}
+
+/* V += (shrinking * value)^2 wherever there is an error at all. */
 static void shrink(const step_noise *q)
 {
     et_tensor_out values[ET_MAX_STEP_TENSORS], variances[ET_MAX_STEP_TENSORS];
     size_t have = et_step_tensors(q->s, false, values);
     size_t count = et_step_tensors(q->V, false, variances);
-    et_shrinkage shrinkage = et_noise_shrinkage(q->s, q->p);
+    et_systematic systematic = et_noise_systematic(q->s, q->p);
     for (size_t i = 0; i < count; i++) {
-        double by = et_noise_shrinks(&shrinkage, variances[i].name);
+        double by = shrinks(&systematic, variances[i].name);
         size_t k = 0, elements = 1;
         while (k < have && strcmp(values[k].name, variances[i].name) != 0) k++;
         if (by == 0 || k == have) continue;

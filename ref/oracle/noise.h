@@ -1,9 +1,12 @@
-/* noise.h: what truncation does to a tensor as a whole. Internal.
+/* noise.h: errors that do not average out. Internal.
  *
  * Rounding to nearest errs to both sides; truncation always makes smaller. A profile with truncated
  * operands shrinks every product by 0.72 2^-p for each operand (the mean of ulp/2 over the value, for a
  * significand spread as 1/m), and the shrinking adds up along the way: f(x) = (x W_up')^2 W_down' has
  * lost it twice for H, which is squared, once for A and once for W_down.
+ *
+ * And dO = w dy rounds to dy itself wherever w is just below 1, as a saturated gate makes it: then dO is
+ * too large by 1 - w, up to half an ulp, in every element of the slot, and so is all that follows.
  */
 #ifndef ET_NOISE_H
 #define ET_NOISE_H
@@ -11,14 +14,17 @@
 #include "etref/profile.h"
 #include "etref/step.h"
 
-/* What one truncation takes, and whether x and the weights are truncated at all. */
-typedef struct et_shrinkage {
-    double each; /* 0: the profile rounds to nearest */
+/* What one truncation takes (0: the profile rounds to nearest), whether x and the weights are truncated at
+ * all, and the largest part by which rounding changes the whole of one expert's dO. */
+typedef struct et_systematic {
+    double each, upstream;
     bool x, weights;
-} et_shrinkage;
-et_shrinkage et_noise_shrinkage(const et_step *s, const et_profile *p);
+} et_systematic;
 
-/* The part by which a tensor's values may be smaller than the reference's, all of them. */
-double et_noise_shrinks(const et_shrinkage *by, const char *tensor);
+/* s has been run. */
+et_systematic et_noise_systematic(const et_step *s, const et_profile *p);
+
+/* The part by which an honest kernel's tensor may differ from the reference's as a whole. */
+double et_noise_slope(const et_systematic *by, const char *tensor);
 
 #endif

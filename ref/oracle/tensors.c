@@ -7,9 +7,9 @@
  * slots, K choices of a token (tc), k choices of an expert in a pool (ec), pools, B blocks and R
  * padded rows of a block layout. A dense layer has one "expert" and no leading n.
  */
-#include "etref/bundle.h"
+#include "ref/oracle/tensors.h"
 
-#include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 typedef struct row {
@@ -133,6 +133,13 @@ const et_tensor_doc *et_tensor_doc_at(size_t index)
     return index < ROWS ? &table[index].doc : NULL;
 }
 
+const et_tensor_doc *et_tensor_doc_find(const char *name)
+{
+    for (size_t i = 0; i < ROWS; i++)
+        if (strcmp(table[i].doc.name, name) == 0) return &table[i].doc;
+    return NULL;
+}
+
 /* ---- from letters to sizes ---- */
 
 static size_t size_of_letter(const et_step *s, const char *letter, size_t length)
@@ -163,16 +170,58 @@ static size_t size_of_letter(const et_step *s, const char *letter, size_t length
     return 0;
 }
 
+/* The size of a dimension, given its letters. */
+typedef size_t sizer(const et_step *s, const char *letter, size_t length);
+
 /* Fills in rank and shape from "[n,h,d]". */
-static void measure(const et_step *s, const char *shape, et_tensor_out *out)
+static void measure(const et_step *s, const char *shape, sizer *size, et_tensor_out *out)
 {
     bool dense = s->c.layer == ET_DENSE;
     for (const char *at = shape + 1; *at; at++) {
         size_t length = strcspn(at, ",]");
         bool experts = length == 1 && *at == 'n';
-        if (!(dense && experts)) out->shape[out->rank++] = size_of_letter(s, at, length);
+        if (!(dense && experts)) out->shape[out->rank++] = size(s, at, length);
         at += length;
     }
+}
+
+/* Slots, blocks and padded rows are as many as a routing makes them, and a candidate may have its
+ * own: at least none, at most every token on every expert. Of the rest, what `s` has. */
+static bool is_routed(const et_step *s, const char *letter, size_t length)
+{
+    return s->c.layer == ET_MOE && length == 1 && strchr("SBR", *letter) != NULL;
+}
+
+static size_t least(const et_step *s, const char *letter, size_t length)
+{
+    return is_routed(s, letter, length) ? 0 : size_of_letter(s, letter, length);
+}
+
+static size_t most(const et_step *s, const char *letter, size_t length)
+{
+    size_t tile = s->layout.block, slots = s->c.tokens * s->c.experts;
+    size_t blocks = tile ? slots / tile + s->c.experts : 0;
+    if (!is_routed(s, letter, length)) return size_of_letter(s, letter, length);
+    return *letter == 'S' ? slots : *letter == 'B' ? blocks : blocks * tile;
+}
+
+bool et_tensor_fits(const et_step *s, const et_tensor_doc *doc, size_t rank, const size_t *shape)
+{
+    et_tensor_out low = {0}, high = {0};
+    measure(s, doc->shape, least, &low);
+    measure(s, doc->shape, most, &high);
+    bool fits = rank == low.rank;
+    for (size_t i = 0; fits && i < rank; i++)
+        fits = shape[i] >= low.shape[i] && shape[i] <= high.shape[i];
+    return fits;
+}
+
+void et_shape_print(size_t rank, const size_t *shape, char *to, size_t room)
+{
+    size_t used = (size_t)snprintf(to, room, "[");
+    for (size_t i = 0; i < rank && used < room; i++)
+        used += (size_t)snprintf(to + used, room - used, i ? ",%zu" : "%zu", shape[i]);
+    if (used < room) snprintf(to + used, room - used, "]");
 }
 
 /* ---- types ---- */
@@ -205,7 +254,7 @@ size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STE
                                      .dtype = file_type(s, doc->type),
                                      .values = values,
                                      .source = memory_type(doc->type)};
-        measure(s, doc->shape, &out[count++]);
+        measure(s, doc->shape, size_of_letter, &out[count++]);
     }
     return count;
 }

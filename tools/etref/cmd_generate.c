@@ -8,6 +8,7 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
+#include "tools/etref/profiles.h"
 #include "tools/etref/suites.h"
 #include "tools/etref/terminal.h"
 
@@ -22,9 +23,11 @@
 
 typedef struct generate_options {
     word_list cases, suites, settings;
-    const char *out, *layout, *text;
-    int engine; /* et_engine */
+    const char *out, *layout, *text, *profile;
+    const char *inputs; /* a bundle whose case and in.* are taken */
+    int engine;         /* et_engine */
     bool lean;
+    et_profile noise; /* where `profile` is not NULL */
     size_t threads, block;
 } generate_options;
 
@@ -39,8 +42,10 @@ static bool read_options(generate_options *o, int argc, char **argv)
                             {"--out", OPTION_WORD, &o->out, NULL},
                             {"--engine", OPTION_CHOICE, &o->engine, "plain|blas"},
                             {"--lean", OPTION_FLAG, &o->lean, NULL},
+                            {"--profile", OPTION_WORD, &o->profile, NULL},
                             {"--layout", OPTION_WORD, &o->layout, NULL},
                             {"--text", OPTION_WORD, &o->text, NULL},
+                            {"--inputs", OPTION_WORD, &o->inputs, NULL},
                             {"--threads", OPTION_THREADS, &o->threads, NULL},
                             {NULL, OPTION_FLAG, NULL, NULL}};
     bool fine = options_parse(table, argc, argv, &words);
@@ -109,9 +114,39 @@ static et_status check_case(const et_case *c, et_error *error)
     return status;
 }
 
+/* --inputs: the bundle brings its case. Its file must not be the one that would be written. */
+static et_status take_case(case_list *list, const generate_options *o, et_error *error)
+{
+    et_tensor_file file;
+    et_step step;
+    if (o->cases.count + o->suites.count + o->settings.count > 0 || o->text)
+        return et_fail(error, ET_EINVAL,
+                       "--inputs %s: the bundle is the case; --case, --suite, --set and --text do "
+                       "not go with it",
+                       o->inputs);
+    et_status status = et_bundle_open(&file, &step, o->inputs, memory_limit(), error);
+    if (status != ET_OK) return status;
+    char path[PATH_MAX];
+    struct stat from, to;
+    snprintf(path, sizeof path, "%s/%s.safetensors", o->out, step.c.name);
+    if (stat(path, &to) == 0 && stat(o->inputs, &from) == 0 && from.st_dev == to.st_dev &&
+        from.st_ino == to.st_ino)
+        status =
+            et_fail(error, ET_EINVAL,
+                    "--inputs %s: would be overwritten; give another folder with --out", o->inputs);
+    list->at = allocate(1, sizeof *list->at);
+    list->at[0] = step.c;
+    list->count = 1;
+    et_step_free(&step);
+    et_tensor_file_close(&file);
+    return status;
+}
+
 static et_status collect(case_list *list, generate_options *o, et_error *error)
 {
     et_status status = check_layout(o, error);
+    if (status == ET_OK && o->profile) status = profile_choose(&o->noise, o->profile, error);
+    if (status == ET_OK && o->inputs) return take_case(list, o, error);
     for (size_t i = 0; i < o->suites.count && status == ET_OK; i++)
         status = case_list_add_suite(list, o->suites.at[i], &o->settings, error);
     for (size_t i = 0; i < o->cases.count && status == ET_OK; i++)
@@ -137,28 +172,43 @@ static et_status make_folder(const char *path, et_error *error)
     return et_fail(error, ET_EIO, "--out %s: is there and is no folder", path);
 }
 
-static et_status write_guarded(const char *path, const et_step *step, bool lean, et_error *error)
+static et_status write_guarded(const char *path, const et_step *step, const generate_options *o,
+                               et_error *error)
 {
     et_status status = partial_guard(path, error);
     if (status != ET_OK) return status;
     progress_show((void *)step->c.name, "write", 1);
-    status = et_bundle_write(path, step, lean, error);
+    status = o->profile ? et_bundle_write_noise(path, step, o->lean, &o->noise, error)
+                        : et_bundle_write(path, step, o->lean, error);
     partial_release();
     return status;
+}
+
+/* The case's inputs: drawn, or those of the bundle that brought it. */
+static et_status take_inputs(et_step *step, const et_case *c, const generate_options *o,
+                             et_error *error)
+{
+    et_tensor_file file;
+    et_status status;
+    if (o->inputs) {
+        status = et_bundle_open(&file, step, o->inputs, memory_limit(), error);
+        if (status == ET_OK) et_tensor_file_close(&file);
+        return status;
+    }
+    status = et_step_create(step, c, memory_limit(), error);
+    return status == ET_OK ? et_step_draw_inputs(step, error) : status;
 }
 
 static et_status generate_one(const et_case *c, const char *path, const generate_options *o,
                               size_t *slots, et_error *error)
 {
     et_step step = {0};
-    et_status status = et_step_create(&step, c, memory_limit(), error);
-    if (status != ET_OK) return status;
-    step.block = c->layer == ET_MOE ? o->block : 0;
     progress_show((void *)c->name, "inputs", 0);
-    status = et_step_draw_inputs(&step, error);
+    et_status status = take_inputs(&step, c, o, error);
+    step.block = c->layer == ET_MOE ? o->block : 0;
     if (status == ET_OK)
         status = et_step_run(&step, (et_engine)o->engine, progress_show, (void *)c->name, error);
-    if (status == ET_OK) status = write_guarded(path, &step, o->lean, error);
+    if (status == ET_OK) status = write_guarded(path, &step, o, error);
     *slots = c->layer == ET_MOE ? step.assignment.slots : c->tokens;
     et_step_free(&step);
     progress_clear();

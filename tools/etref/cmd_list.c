@@ -6,6 +6,7 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/describe.h"
 #include "tools/etref/options.h"
+#include "tools/etref/profiles.h"
 #include "tools/etref/suites.h"
 #include "tools/etref/terminal.h"
 
@@ -132,12 +133,19 @@ static int list_tensors(bool json)
                                      doc->meaning};
         listing_row(&l, words);
     }
+    static const char what[] = "of a real NAME that was computed: the standard deviation to expect "
+                               "of its rounding error (generate --profile)";
+    static const char *const noise[] = {"noise.NAME", "F32", "as NAME", "as NAME", what};
+    listing_row(&l, noise);
     listing_end(&l);
     if (!json)
-        puts("\nN tokens, d width, h and hs hidden widths of a routed and the shared expert, n routed "
-             "experts,\nS slots (token-expert pairs), K choices of a token (tc), k of an expert in a "
-             "pool (ec), pools,\nB blocks and R padded rows of a layout. A dense layer has no n, and S = "
-             "N.");
+        puts("\nN tokens, d width, h and hs hidden widths of a routed and the shared expert, n "
+             "routed\n"
+             "experts, S slots (token-expert pairs), K choices of a token (tc), k of an expert in "
+             "a\n"
+             "pool (ec), pools, B blocks and R padded rows of a layout. A dense layer has no n, "
+             "and\n"
+             "S = N.");
     return STATUS_PASS;
 }
 
@@ -159,6 +167,76 @@ static int list_layers(bool json)
     return STATUS_PASS;
 }
 
+/* ---- profiles, hypotheses ---- */
+
+/* As JSON: objects that can be edited into profiles of one's own. */
+static int list_profiles_json(const et_profile *one)
+{
+    json_t *rows = one ? profile_json(one) : json_array();
+    for (size_t i = 0; et_profile_at(i) && !one; i++)
+        json_array_append_new(rows, profile_json(et_profile_at(i)));
+    json_print(rows);
+    return STATUS_PASS;
+}
+
+static void add_profile(text_table *table, const et_profile *p)
+{
+    table_cell(table, "%s", p->name);
+    for (int i = 0; i < ET_PLACES; i++) table_cell(table, "%d", p->bits[i]);
+    table_cell(table, "%s%s%s", p->exponent_bits == 5 ? "the range of f16 where bits <= 11" : "",
+               p->truncate_operands ? "operands truncated" : "",
+               p->ftz ? "subnormals flushed" : "");
+}
+
+/* All of them, or one. */
+static int list_some_profiles(bool json, const et_profile *one)
+{
+    text_table table;
+    if (json) return list_profiles_json(one);
+    table_begin(&table, "lrrrrrrl");
+    table_cell(&table, "profile");
+    for (int i = 0; i < ET_PLACES; i++) table_cell(&table, "%s", et_place_name((et_place)i));
+    table_cell(&table, "besides");
+    if (one) add_profile(&table, one);
+    for (size_t i = 0; et_profile_at(i) && !one; i++) add_profile(&table, et_profile_at(i));
+    table_print(&table);
+    puts(
+        "\nThe significand bits, the implicit one included, to which a kernel rounds: operands of\n"
+        "products; H, A, f(x), dO, dA, dH; gates and slot weights; router logits; partial sums; y\n"
+        "and gradients (but the gradients of logits and slot weights as these).\n"
+        "A profile of your own is a JSON file: 'etref list profiles bf16 --format json' prints "
+        "one\n"
+        "to begin with.");
+    return STATUS_PASS;
+}
+
+static int list_profiles(bool json)
+{
+    return list_some_profiles(json, NULL);
+}
+
+static int list_profile(const char *name, bool json)
+{
+    et_profile p;
+    et_error error;
+    et_status status = profile_choose(&p, name, &error);
+    return status == ET_OK ? list_some_profiles(json, &p) : fail_status(status, &error);
+}
+
+static int list_hypotheses(bool json)
+{
+    static const char *const columns[] = {"hypothesis", "stage", "sentence"};
+    const et_hypothesis_doc *doc;
+    listing l;
+    listing_begin(&l, json, "lll", columns);
+    for (size_t i = 0; (doc = et_hypothesis_at(i)) != NULL; i++) {
+        const char *const words[] = {doc->name, doc->stage, doc->sentence};
+        listing_row(&l, words);
+    }
+    listing_end(&l);
+    return STATUS_PASS;
+}
+
 /* `etref list` for a reader: the suites, then their cases. */
 static int list_all(bool json)
 {
@@ -173,10 +251,13 @@ static int list_all(bool json)
 
 static int list_topic(const word_list *words, bool json)
 {
-    static const char *const topics[] = {"suites", "cases", "fields", "tensors", "layers", NULL};
-    static int (*const lists[])(bool) = {list_suites, list_cases, list_fields, list_tensors,
-                                         list_layers};
+    static const char *const topics[] = {"suites", "cases",    "fields",     "tensors",
+                                         "layers", "profiles", "hypotheses", NULL};
+    static int (*const lists[])(bool) = {list_suites, list_cases,    list_fields,    list_tensors,
+                                         list_layers, list_profiles, list_hypotheses};
     if (words->count == 0) return list_all(json);
+    if (words->count == 2 && strcmp(words->at[0], "profiles") == 0)
+        return list_profile(words->at[1], json);
     if (words->count > 1) return fail("list: one list at a time: see 'etref help list'");
     for (size_t i = 0; topics[i]; i++)
         if (strcmp(words->at[0], topics[i]) == 0) return lists[i](json);

@@ -7,6 +7,7 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/describe.h"
 #include "tools/etref/options.h"
+#include "tools/etref/profiles.h"
 #include "tools/etref/terminal.h"
 
 #include "etref/routing.h"
@@ -32,15 +33,23 @@ static void shown_close(shown *s)
     et_tensor_file_close(&s->file);
 }
 
-static void order_tensors(shown *s)
+/* Adds the file's tensors that the table names, each behind `prefix`. */
+static size_t order_known(shown *s, const char *prefix, size_t count)
 {
     const et_tensor_doc *doc;
-    size_t count = 0;
-    s->order = allocate(s->file.tensor_count, sizeof *s->order);
     for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++) {
-        const et_tensor_info *t = et_tensor_file_find(&s->file, doc->name);
+        char name[ET_MAX_TENSOR_NAME + 1];
+        snprintf(name, sizeof name, "%s%s", prefix, doc->name);
+        const et_tensor_info *t = et_tensor_file_find(&s->file, name);
         if (t) s->order[count++] = t;
     }
+    return count;
+}
+
+static void order_tensors(shown *s)
+{
+    s->order = allocate(s->file.tensor_count, sizeof *s->order);
+    size_t count = order_known(s, ET_NOISE_PREFIX, order_known(s, "", 0));
     for (size_t i = 0; i < s->file.tensor_count; i++)
         if (tensor_doc_find(s->file.tensors[i].name) == NULL)
             s->order[count++] = &s->file.tensors[i];
@@ -90,9 +99,19 @@ static void add_fields(char *out, size_t room, json_t *fields, const char *prefi
     }
 }
 
+static void print_profile(const char *json)
+{
+    et_profile p;
+    char text[512] = "";
+    if (et_profile_parse(&p, json, strlen(json), "", NULL) == ET_OK)
+        describe_profile(text, sizeof text, &p);
+    printf("noise.* of the profile %s\n", text[0] ? text : "that this etref does not understand");
+}
+
 static void print_case(const shown *s)
 {
     const char *producer = et_tensor_file_metadata(&s->file, "producer");
+    const char *profile = et_tensor_file_metadata(&s->file, "profile");
     char sentence[512];
     print_clean(stdout, s->file.path);
     printf(": %s, %zu tensors\n", s->bundle ? "etref bundle" : "safetensors file",
@@ -102,6 +121,7 @@ static void print_case(const shown *s)
         print_clean(stdout, producer);
         putchar('\n');
     }
+    if (s->bundle && profile) print_profile(profile);
     if (s->bundle && !s->has_case) puts("its case is not one that this etref understands");
     json_t *fields = case_json(s);
     if (fields == NULL) return;
@@ -156,6 +176,9 @@ static json_t *file_json(const shown *s)
     json_object_set_new(report, "bundle", json_boolean(s->bundle));
     if (producer) json_object_set_new(report, "producer", json_clean(producer));
     if (fields) json_object_set_new(report, "case", fields);
+    const char *profile = et_tensor_file_metadata(&s->file, "profile");
+    json_t *places = profile ? json_loads(profile, 0, NULL) : NULL;
+    if (places) json_object_set_new(report, "profile", places);
     return report;
 }
 

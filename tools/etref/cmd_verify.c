@@ -1,278 +1,74 @@
-/* cmd_verify.c: `etref verify`: is every value of a bundle what its inputs and its case say?
- *
- * The step is computed again from in.* and compared, tensor by tensor. For a bundle that this very
- * etref wrote nothing but identity will do; for one that somebody else computed (the released code,
- * say) the last digits may differ, since sums are taken in another order.
- *
- * Left out: judging a kernel of lower precision against a golden. That needs error bars for every
- * element, not one bound for a tensor.
+/* cmd_verify.c: `etref verify`: one file is checked against its own recomputation; of two, the
+ * second is a kernel's output that is judged against the first.
  */
-#include "etref/etref.h"
 #include "tools/etref/commands.h"
-#include "tools/etref/describe.h"
-#include "tools/etref/options.h"
-#include "tools/etref/terminal.h"
+#include "tools/etref/verify.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-typedef struct verify_options {
-    const char *path;
-    int engine, format; /* et_engine; 0 text, 1 json */
-    bool quiet;
-    size_t threads;
-} verify_options;
-
-/* A verified bundle: what was read, what was computed, what came of it. */
-typedef struct verdict {
-    const char *path;
-    et_tensor_file file;
-    et_step step;
-    et_comparison *tensors;
-    size_t count, failed;
-    const et_comparison *worst; /* the first that failed, or the one with the largest error */
-} verdict;
-
-/* ---- numbers and words about one comparison ---- */
-
-/* The error as a part of the tensor's largest element; 0 where there is no error at all. */
-static double relative_error(const et_comparison *t)
-{
-    return t->max_error == 0 ? 0 : t->max_error / t->largest;
-}
-
-static void describe_worst(char *out, size_t room, const verdict *v, const et_comparison *t)
-{
-    const et_tensor_info *info = et_tensor_file_find(&v->file, t->name);
-    const et_assignment *a = v->step.c.layer == ET_MOE ? &v->step.assignment : NULL;
-    out[0] = '\0';
-    if (info && t->count > 0) describe_element(out, room, info, t->worst, a);
-}
-
-static void describe_failure(char *out, size_t room, const verdict *v, const et_comparison *t)
-{
-    char place[192];
-    if (t->problem) {
-        const char *what = strcmp(t->problem, "shape") == 0  ? "has the wrong shape"
-                           : strcmp(t->problem, "type") == 0 ? "has the wrong type"
-                                                             : "does not belong to its case";
-        snprintf(out, room, "%s", what);
-        return;
-    }
-    describe_worst(place, sizeof place, v, t);
-    snprintf(out, room, "%zu of %zu elements differ; worst at %s: stored %.17g, recomputed %.17g",
-             t->different, t->count, place, t->stored, t->recomputed);
-}
-
-/* The line that ends the report. */
-static void verdict_line(char *out, size_t room, const verdict *v)
-{
-    char failure[512], others[48] = "";
-    if (v->count == 0) {
-        snprintf(out, room, "INCONCLUSIVE %s: holds inputs only, nothing to compare", v->path);
-    } else if (v->failed > 0) {
-        describe_failure(failure, sizeof failure, v, v->worst);
-        if (v->failed > 1)
-            snprintf(others, sizeof others, " (and %zu more tensors)", v->failed - 1);
-        snprintf(out, room, "FAIL %s: %s: %s%s", v->path, v->worst->name, failure, others);
-    } else if (v->worst && v->worst->max_error > 0) {
-        snprintf(out, room,
-                 "PASS %s: %zu tensors, largest error %.2g of its tensor's largest element",
-                 v->path, v->count, relative_error(v->worst));
-    } else {
-        snprintf(out, room, "PASS %s: %zu tensors, all identical", v->path, v->count);
-    }
-}
-
-/* ---- computing ---- */
-
-static void judge(verdict *v)
-{
-    for (size_t i = 0; i < v->count; i++) {
-        const et_comparison *t = &v->tensors[i];
-        bool larger = v->worst == NULL || relative_error(t) > relative_error(v->worst);
-        if (!t->pass ? v->failed == 0 : v->failed == 0 && larger) v->worst = t;
-        if (!t->pass) v->failed++;
-    }
-}
-
-/* Which precision computed the bundle: our own producers name it; others count as double. */
-static const char *bundle_precision(const et_tensor_file *file)
-{
-    const char *producer = et_tensor_file_metadata(file, "producer");
-    bool ours = producer && strncmp(producer, "etref", 5) == 0;
-    return ours && strstr(producer, "f32") ? "f32" : "f64";
-}
-
-static et_status check_precision(const et_tensor_file *file, et_error *error)
-{
-    const char *precision = bundle_precision(file);
-    if (strcmp(precision, ET_REAL_NAME) == 0) return ET_OK;
-    return et_fail(error, ET_EINVAL,
-                   "%s: computed in %s, but this etref computes in %s: verify it with a build of "
-                   "PRECISION=%s",
-                   file->path, precision, ET_REAL_NAME, precision);
-}
-
-static et_status compute(verdict *v, const verify_options *o, et_error *error)
-{
-    et_status status = et_bundle_open(&v->file, &v->step, o->path, memory_limit(), error);
-    if (status != ET_OK) return status;
-    status = check_precision(&v->file, error);
-    if (status == ET_OK)
-        status = et_step_run(&v->step, (et_engine)o->engine, progress_show, (void *)o->path, error);
-    if (status == ET_OK)
-        status = et_bundle_compare(&v->tensors, &v->count, &v->file, &v->step, error);
-    progress_clear();
-    if (status == ET_OK) judge(v);
-    return status;
-}
-
-static void verdict_free(verdict *v)
-{
-    free(v->tensors);
-    et_step_free(&v->step);
-    et_tensor_file_close(&v->file);
-}
-
-/* ---- reports ---- */
-
-static void add_text_row(text_table *table, const verdict *v, const et_comparison *t)
-{
-    char place[192] = "";
-    table_cell(table, "%s", t->name);
-    if (t->problem) {
-        for (int i = 0; i < 4; i++) table_cell(table, "-");
-        table_cell(table, "FAIL");
-        table_cell(table, "%s", t->problem);
-        return;
-    }
-    table_cell(table, "%zu", t->count);
-    table_cell(table, "%.4g", t->largest);
-    table_cell(table, "%.3g", t->max_error);
-    table_cell(table, "%.3g", relative_error(t));
-    table_cell(table, "%s", t->pass ? (t->different ? "pass" : "identical") : "FAIL");
-    if (t->different) describe_worst(place, sizeof place, v, t);
-    table_cell(table, "%s", place);
-}
-
-static void report_text(const verdict *v, const char *line)
-{
-    char sentence[512];
-    text_table table;
-    describe_case(sentence, sizeof sentence, &v->step.c);
-    printf("%s\n", v->step.c.name);
-    print_wrapped(2, sentence);
-    putchar('\n');
-    table_begin(&table, "lrrrrll");
-    static const char *const heads[] = {"tensor",        "elements", "largest", "error",
-                                        "error/largest", "verdict",  "worst at"};
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_cell(&table, "%s", heads[i]);
-    for (size_t i = 0; i < v->count; i++) add_text_row(&table, v, &v->tensors[i]);
-    table_print(&table);
-    putchar('\n');
-    print_clean(stdout, line);
-    putchar('\n');
-}
-
-static json_t *tensor_json(const verdict *v, const et_comparison *t)
-{
-    char place[192];
-    json_t *row = json_object();
-    json_object_set_new(row, "name", json_clean(t->name));
-    json_object_set_new(row, "pass", json_boolean(t->pass));
-    if (t->problem) {
-        json_object_set_new(row, "problem", json_string(t->problem));
-        return row;
-    }
-    describe_worst(place, sizeof place, v, t);
-    json_object_set_new(row, "elements", json_integer((json_int_t)t->count));
-    json_object_set_new(row, "exact_required", json_boolean(t->exact_required));
-    json_object_set_new(row, "different", json_integer((json_int_t)t->different));
-    json_object_set_new(row, "largest", json_number(t->largest));
-    json_object_set_new(row, "error", json_number(t->max_error));
-    json_object_set_new(row, "relative_error", json_number(relative_error(t)));
-    json_object_set_new(row, "worst_index", json_integer((json_int_t)t->worst));
-    json_object_set_new(row, "worst_at", json_string(place));
-    json_object_set_new(row, "stored", json_number(t->stored));
-    json_object_set_new(row, "recomputed", json_number(t->recomputed));
-    return row;
-}
-
-static void report_json(const verdict *v, const char *line)
-{
-    const char *producer = et_tensor_file_metadata(&v->file, "producer");
-    json_t *report = json_object(), *rows = json_array();
-    json_object_set_new(report, "file", json_clean(v->path));
-    json_object_set_new(report, "case", json_clean(v->step.c.name));
-    json_object_set_new(report, "producer", json_clean(producer ? producer : ""));
-    json_object_set_new(report, "verdict",
-                        json_string(v->count == 0 ? "inconclusive"
-                                    : v->failed   ? "fail"
-                                                  : "pass"));
-    json_object_set_new(report, "message", json_clean(line));
-    for (size_t i = 0; i < v->count; i++)
-        json_array_append_new(rows, tensor_json(v, &v->tensors[i]));
-    json_object_set_new(report, "tensors", rows);
-    json_print(report);
-}
-
-static int report(const verdict *v, const verify_options *o)
-{
-    char line[1024];
-    verdict_line(line, sizeof line, v);
-    if (o->format == 1) {
-        report_json(v, line);
-    } else if (o->quiet) {
-        print_clean(stdout, line);
-        putchar('\n');
-    } else {
-        report_text(v, line);
-    }
-    if (v->count == 0) return STATUS_INCONCLUSIVE;
-    if (v->failed == 0) return STATUS_PASS;
-    if (o->format == 1) fail("%s", line); /* in text the last line has said it */
-    return STATUS_MISMATCH;
-}
-
-/* ---- the command ---- */
 
 static bool check_words(const word_list *words)
 {
-    if (words->count == 1) return true;
+    if (words->count == 1 || words->count == 2) return true;
     if (words->count == 0)
-        fail("verify: no file given: etref verify GOLDEN");
+        fail("verify: no file given: etref verify GOLDEN [CANDIDATE]");
     else
-        fail(
-            "verify: two files given; judging a candidate against a golden is not in this version, "
-            "and bundles are verified one at a time");
+        fail("verify: %zu files given; one golden and at most one candidate belong here: etref "
+             "verify GOLDEN CANDIDATE",
+             words->count);
     return false;
+}
+
+/* What only a judgement understands. */
+static bool check_alone(const verify_options *o)
+{
+    const struct {
+        bool given;
+        const char *name;
+    } rows[] = {{o->profile != NULL, "--profile"}, {o->require.count > 0, "--require"},
+                {o->ties >= 0, "--ties"},          {o->alpha > 0, "--alpha"},
+                {o->aliases.count > 0, "--alias"}, {o->no_explain, "--no-explain"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (!rows[i].given) continue;
+        fail(
+            "verify: %s is about judging a candidate, and none is given: etref verify %s CANDIDATE "
+            "%s ...",
+            rows[i].name, o->golden, rows[i].name);
+        return false;
+    }
+    return true;
 }
 
 static bool read_options(verify_options *o, int argc, char **argv)
 {
     word_list words = {0};
-    const option table[] = {{"--engine", OPTION_CHOICE, &o->engine, "plain|blas"},
-                            {"--format", OPTION_CHOICE, &o->format, "text|json"},
+    const option table[] = {{"--profile", OPTION_WORD, &o->profile, NULL},
+                            {"--require", OPTION_LIST, &o->require, NULL},
+                            {"--ties", OPTION_CHOICE, &o->ties, "rule|any"},
+                            {"--alpha", OPTION_CHANCE, &o->alpha, NULL},
+                            {"--alias", OPTION_LIST, &o->aliases, NULL},
+                            {"--no-explain", OPTION_FLAG, &o->no_explain, NULL},
+                            {"--engine", OPTION_CHOICE, &o->engine, "plain|blas"},
+                            {"--format", OPTION_CHOICE, &o->format, "text|json|junit"},
                             {"--quiet", OPTION_FLAG, &o->quiet, NULL},
                             {"--threads", OPTION_THREADS, &o->threads, NULL},
                             {NULL, OPTION_FLAG, NULL, NULL}};
     bool fine = options_parse(table, argc, argv, &words) && check_words(&words);
-    if (fine) o->path = words.at[0];
+    if (fine) o->golden = words.at[0];
+    if (fine && words.count == 2) o->candidate = words.at[1];
     word_list_free(&words);
-    return fine;
+    return fine && (o->candidate || check_alone(o));
 }
 
 int cmd_verify(int argc, char **argv)
 {
-    verify_options o = {0};
-    et_error error = {0};
-    if (!read_options(&o, argc, argv)) return STATUS_BAD;
-    use_threads(o.threads);
-    verdict v = {.path = o.path};
-    et_status status = compute(&v, &o, &error);
-    int result = status == ET_OK ? report(&v, &o) : fail_status(status, &error);
-    verdict_free(&v);
+    verify_options o = {.engine = -1, .ties = -1, .argc = argc, .argv = argv};
+    int result = STATUS_BAD;
+    if (read_options(&o, argc, argv)) {
+        use_threads(o.threads);
+        result = o.candidate ? verify_candidate(&o) : verify_integrity(&o);
+    }
+    word_list_free(&o.require);
+    word_list_free(&o.aliases);
     return result;
 }

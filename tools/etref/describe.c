@@ -1,8 +1,18 @@
 /* describe.c: words for cases and elements. See describe.h. */
 #include "tools/etref/describe.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+void append(char *out, size_t room, const char *format, ...)
+{
+    size_t used = strlen(out);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(out + used, room - used, format, arguments);
+    va_end(arguments);
+}
 
 /* ---- cases ---- */
 
@@ -70,29 +80,20 @@ bool is_bundle(const et_tensor_file *file)
 
 /* ---- tensors ---- */
 
-const et_tensor_doc *tensor_doc_find(const char *name)
+bool is_noise(const char *name)
 {
-    const et_tensor_doc *doc;
-    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++)
-        if (strcmp(doc->name, name) == 0) return doc;
-    return NULL;
+    return strncmp(name, ET_NOISE_PREFIX, strlen(ET_NOISE_PREFIX)) == 0;
 }
 
-/* Appends to a text that has room for `room` bytes; what does not fit is dropped. */
-static void append(char *out, size_t room, const char *text)
+const et_tensor_doc *tensor_doc_find(const char *name)
 {
-    size_t used = strlen(out);
-    snprintf(out + used, room - used, "%s", text);
+    return et_tensor_doc_find(is_noise(name) ? name + strlen(ET_NOISE_PREFIX) : name);
 }
 
 static void append_sizes(char *out, size_t room, const size_t *values, size_t count)
 {
-    char number[32];
     snprintf(out, room, "[");
-    for (size_t i = 0; i < count; i++) {
-        snprintf(number, sizeof number, "%s%zu", i ? "," : "", values[i]);
-        append(out, room, number);
-    }
+    for (size_t i = 0; i < count; i++) append(out, room, "%s%zu", i ? "," : "", values[i]);
     append(out, room, "]");
 }
 
@@ -145,18 +146,16 @@ static size_t split_letters(const char *shape, char letters[ET_MAX_RANK][12])
 
 static void append_slot(char *out, size_t room, size_t slot, const et_assignment *a)
 {
-    char text[96];
     if (a == NULL || slot >= a->slots) return;
-    snprintf(text, sizeof text, " (token %d, expert %d)", (int)a->slot_token[slot],
-             (int)a->slot_expert[slot]);
-    append(out, room, text);
+    append(out, room, " (token %d, expert %d)", (int)a->slot_token[slot],
+           (int)a->slot_expert[slot]);
 }
 
 void describe_element(char *out, size_t room, const et_tensor_info *tensor, size_t index,
                       const et_assignment *a)
 {
     const et_tensor_doc *doc = tensor_doc_find(tensor->name);
-    char letters[ET_MAX_RANK][12], text[64];
+    char letters[ET_MAX_RANK][12];
     size_t at[ET_MAX_RANK], rank = doc ? split_letters(doc->shape, letters) : 0;
     if (rank != tensor->rank) { /* a dense layer's weights, or a tensor of no bundle */
         describe_place(out, room, tensor, index);
@@ -167,8 +166,7 @@ void describe_element(char *out, size_t room, const et_tensor_info *tensor, size
     for (size_t i = 0; i < rank; i++) {
         const char *word = dimension_word(letters[i]);
         if (word == NULL) continue;
-        snprintf(text, sizeof text, "%s%s %zu", out[0] ? ", " : "", word, at[i]);
-        append(out, room, text);
+        append(out, room, "%s%s %zu", out[0] ? ", " : "", word, at[i]);
         if (strcmp(word, "slot") == 0) append_slot(out, room, at[i], a);
     }
     if (out[0] == '\0') append(out, room, "the only element");

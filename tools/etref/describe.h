@@ -6,6 +6,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* Appends a formatted piece to a text that has room for `room` bytes; what does not fit is cut. */
+void append(char *out, size_t room, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
 /* "tc", "ec", "et", "dense": what a table shows of a case's rule. */
 const char *rule_name(const et_case *c);
 const char *gate_name(et_gate gate);
@@ -16,8 +19,9 @@ void describe_case(char *out, size_t room, const et_case *c);
 /* What the routing aims at: the load of one expert in the whole step; 0 for a dense layer. */
 double target_load(const et_case *c);
 
-/* The row of the table of tensors, or NULL. */
+/* The row of the table of tensors; of "noise.fwd.y", that of fwd.y; or NULL. */
 const et_tensor_doc *tensor_doc_find(const char *name);
+bool is_noise(const char *name);
 
 /* "[4,32,16]" */
 void describe_shape(char *out, size_t room, const et_tensor_info *tensor);

@@ -17,9 +17,10 @@
 
 const subcommand commands[] = {
     {"generate", "compute golden bundles from cases", cmd_generate, help_generate},
-    {"verify", "recompute a bundle and compare every stored value", cmd_verify, help_verify},
+    {"verify", "judge a kernel's output, or a bundle against its recomputation", cmd_verify,
+     help_verify},
     {"show", "look into a bundle: case, routing, tensors, values", cmd_show, help_show},
-    {"list", "name the built-in suites and cases, fields, tensors, layers", cmd_list, help_list},
+    {"list", "name the built-in suites, cases, fields, tensors, profiles", cmd_list, help_list},
     {"bench", "time the layer's phases on this machine", cmd_bench, help_bench},
     {NULL, NULL, NULL, NULL}};
 

@@ -7,6 +7,7 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/terminal.h"
 
+#include <errno.h>
 #include <omp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -86,12 +87,22 @@ static size_t edit_distance(const char *a, const char *b)
     return row[length];
 }
 
+/* The part of a name behind its dot is a name, too, but only where it is nearly right: "y" means
+ * "fwd.y", and "q" nothing. */
+static size_t tail_distance(const char *word, const char *name)
+{
+    const char *dot = strchr(name, '.');
+    size_t distance = dot ? edit_distance(word, dot + 1) : SIZE_MAX;
+    return dot && distance <= strlen(dot + 1) / 3 ? distance : SIZE_MAX;
+}
+
 const char *nearest_word(const char *word, const char *const *known)
 {
     const char *best = NULL;
     size_t least = strlen(word) / 3 + 2; /* a slip changes a letter or two, not half the word */
     for (; *known; known++) {
-        size_t distance = edit_distance(word, *known);
+        size_t whole = edit_distance(word, *known), tail = tail_distance(word, *known);
+        size_t distance = whole < tail ? whole : tail;
         if (distance < least) {
             least = distance;
             best = *known;
@@ -107,6 +118,25 @@ int fail_unknown(const char *what, const char *word, const char *const *known, c
     if (near) snprintf(hint, sizeof hint, "did you mean '%s'? ", near);
     return fail("unknown %s '%s': %ssee 'etref help%s%s'", what, word, hint, *owner ? " " : "",
                 owner);
+}
+
+/* ---- texts ---- */
+
+et_status read_text(const char *path, size_t limit, const char *what, char **text, size_t *length,
+                    et_error *error)
+{
+    bool standard = strcmp(path, "-") == 0;
+    FILE *file = standard ? stdin : fopen(path, "rb");
+    if (file == NULL) return et_fail(error, ET_EIO, "%s: %s", path, strerror(errno));
+    *text = allocate(limit + 2, 1);
+    *length = fread(*text, 1, limit + 1, file);
+    et_status status = ET_OK;
+    if (ferror(file))
+        status = et_fail(error, ET_EIO, "%s: %s", path, strerror(errno));
+    else if (*length > limit)
+        status = et_fail(error, ET_EINVAL, "%s: %s has at most %zu KiB", path, what, limit >> 10);
+    if (!standard) fclose(file);
+    return status;
 }
 
 /* ---- options ---- */
@@ -133,6 +163,14 @@ size_t parse_count(const char *text)
     return value;
 }
 
+/* A number above 0 and below 1, or 0 if `text` is not one. */
+static double parse_chance(const char *text)
+{
+    char *end;
+    double value = strtod(text, &end);
+    return end != text && *end == '\0' && value > 0 && value < 1 ? value : 0;
+}
+
 static bool option_store(const option *o, const char *word)
 {
     switch (o->kind) {
@@ -148,6 +186,11 @@ static bool option_store(const option *o, const char *word)
         *(size_t *)o->value = parse_count(word);
         if (*(size_t *)o->value >= 1 && *(size_t *)o->value <= MAX_THREADS) return true;
         fail("%s %s: a whole number from 1 to %d belongs here", o->name, word, MAX_THREADS);
+        return false;
+    case OPTION_CHANCE:
+        *(double *)o->value = parse_chance(word);
+        if (*(double *)o->value > 0) return true;
+        fail("%s %s: a number above 0 and below 1 belongs here", o->name, word);
         return false;
     case OPTION_CHOICE:
         *(int *)o->value = choice_find(o->choices, word);

@@ -26,6 +26,7 @@ typedef enum option_kind {
     OPTION_LIST,    /* word_list *: may be given several times */
     OPTION_COUNT,   /* size_t *: a whole number from 1 to 2^31 - 1 */
     OPTION_THREADS, /* size_t *: a whole number from 1 to MAX_THREADS */
+    OPTION_CHANCE,  /* double *: a number above 0 and below 1 */
     OPTION_CHOICE   /* int *: the place of the word in `choices` */
 } option_kind;
 
@@ -62,6 +63,13 @@ int fail_unknown(const char *what, const char *word, const char *const *known, c
 
 /* The nearest of `known` by edit distance, or NULL if none is near enough to be a slip. */
 const char *nearest_word(const char *word, const char *const *known);
+
+/* ---- texts ---- */
+
+/* The whole text of a file ("-": standard input), of at most `limit` bytes; what is longer is an
+ * error that calls it `what`. Allocated, with a NUL behind it; the caller frees it in any case. */
+et_status read_text(const char *path, size_t limit, const char *what, char **text, size_t *length,
+                    et_error *error);
 
 /* calloc that ends the tool with a message instead of returning NULL: a command has nothing better
  * to do, and its files are written by the library, whole or not at all. */

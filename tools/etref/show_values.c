@@ -136,7 +136,7 @@ static void print_heading(const et_tensor_info *tensor)
     describe_shape(shape, sizeof shape, tensor);
     print_clean(stdout, tensor->name);
     printf("  %s %s", et_dtype_name(tensor->dtype), shape);
-    if (doc) printf("  %s", doc->meaning);
+    if (doc) printf("  %s%s", is_noise(tensor->name) ? "expected deviation of " : "", doc->meaning);
     putchar('\n');
 }
 

@@ -1,7 +1,6 @@
 /* suites.c: finding cases. See suites.h. */
 #include "tools/etref/suites.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -130,29 +129,12 @@ et_status case_list_add_suite(case_list *list, const char *name, const word_list
                               error);
 }
 
-/* Reads a whole text of at most MAX_TEXT bytes. */
-static et_status read_text(const char *path, char **text, size_t *length, et_error *error)
-{
-    bool standard = strcmp(path, "-") == 0;
-    FILE *file = standard ? stdin : fopen(path, "rb");
-    if (file == NULL) return et_fail(error, ET_EIO, "%s: %s", path, strerror(errno));
-    *text = allocate(MAX_TEXT + 1, 1);
-    *length = fread(*text, 1, MAX_TEXT + 1, file);
-    et_status status = ET_OK;
-    if (ferror(file))
-        status = et_fail(error, ET_EIO, "%s: %s", path, strerror(errno));
-    else if (*length > MAX_TEXT)
-        status = et_fail(error, ET_EINVAL, "%s: a text of cases has at most 1 MiB", path);
-    if (!standard) fclose(file);
-    return status;
-}
-
 static et_status add_file(case_list *list, const char *path, const word_list *settings,
                           et_error *error)
 {
     char *text = NULL;
     size_t length = 0;
-    et_status status = read_text(path, &text, &length, error);
+    et_status status = read_text(path, MAX_TEXT, "a text of cases", &text, &length, error);
     if (status == ET_OK) status = case_list_add_text(list, text, length, path, settings, error);
     free(text);
     return status;

@@ -1,0 +1,187 @@
+/* admission.c: is the candidate what it says it is? Part 5 of the verdict (etref/verify.h), first half.
+ *
+ * Before anything is judged: every tensor has a name of this case, once, its type is float where the
+ * table says so and integer elsewhere, and its shape is the golden's. Rows of slots are the
+ * candidate's own business: their number follows from its own routing and is checked when that is
+ * known; without a routing it is judged like a value. A candidate may repeat in.*, as a copy of the
+ * golden with its own values would; then these must be the golden's, or it computed something else.
+ *
+ * candidate.c checks the same of a file, and says so with the file's name; here callers of the
+ * library are checked, who bring arrays.
+ *
+ * Left out: values, which are judged and not checked; NaN is a mismatch, not an error.
+ */
+#include "ref/oracle/tensors.h"
+#include "ref/verdict/judge.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- tensors as a writer describes them ---- */
+
+const et_tensor_out *et_tensor_named(const et_tensor_out *list, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(list[i].name, name) == 0) return &list[i];
+    return NULL;
+}
+
+bool et_tensor_is_real(const et_tensor_out *t)
+{
+    return t->source == ET_FROM_F64 || t->source == ET_FROM_F32;
+}
+
+size_t et_tensor_count(const et_tensor_out *t)
+{
+    size_t count = 1;
+    for (size_t i = 0; i < t->rank; i++) count *= t->shape[i];
+    return count;
+}
+
+bool et_same_shape(const et_tensor_out *a, const et_tensor_out *b)
+{
+    return a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
+}
+
+double et_tensor_element(const et_tensor_out *t, size_t i)
+{
+    switch (t->source) {
+    case ET_FROM_F64: return ((const double *)t->values)[i];
+    case ET_FROM_F32: return (double)((const float *)t->values)[i];
+    case ET_FROM_I32: return ((const int32_t *)t->values)[i];
+    case ET_FROM_U8: return ((const uint8_t *)t->values)[i];
+    }
+    return 0;
+}
+
+static et_status wrong_shape(const et_tensor_out *got, const et_tensor_out *must, const char *why,
+                             et_error *error)
+{
+    char is[200], should_be[200];
+    if (got->rank > ET_MAX_RANK)
+        return et_fail(error, ET_EINVAL, "candidate: %s has %zu dimensions, must have %zu",
+                       got->name, got->rank, must->rank);
+    et_shape_print(got->rank, got->shape, is, sizeof is);
+    et_shape_print(must->rank, must->shape, should_be, sizeof should_be);
+    return et_fail(error, ET_EINVAL, "candidate: %s has the shape %s, must be %s%s", got->name, is,
+                   should_be, why);
+}
+
+/* ---- one tensor ---- */
+
+static et_status check_type(const et_tensor_out *t, const et_tensor_doc *doc, et_error *error)
+{
+    bool real = strcmp(doc->type, "case") == 0 || doc->type[0] == 'F';
+    bool floats = et_dtype_significand(t->dtype) > 0;
+    if (t->source > ET_FROM_U8 || floats != et_tensor_is_real(t))
+        return et_fail(error, ET_EINVAL, "candidate: %s is %s, but its values in memory are not",
+                       t->name, et_dtype_name(t->dtype));
+    if (real != floats)
+        return et_fail(error, ET_EINVAL, "candidate: %s is %s, must be of %s type", t->name,
+                       et_dtype_name(t->dtype), real ? "a float" : "an integer");
+    return ET_OK;
+}
+
+static et_status check_shape(const et_step *golden, const et_tensor_out *t,
+                             const et_tensor_doc *doc, const et_tensor_out *own, et_error *error)
+{
+    if (t->rank > ET_MAX_RANK || !et_tensor_fits(golden, doc, t->rank, t->shape))
+        return wrong_shape(t, own, "", error);
+    if (t->values == NULL && et_tensor_count(t) > 0)
+        return et_fail(error, ET_EINVAL, "candidate: %s has no values", t->name);
+    return ET_OK;
+}
+
+static et_status check_input(const et_tensor_out *t, const et_tensor_out *own, et_error *error)
+{
+    if (strncmp(t->name, "in.", 3) != 0) return ET_OK;
+    for (size_t i = 0; i < et_tensor_count(t); i++) {
+        double got = et_tensor_element(t, i), want = et_tensor_element(own, i);
+        /* as the candidate's type holds it: in.ema is stored in 64 bits, and read in 32 by most */
+        if (!(got == want || got == et_round_to_dtype(want, t->dtype)))
+            return et_fail(error, ET_EINVAL,
+                           "candidate: %s[%zu] = %.9g is not the golden's %.9g; its values were "
+                           "computed from other inputs",
+                           t->name, i, got, want);
+    }
+    return ET_OK;
+}
+
+et_status et_admit(const et_judgement *j, et_error *error)
+{
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(j->golden, false, own);
+    for (size_t i = 0; i < j->count; i++) {
+        const et_tensor_out *t = &j->candidate[i];
+        if (t->name == NULL)
+            return et_fail(error, ET_EINVAL, "candidate: tensor %zu has no name", i);
+        const et_tensor_doc *doc = et_tensor_doc_find(t->name);
+        if (doc == NULL)
+            return et_fail(error, ET_EINVAL,
+                           "candidate: tensor '%s' is not one of a bundle; 'etref list tensors' "
+                           "shows them",
+                           t->name);
+        const et_tensor_out *golden = et_tensor_named(own, have, t->name);
+        if (golden == NULL)
+            return et_fail(error, ET_EINVAL, "candidate: case '%s' has no %s", j->golden->c.name,
+                           t->name);
+        if (et_tensor_named(j->candidate, i, t->name) != NULL)
+            return et_fail(error, ET_EINVAL, "candidate: %s is given twice", t->name);
+        et_status status;
+        if ((status = check_type(t, doc, error)) ||
+            (status = check_shape(j->golden, t, doc, golden, error)) ||
+            (status = check_input(t, golden, error)))
+            return status;
+    }
+    return ET_OK;
+}
+
+et_status et_admit_slots(const et_judgement *j, const et_assignment *assignment, et_error *error)
+{
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    et_step view = *j->golden; /* for its shapes */
+    view.assignment = *assignment;
+    size_t have = et_step_tensors(&view, false, own);
+    for (size_t i = 0; i < j->count; i++) {
+        const et_tensor_out *t = &j->candidate[i], *must = et_tensor_named(own, have, t->name);
+        if (et_tensor_doc_find(t->name)->shape[1] == 'S' && !et_same_shape(t, must))
+            return wrong_shape(t, must, ": a row for each slot of its own routing", error);
+    }
+    return ET_OK;
+}
+
+/* ---- what was required ---- */
+
+static bool fits(const char *pattern, const char *name)
+{
+    size_t length = strlen(pattern);
+    bool prefix = length > 0 && pattern[length - 1] == '*';
+    return prefix ? strncmp(name, pattern, length - 1) == 0 : strcmp(name, pattern) == 0;
+}
+
+bool et_is_required(const et_judgement *j, const char *name)
+{
+    for (size_t i = 0; i < j->options->require_count; i++)
+        if (fits(j->options->require[i], name)) return true;
+    return false;
+}
+
+et_status et_find_missing(const et_judgement *j, const char **missing, et_error *error)
+{
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(j->golden, false, own);
+    *missing = NULL;
+    for (size_t i = 0; i < j->options->require_count; i++) {
+        size_t found = 0;
+        for (size_t k = 0; k < have; k++) {
+            if (!fits(j->options->require[i], own[k].name)) continue;
+            found++;
+            if (*missing == NULL && et_tensor_named(j->candidate, j->count, own[k].name) == NULL)
+                *missing = et_tensor_doc_find(own[k].name)->name;
+        }
+        if (found == 0)
+            return et_fail(error, ET_EINVAL, "required: case '%s' has no %s", j->golden->c.name,
+                           j->options->require[i]);
+    }
+    return ET_OK;
+}

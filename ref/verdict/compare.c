@@ -1,0 +1,417 @@
+/* compare.c: a deviant against the candidate.
+ *
+ * The variances of the verdict belong to the reference. What a deviant changes errs, too, and by about as
+ * much in proportion as everything else in the tensor does. So with D = wrong - right, and the noise-to-
+ * signal ratio rho = sum V / sum right^2, of the row or of the tensor, whichever is larger,
+ *
+ *     V'_c = V_c + rho wrong_c^2 + 4 rho (D_c^2 + mean of D^2 over the row)      where D_c is not 0
+ *
+ * and never less than what rounding the new value does (the old one may have been exact), nor than what
+ * the fast engine itself errs. rho wrong^2 is rounding that grows with the value;
+ * the mean is what a row's elements share, however small they are themselves; 4 covers that rho is an
+ * average. So a kernel with this one fault and honest errors passes under its own hypothesis; and as the
+ * bars widen in proportion to the change, hardly any other does.
+ *
+ * On a pick the test is one of elements, with the verdict's limit, and of each tensor's slope and
+ * spread, with limits that only weed out: an element of which the deviant explains all but a tenth of
+ * the error does not count against it, nor do a few of which it explains something. What survives on all tokens is judged by et_judge_tensor; where that
+ * finds little to object to (in a small problem: anything), once more with the variances that et_step_noise has for the deviant's
+ * own values, which cost as much as all the rest.
+ */
+#include "ref/base/memory.h"
+#include "ref/base/rounding.h"
+#include "ref/verdict/calibration.h"
+#include "ref/verdict/inquiry.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- variances ---- */
+
+static double energy(size_t count, const et_real *values)
+{
+    double sum = 0;
+    for (size_t c = 0; c < count; c++) sum += (double)values[c] * (double)values[c];
+    return sum;
+}
+
+static double total(size_t count, const et_real *values)
+{
+    double sum = 0;
+    for (size_t c = 0; c < count; c++) sum += (double)values[c];
+    return sum;
+}
+
+static double noise_of(size_t count, const et_real *values, const et_real *V)
+{
+    double signal = energy(count, values);
+    return signal > 0 ? total(count, V) / signal : 0;
+}
+
+/* What the bars of a tensor's deviant rest on: how sums and values of its place are rounded, and its noise-to-
+ * signal ratio. */
+typedef struct bars {
+    rounding sum, place;
+    double noise;
+} bars;
+
+/* Of a value that comes from a few sums and is rounded to its place. */
+static double new_variance(const bars *b, double value)
+{
+    double sum = 4 * rounding_site(&b->sum, value, 0);
+    return sum + rounding_site(&b->place, value, sum);
+}
+
+static void deviant_variances(const bars *b, size_t columns, const et_real *right,
+                          const et_real *wrong, const et_real *V, et_real *to)
+{
+    double change = 0, rho = fmax(b->noise, noise_of(columns, right, V));
+    double engine = 0x1p-96 * energy(columns, wrong) / (double)columns; /* 2^-48 of the row's size */
+    for (size_t c = 0; c < columns; c++) {
+        double D = (double)wrong[c] - (double)right[c];
+        change += D * D;
+    }
+    for (size_t c = 0; c < columns; c++) {
+        double w = (double)wrong[c], D = w - (double)right[c];
+        double more = rho * (w * w + 4 * (D * D + change / (double)columns));
+        bool same = fabs(D) <= 0x1p-40 * fabs((double)right[c]);
+        if (!same) more = fmax(more, new_variance(b, w));
+        to[c] = (et_real)fmax((double)V[c] + (same ? 0 : more), engine);
+    }
+}
+
+/* ---- rows ---- */
+
+/* An exhibit laid out as a matrix, as the verdict does it. */
+static size_t columns_of(const et_exhibit *x)
+{
+    return x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
+}
+
+static bool is_real(const et_exhibit *x)
+{
+    return et_tensor_is_real(x->got);
+}
+
+/* Where a row's numbers stand. */
+typedef struct view {
+    const et_exhibit *x;
+    const et_real *right, *wrong, *V;
+    size_t columns;
+    bars b;
+    double scale;
+    et_real *room; /* [columns] */
+} view;
+
+typedef void visitor(const view *w, size_t row, et_fit *fit);
+
+static void add_element(double e, double u, double V, et_fit *fit)
+{
+    if (!(V > 0) || !(fabs(e) < INFINITY)) return;
+    fit->n++;
+    fit->eu += e * u / V;
+    fit->uu += u * u / V;
+    fit->q += e * e / V;
+}
+
+static void compare_row(const view *w, size_t row, et_fit *fit)
+{
+    size_t from = row * w->columns;
+    deviant_variances(&w->b, w->columns, w->right + from, w->wrong + from, w->V + from,
+                         w->room);
+    for (size_t c = 0; c < w->columns; c++) {
+        double got = et_tensor_element(w->x->got, from + c), u = (double)w->wrong[from + c];
+        double e = got - u, before = got - (double)w->right[from + c];
+        double V = w->scale * (double)w->room[c], bar = w->x->limit * w->x->limit * V;
+        if (e * e <= bar)
+            add_element(e, u, V, fit);
+        else if (!(100 * e * e <= before * before))
+            *(e * e <= before * before ? &fit->doubtful : &fit->failed) += 1;
+    }
+}
+
+/* The error against the reference, regressed on what the deviant changes. */
+static void regress_row(const view *w, size_t row, et_fit *fit)
+{
+    for (size_t j = row * w->columns; j < (row + 1) * w->columns; j++) {
+        double r = (double)w->right[j], e = et_tensor_element(w->x->got, j) - r;
+        double V = w->scale * (double)w->V[j] + 0x1p-96 * r * r;
+        add_element(e, (double)w->wrong[j] - r, V, fit);
+    }
+}
+
+/* Calls `visit` for the rows that the deviant has computed. */
+static void each_row(const et_deviant *v, const view *w, visitor *visit, et_fit *fit)
+{
+    const et_pick *p = v->pick;
+    const char *shape = w->x->shape;
+    size_t N = v->moe.N, n = v->moe.n, rows = w->columns > 0 ? et_tensor_count(w->x->got) / w->columns : 0;
+    bool moe = v->s.c.layer == ET_MOE, slots = shape[1] == 'S';
+    if (shape[1] == 'N' && shape[2] != '+') {
+        for (size_t t = 0; t < N; t++)
+            if (p->token[t]) visit(w, t, fit);
+    } else if (slots) {
+        for (size_t j = 0; j < p->first[n]; j++) visit(w, p->rows[j], fit);
+    } else if (moe && w->x->got->rank == 3) { /* [n,.,.] */
+        size_t each = rows / n;
+        for (size_t r = 0; r < rows; r++)
+            if (p->complete[r / each]) visit(w, r, fit);
+    } else if (strncmp(w->x->got->name, "bwd.", 4) != 0 || p->whole) {
+        for (size_t r = 0; r < rows; r++) visit(w, r, fit);
+    }
+}
+
+/* The deviant's tensors, and which of them is an exhibit and not the reference's own. */
+typedef struct own {
+    size_t count;
+    et_tensor_out list[ET_MAX_STEP_TENSORS];
+} own;
+
+static void list_own(const et_deviant *v, own *o)
+{
+    o->count = et_step_tensors(&v->s, false, o->list);
+}
+
+static const void *touched(const et_exhibit *x, const own *o)
+{
+    const et_tensor_out *t = et_tensor_named(o->list, o->count, x->got->name);
+    return t && t->values != x->right && et_same_shape(t, x->got) ? t->values : NULL;
+}
+
+/* ---- the mask ---- */
+
+static double largest(size_t count, const et_real *values)
+{
+    double most = 0;
+    for (size_t i = 0; i < count; i++) most = fmax(most, (double)values[i]);
+    return most;
+}
+
+/* The candidate's assignment may differ from the deviant's where the latter's own decision is open, and
+ * must be the nearer to it: at most half of what it differs by from the rule's. An exact tie is no open
+ * decision: there the deviant says who is taken. Scores that were rounded move by whole steps: one is
+ * allowed. */
+static bool mask_agrees(const et_inquiry *q, const et_deviant *v)
+{
+    const et_judgement *j = q->j;
+    const uint8_t *got = j->mask, *wrong = v->s.route.mask, *right = j->golden->route.mask;
+    const et_real *margin = v->s.route.margin, *V = j->variance->route.margin;
+    size_t places = v->moe.N * v->moe.n, differ = 0, before = 0;
+    double T = et_element_limit(j->alpha, j->tests, et_tail_is_coarse(j->options->profile, "fwd.logits"));
+    double most = largest(places, V);
+    for (size_t i = 0; i < places; i++) {
+        before += (got[i] != 0) != (right[i] != 0);
+        if ((got[i] != 0) == (wrong[i] != 0)) continue;
+        double reach = T * sqrt(j->scale * ((double)V[i] + most));
+        double moved = fabs((double)(v->plan.scores[i] - v->s.fwd.logits[i]));
+        if (moved > 0) reach += 0x1p-7 * fabs((double)v->plan.scores[i]);
+        bool tie = margin[i] == 0 && moved == 0;
+        if (tie || !(fabs((double)margin[i]) <= reach)) return false;
+        differ++;
+    }
+    return before == 0 ? differ == 0 : 2 * differ <= before;
+}
+
+/* ---- whole tensors ---- */
+
+static bool integers_agree(const et_exhibit *x, const void *wrong)
+{
+    et_tensor_out t = *x->got;
+    t.values = wrong;
+    t.source = x->got->source == ET_FROM_U8 ? ET_FROM_U8 : ET_FROM_I32;
+    for (size_t i = 0; i < et_tensor_count(x->got); i++)
+        if (et_tensor_element(x->got, i) != et_tensor_element(&t, i)) return false;
+    return true;
+}
+
+/* Margins err with both scores, or with score and threshold. */
+static double variance_scale(const et_inquiry *q, const et_exhibit *x)
+{
+    return q->j->scale * (strcmp(x->got->name, "route.margin") == 0 ? 2 : 1);
+}
+
+static bool fit_agrees(const et_inquiry *q, const et_fit *fit)
+{
+    const double sigmas = 10;
+    if (fit->failed > 0 || fit->doubtful > 1 + 0.02 * fit->n) return false;
+    if (fit->n < 8) return true;
+    double spread = sqrt(fit->q / fit->n), slope = fit->uu > 0 ? fit->eu / fit->uu : 0;
+    double b = 2 * et_systematic_slope(q->j->options->profile);
+    return spread <= 5 * et_systematic_spread + sigmas / sqrt(2 * fit->n) &&
+           fabs(slope) <= 1.5 * sigmas / sqrt(fit->uu > 0 ? fit->uu : 1) + b;
+}
+
+static bars bars_of(const et_inquiry *q, const et_exhibit *x)
+{
+    const et_profile *p = q->j->options->profile;
+    return (bars){rounding_at(p, ET_ACCUMULATOR), rounding_at(p, et_tensor_place(x->got->name)),
+                  noise_of(et_tensor_count(x->got), x->right, x->variance)};
+}
+
+static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view *w)
+{
+    const et_exhibit *x = &q->exhibits[exhibit];
+    *w = (view){.x = x, .right = x->right, .wrong = wrong, .V = x->variance};
+    if (x->variance == NULL) return false;
+    w->columns = columns_of(x);
+    w->b = bars_of(q, x);
+    w->scale = variance_scale(q, x);
+    w->room = q->room;
+    return true;
+}
+
+static bool exhibit_agrees(const et_inquiry *q, const et_deviant *v, size_t exhibit,
+                           const void *wrong)
+{
+    const et_exhibit *x = &q->exhibits[exhibit];
+    view w;
+    et_fit fit = {0};
+    if (!is_real(x)) return integers_agree(x, wrong);
+    if (!view_of(q, exhibit, wrong, &w)) return true;
+    each_row(v, &w, compare_row, &fit);
+    return fit_agrees(q, &fit);
+}
+
+/* What the mask implies is not compared where the candidate's own mask is known: it is its own. */
+static bool takes_part(const et_exhibit *x)
+{
+    return x->stage != ET_STAGES && x->stage != ET_AT_MASK && (x->failed || x->passed);
+}
+
+bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool *seen)
+{
+    own o;
+    if (v->dirty == v->compared) return true;
+    v->compared = v->dirty;
+    list_own(v, &o);
+    for (size_t i = 0; i < q->count; i++) {
+        const void *wrong;
+        if (seen[i] || !takes_part(&q->exhibits[i]) || !(wrong = touched(&q->exhibits[i], &o)))
+            continue;
+        seen[i] = true;
+        if (!exhibit_agrees(q, v, i, wrong)) return false;
+    }
+    if (v->rerouted || q->j->mask == NULL || v->s.route.mask == q->right->route.mask) return true;
+    return mask_agrees(q, v);
+}
+
+et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v)
+{
+    et_fit fit = {0};
+    own o;
+    list_own(v, &o);
+    for (size_t i = 0; i < q->count; i++) {
+        const void *wrong;
+        view w;
+        if (!takes_part(&q->exhibits[i]) || !is_real(&q->exhibits[i]) ||
+            !(wrong = touched(&q->exhibits[i], &o)) || !view_of(q, i, wrong, &w))
+            continue;
+        each_row(v, &w, regress_row, &fit);
+    }
+    return fit;
+}
+
+/* ---- the full judgement ---- */
+
+/* Variances for a whole tensor, in place of the verdict's; at least `least`, unless that is NULL. */
+static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const et_real *wrong,
+                                const et_real *least, et_real **out, et_error *error)
+{
+    size_t count = et_tensor_count(x->got), columns = columns_of(x);
+    const et_real *right = x->right;
+    bars b = bars_of(q, x);
+    void *room;
+    et_status status = et_allocate(&room, count, sizeof(et_real), "variances", error);
+    if (status != ET_OK) return status;
+    *out = room;
+    for (size_t from = 0; columns > 0 && from < count; from += columns)
+        deviant_variances(&b, columns, right + from, wrong + from, x->variance + from,
+                             *out + from);
+    for (size_t i = 0; least && i < count; i++)
+        if (least[i] > (*out)[i]) (*out)[i] = least[i];
+    return ET_OK;
+}
+
+/* The place in a step of an array, by its address. */
+static size_t place_in_step(const et_step *s, const void *values)
+{
+    const char *from = (const char *)s;
+    for (size_t at = 0; at + sizeof values <= sizeof *s; at += sizeof values)
+        if (memcmp(from + at, &values, sizeof values) == 0) return at;
+    return SIZE_MAX;
+}
+
+et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_real *V,
+                         const et_profile *profile, const et_step *reference,
+                         et_tensor_verdict *out, et_error *error)
+{
+    et_step variance = *q->j->variance;
+    et_verify_options options = *q->j->options;
+    et_judgement j = *q->j;
+    size_t at = place_in_step(&variance, x->variance);
+    options.profile = profile;
+    j.options = &options;
+    j.variance = &variance;
+    j.visit = NULL;
+    if (at == SIZE_MAX)
+        return et_fail(error, ET_EINVAL, "explanation: %s has no variance", x->got->name);
+    memcpy((char *)&variance + at, &V, sizeof V);
+    return et_judge_tensor(&j, (size_t)(x->got - j.candidate), reference, out, error);
+}
+
+/* The exhibit against the deviant, whose noise is given or NULL. */
+static et_status judge_exhibit(const et_inquiry *q, const et_deviant *v, const et_exhibit *x,
+                               const et_real *wrong, const et_step *noise, et_tensor_verdict *out,
+                               et_error *error)
+{
+    const et_real *least = NULL;
+    size_t at = place_in_step(q->j->variance, x->variance);
+    et_real *V = NULL;
+    if (noise && at != SIZE_MAX) memcpy(&least, (const char *)noise + at, sizeof least);
+    et_status status = make_variances(q, x, wrong, least, &V, error);
+    if (status == ET_OK)
+        status = et_judge_under(q, x, V, q->j->options->profile, &v->s, out, error);
+    free(V);
+    return status;
+}
+
+/* Judges what the deviant touches. *fails: it does not pass; *grossly: nor will it with better bars. */
+static et_status judge_all(const et_inquiry *q, const et_deviant *v, const et_step *noise,
+                           bool *fails, bool *grossly, et_error *error)
+{
+    et_status status = ET_OK;
+    own o;
+    *fails = *grossly = false;
+    list_own(v, &o);
+    for (size_t i = 0; status == ET_OK && (!*grossly || q->small) && i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        const void *wrong = takes_part(x) && x->variance ? touched(x, &o) : NULL;
+        et_tensor_verdict out = {0};
+        if (!wrong) continue;
+        status = judge_exhibit(q, v, x, wrong, noise, &out, error);
+        if (out.outcome != ET_MISMATCH) continue;
+        *fails = true;
+        *grossly |= 50 * out.failed > out.judged || out.whole.spread > 2 * out.whole.spread_limit;
+    }
+    return status;
+}
+
+et_status et_deviant_passes(const et_inquiry *q, const et_deviant *v, bool *passes,
+                            et_error *error)
+{
+    bool fails, grossly;
+    et_step noise, step = v->s;
+    et_status status = judge_all(q, v, NULL, &fails, &grossly, error);
+    if (status == ET_OK && fails && (!grossly || q->small)) {
+        step.engine = ET_BLAS;
+        step.max_bytes = 0;
+        status = et_step_noise(&noise, &step, q->j->options->profile, error);
+        if (status != ET_OK) return status;
+        status = judge_all(q, v, &noise, &fails, &grossly, error);
+        et_step_free(&noise);
+    }
+    *passes = !fails;
+    return status;
+}

@@ -1,0 +1,717 @@
+/* explain.c: what would explain a mismatch.
+ *
+ * A hypothesis explains the candidate if under it everything passes: each tensor that failed agrees with
+ * the deviant, and none that passed disagrees. Every row of the catalogue is tried, in each of its
+ * forms, everywhere or only where the candidate fails, and dropped as soon as it cannot be:
+ *
+ *     by reach     a tensor that failed and that the hypothesis cannot change rules it out
+ *     few tokens   the deviant of a handful of tokens, some failing and some not; it is computed stage by
+ *                  stage, and compared after each
+ *     some tokens  the same with all tokens of one expert, for the weight gradients
+ *     all tokens   what is left, by the full judgement; only so many in a large problem
+ *
+ * A mismatch of routing or state is explained apart from one of the arithmetic, which has been judged
+ * given the candidate's own routing; a hypothesis that accounts for both stands alone. Factors and
+ * roundings come last, if nothing else explains the arithmetic: they fit too much.
+ *
+ * What is reported: all that fit, the most specific first: fewer experts or tokens, then a later stage of
+ * the step. Where nothing fits the residual says what is wrong (residual.c).
+ *
+ * Left out: two faults at once, but for one in each part.
+ */
+#include "ref/base/memory.h"
+#include "ref/verdict/calibration.h"
+#include "ref/verdict/inquiry.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- exhibits ---- */
+
+static const et_tensor_verdict *verdict_on(const et_verdict *verdict, const char *name)
+{
+    for (size_t i = 0; i < verdict->tensor_count; i++)
+        if (strcmp(verdict->tensors[i].name, name) == 0) return &verdict->tensors[i];
+    return NULL;
+}
+
+static et_part part_of(et_stage stage)
+{
+    return stage <= ET_AT_STATE || stage == ET_AT_LAYOUT ? ET_PART_ROUTING : ET_PART_ARITHMETIC;
+}
+
+static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
+{
+    const et_judgement *j = q->j;
+    et_tensor_out own[ET_MAX_STEP_TENSORS], noise[ET_MAX_STEP_TENSORS];
+    const et_tensor_out *got = &j->candidate[index];
+    const et_tensor_out *right = et_tensor_named(own, et_step_tensors(q->right, false, own), got->name);
+    const et_tensor_out *V =
+        et_tensor_named(noise, et_step_tensors(j->variance, false, noise), got->name);
+    const et_tensor_doc *doc = et_tensor_doc_find(got->name);
+    et_exhibit x = {.got = got, .verdict = verdict_on(q->verdict, got->name), .stage = ET_STAGES};
+    x.shape = doc ? doc->shape : "[]";
+    if (!x.verdict || !right || !et_same_shape(right, got)) return x;
+    x.stage = et_stage_of(got->name);
+    x.part = part_of(x.stage);
+    x.failed = x.verdict->outcome == ET_MISMATCH;
+    x.passed = x.verdict->outcome == ET_PASS;
+    x.right = right->values;
+    if (V && et_tensor_is_real(right)) x.variance = V->values;
+    x.limit = x.verdict->limit_sigmas;
+    if (x.limit == 0)
+        x.limit = et_element_limit(j->alpha, j->tests, et_tail_is_coarse(j->options->profile, got->name));
+    return x;
+}
+
+static et_status take_exhibits(et_inquiry *q, et_error *error)
+{
+    size_t longest = 1;
+    et_status status = et_allocate((void **)&q->exhibits, q->j->count, sizeof *q->exhibits,
+                                   "exhibits", error);
+    for (size_t i = 0; status == ET_OK && i < q->j->count; i++) {
+        et_exhibit *x = &q->exhibits[q->count++];
+        *x = exhibit_of(q, i);
+        if (x->failed && x->stage != ET_STAGES) q->failed[x->part] = true;
+        if (x->stage >= ET_AT_DWEIGHT && x->stage < ET_AT_LAYOUT) q->shows_backward = true;
+        size_t columns = x->got->rank > 0 ? x->got->shape[x->got->rank - 1] : 1;
+        if (columns > longest) longest = columns;
+    }
+    if (status == ET_OK)
+        status = et_allocate((void **)&q->room, longest, sizeof *q->room, "a row", error);
+    return status;
+}
+
+/* ---- which tokens and experts fail ---- */
+
+static size_t experts_of(const et_inquiry *q)
+{
+    return q->right->c.layer == ET_MOE ? q->right->c.experts : 1;
+}
+
+static bool is_shared(const et_exhibit *x)
+{
+    return strstr(x->got->name, "shared") != NULL;
+}
+
+/* Marks what row `row`, element `column` of an exhibit stands for. */
+static void mark(et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
+{
+    size_t n = experts_of(q);
+    bool moe = q->right->c.layer == ET_MOE, by_slot = x->shape[1] == 'S';
+    const et_assignment *a = &q->right->assignment;
+    if (x->shape[1] == 'N') q->bad_token[row] = 1;
+    if (is_shared(x)) q->bad_expert[n] = 1;
+    if (strcmp(x->shape, "[N,n]") == 0) q->bad_expert[column] = 1;
+    if (by_slot && !moe) q->bad_token[row] = 1;
+    if (by_slot && moe) {
+        q->bad_token[a->slot_token[row]] = 1;
+        q->bad_expert[a->slot_expert[row]] = 1;
+    }
+    if (moe && x->shape[1] == 'n' && x->got->rank > 1)
+        q->bad_expert[x->got->rank == 3 ? row / x->got->shape[1] : row] = 1;
+}
+
+/* Elements past their bars; returns whether there are any. */
+static bool mark_elements(et_inquiry *q, const et_exhibit *x)
+{
+    size_t count = et_tensor_count(x->got);
+    size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
+    const et_real *right = x->right, *V = x->variance;
+    bool any = false;
+    for (size_t i = 0; i < count; i++) {
+        double e = et_tensor_element(x->got, i) - (double)right[i];
+        if (e * e <= x->limit * x->limit * q->j->scale * (double)V[i]) continue;
+        mark(q, x, i / columns, i % columns);
+        any = true;
+    }
+    return any;
+}
+
+/* No element is past its bar, but a group is: the one that the verdict names. */
+static void mark_group(et_inquiry *q, const et_exhibit *x)
+{
+    const et_group *g = &x->verdict->worst_group;
+    if (g->kind && strcmp(g->kind, "expert") == 0 && g->index < experts_of(q)) {
+        q->bad_expert[g->index] = 1;
+        return;
+    }
+    if (is_shared(x)) q->bad_expert[experts_of(q)] = 1;
+    if (g->kind && strcmp(g->kind, "row") == 0) mark(q, x, g->index, 0);
+}
+
+/* Where only rows of tokens fail: an expert is suspected if most of its tokens do. */
+static void suspect_experts(et_inquiry *q)
+{
+    const et_assignment *a = &q->right->assignment;
+    for (size_t i = 0; i < a->experts; i++) {
+        int32_t bad = 0;
+        for (int32_t j = a->expert_offsets[i]; j < a->expert_offsets[i + 1]; j++)
+            bad += q->bad_token[a->slot_token[j]];
+        q->bad_expert[i] = bad > 0 && 2 * bad >= a->load[i];
+    }
+}
+
+static size_t count_marks(const uint8_t *marks, size_t count)
+{
+    size_t marked = 0;
+    for (size_t i = 0; i < count; i++) marked += marks[i] != 0;
+    return marked;
+}
+
+static et_status find_suspects(et_inquiry *q, et_error *error)
+{
+    size_t N = q->right->c.tokens, n = experts_of(q);
+    et_status status = et_allocate((void **)&q->bad_token, N, 1, "failing tokens", error);
+    if (status == ET_OK)
+        status = et_allocate((void **)&q->bad_expert, n + 1, 1, "failing experts", error);
+    for (size_t i = 0; status == ET_OK && i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!x->failed || x->part != ET_PART_ARITHMETIC || !x->variance) continue;
+        if (!mark_elements(q, x)) mark_group(q, x);
+    }
+    if (status != ET_OK) return status;
+    if (count_marks(q->bad_expert, n + 1) == 0 && q->right->c.layer == ET_MOE) suspect_experts(q);
+    q->bad_tokens = count_marks(q->bad_token, N);
+    q->bad_experts = count_marks(q->bad_expert, n + 1);
+    return ET_OK;
+}
+
+/* Are the experts' products worth less than all the rest? */
+static bool is_small(const et_step *s)
+{
+    const et_case *c = &s->c;
+    double rows = (double)c->tokens + (c->layer == ET_MOE ? (double)s->assignment.slots : 0);
+    return rows * (double)c->d_model * (double)c->d_expert < 2e7;
+}
+
+et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
+                          et_error *error)
+{
+    *q = (et_inquiry){.verdict = verdict, .j = j, .right = j->reference};
+    q->routing_failed = verdict->routing.outcome == ET_MISMATCH;
+    q->small = is_small(q->right);
+    et_status status = take_exhibits(q, error);
+    if (status == ET_OK) status = find_suspects(q, error);
+    q->failed[ET_PART_ROUTING] |= q->routing_failed;
+    if (status != ET_OK) et_inquiry_close(q);
+    return status;
+}
+
+void et_inquiry_close(et_inquiry *q)
+{
+    free(q->exhibits);
+    free(q->bad_token);
+    free(q->bad_expert);
+    free(q->room);
+    *q = (et_inquiry){0};
+}
+
+/* ---- scopes ---- */
+
+enum { SCOPES = 5, NAMED = 8 };
+
+typedef struct scope {
+    et_scope at;
+    char text[96];
+    bool experts; /* it tells experts apart */
+} scope;
+
+typedef struct scopes {
+    size_t count;
+    scope list[SCOPES];
+    uint8_t *routed, *shared; /* [n+1] */
+} scopes;
+
+/* "experts 1, 4" */
+static void list_marks(char *text, size_t room, const char *one, const uint8_t *marks, size_t count)
+{
+    size_t marked = count_marks(marks, count), used = 0;
+    used += (size_t)snprintf(text, room, "%s%s", one, marked > 1 ? "s" : "");
+    const char *before = " ";
+    for (size_t i = 0; i < count && used < room; i++)
+        if (marks[i]) {
+            used += (size_t)snprintf(text + used, room - used, "%s%zu", before, i);
+            before = ", ";
+        }
+}
+
+static void add_scope(scopes *s, const uint8_t *experts, const uint8_t *tokens, const char *text)
+{
+    scope *new = &s->list[s->count++];
+    *new = (scope){.at = {experts, tokens}, .experts = experts != NULL};
+    snprintf(new->text, sizeof new->text, "%s", text);
+}
+
+/* Everywhere; only the routed or the shared expert, which in many kernels are two pieces of code; the
+ * experts, or the tokens, that fail, where they are few. */
+static et_status make_scopes(scopes *s, const et_inquiry *q, et_error *error)
+{
+    size_t n = experts_of(q), N = q->right->c.tokens;
+    char text[96];
+    bool has_shared = q->right->c.layer == ET_MOE && q->right->c.shared;
+    void *room;
+    *s = (scopes){0};
+    et_status status = et_allocate(&room, 2 * (n + 1), 1, "scopes", error);
+    if (status != ET_OK) return status;
+    s->routed = room;
+    s->shared = s->routed + n + 1;
+    memset(s->routed, 1, n);
+    s->shared[n] = 1;
+    add_scope(s, NULL, NULL, "everywhere");
+    if (has_shared) {
+        add_scope(s, s->routed, NULL, "routed experts");
+        add_scope(s, s->shared, NULL, "shared expert");
+    }
+    if (q->bad_experts > 0 && q->bad_experts <= NAMED && !q->bad_expert[n] && q->bad_experts < n) {
+        list_marks(text, sizeof text, "expert", q->bad_expert, n);
+        add_scope(s, q->bad_expert, NULL, text);
+    }
+    if (q->bad_tokens > 0 && q->bad_tokens <= NAMED && q->bad_tokens < N) {
+        list_marks(text, sizeof text, "token", q->bad_token, N);
+        add_scope(s, NULL, q->bad_token, text);
+    }
+    return ET_OK;
+}
+
+/* ---- looks: on how many tokens ---- */
+
+enum { FEW_BAD = 8, FEW_GOOD = 4, SOME_BAD = 16, SOME_GOOD = 8, MOST_OF_ONE = 512 };
+
+typedef struct looks {
+    size_t count;
+    et_subject on[2];
+} looks;
+
+/* Does every expert of token t stand in `experts`? NULL: yes. */
+static bool goes_only_to(const et_inquiry *q, size_t t, const uint8_t *experts)
+{
+    const et_assignment *a = &q->right->assignment;
+    if (experts == NULL || q->right->c.layer != ET_MOE) return true;
+    for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++)
+        if (!experts[a->slot_expert[a->token_slots[j]]]) return false;
+    return true;
+}
+
+/* Adds up to `most` tokens that are bad, or are not, spread over all of them. */
+static void pick_tokens(const et_inquiry *q, bool bad, size_t most, const uint8_t *experts,
+                        uint8_t *tokens)
+{
+    size_t N = q->right->c.tokens, have = 0, taken = 0;
+    for (size_t t = 0; t < N; t++)
+        have += (q->bad_token[t] != 0) == bad && goes_only_to(q, t, experts);
+    for (size_t t = 0, at = 0; t < N && have > 0; t++) {
+        if ((q->bad_token[t] != 0) != bad || !goes_only_to(q, t, experts)) continue;
+        if (at++ * most / have < taken) continue;
+        tokens[t] = 1;
+        taken++;
+    }
+}
+
+/* The expert whose tokens are all looked at: with the fewest tokens among the bad ones, or of all. */
+static size_t smallest_expert(const et_inquiry *q)
+{
+    const et_assignment *a = &q->right->assignment;
+    size_t best = a->experts;
+    for (int only_bad = 1; only_bad >= 0 && best == a->experts; only_bad--)
+        for (size_t i = 0; i < a->experts; i++)
+            if (a->load[i] > 0 && a->load[i] <= MOST_OF_ONE && (q->bad_expert[i] || !only_bad) &&
+                (best == a->experts || a->load[i] < a->load[best]))
+                best = i;
+    return best;
+}
+
+static void add_expert(const et_inquiry *q, size_t i, uint8_t *tokens)
+{
+    const et_assignment *a = &q->right->assignment;
+    if (i >= a->experts) return;
+    for (int32_t j = a->expert_offsets[i]; j < a->expert_offsets[i + 1]; j++)
+        tokens[a->slot_token[j]] = 1;
+}
+
+/* The experts of the first bad token (or of the first token), so that a look takes few weights. */
+static void first_experts(const et_inquiry *q, uint8_t *experts)
+{
+    const et_assignment *a = &q->right->assignment;
+    size_t N = q->right->c.tokens, t = 0;
+    if (q->right->c.layer != ET_MOE) return;
+    while (t < N && !(q->bad_token[t] && a->fanout[t] > 0)) t++;
+    for (size_t i = 0; t == N && i < a->experts; i++)
+        if (q->bad_expert[i] && a->load[i] > 0) t = (size_t)a->slot_token[a->expert_offsets[i]];
+    if (t == N) t = 0;
+    for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++)
+        experts[a->slot_expert[a->token_slots[j]]] = 1;
+}
+
+static et_status make_looks(looks *l, const et_inquiry *q, et_error *error)
+{
+    const et_judgement *j = q->j;
+    size_t N = q->right->c.tokens, n = experts_of(q);
+    void *room;
+    *l = (looks){0};
+    if (q->small) {
+        l->count = 1;
+        return et_subject_open(&l->on[0], q->right, j->candidate, j->count, NULL, error);
+    }
+    et_status status = et_allocate(&room, N + n, 1, "picked tokens", error);
+    if (status != ET_OK) return status;
+    uint8_t *tokens = room, *experts = tokens + N;
+    first_experts(q, experts);
+    pick_tokens(q, true, FEW_BAD, experts, tokens);
+    pick_tokens(q, false, FEW_GOOD, experts, tokens);
+    status = et_subject_open(&l->on[0], q->right, j->candidate, j->count, tokens, error);
+    if (status == ET_OK) l->count = 1;
+    pick_tokens(q, true, SOME_BAD, NULL, tokens);
+    pick_tokens(q, false, SOME_GOOD, NULL, tokens);
+    if (q->right->c.layer == ET_MOE) add_expert(q, smallest_expert(q), tokens);
+    if (status == ET_OK)
+        status = et_subject_open(&l->on[1], q->right, j->candidate, j->count, tokens, error);
+    if (status == ET_OK) l->count = 2;
+    free(room);
+    return status;
+}
+
+static void close_looks(looks *l)
+{
+    for (size_t i = 0; i < l->count; i++) et_subject_close(&l->on[i]);
+}
+
+/* ---- one trial ---- */
+
+typedef struct attempt {
+    const et_hypothesis *what;
+    size_t variant;
+    bool forward_only;
+    const scope *scope;
+    double factor, deviation; /* ET_BY_FACTOR: the factor, and its standard deviation */
+    bool covers[ET_PARTS];
+    size_t order; /* in which it was tried */
+} attempt;
+
+static void open_deviant(et_deviant *v, et_subject *on, const et_inquiry *q, const attempt *t)
+{
+    et_deviant_open(v, on, t->what, t->variant, t->scope->at, q->j->mask == NULL);
+    v->forward_only = t->forward_only;
+    v->factor = t->factor;
+}
+
+/* Can the hypothesis change this exhibit at all? */
+static bool reaches(const et_inquiry *q, const attempt *t, const et_exhibit *x)
+{
+    bool layout = et_hypothesis_starts(t->what, t->variant) == ET_AT_LAYOUT;
+    if (layout) return x->stage == ET_AT_LAYOUT || x->shape[1] == 'S';
+    if (q->j->mask == NULL && x->part == ET_PART_ARITHMETIC && x->stage > ET_AT_GATES &&
+        et_hypothesis_reaches(t->what, t->variant, false, ET_AT_MASK))
+        return true;
+    return et_hypothesis_reaches(t->what, t->variant, t->forward_only, x->stage);
+}
+
+/* Is every failure of a part within reach, for each part of which one is? Fills in t->covers. */
+static bool is_promising(const et_inquiry *q, attempt *t)
+{
+    bool missed[ET_PARTS] = {false}, routes = et_hypothesis_reaches(t->what, t->variant, false, ET_AT_MASK);
+    bool layout = et_hypothesis_starts(t->what, t->variant) == ET_AT_LAYOUT;
+    t->covers[0] = t->covers[1] = false;
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!x->failed || x->stage == ET_STAGES) continue;
+        if (reaches(q, t, x))
+            t->covers[x->part] = true;
+        else
+            missed[x->part] = true;
+    }
+    if (q->routing_failed && (routes || layout)) t->covers[ET_PART_ROUTING] = true;
+    if (q->routing_failed && !routes && !(layout && q->j->mask == NULL)) missed[ET_PART_ROUTING] = true;
+    for (int p = 0; p < ET_PARTS; p++)
+        if (t->covers[p] && missed[p]) return false;
+    return t->covers[0] || t->covers[1];
+}
+
+/* Has everything that failed been looked at? Asked when all tokens were. */
+static bool is_complete(const et_inquiry *q, const attempt *t, const bool *seen)
+{
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        bool implied = x->stage == ET_AT_MASK && q->j->mask != NULL;
+        if (x->failed && x->stage != ET_STAGES && t->covers[x->part] && !seen[i] && !implied)
+            return false;
+    }
+    return true;
+}
+
+/* Computes the deviant stage by stage until the candidate contradicts it. `judge`: by the full
+ * judgement, too. */
+static et_status look(et_subject *on, const et_inquiry *q, const attempt *t, bool judge,
+                      bool *agrees, et_error *error)
+{
+    et_deviant v;
+    bool seen[ET_MAX_STEP_TENSORS] = {false};
+    et_status status = ET_OK;
+    *agrees = true;
+    open_deviant(&v, on, q, t);
+    for (int stage = 0; status == ET_OK && *agrees && stage < ET_STAGES; stage++) {
+        if (stage == ET_AT_DWEIGHT && !q->shows_backward) stage = ET_AT_LAYOUT;
+        status = et_deviant_stage(&v, (et_stage)stage, error);
+        if (status == ET_OK) *agrees = et_deviant_agrees(q, &v, seen);
+    }
+    if (status == ET_OK && *agrees && on->pick.whole) *agrees = is_complete(q, t, seen);
+    if (status == ET_OK && *agrees && judge) status = et_deviant_passes(q, &v, agrees, error);
+    et_deviant_close(&v);
+    return status;
+}
+
+/* ---- a factor ---- */
+
+/* Fits the factor on what is looked at: runs the deviant with a factor near 1, which changes everything
+ * in proportion, and asks how much of that change the candidate shows. False if none for certain. */
+static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, bool *found,
+                            et_error *error)
+{
+    const double step = 0x1p-6, certain = 6;
+    et_deviant v;
+    et_status status = ET_OK;
+    attempt trial = *t;
+    trial.factor = 1 + step;
+    open_deviant(&v, on, q, &trial);
+    for (int stage = 0; status == ET_OK && stage < ET_AT_LAYOUT; stage++)
+        status = et_deviant_stage(&v, (et_stage)stage, error);
+    et_fit fit = {0};
+    if (status == ET_OK) fit = et_fit_factor(q, &v);
+    et_deviant_close(&v);
+    *found = fit.uu > 0;
+    if (!*found) return status;
+    double part = fit.eu / fit.uu;
+    t->factor = 1 + step * part;
+    t->deviation = step / sqrt(fit.uu);
+    *found = fabs(part) * sqrt(fit.uu) > certain && t->factor > 0.4 && t->factor < 2.5;
+    return status;
+}
+
+/* ---- all attempts ---- */
+
+enum { SURVIVORS = 64 };
+
+typedef struct search {
+    et_inquiry *q;
+    scopes scopes;
+    looks looks;
+    size_t count, tried;
+    attempt survivors[SURVIVORS];
+} search;
+
+/* Can a hook be confined to some experts, or to some tokens? */
+static bool is_confinable(const et_hook *h, bool to_experts)
+{
+    if (h->whole) return false;
+    return to_experts ? !h->token : !h->factors && !h->weights;
+}
+
+static bool can_be_confined(const et_hypothesis *what, size_t variant, const scope *s)
+{
+    if (s->at.experts == NULL && s->at.tokens == NULL) return true;
+    for (size_t i = 0; i < ET_MAX_HOOKS; i++) {
+        const et_hook *h = &what->hooks[i];
+        bool applies = h->variants == 0 || (h->variants >> variant & 1);
+        if (applies && !is_confinable(h, s->experts)) return false;
+    }
+    return true;
+}
+
+static et_status attempt_one(search *s, attempt t, bool *survives, et_error *error)
+{
+    et_status status = ET_OK;
+    bool whole_alone = et_hypothesis_starts(t.what, t.variant) == ET_AT_LAYOUT;
+    size_t last = s->looks.count - 1;
+    *survives = is_promising(s->q, &t);
+    if (*survives && t.what->nature == ET_BY_FACTOR)
+        status = fit_factor(&s->looks.on[last], s->q, &t, survives, error);
+    for (size_t i = 0; status == ET_OK && *survives && i <= last; i++)
+        if (!whole_alone || s->looks.on[i].pick.whole)
+            status = look(&s->looks.on[i], s->q, &t, false, survives, error);
+    t.order = s->tried++;
+    if (status == ET_OK && *survives && s->count < SURVIVORS) s->survivors[s->count++] = t;
+    return status;
+}
+
+/* One form of a hypothesis: everywhere, or else where the candidate fails; its backward pass by the
+ * deviant's values, and by the right ones. */
+static et_status attempt_form(search *s, const et_hypothesis *what, size_t variant, et_error *error)
+{
+    et_status status = ET_OK;
+    et_stage start = et_hypothesis_starts(what, variant);
+    bool two_ways = start >= ET_AT_GATES && start < ET_AT_Y && s->q->shows_backward;
+    bool survives = false;
+    for (size_t i = 0; status == ET_OK && !survives && i < s->scopes.count; i++) {
+        if (!can_be_confined(what, variant, &s->scopes.list[i])) continue;
+        for (int forward_only = 0; status == ET_OK && forward_only <= two_ways; forward_only++) {
+            bool one;
+            attempt t = {.what = what,
+                         .variant = variant,
+                         .forward_only = forward_only,
+                         .scope = &s->scopes.list[i],
+                         .factor = 1};
+            status = attempt_one(s, t, &one, error);
+            survives |= one;
+        }
+    }
+    return status;
+}
+
+static et_status attempt_all(search *s, et_nature nature, et_error *error)
+{
+    const et_hypothesis *what;
+    et_status status = ET_OK;
+    for (size_t i = 0; status == ET_OK && (what = et_hypothesis_row(i)) != NULL; i++) {
+        if (what->nature != nature || (what->applies && !what->applies(s->q->right))) continue;
+        for (size_t v = 0; status == ET_OK && et_hypothesis_has(what, v); v++)
+            status = attempt_form(s, what, v, error);
+    }
+    return status;
+}
+
+/* ---- what is reported ---- */
+
+/* Tokens before experts before everywhere; then a later stage; then the order of the table. */
+static int by_specificity(const void *left, const void *right)
+{
+    const attempt *a = left, *b = right;
+    int narrow_a = a->scope->at.tokens ? 0 : a->scope->at.experts ? 1 : 2;
+    int narrow_b = b->scope->at.tokens ? 0 : b->scope->at.experts ? 1 : 2;
+    int start_a = (int)et_hypothesis_starts(a->what, a->variant);
+    int start_b = (int)et_hypothesis_starts(b->what, b->variant);
+    if (narrow_a != narrow_b) return narrow_a - narrow_b;
+    if (start_a != start_b) return start_b - start_a;
+    return (a->order > b->order) - (a->order < b->order);
+}
+
+void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where, const char *how)
+{
+    et_verdict *v = q->verdict;
+    for (size_t i = 0; i < v->explanation_count; i++) {
+        et_explanation *e = &v->explanations[i];
+        size_t used = strlen(e->scope);
+        if (e->name != what->doc.name) continue;
+        if (used + strlen(how) + 8 < sizeof e->scope && how[0])
+            snprintf(e->scope + used, sizeof e->scope - used, "; or %s", how);
+        return;
+    }
+    if (v->explanation_count == ET_MAX_EXPLANATIONS) return;
+    et_explanation *e = &v->explanations[v->explanation_count++];
+    *e = (et_explanation){.name = what->doc.name, .sentence = what->doc.sentence};
+    snprintf(e->scope, sizeof e->scope, "%s%s%s", where, how[0] ? ": " : "", how);
+}
+
+static void note(search *s, const attempt *t)
+{
+    char how[96];
+    const char *form = t->what->variants[t->variant];
+    const char *only = t->forward_only ? "the backward pass goes by right values" : "";
+    if (t->what->nature == ET_BY_FACTOR)
+        snprintf(how, sizeof how, "%s times %.7g +- %.1g", form, t->factor, t->deviation);
+    else
+        snprintf(how, sizeof how, "%s%s%s", form, form[0] && only[0] ? ", " : "", only);
+    et_inquiry_note(s->q, t->what, t->scope->text, how);
+}
+
+/* How many full judgements may be made: 2 in a large problem, more in a smaller one. */
+static size_t budget(const et_inquiry *q)
+{
+    const et_case *c = &q->right->c;
+    double slots = c->layer == ET_MOE ? (double)q->right->assignment.slots : 0;
+    double work = (slots + (double)c->tokens) * (double)c->d_model * (double)c->d_expert;
+    return work > 4e9 ? 3 : work > 1e9 ? 6 : SURVIVORS;
+}
+
+/* The survivors on all tokens, by the full judgement. `confirmed` [SURVIVORS] out. */
+static et_status confirm(search *s, bool *confirmed, et_error *error)
+{
+    const et_judgement *j = s->q->j;
+    et_subject on;
+    et_status status = ET_OK;
+    size_t most = budget(s->q);
+    memset(confirmed, 0, SURVIVORS * sizeof *confirmed);
+    if (s->count == 0) return ET_OK;
+    qsort(s->survivors, s->count, sizeof *s->survivors, by_specificity);
+    status = et_subject_open(&on, s->q->right, j->candidate, j->count, NULL, error);
+    if (status != ET_OK) return status;
+    for (size_t i = 0; status == ET_OK && i < s->count && i < most; i++) {
+        attempt *t = &s->survivors[i];
+        bool fits = true;
+        if (t->what->nature == ET_BY_FACTOR) status = fit_factor(&on, s->q, t, &fits, error);
+        if (status == ET_OK && fits) status = look(&on, s->q, t, true, &confirmed[i], error);
+    }
+    et_subject_close(&on);
+    return status;
+}
+
+static bool covers_all(const et_inquiry *q, const attempt *t)
+{
+    return (!q->failed[0] || t->covers[0]) && (!q->failed[1] || t->covers[1]);
+}
+
+/* Those that account for everything, if there are any; else those of each part. */
+static void report(search *s, const bool *confirmed, bool explained[ET_PARTS])
+{
+    bool whole = false;
+    for (size_t i = 0; i < s->count; i++)
+        whole |= confirmed[i] && covers_all(s->q, &s->survivors[i]);
+    for (size_t i = 0; i < s->count; i++) {
+        const attempt *t = &s->survivors[i];
+        if (!confirmed[i] || (whole && !covers_all(s->q, t))) continue;
+        for (int p = 0; p < ET_PARTS; p++) explained[p] |= t->covers[p];
+        note(s, t);
+    }
+}
+
+static et_status attempt_nature(search *s, et_nature nature, bool explained[ET_PARTS],
+                                et_error *error)
+{
+    bool confirmed[SURVIVORS];
+    s->count = 0;
+    et_status status = attempt_all(s, nature, error);
+    if (status == ET_OK) status = confirm(s, confirmed, error);
+    if (status == ET_OK) report(s, confirmed, explained);
+    return status;
+}
+
+static bool is_explained(const et_inquiry *q, const bool explained[ET_PARTS])
+{
+    return (!q->failed[0] || explained[0]) && (!q->failed[1] || explained[1]);
+}
+
+static et_status run_search(search *s, et_error *error)
+{
+    et_inquiry *q = s->q;
+    bool explained[ET_PARTS] = {false};
+    size_t before;
+    et_status status = attempt_nature(s, ET_BY_VALUE, explained, error);
+    bool arithmetic = q->failed[ET_PART_ARITHMETIC] && !explained[ET_PART_ARITHMETIC];
+    before = q->verdict->explanation_count;
+    if (status == ET_OK && arithmetic) status = et_explain_precision(q, error);
+    if (q->verdict->explanation_count > before) explained[ET_PART_ARITHMETIC] = true;
+    if (status == ET_OK && arithmetic) status = attempt_nature(s, ET_BY_FACTOR, explained, error);
+    if (status == ET_OK && !is_explained(q, explained)) status = et_describe_residual(q, error);
+    return status;
+}
+
+et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error)
+{
+    et_inquiry q;
+    search s = {.q = &q};
+    et_status status = et_inquiry_open(&q, verdict, j, error);
+    if (status != ET_OK) return status;
+    if (!q.failed[0] && !q.failed[1]) {
+        status = et_describe_residual(&q, error);
+        et_inquiry_close(&q);
+        return status;
+    }
+    status = make_scopes(&s.scopes, &q, error);
+    if (status == ET_OK) status = make_looks(&s.looks, &q, error);
+    if (status == ET_OK) status = run_search(&s, error);
+    close_looks(&s.looks);
+    free(s.scopes.routed);
+    et_inquiry_close(&q);
+    return status;
+}

@@ -1,0 +1,92 @@
+/* inquiry.h: what the parts of an explanation tell each other. Internal.
+ *
+ *     explain.c      which hypotheses are tried, on how much, in what order; what is reported
+ *     compare.c      a deviant against the candidate; the variances under which it is compared
+ *     precision.c    hypotheses about rounding, which change no reference value
+ *     residual.c     what is wrong, and where, if nothing explains it
+ *     deviant.c, hypotheses.c    the step with one thing done wrong, and the catalogue
+ */
+#ifndef ET_INQUIRY_H
+#define ET_INQUIRY_H
+
+#include "ref/verdict/deviant.h"
+#include "ref/verdict/judge.h"
+
+/* Mismatches of selection, state and layout are explained apart from those of the arithmetic, which has
+ * been judged given the candidate's own routing. */
+typedef enum et_part { ET_PART_ROUTING, ET_PART_ARITHMETIC, ET_PARTS } et_part;
+
+/* One tensor of the candidate. */
+typedef struct et_exhibit {
+    const et_tensor_out *got;
+    const et_tensor_verdict *verdict;
+    const char *shape;                   /* in letters, as in the table of tensors */
+    et_stage stage;                      /* ET_STAGES: it takes no part (metric.*, logits) */
+    et_part part;
+    bool failed, passed;                 /* or neither: inconclusive */
+    const void *right;                   /* the reference's values */
+    const et_real *variance;             /* NULL for integers and masks */
+    double limit;                        /* of an element, in deviations */
+} et_exhibit;
+
+typedef struct et_inquiry {
+    et_verdict *verdict;
+    const et_judgement *j;
+    const et_step *right;
+    size_t count;
+    et_exhibit *exhibits; /* [count] */
+    bool routing_failed;  /* the assignment itself is a mismatch */
+    bool failed[ET_PARTS], shows_backward;
+    bool small; /* a step costs next to nothing */
+    uint8_t *bad_token;  /* [N] some element of one of its rows fails */
+    uint8_t *bad_expert; /* [n+1] some of its rows, or weights, do */
+    size_t bad_tokens, bad_experts;
+    et_real *room;  /* for the longest row of an exhibit */
+} et_inquiry;
+
+et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
+                          et_error *error);
+void et_inquiry_close(et_inquiry *q);
+
+/* ---- compare.c ---- */
+
+/* Slope and spread of some elements, and how many fail. */
+typedef struct et_fit {
+    double n, eu, uu, q; /* as et_sums */
+    double failed, doubtful; /* elements past their bars; of them, those that have come nearer */
+} et_fit;
+
+/* Does the candidate agree with the deviant in what has been computed anew since the last call? Compares
+ * every exhibit that differs from the reference and that `seen` [count] does not name yet. */
+bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool *seen);
+
+/* Sums for fitting the factor of a deviant that was computed with v->factor = 1 + step: the error is
+ * regressed on the change per unit of the factor. */
+et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v);
+
+/* An exhibit judged with V in place of its variances, under a profile, against `reference`. */
+et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_real *V,
+                         const et_profile *profile, const et_step *reference,
+                         et_tensor_verdict *out, et_error *error);
+
+/* The full judgement of the exhibits that the deviant touches; it has been computed on all tokens. */
+et_status et_deviant_passes(const et_inquiry *q, const et_deviant *v, bool *passes,
+                            et_error *error);
+
+/* ---- explain.c ---- */
+
+/* Notes an explanation: the hypothesis, where it applies, and how. To be called in order, the most
+ * specific first; another form of one noted before is added to its scope. */
+void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where, const char *how);
+
+/* ---- precision.c ---- */
+
+/* Tries the hypotheses about rounding on the arithmetic part. */
+et_status et_explain_precision(et_inquiry *q, et_error *error);
+
+/* ---- residual.c ---- */
+
+/* Writes verdict->residual. */
+et_status et_describe_residual(et_inquiry *q, et_error *error);
+
+#endif

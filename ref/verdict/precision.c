@@ -1,0 +1,208 @@
+/* precision.c: hypotheses about rounding. They change no value of the reference, only what may be made of
+ * it, so they are tried on the verdict's own figures, and only where all errors are small.
+ *
+ *     a format       every failing tensor holds numbers of a coarser format alone, and passes with the
+ *                    variance of that rounding added
+ *     a profile      everything passes under the variances of another profile, and the failing tensors do
+ *                    not stay far below them: a looser bar always fits, so a spread is asked for
+ *     truncation     errors towards zero: a slope of about -0.36 2^(1-p) for every truncation on the way, and
+ *                    beside it a spread of at most a few times what rounding makes
+ *
+ * Sums in 8 bits are a special case. Their errors depend on the order of summation (blocked sums err far
+ * less than the model's sequential one) and lose small addends, which makes a slope. So only single
+ * elements and the spread are asked for there, and a size of the errors that 8 bits would make.
+ */
+#include "ref/base/memory.h"
+#include "ref/oracle/decide.h"
+#include "ref/verdict/calibration.h"
+#include "ref/verdict/inquiry.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the failures' sizes ---- */
+
+/* A failing tensor of reals. */
+static bool counts(const et_exhibit *x)
+{
+    return x->failed && x->part == ET_PART_ARITHMETIC && x->stage != ET_STAGES && x->variance;
+}
+
+static double relative_error(const et_exhibit *x)
+{
+    size_t count = et_tensor_count(x->got);
+    const et_real *right = x->right;
+    double error = 0, size = 0;
+    for (size_t i = 0; i < count; i++) {
+        double u = (double)right[i], e = et_tensor_element(x->got, i) - u;
+        error += e * e;
+        size += u * u;
+    }
+    return size > 0 ? sqrt(error / size) : INFINITY;
+}
+
+/* Rounding errs by a few parts in a hundred at most, after all that can happen to it. */
+static bool is_small(const et_inquiry *q)
+{
+    bool any = false;
+    for (size_t i = 0; i < q->count; i++) {
+        if (!counts(&q->exhibits[i])) continue;
+        if (!(relative_error(&q->exhibits[i]) < 0.1)) return false;
+        any = true;
+    }
+    return any;
+}
+
+/* ---- a coarser format ---- */
+
+static bool is_of_format(const et_exhibit *x, et_dtype format)
+{
+    size_t count = et_tensor_count(x->got);
+    for (size_t i = 0; i < count; i++) {
+        double value = et_tensor_element(x->got, i);
+        if (!(et_round_to_dtype(value, format) == value)) return false;
+    }
+    return count > 0;
+}
+
+static et_status fits_format(const et_inquiry *q, const et_exhibit *x, int bits, bool *fits,
+                             et_error *error)
+{
+    size_t count = et_tensor_count(x->got);
+    et_profile p = *q->j->options->profile;
+    const et_real *right = x->right;
+    et_tensor_verdict out;
+    void *room;
+    et_status status = et_allocate(&room, count, sizeof(et_real), "variances", error);
+    if (status != ET_OK) return status;
+    et_real *V = room;
+    p.bits[et_tensor_place(x->got->name)] = bits;
+    for (size_t i = 0; i < count; i++)
+        V[i] = x->variance[i] + (et_real)et_site_variance(&p, et_tensor_place(x->got->name),
+                                                          (double)right[i], (double)x->variance[i]);
+    status = et_judge_under(q, x, V, &p, q->right, &out, error);
+    *fits = status == ET_OK && out.outcome != ET_MISMATCH;
+    free(room);
+    return status;
+}
+
+static et_status try_format(et_inquiry *q, const et_hypothesis *what, et_error *error)
+{
+    int bits = et_dtype_significand(what->format);
+    const et_profile *p = q->j->options->profile;
+    et_status status = ET_OK;
+    bool fits = true;
+    for (size_t i = 0; status == ET_OK && fits && i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!counts(x)) continue;
+        fits = p->bits[et_tensor_place(x->got->name)] > bits && is_of_format(x, what->format);
+        if (fits) status = fits_format(q, x, bits, &fits, error);
+    }
+    if (status == ET_OK && fits) et_inquiry_note(q, what, "everywhere", "");
+    return status;
+}
+
+/* ---- truncation ---- */
+
+static int coarsest(const et_profile *p)
+{
+    int bits = p->bits[ET_OPERANDS];
+    if (p->bits[ET_INTERMEDIATES] < bits) bits = p->bits[ET_INTERMEDIATES];
+    if (p->bits[ET_OUTPUTS] < bits) bits = p->bits[ET_OUTPUTS];
+    return bits;
+}
+
+/* With e = beta u + rest: beta^2 sum u^2 / V is beta's part of sum e^2 / V. */
+static double part_of_slope(const et_group *g)
+{
+    double slope = g->slope_sigma > 0 ? g->slope / g->slope_sigma : 0;
+    return slope * slope / (double)(g->elements > 0 ? g->elements : 1);
+}
+
+static void try_truncation(et_inquiry *q, const et_hypothesis *what)
+{
+    double unit = ldexp(1, 1 - coarsest(q->j->options->profile));
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!counts(x)) continue;
+        const et_group *g = &x->verdict->whole;
+        bool lower = g->slope >= -5 * unit && g->slope <= -0.2 * unit;
+        if (!lower || g->spread * g->spread - part_of_slope(g) > 9) return;
+    }
+    et_inquiry_note(q, what, "everywhere", "");
+}
+
+/* ---- another profile ---- */
+
+/* Are the errors scattered, and not mostly a slope? Truncation's slope is three quarters of its errors, a
+ * factor's all. */
+static bool is_spread(const et_exhibit *x)
+{
+    const et_group *g = &x->verdict->whole;
+    return part_of_slope(g) <= 0.5 * g->spread * g->spread;
+}
+
+/* On every failing tensor: elements within their bars, and a spread neither above nor far below 1. */
+static et_status fits_profile(const et_inquiry *q, const et_step *variance, const et_profile *p,
+                              bool *fits, et_error *error)
+{
+    bool sums = p->bits[ET_ACCUMULATOR] < q->j->options->profile->bits[ET_ACCUMULATOR];
+    et_status status = ET_OK;
+    for (size_t i = 0; status == ET_OK && *fits && i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        et_tensor_verdict out;
+        et_tensor_out own[ET_MAX_STEP_TENSORS];
+        if (!counts(x)) continue;
+        const et_tensor_out *V =
+            et_tensor_named(own, et_step_tensors(variance, false, own), x->got->name);
+        status = et_judge_under(q, x, V->values, p, q->right, &out, error);
+        if (status != ET_OK) return status;
+        double least = ldexp(0.25, -p->bits[ET_ACCUMULATOR]);
+        if (sums)
+            *fits = out.failed == 0 && out.whole.spread <= out.whole.spread_limit &&
+                    relative_error(x) >= least && is_spread(x);
+        else
+            *fits = out.outcome != ET_MISMATCH && is_spread(x) &&
+                    (out.whole.elements == 0 || out.whole.spread >= 0.3);
+    }
+    return status;
+}
+
+static et_status try_profile(et_inquiry *q, const et_hypothesis *what, et_error *error)
+{
+    const et_profile *own = q->j->options->profile;
+    et_profile p = *own;
+    et_step variance, view = *q->right;
+    bool fits = true, coarser = false;
+    what->profile(&p);
+    for (int i = 0; i < ET_PLACES; i++) {
+        if (p.bits[i] > own->bits[i]) return ET_OK;
+        coarser |= p.bits[i] < own->bits[i];
+    }
+    if (!coarser && p.ftz == own->ftz) return ET_OK;
+    view.engine = ET_BLAS;
+    et_status status = et_step_noise(&variance, &view, &p, error);
+    if (status != ET_OK) return status;
+    status = fits_profile(q, &variance, &p, &fits, error);
+    et_step_free(&variance);
+    if (status == ET_OK && fits) et_inquiry_note(q, what, "everywhere", "");
+    return status;
+}
+
+/* ---- all of them ---- */
+
+et_status et_explain_precision(et_inquiry *q, et_error *error)
+{
+    const et_hypothesis *what;
+    et_status status = ET_OK;
+    if (!is_small(q)) return ET_OK;
+    for (size_t i = 0; status == ET_OK && (what = et_hypothesis_row(i)) != NULL; i++) {
+        if (what->applies && !what->applies(q->right)) continue;
+        if (what->nature == ET_BY_FORMAT) status = try_format(q, what, error);
+        if (what->nature == ET_BY_TRUNCATION) try_truncation(q, what);
+        if (what->nature == ET_BY_PROFILE) status = try_profile(q, what, error);
+    }
+    return status;
+}

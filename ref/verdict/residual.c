@@ -1,0 +1,340 @@
+/* residual.c: what is wrong, and where, if no hypothesis explains it.
+ *
+ * For the first tensors that failed: how many elements, of which tokens, experts and columns; whether what
+ * stands there is not a number, zero, the right values times a constant, another row's, or another
+ * expert's. For a routing that is wrong: which tokens and experts.
+ *
+ * A row counts as another one if it differs from it by less than a fifth of what it differs by from its
+ * own, and by less than a tenth of its size: rounding makes a hundredth, a wrong row as much as itself.
+ */
+#include "ref/base/memory.h"
+#include "ref/verdict/inquiry.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TENSORS = 3, RANGES = 4, SEARCHED = 4 };
+
+/* ---- text ---- */
+
+typedef struct text {
+    char *at;
+    size_t room, used;
+} text;
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static void
+say(text *t, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    int more = vsnprintf(t->at + t->used, t->room - t->used, format, arguments);
+    va_end(arguments);
+    if (more < 0) return;
+    t->used += (size_t)more;
+    if (t->used >= t->room) t->used = t->room - 1;
+}
+
+/* "tokens 3-5, 9, ... (17 in all)", or "all 64 tokens" */
+static void say_ranges(text *t, const char *one, const uint8_t *marks, size_t count)
+{
+    size_t marked = 0, ranges = 0;
+    for (size_t i = 0; i < count; i++) marked += marks[i] != 0;
+    if (marked == 0) return;
+    if (marked == count && count > 1) {
+        say(t, ", all %zu %ss", count, one);
+        return;
+    }
+    say(t, ", %s%s", one, marked > 1 ? "s" : "");
+    for (size_t i = 0; i < count && ranges < RANGES; i++) {
+        if (!marks[i]) continue;
+        size_t end = i;
+        while (end + 1 < count && marks[end + 1]) end++;
+        say(t, end > i ? "%s%zu-%zu" : "%s%zu", ranges ? ", " : " ", i, end);
+        ranges++;
+        i = end;
+    }
+    for (size_t i = 0, seen = 0; i < count; i++) {
+        seen += marks[i] && (i == 0 || !marks[i - 1]);
+        if (seen > RANGES) {
+            say(t, ", ... (%zu in all)", marked);
+            return;
+        }
+    }
+}
+
+/* ---- which elements ---- */
+
+typedef struct damage {
+    const et_inquiry *q;
+    const et_exhibit *x;
+    size_t rows, columns, failed, infinite, zeros, tiles; /* tiles: rows of one expert in [n,.,.] */
+    uint8_t *row, *column, *token, *expert; /* what some failing element stands for */
+    size_t tokens, experts;
+    double gg, gu, uu; /* over the failing rows: sum got^2, got want, want^2 */
+} damage;
+
+static void close_damage(damage *d)
+{
+    free(d->row);
+    free(d->column);
+    free(d->token);
+    free(d->expert);
+}
+
+static double got(const damage *d, size_t row, size_t column)
+{
+    return et_tensor_element(d->x->got, row * d->columns + column);
+}
+
+static double want(const damage *d, size_t row, size_t column)
+{
+    return (double)((const et_real *)d->x->right)[row * d->columns + column];
+}
+
+static bool fails(const damage *d, size_t row, size_t column)
+{
+    double e = got(d, row, column) - want(d, row, column), t = d->x->limit;
+    double V = (double)d->x->variance[row * d->columns + column];
+    return !(e * e <= t * t * d->q->j->scale * V);
+}
+
+static void note_element(damage *d, size_t row, size_t column)
+{
+    const et_assignment *a = &d->q->right->assignment;
+    const char *shape = d->x->shape;
+    bool moe = d->q->right->c.layer == ET_MOE;
+    double value = got(d, row, column);
+    d->failed++;
+    d->infinite += !(fabs(value) < INFINITY);
+    d->zeros += value == 0;
+    d->row[row] = 1;
+    d->column[column] = 1;
+    if (shape[1] == 'N' || (shape[1] == 'S' && !moe)) d->token[row] = 1;
+    if (shape[1] == 'S' && moe) {
+        d->token[a->slot_token[row]] = 1;
+        d->expert[a->slot_expert[row]] = 1;
+    }
+    if (strcmp(shape, "[N,n]") == 0) d->expert[column] = 1;
+    if (shape[1] == 'n' && moe) d->expert[d->tiles ? row / d->tiles : row] = 1;
+}
+
+static et_status find_damage(damage *d, const et_inquiry *q, const et_exhibit *x, et_error *error)
+{
+    const et_case *c = &q->right->c;
+    size_t count = et_tensor_count(x->got);
+    *d = (damage){.q = q, .x = x, .columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1};
+    d->rows = d->columns > 0 ? count / d->columns : 0;
+    d->tokens = c->tokens;
+    d->experts = c->layer == ET_MOE ? c->experts : 1;
+    if (x->got->rank == 3) d->tiles = x->got->shape[1];
+    et_status status;
+    if ((status = et_allocate((void **)&d->row, d->rows, 1, "failing rows", error)) ||
+        (status = et_allocate((void **)&d->column, d->columns, 1, "failing columns", error)) ||
+        (status = et_allocate((void **)&d->token, d->tokens, 1, "failing tokens", error)) ||
+        (status = et_allocate((void **)&d->expert, d->experts, 1, "failing experts", error)))
+        return status;
+    for (size_t r = 0; r < d->rows; r++)
+        for (size_t k = 0; k < d->columns; k++)
+            if (fails(d, r, k)) note_element(d, r, k);
+    for (size_t r = 0; r < d->rows; r++)
+        for (size_t k = 0; d->row[r] && k < d->columns; k++) {
+            d->gg += got(d, r, k) * got(d, r, k);
+            d->gu += got(d, r, k) * want(d, r, k);
+            d->uu += want(d, r, k) * want(d, r, k);
+        }
+    return ET_OK;
+}
+
+/* ---- what stands there ---- */
+
+/* Mean square of the candidate's row against row `other` of the reference, from column `shift`. */
+static double distance(const damage *d, size_t row, size_t other, size_t shift, double *size)
+{
+    double apart = 0;
+    *size = 0;
+    for (size_t c = 0; c < d->columns; c++) {
+        double g = got(d, row, c), u = want(d, other, (c + shift) % d->columns);
+        apart += (g - u) * (g - u);
+        *size += u * u;
+    }
+    return apart;
+}
+
+static bool is_row(const damage *d, size_t row, size_t other, size_t shift)
+{
+    double size, own_size;
+    double apart = distance(d, row, other, shift, &size);
+    double own = distance(d, row, row, 0, &own_size);
+    return size > 0 && 25 * apart <= own && 100 * apart <= size;
+}
+
+/* The row of the reference that row `row` of the candidate is; d->rows if none. The nearest first. */
+static size_t identify(const damage *d, size_t row)
+{
+    for (size_t step = 1; step < d->rows; step++) {
+        if (row + step < d->rows && is_row(d, row, row + step, 0)) return row + step;
+        if (step <= row && is_row(d, row, row - step, 0)) return row - step;
+    }
+    return d->rows;
+}
+
+static const char *row_name(const damage *d)
+{
+    bool dense = d->q->right->c.layer == ET_DENSE;
+    return d->x->shape[1] == 'N' || (dense && d->x->shape[1] == 'S') ? "token"
+           : d->x->shape[1] == 'S'                                   ? "slot"
+                                                                     : "row";
+}
+
+static bool say_shift(const damage *d, text *t)
+{
+    size_t last = d->columns - 1, found[2] = {0, 0}, rows = 0;
+    for (size_t r = 0; r < d->rows && rows < SEARCHED; r++) {
+        if (!d->row[r]) continue;
+        rows++;
+        found[0] += is_row(d, r, r, 1);
+        found[1] += is_row(d, r, r, last);
+    }
+    if (d->columns < 3 || (found[0] != rows && found[1] != rows)) return false;
+    say(t, "; each row is shifted by one column to the %s", found[0] == rows ? "left" : "right");
+    return true;
+}
+
+static bool say_rows(const damage *d, text *t)
+{
+    size_t searched = 0, named = 0;
+    if (d->columns < 3) return false;
+    for (size_t r = 0; r < d->rows && searched < SEARCHED; r++) {
+        if (!d->row[r]) continue;
+        searched++;
+        size_t other = identify(d, r);
+        if (other == d->rows) continue;
+        bool swapped = other > r && d->row[other] && is_row(d, other, r, 0);
+        if (swapped)
+            say(t, "; %ss %zu and %zu are exchanged", row_name(d), r, other);
+        else if (!(other < r && is_row(d, other, r, 0)))
+            say(t, "; %s %zu holds what %s %zu should", row_name(d), r, row_name(d), other);
+        named++;
+    }
+    return named > 0;
+}
+
+/* Is the candidate's expert i the reference's expert k? Rows of both, all of them. */
+static bool is_expert(const damage *d, size_t i, size_t k)
+{
+    double apart = 0, size = 0, all, one;
+    for (size_t r = 0; r < d->tiles; r++)
+        for (size_t c = 0; c < d->columns; c++) {
+            one = got(d, i * d->tiles + r, c);
+            all = want(d, k * d->tiles + r, c);
+            apart += (one - all) * (one - all);
+            size += all * all;
+        }
+    return size > 0 && 100 * apart <= size;
+}
+
+static bool say_experts(const damage *d, text *t)
+{
+    bool any = false;
+    for (size_t i = 0, searched = 0; d->tiles && i < d->experts && searched < SEARCHED; i++) {
+        if (!d->expert[i]) continue;
+        searched++;
+        for (size_t k = 0; k < d->experts; k++)
+            if (k != i && is_expert(d, i, k)) {
+                say(t, "; expert %zu holds what expert %zu should", i, k);
+                any = true;
+            }
+    }
+    return any;
+}
+
+static bool say_factor(const damage *d, text *t)
+{
+    if (!(d->uu > 0) || !(d->gg > 0) || d->failed < 8) return false;
+    double factor = d->gu / d->uu, rest = d->gg - d->gu * factor;
+    if (!(rest <= 1e-3 * d->gg) || fabs(factor - 1) < 1e-6) return false;
+    say(t, "; the failing rows are the right ones times %.6g", factor);
+    return true;
+}
+
+static void say_what(const damage *d, text *t)
+{
+    if (d->infinite > 0) {
+        say(t, "; %zu of them are not finite", d->infinite);
+        return;
+    }
+    if (d->zeros == d->failed) {
+        say(t, "; all of them are 0");
+        return;
+    }
+    if (d->zeros > 0 && 10 * d->zeros > d->failed) say(t, "; %zu of them are 0", d->zeros);
+    if (say_experts(d, t) || say_shift(d, t) || say_rows(d, t) || say_factor(d, t)) return;
+}
+
+/* ---- one tensor ---- */
+
+/* Only what fails in groups, not by elements. */
+static void say_group(const et_exhibit *x, text *t)
+{
+    const et_group *g = &x->verdict->worst_group;
+    say(t, "%s: no single element fails, but ", x->got->name);
+    if (g->kind == NULL || strcmp(g->kind, "tensor") == 0)
+        say(t, "the whole tensor");
+    else
+        say(t, "%s %zu", g->kind, g->index);
+    say(t, " does: slope %.2e +- %.1e, spread %.3g", g->slope, g->slope_sigma, g->spread);
+}
+
+static et_status say_real(const et_inquiry *q, const et_exhibit *x, text *t, et_error *error)
+{
+    damage d = {0};
+    et_status status = find_damage(&d, q, x, error);
+    if (status == ET_OK && d.failed == 0) {
+        say_group(x, t);
+    } else if (status == ET_OK) {
+        say(t, "%s: %zu of %zu elements fail", x->got->name, d.failed, d.rows * d.columns);
+        if (d.experts > 1) say_ranges(t, "expert", d.expert, d.experts);
+        say_ranges(t, "token", d.token, d.tokens);
+        if (x->got->rank > 1 && strcmp(x->shape, "[N,n]") != 0)
+            say_ranges(t, "column", d.column, d.columns);
+        say_what(&d, t);
+    }
+    close_damage(&d);
+    return status;
+}
+
+static void say_routing(const et_inquiry *q, text *t)
+{
+    const et_routing_verdict *r = &q->verdict->routing;
+    if (!q->routing_failed) return;
+    say(t, "routing: %s", r->reason);
+    if (r->illegal > 0) say(t, " (%zu of %zu decisions are illegal)", r->illegal, r->decisions);
+}
+
+et_status et_describe_residual(et_inquiry *q, et_error *error)
+{
+    text t = {q->verdict->residual, sizeof q->verdict->residual, 0};
+    et_status status = ET_OK;
+    size_t failed = 0;
+    say_routing(q, &t);
+    for (size_t i = 0; status == ET_OK && i < q->verdict->tensor_count; i++) {
+        const et_tensor_verdict *v = &q->verdict->tensors[i];
+        if (v->outcome != ET_MISMATCH || failed++ >= TENSORS) continue;
+        const et_exhibit *x = NULL;
+        for (size_t k = 0; k < q->count; k++)
+            if (q->exhibits[k].verdict == v) x = &q->exhibits[k];
+        if (t.used > 0) say(&t, ". ");
+        if (x && x->variance)
+            status = say_real(q, x, &t, error);
+        else
+            say(&t, "%s: %s", v->name, v->reason);
+    }
+    if (failed > TENSORS) say(&t, ". %zu more tensors fail", failed - TENSORS);
+    return status;
+}

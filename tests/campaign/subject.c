@@ -1,0 +1,169 @@
+/* subject.c: a case with its reference, and what is said about a candidate for it: the verdict, and what
+ * the tolerances say that are in use elsewhere. See campaign.h.
+ *
+ *     torch   torch.testing.assert_close: |e| <= atol + rtol |want| for every element, with the
+ *             defaults of the type in which such a kernel stores the tensor:
+ *             bf16 1.6e-2, 1e-5; f16 1e-3, 1e-5; f32 1.3e-6, 1e-5; f64 1e-7, 1e-7; integers equal
+ *     ggml    its test of operators: sum e^2 / sum want^2 <= 5e-4, tensor by tensor
+ *
+ * Both know nothing of routing: another choice of experts is an error to them, legal or not.
+ */
+#include "ref/verdict/calibration.h"
+#include "ref/verdict/judge.h"
+#include "tests/campaign/campaign.h"
+#include "tests/run_case.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- cases ---- */
+
+et_case *cp_suite(const char *data, const char *name, size_t *count, et_error *error)
+{
+    char path[4096];
+    size_t length = 0;
+    enum { MOST = 1 << 20 };
+    snprintf(path, sizeof path, "%s/cases/%s", data, name);
+    FILE *file = fopen(path, "rb");
+    char *text = file ? malloc(MOST) : NULL;
+    et_case *cases = NULL;
+    et_status status = ET_EIO;
+    if (text) {
+        length = fread(text, 1, MOST, file);
+        status = et_case_count(count, text, length, path, error);
+    } else {
+        et_fail(error, ET_EIO, "%s cannot be read", path);
+    }
+    if (status == ET_OK) cases = calloc(*count, sizeof *cases);
+    for (size_t i = 0; cases && status == ET_OK && i < *count; i++)
+        status = et_case_parse_nth(&cases[i], i, text, length, path, error);
+    if (file) fclose(file);
+    free(text);
+    if (status == ET_OK) return cases;
+    free(cases);
+    return NULL;
+}
+
+et_status cp_case(et_case *c, const char *json, et_error *error)
+{
+    char text[2048];
+    size_t length = strlen(json);
+    if (length >= sizeof text) return et_fail(error, ET_EINVAL, "a case of %zu bytes", length);
+    memcpy(text, json, length + 1);
+    double_the_quotes(text);
+    return et_case_parse(c, text, length, "campaign", error);
+}
+
+et_case cp_reseeded(const et_case *c, size_t seed)
+{
+    et_case other = *c;
+    other.input.seed += 1000 * seed;
+    return other;
+}
+
+/* ---- subjects ---- */
+
+/* The plain engine for small ones: its bits are defined. */
+static et_engine engine_for(const et_case *c)
+{
+    double work = (double)c->tokens * (double)c->d_model * (double)c->d_expert;
+    return work < 1e7 ? ET_PLAIN : ET_BLAS;
+}
+
+et_status cp_subject_open(cp_subject *s, const et_case *c, et_error *error)
+{
+    *s = (cp_subject){0};
+    et_status status = et_step_create(&s->golden, c, 0, error);
+    if (status != ET_OK) return status;
+    if ((status = et_step_draw_inputs(&s->golden, error)) ||
+        (status = et_step_check_inputs(&s->golden, error)) ||
+        (status = et_step_run(&s->golden, engine_for(c), NULL, NULL, error)))
+        cp_subject_close(s);
+    return status;
+}
+
+et_status cp_subject_profile(cp_subject *s, const et_profile *p, et_error *error)
+{
+    et_step_free(&s->bars);
+    s->profile = p;
+    return et_step_noise(&s->bars, &s->golden, p, error);
+}
+
+void cp_subject_close(cp_subject *s)
+{
+    et_step_free(&s->bars);
+    et_step_free(&s->golden);
+}
+
+et_status cp_judge(et_verdict *verdict, const cp_subject *s, const et_tensor_out *tensors,
+                   size_t count, bool explain, cp_groups *groups, et_error *error)
+{
+    et_verify_options o = {.profile = s->profile, .explain = explain};
+    return et_verify_with(verdict, &s->golden, &s->bars, tensors, count, &o,
+                          groups ? cp_groups_visit : NULL, groups, error);
+}
+
+/* ---- others ---- */
+
+typedef struct tolerance {
+    double relative, absolute;
+} tolerance;
+
+/* What assert_close takes for a kernel that rounds as the profile says. */
+static tolerance tolerance_of(const et_profile *p, const et_tensor_out *t)
+{
+    int bits = p->bits[et_tensor_place(t->name)];
+    if (!et_tensor_is_real(t)) return (tolerance){0, 0};
+    if (bits > 24) return (tolerance){1e-7, 1e-7};
+    if (bits <= 8) return (tolerance){1.6e-2, 1e-5};
+    if (bits <= 11 && p->exponent_bits == 5) return (tolerance){1e-3, 1e-5};
+    return (tolerance){1.3e-6, 1e-5};
+}
+
+static void ask_about(cp_peers *peers, const et_tensor_out *got, const et_tensor_out *want, tolerance t)
+{
+    double errors = 0, sizes = 0;
+    for (size_t i = 0; i < et_tensor_count(got); i++) {
+        double u = et_tensor_element(want, i), g = et_tensor_element(got, i), e = g - u;
+        if (g == u) e = 0; /* infinities */
+        if (!(fabs(e) <= t.absolute + t.relative * fabs(u))) peers->torch = false;
+        errors += e * e;
+        sizes += isfinite(u) ? u * u : 0;
+    }
+    if (!(errors <= 5e-4 * sizes)) peers->ggml = false;
+}
+
+cp_peers cp_ask_peers(const cp_subject *s, const et_tensor_out *tensors, size_t count)
+{
+    cp_peers peers = {true, true};
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(&s->golden, false, own);
+    for (size_t i = 0; i < count; i++) {
+        const et_tensor_out *want = et_tensor_named(own, have, tensors[i].name);
+        if (!want || !et_same_shape(&tensors[i], want))
+            peers.torch = peers.ggml = false;
+        else
+            ask_about(&peers, &tensors[i], want, tolerance_of(s->profile, &tensors[i]));
+    }
+    return peers;
+}
+
+/* ---- words ---- */
+
+void cp_blur(const char *text, char *blurred, size_t room)
+{
+    size_t used = 0;
+    for (const char *at = text; *at && used + 1 < room;) {
+        bool name = at > text && (isalnum((unsigned char)at[-1]) || at[-1] == '_');
+        if (isdigit((unsigned char)*at) && !name) {
+            at += strspn(at, "0123456789.e+-");
+            blurred[used++] = '#';
+        } else {
+            blurred[used++] = *at == '\n' || *at == '\t' ? ' ' : *at;
+            at++;
+        }
+    }
+    blurred[used] = '\0';
+}

@@ -1,0 +1,133 @@
+/* workers.c: a few processes that do the units of a list. See campaign.h.
+ *
+ * Processes, not threads: each has one thread for all its products, so that what a unit finds does not
+ * depend on how many there are; and one that crashes takes nothing else with it.
+ */
+#include "tests/campaign/campaign.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What the processes share. */
+typedef struct shared {
+    atomic_size_t next, done, failed;
+} shared;
+
+typedef struct crew {
+    const cp_unit **units; /* those to be done, the longest first */
+    size_t count;
+    const char *journal;
+    shared *common;
+} crew;
+
+static bool do_unit(const crew *k, const cp_unit *unit)
+{
+    char *text = NULL;
+    size_t length = 0;
+    et_error error = {.text = ""};
+    FILE *lines = open_memstream(&text, &length);
+    bool done = lines && unit->part->work(unit, lines, &error);
+    if (lines) done = fclose(lines) == 0 && done;
+    if (done) done = cp_journal_append(k->journal, unit->key, text);
+    if (!done)
+        fprintf(stderr, "campaign: %s: %s\n", unit->key,
+                error.text[0] ? error.text : "cannot be written to the journal");
+    free(text);
+    return done;
+}
+
+static void work(const crew *k)
+{
+    size_t i;
+    while ((i = atomic_fetch_add(&k->common->next, 1)) < k->count) {
+        if (!do_unit(k, k->units[i])) atomic_fetch_add(&k->common->failed, 1);
+        atomic_fetch_add(&k->common->done, 1);
+    }
+}
+
+/* ---- progress, for people ---- */
+
+static void show_progress(const crew *k, double seconds)
+{
+    size_t begun = atomic_load(&k->common->next), done = atomic_load(&k->common->done);
+    double all = 0, behind = 0;
+    for (size_t i = 0; i < k->count; i++) all += k->units[i]->cost;
+    for (size_t i = 0; i < k->count && i < done; i++) behind += k->units[i]->cost;
+    const cp_unit *unit = k->units[begun < k->count ? begun : k->count - 1];
+    double left = behind > 0 ? seconds * (all - behind) / behind : 0;
+    fprintf(stderr, "\r%zu of %zu, %.0f min gone, about %.0f min left: %-40.40s", done, k->count,
+            seconds / 60, left / 60, unit->key);
+}
+
+/* Waits for all of them; false if one did not end well. */
+static bool wait_for(const crew *k, size_t workers)
+{
+    bool well = true, watched = isatty(STDERR_FILENO);
+    const struct timespec moment = {.tv_nsec = 500000000};
+    for (double seconds = 0; workers > 0;) {
+        int status;
+        pid_t ended = waitpid(-1, &status, watched ? WNOHANG : 0);
+        if (ended < 0) return false;
+        if (ended > 0) {
+            workers--;
+            well = well && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+            continue;
+        }
+        show_progress(k, seconds);
+        nanosleep(&moment, NULL);
+        seconds += 0.5;
+    }
+    if (watched) fprintf(stderr, "\r%80s\r", "");
+    return well;
+}
+
+static bool work_together(const crew *k, size_t workers)
+{
+    size_t started = 0;
+    fflush(NULL);
+    for (; started < workers; started++) {
+        pid_t child = fork();
+        if (child < 0) break;
+        if (child > 0) continue;
+        work(k);
+        _exit(EXIT_SUCCESS);
+    }
+    return wait_for(k, started) && started > 0;
+}
+
+/* ---- which ---- */
+
+static int longest_first(const void *a, const void *b)
+{
+    const cp_unit *one = *(const cp_unit *const *)a, *two = *(const cp_unit *const *)b;
+    return one->cost < two->cost ? 1 : one->cost > two->cost ? -1 : strcmp(one->key, two->key);
+}
+
+static size_t find_missing(const cp_list *list, const cp_journal *journal, const cp_unit **missing)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < list->count; i++)
+        if (!cp_journal_find(journal, list->units[i].key)) missing[count++] = &list->units[i];
+    qsort(missing, count, sizeof *missing, longest_first);
+    return count;
+}
+
+bool cp_do_all(const cp_list *list, const cp_journal *journal, size_t workers)
+{
+    shared *common = mmap(NULL, sizeof *common, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    const cp_unit **missing = calloc(list->count + 1, sizeof *missing);
+    bool well = missing && common != MAP_FAILED;
+    if (well) {
+        crew k = {missing, find_missing(list, journal, missing), journal->path, common};
+        if (k.count > 0) well = work_together(&k, workers < k.count ? workers : k.count);
+        well = well && atomic_load(&common->failed) == 0;
+    }
+    if (common != MAP_FAILED) munmap(common, sizeof *common);
+    free(missing);
+    return well;
+}

@@ -1,0 +1,153 @@
+/* honest.h: candidates for the tests of the verdict, made from the golden and its own error bars.
+ *
+ * An honest kernel's values are the reference plus normal noise of the predicted deviation. A test then
+ * breaks one thing of it. All arrays are the kernel's own, and may be written. (Emulated kernels, which
+ * round like real ones, are in candidates/; these here need no arithmetic, so a test knows what to
+ * expect of every number.)
+ */
+#ifndef ETREF_TESTS_HONEST_H
+#define ETREF_TESTS_HONEST_H
+
+#include "etref/etref.h"
+#include "tests/run_case.h"
+
+#include <math.h>
+
+typedef struct honest {
+    et_step golden, noise; /* noise: variances */
+    const et_profile *profile;
+    size_t count;
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+} honest;
+
+static inline size_t elements_of(const et_tensor_out *t)
+{
+    size_t count = 1;
+    for (size_t i = 0; i < t->rank; i++) count *= t->shape[i];
+    return count;
+}
+
+static inline et_tensor_out *tensor_of(honest *k, const char *name)
+{
+    for (size_t i = 0; i < k->count; i++)
+        if (strcmp(k->tensors[i].name, name) == 0) return &k->tensors[i];
+    ck_abort_msg("the candidate has no %s", name);
+    return NULL;
+}
+
+static inline double *values_of(honest *k, const char *name)
+{
+    return (double *)(uintptr_t)tensor_of(k, name)->values;
+}
+
+static inline int32_t *integers_of(honest *k, const char *name)
+{
+    return (int32_t *)(uintptr_t)tensor_of(k, name)->values;
+}
+
+static inline uint8_t *bytes_of(honest *k, const char *name)
+{
+    return (uint8_t *)(uintptr_t)tensor_of(k, name)->values;
+}
+
+static inline void remove_tensor(honest *k, const char *name)
+{
+    et_tensor_out *t = tensor_of(k, name);
+    free((void *)(uintptr_t)t->values);
+    *t = k->tensors[--k->count];
+}
+
+/* Keeps those whose names begin with one of the two. */
+static inline void keep_only(honest *k, const char *prefix, const char *other)
+{
+    for (size_t i = k->count; i-- > 0;) {
+        const char *name = k->tensors[i].name;
+        if (strncmp(name, prefix, strlen(prefix)) != 0 && strncmp(name, other, strlen(other)) != 0)
+            remove_tensor(k, name);
+    }
+}
+
+static inline size_t bytes_per_element(et_source source)
+{
+    return source == ET_FROM_F64 ? sizeof(double) : source == ET_FROM_I32 ? sizeof(int32_t) : 1;
+}
+
+/* The golden's tensors but in.*, the real ones with `amount` deviations of noise. */
+static inline void add_tensors(honest *k, const et_step *from, const et_step *noise, double amount,
+                               uint64_t seed)
+{
+    et_tensor_out own[ET_MAX_STEP_TENSORS], variance[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(from, false, own), bars = et_step_tensors(noise, false, variance);
+    for (size_t i = 0; i < have; i++) {
+        if (strncmp(own[i].name, "in.", 3) == 0) continue;
+        et_tensor_out *t = &k->tensors[k->count++];
+        size_t count = elements_of(&own[i]), bytes = count * bytes_per_element(own[i].source);
+        void *copy = malloc(bytes + 1);
+        ck_assert_ptr_nonnull(copy);
+        memcpy(copy, own[i].values, bytes);
+        *t = own[i];
+        t->values = copy;
+        if (own[i].source != ET_FROM_F64) continue;
+        et_stream stream = et_stream_open(seed, own[i].name);
+        const et_tensor_out *bar = variance;
+        while (bar < variance + bars && strcmp(bar->name, own[i].name) != 0) bar++;
+        for (size_t c = 0; c < count; c++)
+            if (isfinite(((double *)copy)[c]))
+                ((double *)copy)[c] +=
+                    amount * sqrt(((const double *)bar->values)[c]) * et_normal(stream, c);
+    }
+}
+
+static inline void clear_tensors(honest *k)
+{
+    while (k->count > 0) remove_tensor(k, k->tensors[0].name);
+}
+
+/* The golden of a step whose inputs are there, and a kernel. */
+static inline void make_kernel(honest *k, const char *profile, uint64_t seed)
+{
+    et_error error;
+    k->profile = et_profile_find(profile);
+    k->count = 0;
+    ck_assert_msg(et_step_run(&k->golden, ET_PLAIN, NULL, NULL, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(et_step_noise(&k->noise, &k->golden, k->profile, &error) == ET_OK, "%s",
+                  error.text);
+    add_tensors(k, &k->golden, &k->noise, 1, seed);
+}
+
+static inline void make_honest(honest *k, const char *json, const char *profile, uint64_t seed)
+{
+    et_case c;
+    et_error error;
+    ck_assert_msg(parse_quoted(&c, json, &error) == ET_OK, "%s", error.text);
+    draw_case(&k->golden, &c);
+    make_kernel(k, profile, seed);
+}
+
+static inline void free_honest(honest *k)
+{
+    clear_tensors(k);
+    et_step_free(&k->noise);
+    et_step_free(&k->golden);
+}
+
+/* The verdict; the caller frees it. */
+static inline et_verdict judge_by(honest *k, et_verify_options options)
+{
+    et_verdict verdict;
+    et_error error;
+    options.profile = k->profile;
+    ck_assert_msg(et_verify(&verdict, &k->golden, k->tensors, k->count, &options, &error) == ET_OK,
+                  "%s", error.text);
+    return verdict;
+}
+
+static inline const et_tensor_verdict *verdict_on(const et_verdict *v, const char *name)
+{
+    for (size_t i = 0; i < v->tensor_count; i++)
+        if (strcmp(v->tensors[i].name, name) == 0) return &v->tensors[i];
+    ck_abort_msg("no verdict on %s", name);
+    return NULL;
+}
+
+#endif

@@ -1,0 +1,733 @@
+/* test_candidates.c: are the emulated kernels what they claim to be?
+ *
+ *     rounding   of its own making, against dtype.c, which shares nothing with it
+ *     kernels    in f64 each is the reference; in whole numbers each is exact, in every precision; under
+ *                a short profile each stays as near as its roundings let it; what it shows fits the type
+ *                that it says; double emulates float to the bit
+ *     faults     each changes something in some case, and nothing before the place where it sits;
+ *                its name and its size are right
+ *
+ * What is compared where a kernel's logits turn a close decision: the reference with the candidate's
+ * own assignment.
+ *
+ * Left out: the verdict on these candidates (the campaign), and kernels at the paper's sizes.
+ */
+#include "etref/bundle.h"
+#include "tests/candidates/candidate.h"
+#include "tests/candidates/rounding.h"
+#include "tests/check_main.h"
+#include "tests/run_case.h"
+
+#include <float.h>
+#include <math.h>
+
+enum { SEED = 1, MANY_TOKENS = 512 };
+
+/* ck_assert_msg writes to a file whenever it is passed: too slow for what is asked a million times. */
+#define EXPECT(condition, ...)                                                                     \
+    do {                                                                                           \
+        if (!(condition)) ck_abort_msg(__VA_ARGS__);                                               \
+    } while (0)
+
+/* ---- rounding ---- */
+
+static const cd_format formats[] = {
+    {.bits = 8, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.fep127},
+    {.bits = 11, .emin = -14, .smallest = 0x1p-14, .largest = 65504},
+    {.bits = 24, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.fffffep127}};
+static const et_dtype types[] = {ET_BF16, ET_F16, ET_F32};
+
+/* A number whose exponent is anything from below the format's subnormals to above its largest, or
+ * near the middle between two of its numbers, where rounding is decided. */
+static double draw_number(const cd_format *f, et_stream stream, uint64_t i)
+{
+    double m = 1 + et_uniform(stream, i, 0), u = et_uniform(stream, i, 1);
+    int span = 2 - 2 * f->emin + f->bits + 4;
+    int e = f->emin - f->bits - 2 + (int)(u * span);
+    double steps = floor(m * ldexp(1, f->bits - 1)) + 0.5; /* between two */
+    double tie = ldexp(steps, 1 - f->bits);
+    double bent = i % 3 == 0 ? m : i % 3 == 1 ? tie : tie + 1e-9;
+    return ldexp(i % 2 ? -bent : bent, e);
+}
+
+START_TEST(numbers_round_as_their_type_does)
+{
+    const cd_format *f = &formats[_i];
+    et_stream stream = et_stream_open(SEED, "numbers");
+    for (uint64_t i = 0; i < 60000; i++) {
+        double v = draw_number(f, stream, i), want = et_round_to_dtype(v, types[_i]);
+        double got = cd_round(f, v);
+        EXPECT(got == want, "%a gives %a, not %a", v, got, want);
+        float single = (float)v;
+        double of_single = et_round_to_dtype((double)single, types[_i]);
+        double fast = f->emin == -126 ? (double)cd_round_short(f->bits, single)
+                                      : (double)cd_round_narrow(f, single);
+        EXPECT(fast == of_single, "%a gives %a, not %a", (double)single, fast, of_single);
+    }
+}
+END_TEST
+
+START_TEST(truncation_goes_towards_zero)
+{
+    cd_format f = formats[_i];
+    et_stream stream = et_stream_open(SEED, "truncated");
+    f.truncate = true;
+    for (uint64_t i = 0; i < 20000; i++) {
+        double v = draw_number(&f, stream, i), got = cd_round(&f, v);
+        double ulp = ldexp(1, (int)fmax(floor(log2(fabs(v))), f.emin) - f.bits + 1);
+        bool inside = fabs(got) <= fabs(v) && got == et_round_to_dtype(got, types[_i]);
+        EXPECT(inside && (fabs(got) == f.largest || fabs(v) - fabs(got) < ulp), "%a gives %a", v,
+               got);
+    }
+}
+END_TEST
+
+START_TEST(what_is_flushed_is_zero)
+{
+    cd_format f = formats[_i];
+    f.ftz = true;
+    ck_assert(cd_round(&f, f.smallest * 0.75) == 0);
+    ck_assert(cd_round(&f, -f.smallest) == -f.smallest);
+    ck_assert(cd_round(&f, f.smallest * (1 - 0x1p-30)) ==
+              f.smallest); /* rounded before it is small */
+    ck_assert(isnan(cd_round(&f, (double)NAN)) && isinf(cd_round(&f, (double)INFINITY)));
+}
+END_TEST
+
+/* ---- cases ---- */
+
+typedef void look(const et_step *golden);
+
+/* Runs every case of the core suite of at most so many tokens. */
+static void each_case(size_t most_tokens, look *look_at)
+{
+    et_error error;
+    size_t length, count = 0, looked = 0;
+    char *text = read_suite("core.json", &length);
+    EXPECT(et_case_count(&count, text, length, "core", &error) == ET_OK, "%s", error.text);
+    for (size_t i = 0; i < count; i++) {
+        et_case c;
+        et_status status = et_case_parse_nth(&c, i, text, length, "core", &error);
+        EXPECT(status == ET_OK, "%s", error.text);
+        if (c.tokens > most_tokens) continue;
+        et_step golden;
+        run_case(&golden, &c);
+        look_at(&golden);
+        et_step_free(&golden);
+        looked++;
+    }
+    free(text);
+    ck_assert_uint_gt(looked, 100);
+}
+
+static cd_candidate run_kernel(const et_step *golden, const char *profile, const cd_kernel *kernel)
+{
+    cd_candidate c;
+    et_error error;
+    et_status status = cd_run(&c, golden, et_profile_find(profile), kernel, NULL, 0, SEED, &error);
+    EXPECT(status == ET_OK, "%s", error.text);
+    return c;
+}
+
+/* The golden's inputs, computed with the candidate's assignment. */
+static void run_reference(et_step *reference, const et_step *golden, const cd_candidate *c)
+{
+    et_error error;
+    const et_tensor_out *mask = cd_tensor(c, "route.mask");
+    draw_case(reference, &golden->c);
+    reference->given_mask = mask ? mask->values : NULL;
+    et_status status = et_step_run(reference, ET_PLAIN, NULL, NULL, &error);
+    EXPECT(status == ET_OK, "%s", error.text);
+}
+
+static const et_tensor_out *find(const et_tensor_out *list, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(list[i].name, name) == 0) return &list[i];
+    return NULL;
+}
+
+static bool begins(const char *name, const char *with)
+{
+    return strncmp(name, with, strlen(with)) == 0;
+}
+
+static bool is_real(const et_tensor_out *t)
+{
+    return t->source == ET_FROM_F64 || t->source == ET_FROM_F32;
+}
+
+/* Largest and root mean square error of a tensor, each relative to the reference's own. */
+typedef struct distance {
+    double largest, rms;
+} distance;
+
+static distance measure(const et_tensor_out *got, const et_tensor_out *want)
+{
+    double error = 0, size = 0, squares = 0, sizes = 0;
+    size_t count = cd_count(want);
+    EXPECT(cd_count(got) == count, "%s has %zu elements, not %zu", got->name, cd_count(got), count);
+    for (size_t i = 0; i < count; i++) {
+        double w = cd_element(want, i), e = fabs(cd_element(got, i) - w);
+        if (!(e <= error)) error = e;
+        size = fmax(size, fabs(w));
+        squares += e * e;
+        sizes += w * w;
+    }
+    distance d = {error, sqrt(squares)};
+    if (size > 0) d.largest /= size;
+    if (sizes > 0) d.rms /= sqrt(sizes);
+    return d;
+}
+
+/* ---- in double, every kernel is the reference ---- */
+
+/* Of a tensor's largest element: what goldens are good to, see against_witness.h; in a float build as
+ * many unit roundoffs. There logits are rounded, so orders among equal scores may differ. */
+static const double reference_error = 1e-13 * (ET_UNIT_ROUNDOFF / 0x1p-53);
+static const bool exact_orders = sizeof(et_real) == sizeof(double);
+
+/* p(1-p) of a rounded p close to 1 has few digits, in any precision: so these two gradients have, too. */
+static bool loses_digits(const cd_kernel *kernel, const et_step *golden, const char *name)
+{
+    bool sigmoid = golden->c.gate == ET_GATE_SIGMOID && kernel->slope_from_gate;
+    return sigmoid && (!strcmp(name, "bwd.logits") || !strcmp(name, "bwd.w_router"));
+}
+
+static void assert_is_reference(const et_step *golden, const cd_kernel *kernel)
+{
+    cd_candidate c = run_kernel(golden, "f64", kernel);
+    et_tensor_out want[ET_MAX_STEP_TENSORS];
+    et_step reference;
+    size_t given = 0;
+    run_reference(&reference, golden, &c);
+    size_t count = et_step_tensors(&reference, false, want);
+    for (size_t i = 0; i < c.count; i++) {
+        const et_tensor_out *got = &c.tensors[i], *w = find(want, count, got->name);
+        EXPECT(w != NULL, "%s: no %s", golden->c.name, got->name);
+        given++;
+        if (loses_digits(kernel, golden, got->name)) continue;
+        if (begins(got->name, "route.topk") && !exact_orders) continue;
+        distance d = measure(got, w);
+        EXPECT(d.largest <= (is_real(got) ? reference_error : 0), "%s, %s: %s is off by %g",
+               golden->c.name, kernel->name, got->name, d.largest);
+    }
+    for (size_t i = 0; i < count; i++) {
+        const char *name = want[i].name;
+        bool lacks = kernel->weight_on_act && strstr(name, "_out") && golden->c.layer == ET_MOE;
+        if (begins(name, "in.") || begins(name, "metric.") || !strcmp(name, "route.margin"))
+            continue;
+        EXPECT(lacks || cd_tensor(&c, name), "%s, %s lacks %s", golden->c.name, kernel->name, name);
+    }
+    ck_assert_uint_gt(given, 8);
+    et_step_free(&reference);
+    cd_free(&c);
+}
+
+static void look_in_double(const et_step *golden)
+{
+    for (size_t k = 0; cd_kernel_at(k); k++) assert_is_reference(golden, cd_kernel_at(k));
+}
+
+START_TEST(in_double_every_kernel_is_the_reference)
+{
+    each_case(MANY_TOKENS, look_in_double);
+}
+END_TEST
+
+/* ---- whole numbers are exact ---- */
+
+static const char *const profiles[] = {"f64", "f32", "tf32", "tf32-rz", "f16", "bf16", "bf16-low"};
+
+enum { PROFILES = sizeof profiles / sizeof *profiles };
+
+static void assert_is_exact(const et_step *golden, const char *profile, const cd_kernel *kernel)
+{
+    cd_candidate c = run_kernel(golden, profile, kernel);
+    et_tensor_out want[ET_MAX_STEP_TENSORS];
+    size_t count = et_step_tensors(golden, false, want);
+    for (size_t i = 0; i < c.count; i++) {
+        const et_tensor_out *got = &c.tensors[i];
+        if (!strcmp(got->name, "state.ema")) continue; /* 0.999 is no whole number */
+        distance d = measure(got, find(want, count, got->name));
+        EXPECT(d.largest == 0, "%s, %s, %s: %s is off by %g", golden->c.name, profile, kernel->name,
+               got->name, d.largest);
+    }
+    cd_free(&c);
+}
+
+static size_t exact_runs;
+
+static void look_at_integers(const et_step *golden)
+{
+    int bits = et_dtype_significand(golden->c.precision);
+    if (golden->c.input.source != ET_INPUT_INTEGER) return;
+    for (size_t p = 0; p < PROFILES; p++)
+        for (size_t k = 0;
+             et_profile_find(profiles[p])->bits[ET_OPERANDS] >= bits && cd_kernel_at(k); k++) {
+            assert_is_exact(golden, profiles[p], cd_kernel_at(k));
+            exact_runs++;
+        }
+}
+
+START_TEST(whole_numbers_are_exact_in_every_precision_that_holds_them)
+{
+    exact_runs = 0;
+    each_case(MANY_TOKENS, look_at_integers);
+    ck_assert_uint_gt(exact_runs, 500);
+}
+END_TEST
+
+/* ---- short words: as near as the roundings let it ---- */
+
+/* Root mean square errors in units of 2^-bits. A chain from x to a weight gradient rounds six values,
+ * each by 0.29 of a unit at most twice over; measured at most 1.9, in outlier-et. In dr, and in dW_r after it,
+ * gradients of several experts cancel; measured at most 5.5, there, too. */
+static double largest_error(const char *name)
+{
+    return !strcmp(name, "bwd.logits") || !strcmp(name, "bwd.w_router") ? 8 : 3;
+}
+
+static double worst[2];
+
+static void assert_is_near(const et_step *golden, const char *profile, const cd_kernel *kernel)
+{
+    cd_candidate c = run_kernel(golden, profile, kernel);
+    et_tensor_out want[ET_MAX_STEP_TENSORS];
+    et_step reference;
+    run_reference(&reference, golden, &c);
+    size_t count = et_step_tensors(&reference, false, want);
+    double unit = ldexp(1, -et_profile_find(profile)->bits[ET_OPERANDS]);
+    for (size_t i = 0; i < c.count; i++) {
+        const et_tensor_out *got = &c.tensors[i];
+        if (!is_real(got) || loses_digits(kernel, golden, got->name)) continue;
+        distance d = measure(got, find(want, count, got->name));
+        double most = largest_error(got->name), *seen = &worst[most > 3];
+        if (d.rms / unit > *seen) *seen = d.rms / unit;
+        EXPECT(d.rms <= most * unit, "%s, %s, %s: %s is off by %g units", golden->c.name, profile,
+               kernel->name, got->name, d.rms / unit);
+    }
+    et_step_free(&reference);
+    cd_free(&c);
+}
+
+static void look_in_bf16(const et_step *golden)
+{
+    for (size_t k = 0; cd_kernel_at(k); k++) assert_is_near(golden, "bf16", cd_kernel_at(k));
+}
+
+START_TEST(in_bf16_every_kernel_stays_near)
+{
+    worst[0] = worst[1] = 0;
+    each_case(MANY_TOKENS, look_in_bf16);
+    printf("bf16: root mean square errors at most %.2f units of 2^-8, in dr and dW_r %.2f\n",
+           worst[0], worst[1]);
+    ck_assert(worst[0] > 0.5); /* it does round */
+}
+END_TEST
+
+/* ---- what is shown fits the type that is named ---- */
+
+static void look_at_types(const et_step *golden)
+{
+    if (!begins(golden->c.name, "odd") && !begins(golden->c.name, "aux") &&
+        !begins(golden->c.name, "dense") && !begins(golden->c.name, "softmax-anchor") &&
+        !begins(golden->c.name, "normal"))
+        return;
+    for (size_t p = 1; p < PROFILES; p++)
+        for (size_t k = 0; cd_kernel_at(k); k++) {
+            cd_candidate c = run_kernel(golden, profiles[p], cd_kernel_at(k));
+            for (size_t i = 0; i < c.count; i++) {
+                const et_tensor_out *t = &c.tensors[i];
+                for (size_t j = 0; is_real(t) && j < cd_count(t); j++) {
+                    double v = cd_element(t, j);
+                    bool dy = golden->c.layer == ET_DENSE && !strcmp(t->name, "bwd.slot_out");
+                    EXPECT(dy || et_round_to_dtype(v, t->dtype) == v, "%s, %s, %s: %s has %a as %s",
+                           golden->c.name, profiles[p], cd_kernel_at(k)->name, t->name, v,
+                           et_dtype_name(t->dtype));
+                }
+            }
+            const et_tensor_out *y = cd_tensor(&c, "fwd.y");
+            et_dtype type = profiles[p][0] == 'b'        ? ET_BF16
+                            : strcmp(profiles[p], "f16") ? ET_F32
+                                                         : ET_F16;
+            ck_assert_int_eq(y->dtype, cd_kernel_at(k)->wide_outputs ? ET_F32 : type);
+            cd_free(&c);
+        }
+}
+
+START_TEST(every_value_fits_its_type)
+{
+    each_case(MANY_TOKENS, look_at_types);
+}
+END_TEST
+
+/* ---- other profiles ---- */
+
+static void assert_same(const cd_candidate *a, const cd_candidate *b)
+{
+    ck_assert_uint_eq(a->count, b->count);
+    for (size_t i = 0; i < a->count; i++)
+        for (size_t j = 0; j < cd_count(&a->tensors[i]); j++) {
+            double x = cd_element(&a->tensors[i], j), y = cd_element(&b->tensors[i], j);
+            EXPECT(x == y, "%s: %s[%zu] is %a and %a", a->golden->c.name, a->tensors[i].name, j, x,
+                   y);
+        }
+}
+
+/* Flushing makes the emulation run in double, where it rounds every operation by itself; the numbers
+ * of these cases are far from what is flushed. Products of bf16 numbers are exact in float, so where
+ * all operands are rounded both ways must agree to the bit. */
+static void look_at_emulation(const et_step *golden)
+{
+    et_profile flushing = *et_profile_find("bf16");
+    static const char *const kernels[] = {"sequential", "reversed", "tree", "split-4"};
+    if (!begins(golden->c.name, "sigmoid-t") && !begins(golden->c.name, "softmax-a") &&
+        !begins(golden->c.name, "z-loss") && !begins(golden->c.name, "aux") &&
+        !begins(golden->c.name, "dense-odd"))
+        return;
+    flushing.ftz = true;
+    strcpy(flushing.name, "flushing");
+    for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+        et_error error;
+        cd_candidate in_float = run_kernel(golden, "bf16", cd_kernel_find(kernels[k])), in_double;
+        et_status status = cd_run(&in_double, golden, &flushing, cd_kernel_find(kernels[k]), NULL,
+                                  0, SEED, &error);
+        EXPECT(status == ET_OK, "%s", error.text);
+        ck_assert_int_eq(cd_tensor(&in_float, "fwd.y")->source, ET_FROM_F32);
+        ck_assert_int_eq(cd_tensor(&in_double, "fwd.y")->source, ET_FROM_F64);
+        assert_same(&in_float, &in_double);
+        cd_free(&in_float);
+        cd_free(&in_double);
+    }
+}
+
+START_TEST(double_emulates_float_to_the_bit)
+{
+    each_case(MANY_TOKENS, look_at_emulation);
+}
+END_TEST
+
+static const char *const big_case =
+    "{'name': 'big', 'rule': 'tc', 'tokens': 640, 'd_model': 64, 'd_expert': 16, 'experts': 2, "
+    "'balance': 'proportional', 'precision': 'bf16', 'input': {'source': 'normal', 'seed': 3}}";
+
+static void run_big_case(et_step *golden)
+{
+    et_case c;
+    et_error error;
+    EXPECT(parse_quoted(&c, big_case, &error) == ET_OK, "%s", error.text);
+    run_case(golden, &c);
+}
+
+/* Error of a kernel with an accumulator of its own, H alone: H is summed from exact products. */
+static double error_of_sums(const et_step *golden, int bits, bool truncate, cd_order order)
+{
+    et_profile p = {.name = "own", .bits = {53, 53, 53, 53, bits, 53}, .exponent_bits = 8};
+    cd_kernel kernel = {.name = "own", .what = "", .order = order};
+    cd_candidate c;
+    et_step reference;
+    et_error error;
+    p.truncate_accumulator = truncate;
+    EXPECT(cd_run(&c, golden, &p, &kernel, NULL, 0, SEED, &error) == ET_OK, "%s", error.text);
+    run_reference(&reference, golden, &c);
+    et_tensor_out want[ET_MAX_STEP_TENSORS];
+    size_t count = et_step_tensors(&reference, false, want);
+    distance d = measure(cd_tensor(&c, "fwd.slot_pre"), find(want, count, "fwd.slot_pre"));
+    et_step_free(&reference);
+    cd_free(&c);
+    return d.rms;
+}
+
+/* A sequential sum of K = 64 terms in p bits is off by about 0.42 2^-p sqrt(K/6 + K/2), which is 2.6 units; halving the unit halves
+ * the error; a pairwise sum errs less, truncation more. */
+START_TEST(an_accumulator_of_any_length_is_emulated)
+{
+    et_step golden;
+    run_big_case(&golden);
+    for (int bits = 10; bits <= 20; bits += 5) {
+        double unit = ldexp(1, -bits),
+               own = error_of_sums(&golden, bits, false, CD_SEQUENTIAL) / unit;
+        EXPECT(own > 1 && own < 4, "%d bits: %g units", bits, own);
+        ck_assert(error_of_sums(&golden, bits, false, CD_TREE) / unit < 0.8 * own);
+        ck_assert(error_of_sums(&golden, bits, true, CD_SEQUENTIAL) / unit > 1.5 * own);
+        ck_assert(error_of_sums(&golden, bits, false, CD_COMPENSATED) / unit < 0.5 * own);
+    }
+    et_step_free(&golden);
+}
+END_TEST
+
+START_TEST(orders_of_summation_differ_in_float)
+{
+    et_step golden;
+    static const char *const kernels[] = {"sequential", "reversed", "tree",
+                                          "split-4",    "blocked",  "wide"};
+    enum { KERNELS = sizeof kernels / sizeof *kernels };
+    cd_candidate c[KERNELS];
+    run_big_case(&golden);
+    for (size_t k = 0; k < KERNELS; k++)
+        c[k] = run_kernel(&golden, "f32", cd_kernel_find(kernels[k]));
+    for (size_t a = 0; a < KERNELS; a++)
+        for (size_t b = 0; b < a; b++) {
+            distance d = measure(cd_tensor(&c[a], "bwd.w_up"), cd_tensor(&c[b], "bwd.w_up"));
+            EXPECT(d.rms > 0 && d.rms < 1e-5, "%s and %s: %g", kernels[a], kernels[b], d.rms);
+        }
+    for (size_t k = 0; k < KERNELS; k++) cd_free(&c[k]);
+    et_step_free(&golden);
+}
+END_TEST
+
+START_TEST(a_seed_shuffles_and_repeats)
+{
+    et_case c;
+    et_step golden;
+    et_error error;
+    cd_candidate run[3];
+    EXPECT(parse_quoted(
+               &c,
+               "{'name': 'many', 'rule': 'tc', 'tokens': 40, 'd_model': 24, 'd_expert': 16, "
+               "'experts': 9, 'top_k': 7, 'precision': 'bf16', 'input': {'source': 'normal'}}",
+               &error) == ET_OK,
+           "%s", error.text);
+    run_case(&golden, &c);
+    for (uint64_t i = 0; i < 3; i++) {
+        et_status status = cd_run(&run[i], &golden, et_profile_find("f32"),
+                                  cd_kernel_find("shuffled"), NULL, 0, 7 + i / 2, &error);
+        EXPECT(status == ET_OK, "%s", error.text);
+    }
+    assert_same(&run[0], &run[1]);
+    ck_assert(measure(cd_tensor(&run[0], "fwd.y"), cd_tensor(&run[2], "fwd.y")).rms > 0);
+    ck_assert(measure(cd_tensor(&run[0], "bwd.x"), cd_tensor(&run[2], "bwd.x")).rms > 0);
+    for (size_t i = 0; i < 3; i++) cd_free(&run[i]);
+    et_step_free(&golden);
+}
+END_TEST
+
+/* A float holds no logit of 1e40. */
+START_TEST(logits_beyond_the_range_are_an_error)
+{
+    et_case c;
+    et_step golden;
+    et_error error;
+    cd_candidate out;
+    const char *text = "{'name': 'beyond', 'rule': 'ec', 'tokens': 8, 'd_model': 8, 'd_expert': 8, "
+                       "'experts': 2, 'precision': 'f32', 'input': {'source': 'huge'}}";
+    EXPECT(parse_quoted(&c, text, &error) == ET_OK, "%s", error.text);
+    draw_case(&golden, &c);
+    for (size_t i = 0; i < 64; i++) golden.in.x[i] *= (et_real)1e33;
+    for (size_t i = 0; i < 16; i++) golden.in.router[i] *= (et_real)1e4;
+    ck_assert_int_eq(
+        cd_run(&out, &golden, et_profile_find("f32"), cd_kernel_at(0), NULL, 0, 1, &error),
+        ET_EINVAL);
+    EXPECT(strstr(error.text, "beyond") && strstr(error.text, "f32"), "%s", error.text);
+    et_step_free(&golden);
+}
+END_TEST
+
+/* ---- faults ---- */
+
+START_TEST(names_are_unique_and_known)
+{
+    size_t faults = 0, kernels = 0, explained = 0;
+    for (; cd_fault_at(faults); faults++) {
+        const cd_fault *f = cd_fault_at(faults);
+        bool known = f->explained_by == NULL;
+        for (size_t h = 0; !known && et_hypothesis_at(h); h++)
+            known = strcmp(et_hypothesis_at(h)->name, f->explained_by) == 0;
+        EXPECT(known, "%s: no hypothesis %s", f->name, f->explained_by);
+        EXPECT(cd_fault_find(f->name) == f, "%s twice", f->name);
+        explained += f->explained_by != NULL;
+    }
+    for (; cd_kernel_at(kernels); kernels++)
+        ck_assert_ptr_eq(cd_kernel_find(cd_kernel_at(kernels)->name), cd_kernel_at(kernels));
+    ck_assert_ptr_null(cd_fault_find("no such fault"));
+    ck_assert_ptr_null(cd_kernel_find("no such kernel"));
+    printf("%zu faults, %zu of them with a hypothesis; %zu kernels\n", faults, explained, kernels);
+    ck_assert_uint_ge(faults, 70);
+    ck_assert_uint_ge(kernels, 12);
+}
+END_TEST
+
+/* A fault's first effect lies in its own stage: what is computed before is as it was. */
+static bool may_change_first(const cd_fault *f, const char *name)
+{
+    if (!strcmp(name, "fwd.logits")) return !strcmp(f->stage, "precision");
+    if (!strcmp(f->stage, "selection")) return begins(name, "route.");
+    if (!strcmp(f->stage, "state"))
+        return begins(name, "route.") || begins(name, "state.") || begins(name, "loss.") ||
+               begins(name, "bwd.");
+    if (!strcmp(f->stage, "forward"))
+        return !begins(name, "route.") || !strcmp(name, "route.slot_weight");
+    if (!strcmp(f->stage, "backward")) return begins(name, "bwd.") || begins(name, "loss.");
+    if (!strcmp(f->stage, "layout")) return begins(name, "route.");
+    return true;
+}
+
+enum { MOST_FAULTS = 256 };
+
+/* Of each fault: cases in which it has a place, and in which it changed something; the least change. */
+static struct tally {
+    size_t applies, planted;
+    double least;
+} tally[MOST_FAULTS];
+
+static void plant_all(const et_step *golden, const char *profile, const char *stage)
+{
+    cd_candidate healthy = run_kernel(golden, profile, cd_kernel_find("blocked"));
+    for (size_t i = 0; cd_fault_at(i); i++) {
+        const cd_fault *f = cd_fault_at(i);
+        cd_candidate c;
+        et_error error;
+        if ((stage && strcmp(stage, f->stage) != 0) || !f->applies(golden)) continue;
+        EXPECT(cd_plant(&c, &healthy, f, 0, &error) == ET_OK, "%s", error.text);
+        tally[i].applies++;
+        if (c.planted) {
+            bool first = tally[i].planted++ == 0;
+            if (first || c.largest_change < tally[i].least) tally[i].least = c.largest_change;
+            EXPECT(may_change_first(f, c.changed), "%s, %s: %s changed first", golden->c.name,
+                   f->name, c.changed);
+        } else {
+            EXPECT(c.changed == NULL && c.changed_tensors == 0 && c.largest_change == 0,
+                   "%s, %s: not planted, but %s changed", golden->c.name, f->name, c.changed);
+        }
+        cd_free(&c);
+    }
+    cd_free(&healthy);
+}
+
+static void look_for_faults(const et_step *golden)
+{
+    plant_all(golden, "bf16", NULL);
+}
+
+/* What is coarser than bf16, or flushed, shows elsewhere. */
+static void look_for_precision(const et_step *golden)
+{
+    plant_all(golden, "f32", "precision");
+    if (golden->c.input.source != ET_INPUT_HUGE) plant_all(golden, "f16", "precision");
+}
+
+/* Mean loads beyond 256 that 8 bits do not hold: no case of the core suite has any. */
+static void plant_in_big_case(void)
+{
+    et_step golden;
+    run_big_case(&golden);
+    plant_all(&golden, "bf16", "state");
+    et_step_free(&golden);
+}
+
+START_TEST(every_fault_is_planted_somewhere)
+{
+    size_t none = 0;
+    memset(tally, 0, sizeof tally);
+    each_case(MANY_TOKENS, look_for_faults);
+    each_case(MANY_TOKENS, look_for_precision);
+    plant_in_big_case();
+    printf("%-32s %-10s %6s %8s %10s  explained by\n", "fault", "stage", "cases", "planted",
+           "least");
+    for (size_t i = 0; cd_fault_at(i); i++) {
+        const cd_fault *f = cd_fault_at(i);
+        printf("%-32s %-10s %6zu %8zu %10.2g  %s\n", f->name, f->stage, tally[i].applies,
+               tally[i].planted, tally[i].least, f->explained_by ? f->explained_by : "-");
+        none += tally[i].planted == 0;
+    }
+    ck_assert_uint_eq(none, 0);
+}
+END_TEST
+
+/* In f64 the size of a fault can be read off. */
+static void assert_scales(const et_step *golden, const char *fault, const char *tensor,
+                          double amount)
+{
+    cd_candidate healthy = run_kernel(golden, "f64", cd_kernel_at(0)), c;
+    et_error error;
+    double given = amount;
+    if (amount == 0) amount = cd_fault_find(fault)->usual;
+    et_status status = cd_plant(&c, &healthy, cd_fault_find(fault), given, &error);
+    EXPECT(status == ET_OK, "%s", error.text);
+    const et_tensor_out *a = cd_tensor(&c, tensor), *b = cd_tensor(&healthy, tensor);
+    double top = 0, bottom = 0;
+    for (size_t i = 0; i < cd_count(a); i++) {
+        top += cd_element(a, i) * cd_element(b, i);
+        bottom += cd_element(b, i) * cd_element(b, i);
+    }
+    EXPECT(fabs(top / bottom - 1 - amount) <= 1e-6 * amount, "%s: %g", fault, top / bottom - 1);
+    ck_assert(fabs(c.largest_change - amount) <= 1e-6 * amount || strstr(fault, "gate"));
+    cd_free(&c);
+    cd_free(&healthy);
+}
+
+START_TEST(a_fault_has_the_size_that_is_asked_for)
+{
+    et_case c;
+    et_step golden;
+    et_error error;
+    EXPECT(
+        parse_quoted(&c,
+                     "{'name': 'sizes', 'rule': 'ec', 'tokens': 24, 'd_model': 12, 'd_expert': 16, "
+                     "'experts': 3, 'precision': 'bf16', 'input': {'source': 'normal'}}",
+                     &error) == ET_OK,
+        "%s", error.text);
+    run_case(&golden, &c);
+    for (int i = 0; i < 3; i++) {
+        double amount = i * 0.01;
+        assert_scales(&golden, "y-scaled", "fwd.y", amount);
+        assert_scales(&golden, "dx-scaled", "bwd.x", amount);
+        assert_scales(&golden, "w-up-scaled", "bwd.w_up", amount);
+        assert_scales(&golden, "w-down-scaled", "bwd.w_down", amount);
+        assert_scales(&golden, "w-router-scaled", "bwd.w_router", amount);
+        assert_scales(&golden, "shared-gradient-scaled", "bwd.shared_up", amount);
+        assert_scales(&golden, "gate-scaled", "route.slot_weight", amount);
+    }
+    et_step_free(&golden);
+}
+END_TEST
+
+/* A fault without a place is not planted, and says so. */
+START_TEST(a_fault_without_a_place_changes_nothing)
+{
+    et_case c;
+    et_step golden;
+    et_error error;
+    cd_candidate out;
+    const char *text =
+        "{'name': 'dense', 'layer': 'dense', 'tokens': 8, 'd_model': 8, 'd_expert': 12, "
+        "'precision': 'bf16', 'input': {'source': 'normal'}}";
+    EXPECT(parse_quoted(&c, text, &error) == ET_OK, "%s", error.text);
+    run_case(&golden, &c);
+    for (size_t i = 0; cd_fault_at(i); i++) {
+        if (cd_fault_at(i)->applies(&golden)) continue;
+        et_status status = cd_run(&out, &golden, et_profile_find("bf16"), cd_kernel_at(0),
+                                  cd_fault_at(i), 0, SEED, &error);
+        EXPECT(status == ET_OK, "%s", error.text);
+        EXPECT(!out.planted, "%s changed %s", cd_fault_at(i)->name, out.changed);
+        cd_free(&out);
+    }
+    et_step_free(&golden);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("candidates");
+    TCase *rounding = add_case(suite, "rounding");
+    tcase_add_loop_test(rounding, numbers_round_as_their_type_does, 0, 3);
+    tcase_add_loop_test(rounding, truncation_goes_towards_zero, 0, 3);
+    tcase_add_loop_test(rounding, what_is_flushed_is_zero, 0, 3);
+    TCase *kernels = add_case(suite, "kernels");
+    tcase_add_test(kernels, in_double_every_kernel_is_the_reference);
+    tcase_add_test(kernels, whole_numbers_are_exact_in_every_precision_that_holds_them);
+    tcase_add_test(kernels, in_bf16_every_kernel_stays_near);
+    tcase_add_test(kernels, every_value_fits_its_type);
+    tcase_add_test(kernels, double_emulates_float_to_the_bit);
+    tcase_add_test(kernels, an_accumulator_of_any_length_is_emulated);
+    tcase_add_test(kernels, orders_of_summation_differ_in_float);
+    tcase_add_test(kernels, a_seed_shuffles_and_repeats);
+    tcase_add_test(kernels, logits_beyond_the_range_are_an_error);
+    TCase *faults = add_case(suite, "faults");
+    tcase_add_test(faults, names_are_unique_and_known);
+    tcase_add_test(faults, every_fault_is_planted_somewhere);
+    tcase_add_test(faults, a_fault_has_the_size_that_is_asked_for);
+    tcase_add_test(faults, a_fault_without_a_place_changes_nothing);
+    return run_suite(suite);
+}

@@ -1,0 +1,773 @@
+/* test_verify.c: the verdict: what is refused unseen, what passes, what fails, what stays undecided.
+ *
+ * Candidates are made from the golden's own error bars (honest.h), so that a test knows which of the
+ * verdict's five parts must find what it breaks. The routing by itself is test_verdict_routing.c;
+ * kernels that round like real ones are judged by the campaign.
+ */
+#include "ref/verdict/calibration.h"
+#include "ref/verdict/judge.h"
+#include "tests/check_main.h"
+#include "tests/honest.h"
+
+#include <omp.h>
+
+#ifndef ETREF_F32
+
+#define SMALL "'tokens':96,'d_model':24,'d_expert':40,'experts':4,'precision':'bf16'"
+#define DRAWN "'input':{'source':'normal','seed':3,'decisive':true}"
+
+static const char *const ec_case = "{'name':'ec','rule':'ec'," SMALL "," DRAWN "}";
+static const char *const tc_case =
+    "{'name':'tc','rule':'tc','top_k':2,'balance':'aux','z_loss_coef':0.01,'gate':'softmax'," SMALL
+    "," DRAWN "}";
+
+/* ---- limits ---- */
+
+/* Q(t) = p, computed to 40 digits elsewhere. */
+static const struct {
+    double p, t;
+} quantiles[] = {
+    {0.5, 0},
+    {0.25, 0.67448975019608174},
+    {0.025, 1.9599639845400542},
+    {1e-3, 3.0902323061678135},
+    {1e-6, 4.7534243088228990},
+    {1e-9, 5.9978070150076869},
+    {1e-12, 7.0344838253011319},
+    {1e-15, 7.9413453261709968},
+    {1e-20, 9.2623400897984076},
+};
+
+START_TEST(quantiles_are_right)
+{
+    double t = et_normal_quantile(quantiles[_i].p);
+    ck_assert_msg(fabs(t - quantiles[_i].t) <= 1e-14 * (1 + t), "p %g: %.17g, must be %.17g",
+                  quantiles[_i].p, t, quantiles[_i].t);
+}
+END_TEST
+
+START_TEST(limits_follow_from_alpha)
+{
+    /* two-sided: Q^-1(1e-15 / 2) at a million tests; ln(1e15) / 1.28 */
+    ck_assert_double_eq_tol(et_element_limit(1e-9, 1e6, false), 8.0269, 1e-4);
+    ck_assert_double_eq_tol(et_element_limit(1e-9, 1e6, true), 26.9835, 1e-4);
+    ck_assert_double_eq_tol(et_group_limit(1e-9, 1e6, true, 4), 8.0269 + (26.9835 - 8.0269) / 2,
+                            1e-4);
+    ck_assert(et_element_limit(0.5, 1, true) >= et_element_limit(0.5, 1, false));
+    const et_profile *bf16 = et_profile_find("bf16"), *f16 = et_profile_find("f16");
+    ck_assert_double_eq_tol(et_systematic_slope(bf16), 3.9e-4, 1e-5);
+    ck_assert_double_eq_tol(et_systematic_slope(f16), 4.9e-5, 1e-6);
+}
+END_TEST
+
+/* ---- candidates that are refused unseen ---- */
+
+static et_tensor_out real_tensor(const char *name, size_t rows, size_t columns,
+                                 const double *values)
+{
+    return (et_tensor_out){name, ET_F64, 2, {rows, columns}, values, ET_FROM_F64};
+}
+
+static void assert_refused(const honest *k, const et_tensor_out *tensors, size_t count,
+                           const et_verify_options *options, const char *words)
+{
+    et_verdict verdict;
+    et_error error = {""};
+    et_status status = et_verify(&verdict, &k->golden, tensors, count, options, &error);
+    ck_assert_msg(status == ET_EINVAL, "'%s' was not refused", words);
+    ck_assert_msg(strstr(error.text, words) != NULL, "'%s' does not say '%s'", error.text, words);
+    ck_assert_ptr_null(verdict.tensors);
+}
+
+START_TEST(bad_tensors_are_refused)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    const et_verify_options options = {.profile = k.profile};
+    et_tensor_out y = *tensor_of(&k, "fwd.y"), bad = y;
+    bad.name = "fwd.z";
+    assert_refused(&k, &bad, 1, &options, "'fwd.z' is not one of a bundle");
+    bad.name = NULL;
+    assert_refused(&k, &bad, 1, &options, "tensor 0 has no name");
+    bad.name = "route.topk_expert";
+    assert_refused(&k, &bad, 1, &options, "case 'ec' has no route.topk_expert");
+    const et_tensor_out twice[] = {y, y};
+    assert_refused(&k, twice, 2, &options, "fwd.y is given twice");
+    bad = y;
+    bad.shape[1] = 23;
+    assert_refused(&k, &bad, 1, &options, "fwd.y has the shape [96,23], must be [96,24]");
+    bad.rank = 1;
+    assert_refused(&k, &bad, 1, &options, "[96], must be [96,24]");
+    bad.rank = 1000;
+    assert_refused(&k, &bad, 1, &options, "1000 dimensions");
+    bad = y;
+    bad.values = NULL;
+    assert_refused(&k, &bad, 1, &options, "fwd.y has no values");
+    bad = y;
+    bad.source = ET_FROM_I32;
+    assert_refused(&k, &bad, 1, &options, "fwd.y is F64, but its values in memory are not");
+    bad.dtype = ET_I32;
+    assert_refused(&k, &bad, 1, &options, "fwd.y is I32, must be of a float type");
+    bad = *tensor_of(&k, "route.load");
+    bad.dtype = ET_F32;
+    bad.source = ET_FROM_F32;
+    assert_refused(&k, &bad, 1, &options, "route.load is F32, must be of an integer type");
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(slots_must_be_those_of_its_own_routing)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    tensor_of(&k, "fwd.slot_out")->shape[0] -= 1;
+    assert_refused(&k, k.tensors, k.count, &(et_verify_options){.profile = k.profile},
+                   "fwd.slot_out has the shape [95,24], must be [96,24]: a row for each slot");
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(inputs_must_be_the_goldens)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    size_t count = 96 * 24;
+    double *x = malloc(count * sizeof *x);
+    memcpy(x, k.golden.in.x, count * sizeof *x);
+    k.tensors[k.count] = real_tensor("in.x", 96, 24, x);
+    k.count++;
+    et_verdict v = judge_by(&k, (et_verify_options){0});
+    ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
+    for (size_t i = 0; i < v.tensor_count; i++) ck_assert_str_ne(v.tensors[i].name, "in.x");
+    et_verdict_free(&v);
+    x[5] += 1;
+    assert_refused(&k, k.tensors, k.count, &(et_verify_options){.profile = k.profile},
+                   "in.x[5] = ");
+    x[5] = NAN;
+    assert_refused(&k, k.tensors, k.count, &(et_verify_options){.profile = k.profile}, "in.x[5]");
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(bad_options_are_refused)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    et_profile bad = *k.profile;
+    const char *const names[] = {"fwd.nothing"}, *const missing[] = {NULL};
+    assert_refused(&k, k.tensors, 1, NULL, "no profile");
+    assert_refused(&k, k.tensors, 1, &(et_verify_options){0}, "no profile");
+    bad.bits[ET_OUTPUTS] = 0;
+    assert_refused(&k, k.tensors, 1, &(et_verify_options){.profile = &bad}, "0 bits");
+    const double alphas[] = {-1e-9, 1, NAN, INFINITY};
+    for (size_t i = 0; i < 4; i++)
+        assert_refused(&k, k.tensors, 1,
+                       &(et_verify_options){.profile = k.profile, .alpha = alphas[i]}, "alpha");
+    et_verify_options options = {.profile = k.profile, .require = names, .require_count = 1};
+    assert_refused(&k, k.tensors, 1, &options, "case 'ec' has no fwd.nothing");
+    options.require = missing;
+    assert_refused(&k, k.tensors, 1, &options, "required name 0");
+    free_honest(&k);
+}
+END_TEST
+
+/* ---- honest kernels ---- */
+
+static const struct {
+    const char *json, *profile;
+} honest_kernels[] = {
+    {"{'name':'ec','rule':'ec'," SMALL "," DRAWN "}", "bf16"},
+    {"{'name':'ec','rule':'ec'," SMALL "," DRAWN "}", "f32"},
+    {"{'name':'ec','rule':'ec'," SMALL "," DRAWN "}", "f64"},
+    {"{'name':'ec','rule':'ec','gate':'softmax_tokens','pool_tokens':48," SMALL "," DRAWN "}",
+     "bf16-low"},
+    {"{'name':'tc','rule':'tc','top_k':2,'balance':'aux','z_loss_coef':0.01,'gate':'softmax'," SMALL
+     "," DRAWN "}",
+     "bf16"},
+    {"{'name':'tc','rule':'tc','top_k':2,'balance':'lossfree','norm':'sum'," SMALL "," DRAWN "}",
+     "tf32"},
+    {"{'name':'et','rule':'et','ema_updates':50,'capacity_factor':0.3,'norm':'fanout',"
+     "'micro_batches':2,'gate':'softmax_anchor'," SMALL "," DRAWN "}",
+     "bf16"},
+    {"{'name':'et','rule':'et','mode':'eval','ema_updates':50,'shared':false,'gate':'relu'," SMALL
+     "," DRAWN "}",
+     "f16"},
+    {"{'name':'dense','layer':'dense','tokens':96,'d_model':24,'d_expert':40,'precision':'bf16',"
+     "'input':{'source':'normal','seed':3}}",
+     "bf16"},
+    {"{'name':'exact','rule':'et','tokens':64,'d_model':32,'d_expert':32,'experts':8,'gate':'relu',"
+     "'precision':'bf16','input':{'source':'integer','seed':3}}",
+     "bf16"},
+};
+
+START_TEST(honest_kernels_pass)
+{
+    honest k;
+    make_honest(&k, honest_kernels[_i].json, honest_kernels[_i].profile, 11);
+    for (uint64_t seed = 12; seed < 15; seed++) {
+        et_verdict v = judge_by(&k, (et_verify_options){0});
+        for (size_t i = 0; i < v.tensor_count; i++) {
+            const et_tensor_verdict *t = &v.tensors[i];
+            bool small = strstr(t->reason, "below its noise") != NULL;
+            ck_assert_msg(t->outcome == ET_PASS || small, "%s: %s", t->name, t->reason);
+        }
+        ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
+        ck_assert_str_eq(v.profile.name, honest_kernels[_i].profile);
+        ck_assert_uint_eq(v.tensor_count, k.count);
+        et_verdict_free(&v);
+        clear_tensors(&k);
+        add_tensors(&k, &k.golden, &k.noise, 1, seed);
+    }
+    free_honest(&k);
+}
+END_TEST
+
+/* The report's numbers, on an error that is known. */
+START_TEST(the_report_says_what_was_found)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    size_t at = 17 * 24 + 5;
+    double *y = values_of(&k, "fwd.y"), want = k.golden.fwd.y[at];
+    double sigma = sqrt(k.noise.fwd.y[at]);
+    y[at] = want + 20 * sigma;
+    et_verdict v = judge_by(&k, (et_verify_options){0});
+    const et_tensor_verdict *t = verdict_on(&v, "fwd.y");
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    ck_assert_int_eq(t->outcome, ET_MISMATCH);
+    ck_assert_uint_eq(t->elements, 96 * 24);
+    ck_assert_uint_eq(t->judged, 96 * 24);
+    ck_assert_uint_eq(t->failed, 1);
+    ck_assert_uint_eq(t->worst, at);
+    ck_assert_double_eq(t->got, y[at]);
+    ck_assert_double_eq(t->want, want);
+    ck_assert_double_eq_tol(t->largest_sigmas, 20, 1e-6);
+    ck_assert_double_eq_tol(t->bar, t->limit_sigmas * sigma, 1e-9);
+    ck_assert(t->largest_error >= 19.99 * sigma);
+    ck_assert_msg(strstr(t->reason, "1 of 2304 elements fail; at token 17, column 5") != NULL, "%s",
+                  t->reason);
+    ck_assert_msg(strncmp(v.line, "FAIL: fwd.y: 1 of", 17) == 0, "%s", v.line);
+    ck_assert(t->effective_sample > 1 && t->effective_sample <= 96 * 24);
+    ck_assert_double_eq_tol(t->whole.spread, 1, 0.3);
+    ck_assert_int_eq(verdict_on(&v, "bwd.x")->outcome, ET_PASS);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* ---- broken values ---- */
+
+static void assert_mismatch(honest *k, const char *name, const char *words)
+{
+    et_verdict v = judge_by(k, (et_verify_options){0});
+    const et_tensor_verdict *t = verdict_on(&v, name);
+    ck_assert_msg(v.outcome == ET_MISMATCH && t->outcome == ET_MISMATCH, "%s: %s", name, v.line);
+    ck_assert_msg(strstr(t->reason, words) != NULL, "%s: '%s' does not say '%s'", name, t->reason,
+                  words);
+    ck_assert_msg(strncmp(v.line, "FAIL: ", 6) == 0, "%s", v.line);
+    et_verdict_free(&v);
+}
+
+START_TEST(what_is_no_number_fails)
+{
+    const double values[] = {NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < 3; i++) {
+        honest k;
+        make_honest(&k, ec_case, "bf16", 1);
+        values_of(&k, "bwd.w_up")[2 * 40 * 24 + 7 * 24 + 3] = values[i];
+        assert_mismatch(&k, "bwd.w_up", "1 of 3840 elements fail; at expert 2, row 7, column 3");
+        values_of(&k, "fwd.slot_pre")[9] = values[i];
+        assert_mismatch(&k, "fwd.slot_pre", "slot 0 (token ");
+        free_honest(&k);
+    }
+}
+END_TEST
+
+/* Where nothing may be rounded every bit counts, but the sign of zero. */
+START_TEST(exact_values_must_be_exact)
+{
+    honest k;
+    make_honest(&k, honest_kernels[9].json, "bf16", 1);
+    double *y = values_of(&k, "fwd.y");
+    size_t zero = 0;
+    while (y[zero] != 0) zero++;
+    y[zero] = -0.0;
+    et_verdict v = judge_by(&k, (et_verify_options){0});
+    ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
+    ck_assert_uint_eq(verdict_on(&v, "fwd.y")->exact, 64 * 32);
+    et_verdict_free(&v);
+    y[zero] = 1e-30;
+    assert_mismatch(&k, "fwd.y", "1 of 2048 elements fail");
+    free_honest(&k);
+}
+END_TEST
+
+static const char *const results[] = {"fwd.y",      "bwd.x",          "bwd.w_router",
+                                      "bwd.w_up",   "bwd.w_down",     "bwd.shared_up",
+                                      "bwd.logits", "bwd.shared_down"};
+
+START_TEST(zeros_fail)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    memset(values_of(&k, results[_i]), 0, elements_of(tensor_of(&k, results[_i])) * sizeof(double));
+    assert_mismatch(&k, results[_i], "");
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(copies_of_inputs_are_named)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    memcpy(values_of(&k, "bwd.x"), k.golden.in.dy, 96 * 24 * sizeof(double));
+    assert_mismatch(&k, "bwd.x", "a copy of in.dy");
+    memcpy(values_of(&k, "fwd.y"), k.golden.in.x, 96 * 24 * sizeof(double));
+    assert_mismatch(&k, "fwd.y", "a copy of in.x");
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(integers_must_agree)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    integers_of(&k, "route.token_slots")[3] += 1;
+    assert_mismatch(&k, "route.token_slots", "1 of 96 elements differ");
+    integers_of(&k, "state.updates")[0] += 1;
+    assert_mismatch(&k, "state.updates", "got 2, must be 1");
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(too_coarse_a_type_is_named)
+{
+    honest k;
+    make_honest(&k, ec_case, "f32", 1);
+    et_tensor_out *t = tensor_of(&k, "fwd.y");
+    double *y = values_of(&k, "fwd.y");
+    for (size_t i = 0; i < 96 * 24; i++) y[i] = et_round_to_dtype(y[i], ET_BF16);
+    t->dtype = ET_BF16;
+    assert_mismatch(&k, "fwd.y", "it is stored as BF16, profile f32 expects 24 bits");
+    free_honest(&k);
+}
+END_TEST
+
+/* Single precision in memory is read as it is. */
+START_TEST(floats_are_read)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    et_tensor_out *t = tensor_of(&k, "bwd.x");
+    double *values = values_of(&k, "bwd.x");
+    float *floats = malloc(96 * 24 * sizeof *floats);
+    for (size_t i = 0; i < 96 * 24; i++) floats[i] = (float)values[i];
+    free(values);
+    t->values = floats;
+    t->source = ET_FROM_F32;
+    t->dtype = ET_F32;
+    et_verdict v = judge_by(&k, (et_verify_options){0});
+    ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
+    et_verdict_free(&v);
+    floats[100] += 100;
+    assert_mismatch(&k, "bwd.x", "at token 4, column 4");
+    free_honest(&k);
+}
+END_TEST
+
+/* ---- groups: what hides inside every element's bar ---- */
+
+static void scale(double *values, size_t count, double factor)
+{
+    for (size_t i = 0; i < count; i++) values[i] *= factor;
+}
+
+/* Wide enough for a factor of 1.002 on an eighth of a tensor to show: 1/sqrt(elements) of 1 %. */
+static const char *const wide_case =
+    "{'name':'wide','rule':'ec','tokens':512,'d_model':64,'d_expert':96,'experts':8,"
+    "'precision':'bf16','input':{'source':'normal','seed':3}}";
+
+static void assert_hidden(honest *k, const char *name, const char *kind, const char *part,
+                          size_t index)
+{
+    et_verdict v = judge_by(k, (et_verify_options){0});
+    const et_tensor_verdict *t = verdict_on(&v, name);
+    const et_group *g = &t->worst_group;
+    ck_assert_uint_eq(t->failed, 0);
+    ck_assert_msg(t->outcome == ET_MISMATCH, "%s was not found", name);
+    ck_assert_msg(strcmp(g->kind, kind) == 0 && strcmp(g->part, part) == 0 && g->index == index,
+                  "%s: found in %s %zu (%s), not in %s %zu (%s)", name, g->kind, g->index, g->part,
+                  kind, index, part);
+    ck_assert(!g->pass);
+    et_verdict_free(&v);
+}
+
+START_TEST(a_scaled_tensor_is_found)
+{
+    honest k;
+    make_honest(&k, wide_case, "bf16", 1);
+    scale(values_of(&k, "bwd.shared_up"), 96 * 64, 1.003);
+    assert_hidden(&k, "bwd.shared_up", "tensor", "reference", 0);
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(a_scaled_expert_is_found)
+{
+    honest k;
+    make_honest(&k, wide_case, "bf16", 1);
+    scale(values_of(&k, "bwd.w_up") + 3 * 96 * 64, 96 * 64, 1.003);
+    assert_hidden(&k, "bwd.w_up", "expert", "reference", 3);
+    scale(values_of(&k, "fwd.slot_out") + 5 * 64 * 64, 64 * 64, 1.003);
+    assert_hidden(&k, "fwd.slot_out", "expert", "reference", 5);
+    free_honest(&k);
+}
+END_TEST
+
+/* y = s f_shared + sum w f_i: an expert's factor dilutes in y, and shows in its own part. */
+START_TEST(a_scaled_part_of_y_is_found)
+{
+    honest k;
+    make_honest(&k, wide_case, "bf16", 1);
+    const et_assignment *a = &k.golden.assignment;
+    double *y = values_of(&k, "fwd.y");
+    for (int32_t s = a->expert_offsets[6]; s < a->expert_offsets[7]; s++)
+        for (size_t c = 0; c < 64; c++)
+            y[(size_t)a->slot_token[s] * 64 + c] +=
+                0.008 * k.golden.fwd.slot_weight[s] * k.golden.fwd.slot_out[(size_t)s * 64 + c];
+    assert_hidden(&k, "fwd.y", "expert", "routed", 6);
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(a_scaled_part_of_dx_is_found)
+{
+    honest k;
+    make_honest(&k, wide_case, "bf16", 1);
+    double *dx = values_of(&k, "bwd.x");
+    const et_step *s = &k.golden;
+    for (size_t t = 0; t < 512; t++)
+        for (size_t c = 0; c < 64; c++)
+            for (size_t i = 0; i < 8; i++)
+                dx[t * 64 + c] += 0.02 * s->bwd.logits[t * 8 + i] * s->in.router[i * 64 + c];
+    assert_hidden(&k, "bwd.x", "part", "router", 0);
+    free_honest(&k);
+}
+END_TEST
+
+/* Errors of the right kind, half as large again: each element passes. */
+START_TEST(a_noisy_row_is_found)
+{
+    honest k;
+    make_honest(&k, wide_case, "bf16", 1);
+    double *y = values_of(&k, "fwd.y");
+    for (size_t c = 0; c < 64; c++) {
+        size_t at = 77 * 64 + c;
+        y[at] = k.golden.fwd.y[at] + (c % 2 ? 2.5 : -2.5) * sqrt(k.noise.fwd.y[at]);
+    }
+    assert_hidden(&k, "fwd.y", "row", "reference", 77);
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(a_noisy_column_and_block_are_found)
+{
+    honest k;
+    make_honest(&k, wide_case, "bf16", 1);
+    double *out = values_of(&k, "fwd.shared_out");
+    for (size_t t = 0; t < 512; t++) {
+        size_t at = t * 64 + 9;
+        out[at] = k.golden.fwd.shared_out[at] + (t % 2 ? 2 : -2) * sqrt(k.noise.fwd.shared_out[at]);
+    }
+    assert_hidden(&k, "fwd.shared_out", "column", "reference", 9);
+    double *logits = values_of(&k, "fwd.logits");
+    for (size_t at = 128 * 8; at < 256 * 8; at++)
+        logits[at] = k.golden.fwd.logits[at] + (at % 2 ? 2 : -2) * sqrt(k.noise.fwd.logits[at]);
+    assert_hidden(&k, "fwd.logits", "tokens", "reference", 128);
+    free_honest(&k);
+}
+END_TEST
+
+/* What the campaign gathers: every kind of group of every tensor, with numbers in them. */
+typedef struct census {
+    size_t tensors, experts, rows, columns, blocks, parts;
+} census;
+
+static void count_group(void *user, const char *tensor, const et_group *g)
+{
+    census *c = user;
+    ck_assert(g->elements >= 8 && g->spread > 0 && g->spread_limit > 1.2);
+    ck_assert(g->pass);
+    bool y = strcmp(tensor, "fwd.y") == 0;
+    c->tensors += strcmp(g->kind, "tensor") == 0;
+    c->experts += strcmp(g->kind, "expert") == 0;
+    c->rows += y && strcmp(g->kind, "row") == 0;
+    c->columns += y && strcmp(g->kind, "column") == 0;
+    c->blocks += y && strcmp(g->kind, "tokens") == 0;
+    c->parts += strcmp(g->kind, "part") == 0;
+}
+
+START_TEST(every_group_is_shown)
+{
+    honest k;
+    census seen = {0};
+    et_verdict v;
+    make_honest(&k, wide_case, "bf16", 1);
+    keep_only(&k, "fwd.y", "bwd.x");
+    const et_verify_options options = {.profile = k.profile};
+    ck_assert_int_eq(
+        et_verify_visiting(&v, &k.golden, k.tensors, k.count, &options, count_group, &seen, NULL),
+        ET_OK);
+    ck_assert_uint_eq(seen.tensors, 2);
+    ck_assert_uint_eq(seen.experts, 8); /* their parts of y */
+    ck_assert_uint_eq(seen.rows, 512);
+    ck_assert_uint_eq(seen.columns, 64);
+    ck_assert_uint_eq(seen.blocks, 512 / 16 + 512 / 64 + 512 / 128);
+    ck_assert_uint_eq(seen.parts, 2 + 3); /* y: routed, shared; dx: experts, shared, router */
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* Sums are taken in a fixed order, whoever takes them. (Variances come from OpenBLAS, whose last bits
+ * depend on the number of threads.) */
+static et_tensor_verdict judged_by_threads(const honest *k, size_t index, int threads)
+{
+    const et_verify_options options = {.profile = k->profile};
+    const et_judgement j = {.golden = &k->golden,
+                            .reference = &k->golden,
+                            .variance = &k->noise,
+                            .scale = 1,
+                            .candidate = k->tensors,
+                            .count = k->count,
+                            .mask = k->golden.route.mask,
+                            .options = &options,
+                            .alpha = 1e-9,
+                            .tests = 1e6};
+    et_tensor_verdict out;
+    int usual = omp_get_max_threads();
+    omp_set_num_threads(threads);
+    ck_assert_int_eq(et_judge_tensor(&j, index, &k->golden, &out, NULL), ET_OK);
+    omp_set_num_threads(usual);
+    return out;
+}
+
+START_TEST(no_figure_depends_on_threads)
+{
+    honest k;
+    make_honest(&k, wide_case, "bf16", 1);
+    for (size_t i = 0; i < k.count; i++) {
+        if (strcmp(k.tensors[i].name, "bwd.x") == 0) continue; /* its parts are products */
+        et_tensor_verdict one = judged_by_threads(&k, i, 1), three = judged_by_threads(&k, i, 3);
+        ck_assert_double_eq(one.whole.slope, three.whole.slope);
+        ck_assert_double_eq(one.whole.spread, three.whole.spread);
+        ck_assert_double_eq(one.worst_group.slope, three.worst_group.slope);
+        ck_assert_double_eq(one.largest_ulps, three.largest_ulps);
+        ck_assert_uint_eq(one.worst, three.worst);
+    }
+    free_honest(&k);
+}
+END_TEST
+
+/* ---- vacuous candidates ---- */
+
+static void assert_inconclusive(honest *k, et_verify_options options, const char *words)
+{
+    et_verdict v = judge_by(k, options);
+    ck_assert_msg(v.outcome == ET_INCONCLUSIVE, "%s", v.line);
+    ck_assert_msg(strstr(v.line, words) != NULL, "'%s' does not say '%s'", v.line, words);
+    ck_assert_msg(strncmp(v.line, "INCONCLUSIVE: ", 14) == 0, "%s", v.line);
+    et_verdict_free(&v);
+}
+
+START_TEST(an_empty_candidate_decides_nothing)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    clear_tensors(&k);
+    assert_inconclusive(&k, (et_verify_options){0}, "nothing to judge");
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(the_golden_is_no_candidate)
+{
+    const char *const profiles[] = {"bf16", "f32", "f64"};
+    for (size_t i = 0; i < 3; i++) {
+        honest k;
+        make_honest(&k, ec_case, profiles[i], 1);
+        clear_tensors(&k);
+        add_tensors(&k, &k.golden, &k.noise, 0, 1);
+        assert_inconclusive(&k, (et_verify_options){0}, "the golden itself");
+        /* one tensor of it among a kernel's own: a kernel of binary64 may well get that */
+        clear_tensors(&k);
+        add_tensors(&k, &k.golden, &k.noise, 1, 1);
+        memcpy(values_of(&k, "fwd.logits"), k.golden.fwd.logits, 96 * 4 * sizeof(double));
+        if (i < 2) {
+            assert_inconclusive(&k, (et_verify_options){0}, "fwd.logits: the golden itself");
+        } else {
+            et_verdict v = judge_by(&k, (et_verify_options){0});
+            ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
+            et_verdict_free(&v);
+        }
+        free_honest(&k);
+    }
+}
+END_TEST
+
+START_TEST(what_is_required_must_be_there)
+{
+    honest k;
+    const char *const names[] = {"fwd.y", "bwd.*"};
+    et_verify_options options = {.require = names, .require_count = 2};
+    make_honest(&k, ec_case, "bf16", 1);
+    et_verdict v = judge_by(&k, options);
+    ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
+    et_verdict_free(&v);
+    remove_tensor(&k, "bwd.w_down");
+    assert_inconclusive(&k, options, "bwd.w_down is required and not there");
+    values_of(&k, "fwd.y")[3] = NAN; /* a mismatch says more */
+    v = judge_by(&k, options);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* At scale 1e-4 binary16 has no room for A = relu(H)^2: what passes there says nothing. */
+START_TEST(below_its_noise_nothing_passes)
+{
+    honest k;
+    make_honest(&k,
+                "{'name':'tiny','rule':'ec','tokens':96,'d_model':24,'d_expert':40,'experts':4,"
+                "'precision':'f16','input':{'source':'tiny','seed':3}}",
+                "f16", 1);
+    keep_only(&k, "fwd.y", "route.");
+    assert_inconclusive(&k, (et_verify_options){0}, "fwd.y: below its noise");
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(beyond_the_range_nothing_is_judged)
+{
+    honest k;
+    make_honest(&k,
+                "{'name':'huge','rule':'ec','tokens':96,'d_model':24,'d_expert':40,'experts':4,"
+                "'precision':'f16','input':{'source':'huge','seed':3}}",
+                "f16", 1);
+    keep_only(&k, "fwd.", "route.");
+    values_of(&k, "fwd.slot_act")[0] = INFINITY; /* as a kernel of this range would have it */
+    values_of(&k, "fwd.y")[0] = NAN;
+    et_verdict v = judge_by(&k, (et_verify_options){0});
+    ck_assert_int_eq(v.outcome, ET_INCONCLUSIVE);
+    ck_assert_ptr_nonnull(strstr(verdict_on(&v, "fwd.slot_act")->reason, "outside the range"));
+    ck_assert_int_eq(verdict_on(&v, "fwd.y")->outcome, ET_INCONCLUSIVE);
+    et_verdict_free(&v);
+    values_of(&k, "fwd.logits")[0] += 1e6; /* that one is within */
+    v = judge_by(&k, (et_verify_options){0});
+    ck_assert_int_eq(verdict_on(&v, "fwd.logits")->outcome, ET_MISMATCH);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* ---- margins and thresholds may be shown, too ---- */
+
+START_TEST(margins_are_judged_where_nothing_is_open)
+{
+    honest k;
+    make_honest(&k, "{'name':'all','rule':'tc','top_k':4," SMALL "," DRAWN "}", "bf16", 1);
+    et_verdict v = judge_by(&k, (et_verify_options){0});
+    ck_assert_int_eq(verdict_on(&v, "route.margin")->outcome, ET_PASS); /* all infinite */
+    et_verdict_free(&v);
+    values_of(&k, "route.margin")[7] = -INFINITY;
+    assert_mismatch(&k, "route.margin", "1 of 384 elements fail");
+    free_honest(&k);
+    make_honest(&k, tc_case, "bf16", 1);
+    values_of(&k, "route.margin")[7] += 1;
+    assert_mismatch(&k, "route.margin", "1 of 384 elements fail");
+    free_honest(&k);
+}
+END_TEST
+
+START_TEST(progress_is_told)
+{
+    honest k;
+    make_honest(&k, ec_case, "bf16", 1);
+    et_verdict v = {.outcome = ET_MISMATCH};
+    ck_assert_str_eq(et_outcome_name(ET_PASS), "pass");
+    ck_assert_str_eq(et_outcome_name(ET_MISMATCH), "mismatch");
+    ck_assert_str_eq(et_outcome_name(ET_INCONCLUSIVE), "inconclusive");
+    et_verdict_free(&v); /* zeros but for the outcome */
+    et_verdict_free(&v);
+    /* no room for anything: an error, and nothing to free */
+    et_error error;
+    const et_verify_options options = {.profile = k.profile, .max_bytes = 1000};
+    ck_assert_int_eq(et_verify(&v, &k.golden, k.tensors, k.count, &options, &error), ET_ENOMEM);
+    ck_assert_ptr_null(v.tensors);
+    free_honest(&k);
+}
+END_TEST
+
+#else
+
+START_TEST(a_float_build_does_not_judge)
+{
+    et_verdict v;
+    et_error error;
+    et_step golden = {0};
+    const et_verify_options options = {.profile = et_profile_find("bf16")};
+    ck_assert_int_eq(et_verify(&v, &golden, NULL, 0, &options, &error), ET_EINVAL);
+    ck_assert_ptr_nonnull(strstr(error.text, "PRECISION=f32"));
+}
+END_TEST
+
+#endif
+
+int main(void)
+{
+    Suite *suite = suite_create("verify");
+#ifdef ETREF_F32
+    tcase_add_test(add_case(suite, "float build"), a_float_build_does_not_judge);
+#else
+    TCase *limits = add_case(suite, "limits");
+    tcase_add_loop_test(limits, quantiles_are_right, 0, sizeof quantiles / sizeof *quantiles);
+    tcase_add_test(limits, limits_follow_from_alpha);
+    TCase *refused = add_case(suite, "refused");
+    tcase_add_test(refused, bad_tensors_are_refused);
+    tcase_add_test(refused, slots_must_be_those_of_its_own_routing);
+    tcase_add_test(refused, inputs_must_be_the_goldens);
+    tcase_add_test(refused, bad_options_are_refused);
+    TCase *honest_ones = add_case(suite, "honest");
+    tcase_add_loop_test(honest_ones, honest_kernels_pass, 0,
+                        sizeof honest_kernels / sizeof *honest_kernels);
+    tcase_add_test(honest_ones, the_report_says_what_was_found);
+    TCase *elements = add_case(suite, "elements");
+    tcase_add_test(elements, what_is_no_number_fails);
+    tcase_add_test(elements, exact_values_must_be_exact);
+    tcase_add_loop_test(elements, zeros_fail, 0, sizeof results / sizeof *results);
+    tcase_add_test(elements, copies_of_inputs_are_named);
+    tcase_add_test(elements, integers_must_agree);
+    tcase_add_test(elements, too_coarse_a_type_is_named);
+    tcase_add_test(elements, floats_are_read);
+    tcase_add_test(elements, margins_are_judged_where_nothing_is_open);
+    TCase *groups = add_case(suite, "groups");
+    tcase_add_test(groups, a_scaled_tensor_is_found);
+    tcase_add_test(groups, a_scaled_expert_is_found);
+    tcase_add_test(groups, a_scaled_part_of_y_is_found);
+    tcase_add_test(groups, a_scaled_part_of_dx_is_found);
+    tcase_add_test(groups, a_noisy_row_is_found);
+    tcase_add_test(groups, a_noisy_column_and_block_are_found);
+    tcase_add_test(groups, every_group_is_shown);
+    tcase_add_test(groups, no_figure_depends_on_threads);
+    TCase *vacuous = add_case(suite, "vacuous");
+    tcase_add_test(vacuous, an_empty_candidate_decides_nothing);
+    tcase_add_test(vacuous, the_golden_is_no_candidate);
+    tcase_add_test(vacuous, what_is_required_must_be_there);
+    tcase_add_test(vacuous, below_its_noise_nothing_passes);
+    tcase_add_test(vacuous, beyond_the_range_nothing_is_judged);
+    tcase_add_test(vacuous, progress_is_told);
+#endif
+    return run_suite(suite);
+}

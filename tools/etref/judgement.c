@@ -1,0 +1,270 @@
+/* judgement.c: `etref verify GOLDEN CANDIDATE`: from two files and the options to a verdict.
+ *
+ * The golden's stored values are not read: the reference is computed from its inputs, as in the
+ * check of its integrity. Only the candidate's are, each once, and the verdict is the library's.
+ */
+#include "etref/etref.h"
+#include "tools/etref/commands.h"
+#include "tools/etref/junit.h"
+#include "tools/etref/profiles.h"
+#include "tools/etref/terminal.h"
+#include "tools/etref/verify.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- what is asked for ---- */
+
+/* Without --profile: the precision in which the case stores its inputs. */
+static et_status choose_profile(judgement *j, et_error *error)
+{
+    static const struct {
+        et_dtype precision;
+        const char *name;
+    } rows[] = {{ET_BF16, "bf16"}, {ET_F16, "f16"}, {ET_F32, "f32"}, {ET_F64, "f64"}};
+    if (j->options->profile) return profile_choose(&j->profile, j->options->profile, error);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (rows[i].precision == j->golden.c.precision) j->profile = *et_profile_find(rows[i].name);
+    return ET_OK;
+}
+
+/* "mine=fwd.y", cut in two. `text` is a copy that the aliases then point into. */
+static et_status cut_alias(et_alias *alias, char *text, et_error *error)
+{
+    char *equals = strrchr(text, '=');
+    if (equals == NULL || equals == text || equals[1] == '\0')
+        return et_fail(error, ET_EINVAL,
+                       "--alias %s: the candidate's name, '=' and a bundle's name belong here, for "
+                       "example out=fwd.y",
+                       text);
+    *equals = '\0';
+    *alias = (et_alias){.mine = text, .name = equals + 1};
+    return ET_OK;
+}
+
+static et_status read_candidate(judgement *j, et_error *error)
+{
+    const word_list *words = &j->options->aliases;
+    et_alias *aliases = allocate(words->count, sizeof *aliases);
+    char **texts = allocate(words->count, sizeof *texts);
+    size_t limit = memory_limit(), left = j->golden.bytes < limit ? limit - j->golden.bytes : 1;
+    et_status status = ET_OK;
+    for (size_t i = 0; i < words->count && status == ET_OK; i++) {
+        texts[i] = strcpy(allocate(strlen(words->at[i]) + 1, 1), words->at[i]);
+        status = cut_alias(&aliases[i], texts[i], error);
+    }
+    if (status == ET_OK)
+        status = et_candidate_read(&j->candidate, &j->candidate_file, &j->golden, aliases,
+                                   words->count, left, error);
+    for (size_t i = 0; i < words->count; i++) free(texts[i]);
+    free(texts);
+    free(aliases);
+    return status;
+}
+
+/* Names of the golden's outputs, and "fwd.*" for each family of them. */
+static void list_outputs(word_list *names, const et_step *golden)
+{
+    static const char *const families[] = {"fwd.*",   "route.*",  "bwd.*",   "loss.*",
+                                           "state.*", "metric.*", "layout.*"};
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t count = et_step_tensors(golden, false, tensors);
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(tensors[i].name, "in.", 3) != 0) word_list_add(names, tensors[i].name);
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        word_list_add(names, families[i]);
+    word_list_add(names, NULL);
+}
+
+/* True if the word is one of the names, or ends in '*' and begins some of them. */
+static bool names_something(const char *word, const word_list *names)
+{
+    size_t length = strlen(word);
+    bool prefix = length > 0 && word[length - 1] == '*';
+    for (size_t i = 0; names->at[i]; i++) {
+        bool family = strchr(names->at[i], '*') != NULL;
+        if (!family && (prefix ? strncmp(names->at[i], word, length - 1) == 0
+                               : strcmp(names->at[i], word) == 0))
+            return true;
+    }
+    return false;
+}
+
+static et_status check_required(const word_list *required, const judgement *j, et_error *error)
+{
+    word_list names = {0};
+    et_status status = ET_OK;
+    list_outputs(&names, &j->golden);
+    for (size_t i = 0; i < required->count && status == ET_OK; i++) {
+        const char *word = required->at[i], *near = nearest_word(word, names.at);
+        if (names_something(word, &names)) continue;
+        bool bundle = et_tensor_doc_find(word) != NULL;
+        status =
+            et_fail(error, ET_EINVAL, "--require %s: %s%s%s%s", word,
+                    bundle ? "the case computes no such tensor"
+                           : "no such tensor; names like fwd.y and prefixes like bwd.* belong here",
+                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    }
+    word_list_free(&names);
+    return status;
+}
+
+/* Cuts "fwd.y,bwd.*" at its commas. `text` is a copy that the words then point into. */
+static void cut_required(word_list *required, char *text)
+{
+    for (char *word = strtok(text, ", "); word; word = strtok(NULL, ", "))
+        word_list_add(required, word);
+}
+
+/* ---- computing ---- */
+
+/* The library, which knows no files, says "candidate: ..."; a reader of a log wants to know which. */
+static et_status name_candidate(const char *path, et_status status, et_error *error)
+{
+    static const char head[] = "candidate: ";
+    et_error own = *error;
+    if (strncmp(own.text, head, strlen(head)) != 0) return status;
+    return et_fail(error, status, "%s: %s", path, own.text + strlen(head));
+}
+
+static et_status judge_with(judgement *j, const word_list *required, et_error *error)
+{
+    const verify_options *o = j->options;
+    size_t limit = memory_limit(), used = j->golden.bytes + j->candidate.bytes;
+    et_verify_options options = {.profile = &j->profile,
+                                 .alpha = o->alpha,
+                                 .ties_any = o->ties == 1,
+                                 .require = required->at,
+                                 .require_count = required->count,
+                                 .explain = !o->no_explain,
+                                 .max_bytes = used < limit ? limit - used : 1,
+                                 .progress = progress_show,
+                                 .user = (void *)o->candidate};
+    et_status status = et_verify(&j->verdict, &j->golden, j->candidate.tensors, j->candidate.count,
+                                 &options, error);
+    return status == ET_OK ? ET_OK : name_candidate(o->candidate, status, error);
+}
+
+static et_status judge(judgement *j, et_error *error)
+{
+    const word_list *lists = &j->options->require;
+    word_list required = {0}, texts = {0};
+    for (size_t i = 0; i < lists->count; i++) {
+        char *text = strcpy(allocate(strlen(lists->at[i]) + 1, 1), lists->at[i]);
+        word_list_add(&texts, text);
+        cut_required(&required, text);
+    }
+    et_status status =
+        lists->count > 0 && required.count == 0
+            ? et_fail(error, ET_EINVAL, "--require: names like fwd.y,bwd.* belong here")
+            : check_required(&required, j, error);
+    if (status == ET_OK) status = judge_with(j, &required, error);
+    for (size_t i = 0; i < texts.count; i++) free((char *)texts.at[i]);
+    word_list_free(&texts);
+    word_list_free(&required);
+    return status;
+}
+
+static bool same_file(const et_tensor_file *a, const et_tensor_file *b)
+{
+    struct stat first, second;
+    return fstat(a->descriptor, &first) == 0 && fstat(b->descriptor, &second) == 0 &&
+           first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+const et_tensor_out *candidate_tensor(const judgement *j, const char *name)
+{
+    for (size_t i = 0; i < j->candidate.count; i++)
+        if (strcmp(j->candidate.tensors[i].name, name) == 0) return &j->candidate.tensors[i];
+    return NULL;
+}
+
+/* The report names a slot by token and expert: by the candidate's own mask, where it shows one. */
+static et_status find_routing(judgement *j, et_error *error)
+{
+    const et_tensor_out *mask = candidate_tensor(j, "route.mask");
+    j->routing = j->golden.assignment;
+    if (mask == NULL) return ET_OK;
+    et_status status = et_assignment_build(&j->routing, j->golden.c.tokens, j->golden.c.experts,
+                                           mask->values, error);
+    j->routing_owned = status == ET_OK;
+    return status;
+}
+
+/* Opens the candidate before the reference is computed: a slip in a name shows at once. */
+static et_status compute(judgement *j, et_error *error)
+{
+    const verify_options *o = j->options;
+    et_engine engine = o->engine < 0 ? ET_BLAS : (et_engine)o->engine;
+    et_status status =
+        et_bundle_open(&j->golden_file, &j->golden, o->golden, memory_limit(), error);
+    if (status != ET_OK) return status;
+    status = et_tensor_file_open(&j->candidate_file, o->candidate, error);
+    if (status == ET_OK) {
+        j->same_file = same_file(&j->golden_file, &j->candidate_file);
+        status = choose_profile(j, error);
+    }
+    if (status == ET_OK)
+        status = et_step_run(&j->golden, engine, progress_show, (void *)o->golden, error);
+    if (status == ET_OK) status = read_candidate(j, error);
+    if (status == ET_OK) status = find_routing(j, error);
+    if (status == ET_OK) status = judge(j, error);
+    progress_clear();
+    return status;
+}
+
+static void judgement_free(judgement *j)
+{
+    et_verdict_free(&j->verdict);
+    if (j->routing_owned) et_assignment_free(&j->routing);
+    et_candidate_free(&j->candidate);
+    et_step_free(&j->golden);
+    et_tensor_file_close(&j->candidate_file);
+    et_tensor_file_close(&j->golden_file);
+}
+
+/* ---- the report ---- */
+
+static int report(const judgement *j)
+{
+    static const int statuses[] = {[ET_PASS] = STATUS_PASS,
+                                   [ET_MISMATCH] = STATUS_MISMATCH,
+                                   [ET_INCONCLUSIVE] = STATUS_INCONCLUSIVE};
+    const verify_options *o = j->options;
+    if (o->format == FORMAT_JSON)
+        report_json(j);
+    else if (o->format == FORMAT_JUNIT)
+        report_junit(j);
+    else if (!o->quiet)
+        report_text(j);
+    if (o->format == FORMAT_TEXT) {
+        print_clean(stdout, j->verdict.line);
+        putchar('\n');
+    } else if (j->verdict.outcome != ET_PASS) {
+        fail("%s", j->verdict.line); /* so that a log of errors alone holds the verdict */
+    }
+    return statuses[j->verdict.outcome];
+}
+
+/* A CI system that waits for a report is given one also where there is no verdict. */
+static int report_error(const judgement *j, et_status status, const et_error *error)
+{
+    junit rows = {0};
+    if (j->options->format == FORMAT_JUNIT) {
+        junit_add(&rows, "verdict", JUNIT_ERROR, error->text, NULL);
+        junit_print(&rows, "etref.verify");
+    }
+    return fail_status(status, error);
+}
+
+int verify_candidate(const verify_options *o)
+{
+    et_error error = {0};
+    judgement j = {.options = o, .golden_file.descriptor = -1, .candidate_file.descriptor = -1};
+    et_status status = compute(&j, &error);
+    int result = status == ET_OK ? report(&j) : report_error(&j, status, &error);
+    judgement_free(&j);
+    return result;
+}

@@ -1,0 +1,112 @@
+/* junit.c: XML for CI systems. See junit.h.
+ *
+ * The dialect is the one that Jenkins, GitLab and GitHub's actions read: <testsuites>, <testsuite>
+ * with counts, <testcase> with at most one of <failure>, <error>, <skipped>. No times: the same run
+ * prints the same bytes.
+ */
+#include "tools/etref/junit.h"
+#include "tools/etref/options.h"
+#include "tools/etref/terminal.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char *copy(const char *text)
+{
+    return text ? strcpy(allocate(strlen(text) + 1, 1), text) : NULL;
+}
+
+void junit_add(junit *j, const char *name, junit_result result, const char *message,
+               const char *detail)
+{
+    size_t n = j->count;
+    if ((n & (n - 1)) == 0) {
+        junit_row *grown = allocate(n ? 2 * n : 1, sizeof *grown);
+        if (n) memcpy(grown, j->rows, n * sizeof *grown);
+        free(j->rows);
+        j->rows = grown;
+    }
+    j->rows[j->count++] = (junit_row){copy(name), copy(message), copy(detail), result};
+    j->results[result]++;
+}
+
+/* XML 1.0 has no control characters but tab and the line's end, and neither U+FFFE nor U+FFFF, not
+ * even escaped; json_clean has seen to it that the text is UTF-8. */
+static bool is_no_character(const unsigned char *c)
+{
+    bool control = (*c < 0x20 && *c != '\t' && *c != '\n') || *c == 0x7F;
+    return control || (c[0] == 0xEF && c[1] == 0xBF && c[2] >= 0xBE);
+}
+
+static void print_escaped(const char *text)
+{
+    json_t *clean = json_clean(text);
+    const unsigned char *c = (const unsigned char *)json_string_value(clean);
+    for (; *c; c++) {
+        switch (*c) {
+        case '&': fputs("&amp;", stdout); break;
+        case '<': fputs("&lt;", stdout); break;
+        case '>': fputs("&gt;", stdout); break;
+        case '"': fputs("&quot;", stdout); break;
+        default:
+            if (!is_no_character(c)) {
+                putchar(*c);
+            } else {
+                putchar('?');
+                if (*c == 0xEF) c += 2;
+            }
+        }
+    }
+    json_decref(clean);
+}
+
+static void print_attribute(const char *name, const char *value)
+{
+    printf(" %s=\"", name);
+    print_escaped(value);
+    putchar('"');
+}
+
+static void print_counts(const junit *j, const char *suite)
+{
+    print_attribute("name", suite);
+    printf(" tests=\"%zu\" failures=\"%zu\" errors=\"%zu\" skipped=\"%zu\">\n", j->count,
+           j->results[JUNIT_FAILURE], j->results[JUNIT_ERROR], j->results[JUNIT_SKIPPED]);
+}
+
+static void print_row(const junit_row *row, const char *suite)
+{
+    static const char *const words[] = {NULL, "failure", "error", "skipped"};
+    const char *word = words[row->result];
+    fputs("    <testcase", stdout);
+    print_attribute("classname", suite);
+    print_attribute("name", row->name);
+    if (word == NULL) {
+        fputs("/>\n", stdout);
+        return;
+    }
+    printf(">\n      <%s", word);
+    print_attribute("message", row->message ? row->message : "");
+    putchar('>');
+    print_escaped(row->detail ? row->detail : "");
+    printf("</%s>\n    </testcase>\n", word);
+}
+
+void junit_print(junit *j, const char *suite)
+{
+    fputs("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites", stdout);
+    print_counts(j, "etref");
+    fputs("  <testsuite", stdout);
+    print_counts(j, suite);
+    for (size_t i = 0; i < j->count; i++) {
+        print_row(&j->rows[i], suite);
+        free(j->rows[i].name);
+        free(j->rows[i].message);
+        free(j->rows[i].detail);
+    }
+    fputs("  </testsuite>\n</testsuites>\n", stdout);
+    free(j->rows);
+    *j = (junit){0};
+}

@@ -1,0 +1,27 @@
+/* junit.h: results as the XML that CI systems show: one suite, one case for each thing tested. */
+#ifndef ETREF_TOOL_JUNIT_H
+#define ETREF_TOOL_JUNIT_H
+
+#include <stddef.h>
+
+typedef enum junit_result { JUNIT_PASS, JUNIT_FAILURE, JUNIT_ERROR, JUNIT_SKIPPED } junit_result;
+enum { JUNIT_RESULTS = JUNIT_SKIPPED + 1 };
+
+typedef struct junit_row {
+    char *name, *message, *detail;
+    junit_result result;
+} junit_row;
+
+typedef struct junit {
+    junit_row *rows;
+    size_t count, results[JUNIT_RESULTS]; /* how many of each */
+} junit;
+
+/* `message` is one line, `detail` more of them; both may be NULL. */
+void junit_add(junit *j, const char *name, junit_result result, const char *message,
+               const char *detail);
+
+/* Prints the suite to standard output, and frees. */
+void junit_print(junit *j, const char *suite);
+
+#endif

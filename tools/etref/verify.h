@@ -1,0 +1,49 @@
+/* verify.h: the parts of `etref verify`: a bundle against its recomputation (integrity.c), a
+ * kernel's output against a golden (judgement.c), and the reports on the latter (report.c). */
+#ifndef ETREF_TOOL_VERIFY_H
+#define ETREF_TOOL_VERIFY_H
+
+#include "etref/candidate.h"
+#include "etref/verify.h"
+#include "tools/etref/options.h"
+
+enum { FORMAT_TEXT, FORMAT_JSON, FORMAT_JUNIT };
+
+typedef struct verify_options {
+    const char *golden, *candidate; /* candidate NULL: the integrity of the golden */
+    int engine;                     /* et_engine, or -1: each command's own */
+    int format, ties;               /* ties: 0 rule, 1 any; -1: not given */
+    bool quiet, no_explain;
+    size_t threads;
+    double alpha;        /* 0: not given */
+    const char *profile; /* NULL: not given */
+    word_list require, aliases;
+    int argc; /* the command line, for the report to repeat */
+    char **argv;
+} verify_options;
+
+/* Both return the exit status. */
+int verify_integrity(const verify_options *o);
+int verify_candidate(const verify_options *o);
+
+/* A candidate judged: what was read, what was computed, what came of it. */
+typedef struct judgement {
+    const verify_options *options;
+    et_tensor_file golden_file, candidate_file;
+    et_step golden;
+    et_candidate candidate;
+    et_profile profile;
+    bool same_file; /* golden and candidate are one file under two names, or under one */
+    et_verdict verdict;
+    et_assignment routing; /* the candidate's own where it shows one; names slots in the report */
+    bool routing_owned;
+} judgement;
+
+/* The candidate's tensor under the bundle's name, or NULL. */
+const et_tensor_out *candidate_tensor(const judgement *j, const char *name);
+
+void report_text(const judgement *j);
+void report_json(const judgement *j);
+void report_junit(const judgement *j);
+
+#endif
