@@ -379,21 +379,28 @@ static bool loses(const rounding *r, size_t count, const et_real *values)
     return false;
 }
 
-/* sum (round(dO) - dO) dO / sum dO^2 over a stretch of rows: the factor that rounding puts on it. */
-static double rounding_slope(const rounding *r, size_t count, const et_real *dO)
+/* sum (round(v) - v) v / sum v^2 over `count` values `stride` apart: the factor that rounding puts on them
+ * as a whole. */
+static double rounding_slope(const rounding *r, size_t count, size_t stride, const et_real *values)
 {
     double eu = 0, uu = 0;
     for (size_t i = 0; i < count; i++) {
-        double value = (double)dO[i];
-        if (rounding_holds(r, value)) {
-            uu += value * value;
-            continue;
-        }
-        double ulp = rounding_ulp(r, value);
-        eu += (nearbyint(value / ulp) * ulp - value) * value;
+        double value = (double)values[i * stride], ulp = rounding_ulp(r, value);
+        if (!rounding_holds(r, value)) eu += (nearbyint(value / ulp) * ulp - value) * value;
         uu += value * value;
     }
     return uu > 0 ? fabs(eu / uu) : 0;
+}
+
+static double router_slope(const et_step *s, const et_profile *p)
+{
+    const rounding r = rounding_at(p, ET_OPERANDS);
+    size_t n = s->c.experts;
+    double most = 0;
+    if (s->c.layer != ET_MOE || r.bits >= p->bits[ET_LOGITS]) return 0;
+    for (size_t i = 0; i < n; i++)
+        most = fmax(most, rounding_slope(&r, s->c.tokens, n, s->bwd.logits + i));
+    return most;
 }
 
 static double upstream_slope(const et_step *s, const et_profile *p)
@@ -405,16 +412,16 @@ static double upstream_slope(const et_step *s, const et_profile *p)
     if (s->c.layer != ET_MOE || r.bits > 24) return 0;
     for (size_t i = 0; i < a->experts; i++) {
         const et_real *dO = s->bwd.slot_out + (size_t)a->expert_offsets[i] * d;
-        most = fmax(most, rounding_slope(&r, (size_t)a->load[i] * d, dO));
+        most = fmax(most, rounding_slope(&r, (size_t)a->load[i] * d, 1, dO));
     }
     if (s->bwd.shared_out)
-        most = fmax(most, rounding_slope(&r, s->c.tokens * d, s->bwd.shared_out));
+        most = fmax(most, rounding_slope(&r, s->c.tokens * d, 1, s->bwd.shared_out));
     return most;
 }
 
 et_systematic et_noise_systematic(const et_step *s, const et_profile *p)
 {
-    et_systematic by = {.upstream = upstream_slope(s, p)};
+    et_systematic by = {.upstream = upstream_slope(s, p), .router = router_slope(s, p)};
     if (!p->truncate_operands) return by;
     const rounding r = rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
@@ -440,7 +447,9 @@ static double shrinks(const et_systematic *by, const char *tensor)
 
 double et_noise_slope(const et_systematic *by, const char *tensor)
 {
-    return shrinks(by, tensor) + (strncmp(tensor, "bwd.", 4) == 0 ? by->upstream : 0);
+    bool router = strcmp(tensor, "bwd.w_router") == 0 || strcmp(tensor, "bwd.x") == 0;
+    return shrinks(by, tensor) + (strncmp(tensor, "bwd.", 4) == 0 ? by->upstream : 0) +
+           (router ? by->router : 0);
 }
 
 /* V += (shrinking * value)^2 wherever there is an error at all. */

@@ -6,7 +6,9 @@
  * lost it twice for H, which is squared, once for A and once for W_down.
  *
  * And dO = w dy rounds to dy itself wherever w is just below 1, as a saturated gate makes it: then dO is
- * too large by 1 - w, up to half an ulp, in every element of the slot, and so is all that follows.
+ * too large by 1 - w, up to half an ulp, in every element of the slot, and so is all that follows. The
+ * same befalls dr where many tokens have nearly the same, an expert's share of a balancing loss, and it is
+ * rounded as an operand of dW_r.
  */
 #ifndef ET_NOISE_H
 #define ET_NOISE_H
@@ -15,9 +17,9 @@
 #include "etref/step.h"
 
 /* What one truncation takes (0: the profile rounds to nearest), whether x and the weights are truncated at
- * all, and the largest part by which rounding changes the whole of one expert's dO. */
+ * all, and the largest part by which rounding changes the whole of one expert's dO, and of its dr. */
 typedef struct et_systematic {
-    double each, upstream;
+    double each, upstream, router;
     bool x, weights;
 } et_systematic;
 

@@ -149,8 +149,10 @@ static void weigh_piece(size_t columns, const double *got, const double *want,
         p->e[c] = got[c] - want[c];
         p->V[c] = scale * variance[c] + extra;
     }
-    for (size_t c = 0; c < columns; c++) p->finite[c] = p->e[c] - p->e[c] == 0 ? 1.0 : 0.0;
-    for (size_t c = 0; c < columns; c++) p->noisy[c] = p->V[c] > least ? 1.0 : 0.0;
+    for (size_t c = 0; c < columns; c++) {
+        p->finite[c] = p->e[c] - p->e[c] == 0 ? 1.0 : 0.0;
+        p->noisy[c] = p->V[c] > least ? 1.0 : 0.0;
+    }
     for (size_t c = 0; c < columns; c++) p->e[c] = p->finite[c] > 0 ? p->e[c] : 0.0;
     for (size_t c = 0; c < columns; c++)
         p->weight[c] = p->finite[c] * p->noisy[c] / larger(p->V[c], least);
@@ -566,9 +568,21 @@ static void fill_in(const et_sheet *f, const sweep *s, double t, et_tensor_verdi
 }
 
 /* Values that should have errors and have none. */
-static bool is_golden_itself(const exam *x, const tally *all)
+static bool has_no_error(const exam *x, const tally *all)
 {
     return x->reference == x->j->golden && all->sums.n > 0 && all->same == all->sums.n;
+}
+
+/* Does it hold, more than by accident, values that a kernel of this profile could not store? */
+static bool is_golden_itself(const exam *x, const et_sheet *f)
+{
+    enum { HANDFUL = 16 };
+    const et_profile *p = x->j->options->profile;
+    et_place place = et_tensor_place(x->got->name);
+    size_t found = 0;
+    for (size_t i = 0; i < f->rows * f->columns && found < HANDFUL; i++)
+        found += f->variance[i] > 0 && !et_place_holds(p, place, f->want[i]);
+    return found == HANDFUL;
 }
 
 static size_t position(const char *name)
@@ -592,11 +606,9 @@ static const char *overflow_before(const exam *x)
     return NULL;
 }
 
-/* Part 5, and the elements' part of the reason. A handful of values may be right to the last bit by
- * accident. `grouped` as below. */
-static void conclude_real(exam *x, const tally *all, bool grouped)
+/* Part 5, and the elements' part of the reason. `grouped` as below. */
+static void conclude_real(exam *x, const et_sheet *f, const tally *all, bool grouped)
 {
-    enum { HANDFUL = 16 };
     const et_profile *p = x->j->options->profile;
     const et_tensor_verdict *out = x->out;
     const char *overflow = overflow_before(x);
@@ -608,10 +620,10 @@ static void conclude_real(exam *x, const tally *all, bool grouped)
         find(x, ET_INCONCLUSIVE, "computed from %s, which is outside the range of profile %s",
              overflow, p->name);
     if (out->outcome != ET_PASS || out->judged == 0) return;
-    x->doubt->identical = is_golden_itself(x, all);
+    x->doubt->errorless = has_no_error(x, all);
     if (!grouped) return;
-    if (x->doubt->identical && all->sums.n >= HANDFUL &&
-        p->bits[ET_ACCUMULATOR] < et_dtype_significand(ET_F64))
+    x->doubt->identical = x->doubt->errorless && is_golden_itself(x, f);
+    if (x->doubt->identical && p->bits[ET_ACCUMULATOR] < et_dtype_significand(ET_F64))
         find(x, ET_INCONCLUSIVE, "the golden itself, bit for bit: a kernel would have rounded");
     else if (all->reference2 < 100 * all->variance) {
         find(x, ET_INCONCLUSIVE, "below its noise: root mean square %.2g, deviation %.2g",
@@ -635,7 +647,7 @@ static et_status judge_sheet(exam *x, const et_sheet *f, bool grouped, et_error 
     if (status == ET_OK) fill_in(f, &s, t, x->out);
     if (status == ET_OK && grouped)
         status = et_judge_groups(j, f, x->reference, s.rows, s.columns, x->out, error);
-    if (status == ET_OK) conclude_real(x, &s.all, grouped);
+    if (status == ET_OK) conclude_real(x, f, &s.all, grouped);
     free_sweep(&s);
     return status;
 }

@@ -64,23 +64,20 @@ static et_sums sum_of(const et_sums *list, size_t first, size_t end)
 
 /* ---- one group ---- */
 
-/* Sources behind a group: `tokens` (or slots), times the hidden width where `wide`; see calibration.c. A
- * gate as coarse as the intermediates is one source for all of a slot's elements. */
-static double sources(const jury *q, size_t tokens, bool wide, double elements)
+/* Sources behind a group of so many tokens or slots, in whose elements their hidden units enter one by one
+ * (calibration.c). A gate as coarse as the intermediates is one source for all of a slot's elements. */
+static double of_tokens(const jury *q, size_t tokens)
 {
-    const et_case *c = &q->reference->c;
-    double count = (double)tokens;
-    if (wide && !q->gated) count *= (double)c->d_expert;
-    return fmin(elements, fmax(1, count / 24));
+    return (double)tokens * (q->gated ? 1 : (double)q->reference->c.d_expert) / 24;
 }
 
 static et_group measure(const jury *q, const char *kind, const char *part, size_t index,
-                        size_t tokens, bool wide, et_sums s)
+                        double sources, et_sums s)
 {
     et_group g = {
         .kind = kind, .part = part, .index = index, .elements = (size_t)s.n, .pass = true};
     if (s.n < LEAST) return g;
-    double independent = sources(q, tokens, wide, s.n);
+    double independent = fmin(s.n, fmax(1, sources));
     double t = et_group_limit(q->j->alpha, q->j->tests, q->coarse, independent);
     et_calibration c = et_calibration_of(q->f->got->name, kind);
     g.spread = sqrt(s.q / s.n);
@@ -134,10 +131,10 @@ static void report(const jury *q, const et_group *g)
                  what, g->spread, g->spread_limit, g->elements);
 }
 
-static void judge(jury *q, const char *kind, const char *part, size_t index, size_t tokens,
-                  bool wide, et_sums s)
+static void judge(jury *q, const char *kind, const char *part, size_t index, double sources,
+                  et_sums s)
 {
-    et_group g = measure(q, kind, part, index, tokens, wide, s);
+    et_group g = measure(q, kind, part, index, sources, s);
     bool whole = strcmp(kind, "tensor") == 0;
     if (whole) q->out->whole = q->out->worst_group = g;
     if (g.spread_limit == 0) return;
@@ -165,28 +162,35 @@ static size_t all_tokens(const jury *q)
     return routed && s->c.layer == ET_MOE ? s->assignment.slots : s->c.tokens;
 }
 
-/* Tokens behind row r: itself, or those of the expert whose weights it belongs to. */
-static size_t row_tokens(const jury *q, size_t r)
+/* Row j of dW_up is sum_s dH_sj x_s, and one token may make up all of it: one source. The elements of a
+ * column have each their own row's. With dW_down, dO' A, it is the other way round; dW_r's columns are
+ * as short as there are experts. */
+static double row_sources(const jury *q)
 {
-    const et_step *s = q->reference;
-    if (rows_are_tokens(q->f)) return 1;
-    if (q->f->kind != ET_ROWS_EXPERTS || s->c.layer != ET_MOE) return all_tokens(q);
-    return (size_t)s->assignment.load[r / (q->f->rows / s->c.experts)];
+    if (rows_are_tokens(q->f)) return of_tokens(q, 1);
+    return strstr(q->f->got->name, "_down") ? of_tokens(q, 1) : 1;
+}
+
+static double column_sources(const jury *q)
+{
+    if (rows_are_tokens(q->f)) return (double)q->f->rows / 24;
+    return strstr(q->f->got->name, "_up") && !q->gated ? (double)q->f->rows / 24 : 1;
 }
 
 static void judge_rows(jury *q)
 {
     size_t rows = q->f->rows;
-    bool wide = rows_are_tokens(q->f);
+    double sources = row_sources(q);
     for (size_t r = 0; rows > 1 && r < rows; r++)
-        judge(q, "row", "reference", r, row_tokens(q, r), wide, q->rows[r]);
+        judge(q, "row", "reference", r, sources, q->rows[r]);
 }
 
 static void judge_columns(jury *q)
 {
     size_t columns = q->f->columns;
+    double sources = column_sources(q);
     for (size_t c = 0; columns > 1 && c < columns; c++)
-        judge(q, "column", "reference", c, all_tokens(q), false, q->columns[c]);
+        judge(q, "column", "reference", c, sources, q->columns[c]);
 }
 
 static void judge_blocks(jury *q)
@@ -196,7 +200,8 @@ static void judge_blocks(jury *q)
     for (size_t k = 0; k < BLOCK_SIZES && block_sizes[k] < rows; k++)
         for (size_t first = 0; first < rows; first += block_sizes[k]) {
             size_t end = first + block_sizes[k] < rows ? first + block_sizes[k] : rows;
-            judge(q, "tokens", "reference", first, end - first, true, sum_of(q->rows, first, end));
+            judge(q, "tokens", "reference", first, of_tokens(q, end - first),
+                  sum_of(q->rows, first, end));
         }
 }
 
@@ -245,15 +250,15 @@ static void judge_experts(jury *q)
     size_t n = q->reference->c.layer == ET_MOE ? q->reference->c.experts : 0;
     bool pairs = is_pairs(f);
     for (size_t i = 0; i < n; i++) {
-        size_t load = (size_t)a->load[i];
+        double slots = of_tokens(q, (size_t)a->load[i]);
         if (f->kind == ET_ROWS_SLOTS)
-            judge(q, "expert", "reference", i, load, true,
+            judge(q, "expert", "reference", i, slots,
                   sum_of(q->rows, (size_t)a->expert_offsets[i], (size_t)a->expert_offsets[i + 1]));
         else if (f->kind == ET_ROWS_EXPERTS && f->rows > n)
-            judge(q, "expert", "reference", i, load, true,
+            judge(q, "expert", "reference", i, slots,
                   sum_of(q->rows, i * (f->rows / n), (i + 1) * (f->rows / n)));
         else if (pairs)
-            judge(q, "expert", "reference", i, load, false, sum_on_slots(q, i));
+            judge(q, "expert", "reference", i, (double)a->load[i] / 24, sum_on_slots(q, i));
     }
 }
 
@@ -359,7 +364,7 @@ static void judge_slots(jury *q, const parts *p)
 {
     const et_assignment *a = &q->reference->assignment;
     for (size_t i = 0; i < a->experts; i++)
-        judge(q, "expert", "routed", i, (size_t)a->load[i], true,
+        judge(q, "expert", "routed", i, of_tokens(q, (size_t)a->load[i]),
               sum_of(p->slots, (size_t)a->expert_offsets[i], (size_t)a->expert_offsets[i + 1]));
 }
 
@@ -396,12 +401,12 @@ static et_status judge_parts(jury *q, bool y, et_error *error)
         size_t N = q->f->rows, S = s->assignment.slots;
         bool shared = s->c.shared;
         if (!y || shared)
-            judge(q, "part", y ? "routed" : "experts", 0, S, true, sum_of(p.first, 0, N));
-        if (shared) judge(q, "part", "shared", 0, N, true, sum_of(p.second, 0, N));
+            judge(q, "part", y ? "routed" : "experts", 0, of_tokens(q, S), sum_of(p.first, 0, N));
+        if (shared) judge(q, "part", "shared", 0, of_tokens(q, N), sum_of(p.second, 0, N));
         if (y)
             judge_slots(q, &p);
         else
-            judge(q, "part", "router", 0, S, false, sum_of(p.third, 0, N));
+            judge(q, "part", "router", 0, (double)S / 24, sum_of(p.third, 0, N));
     }
     free_parts(&p);
     return status;
@@ -426,7 +431,9 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
               .coarse = et_tail_is_coarse(p, name),
               .gated = p->bits[ET_GATES] <= p->bits[ET_INTERMEDIATES] && hangs_on_gates(name),
               .b = et_systematic_slope(p) + et_noise_slope(&j->systematic, name)};
-    judge(&q, "tensor", "reference", 0, all_tokens(&q), f->columns > 1 && !pairs,
+    bool numbers = f->columns <= 1 || pairs; /* one a token, or a token and expert */
+    judge(&q, "tensor", "reference", 0,
+          numbers ? (double)all_tokens(&q) / 24 : of_tokens(&q, all_tokens(&q)),
           sum_of(rows, 0, f->rows));
     judge_experts(&q);
     judge_rows(&q);

@@ -134,7 +134,8 @@ et_status et_judge_tensor(const et_judgement *j, size_t index, const et_step *re
 
 /* The same, and what the verdict as a whole has to know. */
 typedef struct et_doubt {
-    bool identical; /* the golden's own, where there should be errors */
+    bool errorless; /* no error where there should be some, against the golden itself */
+    bool identical; /* and values that the kernel could not have stored */
     bool harmless;  /* inconclusive, but for a reason that no kernel could have removed */
 } et_doubt;
 et_status et_examine_tensor(const et_judgement *j, size_t index, const et_step *reference,

@@ -5,8 +5,8 @@
  *                    variance of that rounding added
  *     a profile      everything passes under the variances of another profile, and the failing tensors do
  *                    not stay far below them: a looser bar always fits, so a spread is asked for
- *     truncation     errors towards zero: a slope of about -0.36 2^(1-p) for every truncation on the way, and
- *                    beside it a spread of at most a few times what rounding makes
+ *     truncation     errors towards zero: a slope of about -0.36 2^(1-p) for every truncation on the way, up to
+ *                    a dozen of them, and beside it no more scatter than that
  *
  * Sums in 8 bits are a special case. Their errors depend on the order of summation (blocked sums err far
  * less than the model's sequential one) and lose small addends, which makes a slope. So only single
@@ -30,17 +30,25 @@ static bool counts(const et_exhibit *x)
     return x->failed && x->part == ET_PART_ARITHMETIC && x->stage != ET_STAGES && x->variance;
 }
 
-static double relative_error(const et_exhibit *x)
+/* The errors of a tensor, e = slope * u + rest, as parts of the reference's root mean square: all of
+ * them, and the rest. */
+typedef struct errors {
+    double slope, all, rest;
+} errors;
+
+static errors errors_of(const et_exhibit *x)
 {
     size_t count = et_tensor_count(x->got);
     const et_real *right = x->right;
-    double error = 0, size = 0;
+    double ee = 0, eu = 0, uu = 0;
     for (size_t i = 0; i < count; i++) {
         double u = (double)right[i], e = et_tensor_element(x->got, i) - u;
-        error += e * e;
-        size += u * u;
+        ee += e * e;
+        eu += e * u;
+        uu += u * u;
     }
-    return size > 0 ? sqrt(error / size) : INFINITY;
+    if (!(uu > 0) || !(ee < INFINITY)) return (errors){0, INFINITY, INFINITY};
+    return (errors){eu / uu, sqrt(ee / uu), sqrt(fmax(0, ee / uu - (eu / uu) * (eu / uu)))};
 }
 
 /* Rounding errs by a few parts in a hundred at most, after all that can happen to it. */
@@ -49,7 +57,7 @@ static bool is_small(const et_inquiry *q)
     bool any = false;
     for (size_t i = 0; i < q->count; i++) {
         if (!counts(&q->exhibits[i])) continue;
-        if (!(relative_error(&q->exhibits[i]) < 0.1)) return false;
+        if (!(errors_of(&q->exhibits[i]).all < 0.1)) return false;
         any = true;
     }
     return any;
@@ -114,22 +122,13 @@ static int coarsest(const et_profile *p)
     return bits;
 }
 
-/* With e = beta u + rest: beta^2 sum u^2 / V is beta's part of sum e^2 / V. */
-static double part_of_slope(const et_group *g)
-{
-    double slope = g->slope_sigma > 0 ? g->slope / g->slope_sigma : 0;
-    return slope * slope / (double)(g->elements > 0 ? g->elements : 1);
-}
-
 static void try_truncation(et_inquiry *q, const et_hypothesis *what)
 {
     double unit = ldexp(1, 1 - coarsest(q->j->options->profile));
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
-        if (!counts(x)) continue;
-        const et_group *g = &x->verdict->whole;
-        bool lower = g->slope >= -5 * unit && g->slope <= -0.2 * unit;
-        if (!lower || g->spread * g->spread - part_of_slope(g) > 9) return;
+        if (!counts(&q->exhibits[i])) continue;
+        errors e = errors_of(&q->exhibits[i]);
+        if (!(e.slope >= -6 * unit && e.slope <= -0.2 * unit && e.rest <= 3 * unit)) return;
     }
     et_inquiry_note(q, what, "everywhere", "");
 }
@@ -138,10 +137,9 @@ static void try_truncation(et_inquiry *q, const et_hypothesis *what)
 
 /* Are the errors scattered, and not mostly a slope? Truncation's slope is three quarters of its errors, a
  * factor's all. */
-static bool is_spread(const et_exhibit *x)
+static bool is_spread(errors e)
 {
-    const et_group *g = &x->verdict->whole;
-    return part_of_slope(g) <= 0.5 * g->spread * g->spread;
+    return e.slope * e.slope <= 0.5 * e.all * e.all;
 }
 
 /* On every failing tensor: elements within their bars, and a spread neither above nor far below 1. */
@@ -160,11 +158,12 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
         status = et_judge_under(q, x, V->values, p, q->right, &out, error);
         if (status != ET_OK) return status;
         double least = ldexp(0.25, -p->bits[ET_ACCUMULATOR]);
+        errors e = errors_of(x);
         if (sums)
             *fits = out.failed == 0 && out.whole.spread <= out.whole.spread_limit &&
-                    relative_error(x) >= least && is_spread(x);
+                    e.all >= least && is_spread(e);
         else
-            *fits = out.outcome != ET_MISMATCH && is_spread(x) &&
+            *fits = out.outcome != ET_MISMATCH && is_spread(e) &&
                     (out.whole.elements == 0 || out.whole.spread >= 0.3);
     }
     return status;

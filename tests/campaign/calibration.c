@@ -41,16 +41,17 @@ enum {
 
 static const char *const profiles[] = {"bf16", "f16"};
 
-et_status cp_calibration_case(et_case *c, size_t situation_index, size_t rule, size_t tokens,
-                              et_error *error)
+/* Rules change fastest. */
+bool cp_calibration_case(et_case *c, size_t index, et_error *error)
 {
-    const situation *s = &situations[situation_index];
     char json[1024];
+    if (index >= SITUATIONS * RULES) return false;
+    const situation *s = &situations[index / RULES];
     snprintf(json, sizeof json,
-             "{'name':'%s-%s','tokens':%zu,'d_model':192,'d_expert':256,'experts':8,'precision':'%s',"
-             "%s,'input':{%s}}",
-             s->name, rules[rule].name, tokens, s->precision, rules[rule].fields, s->input);
-    return cp_case(c, json, error);
+             "{'name':'%s-%s','tokens':1024,'d_model':192,'d_expert':256,'experts':8,"
+             "'precision':'%s',%s,'input':{%s}}",
+             s->name, rules[index % RULES].name, s->precision, rules[index % RULES].fields, s->input);
+    return cp_case(c, json, error) == ET_OK;
 }
 
 /* ---- what is summed up ---- */
@@ -152,9 +153,7 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
     for (size_t i = 0; i < SITUATIONS * RULES * PROFILES; i++) {
         cp_unit *unit = cp_list_add(list, &cp_calibration);
         const char *profile = profiles[i % PROFILES];
-        if (!unit || cp_calibration_case(&unit->c, i / (PROFILES * RULES), i / PROFILES % RULES, 1024,
-                                         error) != ET_OK)
-            return false;
+        if (!unit || !cp_calibration_case(&unit->c, i / PROFILES, error)) return false;
         unit->index = profile_index(profile);
         unit->seeds = o->seeds ? o->seeds : cp_calibration.seeds;
         unit->cost = (double)unit->seeds + 20;

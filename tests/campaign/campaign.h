@@ -228,7 +228,12 @@ void cp_tally_add(cp_tally *to, const cp_tally *more);
 
 /* ---- one verdict in full ---- */
 
-/* "CASE SEED PROFILE KERNEL [FAULT [AMOUNT]]" */
-int cp_reproduce(const char *data, const char *what, et_error *error);
+/* "CASE SEED PROFILE KERNEL [FAULT [AMOUNT]]": judges and prints. */
+bool cp_reproduce(const char *data, const char *what, et_error *error);
+
+/* A case of calibration.c or broken.c by its name; false if there is none. */
+bool cp_own_case(et_case *c, const char *name);
+bool cp_calibration_case(et_case *c, size_t index, et_error *error); /* false past the end */
+bool cp_larger_case(et_case *c, size_t index, et_error *error);
 
 #endif

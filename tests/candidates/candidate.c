@@ -385,27 +385,37 @@ static void note_change(cd_candidate *c, const char *name)
     if (c->changed == NULL) c->changed = name;
 }
 
+/* Root mean square of what differs over that of the healthy values; infinite where one of the two is
+ * no finite number, or where all healthy values are 0. */
+static double change_of(const et_tensor_out *t, const et_tensor_out *healthy)
+{
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < cd_count(t); i++) {
+        double a = cd_element(t, i), b = cd_element(healthy, i);
+        if (isfinite(a) != isfinite(b)) return (double)INFINITY;
+        if (!isfinite(b)) continue;
+        difference += (a - b) * (a - b);
+        size += b * b;
+    }
+    return size > 0 ? sqrt(difference / size) : (double)INFINITY;
+}
+
+static bool differs(const et_tensor_out *t, const et_tensor_out *healthy)
+{
+    if (cd_count(t) != cd_count(healthy)) return true;
+    for (size_t i = 0; i < cd_count(t); i++) {
+        double a = cd_element(t, i), b = cd_element(healthy, i);
+        if (a != b && (a == a || b == b)) return true;
+    }
+    return false;
+}
+
 static void compare_tensors(cd_candidate *c, const et_tensor_out *t, const et_tensor_out *healthy)
 {
-    size_t count = cd_count(t);
-    double difference = 0, size = 0;
-    bool differs = false;
-    if (healthy == NULL || cd_count(healthy) != count) {
-        note_change(c, t->name);
-        return;
-    }
-    for (size_t i = 0; i < count; i++) {
-        double a = cd_element(t, i), b = cd_element(healthy, i);
-        if (a == b || (a != a && b != b)) continue;
-        differs = true;
-        difference += (a - b) * (a - b);
-    }
-    if (!differs) return;
-    for (size_t i = 0; i < count; i++) size += cd_element(healthy, i) * cd_element(healthy, i);
-    double change = sqrt(difference / size);
-    if (!(change < (double)INFINITY)) change = (double)INFINITY;
-    c->largest_change = fmax(c->largest_change, change);
+    if (healthy != NULL && !differs(t, healthy)) return;
     note_change(c, t->name);
+    if (healthy != NULL && cd_count(healthy) == cd_count(t))
+        c->largest_change = fmax(c->largest_change, change_of(t, healthy));
 }
 
 static void compare(cd_candidate *c, const cd_candidate *healthy)
