@@ -41,6 +41,7 @@ LIB     := $(call objects,$(wildcard ref/*/*.c))
 TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S))
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))
 KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
+CAMPAIGN := $(call objects,$(wildcard tests/campaign/*.c))
 CHECKS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 TESTS   ?= $(CHECKS:$(BUILD)/tests/%=%)
@@ -82,10 +83,18 @@ determinism:
 ## bench: time the layer at the paper's d12 size
 bench: all
 	$(BUILD)/etref bench
-## demo: from a bare machine to four verified layers in demo/
+## demo: from a bare machine to four verified layers and two judged kernels in demo/
 demo: deps
-	@echo "building ..."; $(MAKE) -s all
-	@tools/demo $(BUILD)/etref demo
+	@echo "building ..."; $(MAKE) -s all $(BUILD)/forget
+	@$(MAKE) -s all PRECISION=f32 BUILD=$(BUILD)-f32
+	@tools/demo $(BUILD) demo
+## campaign: the verifier verified, up to two hours (less: PART=honest SEEDS=3); goes on where it stopped
+campaign: $(BUILD)/tests/campaign/campaign
+	@mkdir -p $(if $(SEEDS)$(ONLY),$(BUILD),data)/campaign
+	@OMP_NUM_THREADS=1 $< --journal $(BUILD)/campaign $(PART:%=--part %) $(SEEDS:%=--seeds %) \
+	    $(ONLY:%=--only '%') --out $(if $(SEEDS)$(ONLY),$(BUILD),data)/campaign --of "$$(cat $(LIB) \
+	    $(KERNELS) $(filter-out %/campaign.o $(BUILD)/tests/campaign/report%,$(CAMPAIGN)) \
+	    data/cases/*.json | sha256sum | cut -c1-16)"
 ## lint: clang-tidy, cppcheck and shellcheck, those that are installed
 lint:
 	@tools/lint $(DEFINES) -I. -Iinclude $(PKG_CFLAGS)
@@ -118,6 +127,7 @@ help:
 $(BUILD)/libetref.a: $(LIB)
 $(BUILD)/libwitness.a: $(QUAD)
 $(BUILD)/libcandidates.a: $(KERNELS)
+$(BUILD)/libcampaign.a: $(filter-out %/campaign.o,$(CAMPAIGN))
 %.a:
 	@rm -f $@
 	ar rcs $@ $^
@@ -127,7 +137,11 @@ $(BUILD)/libetref.so: $(LIB)
 	ln -sf $(SONAME) $@
 $(BUILD)/etref: $(TOOL) $(BUILD)/libetref.a
 	$(LINK) -o $@ $^ $(LIBS)
-$(CHECKS): %: %.o $(BUILD)/libcandidates.a $(BUILD)/libwitness.a $(BUILD)/libetref.a
+$(BUILD)/tests/campaign/campaign: $(CAMPAIGN) $(BUILD)/libcandidates.a $(BUILD)/libetref.a
+	$(LINK) -o $@ $^ $(LIBS)
+$(BUILD)/forget: $(call objects,tools/examples/forget.c) $(BUILD)/libetref.a
+	$(LINK) -o $@ $^ $(LIBS)
+$(CHECKS): %: %.o $(BUILD)/libcampaign.a $(BUILD)/libcandidates.a $(BUILD)/libwitness.a $(BUILD)/libetref.a
 	$(LINK) $(LDFLAGS_$(@F)) -o $@ $^ $(CHECK_LIBS) $(LIBS) -lquadmath
 $(FUZZERS): %: %.o $(BUILD)/libetref.a
 	$(LINK) -fsanitize=fuzzer -o $@ $^ $(LIBS)
@@ -148,7 +162,7 @@ $(BUILD)/flags: force
 	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' > $@
 force:
 
--include $(LIB:.o=.d) $(TOOL:.o=.d) $(QUAD:.o=.d) $(KERNELS:.o=.d) $(CHECKS:=.d) $(FUZZERS:=.d)
+-include $(LIB:.o=.d) $(TOOL:.o=.d) $(QUAD:.o=.d) $(KERNELS:.o=.d) $(CAMPAIGN:.o=.d) $(CHECKS:=.d) $(FUZZERS:=.d)
 .SECONDARY:
-.PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz fuzzers goldens determinism bench demo \
+.PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz fuzzers goldens determinism bench demo campaign \
         lint format install uninstall clean help force

@@ -588,8 +588,7 @@ static double element_of(const factor *f, size_t row, size_t column)
 {
     size_t i = f->transposed ? column * f->columns + row : row * f->columns + column;
     double v = f->tensor ? cd_element(f->tensor, i) : (double)f->input[i];
-    cd_format tf32 = {.bits = 11, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.ffcp127};
-    return cd_round(&tf32, v);
+    return cd_round(&cd_eleven_bits, v);
 }
 
 /* C [M,N] = A B, both rounded as operands of tf32: to some units of 2^-24 of what is summed. Without that
@@ -610,51 +609,61 @@ static void assert_product(const et_tensor_out *C, size_t M, size_t N, size_t K,
         }
 }
 
-START_TEST(every_product_takes_rounded_operands)
+enum { N = 14, D = 9, H = 11, EXPERTS = 3 };
+
+#define SMALL_SIZES                                                                                \
+    "'tokens': 14, 'd_model': 9, 'd_expert': 11, 'precision': 'f32', 'input': {'source': "         \
+    "'normal'}"
+
+static void open_small(et_step *golden, const char *json)
 {
-    enum { N = 14, D = 9, H = 11, EXPERTS = 3 };
-    et_case dense, moe;
-    et_step golden;
+    et_case c;
     et_error error;
-    EXPECT(parse_quoted(
-               &dense,
-               "{'name': 'dense', 'layer': 'dense', 'tokens': 14, 'd_model': 9, 'd_expert': 11, "
-               "'precision': 'f32', 'input': {'source': 'normal'}}",
-               &error) == ET_OK,
-           "%s", error.text);
-    EXPECT(parse_quoted(&moe,
-                        "{'name': 'moe', 'rule': 'tc', 'tokens': 14, 'd_model': 9, 'd_expert': 11, "
-                        "'experts': 3, "
-                        "'precision': 'f32', 'input': {'source': 'normal'}}",
-                        &error) == ET_OK,
-           "%s", error.text);
-    run_case(&golden, &dense);
+    EXPECT(parse_quoted(&c, json, &error) == ET_OK, "%s", error.text);
+    run_case(golden, &c);
+}
+
+static factor shown(const cd_candidate *c, const char *name, size_t columns, bool transposed)
+{
+    return (factor){cd_tensor(c, name), NULL, columns, transposed};
+}
+
+static factor given(const et_real *input, size_t columns, bool transposed)
+{
+    return (factor){NULL, input, columns, transposed};
+}
+
+START_TEST(an_experts_products_take_rounded_operands)
+{
+    et_step golden;
+    open_small(&golden, "{'name': 'dense', 'layer': 'dense', " SMALL_SIZES "}");
     cd_candidate c = run_kernel(&golden, "tf32", cd_kernel_at(0));
-    const et_tensor_out *A = cd_tensor(&c, "fwd.slot_act"), *dO = cd_tensor(&c, "bwd.slot_out");
-    const et_tensor_out *dH = cd_tensor(&c, "bwd.slot_pre");
-    const et_step_inputs *in = &golden.in;
-    assert_product(cd_tensor(&c, "fwd.slot_pre"), N, H, D, (factor){NULL, in->x, D, false},
-                   (factor){NULL, in->up, D, true});
-    assert_product(cd_tensor(&c, "fwd.slot_out"), N, D, H, (factor){A, NULL, H, false},
-                   (factor){NULL, in->down, H, true});
-    assert_product(cd_tensor(&c, "bwd.slot_act"), N, H, D, (factor){dO, NULL, D, false},
-                   (factor){NULL, in->down, H, false});
-    assert_product(cd_tensor(&c, "bwd.w_down"), D, H, N, (factor){dO, NULL, D, true},
-                   (factor){A, NULL, H, false});
-    assert_product(cd_tensor(&c, "bwd.w_up"), H, D, N, (factor){dH, NULL, H, true},
-                   (factor){NULL, in->x, D, false});
-    assert_product(cd_tensor(&c, "bwd.x"), N, D, H, (factor){dH, NULL, H, false},
-                   (factor){NULL, in->up, D, false});
+    const et_real *x = golden.in.x, *up = golden.in.up, *down = golden.in.down;
+    const char *A = "fwd.slot_act", *dO = "bwd.slot_out", *dH = "bwd.slot_pre";
+    assert_product(cd_tensor(&c, "fwd.slot_pre"), N, H, D, given(x, D, false), given(up, D, true));
+    assert_product(cd_tensor(&c, "fwd.slot_out"), N, D, H, shown(&c, A, H, false),
+                   given(down, H, true));
+    assert_product(cd_tensor(&c, "bwd.slot_act"), N, H, D, shown(&c, dO, D, false),
+                   given(down, H, false));
+    assert_product(cd_tensor(&c, "bwd.w_down"), D, H, N, shown(&c, dO, D, true),
+                   shown(&c, A, H, false));
+    assert_product(cd_tensor(&c, "bwd.w_up"), H, D, N, shown(&c, dH, H, true), given(x, D, false));
+    assert_product(cd_tensor(&c, "bwd.x"), N, D, H, shown(&c, dH, H, false), given(up, D, false));
     cd_free(&c);
     et_step_free(&golden);
-    run_case(&golden, &moe);
-    c = run_kernel(&golden, "tf32", cd_kernel_at(0));
-    assert_product(cd_tensor(&c, "fwd.logits"), N, EXPERTS, D,
-                   (factor){NULL, golden.in.x, D, false},
-                   (factor){NULL, golden.in.router, D, true});
+}
+END_TEST
+
+START_TEST(the_routers_products_take_rounded_operands)
+{
+    et_step golden;
+    open_small(&golden, "{'name': 'moe', 'rule': 'tc', 'experts': 3, " SMALL_SIZES "}");
+    cd_candidate c = run_kernel(&golden, "tf32", cd_kernel_at(0));
+    const et_real *x = golden.in.x, *router = golden.in.router;
+    assert_product(cd_tensor(&c, "fwd.logits"), N, EXPERTS, D, given(x, D, false),
+                   given(router, D, true));
     assert_product(cd_tensor(&c, "bwd.w_router"), EXPERTS, D, N,
-                   (factor){cd_tensor(&c, "bwd.logits"), NULL, EXPERTS, true},
-                   (factor){NULL, golden.in.x, D, false});
+                   shown(&c, "bwd.logits", EXPERTS, true), given(x, D, false));
     cd_free(&c);
     et_step_free(&golden);
 }
@@ -882,7 +891,8 @@ int main(void)
     tcase_add_test(kernels, a_seed_shuffles_and_repeats);
     tcase_add_test(kernels, what_is_fused_is_not_rounded);
     tcase_add_test(kernels, inputs_enter_products_rounded);
-    tcase_add_test(kernels, every_product_takes_rounded_operands);
+    tcase_add_test(kernels, an_experts_products_take_rounded_operands);
+    tcase_add_test(kernels, the_routers_products_take_rounded_operands);
     tcase_add_test(kernels, logits_beyond_the_range_are_an_error);
     TCase *faults = add_case(suite, "faults");
     tcase_add_test(faults, names_are_unique_and_known);

@@ -377,113 +377,169 @@ END_TEST
 
 /* ---- groups: what hides inside every element's bar ---- */
 
-static void scale(double *values, size_t count, double factor)
-{
-    for (size_t i = 0; i < count; i++) values[i] *= factor;
-}
-
-/* Wide enough for a factor of 1.002 on an eighth of a tensor to show: 1/sqrt(elements) of 1 %. */
+/* Large enough for limits of groups to lie well inside the elements' own bars. */
 static const char *const wide_case =
     "{'name':'wide','rule':'ec','tokens':512,'d_model':64,'d_expert':96,'experts':8,"
     "'precision':'bf16','input':{'source':'normal','seed':3}}";
 
-static void assert_hidden(honest *k, const char *name, const char *kind, const char *part,
-                          size_t index)
+/* One group of a verdict, and the verdict on its tensor. */
+typedef struct sight {
+    const char *tensor, *kind, *part;
+    size_t index;
+    et_group group;
+    bool seen;
+    size_t failed;
+    et_outcome outcome;
+} sight;
+
+static void look_at(void *user, const char *tensor, const et_group *g)
 {
-    et_verdict v = judge_by(k, (et_verify_options){0});
-    const et_tensor_verdict *t = verdict_on(&v, name);
-    const et_group *g = &t->worst_group;
-    ck_assert_uint_eq(t->failed, 0);
-    ck_assert_msg(t->outcome == ET_MISMATCH, "%s was not found", name);
-    ck_assert_msg(strcmp(g->kind, kind) == 0 && strcmp(g->part, part) == 0 && g->index == index,
-                  "%s: found in %s %zu (%s), not in %s %zu (%s)", name, g->kind, g->index, g->part,
-                  kind, index, part);
-    ck_assert(!g->pass);
+    sight *s = user;
+    if (strcmp(tensor, s->tensor) != 0 || strcmp(g->kind, s->kind) != 0 ||
+        strcmp(g->part, s->part) != 0 || g->index != s->index)
+        return;
+    s->group = *g;
+    s->seen = true;
+}
+
+static sight look(honest *k, const char *tensor, const char *kind, const char *part, size_t index)
+{
+    sight s = {.tensor = tensor, .kind = kind, .part = part, .index = index};
+    const et_verify_options options = {.profile = k->profile};
+    et_verdict v;
+    et_error error;
+    ck_assert_msg(et_verify_visiting(&v, &k->golden, k->tensors, k->count, &options, look_at, &s,
+                                     &error) == ET_OK,
+                  "%s", error.text);
+    ck_assert_msg(s.seen, "%s has no group %s %zu (%s)", tensor, kind, index, part);
+    s.failed = verdict_on(&v, tensor)->failed;
+    s.outcome = verdict_on(&v, tensor)->outcome;
     et_verdict_free(&v);
+    return s;
 }
 
-START_TEST(a_scaled_tensor_is_found)
+/* The part of the tensor that a group's regressor is, at each element; 0 outside the group. */
+static double part_of(const honest *k, const sight *s, size_t at)
 {
-    honest k;
-    make_honest(&k, wide_case, "bf16", 1);
-    scale(values_of(&k, "bwd.shared_up"), 96 * 64, 1.003);
-    assert_hidden(&k, "bwd.shared_up", "tensor", "reference", 0);
-    free_honest(&k);
-}
-END_TEST
-
-START_TEST(a_scaled_expert_is_found)
-{
-    honest k;
-    make_honest(&k, wide_case, "bf16", 1);
-    scale(values_of(&k, "bwd.w_up") + 3 * 96 * 64, 96 * 64, 1.003);
-    assert_hidden(&k, "bwd.w_up", "expert", "reference", 3);
-    scale(values_of(&k, "fwd.slot_out") + 5 * 64 * 64, 64 * 64, 1.003);
-    assert_hidden(&k, "fwd.slot_out", "expert", "reference", 5);
-    free_honest(&k);
-}
-END_TEST
-
-/* y = s f_shared + sum w f_i: an expert's factor dilutes in y, and shows in its own part. */
-START_TEST(a_scaled_part_of_y_is_found)
-{
-    honest k;
-    make_honest(&k, wide_case, "bf16", 1);
-    const et_assignment *a = &k.golden.assignment;
-    double *y = values_of(&k, "fwd.y");
-    for (int32_t s = a->expert_offsets[6]; s < a->expert_offsets[7]; s++)
-        for (size_t c = 0; c < 64; c++)
-            y[(size_t)a->slot_token[s] * 64 + c] +=
-                0.008 * k.golden.fwd.slot_weight[s] * k.golden.fwd.slot_out[(size_t)s * 64 + c];
-    assert_hidden(&k, "fwd.y", "expert", "routed", 6);
-    free_honest(&k);
-}
-END_TEST
-
-START_TEST(a_scaled_part_of_dx_is_found)
-{
-    honest k;
-    make_honest(&k, wide_case, "bf16", 1);
-    double *dx = values_of(&k, "bwd.x");
-    const et_step *s = &k.golden;
-    for (size_t t = 0; t < 512; t++)
-        for (size_t c = 0; c < 64; c++)
-            for (size_t i = 0; i < 8; i++)
-                dx[t * 64 + c] += 0.02 * s->bwd.logits[t * 8 + i] * s->in.router[i * 64 + c];
-    assert_hidden(&k, "bwd.x", "part", "router", 0);
-    free_honest(&k);
-}
-END_TEST
-
-/* Errors of the right kind, half as large again: each element passes. */
-START_TEST(a_noisy_row_is_found)
-{
-    honest k;
-    make_honest(&k, wide_case, "bf16", 1);
-    double *y = values_of(&k, "fwd.y");
-    for (size_t c = 0; c < 64; c++) {
-        size_t at = 77 * 64 + c;
-        y[at] = k.golden.fwd.y[at] + (c % 2 ? 2.5 : -2.5) * sqrt(k.noise.fwd.y[at]);
+    const et_step *g = &k->golden;
+    const et_assignment *a = &g->assignment;
+    size_t row = at / 64, column = at % 64;
+    double sum = 0;
+    if (strcmp(s->tensor, "bwd.shared_up") == 0) return g->bwd.shared_up[at];
+    if (strcmp(s->tensor, "bwd.w_up") == 0) return row / 96 == s->index ? g->bwd.up[at] : 0;
+    if (strcmp(s->tensor, "fwd.slot_out") == 0)
+        return (size_t)a->slot_expert[row] == s->index ? g->fwd.slot_out[at] : 0;
+    if (strcmp(s->part, "shared") == 0 && strcmp(s->tensor, "fwd.y") == 0)
+        return g->fwd.shared_weight[row] * g->fwd.shared_out[at];
+    if (strcmp(s->tensor, "fwd.y") == 0) { /* routed: of one expert, or of all */
+        for (int32_t j = a->token_offsets[row]; j < a->token_offsets[row + 1]; j++) {
+            size_t slot = (size_t)a->token_slots[j];
+            bool in = strcmp(s->kind, "part") == 0 || (size_t)a->slot_expert[slot] == s->index;
+            if (in) sum += g->fwd.slot_weight[slot] * g->fwd.slot_out[slot * 64 + column];
+        }
+        return sum;
     }
-    assert_hidden(&k, "fwd.y", "row", "reference", 77);
+    bool shared = strcmp(s->part, "shared") == 0; /* dx by way of the shared expert */
+    for (size_t i = 0; shared && i < 96; i++)
+        sum += g->bwd.shared_pre[row * 96 + i] * g->in.shared_up[i * 64 + column];
+    for (size_t i = 0; !shared && i < 8; i++) /* dx by way of the router */
+        sum += g->bwd.logits[row * 8 + i] * g->in.router[i * 64 + column];
+    return sum;
+}
+
+static const sight scaled[] = {
+    {.tensor = "bwd.shared_up", .kind = "tensor", .part = "reference"},
+    {.tensor = "bwd.w_up", .kind = "expert", .part = "reference", .index = 3},
+    {.tensor = "fwd.slot_out", .kind = "expert", .part = "reference", .index = 5},
+    {.tensor = "fwd.y", .kind = "expert", .part = "routed", .index = 6},
+    {.tensor = "fwd.y", .kind = "part", .part = "routed"},
+    {.tensor = "fwd.y", .kind = "part", .part = "shared"},
+    {.tensor = "bwd.x", .kind = "part", .part = "shared"},
+    {.tensor = "bwd.x",
+     .kind = "part",
+     .part = "router"}, /* so little that elements show it first */
+};
+
+static void add_part(honest *k, const sight *s, double factor)
+{
+    double *values = values_of(k, s->tensor);
+    for (size_t i = 0; i < elements_of(tensor_of(k, s->tensor)); i++)
+        values[i] += factor * part_of(k, s, i);
+}
+
+/* A factor of half a group's limit is an honest kernel's right; of twice the limit no element alone
+ * shows it, and the group does. */
+START_TEST(hidden_factors_are_found)
+{
+    honest k;
+    const sight *w = &scaled[_i];
+    make_honest(&k, wide_case, "bf16", 1);
+    sight s = look(&k, w->tensor, w->kind, w->part, w->index);
+    double limit = s.group.slope_limit;
+    ck_assert(s.group.pass && s.outcome == ET_PASS && limit > 0 && limit < 0.1);
+    add_part(&k, w, 0.5 * limit);
+    s = look(&k, w->tensor, w->kind, w->part, w->index);
+    ck_assert_msg(s.group.pass, "slope %g of %g", s.group.slope, s.group.slope_limit);
+    add_part(&k, w, 1.5 * limit);
+    s = look(&k, w->tensor, w->kind, w->part, w->index);
+    if (strcmp(w->part, "router") != 0) ck_assert_uint_eq(s.failed, 0);
+    ck_assert_int_eq(s.outcome, ET_MISMATCH);
+    ck_assert_msg(!s.group.pass, "slope %g of %g", s.group.slope, s.group.slope_limit);
+    ck_assert_double_eq_tol(s.group.slope, 2 * limit, limit);
     free_honest(&k);
 }
 END_TEST
 
-START_TEST(a_noisy_column_and_block_are_found)
+static const sight noisy[] = {
+    {.tensor = "fwd.y", .kind = "tensor", .part = "reference"},
+    {.tensor = "fwd.y", .kind = "row", .part = "reference", .index = 77},
+    {.tensor = "fwd.shared_out", .kind = "column", .part = "reference", .index = 9},
+    {.tensor = "fwd.slot_out", .kind = "expert", .part = "reference", .index = 2},
+    {.tensor = "bwd.shared_act", .kind = "tokens", .part = "reference", .index = 128},
+};
+
+/* Errors of the group become +-`deviations` each. */
+static void set_errors(honest *k, const sight *s, double deviations)
+{
+    et_tensor_out want[ET_MAX_STEP_TENSORS], variance[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(&k->golden, false, want), at = 0;
+    et_step_tensors(&k->noise, false, variance);
+    while (at < have && strcmp(want[at].name, s->tensor) != 0) at++;
+    double *values = values_of(k, s->tensor);
+    size_t columns = want[at].shape[1];
+    for (size_t i = 0; i < elements_of(&want[at]); i++) {
+        size_t row = i / columns;
+        bool in = strcmp(s->kind, "tensor") == 0 ||
+                  (strcmp(s->kind, "row") == 0 && row == s->index) ||
+                  (strcmp(s->kind, "column") == 0 && i % columns == s->index) ||
+                  (strcmp(s->kind, "expert") == 0 && row / 64 == s->index) ||
+                  (strcmp(s->kind, "tokens") == 0 && row / 128 == s->index / 128);
+        double sigma = sqrt(((const double *)variance[at].values)[i]);
+        if (in)
+            values[i] =
+                ((const double *)want[at].values)[i] +
+                (et_uniform(et_stream_open(9, "signs"), i, 0) < 0.5 ? -1 : 1) * deviations * sigma;
+    }
+}
+
+/* Errors of the right kind, and too large: each element passes. */
+START_TEST(hidden_noise_is_found)
 {
     honest k;
+    const sight *w = &noisy[_i];
     make_honest(&k, wide_case, "bf16", 1);
-    double *out = values_of(&k, "fwd.shared_out");
-    for (size_t t = 0; t < 512; t++) {
-        size_t at = t * 64 + 9;
-        out[at] = k.golden.fwd.shared_out[at] + (t % 2 ? 2 : -2) * sqrt(k.noise.fwd.shared_out[at]);
-    }
-    assert_hidden(&k, "fwd.shared_out", "column", "reference", 9);
-    double *logits = values_of(&k, "fwd.logits");
-    for (size_t at = 128 * 8; at < 256 * 8; at++)
-        logits[at] = k.golden.fwd.logits[at] + (at % 2 ? 2 : -2) * sqrt(k.noise.fwd.logits[at]);
-    assert_hidden(&k, "fwd.logits", "tokens", "reference", 128);
+    sight s = look(&k, w->tensor, w->kind, w->part, w->index);
+    double limit = s.group.spread_limit;
+    ck_assert_double_eq_tol(s.group.spread, 1, 0.5);
+    ck_assert(limit > 1.2 && limit < 6);
+    set_errors(&k, w, 0.9 * limit);
+    ck_assert(look(&k, w->tensor, w->kind, w->part, w->index).group.pass);
+    set_errors(&k, w, 1.1 * limit);
+    s = look(&k, w->tensor, w->kind, w->part, w->index);
+    ck_assert_uint_eq(s.failed, 0);
+    ck_assert_int_eq(s.outcome, ET_MISMATCH);
+    ck_assert(!s.group.pass);
+    ck_assert_double_eq_tol(s.group.spread, 1.1 * limit, 0.01);
     free_honest(&k);
 }
 END_TEST
@@ -753,12 +809,8 @@ int main(void)
     tcase_add_test(elements, floats_are_read);
     tcase_add_test(elements, margins_are_judged_where_nothing_is_open);
     TCase *groups = add_case(suite, "groups");
-    tcase_add_test(groups, a_scaled_tensor_is_found);
-    tcase_add_test(groups, a_scaled_expert_is_found);
-    tcase_add_test(groups, a_scaled_part_of_y_is_found);
-    tcase_add_test(groups, a_scaled_part_of_dx_is_found);
-    tcase_add_test(groups, a_noisy_row_is_found);
-    tcase_add_test(groups, a_noisy_column_and_block_are_found);
+    tcase_add_loop_test(groups, hidden_factors_are_found, 0, sizeof scaled / sizeof *scaled);
+    tcase_add_loop_test(groups, hidden_noise_is_found, 0, sizeof noisy / sizeof *noisy);
     tcase_add_test(groups, every_group_is_shown);
     tcase_add_test(groups, no_figure_depends_on_threads);
     TCase *vacuous = add_case(suite, "vacuous");

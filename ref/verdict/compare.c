@@ -4,19 +4,22 @@
  * much in proportion as everything else in the tensor does. So with D = wrong - right, and the noise-to-
  * signal ratio rho = sum V / sum right^2, of the row or of the tensor, whichever is larger,
  *
- *     V'_c = V_c + rho wrong_c^2 + 4 rho (D_c^2 + mean of D^2 over the row)      where D_c is not 0
+ *     V'_c = V_c + rho (wrong_c^2 + 4 (D_c^2 + mean of D^2 over the row + over the tensor))
  *
- * and never less than what rounding the new value does (the old one may have been exact), nor than what
- * the fast engine itself errs. rho wrong^2 is rounding that grows with the value;
- * the mean is what a row's elements share, however small they are themselves; 4 covers that rho is an
- * average. So a kernel with this one fault and honest errors passes under its own hypothesis; and as the
- * bars widen in proportion to the change, hardly any other does.
+ * where D_c is not 0, and never less than what rounding the new value does (the old one may have been
+ * exact), nor than what the fast engine itself errs. wrong^2 and D^2 stand for rounding that grows with the
+ * value; the means for what numbers share, however small they are themselves, such as a small sum
+ * of large terms; 4 covers that rho is an average. A tensor that was all zero tells nothing of its noise:
+ * there rho is that of a few roundings to the coarsest place. So a kernel with this one fault and honest
+ * errors passes under its own hypothesis; and as the bars widen in proportion to the change, hardly any
+ * other does.
  *
  * On a pick the test is one of elements, with the verdict's limit, and of each tensor's slope and
  * spread, with limits that only weed out: an element of which the deviant explains all but a tenth of
- * the error does not count against it, nor do a few of which it explains something. What survives on all tokens is judged by et_judge_tensor; where that
- * finds little to object to (in a small problem: anything), once more with the variances that et_step_noise has for the deviant's
- * own values, which cost as much as all the rest.
+ * the error does not count against it, nor do a few of which it explains something. What survives on all
+ * tokens is judged by et_judge_tensor; where that finds little to object to (in a small problem:
+ * anything), once more with the variances that et_step_noise has for the deviant's own values, which
+ * cost as much as all the rest.
  */
 #include "ref/base/memory.h"
 #include "ref/base/rounding.h"
@@ -30,32 +33,45 @@
 
 /* ---- variances ---- */
 
-static double energy(size_t count, const et_real *values)
+double et_noise_to_signal(size_t count, const et_real *values, const et_real *V)
+{
+    double signal = 0, noise = 0;
+    for (size_t c = 0; c < count; c++) {
+        signal += (double)values[c] * (double)values[c];
+        noise += (double)V[c];
+    }
+    return signal > 0 ? noise / signal : 0;
+}
+
+/* Mean of (a - b)^2. */
+static double mean_change(size_t count, const et_real *a, const et_real *b)
 {
     double sum = 0;
-    for (size_t c = 0; c < count; c++) sum += (double)values[c] * (double)values[c];
-    return sum;
+    for (size_t c = 0; c < count; c++) {
+        double D = (double)a[c] - (double)b[c];
+        sum += D * D;
+    }
+    return sum / (double)count;
 }
 
-static double total(size_t count, const et_real *values)
-{
-    double sum = 0;
-    for (size_t c = 0; c < count; c++) sum += (double)values[c];
-    return sum;
-}
-
-static double noise_of(size_t count, const et_real *values, const et_real *V)
-{
-    double signal = energy(count, values);
-    return signal > 0 ? total(count, V) / signal : 0;
-}
-
-/* What the bars of a tensor's deviant rest on: how sums and values of its place are rounded, and its noise-to-
- * signal ratio. */
+/* What the bars of a tensor's deviant rest on: how sums and values of its place are rounded, rho and mean D^2
+ * of the tensor. */
 typedef struct bars {
     rounding sum, place;
-    double noise;
+    double rho, change;
 } bars;
+
+static bars bars_of(const et_inquiry *q, const et_exhibit *x)
+{
+    const et_profile *p = q->j->options->profile;
+    bars b = {.sum = rounding_at(p, ET_ACCUMULATOR),
+              .place = rounding_at(p, et_tensor_place(x->got->name)),
+              .rho = x->noise};
+    int bits = b.place.bits;
+    if (p->bits[ET_INTERMEDIATES] < bits) bits = p->bits[ET_INTERMEDIATES];
+    if (x->silent) b.rho = ldexp(1, 2 - 2 * bits);
+    return b;
+}
 
 /* Of a value that comes from a few sums and is rounded to its place. */
 static double new_variance(const bars *b, double value)
@@ -64,18 +80,17 @@ static double new_variance(const bars *b, double value)
     return sum + rounding_site(&b->place, value, sum);
 }
 
+/* One row. */
 static void deviant_variances(const bars *b, size_t columns, const et_real *right,
-                          const et_real *wrong, const et_real *V, et_real *to)
+                              const et_real *wrong, const et_real *V, et_real *to)
 {
-    double change = 0, rho = fmax(b->noise, noise_of(columns, right, V));
-    double engine = 0x1p-96 * energy(columns, wrong) / (double)columns; /* 2^-48 of the row's size */
-    for (size_t c = 0; c < columns; c++) {
-        double D = (double)wrong[c] - (double)right[c];
-        change += D * D;
-    }
+    double rho = fmax(b->rho, et_noise_to_signal(columns, right, V)), engine = 0;
+    double change = b->change + mean_change(columns, wrong, right);
+    for (size_t c = 0; c < columns; c++) engine += (double)wrong[c] * (double)wrong[c];
+    engine *= 0x1p-96 / (double)columns; /* (2^-48 of the row's size)^2 */
     for (size_t c = 0; c < columns; c++) {
         double w = (double)wrong[c], D = w - (double)right[c];
-        double more = rho * (w * w + 4 * (D * D + change / (double)columns));
+        double more = rho * (w * w + 4 * (D * D + change));
         bool same = fabs(D) <= 0x1p-40 * fabs((double)right[c]);
         if (!same) more = fmax(more, new_variance(b, w));
         to[c] = (et_real)fmax((double)V[c] + (same ? 0 : more), engine);
@@ -114,6 +129,14 @@ static void add_element(double e, double u, double V, et_fit *fit)
     fit->eu += e * u / V;
     fit->uu += u * u / V;
     fit->q += e * e / V;
+}
+
+/* Sums of D^2, row by row. */
+static void measure_row(const view *w, size_t row, et_fit *fit)
+{
+    size_t from = row * w->columns;
+    fit->uu += mean_change(w->columns, w->wrong + from, w->right + from);
+    fit->n++;
 }
 
 static void compare_row(const view *w, size_t row, et_fit *fit)
@@ -243,13 +266,6 @@ static bool fit_agrees(const et_inquiry *q, const et_fit *fit)
            fabs(slope) <= 1.5 * sigmas / sqrt(fit->uu > 0 ? fit->uu : 1) + b;
 }
 
-static bars bars_of(const et_inquiry *q, const et_exhibit *x)
-{
-    const et_profile *p = q->j->options->profile;
-    return (bars){rounding_at(p, ET_ACCUMULATOR), rounding_at(p, et_tensor_place(x->got->name)),
-                  noise_of(et_tensor_count(x->got), x->right, x->variance)};
-}
-
 static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view *w)
 {
     const et_exhibit *x = &q->exhibits[exhibit];
@@ -267,9 +283,11 @@ static bool exhibit_agrees(const et_inquiry *q, const et_deviant *v, size_t exhi
 {
     const et_exhibit *x = &q->exhibits[exhibit];
     view w;
-    et_fit fit = {0};
+    et_fit fit = {0}, change = {0};
     if (!is_real(x)) return integers_agree(x, wrong);
     if (!view_of(q, exhibit, wrong, &w)) return true;
+    each_row(v, &w, measure_row, &change);
+    if (change.n > 0) w.b.change = change.uu / change.n;
     each_row(v, &w, compare_row, &fit);
     return fit_agrees(q, &fit);
 }
@@ -322,6 +340,7 @@ static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const 
     size_t count = et_tensor_count(x->got), columns = columns_of(x);
     const et_real *right = x->right;
     bars b = bars_of(q, x);
+    if (count > 0) b.change = mean_change(count, wrong, right);
     void *room;
     et_status status = et_allocate(&room, count, sizeof(et_real), "variances", error);
     if (status != ET_OK) return status;

@@ -573,15 +573,15 @@ static bool has_no_error(const exam *x, const tally *all)
     return x->reference == x->j->golden && all->sums.n > 0 && all->same == all->sums.n;
 }
 
-/* Does it hold, more than by accident, values that a kernel of this profile could not store? */
+/* Does it hold, more than by accident, values that no accumulator of this profile could? (A sum of a
+ * few short products may well be exact.) */
 static bool is_golden_itself(const exam *x, const et_sheet *f)
 {
     enum { HANDFUL = 16 };
     const et_profile *p = x->j->options->profile;
-    et_place place = et_tensor_place(x->got->name);
     size_t found = 0;
     for (size_t i = 0; i < f->rows * f->columns && found < HANDFUL; i++)
-        found += f->variance[i] > 0 && !et_place_holds(p, place, f->want[i]);
+        found += f->variance[i] > 0 && !et_place_holds(p, ET_ACCUMULATOR, f->want[i]);
     return found == HANDFUL;
 }
 
@@ -625,7 +625,7 @@ static void conclude_real(exam *x, const et_sheet *f, const tally *all, bool gro
     x->doubt->identical = x->doubt->errorless && is_golden_itself(x, f);
     if (x->doubt->identical && p->bits[ET_ACCUMULATOR] < et_dtype_significand(ET_F64))
         find(x, ET_INCONCLUSIVE, "the golden itself, bit for bit: a kernel would have rounded");
-    else if (all->reference2 < 100 * all->variance) {
+    else if (all->reference2 > 0 && all->reference2 < 100 * all->variance) {
         find(x, ET_INCONCLUSIVE, "below its noise: root mean square %.2g, deviation %.2g",
              sqrt(all->reference2 / all->judged), sqrt(all->variance / all->judged));
         x->doubt->harmless = true;

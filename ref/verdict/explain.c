@@ -42,6 +42,13 @@ static et_part part_of(et_stage stage)
     return stage <= ET_AT_STATE || stage == ET_AT_LAYOUT ? ET_PART_ROUTING : ET_PART_ARITHMETIC;
 }
 
+static bool is_silent(size_t count, const et_real *values, const et_real *V)
+{
+    size_t i = 0;
+    while (i < count && values[i] == 0 && V[i] == 0) i++;
+    return i == count;
+}
+
 static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
 {
     const et_judgement *j = q->j;
@@ -59,7 +66,11 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     x.failed = x.verdict->outcome == ET_MISMATCH;
     x.passed = x.verdict->outcome == ET_PASS;
     x.right = right->values;
-    if (V && et_tensor_is_real(right)) x.variance = V->values;
+    if (V && et_tensor_is_real(right)) {
+        x.variance = V->values;
+        x.noise = et_noise_to_signal(et_tensor_count(got), x.right, x.variance);
+        x.silent = is_silent(et_tensor_count(got), x.right, x.variance);
+    }
     x.limit = x.verdict->limit_sigmas;
     if (x.limit == 0)
         x.limit = et_element_limit(j->alpha, j->tests, et_tail_is_coarse(j->options->profile, got->name));

@@ -26,6 +26,8 @@ typedef struct et_exhibit {
     bool failed, passed;                 /* or neither: inconclusive */
     const void *right;                   /* the reference's values */
     const et_real *variance;             /* NULL for integers and masks */
+    double noise;                        /* sum of the variances over sum of the values' squares */
+    bool silent;                         /* all values and variances are 0 */
     double limit;                        /* of an element, in deviations */
 } et_exhibit;
 
@@ -55,6 +57,9 @@ typedef struct et_fit {
     double n, eu, uu, q; /* as et_sums */
     double failed, doubtful; /* elements past their bars; of them, those that have come nearer */
 } et_fit;
+
+/* sum V / sum values^2; 0 if all values are 0. */
+double et_noise_to_signal(size_t count, const et_real *values, const et_real *V);
 
 /* Does the candidate agree with the deviant in what has been computed anew since the last call? Compares
  * every exhibit that differs from the reference and that `seen` [count] does not name yet. */

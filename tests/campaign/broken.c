@@ -217,6 +217,4 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
     return true;
 }
 
-bool cp_report_broken(const cp_report *r);
-
 const cp_part cp_broken = {"broken", "kernels with one planted fault", 1, plan, work, cp_report_broken};

@@ -67,19 +67,11 @@ typedef struct study {
     cp_groups groups;
 } study;
 
-static size_t row_of(const char *tensor)
-{
-    const et_tensor_doc *doc;
-    size_t i = 0;
-    while ((doc = et_tensor_doc_at(i)) != NULL && strcmp(doc->name, tensor) != 0) i++;
-    return i;
-}
-
 static void add(pool *all, const et_verdict *v)
 {
     for (size_t i = 0; i < v->tensor_count; i++) {
         const et_tensor_verdict *t = &v->tensors[i];
-        pool *p = &all[row_of(t->name)];
+        pool *p = &all[cp_tensor_row(t->name)];
         if (t->whole.elements == 0) continue;
         p->runs++;
         p->elements += (double)t->whole.elements;
@@ -101,7 +93,7 @@ static void print(const study *all, const char *profile, FILE *lines)
                     p->squares, p->sample, p->most);
         }
     }
-    cp_groups_print(&all->groups, lines);
+    cp_groups_print(&all->groups, profile, lines);
 }
 
 /* ---- units ---- */
@@ -125,26 +117,18 @@ static bool work(const cp_unit *unit, FILE *lines, et_error *error)
 {
     study *all = calloc(1, sizeof *all);
     bool well = all != NULL;
-    if (well) all->groups.profile = et_profile_at(unit->index);
     for (size_t seed = 0; well && seed < unit->seeds; seed++) {
         cp_subject s;
         et_case c = cp_reseeded(&unit->c, seed);
         well = cp_subject_open(&s, &c, error) == ET_OK;
         if (!well) break;
-        well = cp_subject_profile(&s, all->groups.profile, error) == ET_OK &&
+        well = cp_subject_profile(&s, et_profile_at(unit->index), error) == ET_OK &&
                try_kernels(all, &s, seed, lines, error);
         cp_subject_close(&s);
     }
-    if (well) print(all, all->groups.profile->name, lines);
+    if (well) print(all, et_profile_at(unit->index)->name, lines);
     free(all);
     return well;
-}
-
-static size_t profile_index(const char *name)
-{
-    size_t i = 0;
-    while (strcmp(et_profile_at(i)->name, name) != 0) i++;
-    return i;
 }
 
 static bool plan(cp_list *list, const cp_options *o, et_error *error)
@@ -154,7 +138,7 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
         cp_unit *unit = cp_list_add(list, &cp_calibration);
         const char *profile = profiles[i % PROFILES];
         if (!unit || !cp_calibration_case(&unit->c, i / PROFILES, error)) return false;
-        unit->index = profile_index(profile);
+        unit->index = cp_profile_row(profile);
         unit->seeds = o->seeds ? o->seeds : cp_calibration.seeds;
         unit->cost = (double)unit->seeds + 20;
         snprintf(unit->key, sizeof unit->key, "calibration %s %s %zu", unit->c.name, profile,
@@ -162,8 +146,6 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
     }
     return true;
 }
-
-bool cp_report_calibration(const cp_report *r);
 
 const cp_part cp_calibration = {"calibration", "root mean square of error/sigma", 10, plan, work,
                                 cp_report_calibration};

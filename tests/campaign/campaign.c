@@ -37,7 +37,7 @@ static bool take(command *c, const char *name, const char *value)
         size_t *to;
     } numbers[] = {{"--seeds", &c->o.seeds}, {"--workers", &c->workers}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        if (strcmp(name, texts[i].name) == 0) return *texts[i].to = value;
+        if (strcmp(name, texts[i].name) == 0) return (*texts[i].to = value) != NULL;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (strcmp(name, numbers[i].name) == 0) return (*numbers[i].to = strtoul(value, NULL, 10)) > 0;
     return false;

@@ -23,6 +23,7 @@
 #define CP_CAMPAIGN_H
 
 #include "etref/etref.h"
+#include "ref/oracle/noise.h"
 #include "tests/candidates/candidate.h"
 
 #include <stdio.h>
@@ -36,7 +37,7 @@ typedef struct cp_options {
 
 /* ---- units ---- */
 
-enum { CP_KEY = 96 };
+enum { CP_KEY = 128 };
 
 struct cp_part;
 
@@ -85,6 +86,13 @@ et_case cp_reseeded(const et_case *c, size_t seed);
 
 enum { CP_PROFILES = 7 };
 
+/* ---- rows of tables, by name; past the last, or the last itself, where there is none ---- */
+
+size_t cp_tensor_row(const char *name);
+size_t cp_profile_row(const char *name);
+size_t cp_kernel_row(const char *name);
+size_t cp_kind_row(const char *name);
+
 /* ---- the journal ---- */
 
 typedef struct cp_block {
@@ -123,6 +131,12 @@ typedef struct cp_report {
 
 enum { CP_FIELDS = 24, CP_LINE = 2048 };
 
+bool cp_report_honest(const cp_report *r);
+bool cp_report_calibration(const cp_report *r);
+bool cp_report_limits(const cp_report *r);
+bool cp_report_broken(const cp_report *r);
+bool cp_report_floors(const cp_report *r);
+
 /* One line after the other of all units of the report's part (of all parts, if it has no units): fields between tabs, the first of which is
  * the line's kind. */
 typedef struct cp_reader {
@@ -148,6 +162,7 @@ typedef struct cp_subject {
     et_step golden;
     const et_profile *profile; /* of `bars`; NULL before */
     et_step bars;              /* variances */
+    et_systematic systematic;  /* what does not average out */
 } cp_subject;
 
 /* Draws and computes a case. The caller closes it. */
@@ -170,7 +185,8 @@ cp_peers cp_ask_peers(const cp_subject *s, const et_tensor_out *tensors, size_t 
  * squared spreads q, weighted by their numbers of elements n. */
 typedef struct cp_sums {
     double count, w, ws, wss, n, nq, nqq;
-    double most;               /* the largest (|s| - b) / sigma */
+    double b;                     /* the largest allowance */
+    double most;                  /* the largest (|s| - b) / sigma */
     double slope_use, spread_use; /* the largest share of a limit that was used */
 } cp_sums;
 
@@ -178,16 +194,17 @@ enum { CP_KINDS = 6 };
 extern const char *const cp_kinds[CP_KINDS];
 
 typedef struct cp_groups {
-    const et_profile *profile;
-    bool extremes_only; /* leave the sums alone */
-    const char *last;
+    const cp_subject *of_subject; /* whose groups come next */
+    bool extremes_only;           /* leave the sums alone */
+    const char *last;             /* the tensor seen last, its row and its allowance */
     size_t row;
+    double b;
     cp_sums of[ET_MAX_STEP_TENSORS][CP_KINDS];
 } cp_groups;
 
 struct et_group;
 void cp_groups_visit(void *groups, const char *tensor, const et_group *group);
-void cp_groups_print(const cp_groups *g, FILE *lines);
+void cp_groups_print(const cp_groups *g, const char *profile, FILE *lines);
 /* Reads what cp_groups_print has written, from field 1 on: profile, tensor, kind, sums. */
 cp_sums cp_groups_read(const cp_reader *reader);
 void cp_sums_add(cp_sums *to, const cp_sums *more);

@@ -230,7 +230,5 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
     return well;
 }
 
-bool cp_report_floors(const cp_report *r);
-
 const cp_part cp_floors = {"floors", "the smallest factor that is caught", 20, plan, work,
                            cp_report_floors};

@@ -20,23 +20,16 @@
 
 const char *const cp_kinds[CP_KINDS] = {"tensor", "expert", "row", "column", "tokens", "part"};
 
-static size_t row_of(const char *tensor)
-{
-    const et_tensor_doc *doc;
-    size_t i = 0;
-    while ((doc = et_tensor_doc_at(i)) != NULL && strcmp(doc->name, tensor) != 0) i++;
-    return i;
-}
-
-static size_t kind_of(const char *kind)
+size_t cp_kind_row(const char *name)
 {
     size_t i = 0;
-    while (i + 1 < CP_KINDS && strcmp(cp_kinds[i], kind) != 0) i++;
+    while (i + 1 < CP_KINDS && strcmp(cp_kinds[i], name) != 0) i++;
     return i;
 }
 
 static void note_use(cp_sums *s, const et_group *g, double b)
 {
+    s->b = fmax(s->b, b);
     double slope = g->slope_limit > 0 ? fabs(g->slope) / g->slope_limit : 0;
     double spread = (g->spread - 1) / (g->spread_limit - 1);
     if (g->slope_sigma > 0) s->most = fmax(s->most, (fabs(g->slope) - b) / g->slope_sigma);
@@ -44,14 +37,21 @@ static void note_use(cp_sums *s, const et_group *g, double b)
     s->spread_use = fmax(s->spread_use, spread);
 }
 
+static void turn_to(cp_groups *all, const char *tensor)
+{
+    const cp_subject *s = all->of_subject;
+    all->last = tensor;
+    all->row = cp_tensor_row(tensor);
+    all->b = et_systematic_slope(s->profile) + et_noise_slope(&s->systematic, tensor);
+}
+
 void cp_groups_visit(void *groups, const char *tensor, const et_group *g)
 {
     cp_groups *all = groups;
-    if (tensor != all->last) all->row = row_of(tensor);
-    all->last = tensor;
-    cp_sums *s = &all->of[all->row][kind_of(g->kind)];
+    if (tensor != all->last) turn_to(all, tensor);
+    cp_sums *s = &all->of[all->row][cp_kind_row(g->kind)];
     double n = (double)g->elements, q = g->spread * g->spread;
-    note_use(s, g, et_systematic_slope(all->profile));
+    note_use(s, g, all->b);
     if (all->extremes_only) return;
     s->n += n;
     s->nq += n * q;
@@ -64,16 +64,17 @@ void cp_groups_visit(void *groups, const char *tensor, const et_group *g)
     s->wss += w * g->slope * g->slope;
 }
 
-void cp_groups_print(const cp_groups *g, FILE *lines)
+void cp_groups_print(const cp_groups *g, const char *profile, FILE *lines)
 {
     for (size_t i = 0; et_tensor_doc_at(i) != NULL; i++)
         for (size_t k = 0; k < CP_KINDS; k++) {
             const cp_sums *s = &g->of[i][k];
             if (s->count == 0) continue;
             fprintf(lines,
-                    "group\t%s\t%s\t%s\t%.0f\t%.8g\t%.8g\t%.8g\t%.0f\t%.8g\t%.8g\t%.4g\t%.4g\t%.4g\n",
-                    g->profile->name, et_tensor_doc_at(i)->name, cp_kinds[k], s->count, s->w, s->ws,
-                    s->wss, s->n, s->nq, s->nqq, s->most, s->slope_use, s->spread_use);
+                    "group\t%s\t%s\t%s\t%.0f\t%.8g\t%.8g\t%.8g\t%.0f\t%.8g\t%.8g\t%.4g\t%.4g\t%.4g\t"
+                    "%.4g\n",
+                    profile, et_tensor_doc_at(i)->name, cp_kinds[k], s->count, s->w, s->ws,
+                    s->wss, s->n, s->nq, s->nqq, s->most, s->slope_use, s->spread_use, s->b);
         }
 }
 
@@ -88,7 +89,8 @@ cp_sums cp_groups_read(const cp_reader *r)
                      .nqq = cp_number(r, 10),
                      .most = cp_number(r, 11),
                      .slope_use = cp_number(r, 12),
-                     .spread_use = cp_number(r, 13)};
+                     .spread_use = cp_number(r, 13),
+                     .b = cp_number(r, 14)};
 }
 
 void cp_sums_add(cp_sums *to, const cp_sums *more)
@@ -100,6 +102,7 @@ void cp_sums_add(cp_sums *to, const cp_sums *more)
     to->n += more->n;
     to->nq += more->nq;
     to->nqq += more->nqq;
+    to->b = fmax(to->b, more->b);
     to->most = fmax(to->most, more->most);
     to->slope_use = fmax(to->slope_use, more->slope_use);
     to->spread_use = fmax(to->spread_use, more->spread_use);

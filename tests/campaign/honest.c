@@ -115,8 +115,7 @@ static bool try_all(study *all, size_t p, cp_subject *s, const char *only, size_
 {
     const cd_kernel *kernel;
     cp_groups *groups = &all->groups[p];
-    groups->profile = et_profile_at(p);
-    if (cp_subject_profile(s, groups->profile, error) != ET_OK) return false;
+    if (cp_subject_profile(s, et_profile_at(p), error) != ET_OK) return false;
     for (size_t k = 0; (kernel = cd_kernel_at(k)) != NULL; k++) {
         if (only && strcmp(kernel->name, only) != 0) continue;
         groups->extremes_only = k > 0;
@@ -130,7 +129,7 @@ static void print(const study *all, FILE *lines)
     for (size_t p = 0; p < CP_PROFILES; p++) {
         for (size_t k = 0; cd_kernel_at(k) != NULL; k++)
             cp_tally_print(&all->of[p][k], et_profile_at(p)->name, cd_kernel_at(k)->name, lines);
-        if (all->groups[p].profile) cp_groups_print(&all->groups[p], lines);
+        cp_groups_print(&all->groups[p], et_profile_at(p)->name, lines);
     }
 }
 
@@ -211,8 +210,6 @@ static bool plan_paper(cp_list *list, const cp_options *o, et_error *error)
     free(suite);
     return well;
 }
-
-bool cp_report_honest(const cp_report *r);
 
 const cp_part cp_honest = {"honest", "honest kernels on the core suite", 20,
                            plan_honest, work_honest, cp_report_honest};

@@ -63,6 +63,30 @@ et_case cp_reseeded(const et_case *c, size_t seed)
     return other;
 }
 
+/* ---- rows ---- */
+
+size_t cp_tensor_row(const char *name)
+{
+    const et_tensor_doc *doc;
+    size_t i = 0;
+    while ((doc = et_tensor_doc_at(i)) != NULL && strcmp(doc->name, name) != 0) i++;
+    return i;
+}
+
+size_t cp_profile_row(const char *name)
+{
+    size_t i = 0;
+    while (i + 1 < CP_PROFILES && strcmp(et_profile_at(i)->name, name) != 0) i++;
+    return i;
+}
+
+size_t cp_kernel_row(const char *name)
+{
+    size_t i = 0;
+    while (cd_kernel_at(i) && strcmp(cd_kernel_at(i)->name, name) != 0) i++;
+    return i;
+}
+
 /* ---- subjects ---- */
 
 /* The plain engine for small ones: its bits are defined. */
@@ -88,6 +112,7 @@ et_status cp_subject_profile(cp_subject *s, const et_profile *p, et_error *error
 {
     et_step_free(&s->bars);
     s->profile = p;
+    s->systematic = et_noise_systematic(&s->golden, p);
     return et_step_noise(&s->bars, &s->golden, p, error);
 }
 
@@ -101,6 +126,8 @@ et_status cp_judge(et_verdict *verdict, const cp_subject *s, const et_tensor_out
                    size_t count, bool explain, cp_groups *groups, et_error *error)
 {
     et_verify_options o = {.profile = s->profile, .explain = explain};
+    if (groups) groups->of_subject = s;
+    if (groups) groups->last = NULL;
     return et_verify_with(verdict, &s->golden, &s->bars, tensors, count, &o,
                           groups ? cp_groups_visit : NULL, groups, error);
 }

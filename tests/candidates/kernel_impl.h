@@ -56,17 +56,12 @@ static num fix(const cd_work *w, num v)
 
 /* ---- how sums are taken ---- */
 
-static const cd_format eleven_bits = {
-    .bits = 11, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.ffcp127};
-static const cd_format eight_bits = {
-    .bits = 8, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.fep127};
-
 static sums sums_of(const cd_work *w, size_t K)
 {
     const cd_kernel *k = w->kernel;
     bool own = sizeof(num) == sizeof(float) || w->accumulator.bits == 53;
     return (sums){.order = k->order,
-                  .tile = k->parts > 0 ? ceil_of(K, k->parts) : 0,
+                  .tile = k->parts > 0 ? cd_ceil(K, k->parts) : 0,
                   .accumulator = own ? NULL : &w->accumulator,
                   .room = w->room};
 }
@@ -76,12 +71,14 @@ static sums sums_of_forward(const cd_work *w, size_t K)
 {
     sums s = sums_of(w, K);
     if (cd_bad(w, CD_ACCUMULATOR_BF16))
-        s = (sums){.order = CD_SEQUENTIAL, .accumulator = &eight_bits, .room = w->room};
+        s = (sums){.order = CD_SEQUENTIAL, .accumulator = &cd_eight_bits, .room = w->room};
     if (cd_bad(w, CD_ACCUMULATOR_F16))
-        s = (sums){.order = CD_SEQUENTIAL, .accumulator = &eleven_bits, .room = w->room};
+        s = (sums){.order = CD_SEQUENTIAL, .accumulator = &cd_eleven_bits, .room = w->room};
     if (cd_bad(w, CD_SPLIT_BF16))
-        s = (sums){
-            .order = CD_SEQUENTIAL, .tile = ceil_of(K, 4), .tiles = &eight_bits, .room = w->room};
+        s = (sums){.order = CD_SEQUENTIAL,
+                   .tile = cd_ceil(K, 4),
+                   .tiles = &cd_eight_bits,
+                   .room = w->room};
     return s;
 }
 
@@ -91,7 +88,7 @@ static sums sums_of_tokens(const cd_work *w, size_t K)
     sums s = sums_of(w, K);
     if (w->kernel->token_tile > 0) s.tile = w->kernel->token_tile;
     if (cd_bad(w, CD_DW_BF16))
-        s = (sums){.order = CD_SEQUENTIAL, .accumulator = &eight_bits, .room = w->room};
+        s = (sums){.order = CD_SEQUENTIAL, .accumulator = &cd_eight_bits, .room = w->room};
     return s;
 }
 
@@ -564,8 +561,9 @@ et_status EXPORT(cd_forward)(cd_work *w)
     if (w->n == 0)
         memcpy(w->y, w->O, w->N * w->d * sizeof(num));
     else
-        status = gather_terms(w, y_terms, cd_bad(w, CD_INVERSE_Y),
-                              cd_bad(w, CD_COMBINE_BF16) ? &eight_bits : NULL, "candidate.y", w->y);
+        status =
+            gather_terms(w, y_terms, cd_bad(w, CD_INVERSE_Y),
+                         cd_bad(w, CD_COMBINE_BF16) ? &cd_eight_bits : NULL, "candidate.y", w->y);
     put_out(w, cd_bad(w, CD_Y_SCALED), w->N * w->d, w->y);
     return status;
 }
@@ -791,7 +789,7 @@ et_status EXPORT(cd_router_backward)(cd_work *w)
     put_out(w, cd_bad(w, CD_DROUTER_SCALED), n * d, w->drouter);
     et_status status =
         gather_terms(w, dx_terms, cd_bad(w, CD_INVERSE_DX),
-                     cd_bad(w, CD_DX_BF16) ? &eight_bits : NULL, "candidate.dx", w->dx);
+                     cd_bad(w, CD_DX_BF16) ? &cd_eight_bits : NULL, "candidate.dx", w->dx);
     put_out(w, cd_bad(w, CD_DX_SCALED), N * d, w->dx);
     return status;
 }

@@ -38,11 +38,6 @@ enum {
 typedef num lanes __attribute__((vector_size(16)));
 typedef num block[MR][NR];
 
-static size_t ceil_of(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Elements of `room` for products of up to R rows, and widths of up to W. */
 static size_t room_for_products(size_t R, size_t W)
 {
@@ -212,7 +207,7 @@ static void product(const sums *how, size_t M, size_t N, size_t K, matrix A, mat
         return;
     }
     if (s.order == CD_BLOCKED && s.tile == 0) s.tile = BLOCK;
-    size_t strips = ceil_of(M, MR), panels = ceil_of(N, NR);
+    size_t strips = cd_ceil(M, MR), panels = cd_ceil(N, NR);
     num *a = s.room, *b = s.room + strips * MR * K;
     bool reversed = s.order == CD_REVERSED;
     pack(a, A.at, M, K, A.transposed ? 1 : A.stride, A.transposed ? A.stride : 1, MR, reversed);

@@ -21,6 +21,12 @@ typedef struct cd_format {
     bool ftz;                 /* below `smallest`: 0 */
 } cd_format;
 
+/* With binary32's exponents: bf16, and tf32. */
+static const cd_format cd_eight_bits = {
+    .bits = 8, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.fep127};
+static const cd_format cd_eleven_bits = {
+    .bits = 11, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.ffcp127};
+
 /* In units of the fixed spacing below `smallest`, then back. */
 static inline double cd_round_small(const cd_format *f, double v)
 {

@@ -22,11 +22,6 @@ typedef struct span {
 
 /* ---- which rule, which k ---- */
 
-static size_t ceil_of(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* K of TC, k of the others. */
 static size_t case_target(const et_case *c)
 {
@@ -47,7 +42,7 @@ static size_t target(const cd_work *w)
     size_t k = case_target(c), most = tc ? c->experts : c->pool_tokens;
     if (cd_bad(w, CD_K_PLUS_ONE)) k++;
     if (cd_bad(w, CD_K_MINUS_ONE) && k > 1) k--;
-    if (cd_bad(w, CD_K_CEIL) && !tc) k = ceil_of(c->pool_tokens * c->granularity, c->experts);
+    if (cd_bad(w, CD_K_CEIL) && !tc) k = cd_ceil(c->pool_tokens * c->granularity, c->experts);
     if (cd_bad(w, CD_K_FROM_BATCH) && !tc) k = step_target(c);
     return cd_smaller(k, most);
 }
@@ -304,12 +299,11 @@ static et_status take_routing(cd_work *w)
 static void set_scores(cd_work *w)
 {
     const et_real *b = cd_bad(w, CD_BIAS_NOT_IN_SELECTION) ? NULL : w->golden->in.bias;
-    cd_format low = {.bits = 8, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.fep127};
     for (size_t j = 0; j < w->N * w->n; j++) {
         double r = w->logits[j];
         if (b != NULL) r = cd_acc(w, r + cd_acc(w, (double)b[j % w->n]));
         if (cd_bad(w, CD_GATES_IN_SELECTION)) r = w->gates[j];
-        w->scores[j] = cd_bad(w, CD_LOGITS_LOW) ? cd_round(&low, r) : r;
+        w->scores[j] = cd_bad(w, CD_LOGITS_LOW) ? cd_round(&cd_eight_bits, r) : r;
     }
 }
 
@@ -414,13 +408,12 @@ static et_status update_bias(cd_work *w)
     bool given = w->golden->in.load && !cd_bad(w, CD_LOAD_IGNORED);
     bool by_sign = (c->balance == ET_BALANCE_LOSSFREE) != cd_bad(w, CD_BIAS_RULE);
     size_t tokens = given || last ? micro : w->N;
-    cd_format low = {.bits = 8, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.fep127};
     double *load = cd_take(w, n, sizeof(double)), total = 0;
     w->bias = cd_take(w, n, sizeof(double));
     if (load == NULL || w->bias == NULL) return ET_ENOMEM;
     for (size_t i = 0; i < n; i++) {
         load[i] = load_of(w, last ? w->N - micro : 0, i);
-        if (cd_bad(w, CD_LOSSFREE_COUNTS)) load[i] = cd_round(&low, load[i]);
+        if (cd_bad(w, CD_LOSSFREE_COUNTS)) load[i] = cd_round(&cd_eight_bits, load[i]);
         total = cd_acc(w, total + load[i]);
     }
     for (size_t i = 0; i < n; i++) {

@@ -76,6 +76,11 @@ static inline size_t cd_smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+static inline size_t cd_ceil(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
 /* Zeroed room, freed with the run; NULL, and a message in w->error, if there is none. */
 void *cd_take(cd_work *w, size_t count, size_t size);
 

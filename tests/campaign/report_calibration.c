@@ -1,0 +1,239 @@
+/* report_calibration.c: root mean square of error/sigma, tensor by tensor and situation by situation; and what
+ * the limits of groups would have to be, against those in force.
+ */
+#include "ref/verdict/calibration.h"
+#include "tests/campaign/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- calibration ---- */
+
+enum { MOST_CASES = 32 };
+
+typedef struct cell {
+    double elements, squares, sample;
+} cell;
+
+/* One profile, one kernel or all but the first: rows are tensors, columns are cases. */
+typedef struct sheet {
+    size_t cases;
+    const char *names[MOST_CASES];
+    cell of[ET_MAX_STEP_TENSORS][MOST_CASES];
+} sheet;
+
+static size_t column_of(sheet *s, const char *name)
+{
+    size_t i = 0;
+    while (i < s->cases && strcmp(s->names[i], name) != 0) i++;
+    if (i == s->cases && i + 1 < MOST_CASES) s->names[s->cases++] = name;
+    return i;
+}
+
+static double level(const cell *c)
+{
+    return sqrt(c->squares / c->elements);
+}
+
+static bool is_large(const cell *c)
+{
+    return c->sample >= 1e4;
+}
+
+static void read_sheet(const cp_report *r, const char *profile, const char *kernel, sheet *s)
+{
+    memset(s, 0, sizeof *s);
+    for (cp_reader reader = cp_read(r); cp_next(&reader, "tensor");) {
+        if (strcmp(reader.fields[1], profile) != 0 || strcmp(reader.fields[2], kernel) != 0) continue;
+        cell *c = &s->of[cp_tensor_row(reader.fields[3])][column_of(s, reader.unit->c.name)];
+        c->elements += cp_number(&reader, 5);
+        c->squares += cp_number(&reader, 6);
+        c->sample += cp_number(&reader, 7);
+    }
+}
+
+/* Names of columns, turned: they are longer than the numbers. */
+static void print_names(FILE *to, const sheet *s)
+{
+    for (size_t i = 0; i < s->cases; i++)
+        fprintf(to, "%24s %c%zu %s\n", i == 0 ? "columns:" : "", 'c', i, s->names[i]);
+    fprintf(to, "%-20s", "tensor");
+    for (size_t i = 0; i < s->cases; i++) fprintf(to, "    %c%-3zu", 'c', i);
+    fprintf(to, "\n");
+}
+
+static void print_sheet(FILE *to, const sheet *s, double low, double high)
+{
+    print_names(to, s);
+    for (size_t row = 0; et_tensor_doc_at(row); row++) {
+        double any = 0;
+        for (size_t i = 0; i < s->cases; i++) any += s->of[row][i].elements;
+        if (any == 0) continue;
+        fprintf(to, "%-20s", et_tensor_doc_at(row)->name);
+        for (size_t i = 0; i < s->cases; i++) {
+            const cell *c = &s->of[row][i];
+            if (c->elements == 0)
+                fprintf(to, " %7s", "-");
+            else
+                fprintf(to, " %6.3f%c", level(c),
+                        !is_large(c) ? '.' : level(c) < low || level(c) > high ? '!' : ' ');
+        }
+        fprintf(to, "\n");
+    }
+}
+
+/* How many cells with a large sample lie outside: of results, which count, and of the others. */
+static void count_outside(const sheet *s, double low, double high, size_t *results, size_t *others)
+{
+    for (size_t row = 0; et_tensor_doc_at(row); row++)
+        for (size_t i = 0; i < s->cases; i++) {
+            const cell *c = &s->of[row][i];
+            if (c->elements == 0 || !is_large(c)) continue;
+            if (level(c) >= low && level(c) <= high) continue;
+            (*(cp_is_result(et_tensor_doc_at(row)->name) ? results : others))++;
+        }
+}
+
+static void write_sheet(FILE *file, const char *profile, const char *kernel, const sheet *s)
+{
+    for (size_t row = 0; file && et_tensor_doc_at(row); row++)
+        for (size_t i = 0; i < s->cases; i++) {
+            const cell *c = &s->of[row][i];
+            if (c->elements > 0)
+                fprintf(file, "%s,%s,%s,%s,%.0f,%.4g,%.4f\n", profile, kernel, s->names[i],
+                        et_tensor_doc_at(row)->name, c->elements, c->sample, level(c));
+        }
+}
+
+/* Kernels that round less: only too large is wrong. */
+static void check_others(const cp_report *r, const char *profile, FILE *file, size_t *results)
+{
+    static sheet s;
+    for (size_t k = 1; cd_kernel_at(k); k++) {
+        size_t own = 0, others = 0;
+        read_sheet(r, profile, cd_kernel_at(k)->name, &s);
+        write_sheet(file, profile, cd_kernel_at(k)->name, &s);
+        count_outside(&s, 0, 1.1, &own, &others);
+        if (own + others > 0) {
+            fprintf(r->to, "\n%s under %s: %zu results and %zu other tensors above 1.1\n",
+                    cd_kernel_at(k)->name, profile, own, others);
+            print_sheet(r->to, &s, 0, 1.1);
+        }
+        *results += own;
+    }
+}
+
+bool cp_report_calibration(const cp_report *r)
+{
+    static const char *const profiles[] = {"bf16", "f16"};
+    static sheet s;
+    size_t results = 0, others = 0;
+    FILE *file = cp_csv(r, "calibration.csv",
+                        "root mean square of error/sigma, pooled over seeds; sample = (sum V)^2/sum V^2",
+                        "profile,kernel,case,tensor,elements,effective_sample,rms_error_over_sigma");
+    for (size_t p = 0; p < 2; p++) {
+        read_sheet(r, profiles[p], "sequential", &s);
+        fprintf(r->to, "\nroot mean square of error/sigma under %s, kernel sequential; '.': effective "
+                       "sample below 1e4, '!': outside 0.9 to 1.1\n", profiles[p]);
+        print_sheet(r->to, &s, 0.9, 1.1);
+        write_sheet(file, profiles[p], "sequential", &s);
+        count_outside(&s, 0.9, 1.1, &results, &others);
+        check_others(r, profiles[p], file, &results);
+    }
+    fprintf(r->to, "\noutside, of y and gradients: %zu; of other tensors: %zu\n", results, others);
+    return file && fclose(file) == 0 && cp_report_honest(r) && results == 0;
+}
+
+/* ---- limits ---- */
+
+/* The largest that was measured for one tensor and kind of group under one profile, and where. */
+typedef struct extreme {
+    double slope, spread, extreme, mean, mean_sigma, b, level, slope_use, spread_use, groups;
+    char slope_at[80], extreme_at[80], spread_at[80], mean_at[80];
+} extreme;
+
+static void keep(double value, const char *where, double *most, char *at)
+{
+    if (!(value > *most)) return;
+    *most = value;
+    snprintf(at, 80, "%s", where);
+}
+
+static void take_in(extreme *x, const cp_sums *s, const char *where)
+{
+    enum { FEW = 20 }; /* groups from which no root mean square is taken */
+    cp_measured m = cp_measure(s);
+    x->groups += s->count;
+    x->slope_use = fmax(x->slope_use, s->slope_use);
+    x->spread_use = fmax(x->spread_use, s->spread_use);
+    if (s->count < FEW) return;
+    keep(m.slope, where, &x->slope, x->slope_at);
+    keep(m.spread, where, &x->spread, x->spread_at);
+    keep(m.extreme, where, &x->extreme, x->extreme_at);
+    x->level = fmax(x->level, m.level);
+    double over = fabs(m.mean) - 4 * m.mean_sigma - s->b;
+    if (x->b > 0 && !(over > fabs(x->mean) - 4 * x->mean_sigma - x->b)) return;
+    x->b = s->b;
+    x->mean = m.mean;
+    x->mean_sigma = m.mean_sigma;
+    snprintf(x->mean_at, sizeof x->mean_at, "%s", where);
+}
+
+typedef struct limits {
+    extreme of[CP_PROFILES][ET_MAX_STEP_TENSORS][CP_KINDS];
+} limits;
+
+/* Of whole tensors there is one a run: what a case has too few of, all cases together have. */
+static void read_limits(const cp_report *r, limits *all)
+{
+    for (cp_reader reader = cp_read(r); cp_next(&reader, "group");) {
+        cp_sums s = cp_groups_read(&reader);
+        take_in(&all->of[cp_profile_row(reader.fields[1])][cp_tensor_row(reader.fields[2])]
+                        [cp_kind_row(reader.fields[3])],
+                &s, reader.unit->c.name);
+    }
+}
+
+static bool print_limit(const cp_report *r, FILE *file, size_t p, size_t row, size_t kind,
+                        const extreme *x)
+{
+    const char *tensor = et_tensor_doc_at(row)->name;
+    et_calibration c = et_calibration_of(tensor, cp_kinds[kind]);
+    bool within = x->slope <= c.slope && fabs(x->mean) - 4 * x->mean_sigma <= x->b &&
+                  x->level <= et_systematic_spread;
+    if (file)
+        fprintf(file, "%s,%s,%s,%.0f,%.3g,%s,%.3g,%s,%.3g,%.3g,%s,%.3g,%.3g,%.3g,%s,%.2g,%.3g,%.3g\n",
+                et_profile_at(p)->name, tensor, cp_kinds[kind], x->groups, x->slope, x->slope_at,
+                x->extreme, x->extreme_at, c.slope, x->spread, x->spread_at, c.spread, x->level,
+                x->mean, x->mean_at, x->mean_sigma, x->b, fmax(x->slope_use, x->spread_use));
+    if (within) return true;
+    fprintf(r->to, "%-9s %-18s %-7s %7.2f (%.4g) %7.2f %7.3f %10.2g +-%-8.1g %7.1g  %s\n",
+            et_profile_at(p)->name, tensor, cp_kinds[kind], x->slope, c.slope, x->spread, x->level,
+            x->mean, x->mean_sigma, x->b, x->slope > c.slope ? x->slope_at : x->mean_at);
+    return false;
+}
+
+bool cp_report_limits(const cp_report *r)
+{
+    limits *all = calloc(1, sizeof *all);
+    bool kept = all != NULL;
+    FILE *file = cp_csv(r, "limits.csv",
+                        "what the limits of groups have to cover: the largest over all cases",
+                        "profile,tensor,kind,groups,c_slope,c_slope_case,c_extreme,c_extreme_case,"
+                        "c_slope_in_force,c_spread,c_spread_case,c_spread_in_force,rms_error_over_sigma,"
+                        "mean_slope,mean_slope_case,mean_slope_deviation,b_in_force,largest_share_of_limit");
+    fprintf(r->to, "\nmeasured above what is in force:\n%-9s %-18s %-7s %7s %-7s %7s %7s %20s %8s\n",
+            "profile", "tensor", "groups", "c slope", "(table)", "c spr.", "rms", "mean slope", "b");
+    if (all) read_limits(r, all);
+    for (size_t p = 0; all && p < CP_PROFILES; p++)
+        for (size_t row = 0; et_tensor_doc_at(row); row++)
+            for (size_t kind = 0; kind < CP_KINDS; kind++)
+                if (all->of[p][row][kind].groups > 0)
+                    kept = print_limit(r, file, p, row, kind, &all->of[p][row][kind]) && kept;
+    free(all);
+    return file && fclose(file) == 0 && kept;
+}
+
+const cp_part cp_limits = {"limits", "limits of groups against what honest kernels show", 1, NULL, NULL,
+                           cp_report_limits};

@@ -1,0 +1,103 @@
+/* cmd_leakage.c: `etref leakage`: how much of the future a routing tells the present.
+ *
+ * bound, exact, encode, decode, reach, audit, study: one file each or nearly so, leakage_*.c.
+ */
+#include "etref/safetensors.h"
+#include "tools/etref/commands.h"
+#include "tools/etref/leakage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- what the parts share ---- */
+
+/* Digits, or 2^E with E below 64; false for anything else, and beyond 64 bits. */
+static bool parse_whole(const char *text, uint64_t *value)
+{
+    uint64_t number = 0, base = 10;
+    bool power = strncmp(text, "2^", 2) == 0;
+    if (power) text += 2;
+    if (*text == '\0') return false;
+    for (; *text; text++) {
+        if (*text < '0' || *text > '9') return false;
+        uint64_t digit = (uint64_t)(*text - '0');
+        if (number > (UINT64_MAX - digit) / base) return false;
+        number = base * number + digit;
+    }
+    if (power && number > 63) return false;
+    *value = power ? UINT64_C(1) << number : number;
+    return true;
+}
+
+bool whole_number(const char *option, const char *text, uint64_t least, uint64_t most,
+                  uint64_t *value)
+{
+    uint64_t number = 0;
+    if (text == NULL) return true;
+    if (parse_whole(text, &number) && number >= least && number <= most) {
+        *value = number;
+        return true;
+    }
+    fail("%s %s: a whole number from %llu to %llu belongs here, in digits or as 2^20", option, text,
+         (unsigned long long)least, (unsigned long long)most);
+    return false;
+}
+
+bool no_words(const char *part, const word_list *words)
+{
+    if (words->count == 0) return true;
+    fail("leakage %s: '%s' stands alone; values follow an option: see 'etref help leakage'", part,
+         words->at[0]);
+    return false;
+}
+
+et_status read_matrix(const et_tensor_file *file, const char *name, double **values,
+                      size_t shape[2], et_error *error)
+{
+    const et_tensor_info *t = et_tensor_file_find(file, name);
+    if (t == NULL) return et_fail(error, ET_EINVAL, "%s: has no %s", file->path, name);
+    if (t->rank != 2)
+        return et_fail(error, ET_EINVAL, "%s: %s has %zu dimensions; two belong there", file->path,
+                       name, t->rank);
+    shape[0] = t->shape[0];
+    shape[1] = t->shape[1];
+    if (t->count > memory_limit() / sizeof **values)
+        return et_fail(error, ET_ENOMEM, "%s: %s is larger than this machine's memory", file->path,
+                       name);
+    *values = allocate(t->count, sizeof **values);
+    return et_tensor_file_read(file, t, 0, t->count, *values, error);
+}
+
+/* ---- the command ---- */
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} parts[] = {{"bound", leakage_bound},   {"exact", leakage_exact}, {"encode", leakage_encode},
+             {"decode", leakage_decode}, {"reach", leakage_reach}, {"audit", leakage_audit},
+             {"study", leakage_study}};
+
+enum { PARTS = sizeof parts / sizeof *parts };
+
+static int fail_no_part(const char *word)
+{
+    word_list names = {0};
+    for (size_t i = 0; i < PARTS; i++) word_list_add(&names, parts[i].name);
+    word_list_add(&names, NULL);
+    int status = fail_unknown("part of leakage", word, names.at, "leakage");
+    word_list_free(&names);
+    return status;
+}
+
+int cmd_leakage(int argc, char **argv)
+{
+    if (argc < 2)
+        return fail("leakage: bound, exact, encode, decode, reach, audit or study belongs here: "
+                    "see 'etref help leakage'");
+    for (size_t i = 0; i < PARTS; i++) {
+        if (strcmp(argv[1], parts[i].name) != 0) continue;
+        argv[1] = argv[0]; /* messages point to the command's help */
+        return parts[i].run(argc - 1, argv + 1);
+    }
+    return fail_no_part(argv[1]);
+}

@@ -1,0 +1,38 @@
+/* leakage.h: the parts of `etref leakage`. What is computed stands in etref/leakage.h; here it is
+ * asked for and shown. Each part is one file and gets argv with the name of the command in argv[0].
+ */
+#ifndef ETREF_TOOL_LEAKAGE_H
+#define ETREF_TOOL_LEAKAGE_H
+
+#include "etref/leakage.h"
+#include "tools/etref/options.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+int leakage_bound(int argc, char **argv);
+int leakage_exact(int argc, char **argv);
+int leakage_encode(int argc, char **argv);
+int leakage_decode(int argc, char **argv);
+int leakage_reach(int argc, char **argv);
+int leakage_audit(int argc, char **argv);
+int leakage_study(int argc, char **argv);
+
+/* How results are printed; "text|json|csv" in this order. */
+enum { FORM_TEXT, FORM_JSON, FORM_CSV };
+
+/* A whole number from `least` to `most`, in digits or as 2^E. `text` NULL leaves *value alone.
+ * Returns false after an error message that begins with `option`. */
+bool whole_number(const char *option, const char *text, uint64_t least, uint64_t most,
+                  uint64_t *value);
+
+/* Says that `part` takes no words, if there is one. */
+bool no_words(const char *part, const word_list *words);
+
+/* All values of a file's tensor as double; the caller frees them. ET_EINVAL if it is absent or has
+ * not two dimensions. */
+struct et_tensor_file;
+et_status read_matrix(const struct et_tensor_file *file, const char *name, double **values,
+                      size_t shape[2], et_error *error);
+
+#endif
