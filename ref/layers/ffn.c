@@ -158,6 +158,8 @@ out:
  * Twins. Tokens with the same x make the same errors in H, A, f and w: their contributions to a weight
  * gradient add up before they are squared, (sum dO)^2 V[A] in place of sum dO^2 V[A]. Where dy is the
  * same, too, all errors are. A twin's sum stands in the row of the first of them, and 0 in the others.
+ * What they share is the rounding of a stored H. Their sums may be taken in different orders, in another
+ * tile of the product; so where acc(H) is no small part of V[H], that part counts for each by itself.
  */
 
 /* to[leader of row t] += rows[t], and 0 for all but leaders. */
@@ -180,14 +182,15 @@ typedef struct parts {
     et_real *dH_own;       /* [m,h] all of V[dH] that the backward pass makes itself */
     et_real *left, *right; /* [m,max(d,h)] twice */
     et_real *sum;
+    et_real *apart; /* [m] the part of a row's forward errors that its twins do not share */
     void *room;
 } parts;
 
 static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *error)
 {
     size_t most = d > h ? d : h;
-    et_status status =
-        et_allocate(&s->room, m * (2 * h + d + 3 * most), sizeof(et_real), "gradient noise", error);
+    et_status status = et_allocate(&s->room, m * (2 * h + d + 3 * most + 1), sizeof(et_real),
+                                   "gradient noise", error);
     if (status != ET_OK) return status;
     s->g = s->room;
     s->dH_own = s->g + m * h;
@@ -195,6 +198,7 @@ static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *er
     s->left = s->dO_own + m * d;
     s->right = s->left + m * most;
     s->sum = s->right + m * most;
+    s->apart = s->sum + m * most;
     return ET_OK;
 }
 
@@ -256,6 +260,23 @@ static void activation_backward_noise(const et_profile *p, size_t m, size_t h, c
     }
 }
 
+/* Row by row, the part of V[A] whose H errs by its sum rather than by its rounding: from a quarter of V[H]
+ * on, all of it, since H then rounds to other numbers. */
+static void find_apart(const et_profile *p, size_t m, size_t h, const et_ffn_tensors *v,
+                       const et_ffn_tensors *V, et_real *apart)
+{
+    const rounding r = rounding_at(p, ET_INTERMEDIATES);
+    for (size_t t = 0; t < m; t++) {
+        double all = 0, own = 0;
+        for (size_t i = t * h; i < (t + 1) * h; i++) {
+            double VH = (double)V->H[i], acc = fmax(VH - rounding_site(&r, (double)v->H[i], 1), 0);
+            all += (double)V->A[i];
+            if (VH > 0) own += (double)V->A[i] * fmin(1, 4 * acc / VH);
+        }
+        apart[t] = (et_real)(all > 0 ? own / all : 0);
+    }
+}
+
 /* What stands in place of V[dO] where rows have twins: (sum dy)^2 V[w] + (sum of own deviations)^2. */
 static void twin_upstream(size_t m, size_t d, const et_upstream *u, const et_twins *twins, parts *s)
 {
@@ -280,19 +301,24 @@ static void twin_hidden(size_t m, size_t h, const et_upstream *u, const et_twins
     for (size_t i = 0; i < m * h; i++)
         row[i] = may_be_positive((double)v->H[i], (double)V->H[i]) ? 2 * v->dA[i] : 0;
     sum_by_leader(m, h, twins->input, row, s->sum);
-    for (size_t i = 0; i < m * h; i++) s->left[i] += s->sum[i] * s->sum[i] * V->H[i];
+    for (size_t i = 0; i < m * h; i++)
+        s->left[i] += (s->sum[i] * s->sum[i] + s->apart[i / h] * row[i] * row[i]) * V->H[i];
     if (!u->w) return;
     for (size_t i = 0; i < m * h; i++) row[i] = 2 * relu(v->H[i]) * s->g[i];
     sum_by_leader(m, h, twins->input, row, s->sum);
     for (size_t i = 0; i < m * h; i++) s->left[i] += s->sum[i] * s->sum[i] * u->w_variance[i / h];
 }
 
-/* (sum of rows of the same input)^2, for the operand whose partner's error they share. */
+/* (sum of rows of the same input)^2, for the operand whose partner's error they share; and each row's own
+ * square, for the part of it, `apart` (NULL: none), that they do not. */
 static const et_real *twin_squares(size_t m, size_t columns, const et_twins *twins,
-                                   const et_real *rows, et_real *to)
+                                   const et_real *rows, const et_real *apart, et_real *to)
 {
     sum_by_leader(m, columns, twins->input, rows, to);
-    for (size_t i = 0; i < m * columns; i++) to[i] *= to[i];
+    for (size_t i = 0; i < m * columns; i++) {
+        to[i] *= to[i];
+        if (apart) to[i] += apart[i / columns] * rows[i] * rows[i];
+    }
     return to;
 }
 
@@ -304,9 +330,10 @@ static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, c
     size_t d = f->d, h = f->h;
     et_noisy dO = {et_transposed(v->dO, d), V->dO, NULL}, A = {et_rows(v->A, h), NULL, NULL};
     if (twins) {
+        find_apart(p, m, h, v, V, s->apart);
         twin_upstream(m, d, u, twins, s);
         dO.variance = s->left;
-        dO.coherent = twin_squares(m, d, twins, v->dO, s->sum);
+        dO.coherent = twin_squares(m, d, twins, v->dO, s->apart, s->sum);
     }
     dO.variance = as_operand(p, m * d, v->dO, dO.variance, s->left);
     A.variance = as_operand(p, m * h, v->A, V->A, s->right);
@@ -318,7 +345,7 @@ static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, c
     if (twins) {
         twin_hidden(m, h, u, twins, v, V, s);
         dH.variance = s->left;
-        dH.coherent = twin_squares(m, h, twins, v->dH, s->sum);
+        dH.coherent = twin_squares(m, h, twins, v->dH, NULL, s->sum);
     }
     dH.variance = as_operand(p, m * h, v->dH, dH.variance, s->left);
     status = et_product_noise(f->engine, p, room, h, d, m, dH, x, v->dup, ET_OUTPUTS, false, V->dup,
@@ -412,7 +439,8 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
         sum_by_leader(m, h, twins->input, s->g, s->left);
         sum_by_leader(m, d, twins->input, u->dy, s->sum);
         for (size_t t = 0; t < m; t++)
-            weight->dw_sum[t] = (et_real)through_expert(d, h, s->left + t * h, VA + t * h,
+            weight->dw_sum[t] = s->apart[t] * weight->dw[t] +
+                                (et_real)through_expert(d, h, s->left + t * h, VA + t * h,
                                                         s->sum + t * d, own + t * d);
     }
     free(room);
