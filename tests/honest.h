@@ -83,7 +83,7 @@ static inline void add_tensors(honest *k, const et_step *from, const et_step *no
         et_tensor_out *t = &k->tensors[k->count++];
         size_t count = elements_of(&own[i]), bytes = count * bytes_per_element(own[i].source);
         void *copy = malloc(bytes + 1);
-        ck_assert_ptr_nonnull(copy);
+        ck_assert(copy != NULL);
         memcpy(copy, own[i].values, bytes);
         *t = own[i];
         t->values = copy;

@@ -120,6 +120,15 @@ static void each_case(size_t most_tokens, look *look_at)
     ck_assert_uint_gt(looked, 100);
 }
 
+/* The step of a case written in single quotes; the caller frees it. */
+static void run_text(et_step *golden, const char *json)
+{
+    et_case c;
+    et_error error;
+    EXPECT(parse_quoted(&c, json, &error) == ET_OK, "%s", error.text);
+    run_case(golden, &c);
+}
+
 static cd_candidate run_kernel(const et_step *golden, const char *profile, const cd_kernel *kernel)
 {
     cd_candidate c;
@@ -418,14 +427,6 @@ static const char *const big_case =
     "{'name': 'big', 'rule': 'tc', 'tokens': 999, 'd_model': 64, 'd_expert': 16, 'experts': 3, "
     "'balance': 'proportional', 'precision': 'bf16', 'input': {'source': 'normal', 'seed': 3}}";
 
-static void run_big_case(et_step *golden)
-{
-    et_case c;
-    et_error error;
-    EXPECT(parse_quoted(&c, big_case, &error) == ET_OK, "%s", error.text);
-    run_case(golden, &c);
-}
-
 /* Error of a kernel with an accumulator of its own, H alone: H is summed from exact products. */
 static double error_of_sums(const et_step *golden, int bits, bool truncate, cd_order order)
 {
@@ -450,7 +451,7 @@ static double error_of_sums(const et_step *golden, int bits, bool truncate, cd_o
 START_TEST(an_accumulator_of_any_length_is_emulated)
 {
     et_step golden;
-    run_big_case(&golden);
+    run_text(&golden, big_case);
     for (int bits = 10; bits <= 20; bits += 5) {
         double unit = ldexp(1, -bits),
                own = error_of_sums(&golden, bits, false, CD_SEQUENTIAL) / unit;
@@ -470,7 +471,7 @@ START_TEST(orders_of_summation_differ_in_float)
                                           "split-4",    "blocked",  "wide"};
     enum { KERNELS = sizeof kernels / sizeof *kernels };
     cd_candidate c[KERNELS];
-    run_big_case(&golden);
+    run_text(&golden, big_case);
     for (size_t k = 0; k < KERNELS; k++)
         c[k] = run_kernel(&golden, "f32", cd_kernel_find(kernels[k]));
     for (size_t a = 0; a < KERNELS; a++)
@@ -485,17 +486,12 @@ END_TEST
 
 START_TEST(a_seed_shuffles_and_repeats)
 {
-    et_case c;
     et_step golden;
     et_error error;
     cd_candidate run[3];
-    EXPECT(parse_quoted(
-               &c,
-               "{'name': 'many', 'rule': 'tc', 'tokens': 40, 'd_model': 24, 'd_expert': 16, "
-               "'experts': 9, 'top_k': 7, 'precision': 'bf16', 'input': {'source': 'normal'}}",
-               &error) == ET_OK,
-           "%s", error.text);
-    run_case(&golden, &c);
+    run_text(&golden,
+             "{'name': 'many', 'rule': 'tc', 'tokens': 40, 'd_model': 24, 'd_expert': 16, "
+             "'experts': 9, 'top_k': 7, 'precision': 'bf16', 'input': {'source': 'normal'}}");
     for (uint64_t i = 0; i < 3; i++) {
         et_status status = cd_run(&run[i], &golden, et_profile_find("f32"),
                                   cd_kernel_find("shuffled"), NULL, 0, 7 + i / 2, &error);
@@ -522,7 +518,7 @@ START_TEST(what_is_fused_is_not_rounded)
         {"weight-on-act", "bwd.slot_act"}, {"atomic", "fwd.shared_pre"},
         {"all-in-one", "bwd.shared_up"}};
     et_step golden;
-    run_big_case(&golden);
+    run_text(&golden, big_case);
     for (size_t i = 0; i < sizeof fused / sizeof *fused; i++) {
         cd_candidate c = run_kernel(&golden, "bf16", cd_kernel_find(fused[i][0]));
         const et_tensor_out *t = cd_tensor(&c, fused[i][1]);
@@ -547,17 +543,11 @@ static void round_inputs(et_real *v, size_t count)
 /* x and W in f32 under bf16: the same as if they had come in bf16. */
 START_TEST(inputs_enter_products_rounded)
 {
-    et_case c;
     et_step given, rounded;
-    et_error error;
-    EXPECT(parse_quoted(
-               &c,
-               "{'name': 'stored', 'rule': 'ec', 'tokens': 20, 'd_model': 12, 'd_expert': 10, "
-               "'experts': 3, 'precision': 'f32', 'input': {'source': 'normal'}}",
-               &error) == ET_OK,
-           "%s", error.text);
-    run_case(&given, &c);
-    draw_case(&rounded, &c);
+    run_text(&given,
+             "{'name': 'stored', 'rule': 'ec', 'tokens': 20, 'd_model': 12, 'd_expert': 10, "
+             "'experts': 3, 'precision': 'f32', 'input': {'source': 'normal'}}");
+    draw_case(&rounded, &given.c);
     round_inputs(rounded.in.x, 20 * 12);
     round_inputs(rounded.in.router, 3 * 12);
     round_inputs(rounded.in.up, 3 * 10 * 12);
@@ -615,14 +605,6 @@ enum { N = 14, D = 9, H = 11, EXPERTS = 3 };
     "'tokens': 14, 'd_model': 9, 'd_expert': 11, 'precision': 'f32', 'input': {'source': "         \
     "'normal'}"
 
-static void open_small(et_step *golden, const char *json)
-{
-    et_case c;
-    et_error error;
-    EXPECT(parse_quoted(&c, json, &error) == ET_OK, "%s", error.text);
-    run_case(golden, &c);
-}
-
 static factor shown(const cd_candidate *c, const char *name, size_t columns, bool transposed)
 {
     return (factor){cd_tensor(c, name), NULL, columns, transposed};
@@ -636,7 +618,7 @@ static factor given(const et_real *input, size_t columns, bool transposed)
 START_TEST(an_experts_products_take_rounded_operands)
 {
     et_step golden;
-    open_small(&golden, "{'name': 'dense', 'layer': 'dense', " SMALL_SIZES "}");
+    run_text(&golden, "{'name': 'dense', 'layer': 'dense', " SMALL_SIZES "}");
     cd_candidate c = run_kernel(&golden, "tf32", cd_kernel_at(0));
     const et_real *x = golden.in.x, *up = golden.in.up, *down = golden.in.down;
     const char *A = "fwd.slot_act", *dO = "bwd.slot_out", *dH = "bwd.slot_pre";
@@ -657,7 +639,7 @@ END_TEST
 START_TEST(the_routers_products_take_rounded_operands)
 {
     et_step golden;
-    open_small(&golden, "{'name': 'moe', 'rule': 'tc', 'experts': 3, " SMALL_SIZES "}");
+    run_text(&golden, "{'name': 'moe', 'rule': 'tc', 'experts': 3, " SMALL_SIZES "}");
     cd_candidate c = run_kernel(&golden, "tf32", cd_kernel_at(0));
     const et_real *x = golden.in.x, *router = golden.in.router;
     assert_product(cd_tensor(&c, "fwd.logits"), N, EXPERTS, D, given(x, D, false),
@@ -777,7 +759,7 @@ static void look_for_precision(const et_step *golden)
 static void plant_in_big_case(void)
 {
     et_step golden;
-    run_big_case(&golden);
+    run_text(&golden, big_case);
     plant_all(&golden, "bf16", "state");
     et_step_free(&golden);
 }
@@ -825,16 +807,10 @@ static void assert_scales(const et_step *golden, const char *fault, const char *
 
 START_TEST(a_fault_has_the_size_that_is_asked_for)
 {
-    et_case c;
     et_step golden;
-    et_error error;
-    EXPECT(
-        parse_quoted(&c,
-                     "{'name': 'sizes', 'rule': 'ec', 'tokens': 24, 'd_model': 12, 'd_expert': 16, "
-                     "'experts': 3, 'precision': 'bf16', 'input': {'source': 'normal'}}",
-                     &error) == ET_OK,
-        "%s", error.text);
-    run_case(&golden, &c);
+    run_text(&golden,
+             "{'name': 'sizes', 'rule': 'ec', 'tokens': 24, 'd_model': 12, 'd_expert': 16, "
+             "'experts': 3, 'precision': 'bf16', 'input': {'source': 'normal'}}");
     for (int i = 0; i < 3; i++) {
         double amount = i * 0.01;
         assert_scales(&golden, "y-scaled", "fwd.y", amount);
@@ -852,15 +828,12 @@ END_TEST
 /* A fault without a place is not planted, and says so. */
 START_TEST(a_fault_without_a_place_changes_nothing)
 {
-    et_case c;
     et_step golden;
     et_error error;
     cd_candidate out;
-    const char *text =
-        "{'name': 'dense', 'layer': 'dense', 'tokens': 8, 'd_model': 8, 'd_expert': 12, "
-        "'precision': 'bf16', 'input': {'source': 'normal'}}";
-    EXPECT(parse_quoted(&c, text, &error) == ET_OK, "%s", error.text);
-    run_case(&golden, &c);
+    run_text(&golden,
+             "{'name': 'dense', 'layer': 'dense', 'tokens': 8, 'd_model': 8, 'd_expert': 12, "
+             "'precision': 'bf16', 'input': {'source': 'normal'}}");
     for (size_t i = 0; cd_fault_at(i); i++) {
         if (cd_fault_at(i)->applies(&golden)) continue;
         et_status status = cd_run(&out, &golden, et_profile_find("bf16"), cd_kernel_at(0),

@@ -979,19 +979,25 @@ START_TEST(other_experts_gradients_are_judged)
     scores[3 * 4 + 3] = 1.3001; /* token 1's experts 1 and 2 alone are left open */
     make_scores(&k, NEAR(""), scores, 0);
     make_kernel(&k, "bf16-low", 1);
-    keep_only(&k, "bwd.w_", "bwd.w_");
+    keep_only(&k, "bwd.w_", "route.load");
+    integers_of(&k, "route.load")[1] -= 1;
+    integers_of(&k, "route.load")[2] += 1;
     et_verdict v = judge_by(&k, (et_verify_options){0});
     ck_assert_uint_eq(v.routing.open, 2);
     ck_assert_int_eq(v.outcome, ET_INCONCLUSIVE);
     ck_assert_uint_eq(verdict_on(&v, "bwd.w_up")->judged, 2 * 8 * 4);
     ck_assert_uint_eq(verdict_on(&v, "bwd.w_router")->judged, 2 * 4);
+    ck_assert_uint_eq(verdict_on(&v, "route.load")->judged, 2);
+    ck_assert_int_eq(verdict_on(&v, "route.load")->outcome, ET_INCONCLUSIVE);
     et_verdict_free(&v);
     values_of(&k, "bwd.w_up")[1 * 32] += 100; /* expert 1's: nobody can tell */
     v = judge_by(&k, (et_verify_options){0});
     ck_assert_int_eq(verdict_on(&v, "bwd.w_up")->outcome, ET_INCONCLUSIVE);
     et_verdict_free(&v);
     values_of(&k, "bwd.w_up")[3 * 32] += 100; /* expert 3's: wrong whatever happened */
+    integers_of(&k, "route.load")[3] += 1;
     v = judge_by(&k, (et_verify_options){0});
+    ck_assert_int_eq(verdict_on(&v, "route.load")->outcome, ET_MISMATCH);
     ck_assert_int_eq(verdict_on(&v, "bwd.w_up")->outcome, ET_MISMATCH);
     ck_assert_int_eq(v.outcome, ET_MISMATCH);
     et_verdict_free(&v);

@@ -139,7 +139,9 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
  * sigmoid   e = e^-|r| comes with a relative error of about two roundings, 1 + e with one; both move
  *           p by e/(1+e)^2 = p(1-p) and by p: evaluation = a (2 (p(1-p))^2 + p^2)
  * softmax   r - max is rounded, e^(r-max) carries it as a relative error; then the sum of n terms and
- *           the division: evaluation = a p^2 ((r - max)^2 + 3 + n/2)
+ *           the division: evaluation = a p^2 ((r - max)^2 + 3 + n/2) + (p lost)^2, where lost is
+ *           the sum of the gate values below u: beside the largest they may be lost in the sum of e^r,
+ *           all of them
  * either    a value below the accumulator's smallest normal number may come out as 0: + p^2 there
  * relu      none; where r <= 0 is within 6 deviations of 0, a kernel may see r > 0: V[p] = V[r]
  */
@@ -201,8 +203,10 @@ static void softmax_noise(const et_profile *p, size_t count, size_t step, const 
                           et_real *Vp, et_real *Vanchor)
 {
     const rounding site = rounding_at(p, ET_GATES);
-    double a = unit(p), most = anchor ? 0 : (double)r[0], all = 0;
+    double a = unit(p), most = anchor ? 0 : (double)r[0], all = 0, lost = 0;
+    double least = ldexp(1, 1 - p->bits[ET_ACCUMULATOR]);
     for (size_t i = 0; i < count; i++) {
+        if ((double)gates[i * step] < least) lost += (double)gates[i * step];
         if ((double)r[i * step] > most) most = (double)r[i * step];
         all += (double)gates[i * step] * (double)gates[i * step] * (double)Vr[i * step];
     }
@@ -210,14 +214,15 @@ static void softmax_noise(const et_profile *p, size_t count, size_t step, const 
     for (size_t i = 0; i < count; i++) {
         double value = (double)gates[i * step], below = (double)r[i * step] - most;
         double own = (1 - 2 * value) * (double)Vr[i * step] + all;
-        double v = value * value * (fmax(own, 0) + a * (below * below + 3 + (double)count / 2)) +
+        double v = value * value *
+                       (fmax(own, 0) + a * (below * below + 3 + (double)count / 2) + lost * lost) +
                    underflow(p, value);
         Vp[i * step] = (et_real)(v + rounding_site(&site, value, v));
     }
     if (anchor) {
         double value = (double)*anchor;
-        double v =
-            value * value * (all + a * (most * most + 3 + (double)count / 2)) + underflow(p, value);
+        double v = value * value * (all + a * (most * most + 3 + (double)count / 2) + lost * lost) +
+                   underflow(p, value);
         *Vanchor = (et_real)(v + rounding_site(&site, value, v));
     }
 }

@@ -379,17 +379,26 @@ static bool loses(const rounding *r, size_t count, const et_real *values)
     return false;
 }
 
-/* sum (round(v) - v) v / sum v^2 over `count` values `stride` apart: the factor that rounding puts on them
- * as a whole. */
-static double rounding_slope(const rounding *r, size_t count, size_t stride, const et_real *values)
+/* sum (round(v) - v) v and sum v^2: their ratio is the factor that rounding puts on values as a whole. */
+typedef struct factor {
+    double eu, uu;
+} factor;
+
+static double factor_of(factor f)
 {
-    double eu = 0, uu = 0;
+    return f.uu > 0 ? fabs(f.eu / f.uu) : 0;
+}
+
+/* Of `count` values `stride` apart. */
+static factor rounding_factor(const rounding *r, size_t count, size_t stride, const et_real *values)
+{
+    factor f = {0};
     for (size_t i = 0; i < count; i++) {
         double value = (double)values[i * stride], ulp = rounding_ulp(r, value);
-        if (!rounding_holds(r, value)) eu += (nearbyint(value / ulp) * ulp - value) * value;
-        uu += value * value;
+        if (!rounding_holds(r, value)) f.eu += (nearbyint(value / ulp) * ulp - value) * value;
+        f.uu += value * value;
     }
-    return uu > 0 ? fabs(eu / uu) : 0;
+    return f;
 }
 
 static double router_slope(const et_step *s, const et_profile *p)
@@ -399,29 +408,36 @@ static double router_slope(const et_step *s, const et_profile *p)
     double most = 0;
     if (s->c.layer != ET_MOE || r.bits >= p->bits[ET_LOGITS]) return 0;
     for (size_t i = 0; i < n; i++)
-        most = fmax(most, rounding_slope(&r, s->c.tokens, n, s->bwd.logits + i));
+        most = fmax(most, factor_of(rounding_factor(&r, s->c.tokens, n, s->bwd.logits + i)));
     return most;
 }
 
-static double upstream_slope(const et_step *s, const et_profile *p)
+static void upstream_slope(const et_step *s, const et_profile *p, et_systematic *by)
 {
     const rounding r = rounding_at(p, ET_INTERMEDIATES);
     const et_assignment *a = &s->assignment;
     size_t d = s->c.d_model;
-    double most = 0;
-    if (s->c.layer != ET_MOE || r.bits > 24) return 0;
-    for (size_t i = 0; i < a->experts; i++) {
-        const et_real *dO = s->bwd.slot_out + (size_t)a->expert_offsets[i] * d;
-        most = fmax(most, rounding_slope(&r, (size_t)a->load[i] * d, 1, dO));
+    factor all = {0};
+    if (s->c.layer != ET_MOE || r.bits > 24) return;
+    for (size_t i = 0; i <= a->experts; i++) {
+        bool shared = i == a->experts;
+        if (shared && !s->bwd.shared_out) break;
+        factor f = shared ? rounding_factor(&r, s->c.tokens * d, 1, s->bwd.shared_out)
+                          : rounding_factor(&r, (size_t)a->load[i] * d, 1,
+                                            s->bwd.slot_out + (size_t)a->expert_offsets[i] * d);
+        by->upstream_most = fmax(by->upstream_most, factor_of(f));
+        /* a whole tensor is of the routed experts, or of the shared one */
+        if (shared) by->upstream = fmax(factor_of(all), factor_of(f));
+        all.eu += f.eu;
+        all.uu += f.uu;
     }
-    if (s->bwd.shared_out)
-        most = fmax(most, rounding_slope(&r, s->c.tokens * d, 1, s->bwd.shared_out));
-    return most;
+    if (!s->bwd.shared_out) by->upstream = factor_of(all);
 }
 
 et_systematic et_noise_systematic(const et_step *s, const et_profile *p)
 {
-    et_systematic by = {.upstream = upstream_slope(s, p), .router = router_slope(s, p)};
+    et_systematic by = {.router = router_slope(s, p)};
+    upstream_slope(s, p, &by);
     if (!p->truncate_operands) return by;
     const rounding r = rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
@@ -445,10 +461,11 @@ static double shrinks(const et_systematic *by, const char *tensor)
     return 0;
 }
 
-double et_noise_slope(const et_systematic *by, const char *tensor)
+double et_noise_slope(const et_systematic *by, const char *tensor, bool whole)
 {
+    double upstream = whole ? by->upstream : by->upstream_most;
     bool router = strcmp(tensor, "bwd.w_router") == 0 || strcmp(tensor, "bwd.x") == 0;
-    return shrinks(by, tensor) + (strncmp(tensor, "bwd.", 4) == 0 ? by->upstream : 0) +
+    return shrinks(by, tensor) + (strncmp(tensor, "bwd.", 4) == 0 ? upstream : 0) +
            (router ? by->router : 0);
 }
 

@@ -17,16 +17,18 @@
 #include "etref/step.h"
 
 /* What one truncation takes (0: the profile rounds to nearest), whether x and the weights are truncated at
- * all, and the largest part by which rounding changes the whole of one expert's dO, and of its dr. */
+ * all; the part by which rounding changes dO as a whole, and at most that of one expert; and at most an
+ * expert's dr. */
 typedef struct et_systematic {
-    double each, upstream, router;
+    double each, upstream, upstream_most, router;
     bool x, weights;
 } et_systematic;
 
 /* s has been run. */
 et_systematic et_noise_systematic(const et_step *s, const et_profile *p);
 
-/* The part by which an honest kernel's tensor may differ from the reference's as a whole. */
-double et_noise_slope(const et_systematic *by, const char *tensor);
+/* The part by which an honest kernel's tensor may differ from the reference's: as a `whole`, or in one of
+ * its groups. */
+double et_noise_slope(const et_systematic *by, const char *tensor, bool whole);
 
 #endif

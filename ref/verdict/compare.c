@@ -6,20 +6,21 @@
  *
  *     V'_c = V_c + rho (wrong_c^2 + 4 (D_c^2 + mean of D^2 over the row + over the tensor))
  *
- * where D_c is not 0, and never less than what rounding the new value does (the old one may have been
+ * where |D_c| > sqrt(V_c), and never less than what rounding the new value does (the old one may have been
  * exact), nor than what the fast engine itself errs. wrong^2 and D^2 stand for rounding that grows with the
  * value; the means for what numbers share, however small they are themselves, such as a small sum
  * of large terms; 4 covers that rho is an average. A tensor that was all zero tells nothing of its noise:
  * there rho is that of a few roundings to the coarsest place. So a kernel with this one fault and honest
- * errors passes under its own hypothesis; and as the bars widen in proportion to the change, hardly any
- * other does.
+ * errors passes under its own hypothesis; and as bars widen only where the change matters, and in
+ * proportion to it, hardly any other does.
  *
  * On a pick the test is one of elements, with the verdict's limit, and of each tensor's slope and
  * spread, with limits that only weed out: an element of which the deviant explains all but a tenth of
- * the error does not count against it, nor do a few of which it explains something. What survives on all
- * tokens is judged by et_judge_tensor; where that finds little to object to (in a small problem:
- * anything), once more with the variances that et_step_noise has for the deviant's own values, which
- * cost as much as all the rest.
+ * the error does not count against it, nor do a few of which it explains something; in a small
+ * problem, where the full judgement costs nothing, a few more. What survives on all tokens is judged by
+ * et_judge_tensor; where that finds little to object to (in a small problem: anything), once more
+ * with the variances that et_step_noise has for the deviant's own values, which cost as much as all
+ * the rest.
  */
 #include "ref/base/memory.h"
 #include "ref/base/rounding.h"
@@ -58,7 +59,7 @@ static double mean_change(size_t count, const et_real *a, const et_real *b)
  * of the tensor. */
 typedef struct bars {
     rounding sum, place;
-    double rho, change;
+    double rho, change, unit; /* unit: 2^-p of the accumulator */
 } bars;
 
 static bars bars_of(const et_inquiry *q, const et_exhibit *x)
@@ -66,7 +67,8 @@ static bars bars_of(const et_inquiry *q, const et_exhibit *x)
     const et_profile *p = q->j->options->profile;
     bars b = {.sum = rounding_at(p, ET_ACCUMULATOR),
               .place = rounding_at(p, et_tensor_place(x->got->name)),
-              .rho = x->noise};
+              .rho = x->noise,
+              .unit = ldexp(1, -p->bits[ET_ACCUMULATOR])};
     int bits = b.place.bits;
     if (p->bits[ET_INTERMEDIATES] < bits) bits = p->bits[ET_INTERMEDIATES];
     if (x->silent) b.rho = ldexp(1, 2 - 2 * bits);
@@ -84,16 +86,17 @@ static double new_variance(const bars *b, double value)
 static void deviant_variances(const bars *b, size_t columns, const et_real *right,
                               const et_real *wrong, const et_real *V, et_real *to)
 {
-    double rho = fmax(b->rho, et_noise_to_signal(columns, right, V)), engine = 0;
-    double change = b->change + mean_change(columns, wrong, right);
-    for (size_t c = 0; c < columns; c++) engine += (double)wrong[c] * (double)wrong[c];
-    engine *= 0x1p-96 / (double)columns; /* (2^-48 of the row's size)^2 */
+    double rho = fmax(b->rho, et_noise_to_signal(columns, right, V)), size = 0;
+    double own = mean_change(columns, wrong, right), change = b->change + own;
+    for (size_t c = 0; c < columns; c++) size += (double)wrong[c] * (double)wrong[c] / (double)columns;
+    /* the engine's errors; where the row deviates, those of a sum of its size that cancels to nothing */
+    double least = size * (own > 0 ? b->unit * b->unit : 0x1p-96);
     for (size_t c = 0; c < columns; c++) {
         double w = (double)wrong[c], D = w - (double)right[c];
         double more = rho * (w * w + 4 * (D * D + change));
-        bool same = fabs(D) <= 0x1p-40 * fabs((double)right[c]);
+        bool same = D * D <= (double)V[c] || fabs(D) <= 0x1p-40 * fabs((double)right[c]);
         if (!same) more = fmax(more, new_variance(b, w));
-        to[c] = (et_real)fmax((double)V[c] + (same ? 0 : more), engine);
+        to[c] = (et_real)fmax((double)V[c] + (same ? 0 : more), least);
     }
 }
 
@@ -150,18 +153,21 @@ static void compare_row(const view *w, size_t row, et_fit *fit)
         double V = w->scale * (double)w->room[c], bar = w->x->limit * w->x->limit * V;
         if (e * e <= bar)
             add_element(e, u, V, fit);
-        else if (!(100 * e * e <= before * before))
+        else if (!(fabs(e) < INFINITY))
+            fit->failed = INFINITY;
+        else if (100 * e * e > before * before)
             *(e * e <= before * before ? &fit->doubtful : &fit->failed) += 1;
     }
 }
 
-/* The error against the reference, regressed on what the deviant changes. */
+/* The error against the reference, regressed on what the deviant changes, under the deviant's bars. */
 static void regress_row(const view *w, size_t row, et_fit *fit)
 {
-    for (size_t j = row * w->columns; j < (row + 1) * w->columns; j++) {
-        double r = (double)w->right[j], e = et_tensor_element(w->x->got, j) - r;
-        double V = w->scale * (double)w->V[j] + 0x1p-96 * r * r;
-        add_element(e, (double)w->wrong[j] - r, V, fit);
+    size_t from = row * w->columns;
+    deviant_variances(&w->b, w->columns, w->right + from, w->wrong + from, w->V + from, w->room);
+    for (size_t c = 0; c < w->columns; c++) {
+        double r = (double)w->right[from + c], e = et_tensor_element(w->x->got, from + c) - r;
+        add_element(e, (double)w->wrong[from + c] - r, w->scale * (double)w->room[c], fit);
     }
 }
 
@@ -212,29 +218,38 @@ static double largest(size_t count, const et_real *values)
     return most;
 }
 
-/* The candidate's assignment may differ from the deviant's where the latter's own decision is open, and
- * must be the nearer to it: at most half of what it differs by from the rule's. An exact tie is no open
- * decision: there the deviant says who is taken. Scores that were rounded move by whole steps: one is
- * allowed. */
+/* Might the deviant's own decision have fallen otherwise? By its margin; but a tie between ranked scores is
+ * settled: there the deviant says who is taken. Scores that were rounded, which moves them by whole
+ * steps, are sure to one step only. */
+static bool is_open(const et_inquiry *q, const et_deviant *v, double T, double most, size_t i)
+{
+    const et_plan *p = &v->plan;
+    double variance = q->j->scale * ((double)q->j->variance->route.margin[i] + most);
+    double moved = fabs((double)(p->scores[i] - v->s.fwd.logits[i]));
+    double reach = T * sqrt(variance) + (moved > 0 ? 0x1p-7 * fabs((double)p->scores[i]) : 0);
+    double margin = fabs((double)v->s.route.margin[i]);
+    bool ranked = p->how != ET_ET || p->clamped;
+    if (margin == 0 && moved == 0 && (ranked || variance == 0)) return false;
+    return margin <= reach;
+}
+
+/* The candidate's assignment may differ from the deviant's where the latter's own decision is open; and it
+ * must be much nearer to it than to the rule's, if that is what was wrong with it. */
 static bool mask_agrees(const et_inquiry *q, const et_deviant *v)
 {
     const et_judgement *j = q->j;
     const uint8_t *got = j->mask, *wrong = v->s.route.mask, *right = j->golden->route.mask;
-    const et_real *margin = v->s.route.margin, *V = j->variance->route.margin;
     size_t places = v->moe.N * v->moe.n, differ = 0, before = 0;
-    double T = et_element_limit(j->alpha, j->tests, et_tail_is_coarse(j->options->profile, "fwd.logits"));
-    double most = largest(places, V);
+    bool coarse = et_tail_is_coarse(j->options->profile, "fwd.logits");
+    double T = et_element_limit(j->alpha, j->tests, coarse);
+    double most = largest(places, j->variance->route.margin);
     for (size_t i = 0; i < places; i++) {
         before += (got[i] != 0) != (right[i] != 0);
         if ((got[i] != 0) == (wrong[i] != 0)) continue;
-        double reach = T * sqrt(j->scale * ((double)V[i] + most));
-        double moved = fabs((double)(v->plan.scores[i] - v->s.fwd.logits[i]));
-        if (moved > 0) reach += 0x1p-7 * fabs((double)v->plan.scores[i]);
-        bool tie = margin[i] == 0 && moved == 0;
-        if (tie || !(fabs((double)margin[i]) <= reach)) return false;
+        if (!is_open(q, v, T, most, i)) return false;
         differ++;
     }
-    return before == 0 ? differ == 0 : 2 * differ <= before;
+    return !q->routing_failed || 2 * differ <= before;
 }
 
 /* ---- whole tensors ---- */
@@ -258,7 +273,8 @@ static double variance_scale(const et_inquiry *q, const et_exhibit *x)
 static bool fit_agrees(const et_inquiry *q, const et_fit *fit)
 {
     const double sigmas = 10;
-    if (fit->failed > 0 || fit->doubtful > 1 + 0.02 * fit->n) return false;
+    double failed = q->small ? 0.02 : 0, doubtful = q->small ? 0.2 : 0.02;
+    if (fit->failed > failed * fit->n || fit->doubtful > 1 + doubtful * fit->n) return false;
     if (fit->n < 8) return true;
     double spread = sqrt(fit->q / fit->n), slope = fit->uu > 0 ? fit->eu / fit->uu : 0;
     double b = 2 * et_systematic_slope(q->j->options->profile);

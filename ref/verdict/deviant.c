@@ -643,7 +643,7 @@ static et_status at_cutoff(et_deviant *v, bool again, et_error *error)
     size_t N = v->moe.N, n = v->moe.n;
     et_status status = plan_if_none(v, error);
     if (status != ET_OK || v->s.c.rule == ET_TC) return status;
-    size_t pool = p->pool > 0 && p->pool < p->batch ? p->pool : p->batch;
+    size_t pool = p->pool > 0 && p->pool < p->batch && p->how != ET_ET ? p->pool : p->batch;
     size_t pools = N / pool, per_batch = p->batch / pool, batches = N / p->batch;
     et_real *pool_kth = NULL;
     if ((status = renew(v, &pool_kth, pools, n, error)) ||

@@ -475,12 +475,11 @@ static et_status look(et_subject *on, const et_inquiry *q, const attempt *t, boo
 
 /* ---- a factor ---- */
 
-/* Fits the factor on what is looked at: runs the deviant with a factor near 1, which changes everything
- * in proportion, and asks how much of that change the candidate shows. False if none for certain. */
-static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, bool *found,
-                            et_error *error)
+/* The deviant with factor 1 + step changes everything in proportion, or nearly so: how much of that
+ * change does the candidate show? */
+static et_status fit_once(et_subject *on, const et_inquiry *q, const attempt *t, double step,
+                          et_fit *fit, et_error *error)
 {
-    const double step = 0x1p-6, certain = 6;
     et_deviant v;
     et_status status = ET_OK;
     attempt trial = *t;
@@ -488,15 +487,30 @@ static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, boo
     open_deviant(&v, on, q, &trial);
     for (int stage = 0; status == ET_OK && stage < ET_AT_LAYOUT; stage++)
         status = et_deviant_stage(&v, (et_stage)stage, error);
-    et_fit fit = {0};
-    if (status == ET_OK) fit = et_fit_factor(q, &v);
+    if (status == ET_OK) *fit = et_fit_factor(q, &v);
     et_deviant_close(&v);
-    *found = fit.uu > 0;
-    if (!*found) return status;
-    double part = fit.eu / fit.uu;
-    t->factor = 1 + step * part;
-    t->deviation = step / sqrt(fit.uu);
-    *found = fabs(part) * sqrt(fit.uu) > certain && t->factor > 0.4 && t->factor < 2.5;
+    return status;
+}
+
+/* Fits the factor on what is looked at, a second time near the first answer. False if there is none for
+ * certain. */
+static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, bool *found,
+                            et_error *error)
+{
+    const double certain = 6;
+    double step = 0x1p-10;
+    et_status status = ET_OK;
+    *found = true;
+    for (int round = 0; status == ET_OK && *found && round < 2; round++) {
+        et_fit fit = {0};
+        status = fit_once(on, q, t, step, &fit, error);
+        double part = fit.uu > 0 ? fit.eu / fit.uu : 0;
+        *found = fabs(part) * sqrt(fit.uu) > certain;
+        t->factor = 1 + step * part;
+        t->deviation = *found ? fabs(step) / sqrt(fit.uu) : 0;
+        *found = *found && t->factor > 0.4 && t->factor < 2.5;
+        step = t->factor - 1;
+    }
     return status;
 }
 

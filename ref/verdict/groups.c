@@ -46,8 +46,9 @@ typedef struct jury {
     const et_sums *rows, *columns;
     et_tensor_verdict *out;
     bool coarse;
-    bool gated;      /* a slot's elements share the error of its gate */
-    double b, worst; /* how near the nearest group came to its limits: 1 is on them */
+    bool gated;        /* a slot's elements share the error of its gate */
+    double b, b_whole; /* allowances on the slope, of groups and of the tensor */
+    double worst;      /* how near the nearest group came to its limits: 1 is on them */
 } jury;
 
 static et_sums sum_of(const et_sums *list, size_t first, size_t end)
@@ -86,7 +87,8 @@ static et_group measure(const jury *q, const char *kind, const char *part, size_
     if (!(s.uu > 0)) return g;
     g.slope = s.eu / s.uu;
     g.slope_sigma = sqrt(s.n / independent) / sqrt(s.uu);
-    g.slope_limit = t * c.slope * g.slope_sigma + q->b;
+    bool whole = strcmp(kind, "tensor") == 0 || strcmp(kind, "part") == 0;
+    g.slope_limit = t * c.slope * g.slope_sigma + (whole ? q->b_whole : q->b);
     g.pass = g.pass && fabs(g.slope) <= g.slope_limit;
     return g;
 }
@@ -430,7 +432,8 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
               .out = out,
               .coarse = et_tail_is_coarse(p, name),
               .gated = p->bits[ET_GATES] <= p->bits[ET_INTERMEDIATES] && hangs_on_gates(name),
-              .b = et_systematic_slope(p) + et_noise_slope(&j->systematic, name)};
+              .b = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, false),
+              .b_whole = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, true)};
     bool numbers = f->columns <= 1 || pairs; /* one a token, or a token and expert */
     judge(&q, "tensor", "reference", 0,
           numbers ? (double)all_tokens(&q) / 24 : of_tokens(&q, all_tokens(&q)),

@@ -74,6 +74,11 @@ static bool has_pools(const et_step *s)
     return uses_k(s) && s->c.rule != ET_TC && s->c.pool_tokens < s->c.tokens;
 }
 
+static bool is_cut_up(const et_step *s)
+{
+    return is_moe(s) && s->c.pool_tokens < s->c.tokens;
+}
+
 static bool has_pools_in_batch(const et_step *s)
 {
     return by_choice(s) && s->c.pool_tokens < et_case_micro_tokens(&s->c);
@@ -443,10 +448,14 @@ static void one_batch_counts(et_deviant *v)
     memcpy(v->cutoff, v->kth + b * n, n * sizeof *v->cutoff);
 }
 
+/* Of each micro-batch. */
 static void one_pool_counts(et_deviant *v)
 {
-    size_t n = v->moe.n, pools = v->moe.N / v->plan.pool, p = v->variant == 0 ? pools - 1 : 0;
-    memcpy(v->cutoff, v->on->right->route.pool_cutoff + p * n, n * sizeof *v->cutoff);
+    const et_plan *p = &v->plan;
+    size_t n = v->moe.n, parts = p->batch / p->pool, one = v->variant == 0 ? parts - 1 : 0;
+    for (size_t b = 0; b < v->moe.N / p->batch; b++)
+        memcpy(v->kth + b * n, v->s.route.pool_cutoff + (b * parts + one) * n, n * sizeof *v->kth);
+    mean_of_batches(v);
 }
 
 static void swap_beta(et_deviant *v)
@@ -1451,6 +1460,11 @@ static void scale_w(et_deviant *v, const et_row *r)
     if (r->w) *r->w *= (et_real)v->factor;
 }
 
+static void scale_gates(et_deviant *v, const et_row *r)
+{
+    if (r->expert < v->moe.n) scale_w(v, r);
+}
+
 static void scale_dp(et_deviant *v, size_t t)
 {
     size_t n = v->moe.n;
@@ -1832,13 +1846,14 @@ static const et_hypothesis table[] = {
     {.doc = {"experts-one-based", "experts are counted from 1", "layout"},
      .applies = is_moe, .variants = ONE_FORM, .hooks = {{.at = ET_AT_LAYOUT, .whole = one_based}}},
     {.doc = {"tokens-modulo-pool", "tokens are counted from their pool's first", "layout"},
-     .applies = has_pools, .variants = ONE_FORM, .hooks = {{.at = ET_AT_LAYOUT, .whole = modulo_pool}}},
+     .applies = is_cut_up, .variants = ONE_FORM, .hooks = {{.at = ET_AT_LAYOUT, .whole = modulo_pool}}},
 
     /* precision */
     {.doc = {"scaled", "values are off by a constant factor", "precision"}, .nature = ET_BY_FACTOR,
      .variants = {"the gates", "w", "A", "f(x)", "y", "dw", "dO", "dA", "dH", "dW_up and dW_down", "dW_up", "dW_down",
                   "each expert's share of dx", "dr", "dW_r", "dx"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 3, .row = scale_w}, {.at = ET_AT_DGATES, .variants = 1, .token = scale_dp},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = scale_gates}, {.at = ET_AT_DGATES, .variants = 1, .token = scale_dp},
+               {.at = ET_AT_WEIGHTS, .variants = 2, .row = scale_w},
                {.at = ET_AT_ACT, .variants = 4, .row = scale_A}, {.at = ET_AT_OUT, .variants = 8, .row = scale_O},
                {.at = ET_AT_Y, .variants = 16, .token = scale_y}, {.at = ET_AT_DWEIGHT, .variants = 32, .row = scale_dw},
                {.at = ET_AT_DOUT, .variants = 64, .row = scale_dO}, {.at = ET_AT_DACT, .variants = 128, .row = scale_dA},

@@ -51,13 +51,14 @@ static errors errors_of(const et_exhibit *x)
     return (errors){eu / uu, sqrt(ee / uu), sqrt(fmax(0, ee / uu - (eu / uu) * (eu / uu)))};
 }
 
-/* Rounding errs by a few parts in a hundred at most, after all that can happen to it. */
+/* Rounding errs by a few parts in a hundred, where sums cancel by more; a wrong formula by as much as
+ * there is. */
 static bool is_small(const et_inquiry *q)
 {
     bool any = false;
     for (size_t i = 0; i < q->count; i++) {
         if (!counts(&q->exhibits[i])) continue;
-        if (!(errors_of(&q->exhibits[i]).all < 0.1)) return false;
+        if (!(errors_of(&q->exhibits[i]).all < 0.3)) return false;
         any = true;
     }
     return any;
@@ -125,46 +126,70 @@ static int coarsest(const et_profile *p)
 static void try_truncation(et_inquiry *q, const et_hypothesis *what)
 {
     double unit = ldexp(1, 1 - coarsest(q->j->options->profile));
+    bool any = false;
     for (size_t i = 0; i < q->count; i++) {
         if (!counts(&q->exhibits[i])) continue;
         errors e = errors_of(&q->exhibits[i]);
-        if (!(e.slope >= -6 * unit && e.slope <= -0.2 * unit && e.rest <= 3 * unit)) return;
+        if (!(e.slope >= -6 * unit && e.slope <= 0.1 * unit && e.rest <= 3 * unit)) return;
+        any |= e.slope <= -0.2 * unit;
     }
-    et_inquiry_note(q, what, "everywhere", "");
+    if (any) et_inquiry_note(q, what, "everywhere", "");
 }
 
 /* ---- another profile ---- */
 
-/* Are the errors scattered, and not mostly a slope? Truncation's slope is three quarters of its errors, a
- * factor's all. */
-static bool is_spread(errors e)
+/* Are the errors scattered, and not mostly a slope, all in all? Truncation's slope is three quarters of
+ * its errors, a factor's all. */
+static bool is_scattered(const et_inquiry *q)
 {
-    return e.slope * e.slope <= 0.5 * e.all * e.all;
+    double slopes = 0, tensors = 0;
+    for (size_t i = 0; i < q->count; i++) {
+        if (!counts(&q->exhibits[i])) continue;
+        errors e = errors_of(&q->exhibits[i]);
+        slopes += e.all > 0 ? e.slope * e.slope / (e.all * e.all) : 0;
+        tensors++;
+    }
+    return slopes <= 0.5 * tensors;
 }
 
-/* On every failing tensor: elements within their bars, and a spread neither above nor far below 1. */
+/* Root mean square of the errors in deviations, where they are to be expected. */
+static double spread_of(const et_inquiry *q, const et_exhibit *x, const et_real *V, double *elements)
+{
+    size_t count = et_tensor_count(x->got);
+    const et_real *right = x->right;
+    double sum = 0;
+    *elements = 0;
+    for (size_t i = 0; i < count; i++) {
+        double e = et_tensor_element(x->got, i) - (double)right[i];
+        if (!(V[i] > 0)) continue;
+        sum += e * e / (q->j->scale * (double)V[i]);
+        ++*elements;
+    }
+    return *elements > 0 ? sqrt(sum / *elements) : 0;
+}
+
+/* On every failing tensor: elements within their bars, and a spread neither above nor far below 1. Of
+ * sums only the former, and errors of the size that so few bits make. */
 static et_status fits_profile(const et_inquiry *q, const et_step *variance, const et_profile *p,
                               bool *fits, et_error *error)
 {
     bool sums = p->bits[ET_ACCUMULATOR] < q->j->options->profile->bits[ET_ACCUMULATOR];
+    double least = ldexp(0.25, -p->bits[ET_ACCUMULATOR]), n;
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(variance, false, own);
     et_status status = ET_OK;
     for (size_t i = 0; status == ET_OK && *fits && i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         et_tensor_verdict out;
-        et_tensor_out own[ET_MAX_STEP_TENSORS];
         if (!counts(x)) continue;
-        const et_tensor_out *V =
-            et_tensor_named(own, et_step_tensors(variance, false, own), x->got->name);
-        status = et_judge_under(q, x, V->values, p, q->right, &out, error);
+        const et_real *V = et_tensor_named(own, have, x->got->name)->values;
+        status = et_judge_under(q, x, V, p, q->right, &out, error);
         if (status != ET_OK) return status;
-        double least = ldexp(0.25, -p->bits[ET_ACCUMULATOR]);
-        errors e = errors_of(x);
+        double spread = spread_of(q, x, V, &n), most = et_systematic_spread + 12 / sqrt(2 * n);
         if (sums)
-            *fits = out.failed == 0 && out.whole.spread <= out.whole.spread_limit &&
-                    e.all >= least && is_spread(e);
+            *fits = out.failed == 0 && spread <= most && errors_of(x).all >= least;
         else
-            *fits = out.outcome != ET_MISMATCH && is_spread(e) &&
-                    (out.whole.elements == 0 || out.whole.spread >= 0.3);
+            *fits = out.outcome != ET_MISMATCH && spread >= (n < 16 ? 0.05 : 0.3);
     }
     return status;
 }
@@ -196,12 +221,13 @@ et_status et_explain_precision(et_inquiry *q, et_error *error)
 {
     const et_hypothesis *what;
     et_status status = ET_OK;
+    bool scattered = is_scattered(q);
     if (!is_small(q)) return ET_OK;
     for (size_t i = 0; status == ET_OK && (what = et_hypothesis_row(i)) != NULL; i++) {
         if (what->applies && !what->applies(q->right)) continue;
         if (what->nature == ET_BY_FORMAT) status = try_format(q, what, error);
         if (what->nature == ET_BY_TRUNCATION) try_truncation(q, what);
-        if (what->nature == ET_BY_PROFILE) status = try_profile(q, what, error);
+        if (what->nature == ET_BY_PROFILE && scattered) status = try_profile(q, what, error);
     }
     return status;
 }

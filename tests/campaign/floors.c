@@ -200,16 +200,26 @@ static bool find_floors(const cp_subject *s, FILE *lines, et_error *error)
 
 static bool work(const cp_unit *unit, FILE *lines, et_error *error)
 {
-    static const char *const profiles[] = {"bf16", "f32"};
     cp_subject s;
-    et_case c = cp_reseeded(&unit->c, unit->index);
-    if (cp_subject_open(&s, &c, error) != ET_OK) return false;
-    bool well = true;
-    for (size_t p = 0; well && p < sizeof profiles / sizeof *profiles; p++)
-        well = cp_subject_profile(&s, et_profile_find(profiles[p]), error) == ET_OK &&
-               find_floors(&s, lines, error);
+    if (cp_subject_open(&s, &unit->c, error) != ET_OK) return false;
+    bool well = cp_subject_profile(&s, et_profile_at(unit->index), error) == ET_OK &&
+                find_floors(&s, lines, error);
     cp_subject_close(&s);
     return well;
+}
+
+static bool plan_seed(cp_list *list, const et_case *c, size_t seed)
+{
+    static const char *const profiles[] = {"bf16", "f32"};
+    for (size_t p = 0; p < sizeof profiles / sizeof *profiles; p++) {
+        cp_unit *unit = cp_list_add(list, &cp_floors);
+        if (!unit) return false;
+        unit->c = cp_reseeded(c, seed);
+        unit->index = cp_profile_row(profiles[p]);
+        unit->cost = 60;
+        snprintf(unit->key, sizeof unit->key, "floors %s %s %zu", c->name, profiles[p], seed);
+    }
+    return true;
 }
 
 static bool plan(cp_list *list, const cp_options *o, et_error *error)
@@ -218,14 +228,8 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
     et_case *suite = cp_suite(o->data, "paper.json", &cases, error);
     bool well = suite != NULL;
     while (well && at + 1 < cases && strcmp(suite[at].name, "d12-et") != 0) at++;
-    for (size_t i = 0; well && i < (o->seeds ? o->seeds : cp_floors.seeds); i++) {
-        cp_unit *unit = cp_list_add(list, &cp_floors);
-        if (!(well = unit != NULL)) break;
-        unit->c = suite[at];
-        unit->index = i;
-        unit->cost = 90;
-        snprintf(unit->key, sizeof unit->key, "floors %s %zu", unit->c.name, i);
-    }
+    for (size_t seed = 0; well && seed < (o->seeds ? o->seeds : cp_floors.seeds); seed++)
+        well = plan_seed(list, &suite[at], seed);
     free(suite);
     return well;
 }

@@ -42,7 +42,7 @@ static void turn_to(cp_groups *all, const char *tensor)
     const cp_subject *s = all->of_subject;
     all->last = tensor;
     all->row = cp_tensor_row(tensor);
-    all->b = et_systematic_slope(s->profile) + et_noise_slope(&s->systematic, tensor);
+    all->b = et_systematic_slope(s->profile) + et_noise_slope(&s->systematic, tensor, false);
 }
 
 void cp_groups_visit(void *groups, const char *tensor, const et_group *g)

@@ -156,6 +156,13 @@ static bool read_totals(const cp_report *r, totals *t)
     return true;
 }
 
+static bool is_planned(const cp_report *r, size_t fault)
+{
+    for (size_t i = 0; i < r->list->count; i++)
+        if (r->list->units[i].part == r->part && r->list->units[i].index == fault) return true;
+    return false;
+}
+
 static void print_faults(const cp_report *r, totals *t, FILE *file)
 {
     print_header(r->to);
@@ -168,6 +175,7 @@ static void print_faults(const cp_report *r, totals *t, FILE *file)
             add_row(&t->profile[p], one);
             write_csv(file, fault->name, et_profile_at(p)->name, fault->explained_by, one);
         }
+        if (!is_planned(r, f)) continue;
         print_row(r->to, fault->name, fault->explained_by, &sum);
         add_row(&t->all, &sum);
         if (fault->explained_by) add_row(&t->named, &sum);

@@ -13,9 +13,11 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What the processes share. */
+enum { MOST_WORKERS = 64 };
+
+/* What the processes share. at: the unit that each one is at, and none. */
 typedef struct shared {
-    atomic_size_t next, done, failed;
+    atomic_size_t next, done, failed, at[MOST_WORKERS];
 } shared;
 
 typedef struct crew {
@@ -23,6 +25,7 @@ typedef struct crew {
     size_t count;
     const char *journal;
     shared *common;
+    pid_t process[MOST_WORKERS]; /* 0: has ended */
 } crew;
 
 static bool do_unit(const crew *k, const cp_unit *unit)
@@ -41,10 +44,11 @@ static bool do_unit(const crew *k, const cp_unit *unit)
     return done;
 }
 
-static void work(const crew *k)
+static void work(const crew *k, size_t worker)
 {
     size_t i;
     while ((i = atomic_fetch_add(&k->common->next, 1)) < k->count) {
+        atomic_store(&k->common->at[worker], i);
         if (!do_unit(k, k->units[i])) atomic_fetch_add(&k->common->failed, 1);
         atomic_fetch_add(&k->common->done, 1);
     }
@@ -64,40 +68,67 @@ static void show_progress(const crew *k, double seconds)
             seconds / 60, left / 60, unit->key);
 }
 
-/* Waits for all of them; false if one did not end well. */
-static bool wait_for(const crew *k, size_t workers)
+/* ---- processes ---- */
+
+static bool start(crew *k, size_t worker)
 {
-    bool well = true, watched = isatty(STDERR_FILENO);
+    pid_t child;
+    atomic_store(&k->common->at[worker], k->count);
+    fflush(NULL);
+    child = fork();
+    if (child == 0) {
+        work(k, worker);
+        _exit(EXIT_SUCCESS);
+    }
+    k->process[worker] = child > 0 ? child : 0;
+    return child > 0;
+}
+
+/* One of them has ended. If it crashed, its unit is lost, and another takes its place. */
+static void replace(crew *k, size_t worker, int status)
+{
+    size_t i = atomic_load(&k->common->at[worker]);
+    k->process[worker] = 0;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
+    fprintf(stderr, "campaign: %s: crashed (status %d)\n", i < k->count ? k->units[i]->key : "-", status);
+    atomic_fetch_add(&k->common->failed, 1);
+    atomic_fetch_add(&k->common->done, 1);
+    start(k, worker);
+}
+
+static bool is_anyone_there(const crew *k, size_t workers)
+{
+    for (size_t i = 0; i < workers; i++)
+        if (k->process[i] != 0) return true;
+    return false;
+}
+
+static void wait_for(crew *k, size_t workers)
+{
+    bool watched = isatty(STDERR_FILENO);
     const struct timespec moment = {.tv_nsec = 500000000};
-    for (double seconds = 0; workers > 0;) {
+    for (double seconds = 0; is_anyone_there(k, workers);) {
         int status;
         pid_t ended = waitpid(-1, &status, watched ? WNOHANG : 0);
-        if (ended < 0) return false;
-        if (ended > 0) {
-            workers--;
-            well = well && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-            continue;
-        }
+        if (ended < 0) break;
+        for (size_t i = 0; ended > 0 && i < workers; i++)
+            if (k->process[i] == ended) replace(k, i, status);
+        if (ended > 0) continue;
         show_progress(k, seconds);
         nanosleep(&moment, NULL);
         seconds += 0.5;
     }
     if (watched) fprintf(stderr, "\r%80s\r", "");
-    return well;
 }
 
-static bool work_together(const crew *k, size_t workers)
+static bool work_together(crew *k, size_t workers)
 {
-    size_t started = 0;
-    fflush(NULL);
-    for (; started < workers; started++) {
-        pid_t child = fork();
-        if (child < 0) break;
-        if (child > 0) continue;
-        work(k);
-        _exit(EXIT_SUCCESS);
-    }
-    return wait_for(k, started) && started > 0;
+    if (workers > MOST_WORKERS) workers = MOST_WORKERS;
+    if (workers > k->count) workers = k->count;
+    for (size_t i = 0; i < workers; i++)
+        if (!start(k, i)) break;
+    wait_for(k, workers);
+    return atomic_load(&k->common->failed) == 0 && atomic_load(&k->common->done) == k->count;
 }
 
 /* ---- which ---- */
@@ -123,9 +154,8 @@ bool cp_do_all(const cp_list *list, const cp_journal *journal, size_t workers)
     const cp_unit **missing = calloc(list->count + 1, sizeof *missing);
     bool well = missing && common != MAP_FAILED;
     if (well) {
-        crew k = {missing, find_missing(list, journal, missing), journal->path, common};
-        if (k.count > 0) well = work_together(&k, workers < k.count ? workers : k.count);
-        well = well && atomic_load(&common->failed) == 0;
+        crew k = {missing, find_missing(list, journal, missing), journal->path, common, {0}};
+        well = k.count == 0 || work_together(&k, workers);
     }
     if (common != MAP_FAILED) munmap(common, sizeof *common);
     free(missing);

@@ -337,6 +337,12 @@ static void scale_all(const cd_work *w, bool scaled, size_t count, num *v)
     for (size_t i = 0; scaled && i < count; i++) v[i] = fix(w, v[i] * (num)(1 + w->amount));
 }
 
+/* The tile of a fault that has one: its amount. */
+static size_t tile_rows(const cd_work *w)
+{
+    return w->amount >= 1 ? (size_t)w->amount : 1;
+}
+
 /* Rows that a tiled kernel forgets at the end of an expert. */
 static size_t dropped_rows(const cd_work *w, const expert *e)
 {
@@ -344,7 +350,7 @@ static size_t dropped_rows(const cd_work *w, const expert *e)
                  cd_bad(w, CD_TILE_128_DROPPED);
     if (e->is_shared || e->m == 0) return 0;
     if (cd_bad(w, CD_LAST_ROW_DROPPED)) return 1;
-    return tiles ? e->m % (size_t)w->amount : 0;
+    return tiles ? e->m % tile_rows(w) : 0;
 }
 
 /* f = A W_down', or w f */
@@ -385,7 +391,7 @@ static void routed_forward(const cd_work *w, size_t i)
     load_weights(w, &e, cd_bad(w, CD_FIRST_EXPERT) ? 0 : from);
     expert_forward(w, &e);
     if (!cd_bad(w, CD_NEIGHBOUR_TILE)) return;
-    size_t rest = e.m % (size_t)w->amount;
+    size_t rest = e.m % tile_rows(w);
     expert last = part(w, &e, e.m - rest, rest);
     load_weights(w, &e, neighbour(w, i));
     expert_forward(w, &last);
@@ -553,9 +559,28 @@ static bool take_values(cd_work *w)
            (w->shared_O = cd_take(w, N * d, sizeof(num)));
 }
 
+static bool take_gradients(cd_work *w)
+{
+    size_t N = w->N, d = w->d, h = w->h, hs = w->hs, S = w->S, n = w->n > 0 ? w->n : 1;
+    bool had =
+        (w->dO = cd_take(w, S * d, sizeof(num))) && (w->dA = cd_take(w, S * h, sizeof(num))) &&
+        (w->dH = cd_take(w, S * h, sizeof(num))) && (w->dx_slot = cd_take(w, S * d, sizeof(num))) &&
+        (w->dup = cd_take(w, n * h * d, sizeof(num))) &&
+        (w->ddown = cd_take(w, n * h * d, sizeof(num))) &&
+        (w->dx = cd_take(w, N * d, sizeof(num))) && (w->dw = cd_take(w, S, sizeof(double))) &&
+        (w->ds = cd_take(w, N, sizeof(double)));
+    if (!had || hs == 0) return had;
+    return (w->shared_dO = cd_take(w, N * d, sizeof(num))) &&
+           (w->shared_dA = cd_take(w, N * hs, sizeof(num))) &&
+           (w->shared_dH = cd_take(w, N * hs, sizeof(num))) &&
+           (w->dx_shared = cd_take(w, N * d, sizeof(num))) &&
+           (w->dshared_up = cd_take(w, hs * d, sizeof(num))) &&
+           (w->dshared_down = cd_take(w, hs * d, sizeof(num)));
+}
+
 et_status EXPORT(cd_forward)(cd_work *w)
 {
-    if (!take_values(w)) return ET_ENOMEM;
+    if (!take_values(w) || !take_gradients(w)) return ET_ENOMEM;
     experts_forward(w);
     et_status status = ET_OK;
     if (w->n == 0)
@@ -742,28 +767,8 @@ static void experts_backward(cd_work *w)
     }
 }
 
-static bool take_gradients(cd_work *w)
-{
-    size_t N = w->N, d = w->d, h = w->h, hs = w->hs, S = w->S, n = w->n > 0 ? w->n : 1;
-    bool had =
-        (w->dO = cd_take(w, S * d, sizeof(num))) && (w->dA = cd_take(w, S * h, sizeof(num))) &&
-        (w->dH = cd_take(w, S * h, sizeof(num))) && (w->dx_slot = cd_take(w, S * d, sizeof(num))) &&
-        (w->dup = cd_take(w, n * h * d, sizeof(num))) &&
-        (w->ddown = cd_take(w, n * h * d, sizeof(num))) &&
-        (w->dx = cd_take(w, N * d, sizeof(num))) && (w->dw = cd_take(w, S, sizeof(double))) &&
-        (w->ds = cd_take(w, N, sizeof(double)));
-    if (!had || hs == 0) return had;
-    return (w->shared_dO = cd_take(w, N * d, sizeof(num))) &&
-           (w->shared_dA = cd_take(w, N * hs, sizeof(num))) &&
-           (w->shared_dH = cd_take(w, N * hs, sizeof(num))) &&
-           (w->dx_shared = cd_take(w, N * d, sizeof(num))) &&
-           (w->dshared_up = cd_take(w, hs * d, sizeof(num))) &&
-           (w->dshared_down = cd_take(w, hs * d, sizeof(num)));
-}
-
 et_status EXPORT(cd_backward)(cd_work *w)
 {
-    if (!take_gradients(w)) return ET_ENOMEM;
     experts_backward(w);
     if (w->n > 0) return ET_OK;
     memcpy(w->dx, w->dx_slot, w->N * w->d * sizeof(num));

@@ -2,7 +2,6 @@
  *
  * bound, exact, encode, decode, reach, audit, study: one file each or nearly so, leakage_*.c.
  */
-#include "etref/safetensors.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/leakage.h"
 
@@ -14,22 +13,22 @@
 /* Digits, or 2^E with E below 64; false for anything else, and beyond 64 bits. */
 static bool parse_whole(const char *text, uint64_t *value)
 {
-    uint64_t number = 0, base = 10;
+    uint64_t number = 0;
     bool power = strncmp(text, "2^", 2) == 0;
     if (power) text += 2;
     if (*text == '\0') return false;
     for (; *text; text++) {
         if (*text < '0' || *text > '9') return false;
         uint64_t digit = (uint64_t)(*text - '0');
-        if (number > (UINT64_MAX - digit) / base) return false;
-        number = base * number + digit;
+        if (number > (UINT64_MAX - digit) / 10) return false;
+        number = 10 * number + digit;
     }
     if (power && number > 63) return false;
     *value = power ? UINT64_C(1) << number : number;
     return true;
 }
 
-bool whole_number(const char *option, const char *text, uint64_t least, uint64_t most,
+bool whole_number(const char *name, const char *text, uint64_t least, uint64_t most,
                   uint64_t *value)
 {
     uint64_t number = 0;
@@ -38,7 +37,7 @@ bool whole_number(const char *option, const char *text, uint64_t least, uint64_t
         *value = number;
         return true;
     }
-    fail("%s %s: a whole number from %llu to %llu belongs here, in digits or as 2^20", option, text,
+    fail("%s %s: a whole number from %llu to %llu belongs here, in digits or as 2^20", name, text,
          (unsigned long long)least, (unsigned long long)most);
     return false;
 }
@@ -56,9 +55,9 @@ et_status read_matrix(const et_tensor_file *file, const char *name, double **val
 {
     const et_tensor_info *t = et_tensor_file_find(file, name);
     if (t == NULL) return et_fail(error, ET_EINVAL, "%s: has no %s", file->path, name);
-    if (t->rank != 2)
-        return et_fail(error, ET_EINVAL, "%s: %s has %zu dimensions; two belong there", file->path,
-                       name, t->rank);
+    if (t->rank != 2 || t->count == 0)
+        return et_fail(error, ET_EINVAL, "%s: %s is no matrix with rows and columns", file->path,
+                       name);
     shape[0] = t->shape[0];
     shape[1] = t->shape[1];
     if (t->count > memory_limit() / sizeof **values)

@@ -5,6 +5,7 @@
 #define ETREF_TOOL_LEAKAGE_H
 
 #include "etref/leakage.h"
+#include "etref/safetensors.h"
 #include "tools/etref/options.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -22,17 +23,16 @@ int leakage_study(int argc, char **argv);
 enum { FORM_TEXT, FORM_JSON, FORM_CSV };
 
 /* A whole number from `least` to `most`, in digits or as 2^E. `text` NULL leaves *value alone.
- * Returns false after an error message that begins with `option`. */
-bool whole_number(const char *option, const char *text, uint64_t least, uint64_t most,
+ * Returns false after an error message that begins with `name`, the option. */
+bool whole_number(const char *name, const char *text, uint64_t least, uint64_t most,
                   uint64_t *value);
 
 /* Says that `part` takes no words, if there is one. */
 bool no_words(const char *part, const word_list *words);
 
-/* All values of a file's tensor as double; the caller frees them. ET_EINVAL if it is absent or has
- * not two dimensions. */
-struct et_tensor_file;
-et_status read_matrix(const struct et_tensor_file *file, const char *name, double **values,
+/* All values of a file's matrix as double; the caller frees them in any case. ET_EINVAL if there is
+ * no such tensor, or it has not two dimensions of at least one. */
+et_status read_matrix(const et_tensor_file *file, const char *name, double **values,
                       size_t shape[2], et_error *error);
 
 #endif

@@ -11,7 +11,7 @@
 
 typedef struct bound_options {
     et_leakage_setup setup;
-    int format; /* -1: text, or csv of a sweep */
+    int format; /* FORM_... */
     bool sweep;
 } bound_options;
 
@@ -108,10 +108,9 @@ static void print_one(const et_leakage_setup *s, const et_leakage_bounds *b)
 
 static void sweep_head(text_table *table)
 {
-    static const char *const heads[] = {"tokens",          "k",
-                                        "set",             "set/token",
-                                        "entropy",         "G log2(E-1)",
-                                        "b-bit cut/token", "with ties/token"};
+    static const char *const heads[] = {
+        "tokens",         "k", "set", "set/token", "entropy", "G log2(E-1)", "b-bit cut/token",
+        "with ties/token"};
     table_begin(table, "rrrrrrrr");
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_cell(table, "%s", heads[i]);
 }
@@ -133,9 +132,11 @@ static et_status show_one(const bound_options *o, et_error *error)
     et_status status = et_leakage_bound(&o->setup, &b, error);
     if (status != ET_OK) return status;
     if (o->format == FORM_JSON) json_print(row_json(&o->setup, &b));
-    if (o->format == FORM_CSV) print_head_csv();
-    if (o->format == FORM_CSV) print_row_csv(&o->setup, &b);
-    if (o->format < FORM_JSON) print_one(&o->setup, &b);
+    if (o->format == FORM_TEXT) print_one(&o->setup, &b);
+    if (o->format == FORM_CSV) {
+        print_head_csv();
+        print_row_csv(&o->setup, &b);
+    }
     return ET_OK;
 }
 
@@ -144,25 +145,23 @@ static et_status show_sweep(const bound_options *o, et_error *error)
 {
     et_leakage_setup s = o->setup;
     et_leakage_bounds b;
-    text_table table = {0};
-    json_t *rows = o->format == FORM_JSON ? json_array() : NULL;
-    et_status status = et_leakage_bound(&s, &b, error); /* refuses what every row would */
-    if (status == ET_OK && o->format == FORM_TEXT) sweep_head(&table);
-    if (status == ET_OK && o->format < FORM_TEXT) print_head_csv();
-    if (status == ET_OK && o->format == FORM_CSV) print_head_csv();
+    text_table table;
+    json_t *rows = json_array();
+    et_status status = ET_OK;
+    sweep_head(&table);
+    if (o->format == FORM_CSV) print_head_csv();
     for (s.tokens = 1; s.tokens * s.granularity < s.experts;) s.tokens *= 2;
     for (; s.tokens <= o->setup.tokens && status == ET_OK; s.tokens *= 2) {
         status = et_leakage_bound(&s, &b, error);
         if (status != ET_OK) break;
-        if (rows)
-            json_array_append_new(rows, row_json(&s, &b));
-        else if (o->format == FORM_TEXT)
-            sweep_row(&table, &s, &b);
-        else
-            print_row_csv(&s, &b);
+        if (o->format == FORM_JSON) json_array_append_new(rows, row_json(&s, &b));
+        if (o->format == FORM_TEXT) sweep_row(&table, &s, &b);
+        if (o->format == FORM_CSV) print_row_csv(&s, &b);
     }
-    if (status == ET_OK && rows) json_print(rows);
+    if (status == ET_OK && o->format == FORM_JSON) json_print(json_incref(rows));
     if (status == ET_OK && o->format == FORM_TEXT) table_print(&table);
+    table_free(&table);
+    json_decref(rows);
     return status;
 }
 
@@ -184,14 +183,17 @@ static bool read_options(bound_options *o, int argc, char **argv)
     bool fine = options_parse(table, argc, argv, &words) && no_words("bound", &words) &&
                 whole_number("--tokens", tokens, 1, UINT64_C(1) << 40, &N) &&
                 whole_number("--experts", experts, 1, 1 << 20, &n) &&
-                whole_number("--granularity", granularity, 1, n, &G) &&
+                whole_number("--granularity", granularity, 1, 1 << 20, &G) &&
                 whole_number("--layers", layers, 1, 1 << 20, &L) &&
                 whole_number("--bits", bits, 0, 64, &b);
     word_list_free(&words);
-    if (fine && G > n)
-        fine = fail("--experts %llu: fewer than the granularity, %llu; a token gets different "
-                    "experts",
-                    (unsigned long long)n, (unsigned long long)G) == STATUS_PASS;
+    if (fine && G > n) {
+        fail("--granularity %llu: a token cannot get more than the %llu experts there are; raise "
+             "--experts",
+             (unsigned long long)G, (unsigned long long)n);
+        fine = false;
+    }
+    if (o->format < 0) o->format = o->sweep ? FORM_CSV : FORM_TEXT;
     o->setup = (et_leakage_setup){(size_t)N, (size_t)n, (size_t)G, (size_t)L, (size_t)b};
     return fine;
 }
