@@ -14,8 +14,10 @@
  * given the candidate's own routing; a hypothesis that accounts for both stands alone. Factors and
  * roundings come last, if nothing else explains the arithmetic: they fit too much.
  *
- * What is reported: all that fit, the most specific first: fewer experts or tokens, then a later stage of
- * the step. Where nothing fits the residual says what is wrong (residual.c).
+ * Everywhere comes before "for the experts that fail" and "for the tokens that fail": a scope taken from
+ * the failures fits more than it explains, so it is tried only where nothing else does. What is
+ * reported: all that fit, those that deviate at a later stage of the step, and so in less of it, first.
+ * Where nothing fits the residual says what is wrong (residual.c).
  *
  * Left out: two faults at once, but for one in each part.
  */
@@ -227,8 +229,10 @@ enum { SCOPES = 5, NAMED = 8 };
 typedef struct scope {
     et_scope at;
     char text[96];
-    bool experts; /* it tells experts apart */
+    int tier; /* those of a higher one are tried where those of the lower ones explain nothing */
 } scope;
+
+enum { TIERS = 3 };
 
 typedef struct scopes {
     size_t count;
@@ -249,10 +253,11 @@ static void list_marks(char *text, size_t room, const char *one, const uint8_t *
         }
 }
 
-static void add_scope(scopes *s, const uint8_t *experts, const uint8_t *tokens, const char *text)
+static void add_scope(scopes *s, int tier, const uint8_t *experts, const uint8_t *tokens,
+                      const char *text)
 {
     scope *new = &s->list[s->count++];
-    *new = (scope){.at = {experts, tokens}, .experts = experts != NULL};
+    *new = (scope){.at = {experts, tokens}, .tier = tier};
     snprintf(new->text, sizeof new->text, "%s", text);
 }
 
@@ -271,18 +276,18 @@ static et_status make_scopes(scopes *s, const et_inquiry *q, et_error *error)
     s->shared = s->routed + n + 1;
     memset(s->routed, 1, n);
     s->shared[n] = 1;
-    add_scope(s, NULL, NULL, "everywhere");
+    add_scope(s, 0, NULL, NULL, "everywhere");
     if (has_shared) {
-        add_scope(s, s->routed, NULL, "routed experts");
-        add_scope(s, s->shared, NULL, "shared expert");
+        add_scope(s, 0, s->routed, NULL, "routed experts");
+        add_scope(s, 0, s->shared, NULL, "shared expert");
     }
     if (q->bad_experts > 0 && q->bad_experts <= NAMED && !q->bad_expert[n] && q->bad_experts < n) {
         list_marks(text, sizeof text, "expert", q->bad_expert, n);
-        add_scope(s, q->bad_expert, NULL, text);
+        add_scope(s, 1, q->bad_expert, NULL, text);
     }
     if (q->bad_tokens > 0 && q->bad_tokens <= NAMED && q->bad_tokens < N) {
         list_marks(text, sizeof text, "token", q->bad_token, N);
-        add_scope(s, NULL, q->bad_token, text);
+        add_scope(s, 2, NULL, q->bad_token, text);
     }
     return ET_OK;
 }
@@ -539,7 +544,7 @@ static bool can_be_confined(const et_hypothesis *what, size_t variant, const sco
     for (size_t i = 0; i < ET_MAX_HOOKS; i++) {
         const et_hook *h = &what->hooks[i];
         bool applies = h->variants == 0 || (h->variants >> variant & 1);
-        if (applies && !is_confinable(h, s->experts)) return false;
+        if (applies && !is_confinable(h, s->at.experts != NULL)) return false;
     }
     return true;
 }
@@ -554,28 +559,30 @@ static et_status attempt_one(search *s, attempt t, bool *survives, et_error *err
         status = fit_factor(&s->looks.on[last], s->q, &t, survives, error);
     for (size_t i = 0; status == ET_OK && *survives && i <= last; i++)
         if (!whole_alone || s->looks.on[i].pick.whole)
-            status = look(&s->looks.on[i], s->q, &t, false, survives, error);
+            status = look(&s->looks.on[i], s->q, &t, s->q->small, survives, error);
     t.order = s->tried++;
     if (status == ET_OK && *survives && s->count < SURVIVORS) s->survivors[s->count++] = t;
     return status;
 }
 
-/* One form of a hypothesis: everywhere, or else where the candidate fails; its backward pass by the
- * deviant's values, and by the right ones. */
-static et_status attempt_form(search *s, const et_hypothesis *what, size_t variant, et_error *error)
+/* One form of a hypothesis in each scope of a tier, the first in which it survives; with its backward
+ * pass by the deviant's values, and by the right ones. */
+static et_status attempt_form(search *s, int tier, const et_hypothesis *what, size_t variant,
+                              et_error *error)
 {
     et_status status = ET_OK;
     et_stage start = et_hypothesis_starts(what, variant);
     bool two_ways = start >= ET_AT_GATES && start < ET_AT_Y && s->q->shows_backward;
     bool survives = false;
     for (size_t i = 0; status == ET_OK && !survives && i < s->scopes.count; i++) {
-        if (!can_be_confined(what, variant, &s->scopes.list[i])) continue;
+        const scope *where = &s->scopes.list[i];
+        if (where->tier != tier || !can_be_confined(what, variant, where)) continue;
         for (int forward_only = 0; status == ET_OK && forward_only <= two_ways; forward_only++) {
             bool one;
             attempt t = {.what = what,
                          .variant = variant,
                          .forward_only = forward_only,
-                         .scope = &s->scopes.list[i],
+                         .scope = where,
                          .factor = 1};
             status = attempt_one(s, t, &one, error);
             survives |= one;
@@ -584,29 +591,26 @@ static et_status attempt_form(search *s, const et_hypothesis *what, size_t varia
     return status;
 }
 
-static et_status attempt_all(search *s, et_nature nature, et_error *error)
+static et_status attempt_all(search *s, et_nature nature, int tier, et_error *error)
 {
     const et_hypothesis *what;
     et_status status = ET_OK;
     for (size_t i = 0; status == ET_OK && (what = et_hypothesis_row(i)) != NULL; i++) {
         if (what->nature != nature || (what->applies && !what->applies(s->q->right))) continue;
         for (size_t v = 0; status == ET_OK && et_hypothesis_has(what, v); v++)
-            status = attempt_form(s, what, v, error);
+            status = attempt_form(s, tier, what, v, error);
     }
     return status;
 }
 
 /* ---- what is reported ---- */
 
-/* Tokens before experts before everywhere; then a later stage; then the order of the table. */
+/* A later stage first; then the order of the table. */
 static int by_specificity(const void *left, const void *right)
 {
     const attempt *a = left, *b = right;
-    int narrow_a = a->scope->at.tokens ? 0 : a->scope->at.experts ? 1 : 2;
-    int narrow_b = b->scope->at.tokens ? 0 : b->scope->at.experts ? 1 : 2;
     int start_a = (int)et_hypothesis_starts(a->what, a->variant);
     int start_b = (int)et_hypothesis_starts(b->what, b->variant);
-    if (narrow_a != narrow_b) return narrow_a - narrow_b;
     if (start_a != start_b) return start_b - start_a;
     return (a->order > b->order) - (a->order < b->order);
 }
@@ -649,16 +653,17 @@ static size_t budget(const et_inquiry *q)
     return work > 4e9 ? 3 : work > 1e9 ? 6 : SURVIVORS;
 }
 
-/* The survivors on all tokens, by the full judgement. `confirmed` [SURVIVORS] out. */
+/* The survivors on all tokens, by the full judgement, which those of a small problem have passed.
+ * `confirmed` [SURVIVORS] out. */
 static et_status confirm(search *s, bool *confirmed, et_error *error)
 {
     const et_judgement *j = s->q->j;
     et_subject on;
     et_status status = ET_OK;
     size_t most = budget(s->q);
-    memset(confirmed, 0, SURVIVORS * sizeof *confirmed);
-    if (s->count == 0) return ET_OK;
     qsort(s->survivors, s->count, sizeof *s->survivors, by_specificity);
+    for (size_t i = 0; i < SURVIVORS; i++) confirmed[i] = s->q->small;
+    if (s->count == 0 || s->q->small) return ET_OK;
     status = et_subject_open(&on, s->q->right, j->candidate, j->count, NULL, error);
     if (status != ET_OK) return status;
     for (size_t i = 0; status == ET_OK && i < s->count && i < most; i++) {
@@ -690,33 +695,36 @@ static void report(search *s, const bool *confirmed, bool explained[ET_PARTS])
     }
 }
 
+static bool is_explained(const et_inquiry *q, const bool explained[ET_PARTS])
+{
+    return (!q->failed[0] || explained[0]) && (!q->failed[1] || explained[1]);
+}
+
 static et_status attempt_nature(search *s, et_nature nature, bool explained[ET_PARTS],
                                 et_error *error)
 {
     bool confirmed[SURVIVORS];
-    s->count = 0;
-    et_status status = attempt_all(s, nature, error);
-    if (status == ET_OK) status = confirm(s, confirmed, error);
-    if (status == ET_OK) report(s, confirmed, explained);
+    et_status status = ET_OK;
+    for (int tier = 0; status == ET_OK && tier < TIERS && !is_explained(s->q, explained); tier++) {
+        s->count = 0;
+        status = attempt_all(s, nature, tier, error);
+        if (status == ET_OK) status = confirm(s, confirmed, error);
+        if (status == ET_OK) report(s, confirmed, explained);
+    }
     return status;
-}
-
-static bool is_explained(const et_inquiry *q, const bool explained[ET_PARTS])
-{
-    return (!q->failed[0] || explained[0]) && (!q->failed[1] || explained[1]);
 }
 
 static et_status run_search(search *s, et_error *error)
 {
     et_inquiry *q = s->q;
     bool explained[ET_PARTS] = {false};
-    size_t before;
     et_status status = attempt_nature(s, ET_BY_VALUE, explained, error);
-    bool arithmetic = q->failed[ET_PART_ARITHMETIC] && !explained[ET_PART_ARITHMETIC];
-    before = q->verdict->explanation_count;
-    if (status == ET_OK && arithmetic) status = et_explain_precision(q, error);
-    if (q->verdict->explanation_count > before) explained[ET_PART_ARITHMETIC] = true;
-    if (status == ET_OK && arithmetic) status = attempt_nature(s, ET_BY_FACTOR, explained, error);
+    size_t before = q->verdict->explanation_count;
+    if (status == ET_OK && q->failed[1] && !explained[1]) {
+        status = et_explain_precision(q, error);
+        if (status == ET_OK) status = attempt_nature(s, ET_BY_FACTOR, explained, error);
+        explained[1] = q->verdict->explanation_count > before;
+    }
     if (status == ET_OK && !is_explained(q, explained)) status = et_describe_residual(q, error);
     return status;
 }

@@ -346,12 +346,14 @@ static void low_scores(et_deviant *v)
         v->plan.scores[i] = (et_real)et_round_to_dtype((double)v->plan.scores[i], type);
 }
 
-/* Rounded as gates are: where they saturate they tie. */
+/* Rounded as gates are: where they saturate they tie. Variants from 3 on: and the bias is left out. */
 static void gates_as_scores(et_deviant *v)
 {
-    et_dtype type = v->variant == 0 ? ET_F32 : v->variant == 1 ? ET_F64 : ET_BF16;
+    static const et_dtype types[] = {ET_F32, ET_F64, ET_BF16};
     for (size_t i = 0; i < v->moe.N * v->moe.n; i++)
-        v->plan.scores[i] = (et_real)et_round_to_dtype((double)v->s.fwd.gates[i], type);
+        v->plan.scores[i] =
+            (et_real)et_round_to_dtype((double)v->s.fwd.gates[i], types[v->variant % 3]);
+    if (v->variant >= 3) v->plan.bias = NULL;
 }
 
 static void set_thresholds(et_deviant *v, const et_real *ema, bool corrected, size_t updates)
@@ -1625,7 +1627,8 @@ static const et_hypothesis table[] = {
     {.doc = {"logits-low-precision", "scores are rounded to a coarser format before they are compared", "selection"},
      .applies = is_moe, .variants = {"bf16", "f16"}, .hooks = {{.at = ET_AT_PLAN, .whole = low_scores}}},
     {.doc = {"gates-in-selection", "selection compares gate values, not logits", "selection"},
-     .applies = is_moe, .variants = {"in f32", "in f64", "in bf16"}, .hooks = {{.at = ET_AT_PLAN, .whole = gates_as_scores}}},
+     .applies = is_moe, .variants = {"in f32", "in f64", "in bf16", "in f32, without the bias", "in f64, without the bias", "in bf16, without the bias"},
+     .hooks = {{.at = ET_AT_PLAN, .whole = gates_as_scores}}},
 
     /* state */
     {.doc = {"ema-before-use", "the moving average is updated before its threshold is used", "state"},

@@ -19,7 +19,8 @@
 
 enum { CORE_CASES = 4 };
 
-/* Large enough for several tiles of 16 rows an expert, small enough to be judged in a moment. */
+/* Large enough for several tiles of 16 rows an expert, with loads that are no whole numbers; small enough to be
+ * judged in a moment. */
 static const char *const larger[] = {
     "{'name':'larger-et','rule':'et','tokens':320,'d_model':64,'d_expert':64,'experts':8,"
     "'capacity_factor':0.5,'ema_decay':0.9,'ema_bias_correction':true,'ema_updates':10,"
@@ -30,6 +31,11 @@ static const char *const larger[] = {
     "{'name':'larger-ec','rule':'ec','tokens':320,'d_model':64,'d_expert':96,'experts':7,"
     "'pool_tokens':160,'gate':'softmax_anchor','norm':'fanout','precision':'bf16',"
     "'input':{'source':'normal','seed':3}}",
+    "{'name':'larger-bias','rule':'tc','tokens':320,'d_model':16,'d_expert':16,'experts':3,"
+    "'balance':'proportional','global_load':true,'precision':'bf16','input':{'source':'normal','"
+    "seed':5}}",
+    "{'name':'larger-eval','rule':'tc','mode':'eval','tokens':160,'d_model':32,'d_expert':32,"
+    "'experts':6,'balance':'lossfree','precision':'bf16','input':{'source':'normal','seed':6}}",
     "{'name':'larger-dense','layer':'dense','tokens':160,'d_model':64,'d_expert':64,"
     "'precision':'bf16','input':{'source':'normal','seed':4}}",
 };
@@ -62,8 +68,8 @@ static size_of_fault measure(const et_tensor_out *broken, const et_tensor_out *h
 {
     const size_of_fault endless = {INFINITY, INFINITY};
     double farthest2 = 0, sum = 0;
-    bool comparable = et_same_shape(broken, healthy) &&
-                      (!variance || et_same_shape(broken, variance));
+    bool comparable =
+        et_same_shape(broken, healthy) && (!variance || et_same_shape(broken, variance));
     if (!comparable) return endless;
     for (size_t i = 0; i < et_tensor_count(broken); i++) {
         double a = et_tensor_element(broken, i), b = et_tensor_element(healthy, i), D = a - b;
@@ -99,7 +105,8 @@ static const char *explained(const et_verdict *v, const cd_fault *fault)
     bool own = false, other = false;
     if (v->outcome != ET_MISMATCH) return "-";
     for (size_t i = 0; i < v->explanation_count; i++) {
-        bool same = fault->explained_by && strcmp(v->explanations[i].name, fault->explained_by) == 0;
+        bool same =
+            fault->explained_by && strcmp(v->explanations[i].name, fault->explained_by) == 0;
         own = own || same;
         other = other || !same;
     }
@@ -121,8 +128,9 @@ static void print_run(const cp_subject *s, const cd_candidate *broken, const cd_
         if (*at == '\t' || *at == '\n') *at = ' ';
     fprintf(lines, "run\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%.3g\t%.3g\t%.3g\t%zu\t%s\n",
             broken->fault->name, s->golden.c.name, s->profile->name, broken->kernel->name,
-            et_outcome_name(v->outcome), explained(v, broken->fault), names, peers.torch, peers.ggml,
-            broken->largest_change, size.farthest, size.strength, v->routing.differing, reason);
+            et_outcome_name(v->outcome), explained(v, broken->fault), names, peers.torch,
+            peers.ggml, broken->largest_change, size.farthest, size.strength, v->routing.differing,
+            reason);
 }
 
 /* Plants, judges, and says so; *planted: whether anything changed. */
@@ -138,8 +146,9 @@ static bool judge_broken(const cp_subject *s, const cd_fault *fault, const cd_ke
     if (status == ET_OK && broken.planted) {
         *planted = true;
         status = cp_judge(&v, s, broken.tensors, broken.count, true, NULL, error);
-        if (status == ET_EINVAL) fprintf(lines, "refused\t%s\t%s\t%s\t%s\n", fault->name,
-                                         s->golden.c.name, s->profile->name, error->text);
+        if (status == ET_EINVAL)
+            fprintf(lines, "refused\t%s\t%s\t%s\t%s\n", fault->name, s->golden.c.name,
+                    s->profile->name, error->text);
         if (status == ET_OK) {
             print_run(s, &broken, &healthy, &v, lines);
             et_verdict_free(&v);
@@ -182,7 +191,8 @@ static bool try_core(const cp_unit *unit, const cd_fault *fault, FILE *lines, et
     bool well = suite != NULL;
     for (size_t i = 0; well && often < unit->seeds && i < cases; i++) {
         size_t at = (unit->index * 7 + i * 53) % cases;
-        well = try_case(&suite[at], fault, cd_kernel_find(hosts[i % HOSTS]), lines, &planted, error);
+        well =
+            try_case(&suite[at], fault, cd_kernel_find(hosts[i % HOSTS]), lines, &planted, error);
         often += planted > 0;
     }
     free(suite);
@@ -197,8 +207,7 @@ static bool work(const cp_unit *unit, FILE *lines, et_error *error)
     for (size_t i = 0; well && i < LARGER; i++) {
         et_case c;
         const cd_kernel *host = cd_kernel_find(hosts[(unit->index + i) % HOSTS]);
-        well = cp_larger_case(&c, i, error) &&
-               try_case(&c, fault, host, lines, &planted, error);
+        well = cp_larger_case(&c, i, error) && try_case(&c, fault, host, lines, &planted, error);
     }
     return well;
 }
@@ -217,4 +226,5 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
     return true;
 }
 
-const cp_part cp_broken = {"broken", "kernels with one planted fault", 1, plan, work, cp_report_broken};
+const cp_part cp_broken = {"broken",        "kernels with one planted fault", 1, plan, work,
+                           cp_report_broken};

@@ -50,7 +50,8 @@ bool cp_calibration_case(et_case *c, size_t index, et_error *error)
     snprintf(json, sizeof json,
              "{'name':'%s-%s','tokens':1024,'d_model':192,'d_expert':256,'experts':8,"
              "'precision':'%s',%s,'input':{%s}}",
-             s->name, rules[index % RULES].name, s->precision, rules[index % RULES].fields, s->input);
+             s->name, rules[index % RULES].name, s->precision, rules[index % RULES].fields,
+             s->input);
     return cp_case(c, json, error) == ET_OK;
 }
 
@@ -147,5 +148,5 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
     return true;
 }
 
-const cp_part cp_calibration = {"calibration", "root mean square of error/sigma", 10, plan, work,
-                                cp_report_calibration};
+const cp_part cp_calibration = {
+    "calibration", "root mean square of error/sigma", 10, plan, work, cp_report_calibration};

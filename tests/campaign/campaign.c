@@ -29,8 +29,8 @@ static bool take(command *c, const char *name, const char *value)
 {
     const struct {
         const char *name, **to;
-    } texts[] = {{"--part", &c->part},       {"--of", &c->of},       {"--journal", &c->journal},
-                 {"--judge", &c->judge},     {"--only", &c->o.only}, {"--data", &c->o.data},
+    } texts[] = {{"--part", &c->part},   {"--of", &c->of},       {"--journal", &c->journal},
+                 {"--judge", &c->judge}, {"--only", &c->o.only}, {"--data", &c->o.data},
                  {"--out", &c->o.out}};
     const struct {
         const char *name;
@@ -39,7 +39,8 @@ static bool take(command *c, const char *name, const char *value)
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (strcmp(name, texts[i].name) == 0) return (*texts[i].to = value) != NULL;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (strcmp(name, numbers[i].name) == 0) return (*numbers[i].to = strtoul(value, NULL, 10)) > 0;
+        if (strcmp(name, numbers[i].name) == 0)
+            return (*numbers[i].to = strtoul(value, NULL, 10)) > 0;
     return false;
 }
 
@@ -63,20 +64,6 @@ static bool read_command(command *c, int count, char **words)
 
 /* ---- the work ---- */
 
-cp_unit *cp_list_add(cp_list *list, const cp_part *part)
-{
-    if (list->count == list->room) {
-        size_t room = 2 * list->room + 64;
-        cp_unit *more = realloc(list->units, room * sizeof *more);
-        if (!more) return NULL;
-        list->units = more;
-        list->room = room;
-    }
-    cp_unit *unit = &list->units[list->count++];
-    *unit = (cp_unit){.part = part};
-    return unit;
-}
-
 static bool is_wanted(const command *c, const cp_part *part)
 {
     return !c->part || strcmp(c->part, part->name) == 0;
@@ -89,7 +76,8 @@ static bool plan_all(const command *c, cp_list *list, et_error *error)
             return false;
     size_t kept = 0;
     for (size_t i = 0; i < list->count; i++)
-        if (!c->o.only || strstr(list->units[i].key, c->o.only)) list->units[kept++] = list->units[i];
+        if (!c->o.only || strstr(list->units[i].key, c->o.only))
+            list->units[kept++] = list->units[i];
     list->count = kept;
     return true;
 }

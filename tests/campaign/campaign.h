@@ -29,10 +29,10 @@
 #include <stdio.h>
 
 typedef struct cp_options {
-    size_t seeds;       /* of each kind of run */
-    const char *only;   /* units whose key contains this; NULL: all */
-    const char *data;   /* the folder that holds cases/ */
-    const char *out;    /* the folder for tables */
+    size_t seeds;     /* of each kind of run */
+    const char *only; /* units whose key contains this; NULL: all */
+    const char *data; /* the folder that holds cases/ */
+    const char *out;  /* the folder for tables */
 } cp_options;
 
 /* ---- units ---- */
@@ -47,7 +47,7 @@ typedef struct cp_unit {
     et_case c;
     size_t index; /* of a profile, a fault, a seed: the part's business */
     size_t seeds;
-    double cost;  /* seconds, roughly: the long ones go first */
+    double cost; /* seconds, roughly: the long ones go first */
 } cp_unit;
 
 typedef struct cp_list {
@@ -62,7 +62,7 @@ struct cp_report;
 
 typedef struct cp_part {
     const char *name, *what;
-    size_t seeds;                                     /* the usual number */
+    size_t seeds; /* the usual number */
     /* Lists its units; false, with a message, if there is no memory or no data. NULL: it has none. */
     bool (*plan)(cp_list *list, const cp_options *o, et_error *error);
     /* Does a unit and writes its lines; false, with a message, if it could not. */
@@ -198,7 +198,7 @@ typedef struct cp_groups {
     bool extremes_only;           /* leave the sums alone */
     const char *last;             /* the tensor seen last, its row and its allowance */
     size_t row;
-    double b;
+    double b, b_whole; /* of groups; of the tensor and its parts */
     cp_sums of[ET_MAX_STEP_TENSORS][CP_KINDS];
 } cp_groups;
 

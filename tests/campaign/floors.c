@@ -1,12 +1,17 @@
 /* floors.c: how small a wrong factor is always caught. See campaign.h.
  *
- * At d12's size, for a candidate that shows what a kernel returns (y, dx, weight gradients, the mask): the
- * smallest epsilon of 1, 2, 5 per decade such that a factor 1 + epsilon on one quantity is rejected. The
- * verdict is taken to be monotonic in epsilon, and the grid halved.
+ * At d12's size, the smallest epsilon of 1, 2, 5 per decade such that a factor 1 + epsilon on one quantity is
+ * rejected, by a candidate that shows one tensor and the mask. The verdict is taken to be monotonic in
+ * epsilon, and the grid halved.
  *
- * A factor on a finished tensor sits where a kernel would have it, before the last rounding: one run of a
- * kernel that hands its sums over unrounded serves all of them. A factor on the gate, or on one expert's
- * f(x), goes through the kernel anew.
+ * The factor sits where a kernel would have it, before the last rounding. One run of a kernel that hands over
+ * its sums unrounded serves all: with `part` the share of the tensor that is scaled,
+ *
+ *     shown = round(sums + epsilon part)
+ *     part  = the tensor; one expert's share of it; of y, sum w f(x) over all slots or one expert's
+ *
+ * So a wrong gate, or a wrong f(x), must be caught from y alone, where it is diluted by the shared expert and
+ * by the rounding of y; its own tensors, and the gradients, would tell more.
  */
 #include "ref/verdict/judge.h"
 #include "tests/campaign/campaign.h"
@@ -19,43 +24,70 @@ static const double grid[] = {1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4,
                               2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2};
 enum { GRID = sizeof grid / sizeof *grid };
 
-/* What is scaled: a tensor, one expert's share of it, or, by a fault, something further inside. */
-static const struct {
-    const char *name, *tensor, *fault;
-    bool one_expert;
-} quantities[] = {
-    {"every gate", NULL, "gate-scaled", false},
-    {"f(x) of one expert", NULL, "expert-scaled", false},
-    {"y", "fwd.y", NULL, false},
-    {"dx", "bwd.x", NULL, false},
-    {"dW_r", "bwd.w_router", NULL, false},
-    {"dW_up", "bwd.w_up", NULL, false},
-    {"dW_down", "bwd.w_down", NULL, false},
-    {"dW_up of one expert", "bwd.w_up", NULL, true},
-    {"dW_down of one expert", "bwd.w_down", NULL, true},
-    {"shared dW_up", "bwd.shared_up", NULL, false},
-    {"shared dW_down", "bwd.shared_down", NULL, false},
+typedef struct quantity {
+    const char *name, *tensor;
+    bool slots, one_expert; /* w f(x) of the slots; of the fullest expert alone */
+} quantity;
+
+static const quantity quantities[] = {
+    {"every gate, from y", "fwd.y", true, false},
+    {"f(x) of one expert, from y", "fwd.y", true, true},
+    {"y", "fwd.y", false, false},
+    {"dx", "bwd.x", false, false},
+    {"dW_r", "bwd.w_router", false, false},
+    {"dW_up", "bwd.w_up", false, false},
+    {"dW_down", "bwd.w_down", false, false},
+    {"dW_up of one expert", "bwd.w_up", false, true},
+    {"dW_down of one expert", "bwd.w_down", false, true},
+    {"shared dW_up", "bwd.shared_up", false, false},
+    {"shared dW_down", "bwd.shared_down", false, false},
 };
 enum { QUANTITIES = sizeof quantities / sizeof *quantities };
 
-/* ---- what a kernel returns ---- */
+/* ---- what is scaled ---- */
 
-static const char *const shown[] = {"route.mask",  "fwd.y",        "bwd.x",
-                                    "bwd.w_router", "bwd.w_up",     "bwd.w_down",
-                                    "bwd.shared_up", "bwd.shared_down"};
-enum { SHOWN = sizeof shown / sizeof *shown };
-
-typedef struct result {
-    size_t count;
-    et_tensor_out tensors[SHOWN];
-    void *owned[SHOWN];
-} result;
-
-static void free_result(result *r)
+/* The fullest expert of the candidate's own routing. */
+static size_t fullest(const cd_candidate *k)
 {
-    for (size_t i = 0; i < r->count; i++) free(r->owned[i]);
-    *r = (result){0};
+    const et_tensor_out *load = cd_tensor(k, "route.load");
+    size_t most = 0;
+    for (size_t i = 1; i < cd_count(load); i++)
+        if (cd_element(load, i) > cd_element(load, most)) most = i;
+    return most;
 }
+
+/* part [N,d] += w f(x) of all slots, or of the fullest expert's. */
+static void add_slots(const cd_candidate *k, bool one_expert, double *part)
+{
+    const et_tensor_out *token = cd_tensor(k, "route.slot_token"),
+                        *f = cd_tensor(k, "fwd.slot_out");
+    const et_tensor_out *expert = cd_tensor(k, "route.slot_expert");
+    const et_tensor_out *w = cd_tensor(k, "route.slot_weight");
+    size_t d = f->shape[1], chosen = fullest(k);
+    for (size_t s = 0; s < f->shape[0]; s++) {
+        double *row = part + (size_t)cd_element(token, s) * d, weight = cd_element(w, s);
+        if (one_expert && (size_t)cd_element(expert, s) != chosen) continue;
+        for (size_t c = 0; c < d; c++) row[c] += weight * cd_element(f, s * d + c);
+    }
+}
+
+/* part = the tensor, or one expert's share of it. */
+static void copy_tensor(const cd_candidate *k, const et_tensor_out *t, bool one_expert,
+                        double *part)
+{
+    size_t count = cd_count(t), each = one_expert ? count / t->shape[0] : count;
+    size_t first = one_expert ? fullest(k) * each : 0;
+    for (size_t i = first; i < first + each; i++) part[i] = cd_element(t, i);
+}
+
+/* ---- one epsilon ---- */
+
+typedef struct bench {
+    const cp_subject *s;
+    const cd_candidate *k; /* its sums unrounded */
+    const et_tensor_out *sums;
+    double *part, *shown; /* as many as `sums` has */
+} bench;
 
 static cd_format output_format(const et_profile *p)
 {
@@ -66,107 +98,30 @@ static cd_format output_format(const et_profile *p)
                        .largest = ldexp(2 - ldexp(1, 1 - bits), 1 - emin)};
 }
 
-/* to = the sums times a factor, which elements [first, end) get, rounded to the profile's outputs. */
-static bool round_scaled(const et_tensor_out *sums, const et_profile *p, size_t first, size_t end,
-                         double factor, et_tensor_out *to, void **owned)
+static bool is_rejected(const bench *b, double epsilon, bool *rejected, et_error *error)
 {
-    cd_format f = output_format(p);
-    size_t count = et_tensor_count(sums);
-    double *values = malloc((count + 1) * sizeof *values);
-    if (!values) return false;
-    for (size_t i = 0; i < count; i++)
-        values[i] = cd_round(&f, et_tensor_element(sums, i) * (first <= i && i < end ? factor : 1));
-    *to = *sums;
-    to->dtype = f.bits <= 8 ? ET_BF16 : f.bits <= 11 && f.emin == -14 ? ET_F16 : ET_F32;
-    to->values = *owned = values;
-    to->source = ET_FROM_F64;
-    return true;
-}
-
-/* What the kernel with unrounded sums would have returned. */
-static bool make_result(const cd_candidate *sums, const et_profile *p, result *r, et_error *error)
-{
-    *r = (result){0};
-    for (size_t i = 0; i < SHOWN; i++) {
-        const et_tensor_out *t = cd_tensor(sums, shown[i]);
-        if (!t) continue;
-        r->owned[r->count] = NULL;
-        r->tensors[r->count] = *t;
-        if (et_tensor_is_real(t) &&
-            !round_scaled(t, p, 0, 0, 1, &r->tensors[r->count], &r->owned[r->count])) {
-            et_fail(error, ET_ENOMEM, "no memory");
-            return false;
-        }
-        r->count++;
-    }
-    return true;
-}
-
-/* ---- one epsilon ---- */
-
-typedef struct bench {
-    const cp_subject *s;
-    cd_candidate sums; /* of a kernel that does not round them */
-    result healthy;
-} bench;
-
-static bool is_rejected(const bench *b, const result *r, bool *rejected, et_error *error)
-{
+    cd_format f = output_format(b->s->profile);
+    et_tensor_out tensors[] = {*cd_tensor(b->k, "route.mask"), *b->sums};
     et_verdict v;
-    if (cp_judge(&v, b->s, r->tensors, r->count, false, NULL, error) != ET_OK) return false;
+    for (size_t i = 0; i < cd_count(b->sums); i++)
+        b->shown[i] = cd_round(&f, cd_element(b->sums, i) + epsilon * b->part[i]);
+    tensors[1].values = b->shown;
+    tensors[1].source = ET_FROM_F64;
+    tensors[1].dtype = f.bits <= 8 ? ET_BF16 : ET_F32;
+    if (cp_judge(&v, b->s, tensors, 2, false, NULL, error) != ET_OK) return false;
     *rejected = v.outcome == ET_MISMATCH;
     et_verdict_free(&v);
     return true;
 }
 
-/* The expert with most slots: every case has one. */
-static size_t fullest(const et_step *s)
-{
-    size_t most = 0;
-    for (size_t i = 1; i < s->c.experts; i++)
-        if (s->assignment.load[i] > s->assignment.load[most]) most = i;
-    return most;
-}
-
-static bool try_tensor(const bench *b, size_t q, double epsilon, bool *rejected, et_error *error)
-{
-    const et_tensor_out *sums = cd_tensor(&b->sums, quantities[q].tensor);
-    size_t end = et_tensor_count(sums), first = 0, i = 0;
-    result scaled = b->healthy;
-    void *owned = NULL;
-    if (quantities[q].one_expert) {
-        size_t each = end / b->s->golden.c.experts;
-        first = fullest(&b->s->golden) * each;
-        end = first + each;
-    }
-    while (strcmp(scaled.tensors[i].name, quantities[q].tensor) != 0) i++;
-    bool well = round_scaled(sums, b->s->profile, first, end, 1 + epsilon, &scaled.tensors[i], &owned);
-    well = well && is_rejected(b, &scaled, rejected, error);
-    free(owned);
-    return well;
-}
-
-static bool try_fault(const bench *b, size_t q, double epsilon, bool *rejected, et_error *error)
-{
-    cd_candidate broken;
-    result r;
-    if (cd_plant(&broken, &b->sums, cd_fault_find(quantities[q].fault), epsilon, error) != ET_OK)
-        return false;
-    bool well = make_result(&broken, b->s->profile, &r, error) && is_rejected(b, &r, rejected, error);
-    free_result(&r);
-    cd_free(&broken);
-    return well;
-}
-
 /* The smallest of the grid that is rejected, or GRID. */
-static bool find_floor(const bench *b, size_t q, size_t *floor, et_error *error)
+static bool search(const bench *b, size_t *floor, et_error *error)
 {
     size_t low = 0, high = GRID; /* below low: accepted; from high on: rejected */
-    bool rejected = false;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (!(quantities[q].tensor ? try_tensor : try_fault)(b, q, grid[middle], &rejected, error))
-            return false;
+        bool rejected;
+        if (!is_rejected(b, grid[middle], &rejected, error)) return false;
         if (rejected)
             high = middle;
         else
@@ -176,34 +131,42 @@ static bool find_floor(const bench *b, size_t q, size_t *floor, et_error *error)
     return true;
 }
 
-/* ---- units ---- */
-
-static bool find_floors(const cp_subject *s, FILE *lines, et_error *error)
+static bool find_floor(const cp_subject *s, const cd_candidate *k, const quantity *q, FILE *lines,
+                       et_error *error)
 {
-    cd_kernel wide = *cd_kernel_find("blocked");
-    wide.wide_outputs = true;
-    bench b = {.s = s};
-    bool rejected = false;
-    if (cd_run(&b.sums, &s->golden, s->profile, &wide, NULL, 0, 1, error) != ET_OK) return false;
-    bool well = make_result(&b.sums, s->profile, &b.healthy, error) &&
-                is_rejected(&b, &b.healthy, &rejected, error);
-    for (size_t q = 0; well && q < QUANTITIES; q++) {
-        size_t floor = GRID;
-        well = find_floor(&b, q, &floor, error);
-        fprintf(lines, "floor\t%s\t%s\t%g\t%d\n", s->profile->name, quantities[q].name,
-                floor < GRID ? grid[floor] : 1.0, rejected);
-    }
-    free_result(&b.healthy);
-    cd_free(&b.sums);
+    const et_tensor_out *sums = cd_tensor(k, q->tensor);
+    size_t count = cd_count(sums), floor = GRID;
+    double *room = calloc(2 * count + 1, sizeof *room);
+    bench b = {s, k, sums, room, room + count};
+    bool healthy_rejected = false;
+    if (!room) return et_fail(error, ET_ENOMEM, "no memory") == ET_OK;
+    if (q->slots)
+        add_slots(k, q->one_expert, b.part);
+    else
+        copy_tensor(k, sums, q->one_expert, b.part);
+    bool well = is_rejected(&b, 0, &healthy_rejected, error) && search(&b, &floor, error);
+    fprintf(lines, "floor\t%s\t%s\t%g\t%d\n", s->profile->name, q->name,
+            floor < GRID ? grid[floor] : 1.0, healthy_rejected);
+    free(room);
     return well;
 }
+
+/* ---- units ---- */
 
 static bool work(const cp_unit *unit, FILE *lines, et_error *error)
 {
     cp_subject s;
+    cd_candidate k;
+    cd_kernel wide = *cd_kernel_find("blocked");
+    wide.wide_outputs = true;
     if (cp_subject_open(&s, &unit->c, error) != ET_OK) return false;
     bool well = cp_subject_profile(&s, et_profile_at(unit->index), error) == ET_OK &&
-                find_floors(&s, lines, error);
+                cd_run(&k, &s.golden, s.profile, &wide, NULL, 0, 1, error) == ET_OK;
+    if (well) {
+        for (size_t i = 0; well && i < QUANTITIES; i++)
+            well = find_floor(&s, &k, &quantities[i], lines, error);
+        cd_free(&k);
+    }
     cp_subject_close(&s);
     return well;
 }
@@ -216,7 +179,7 @@ static bool plan_seed(cp_list *list, const et_case *c, size_t seed)
         if (!unit) return false;
         unit->c = cp_reseeded(c, seed);
         unit->index = cp_profile_row(profiles[p]);
-        unit->cost = 60;
+        unit->cost = 30;
         snprintf(unit->key, sizeof unit->key, "floors %s %s %zu", c->name, profiles[p], seed);
     }
     return true;
@@ -234,5 +197,5 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
     return well;
 }
 
-const cp_part cp_floors = {"floors", "the smallest factor that is caught", 20, plan, work,
+const cp_part cp_floors = {"floors",        "the smallest factor that is caught", 20, plan, work,
                            cp_report_floors};

@@ -42,7 +42,9 @@ static void turn_to(cp_groups *all, const char *tensor)
     const cp_subject *s = all->of_subject;
     all->last = tensor;
     all->row = cp_tensor_row(tensor);
-    all->b = et_systematic_slope(s->profile) + et_noise_slope(&s->systematic, tensor, false);
+    double b = et_systematic_slope(s->profile);
+    all->b = b + et_noise_slope(&s->systematic, tensor, false);
+    all->b_whole = b + et_noise_slope(&s->systematic, tensor, true);
 }
 
 void cp_groups_visit(void *groups, const char *tensor, const et_group *g)
@@ -51,7 +53,8 @@ void cp_groups_visit(void *groups, const char *tensor, const et_group *g)
     if (tensor != all->last) turn_to(all, tensor);
     cp_sums *s = &all->of[all->row][cp_kind_row(g->kind)];
     double n = (double)g->elements, q = g->spread * g->spread;
-    note_use(s, g, all->b);
+    bool whole = strcmp(g->kind, "tensor") == 0 || strcmp(g->kind, "part") == 0;
+    note_use(s, g, whole ? all->b_whole : all->b);
     if (all->extremes_only) return;
     s->n += n;
     s->nq += n * q;
@@ -70,11 +73,12 @@ void cp_groups_print(const cp_groups *g, const char *profile, FILE *lines)
         for (size_t k = 0; k < CP_KINDS; k++) {
             const cp_sums *s = &g->of[i][k];
             if (s->count == 0) continue;
-            fprintf(lines,
-                    "group\t%s\t%s\t%s\t%.0f\t%.8g\t%.8g\t%.8g\t%.0f\t%.8g\t%.8g\t%.4g\t%.4g\t%.4g\t"
-                    "%.4g\n",
-                    profile, et_tensor_doc_at(i)->name, cp_kinds[k], s->count, s->w, s->ws,
-                    s->wss, s->n, s->nq, s->nqq, s->most, s->slope_use, s->spread_use, s->b);
+            fprintf(
+                lines,
+                "group\t%s\t%s\t%s\t%.0f\t%.8g\t%.8g\t%.8g\t%.0f\t%.8g\t%.8g\t%.4g\t%.4g\t%.4g\t"
+                "%.4g\n",
+                profile, et_tensor_doc_at(i)->name, cp_kinds[k], s->count, s->w, s->ws, s->wss,
+                s->n, s->nq, s->nqq, s->most, s->slope_use, s->spread_use, s->b);
         }
 }
 

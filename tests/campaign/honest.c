@@ -119,7 +119,8 @@ static bool try_all(study *all, size_t p, cp_subject *s, const char *only, size_
     for (size_t k = 0; (kernel = cd_kernel_at(k)) != NULL; k++) {
         if (only && strcmp(kernel->name, only) != 0) continue;
         groups->extremes_only = k > 0;
-        if (!cp_try_honest(s, kernel, seed, groups, &all->of[p][k], lines, NULL, error)) return false;
+        if (!cp_try_honest(s, kernel, seed, groups, &all->of[p][k], lines, NULL, error))
+            return false;
     }
     return true;
 }
@@ -211,7 +212,7 @@ static bool plan_paper(cp_list *list, const cp_options *o, et_error *error)
     return well;
 }
 
-const cp_part cp_honest = {"honest", "honest kernels on the core suite", 20,
-                           plan_honest, work_honest, cp_report_honest};
-const cp_part cp_paper = {"paper", "honest kernels at the paper's sizes", 1,
-                          plan_paper, work_paper, cp_report_honest};
+const cp_part cp_honest = {
+    "honest", "honest kernels on the core suite", 20, plan_honest, work_honest, cp_report_honest};
+const cp_part cp_paper = {
+    "paper", "honest kernels at the paper's sizes", 1, plan_paper, work_paper, cp_report_honest};

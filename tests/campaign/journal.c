@@ -27,8 +27,8 @@ static char *read_all(const char *path)
     char *text = NULL;
     long size;
     if (!file) return NULL;
-    if (fseek(file, 0, SEEK_END) == 0 && (size = ftell(file)) >= 0 && fseek(file, 0, SEEK_SET) == 0 &&
-        (text = calloc((size_t)size + 1, 1)) != NULL)
+    if (fseek(file, 0, SEEK_END) == 0 && (size = ftell(file)) >= 0 &&
+        fseek(file, 0, SEEK_SET) == 0 && (text = calloc((size_t)size + 1, 1)) != NULL)
         text[fread(text, 1, (size_t)size, file)] = '\0';
     fclose(file);
     return text;

@@ -27,7 +27,9 @@ cp_count *cp_counts_add(cp_counts *c, const char *text, const char *example)
 static int most_first(const void *a, const void *b)
 {
     const cp_count *one = a, *two = b;
-    return one->times < two->times ? 1 : one->times > two->times ? -1 : strcmp(one->text, two->text);
+    return one->times < two->times   ? 1
+           : one->times > two->times ? -1
+                                     : strcmp(one->text, two->text);
 }
 
 void cp_counts_sort(cp_counts *c)

@@ -9,12 +9,24 @@
 
 /* Fields of a line `run`. */
 enum {
-    FAULT = 1, CASE, PROFILE, KERNEL, OUTCOME, EXPLAINED, NAMES, TORCH, GGML, CHANGE, FARTHEST,
-    STRENGTH, DIFFERING, REASON
+    FAULT = 1,
+    CASE,
+    PROFILE,
+    KERNEL,
+    OUTCOME,
+    EXPLAINED,
+    NAMES,
+    TORCH,
+    GGML,
+    CHANGE,
+    FARTHEST,
+    STRENGTH,
+    DIFFERING,
+    REASON
 };
 
 typedef struct row {
-    double runs, rejected, accepted, doubtful, own, wrong, none, torch, ggml, missed;
+    double runs, rejected, accepted, doubtful, refused, own, wrong, none, torch, ggml, missed;
 } row;
 
 static bool is(const cp_reader *reader, size_t field, const char *text)
@@ -50,6 +62,7 @@ static void add_row(row *to, const row *more)
     to->rejected += more->rejected;
     to->accepted += more->accepted;
     to->doubtful += more->doubtful;
+    to->refused += more->refused;
     to->own += more->own;
     to->wrong += more->wrong;
     to->none += more->none;
@@ -60,8 +73,8 @@ static void add_row(row *to, const row *more)
 
 static void print_row(FILE *to, const char *name, const char *expected, const row *r)
 {
-    fprintf(to, "%-26s %6.0f %6.0f %6.0f %6.0f %6.0f | ", name, r->runs, r->rejected, r->accepted,
-            r->missed, r->doubtful);
+    fprintf(to, "%-26s %6.0f %6.0f %6.0f %6.0f %6.0f %6.0f | ", name, r->runs, r->rejected,
+            r->accepted, r->missed, r->doubtful, r->refused);
     if (r->rejected > 0)
         fprintf(to, "%5.1f%% %5.0f %5.0f", 100 * r->own / r->rejected, r->wrong, r->none);
     else
@@ -71,14 +84,16 @@ static void print_row(FILE *to, const char *name, const char *expected, const ro
 
 static void print_header(FILE *to)
 {
-    fprintf(to, "\n%-26s %6s %6s %6s %6s %6s | %6s %5s %5s | %5s %5s  %s\n", "fault", "runs", "reject",
-            "accept", "MISSED", "incon.", "own", "wrong", "none", "torch", "ggml", "must be explained by");
+    fprintf(to, "\n%-26s %6s %6s %6s %6s %6s %6s | %6s %5s %5s | %5s %5s  %s\n", "fault", "runs",
+            "reject", "accept", "MISSED", "incon.", "refus.", "own", "wrong", "none", "torch",
+            "ggml", "must be explained by");
 }
 
 /* One profile's accepted runs, fault by fault: how far below the rounding. */
 static void print_accepted(const cp_report *r)
 {
-    fprintf(r->to, "\naccepted: the largest change of an element, and of a tensor, in deviations\n");
+    fprintf(r->to,
+            "\naccepted: the largest change of an element, and of a tensor, in deviations\n");
     for (size_t f = 0; cd_fault_at(f); f++)
         for (size_t p = 0; p < CP_PROFILES; p++) {
             double runs = 0, farthest = 0, strength = 0, differing = 0;
@@ -123,12 +138,13 @@ static void print_lines(const cp_report *r, const char *explained, const char *t
     cp_counts_free(&lines);
 }
 
-static void write_csv(FILE *file, const char *fault, const char *profile, const char *name, const row *r)
+static void write_csv(FILE *file, const char *fault, const char *profile, const char *name,
+                      const row *r)
 {
     if (file && r->runs > 0)
-        fprintf(file, "%s,%s,%s,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f\n", fault, profile,
-                name ? name : "", r->runs, r->rejected, r->accepted, r->missed, r->doubtful, r->own,
-                r->wrong, r->none, r->torch, r->ggml);
+        fprintf(file, "%s,%s,%s,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f\n", fault,
+                profile, name ? name : "", r->runs, r->rejected, r->accepted, r->missed,
+                r->doubtful, r->refused, r->own, r->wrong, r->none, r->torch, r->ggml);
 }
 
 typedef struct totals {
@@ -153,6 +169,10 @@ static bool read_totals(const cp_report *r, totals *t)
     if (!t->of) return false;
     for (cp_reader reader = cp_read(r); cp_next(&reader, "run");)
         add_run(&t->of[index_of(&reader)], &reader);
+    for (cp_reader reader = cp_read(r); cp_next(&reader, "refused");) {
+        t->of[index_of(&reader)].runs++;
+        t->of[index_of(&reader)].refused++;
+    }
     return true;
 }
 
@@ -192,15 +212,18 @@ bool cp_report_broken(const cp_report *r)
 {
     totals t;
     if (!read_totals(r, &t)) return false;
-    FILE *file = cp_csv(r, "broken.csv", "kernels with one planted fault; counts of runs",
-                        "fault,profile,must_be_explained_by,runs,rejected,accepted,missed,inconclusive,"
-                        "explained_by_own_name,by_wrong_names_alone,by_nothing,pytorch_accepts,ggml_accepts");
+    FILE *file = cp_csv(
+        r, "broken.csv", "kernels with one planted fault; counts of runs",
+        "fault,profile,must_be_explained_by,runs,rejected,accepted,missed,inconclusive,refused,"
+        "explained_by_own_name,by_wrong_names_alone,by_nothing,pytorch_accepts,ggml_accepts");
     print_faults(r, &t, file);
     print_accepted(r);
     print_lines(r, "wrong", "Explained wrongly:", 60);
     print_lines(r, "none", "Not explained:", 60);
-    fprintf(r->to, "\nMISSED: accepted though an element changed by more than 20 deviations. %zu faults "
-                   "were planted nowhere.\n", t.absent);
+    fprintf(r->to,
+            "\nMISSED: accepted though an element changed by more than 20 deviations; refused: a "
+            "tensor that the case does not have. %zu faults were planted nowhere.\n",
+            t.absent);
     free(t.of);
     return file && fclose(file) == 0 && t.all.missed == 0 && t.absent == 0 && t.all.runs > 0 &&
            t.named.wrong == 0 && t.named.own >= 0.95 * t.named.rejected;
@@ -238,16 +261,19 @@ bool cp_report_floors(const cp_report *r)
         one->floor = fmax(one->floor, cp_number(&reader, 3));
         one->rejected += cp_number(&reader, 4);
     }
-    FILE *file = cp_csv(r, "floors.csv", "d12-et; smallest factor 1 + epsilon rejected for every seed",
-                        "profile,quantity,seeds,epsilon");
-    fprintf(r->to, "\nsmallest epsilon that is caught for every seed, d12-et, from y, dx, dW and the mask\n");
+    FILE *file =
+        cp_csv(r, "floors.csv", "d12-et; smallest factor 1 + epsilon rejected for every seed",
+               "profile,quantity,seeds,epsilon");
+    fprintf(r->to, "\nsmallest epsilon that is caught for every seed, d12-et\n");
     for (size_t i = 0; i < count; i++) {
         double bound = strcmp(rows[i].profile, "f32") == 0 ? 1e-6 : 1e-3;
         bool within = rows[i].floor <= bound && rows[i].rejected == 0;
-        fprintf(r->to, "%-6s %-24s %3.0f seeds  %8.0e  (bound %.0e)%s%s\n", rows[i].profile, rows[i].name,
-                rows[i].seeds, rows[i].floor, bound, within ? "" : "  MISSED",
+        fprintf(r->to, "%-6s %-24s %3.0f seeds  %8.0e  (bound %.0e)%s%s\n", rows[i].profile,
+                rows[i].name, rows[i].seeds, rows[i].floor, bound, within ? "" : "  MISSED",
                 rows[i].rejected > 0 ? ", the healthy kernel is rejected" : "");
-        if (file) fprintf(file, "%s,%s,%.0f,%g\n", rows[i].profile, rows[i].name, rows[i].seeds, rows[i].floor);
+        if (file)
+            fprintf(file, "%s,%s,%.0f,%g\n", rows[i].profile, rows[i].name, rows[i].seeds,
+                    rows[i].floor);
         kept = kept && within;
     }
     return file && fclose(file) == 0 && kept && count > 0;

@@ -45,7 +45,8 @@ static void read_sheet(const cp_report *r, const char *profile, const char *kern
 {
     memset(s, 0, sizeof *s);
     for (cp_reader reader = cp_read(r); cp_next(&reader, "tensor");) {
-        if (strcmp(reader.fields[1], profile) != 0 || strcmp(reader.fields[2], kernel) != 0) continue;
+        if (strcmp(reader.fields[1], profile) != 0 || strcmp(reader.fields[2], kernel) != 0)
+            continue;
         cell *c = &s->of[cp_tensor_row(reader.fields[3])][column_of(s, reader.unit->c.name)];
         c->elements += cp_number(&reader, 5);
         c->squares += cp_number(&reader, 6);
@@ -77,7 +78,9 @@ static void print_sheet(FILE *to, const sheet *s, double low, double high)
                 fprintf(to, " %7s", "-");
             else
                 fprintf(to, " %6.3f%c", level(c),
-                        !is_large(c) ? '.' : level(c) < low || level(c) > high ? '!' : ' ');
+                        !is_large(c)                        ? '.'
+                        : level(c) < low || level(c) > high ? '!'
+                                                            : ' ');
         }
         fprintf(to, "\n");
     }
@@ -129,13 +132,16 @@ bool cp_report_calibration(const cp_report *r)
     static const char *const profiles[] = {"bf16", "f16"};
     static sheet s;
     size_t results = 0, others = 0;
-    FILE *file = cp_csv(r, "calibration.csv",
-                        "root mean square of error/sigma, pooled over seeds; sample = (sum V)^2/sum V^2",
-                        "profile,kernel,case,tensor,elements,effective_sample,rms_error_over_sigma");
+    FILE *file =
+        cp_csv(r, "calibration.csv",
+               "root mean square of error/sigma, pooled over seeds; sample = (sum V)^2/sum V^2",
+               "profile,kernel,case,tensor,elements,effective_sample,rms_error_over_sigma");
     for (size_t p = 0; p < 2; p++) {
         read_sheet(r, profiles[p], "sequential", &s);
-        fprintf(r->to, "\nroot mean square of error/sigma under %s, kernel sequential; '.': effective "
-                       "sample below 1e4, '!': outside 0.9 to 1.1\n", profiles[p]);
+        fprintf(r->to,
+                "\nroot mean square of error/sigma under %s, kernel sequential; '.': effective "
+                "sample below 1e4, '!': outside 0.9 to 1.1\n",
+                profiles[p]);
         print_sheet(r->to, &s, 0.9, 1.1);
         write_sheet(file, profiles[p], "sequential", &s);
         count_outside(&s, 0.9, 1.1, &results, &others);
@@ -203,7 +209,8 @@ static bool print_limit(const cp_report *r, FILE *file, size_t p, size_t row, si
     bool within = x->slope <= c.slope && fabs(x->mean) - 4 * x->mean_sigma <= x->b &&
                   x->level <= et_systematic_spread;
     if (file)
-        fprintf(file, "%s,%s,%s,%.0f,%.3g,%s,%.3g,%s,%.3g,%.3g,%s,%.3g,%.3g,%.3g,%s,%.2g,%.3g,%.3g\n",
+        fprintf(file,
+                "%s,%s,%s,%.0f,%.3g,%s,%.3g,%s,%.3g,%.3g,%s,%.3g,%.3g,%.3g,%s,%.2g,%.3g,%.3g\n",
                 et_profile_at(p)->name, tensor, cp_kinds[kind], x->groups, x->slope, x->slope_at,
                 x->extreme, x->extreme_at, c.slope, x->spread, x->spread_at, c.spread, x->level,
                 x->mean, x->mean_at, x->mean_sigma, x->b, fmax(x->slope_use, x->spread_use));
@@ -218,13 +225,14 @@ bool cp_report_limits(const cp_report *r)
 {
     limits *all = calloc(1, sizeof *all);
     bool kept = all != NULL;
-    FILE *file = cp_csv(r, "limits.csv",
-                        "what the limits of groups have to cover: the largest over all cases",
-                        "profile,tensor,kind,groups,c_slope,c_slope_case,c_extreme,c_extreme_case,"
-                        "c_slope_in_force,c_spread,c_spread_case,c_spread_in_force,rms_error_over_sigma,"
-                        "mean_slope,mean_slope_case,mean_slope_deviation,b_in_force,largest_share_of_limit");
-    fprintf(r->to, "\nmeasured above what is in force:\n%-9s %-18s %-7s %7s %-7s %7s %7s %20s %8s\n",
-            "profile", "tensor", "groups", "c slope", "(table)", "c spr.", "rms", "mean slope", "b");
+    FILE *file = cp_csv(
+        r, "limits.csv", "what the limits of groups have to cover: the largest over all cases",
+        "profile,tensor,kind,groups,c_slope,c_slope_case,c_extreme,c_extreme_case,"
+        "c_slope_in_force,c_spread,c_spread_case,c_spread_in_force,rms_error_over_sigma,"
+        "mean_slope,mean_slope_case,mean_slope_deviation,b_in_force,largest_share_of_limit");
+    fprintf(
+        r->to, "\nmeasured above what is in force:\n%-9s %-18s %-7s %7s %-7s %7s %7s %20s %8s\n",
+        "profile", "tensor", "groups", "c slope", "(table)", "c spr.", "rms", "mean slope", "b");
     if (all) read_limits(r, all);
     for (size_t p = 0; all && p < CP_PROFILES; p++)
         for (size_t row = 0; et_tensor_doc_at(row); row++)
@@ -235,5 +243,5 @@ bool cp_report_limits(const cp_report *r)
     return file && fclose(file) == 0 && kept;
 }
 
-const cp_part cp_limits = {"limits", "limits of groups against what honest kernels show", 1, NULL, NULL,
-                           cp_report_limits};
+const cp_part cp_limits = {
+    "limits", "limits of groups against what honest kernels show", 1, NULL, NULL, cp_report_limits};

@@ -26,7 +26,8 @@ static void read_totals(const cp_report *r, totals *t)
 {
     for (cp_reader reader = cp_read(r); cp_next(&reader, "runs");) {
         cp_tally more = cp_tally_read(&reader);
-        cp_tally_add(&t->of[cp_profile_row(reader.fields[1])][cp_kernel_row(reader.fields[2])], &more);
+        cp_tally_add(&t->of[cp_profile_row(reader.fields[1])][cp_kernel_row(reader.fields[2])],
+                     &more);
         cp_tally_add(&t->all, &more);
     }
 }
@@ -46,8 +47,10 @@ static void print_tables(const cp_report *r, const totals *t)
         print_row(r->to, cd_kernel_at(k)->name, &row);
     }
     print_row(r->to, "all", &t->all);
-    fprintf(r->to, "flipped: runs with decisions that differ legally (%.0f decisions in all). "
-                   "PyTorch, ggml: accepted by theirs.\n", t->all.flips);
+    fprintf(r->to,
+            "flipped: runs with decisions that differ legally (%.0f decisions in all). "
+            "PyTorch, ggml: accepted by theirs.\n",
+            t->all.flips);
 }
 
 /* Lines of one kind, the same but for their numbers counted together. */
@@ -84,9 +87,9 @@ static bool write_csv(const cp_report *r, const totals *t)
         for (size_t k = 0; cd_kernel_at(k); k++) {
             const cp_tally *c = &t->of[p][k];
             if (c->runs + c->skipped == 0) continue;
-            fprintf(file, "%s,%s,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f\n", et_profile_at(p)->name,
-                    cd_kernel_at(k)->name, c->runs, c->passed, c->doubtful, c->rejected, c->skipped,
-                    c->flipped, c->flips, c->torch, c->ggml);
+            fprintf(file, "%s,%s,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f\n",
+                    et_profile_at(p)->name, cd_kernel_at(k)->name, c->runs, c->passed, c->doubtful,
+                    c->rejected, c->skipped, c->flipped, c->flips, c->torch, c->ggml);
         }
     return file && fclose(file) == 0;
 }

@@ -28,13 +28,14 @@ static bool find_case(et_case *c, const char *data, const char *name, et_error *
         if (at < count) return true;
     }
     return cp_own_case(c, name) ||
-           (et_fail(error, ET_EINVAL, "no case '%s'; core, paper, calibration, broken", name), false);
+           (et_fail(error, ET_EINVAL, "no case '%s'; core, paper, calibration, broken", name),
+            false);
 }
 
 static void print_group(const char *what, const et_group *g)
 {
-    printf("    %s %s %zu (%s): %zu elements, slope %.3g +- %.2g of %.3g, spread %.4g of %.4g%s\n", what,
-           g->kind ? g->kind : "-", g->index, g->part ? g->part : "-", g->elements, g->slope,
+    printf("    %s %s %zu (%s): %zu elements, slope %.3g +- %.2g of %.3g, spread %.4g of %.4g%s\n",
+           what, g->kind ? g->kind : "-", g->index, g->part ? g->part : "-", g->elements, g->slope,
            g->slope_sigma, g->slope_limit, g->spread, g->spread_limit, g->pass ? "" : "  FAILS");
 }
 
@@ -57,15 +58,16 @@ static void print_verdict(const et_verdict *v)
     if (v->residual[0]) printf("%s\n", v->residual);
 }
 
-static bool run(const et_case *c, const et_profile *p, const cd_kernel *kernel, const cd_fault *fault,
-                double amount, size_t seed, et_error *error)
+static bool run(const et_case *c, const et_profile *p, const cd_kernel *kernel,
+                const cd_fault *fault, double amount, size_t seed, et_error *error)
 {
     cp_subject s;
     cd_candidate candidate;
     et_verdict v;
     if (cp_subject_open(&s, c, error) != ET_OK) return false;
     bool well = cp_subject_profile(&s, p, error) == ET_OK;
-    if (well && (well = cd_run(&candidate, &s.golden, p, kernel, fault, amount, seed, error) == ET_OK)) {
+    if (well &&
+        (well = cd_run(&candidate, &s.golden, p, kernel, fault, amount, seed, error) == ET_OK)) {
         if (fault && !candidate.planted) printf("the fault changes nothing here\n");
         well = cp_judge(&v, &s, candidate.tensors, candidate.count, true, NULL, error) == ET_OK;
         if (well) print_verdict(&v);
@@ -82,7 +84,8 @@ bool cp_reproduce(const char *data, const char *what, et_error *error)
     size_t seed;
     double amount = 0;
     et_case c;
-    if (sscanf(what, "%63s %zu %31s %31s %63s %lf", name, &seed, profile, kernel, fault, &amount) < 4) {
+    if (sscanf(what, "%63s %zu %31s %31s %63s %lf", name, &seed, profile, kernel, fault, &amount) <
+        4) {
         et_fail(error, ET_EINVAL, "--judge 'CASE SEED PROFILE KERNEL [FAULT [AMOUNT]]'");
         return false;
     }

@@ -149,7 +149,8 @@ static tolerance tolerance_of(const et_profile *p, const et_tensor_out *t)
     return (tolerance){1.3e-6, 1e-5};
 }
 
-static void ask_about(cp_peers *peers, const et_tensor_out *got, const et_tensor_out *want, tolerance t)
+static void ask_about(cp_peers *peers, const et_tensor_out *got, const et_tensor_out *want,
+                      tolerance t)
 {
     double errors = 0, sizes = 0;
     for (size_t i = 0; i < et_tensor_count(got); i++) {

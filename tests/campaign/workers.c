@@ -90,7 +90,8 @@ static void replace(crew *k, size_t worker, int status)
     size_t i = atomic_load(&k->common->at[worker]);
     k->process[worker] = 0;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
-    fprintf(stderr, "campaign: %s: crashed (status %d)\n", i < k->count ? k->units[i]->key : "-", status);
+    fprintf(stderr, "campaign: %s: crashed (status %d)\n", i < k->count ? k->units[i]->key : "-",
+            status);
     atomic_fetch_add(&k->common->failed, 1);
     atomic_fetch_add(&k->common->done, 1);
     start(k, worker);
@@ -133,6 +134,20 @@ static bool work_together(crew *k, size_t workers)
 
 /* ---- which ---- */
 
+cp_unit *cp_list_add(cp_list *list, const cp_part *part)
+{
+    if (list->count == list->room) {
+        size_t room = 2 * list->room + 64;
+        cp_unit *more = realloc(list->units, room * sizeof *more);
+        if (!more) return NULL;
+        list->units = more;
+        list->room = room;
+    }
+    cp_unit *unit = &list->units[list->count++];
+    *unit = (cp_unit){.part = part};
+    return unit;
+}
+
 static int longest_first(const void *a, const void *b)
 {
     const cp_unit *one = *(const cp_unit *const *)a, *two = *(const cp_unit *const *)b;
@@ -150,7 +165,8 @@ static size_t find_missing(const cp_list *list, const cp_journal *journal, const
 
 bool cp_do_all(const cp_list *list, const cp_journal *journal, size_t workers)
 {
-    shared *common = mmap(NULL, sizeof *common, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    shared *common =
+        mmap(NULL, sizeof *common, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     const cp_unit **missing = calloc(list->count + 1, sizeof *missing);
     bool well = missing && common != MAP_FAILED;
     if (well) {

@@ -122,14 +122,20 @@ static void add_pairwise(const cd_format *f, size_t K, const num *a, const num *
 /* Kahan: `lost` is what the last addition dropped. */
 static void add_compensated(size_t K, const num *a, const num *b, block sum)
 {
-    block lost = {{0}};
-    for (size_t k = 0; k < K; k++, a += MR, b += NR)
+    lanes s[MR][NV], lost[MR][NV];
+    memcpy(s, sum, sizeof s);
+    memset(lost, 0, sizeof lost);
+    for (size_t k = 0; k < K; k++, a += MR, b += NR) {
+        lanes row[NV];
+        memcpy(row, b, sizeof row);
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < NR; j++) {
-                num term = a[i] * b[j] - lost[i][j], total = sum[i][j] + term;
-                lost[i][j] = (total - sum[i][j]) - term;
-                sum[i][j] = total;
+            for (int v = 0; v < NV; v++) {
+                lanes term = row[v] * a[i] - lost[i][v], total = s[i][v] + term;
+                lost[i][v] = (total - s[i][v]) - term;
+                s[i][v] = total;
             }
+    }
+    memcpy(sum, s, sizeof s);
 }
 
 static void add_in_double(size_t K, const num *a, const num *b, block sum)

@@ -1,0 +1,313 @@
+/* test_campaign.c: a small campaign: kernels whose truth is known, judged by the hundred.
+ *
+ *     honest       15 cases of every kind, every kernel, six profiles: none is rejected
+ *     broken       every fault is rejected in some case, under bf16 and under f32
+ *     calibration  error/sigma has root mean square 1 in y and every gradient
+ *     sabotage     a kernel that rounds once too often, or is off by 0.3 percent, is no honest kernel
+ *
+ * `make campaign` does the whole of it; this is the part that every test run can afford.
+ */
+#include "etref/etref.h"
+#include "ref/verdict/judge.h"
+#include "tests/campaign/report.h"
+#include "tests/candidates/rounding.h"
+#include "tests/check_main.h"
+
+#include <math.h>
+
+static const char *data(void)
+{
+    const char *folder = getenv("ETREF_DATA");
+    return folder ? folder : "data";
+}
+
+static et_case core_case(const char *name)
+{
+    et_error error;
+    size_t count, i = 0;
+    et_case *suite = cp_suite(data(), "core.json", &count, &error), c;
+    ck_assert_msg(suite != NULL, "%s", error.text);
+    while (i < count && strcmp(suite[i].name, name) != 0) i++;
+    ck_assert_msg(i < count, "no case %s", name);
+    c = suite[i];
+    free(suite);
+    return c;
+}
+
+static void open_subject(cp_subject *s, const et_case *c)
+{
+    et_error error;
+    ck_assert_msg(cp_subject_open(s, c, &error) == ET_OK, "%s", error.text);
+}
+
+static void use_profile(cp_subject *s, const et_profile *p)
+{
+    et_error error;
+    ck_assert_msg(cp_subject_profile(s, p, &error) == ET_OK, "%s", error.text);
+}
+
+/* The verdict, without an explanation. The caller frees it. */
+static et_verdict judge(const cp_subject *s, const et_tensor_out *tensors, size_t count)
+{
+    et_verdict v;
+    et_error error;
+    ck_assert_msg(cp_judge(&v, s, tensors, count, false, NULL, &error) == ET_OK, "%s", error.text);
+    return v;
+}
+
+/* ---- honest kernels ---- */
+
+static const char *const usual_cases[] = {
+    "one-token-tc",   "257-experts-tc",    "odd-widths-ec",    "empty-middle-et",
+    "all-on-one-aux", "ties-micro-et",     "capacity-both-et", "micro-tc",
+    "pools-ec",       "softmax-anchor-et", "sum-softmax-ec",   "lossfree-tc",
+    "outlier-et",     "text-ec",           "integer-f16-et",   "dense-odd"};
+enum { USUAL_CASES = sizeof usual_cases / sizeof *usual_cases };
+
+static void try_kernels(cp_subject *s)
+{
+    const cd_kernel *kernel;
+    for (size_t k = 0; (kernel = cd_kernel_at(k)) != NULL; k++) {
+        cd_candidate candidate;
+        et_error error;
+        ck_assert_msg(cd_run(&candidate, &s->golden, s->profile, kernel, NULL, 0, 1, &error) ==
+                          ET_OK,
+                      "%s", error.text);
+        et_verdict v = judge(s, candidate.tensors, candidate.count);
+        ck_assert_msg(v.outcome != ET_MISMATCH, "%s, %s, %s: %s", s->golden.c.name,
+                      s->profile->name, kernel->name, v.line);
+        et_verdict_free(&v);
+        cd_free(&candidate);
+    }
+}
+
+START_TEST(honest_kernels_are_not_rejected)
+{
+    cp_subject s;
+    et_case c = core_case(usual_cases[_i]);
+    open_subject(&s, &c);
+    for (size_t p = 1; p < CP_PROFILES; p++) {
+        use_profile(&s, et_profile_at(p));
+        try_kernels(&s);
+    }
+    cp_subject_close(&s);
+}
+END_TEST
+
+/* ---- broken kernels ---- */
+
+/* Is the fault rejected in this case? *planted: whether it changes anything there. */
+static bool rejects(cp_subject *s, const cd_fault *fault, double amount, bool *planted)
+{
+    cd_candidate broken;
+    et_error error;
+    bool rejected = false;
+    const cd_kernel *kernel = cd_kernel_find("sequential");
+    if (!fault->applies(&s->golden)) return false;
+    ck_assert_msg(cd_run(&broken, &s->golden, s->profile, kernel, fault, amount, 1, &error) ==
+                      ET_OK,
+                  "%s", error.text);
+    if (broken.planted) {
+        et_verdict v;
+        et_status status = cp_judge(&v, s, broken.tensors, broken.count, false, NULL, &error);
+        ck_assert_msg(status == ET_OK || status == ET_EINVAL, "%s", error.text);
+        rejected = status == ET_EINVAL || v.outcome == ET_MISMATCH; /* refused: no such tensor */
+        if (status == ET_OK) et_verdict_free(&v);
+        *planted = true;
+    }
+    cd_free(&broken);
+    return rejected;
+}
+
+/* Cases in which faults show; the small ones first. */
+static const char *const telling_cases[] = {
+    "ties-upper-et",     "ties-micro-et",   "ties-tc",           "ties-strict-et",
+    "released-et",       "empty-first-et",  "empty-last-tc",     "capacity-both-et",
+    "capacity-upper-et", "square-et",       "lossfree-micro-tc", "lossfree-global-tc",
+    "eval-et",           "micro-et",        "micro-tc",          "z-loss-tc",
+    "softmax-et",        "huge-softmax-ec", "tiny-et",           "pools-ec",
+    "aux-global-tc",     "six-experts-ec",  "warmup-pools-et",   "first-update-et",
+    "257-experts-tc"};
+enum {
+    TELLING_CASES = sizeof telling_cases / sizeof *telling_cases,
+    LARGER = 6,
+    SUBJECTS = TELLING_CASES + LARGER
+};
+
+static cp_subject *open_telling(const et_profile *p)
+{
+    static cp_subject all[SUBJECTS];
+    et_error error;
+    for (size_t i = 0; i < SUBJECTS; i++) {
+        et_case c;
+        if (i < TELLING_CASES)
+            c = core_case(telling_cases[i]);
+        else
+            ck_assert_msg(cp_larger_case(&c, i - TELLING_CASES, &error), "%s", error.text);
+        open_subject(&all[i], &c);
+        use_profile(&all[i], p);
+    }
+    return all;
+}
+
+static void note(char *list, size_t room, const char *name)
+{
+    size_t used = strlen(list);
+    snprintf(list + used, room - used, " %s", name);
+}
+
+/* Sums of a few slots that are rounded to 8 bits at each step: in bf16, whose values have been rounded to 8
+ * bits many times before, that adds a tenth to the root mean square of the error. */
+static bool is_below_rounding(const char *fault, const char *profile)
+{
+    return strcmp(profile, "bf16") == 0 &&
+           (strcmp(fault, "combine-bf16") == 0 || strcmp(fault, "dx-bf16") == 0);
+}
+
+/* Factors are planted large enough to show at these sizes; floors.c knows how small they may be. */
+START_TEST(every_fault_is_rejected_somewhere)
+{
+    static const struct {
+        const char *profile;
+        double amount;
+    } rows[] = {{"bf16", 2e-2}, {"f32", 1e-4}};
+    const cd_fault *fault;
+    char accepted[2000] = "", absent[2000] = "";
+    cp_subject *all = open_telling(et_profile_find(rows[_i].profile));
+    for (size_t f = 0; (fault = cd_fault_at(f)) != NULL; f++) {
+        bool rejected = false, planted = false;
+        double amount = fault->usual == 1e-3 ? rows[_i].amount : 0;
+        for (size_t i = 0; !rejected && i < SUBJECTS; i++)
+            rejected = rejects(&all[i], fault, amount, &planted);
+        if (planted && !rejected && !is_below_rounding(fault->name, rows[_i].profile))
+            note(accepted, sizeof accepted, fault->name);
+        if (!planted && strcmp(fault->stage, "precision") != 0)
+            note(absent, sizeof absent, fault->name);
+    }
+    for (size_t i = 0; i < SUBJECTS; i++) cp_subject_close(&all[i]);
+    ck_assert_msg(!accepted[0], "accepted everywhere under %s:%s", rows[_i].profile, accepted);
+    ck_assert_msg(!absent[0], "without effect everywhere under %s:%s", rows[_i].profile, absent);
+}
+END_TEST
+
+/* ---- calibration ---- */
+
+static const size_t calibrated_cases[] = {0, 4, 10,
+                                          14}; /* normal-et, text-tc, ties-tc, mean-2-ec */
+
+static void expect_calibrated(const cp_subject *s, const et_verdict *v)
+{
+    size_t seen = 0;
+    for (size_t i = 0; i < v->tensor_count; i++) {
+        const et_tensor_verdict *t = &v->tensors[i];
+        if (!cp_is_result(t->name) || t->effective_sample < 1e4) continue;
+        seen++;
+        ck_assert_msg(t->whole.spread > 0.9 && t->whole.spread < 1.1, "%s, %s: %s %g",
+                      s->golden.c.name, s->profile->name, t->name, t->whole.spread);
+    }
+    ck_assert_uint_ge(seen, 4);
+}
+
+START_TEST(errors_are_as_large_as_predicted)
+{
+    static const char *const profiles[] = {"bf16", "f16"};
+    cp_subject s;
+    et_case c;
+    et_error error;
+    ck_assert_msg(cp_calibration_case(&c, calibrated_cases[_i], &error), "%s", error.text);
+    open_subject(&s, &c);
+    for (size_t p = 0; p < 2; p++) {
+        cd_candidate k;
+        use_profile(&s, et_profile_find(profiles[p]));
+        ck_assert_int_eq(cd_run(&k, &s.golden, s.profile, cd_kernel_at(0), NULL, 0, 1, &error),
+                         ET_OK);
+        et_verdict v = judge(&s, k.tensors, k.count);
+        ck_assert_msg(v.outcome == ET_PASS, "%s: %s", c.name, v.line);
+        expect_calibrated(&s, &v);
+        et_verdict_free(&v);
+        cd_free(&k);
+    }
+    cp_subject_close(&s);
+}
+END_TEST
+
+/* ---- sabotage ---- */
+
+/* An honest kernel, and what becomes of its y. */
+static et_verdict judge_spoilt(const char *kernel_profile, double (*spoil)(double))
+{
+    cp_subject s;
+    et_case c;
+    et_error error;
+    cd_candidate k;
+    ck_assert(cp_calibration_case(&c, 0, &error));
+    open_subject(&s, &c);
+    use_profile(&s, et_profile_find("bf16"));
+    ck_assert_int_eq(
+        cd_run(&k, &s.golden, et_profile_find(kernel_profile), cd_kernel_at(0), NULL, 0, 1, &error),
+        ET_OK);
+    size_t i = 0;
+    while (strcmp(k.tensors[i].name, "fwd.y") != 0) i++;
+    size_t count = cd_count(&k.tensors[i]);
+    double *y = malloc(count * sizeof *y);
+    ck_assert_ptr_nonnull(y);
+    for (size_t e = 0; e < count; e++) y[e] = spoil(cd_element(&k.tensors[i], e));
+    k.tensors[i].values = y;
+    k.tensors[i].source = ET_FROM_F64;
+    et_verdict v = judge(&s, k.tensors, k.count);
+    free(y);
+    cd_free(&k);
+    cp_subject_close(&s);
+    return v;
+}
+
+static double as_it_is(double v)
+{
+    return v;
+}
+
+static double scaled(double v)
+{
+    return et_round_to_dtype(1.003 * v, ET_BF16);
+}
+
+static double without_a_bit(double v)
+{
+    static const cd_format seven_bits = {
+        .bits = 7, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.fcp127};
+    return cd_round(&seven_bits, v);
+}
+
+static void expect_rejected(et_verdict v, const char *what, const char *tensor)
+{
+    ck_assert_msg(v.outcome == ET_MISMATCH, "%s: %s", what, v.line);
+    ck_assert_msg(strstr(v.line, tensor) != NULL, "%s: %s", what, v.line);
+    et_verdict_free(&v);
+}
+
+START_TEST(sabotage_is_seen)
+{
+    et_verdict v = judge_spoilt("bf16", as_it_is);
+    ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
+    et_verdict_free(&v);
+    expect_rejected(judge_spoilt("bf16", scaled), "y times 1.003", "fwd.y");
+    expect_rejected(judge_spoilt("bf16", without_a_bit), "y rounded once more, to 7 bits", "fwd.y");
+    expect_rejected(judge_spoilt("bf16-low", as_it_is), "gates and logits rounded, too",
+                    "fwd.logits");
+}
+END_TEST
+
+/* ---- the suite ---- */
+
+int main(void)
+{
+    Suite *suite = suite_create("campaign");
+    TCase *honest = add_case(suite, "honest"), *broken = add_case(suite, "broken");
+    TCase *calibration = add_case(suite, "calibration");
+    if (sizeof(et_real) != sizeof(double)) return EXIT_SUCCESS; /* the float build does not judge */
+    tcase_add_loop_test(honest, honest_kernels_are_not_rejected, 0, USUAL_CASES);
+    tcase_add_loop_test(broken, every_fault_is_rejected_somewhere, 0, 2);
+    tcase_add_loop_test(calibration, errors_are_as_large_as_predicted, 0, 4);
+    tcase_add_test(calibration, sabotage_is_seen);
+    return run_suite(suite);
+}
