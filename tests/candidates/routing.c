@@ -279,21 +279,21 @@ static void set_threshold(cd_work *w, const double *ema, size_t u)
 static et_status take_routing(cd_work *w)
 {
     const et_case *c = w->c;
-    bool choice = routes_by_choice(w), threshold = c->rule != ET_TC && !choice;
+    bool choice = routes_by_choice(w), pooled = c->rule != ET_TC;
     bool listed = w->k == case_target(c) && pool_tokens(w) == c->pool_tokens &&
                   !cd_bad(w, CD_EC_PER_TOKEN) && !cd_bad(w, CD_WRONG_PHASE);
-    size_t n = w->n, pools = c->rule == ET_TC ? 0 : w->N / c->pool_tokens;
-    w->scores = cd_take(w, w->N * n, sizeof(double));
-    w->mask = cd_take(w, w->N * n, 1);
-    bool had = w->scores && w->mask;
-    if (threshold || et_case_routes_by_threshold(c))
-        had &= !!(w->threshold = cd_take(w, n, sizeof(double)));
-    if (c->rule != ET_TC) had &= !!(w->cutoff = cd_take(w, n, sizeof(double)));
-    if (choice) had &= !!(w->pool_cutoff = cd_take(w, pools * n, sizeof(double)));
-    if (c->rule == ET_TC && listed)
-        had &= !!(w->topk_expert = cd_take(w, w->N * w->k, sizeof(int32_t)));
-    if (choice && listed) had &= !!(w->topk_token = cd_take(w, pools * n * w->k, sizeof(int32_t)));
-    return had ? ET_OK : ET_ENOMEM;
+    size_t n = w->n, pools = pooled ? w->N / c->pool_tokens : 0, K = w->k;
+    if (!(w->scores = cd_take(w, w->N * n, sizeof(double))) || !(w->mask = cd_take(w, w->N * n, 1)))
+        return ET_ENOMEM;
+    if (pooled && (!(w->threshold = cd_take(w, n, sizeof(double))) ||
+                   !(w->cutoff = cd_take(w, n, sizeof(double)))))
+        return ET_ENOMEM;
+    if (choice && !(w->pool_cutoff = cd_take(w, pools * n, sizeof(double)))) return ET_ENOMEM;
+    if (!pooled && listed && !(w->topk_expert = cd_take(w, w->N * K, sizeof(int32_t))))
+        return ET_ENOMEM;
+    if (choice && listed && !(w->topk_token = cd_take(w, pools * n * K, sizeof(int32_t))))
+        return ET_ENOMEM;
+    return ET_OK;
 }
 
 static void set_scores(cd_work *w)
@@ -359,7 +359,7 @@ et_status cd_route(cd_work *w)
     if ((status = check_scores(w))) return status;
     for (size_t i = 0; w->golden->in.ema && i < w->n; i++)
         ema[i] = cd_acc(w, (double)w->golden->in.ema[i]);
-    if (w->threshold) set_threshold(w, ema, w->c->ema_updates);
+    if (w->threshold) set_threshold(w, ema, w->c->ema_updates); /* not for TC */
     status = route_batches(w, &d, kth);
     if (status == ET_OK && w->threshold && cd_bad(w, CD_EMA_BEFORE_USE)) {
         for (size_t i = 0; i < w->n; i++) ema[i] = average(w, ema[i], w->cutoff[i]);

@@ -136,6 +136,7 @@ static bool is_by_slot(const char *name)
 static void permute_rows(const et_tensor_out *t, const double *order, double *copy)
 {
     size_t rows = t->shape[0], count = cd_count(t), width = rows > 0 ? count / rows : 0;
+    if (width == 0) return;
     for (size_t i = 0; i < count; i++) copy[i] = cd_element(t, i);
     for (size_t i = 0; i < count; i++)
         put(t, i, copy[(size_t)order[i / width] * width + i % width]);
