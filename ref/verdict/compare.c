@@ -23,6 +23,7 @@
  * the rest.
  */
 #include "ref/base/memory.h"
+#include "ref/base/parallel.h"
 #include "ref/base/rounding.h"
 #include "ref/verdict/calibration.h"
 #include "ref/verdict/inquiry.h"
@@ -314,10 +315,10 @@ static bool takes_part(const et_exhibit *x)
     return x->stage != ET_STAGES && x->stage != ET_AT_MASK && (x->failed || x->passed);
 }
 
-bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool *seen)
+bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool reals, bool *seen)
 {
     own o;
-    if (v->dirty == v->compared) return true;
+    if (v->dirty == v->compared || v->blocked) return true;
     v->compared = v->dirty;
     list_own(v, &o);
     for (size_t i = 0; i < q->count; i++) {
@@ -325,16 +326,17 @@ bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool *seen)
         if (seen[i] || !takes_part(&q->exhibits[i]) || !(wrong = touched(&q->exhibits[i], &o)))
             continue;
         seen[i] = true;
-        if (!exhibit_agrees(q, v, i, wrong)) return false;
+        if ((reals || !is_real(&q->exhibits[i])) && !exhibit_agrees(q, v, i, wrong)) return false;
     }
     if (v->rerouted || q->j->mask == NULL || v->s.route.mask == q->right->route.mask) return true;
     return mask_agrees(q, v);
 }
 
-et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v)
+et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v, bool *failing)
 {
     et_fit fit = {0};
     own o;
+    *failing = false;
     list_own(v, &o);
     for (size_t i = 0; i < q->count; i++) {
         const void *wrong;
@@ -343,6 +345,7 @@ et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v)
             !(wrong = touched(&q->exhibits[i], &o)) || !view_of(q, i, wrong, &w))
             continue;
         each_row(v, &w, regress_row, &fit);
+        *failing = *failing || q->exhibits[i].failed;
     }
     return fit;
 }
@@ -361,11 +364,14 @@ static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const 
     et_status status = et_allocate(&room, count, sizeof(et_real), "variances", error);
     if (status != ET_OK) return status;
     *out = room;
-    for (size_t from = 0; columns > 0 && from < count; from += columns)
-        deviant_variances(&b, columns, right + from, wrong + from, x->variance + from,
-                             *out + from);
-    for (size_t i = 0; least && i < count; i++)
-        if (least[i] > (*out)[i]) (*out)[i] = least[i];
+    et_real *V = *out;
+#pragma omp parallel for if (count > ET_WORTH_THREADS)
+    for (size_t row = 0; row < (columns > 0 ? count / columns : 0); row++) {
+        size_t from = row * columns;
+        deviant_variances(&b, columns, right + from, wrong + from, x->variance + from, V + from);
+        for (size_t i = from; least && i < from + columns; i++)
+            if (least[i] > V[i]) V[i] = least[i];
+    }
     return ET_OK;
 }
 

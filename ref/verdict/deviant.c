@@ -255,6 +255,7 @@ void et_subject_close(et_subject *on)
     free(on->slot_dx);
     free(on->shared_dx);
     for (size_t i = 0; i < sizeof on->rooms / sizeof *on->rooms; i++) free(on->rooms[i]);
+    for (size_t i = 0; i < on->spare_count; i++) free(on->spare[i].values);
     free(on->list);
     *on = (et_subject){0};
 }
@@ -280,53 +281,90 @@ void et_deviant_open(et_deviant *v, et_subject *on, const et_hypothesis *what, s
     v->s.owned_count = 0; /* nothing of the reference's is this one's to free */
 }
 
+/* Arrays are kept for the next deviant: most of them are large, and few of their pages are used. */
+static void put_away(et_subject *on, et_array array)
+{
+    if (on->spare_count < ET_MAX_ARRAYS)
+        on->spare[on->spare_count++] = array;
+    else
+        free(array.values);
+}
+
+/* One of the deviant's own, from those that were put away if there is one. What it holds is left from
+ * before. */
+static et_status take(et_deviant *v, size_t bytes, void **out, et_error *error)
+{
+    et_subject *on = v->on;
+    et_status status = ET_OK;
+    size_t i = 0;
+    if (v->anew_count == ET_MAX_ARRAYS)
+        return et_fail(error, ET_ENOMEM, "explanation: too many arrays");
+    while (i < on->spare_count && on->spare[i].bytes != bytes) i++;
+    if (i < on->spare_count) {
+        *out = on->spare[i].values;
+        on->spare[i] = on->spare[--on->spare_count];
+    } else {
+        status = et_allocate(out, bytes, 1, "explanation", error);
+    }
+    if (status == ET_OK) v->anew[v->anew_count++] = (et_array){*out, bytes};
+    return status;
+}
+
 void et_deviant_close(et_deviant *v)
 {
-    for (size_t i = 0; i < v->anew_count; i++) free(v->anew[i]);
+    for (size_t i = 0; i < v->anew_count; i++) put_away(v->on, v->anew[i]);
     et_assignment_free(&v->own);
     pick_close(&v->own_pick);
     *v = (et_deviant){0};
 }
 
-/* A zeroed array of the deviant's own in place of *field, which is one of its step's or another of
- * its own. */
+/* An array of the deviant's own in place of *field, which is one of its step's or another of its own; not
+ * yet filled. */
 static et_status renew(et_deviant *v, et_real **field, size_t rows, size_t columns, et_error *error)
 {
     void *room;
-    size_t count;
-    if (v->anew_count == ET_MAX_ANEW || !et_size_mul(rows, columns, &count))
-        return et_fail(error, ET_ENOMEM, "explanation: too many arrays");
-    et_status status = et_allocate(&room, count, sizeof(et_real), "explanation", error);
-    if (status != ET_OK) return status;
-    v->anew[v->anew_count++] = room;
-    *field = room;
-    return ET_OK;
+    size_t count, bytes;
+    if (!et_size_mul(rows, columns, &count) || !et_size_mul(count, sizeof(et_real), &bytes))
+        return et_fail(error, ET_ENOMEM, "explanation: %zu rows of %zu", rows, columns);
+    et_status status = take(v, bytes, &room, error);
+    if (status == ET_OK) *field = room;
+    return status;
 }
 
-/* The same, filled with what stood in its place. */
+/* The same, filled with what stood in its place, or with zeros. */
 static et_status renew_copy(et_deviant *v, et_real **field, size_t rows, size_t columns,
                             et_error *error)
 {
     const et_real *before = *field;
     et_status status = renew(v, field, rows, columns, error);
-    if (status == ET_OK && before) memcpy(*field, before, rows * columns * sizeof **field);
-    return status;
+    if (status != ET_OK) return status;
+    if (before)
+        memcpy(*field, before, rows * columns * sizeof **field);
+    else
+        memset(*field, 0, rows * columns * sizeof **field);
+    return ET_OK;
+}
+
+static et_status renew_zero(et_deviant *v, et_real **field, size_t rows, size_t columns,
+                            et_error *error)
+{
+    *field = NULL;
+    return renew_copy(v, field, rows, columns, error);
 }
 
 et_real *et_deviant_reals(et_deviant *v, size_t count)
 {
     et_real *room = NULL;
-    if (v->status == ET_OK) v->status = renew(v, &room, count, 1, NULL);
+    if (v->status == ET_OK) v->status = renew_zero(v, &room, count, 1, NULL);
     return room;
 }
 
 int32_t *et_deviant_integers(et_deviant *v, size_t count)
 {
     void *room = NULL;
-    if (v->anew_count == ET_MAX_ANEW) v->status = ET_ENOMEM;
-    if (v->status == ET_OK)
-        v->status = et_allocate(&room, count, sizeof(int32_t), "explanation", NULL);
-    if (v->status == ET_OK) v->anew[v->anew_count++] = room;
+    size_t bytes = count * sizeof(int32_t);
+    if (v->status == ET_OK) v->status = take(v, bytes, &room, NULL);
+    if (room) memset(room, 0, bytes);
     return room;
 }
 
@@ -574,7 +612,7 @@ static et_status at_plan(et_deviant *v, bool again, et_error *error)
     if (status == ET_OK && v->s.route.threshold)
         status = renew_copy(v, &v->s.route.threshold, n, 1, error);
     if (status == ET_OK && !v->s.route.threshold)
-        status = renew(v, &v->plan.thresholds, n, 1, error);
+        status = renew_zero(v, &v->plan.thresholds, n, 1, error);
     else
         v->plan.thresholds = v->s.route.threshold;
     if (status != ET_OK) return status;
@@ -605,11 +643,8 @@ static et_status renew_mask(et_deviant *v, et_error *error)
 {
     void *room;
     size_t N = v->moe.N, n = v->moe.n;
-    if (v->anew_count == ET_MAX_ANEW)
-        return et_fail(error, ET_ENOMEM, "explanation: too many arrays");
-    et_status status = et_allocate(&room, N * n, 1, "mask", error);
+    et_status status = take(v, N * n, &room, error);
     if (status != ET_OK) return status;
-    v->anew[v->anew_count++] = room;
     v->s.route.mask = room;
     return renew(v, &v->s.route.margin, N, n, error);
 }
@@ -646,11 +681,11 @@ static et_status at_cutoff(et_deviant *v, bool again, et_error *error)
     size_t pool = p->pool > 0 && p->pool < p->batch && p->how != ET_ET ? p->pool : p->batch;
     size_t pools = N / pool, per_batch = p->batch / pool, batches = N / p->batch;
     et_real *pool_kth = NULL;
-    if ((status = renew(v, &pool_kth, pools, n, error)) ||
-        (status = renew(v, &v->kth, batches, n, error)) ||
-        (status = renew(v, v->s.route.cutoff ? &v->s.route.cutoff : &v->cutoff, n, 1, error)))
+    if ((status = renew_zero(v, &pool_kth, pools, n, error)) ||
+        (status = renew_zero(v, &v->kth, batches, n, error)) ||
+        (status = renew_zero(v, &v->cutoff, n, 1, error)))
         return status;
-    if (v->s.route.cutoff) v->cutoff = v->s.route.cutoff;
+    if (v->s.route.cutoff) v->s.route.cutoff = v->cutoff;
     bool lowest = p->lowest_first && p->how == ET_EC; /* the k-th that was taken */
     if (lowest) negate(p->scores, N * n);
     for (size_t i = 0; status == ET_OK && i < pools; i++)
@@ -968,7 +1003,7 @@ static et_status right_shares(et_subject *on, et_error *error)
     if (on->slot_dx) return ET_OK;
     et_deviant_open(&plain, on, NULL, 0, (et_scope){NULL, NULL}, false);
     et_status status = row_stage(&plain, ET_AT_SLOT_DX, true, error);
-    if (status == ET_OK) { /* taken over, and out of the list of what will be freed */
+    if (status == ET_OK) { /* taken over: no deviant's to put away */
         on->slot_dx = plain.slot_dx;
         on->shared_dx = plain.shared_dx;
         plain.anew_count = 0;
@@ -1248,6 +1283,7 @@ static void gather_dx(et_deviant *v, size_t t)
     et_real *dx = v->s.bwd.x + t * d;
     const int32_t *slots;
     size_t count = et_slots_of(v, t, &slots);
+    memset(dx, 0, d * sizeof *dx);
     for (size_t j = 0; j < count; j++) add_row(d, v->slot_dx + (size_t)slots[j] * d, dx);
     if (v->moe.hs > 0) add_row(d, v->shared_dx + t * d, dx);
     for (size_t i = 0; v->s.bwd.logits && i < n; i++) {

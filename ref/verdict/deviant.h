@@ -141,6 +141,13 @@ typedef struct et_pick {
     size_t most;              /* rows of the expert that has the most of them */
 } et_pick;
 
+typedef struct et_array {
+    void *values;
+    size_t bytes;
+} et_array;
+
+enum { ET_MAX_ARRAYS = 64 };
+
 /* What all deviants of one candidate have in common. */
 typedef struct et_subject {
     const et_step *right; /* the reference: what a deviant deviates from */
@@ -152,8 +159,10 @@ typedef struct et_subject {
     size_t gemm_experts;   /* n, and 1 for a dense layer */
     et_pick pick;
     et_real *slot_dx, *shared_dx; /* the reference's shares of dx on the pick, once they are needed */
-    et_real *rooms[4];            /* gathered rows */
+    et_real *rooms[2];            /* gathered rows */
     size_t *list;
+    et_array spare[ET_MAX_ARRAYS]; /* of deviants that have been closed, for the next one */
+    size_t spare_count;
 } et_subject;
 
 /* `tokens` [N]: which are picked; NULL: all. `right` has been run and lives longer. ET_ENOMEM; on
@@ -161,8 +170,6 @@ typedef struct et_subject {
 et_status et_subject_open(et_subject *on, const et_step *right, const et_tensor_out *candidate,
                           size_t count, const uint8_t *tokens, et_error *error);
 void et_subject_close(et_subject *on); /* accepts zeros */
-
-enum { ET_MAX_ANEW = 64 };
 
 struct et_deviant {
     et_subject *on;
@@ -193,7 +200,7 @@ struct et_deviant {
     et_status status; /* of the hooks */
     unsigned dirty, compared; /* bit of each stage that was written anew; that was compared */
     size_t anew_count;
-    void *anew[ET_MAX_ANEW]; /* its own arrays */
+    et_array anew[ET_MAX_ARRAYS]; /* its own arrays */
 };
 
 /* A deviant about which nothing has been computed yet. `carried`: a hook at the mask changes who goes

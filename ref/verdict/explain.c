@@ -88,7 +88,10 @@ static et_status take_exhibits(et_inquiry *q, et_error *error)
         et_exhibit *x = &q->exhibits[q->count++];
         *x = exhibit_of(q, i);
         if (x->failed && x->stage != ET_STAGES) q->failed[x->part] = true;
-        if (x->stage >= ET_AT_DWEIGHT && x->stage < ET_AT_LAYOUT) q->shows_backward = true;
+        if (x->stage >= ET_AT_DWEIGHT && x->stage < ET_AT_LAYOUT) {
+            q->shows_backward = true;
+            q->backward_failed |= x->failed;
+        }
         size_t columns = x->got->rank > 0 ? x->got->shape[x->got->rank - 1] : 1;
         if (columns > longest) longest = columns;
     }
@@ -294,7 +297,7 @@ static et_status make_scopes(scopes *s, const et_inquiry *q, et_error *error)
 
 /* ---- looks: on how many tokens ---- */
 
-enum { FEW_BAD = 8, FEW_GOOD = 4, SOME_BAD = 16, SOME_GOOD = 8, MOST_OF_ONE = 512 };
+enum { FEW_BAD = 4, FEW_GOOD = 2, SOME_BAD = 16, SOME_GOOD = 8, MOST_OF_ONE = 512 };
 
 typedef struct looks {
     size_t count;
@@ -424,6 +427,21 @@ static bool reaches(const et_inquiry *q, const attempt *t, const et_exhibit *x)
     return et_hypothesis_reaches(t->what, t->variant, t->forward_only, x->stage);
 }
 
+/* Does what the hypothesis changes first pass, everywhere? For hypotheses that change all of it. */
+static bool is_refuted(const et_inquiry *q, const attempt *t)
+{
+    et_stage start = et_hypothesis_starts(t->what, t->variant);
+    bool everywhere = !t->scope->at.experts && !t->scope->at.tokens, passed = false;
+    if (t->what->nature != ET_BY_FACTOR || !everywhere) return false;
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (x->stage != start) continue;
+        if (x->failed) return false;
+        passed |= x->passed;
+    }
+    return passed;
+}
+
 /* Is every failure of a part within reach, for each part of which one is? Fills in t->covers. */
 static bool is_promising(const et_inquiry *q, attempt *t)
 {
@@ -457,8 +475,8 @@ static bool is_complete(const et_inquiry *q, const attempt *t, const bool *seen)
     return true;
 }
 
-/* Computes the deviant stage by stage until the candidate contradicts it. `judge`: by the full
- * judgement, too. */
+/* Computes the deviant stage by stage until the candidate contradicts it. `judge`: by the full judgement
+ * at the end, in a large problem only then. */
 static et_status look(et_subject *on, const et_inquiry *q, const attempt *t, bool judge,
                       bool *agrees, et_error *error)
 {
@@ -470,7 +488,7 @@ static et_status look(et_subject *on, const et_inquiry *q, const attempt *t, boo
     for (int stage = 0; status == ET_OK && *agrees && stage < ET_STAGES; stage++) {
         if (stage == ET_AT_DWEIGHT && !q->shows_backward) stage = ET_AT_LAYOUT;
         status = et_deviant_stage(&v, (et_stage)stage, error);
-        if (status == ET_OK) *agrees = et_deviant_agrees(q, &v, seen);
+        if (status == ET_OK) *agrees = et_deviant_agrees(q, &v, !judge || q->small, seen);
     }
     if (status == ET_OK && *agrees && on->pick.whole) *agrees = is_complete(q, t, seen);
     if (status == ET_OK && *agrees && judge) status = et_deviant_passes(q, &v, agrees, error);
@@ -481,7 +499,7 @@ static et_status look(et_subject *on, const et_inquiry *q, const attempt *t, boo
 /* ---- a factor ---- */
 
 /* The deviant with factor 1 + step changes everything in proportion, or nearly so: how much of that
- * change does the candidate show? */
+ * change does the candidate show? Asked of the first stage at which it fails. */
 static et_status fit_once(et_subject *on, const et_inquiry *q, const attempt *t, double step,
                           et_fit *fit, et_error *error)
 {
@@ -490,9 +508,11 @@ static et_status fit_once(et_subject *on, const et_inquiry *q, const attempt *t,
     attempt trial = *t;
     trial.factor = 1 + step;
     open_deviant(&v, on, q, &trial);
-    for (int stage = 0; status == ET_OK && stage < ET_AT_LAYOUT; stage++)
+    bool enough = false;
+    for (int stage = 0; status == ET_OK && !enough && stage < ET_AT_LAYOUT; stage++) {
         status = et_deviant_stage(&v, (et_stage)stage, error);
-    if (status == ET_OK) *fit = et_fit_factor(q, &v);
+        if (status == ET_OK && v.dirty >> stage & 1) *fit = et_fit_factor(q, &v, &enough);
+    }
     et_deviant_close(&v);
     return status;
 }
@@ -554,7 +574,7 @@ static et_status attempt_one(search *s, attempt t, bool *survives, et_error *err
     et_status status = ET_OK;
     bool whole_alone = et_hypothesis_starts(t.what, t.variant) == ET_AT_LAYOUT;
     size_t last = s->looks.count - 1;
-    *survives = is_promising(s->q, &t);
+    *survives = is_promising(s->q, &t) && !is_refuted(s->q, &t);
     if (*survives && t.what->nature == ET_BY_FACTOR)
         status = fit_factor(&s->looks.on[last], s->q, &t, survives, error);
     for (size_t i = 0; status == ET_OK && *survives && i <= last; i++)
@@ -572,12 +592,13 @@ static et_status attempt_form(search *s, int tier, const et_hypothesis *what, si
 {
     et_status status = ET_OK;
     et_stage start = et_hypothesis_starts(what, variant);
-    bool two_ways = start >= ET_AT_GATES && start < ET_AT_Y && s->q->shows_backward;
+    bool forward = start >= ET_AT_GATES && start < ET_AT_Y && s->q->shows_backward;
+    int from = forward && !s->q->backward_failed; /* what passes goes by right values */
     bool survives = false;
     for (size_t i = 0; status == ET_OK && !survives && i < s->scopes.count; i++) {
         const scope *where = &s->scopes.list[i];
         if (where->tier != tier || !can_be_confined(what, variant, where)) continue;
-        for (int forward_only = 0; status == ET_OK && forward_only <= two_ways; forward_only++) {
+        for (int forward_only = from; status == ET_OK && forward_only <= forward; forward_only++) {
             bool one;
             attempt t = {.what = what,
                          .variant = variant,
@@ -650,7 +671,7 @@ static size_t budget(const et_inquiry *q)
     const et_case *c = &q->right->c;
     double slots = c->layer == ET_MOE ? (double)q->right->assignment.slots : 0;
     double work = (slots + (double)c->tokens) * (double)c->d_model * (double)c->d_expert;
-    return work > 4e9 ? 3 : work > 1e9 ? 6 : SURVIVORS;
+    return work > 4e9 ? 2 : work > 1e9 ? 6 : SURVIVORS;
 }
 
 /* The survivors on all tokens, by the full judgement, which those of a small problem have passed.

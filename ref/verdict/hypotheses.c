@@ -1359,6 +1359,8 @@ static void overwrite_dx(et_deviant *v, size_t t)
 
 static void gather_dx_by_inverse(et_deviant *v)
 {
+    v->blocked = !v->pick->whole; /* shares of all slots are needed */
+    if (v->blocked) return;
     const int32_t *inverse = inverse_of_token_slots(v), *offsets = v->a->token_offsets;
     for (size_t t = 0; inverse && t < v->moe.N; t++) {
         if (!v->pick->token[t]) continue;

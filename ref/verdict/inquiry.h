@@ -38,7 +38,7 @@ typedef struct et_inquiry {
     size_t count;
     et_exhibit *exhibits; /* [count] */
     bool routing_failed;  /* the assignment itself is a mismatch */
-    bool failed[ET_PARTS], shows_backward;
+    bool failed[ET_PARTS], shows_backward, backward_failed;
     bool small; /* a step costs next to nothing */
     uint8_t *bad_token;  /* [N] some element of one of its rows fails */
     uint8_t *bad_expert; /* [n+1] some of its rows, or weights, do */
@@ -62,12 +62,13 @@ typedef struct et_fit {
 double et_noise_to_signal(size_t count, const et_real *values, const et_real *V);
 
 /* Does the candidate agree with the deviant in what has been computed anew since the last call? Compares
- * every exhibit that differs from the reference and that `seen` [count] does not name yet. */
-bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool *seen);
+ * every exhibit that differs from the reference and that `seen` [count] does not name yet; without
+ * `reals` only integers and the assignment. */
+bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool reals, bool *seen);
 
-/* Sums for fitting the factor of a deviant that was computed with v->factor = 1 + step: the error is
- * regressed on the change per unit of the factor. */
-et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v);
+/* For fitting a factor: the error against the reference regressed on what the deviant changes, over the
+ * exhibits that it changes. *failing: one of them is among those that failed. */
+et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v, bool *failing);
 
 /* An exhibit judged with V in place of its variances, under a profile, against `reference`. */
 et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_real *V,

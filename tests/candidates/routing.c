@@ -359,9 +359,9 @@ et_status cd_route(cd_work *w)
     if ((status = check_scores(w))) return status;
     for (size_t i = 0; w->golden->in.ema && i < w->n; i++)
         ema[i] = cd_acc(w, (double)w->golden->in.ema[i]);
-    if (w->threshold) set_threshold(w, ema, w->c->ema_updates); /* not for TC */
+    if (w->c->rule != ET_TC) set_threshold(w, ema, w->c->ema_updates);
     status = route_batches(w, &d, kth);
-    if (status == ET_OK && w->threshold && cd_bad(w, CD_EMA_BEFORE_USE)) {
+    if (status == ET_OK && cd_bad(w, CD_EMA_BEFORE_USE)) {
         for (size_t i = 0; i < w->n; i++) ema[i] = average(w, ema[i], w->cutoff[i]);
         set_threshold(w, ema, w->c->ema_updates + 1);
         status = route_batches(w, &d, kth);

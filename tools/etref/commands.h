@@ -30,6 +30,7 @@ int cmd_generate(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_show(int argc, char **argv);
 int cmd_list(int argc, char **argv);
+int cmd_leakage(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 
 #endif

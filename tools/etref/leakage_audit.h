@@ -52,12 +52,15 @@ size_t rules_to_audit(et_audit_rule *rules, const et_step *s, const et_real *fre
 /* Cuts each batch at up to `cuts` places, evenly; adds the counts of every future for which there
  * are scores [N,n] in `fresh`, each turned `draws` ways, and of the adversary where it is wanted. */
 et_status audit_rule(audited *a, size_t N, const et_real *r, const et_real *const fresh[FUTURES],
-                     bool adversary, size_t draws, et_error *error);
+                     bool adversary, size_t cuts, size_t draws, et_error *error);
 void audited_free(audited *a);
 
 audit_total total_of(const et_audit_count *count, size_t first, size_t last);
 double share_of(audit_total total);
 bool is_causal(const audited *a);
+
+/* "tc", "ec", "et", "et-capacity" */
+const char *rule_word(const et_audit_rule *rule);
 
 /* "expert choice, pools of 64, k = 4" */
 void describe_rule_of(char *out, size_t room, const et_audit_rule *rule);

@@ -36,8 +36,7 @@ static et_status draw_last(const et_case *c, size_t count, et_real *x, et_error 
     et_status status = et_step_create(&drawn, c, memory_limit(), error);
     if (status != ET_OK) return status;
     status = et_step_draw_inputs(&drawn, error);
-    if (status == ET_OK)
-        memcpy(x, drawn.in.x + (c->tokens - count) * d, count * d * sizeof *x);
+    if (status == ET_OK) memcpy(x, drawn.in.x + (c->tokens - count) * d, count * d * sizeof *x);
     et_step_free(&drawn);
     return status;
 }

@@ -79,8 +79,10 @@ size_t rules_to_audit(et_audit_rule *rules, const et_step *s, const et_real *fre
     rules[0] = own_rule(s, own_thresholds);
     if (!all) return count;
     if (choose_thresholds(s, fresh, thresholds, error) != ET_OK) return 0;
-    et_audit_rule rule = {
-        .rule = ET_TC, .experts = n, .batch = U, .select = c->rule == ET_TC ? c->top_k : c->granularity};
+    et_audit_rule rule = {.rule = ET_TC,
+                          .experts = n,
+                          .batch = U,
+                          .select = c->rule == ET_TC ? c->top_k : c->granularity};
     if (rule.select >= 1 && rule.select <= n) count = add_rule(rules, count, rule);
     rule = (et_audit_rule){.rule = ET_ET,
                            .experts = n,
@@ -101,6 +103,12 @@ size_t rules_to_audit(et_audit_rule *rules, const et_step *s, const et_real *fre
             if (size % 4 != 0) break;
         }
     return count;
+}
+
+const char *rule_word(const et_audit_rule *rule)
+{
+    if (rule->rule == ET_ET) return rule->has_capacity ? "et-capacity" : "et";
+    return rule->rule == ET_TC ? "tc" : "ec";
 }
 
 void describe_rule_of(char *out, size_t room, const et_audit_rule *rule)
@@ -165,10 +173,10 @@ static et_status audit_future(audited *a, int f, size_t N, const et_real *r, con
         for (size_t i = 0; i < a->cuts && status == ET_OK; i++) {
             progress_show((void *)"audit", future_names[f],
                           (double)(draw * a->cuts + i) / (double)(draws * a->cuts));
-            status = fresh ? et_audit_replace(&a->rule, N, r, mask, turned, a->cut[i], &a->count[f],
-                                              error)
-                           : et_audit_adversary(&a->rule, N, r, mask, a->cut[i], &a->count[f],
-                                                error);
+            status =
+                fresh
+                    ? et_audit_replace(&a->rule, N, r, mask, turned, a->cut[i], &a->count[f], error)
+                    : et_audit_adversary(&a->rule, N, r, mask, a->cut[i], &a->count[f], error);
         }
     }
     progress_clear();

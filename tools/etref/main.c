@@ -21,6 +21,8 @@ const subcommand commands[] = {
      help_verify},
     {"show", "look into a bundle: case, routing, tensors, values", cmd_show, help_show},
     {"list", "name the built-in suites, cases, fields, tensors, profiles", cmd_list, help_list},
+    {"leakage", "how much of the future a routing tells: bounds, exact values, codec, audit",
+     cmd_leakage, help_leakage},
     {"bench", "time the layer's phases on this machine", cmd_bench, help_bench},
     {NULL, NULL, NULL, NULL}};
 

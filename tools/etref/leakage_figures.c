@@ -1,0 +1,114 @@
+/* leakage_figures.c: CSV files, and figures drawn from them by gnuplot where it is installed.
+ *
+ * The scripts are part of the program (plots.S) and are written beside the data, so that a figure
+ * can be changed and drawn again with `gnuplot cutoff.gp`, without etref.
+ */
+#include "etref/safetensors.h"
+#include "tools/etref/leakage_study.h"
+#include "tools/etref/options.h"
+#include "tools/etref/partial.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern const char et_plot_leakage[], et_plot_leakage_end[];
+extern const char et_plot_cutoff[], et_plot_cutoff_end[];
+extern const char et_plot_load[], et_plot_load_end[];
+extern const char et_plot_start[], et_plot_start_end[];
+
+const char *const figure_names[] = {"leakage", "cutoff", "load", "start", NULL};
+
+static const struct {
+    const char *begin, *end;
+} scripts[] = {{et_plot_leakage, et_plot_leakage_end},
+               {et_plot_cutoff, et_plot_cutoff_end},
+               {et_plot_load, et_plot_load_end},
+               {et_plot_start, et_plot_start_end}};
+
+/* ---- files ---- */
+
+static et_status write_whole(const char *folder, const char *name, const char *text, size_t length,
+                             et_error *error)
+{
+    char path[PATH_MAX - 64], partial[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path ||
+        et_partial_path(path, partial, sizeof partial) != 0)
+        return et_fail(error, ET_EINVAL, "--out %s: the path is too long", folder);
+    et_status status = partial_guard(path, error);
+    if (status != ET_OK) return status;
+    FILE *file = fopen(partial, "w");
+    bool written = file && fwrite(text, 1, length, file) == length;
+    if (file && fclose(file) != 0) written = false;
+    if (!written || rename(partial, path) != 0) {
+        status = et_fail(error, ET_EIO, "%s: %s", path, strerror(errno));
+        unlink(partial);
+    }
+    partial_release();
+    return status;
+}
+
+void csv_begin(csv_file *f, const char *name)
+{
+    *f = (csv_file){.name = name};
+    f->out = open_memstream(&f->text, &f->length);
+    if (f->out == NULL) exit(fail("no memory for %s", name));
+}
+
+et_status csv_end(csv_file *f, const char *folder, et_error *error)
+{
+    et_status status = ET_OK;
+    if (fclose(f->out) != 0)
+        status = et_fail(error, ET_ENOMEM, "no memory for %s", f->name);
+    else
+        status = write_whole(folder, f->name, f->text, f->length, error);
+    free(f->text);
+    *f = (csv_file){0};
+    return status;
+}
+
+/* ---- gnuplot ---- */
+
+enum { NOT_FOUND = 127 };
+
+/* In a child, so that the folder can be changed. Its output goes to standard error: standard output
+ * is the report. */
+static void become_gnuplot(const char *folder, const char *script)
+{
+    char *const words[] = {"gnuplot", (char *)script, NULL};
+    if (chdir(folder) == 0 && dup2(STDERR_FILENO, STDOUT_FILENO) >= 0) execvp(words[0], words);
+    _exit(errno == ENOENT ? NOT_FOUND : NOT_FOUND - 1);
+}
+
+static et_status run_gnuplot(const char *folder, const char *script, bool *found, et_error *error)
+{
+    int status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child < 0) return et_fail(error, ET_EIO, "gnuplot: %s", strerror(errno));
+    if (child == 0) become_gnuplot(folder, script);
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    *found = !(WIFEXITED(status) && WEXITSTATUS(status) == NOT_FOUND);
+    if (!*found || (WIFEXITED(status) && WEXITSTATUS(status) == 0)) return ET_OK;
+    return et_fail(error, ET_EIO,
+                   "gnuplot failed on %s/%s; the CSV files are there: --no-figures leaves it out",
+                   folder, script);
+}
+
+et_status draw_figures(const char *folder, bool *drawn, et_error *error)
+{
+    et_status status = ET_OK;
+    *drawn = true;
+    for (size_t i = 0; figure_names[i] && status == ET_OK; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%s.gp", figure_names[i]);
+        status = write_whole(folder, name, scripts[i].begin,
+                             (size_t)(scripts[i].end - scripts[i].begin), error);
+        if (status == ET_OK && *drawn) status = run_gnuplot(folder, name, drawn, error);
+    }
+    return status;
+}

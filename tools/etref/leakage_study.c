@@ -1,0 +1,399 @@
+/* leakage_study.c: `etref leakage study`: what pools, thresholds and futures do on streams of scores.
+ *
+ * Everything is decided by the seed: files are the same for any number of threads. CSV files hold
+ * what was measured, gnuplot draws it where it is installed, and standard output says the outcome.
+ */
+#include "tools/etref/leakage_study.h"
+#include "tools/etref/commands.h"
+#include "tools/etref/leakage.h"
+#include "tools/etref/terminal.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LICENCE "/usr/share/common-licenses/GPL-3"
+
+typedef struct study {
+    pool_study pools;
+    start_study start;
+    flip_study flips;
+    bool has[STREAM_KINDS], drawn;
+} study;
+
+/* ---- CSV ---- */
+
+static void csv_number(FILE *out, double value, const char *end)
+{
+    isnan(value) ? fprintf(out, "%s", end) : fprintf(out, "%.9g%s", value, end);
+}
+
+static et_status write_pools(const study *s, const char *folder, et_error *error)
+{
+    csv_file f;
+    csv_begin(&f, "pools.csv");
+    fputs("stream,tokens,select,cutoff_mean,cutoff_std,gap_std,load_mean,load_std,load_least,"
+          "load_most,outside,disagreement,expected_cutoff_std,expected_load_std\n",
+          f.out);
+    for (size_t i = 0; i < s->pools.rows; i++) {
+        const pool_row *r = &s->pools.row[i];
+        fprintf(f.out, "%s,%zu,%zu,", stream_names[r->stream], r->tokens, r->select);
+        const double values[] = {r->cutoff_mean,  r->cutoff_std,      r->gap_std,      r->load_mean,
+                                 r->load_std,     r->load_least,      r->load_most,    r->outside,
+                                 r->disagreement, r->expected_cutoff, r->expected_load};
+        size_t count = sizeof values / sizeof *values;
+        for (size_t j = 0; j < count; j++) csv_number(f.out, values[j], j + 1 < count ? "," : "\n");
+    }
+    return csv_end(&f, folder, error);
+}
+
+static et_status write_agreements(const study *s, const char *folder, et_error *error)
+{
+    csv_file f;
+    csv_begin(&f, "agreement.csv");
+    fputs("stream,pool,jaccard\n", f.out);
+    for (size_t i = 0; i < s->pools.agreements; i++)
+        fprintf(f.out, "%s,%zu,%.9g\n", stream_names[s->pools.agreement[i].stream],
+                s->pools.agreement[i].pool, s->pools.agreement[i].jaccard);
+    return csv_end(&f, folder, error);
+}
+
+static et_status write_fits(const study *s, const char *folder, et_error *error)
+{
+    csv_file f;
+    csv_begin(&f, "fits.csv");
+    fputs("stream,quantity,factor,exponent,error\n", f.out);
+    for (size_t i = 0; i < s->pools.fits; i++) {
+        const fit_row *r = &s->pools.fit[i];
+        fprintf(f.out, "%s,%s,%.9g,%.9g,", stream_names[r->stream], r->quantity, r->factor,
+                r->exponent);
+        csv_number(f.out, r->error, "\n");
+    }
+    return csv_end(&f, folder, error);
+}
+
+static et_status write_start(const study *s, const char *folder, et_error *error)
+{
+    csv_file f;
+    csv_begin(&f, "start.csv");
+    fputs("stream,step,cutoff,plain,corrected,load_plain,load_corrected,load_warm\n", f.out);
+    for (size_t i = 0; i < s->start.rows; i++) {
+        const start_row *r = &s->start.row[i];
+        fprintf(f.out, "%s,%zu,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g\n", stream_names[r->stream], r->step,
+                r->cutoff, r->plain, r->corrected, r->load_plain, r->load_corrected, r->load_warm);
+    }
+    return csv_end(&f, folder, error);
+}
+
+static et_status write_flips(const study *s, const char *folder, et_error *error)
+{
+    csv_file f;
+    csv_begin(&f, "flips.csv");
+    fputs("stream,rule,batch,select,noise,adversary\n", f.out);
+    for (size_t i = 0; i < s->flips.rows; i++) {
+        const flip_row *r = &s->flips.row[i];
+        fprintf(f.out, "%s,%s,%zu,%zu,%.9g,%.9g\n", stream_names[r->stream], rule_word(&r->rule),
+                r->rule.batch, r->rule.select, r->noise, r->adversary);
+    }
+    return csv_end(&f, folder, error);
+}
+
+/* The paper's example over the number of tokens. */
+static et_status write_bounds(const char *folder, et_error *error)
+{
+    csv_file f;
+    et_status status = ET_OK;
+    csv_begin(&f, "bounds.csv");
+    fputs("tokens,set_per_token,entropy,log_refused,tied_cutoff_per_token\n", f.out);
+    for (size_t N = 8; N <= (size_t)1 << 40 && status == ET_OK; N *= 2) {
+        const et_leakage_setup setup = {N, 16, 2, 9, 16};
+        et_leakage_bounds b;
+        status = et_leakage_bound(&setup, &b, error);
+        fprintf(f.out, "%zu,%.9g,%.9g,%.9g,%.9g\n", N, b.set_per_token, b.entropy, b.log_refused,
+                b.tied_cutoff_per_token);
+    }
+    et_status written = csv_end(&f, folder, error);
+    return status == ET_OK ? written : status;
+}
+
+static const char *const csv_names[] = {"pools.csv", "agreement.csv", "fits.csv",
+                                        "start.csv", "flips.csv",     "flips-by-position.csv",
+                                        "bounds.csv"};
+
+static et_status write_all(study *s, const char *folder, et_error *error)
+{
+    et_status status;
+    if ((status = csv_end(&s->flips.positions, folder, error)) ||
+        (status = write_pools(s, folder, error)) || (status = write_agreements(s, folder, error)) ||
+        (status = write_fits(s, folder, error)) || (status = write_start(s, folder, error)) ||
+        (status = write_flips(s, folder, error)))
+        return status;
+    return write_bounds(folder, error);
+}
+
+/* ---- the streams ---- */
+
+/* Without a text of one's own, a machine that lacks the licences does without that stream. */
+static et_status open_stream(score_stream *stream, stream_kind kind, const study_options *o,
+                             bool *there, et_error *error)
+{
+    const char *text = o->text ? o->text : LICENCE;
+    *there = kind != STREAM_TEXT || o->text || access(text, R_OK) == 0;
+    if (*there) return stream_open(stream, kind, o->experts, o->seed, text, error);
+    fprintf(stderr, "etref: note: no stream 'text': %s is not here; --text FILE gives another\n",
+            text);
+    return ET_OK;
+}
+
+static et_status study_stream(study *s, stream_kind kind, const study_options *o, et_error *error)
+{
+    score_stream stream = {0};
+    et_status status = open_stream(&stream, kind, o, &s->has[kind], error);
+    if (status != ET_OK || !s->has[kind]) return status;
+    status = study_pools(&s->pools, &stream, o, error);
+    if (status == ET_OK) status = study_start(&s->start, &stream, o, error);
+    if (status == ET_OK) status = study_flips(&s->flips, &stream, o, error);
+    stream_close(&stream);
+    return status;
+}
+
+/* ---- the report ---- */
+
+static json_t *fits_json(const study *s)
+{
+    json_t *rows = json_array();
+    for (size_t i = 0; i < s->pools.fits; i++) {
+        const fit_row *r = &s->pools.fit[i];
+        json_t *row = json_object();
+        json_object_set_new(row, "stream", json_string(stream_names[r->stream]));
+        json_object_set_new(row, "quantity", json_string(r->quantity));
+        json_object_set_new(row, "exponent", json_number(r->exponent));
+        json_object_set_new(row, "error", json_number(r->error));
+        json_array_append_new(rows, row);
+    }
+    return rows;
+}
+
+static json_t *start_json(const study *s)
+{
+    json_t *rows = json_array();
+    for (int kind = 0; kind < STREAM_KINDS; kind++) {
+        if (!s->has[kind]) continue;
+        json_t *row = json_object();
+        json_object_set_new(row, "stream", json_string(stream_names[kind]));
+        json_object_set_new(row, "plain", json_integer((json_int_t)s->start.settled_plain[kind]));
+        json_object_set_new(row, "corrected",
+                            json_integer((json_int_t)s->start.settled_corrected[kind]));
+        json_object_set_new(row, "warm_up", json_integer((json_int_t)s->start.settled_warm[kind]));
+        json_array_append_new(rows, row);
+    }
+    return rows;
+}
+
+static void report_json(const study *s, const study_options *o)
+{
+    json_t *report = json_object(), *files = json_array(), *figures = json_array();
+    for (size_t i = 0; i < sizeof csv_names / sizeof *csv_names; i++)
+        json_array_append_new(files, json_string(csv_names[i]));
+    for (size_t i = 0; s->drawn && figure_names[i]; i++)
+        json_array_append_new(figures, json_string(figure_names[i]));
+    json_object_set_new(report, "out", json_clean(o->out));
+    json_object_set_new(report, "seed", json_integer((json_int_t)o->seed));
+    json_object_set_new(report, "experts", json_integer((json_int_t)o->experts));
+    json_object_set_new(report, "tokens", json_integer((json_int_t)o->tokens));
+    json_object_set_new(report, "batches", json_integer((json_int_t)o->batches));
+    json_object_set_new(report, "files", files);
+    json_object_set_new(report, "figures", figures);
+    json_object_set_new(report, "fits", fits_json(s));
+    json_object_set_new(report, "settled", start_json(s));
+    json_print(report);
+}
+
+static void heads(text_table *table, const char *align, const char *const *names)
+{
+    table_begin(table, align);
+    for (size_t i = 0; align[i]; i++) table_cell(table, "%s", names[i]);
+}
+
+static void print_pools(const study *s)
+{
+    static const char *const names[] = {"stream",      "N",          "cutoff std", "expected",
+                                        "gap std",     "load",       "load std",   "expected",
+                                        "outside 0.5", "1 - Jaccard"};
+    text_table table;
+    heads(&table, "lrrrrrrrrr", names);
+    for (size_t i = 0; i < s->pools.rows; i++) {
+        const pool_row *r = &s->pools.row[i];
+        const double values[] = {r->cutoff_std, r->expected_cutoff, r->gap_std, r->load_mean,
+                                 r->load_std,   r->expected_load,   r->outside, r->disagreement};
+        table_cell(&table, "%s", stream_names[r->stream]);
+        table_cell(&table, "%zu", r->tokens);
+        for (size_t j = 0; j < sizeof values / sizeof *values; j++)
+            isnan(values[j]) ? table_cell(&table, "-") : table_cell(&table, "%.4f", values[j]);
+    }
+    puts("batches of N tokens: EC's cutoff, its gap to ET's threshold, ET's load / k\n");
+    table_print(&table);
+}
+
+static void print_fits(const study *s)
+{
+    static const char *const names[] = {"stream", "quantity", "exponent", "error"};
+    text_table table;
+    heads(&table, "llrr", names);
+    for (size_t i = 0; i < s->pools.fits; i++) {
+        const fit_row *r = &s->pools.fit[i];
+        table_cell(&table, "%s", stream_names[r->stream]);
+        table_cell(&table, "%s", r->quantity);
+        table_cell(&table, "%.3f", r->exponent);
+        isnan(r->error) ? table_cell(&table, "-") : table_cell(&table, "%.3f", r->error);
+    }
+    puts("\nfitted to a power of N; in theory -0.5 for independent scores\n");
+    table_print(&table);
+}
+
+static void print_start(const study *s)
+{
+    static const char *const names[] = {"stream", "plain", "corrected", "plain after warm-up"};
+    text_table table;
+    heads(&table, "lrrr", names);
+    for (int kind = 0; kind < STREAM_KINDS; kind++) {
+        if (!s->has[kind]) continue;
+        table_cell(&table, "%s", stream_names[kind]);
+        const size_t steps[] = {s->start.settled_plain[kind], s->start.settled_corrected[kind],
+                                s->start.settled_warm[kind]};
+        for (size_t i = 0; i < 3; i++)
+            steps[i] < START_STEPS ? table_cell(&table, "%zu", steps[i])
+                                   : table_cell(&table, "never");
+    }
+    printf("\nthe moving average (decay %g) from step 0: the step from which on ET's load stays "
+           "within a tenth of k\n(warm-up: EC for %d steps)\n\n",
+           STUDY_DECAY, WARM_UP);
+    table_print(&table);
+}
+
+static void share_cell(text_table *table, double share)
+{
+    share > 0 ? table_cell(table, "%.3f %%", 100 * share) : table_cell(table, "0");
+}
+
+static void print_flips(const study *s)
+{
+    static const char *const names[] = {"stream", "rule", "batch", "k", "noise", "adversary"};
+    text_table table;
+    heads(&table, "llrrrr", names);
+    for (size_t i = 0; i < s->flips.rows; i++) {
+        const flip_row *r = &s->flips.row[i];
+        table_cell(&table, "%s", stream_names[r->stream]);
+        table_cell(&table, "%s", rule_word(&r->rule));
+        table_cell(&table, "%zu", r->rule.batch);
+        table_cell(&table, "%zu", r->rule.select);
+        share_cell(&table, r->noise);
+        share_cell(&table, r->adversary);
+    }
+    puts("\npast decisions that another future changes\n");
+    table_print(&table);
+}
+
+static void report_text(const study *s, const study_options *o)
+{
+    print_pools(s);
+    print_fits(s);
+    print_start(s);
+    print_flips(s);
+    fputs("\nin ", stdout);
+    print_clean(stdout, o->out);
+    putchar(':');
+    for (size_t i = 0; i < sizeof csv_names / sizeof *csv_names; i++) printf(" %s", csv_names[i]);
+    for (size_t i = 0; s->drawn && figure_names[i]; i++)
+        printf(" %s.svg %s.png", figure_names[i], figure_names[i]);
+    putchar('\n');
+}
+
+/* ---- the command ---- */
+
+static et_status make_folder(const char *path, et_error *error)
+{
+    struct stat facts;
+    if (mkdir(path, 0777) == 0 || (stat(path, &facts) == 0 && S_ISDIR(facts.st_mode))) return ET_OK;
+    return et_fail(error, ET_EIO, "--out %s: %s", path, strerror(errno));
+}
+
+static et_status run(study *s, const study_options *o, et_error *error)
+{
+    et_status status = make_folder(o->out, error);
+    if (status != ET_OK) return status;
+    csv_begin(&s->flips.positions, "flips-by-position.csv");
+    fputs("stream,rule,batch,select,position,noise,adversary\n", s->flips.positions.out);
+    for (int kind = 0; kind < STREAM_KINDS && status == ET_OK; kind++)
+        status = study_stream(s, (stream_kind)kind, o, error);
+    if (status == ET_OK) return write_all(s, o->out, error);
+    fclose(s->flips.positions.out);
+    free(s->flips.positions.text);
+    return status;
+}
+
+static et_status draw(study *s, const study_options *o, et_error *error)
+{
+    if (o->no_figures) return ET_OK;
+    et_status status = draw_figures(o->out, &s->drawn, error);
+    if (status == ET_OK && !s->drawn)
+        fputs(
+            "etref: note: gnuplot is not installed: no figures; the scripts (*.gp) lie beside the "
+            "CSV files\n",
+            stderr);
+    return status;
+}
+
+static bool bad(const char *message)
+{
+    fail("leakage study: %s", message);
+    return false;
+}
+
+static bool read_options(study_options *o, int argc, char **argv)
+{
+    const char *tokens = NULL, *experts = NULL, *batches = NULL, *seed = NULL;
+    word_list words = {0};
+    const option table[] = {{"--out", OPTION_WORD, &o->out, NULL},
+                            {"--text", OPTION_WORD, &o->text, NULL},
+                            {"--tokens", OPTION_WORD, &tokens, NULL},
+                            {"--experts", OPTION_WORD, &experts, NULL},
+                            {"--batches", OPTION_WORD, &batches, NULL},
+                            {"--seed", OPTION_WORD, &seed, NULL},
+                            {"--no-figures", OPTION_FLAG, &o->no_figures, NULL},
+                            {"--format", OPTION_CHOICE, &o->format, "text|json"},
+                            {"--threads", OPTION_THREADS, &o->threads, NULL},
+                            {NULL, OPTION_FLAG, NULL, NULL}};
+    uint64_t N = 1 << 14, n = 16, B = 100;
+    bool fine = options_parse(table, argc, argv, &words) && no_words("study", &words) &&
+                whole_number("--tokens", tokens, 2 * LEAST_TOKENS, 1 << 20, &N) &&
+                whole_number("--experts", experts, 2, LEAST_TOKENS, &n) &&
+                whole_number("--batches", batches, 2, 100000, &B) &&
+                whole_number("--seed", seed, 0, INT64_MAX, &o->seed);
+    word_list_free(&words);
+    if (fine && o->out == NULL)
+        fine = bad("--out DIR belongs here: the folder for CSV files and figures");
+    if (fine && (N & (N - 1)) != 0)
+        fine = bad("--tokens: a power of two belongs here, 2^14 for instance: pools halve it");
+    o->tokens = (size_t)N;
+    o->experts = (size_t)n;
+    o->batches = (size_t)B;
+    return fine;
+}
+
+int leakage_study(int argc, char **argv)
+{
+    study_options o = {.seed = 1};
+    et_error error = {0};
+    if (!read_options(&o, argc, argv)) return STATUS_BAD;
+    use_threads(o.threads);
+    study *s = allocate(1, sizeof *s);
+    et_status status = run(s, &o, &error);
+    if (status == ET_OK) status = draw(s, &o, &error);
+    if (status == ET_OK) o.format == FORM_JSON ? report_json(s, &o) : report_text(s, &o);
+    free(s);
+    return status == ET_OK ? STATUS_PASS : fail_status(status, &error);
+}
