@@ -517,6 +517,16 @@ static et_status fit_once(et_subject *on, const et_inquiry *q, const attempt *t,
     return status;
 }
 
+/* Does a sum over all tokens fail, of which a pick shows nothing? */
+static bool fails_as_a_whole(const et_inquiry *q)
+{
+    static const char *const names[] = {"bwd.shared_up", "bwd.shared_down", "bwd.w_router"};
+    for (size_t i = 0; i < q->count; i++)
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++)
+            if (q->exhibits[i].failed && strcmp(q->exhibits[i].got->name, names[k]) == 0) return true;
+    return false;
+}
+
 /* Fits the factor on what is looked at, a second time near the first answer. False if there is none for
  * certain. */
 static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, bool *found,
@@ -529,6 +539,7 @@ static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, boo
     for (int round = 0; status == ET_OK && *found && round < 2; round++) {
         et_fit fit = {0};
         status = fit_once(on, q, t, step, &fit, error);
+        if (fit.uu == 0 && !on->pick.whole && fails_as_a_whole(q)) return status;
         double part = fit.uu > 0 ? fit.eu / fit.uu : 0;
         *found = fabs(part) * sqrt(fit.uu) > certain;
         t->factor = 1 + step * part;
@@ -558,15 +569,43 @@ static bool is_confinable(const et_hook *h, bool to_experts)
     return to_experts ? !h->token : !h->factors && !h->weights;
 }
 
-static bool can_be_confined(const et_hypothesis *what, size_t variant, const scope *s)
+static bool can_be_confined(const et_hypothesis *what, size_t variant, bool to_experts)
 {
-    if (s->at.experts == NULL && s->at.tokens == NULL) return true;
     for (size_t i = 0; i < ET_MAX_HOOKS; i++) {
         const et_hook *h = &what->hooks[i];
         bool applies = h->variants == 0 || (h->variants >> variant & 1);
-        if (applies && !is_confinable(h, s->at.experts != NULL)) return false;
+        if (applies && !is_confinable(h, to_experts)) return false;
     }
     return true;
+}
+
+/* At the stages that a form reaches: does the routed experts' tensor fail and the shared expert's twin
+ * pass, or the other way round? Then the scope is one of them. */
+static bool is_one_sided(const et_inquiry *q, const et_hypothesis *what, size_t variant,
+                         bool shared_fails)
+{
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!x->failed || is_shared(x) != shared_fails || x->stage == ET_STAGES) continue;
+        if (!et_hypothesis_reaches(what, variant, false, x->stage)) continue;
+        for (size_t k = 0; k < q->count; k++) {
+            const et_exhibit *twin = &q->exhibits[k];
+            if (twin->passed && twin->stage == x->stage && is_shared(twin) != shared_fails)
+                return true;
+        }
+    }
+    return false;
+}
+
+static bool is_fit(const search *s, const et_hypothesis *what, size_t variant, const scope *c)
+{
+    bool experts = c->at.experts != NULL, tokens = c->at.tokens != NULL;
+    if ((experts || tokens) && !can_be_confined(what, variant, experts)) return false;
+    if (tokens || !can_be_confined(what, variant, true)) return true;
+    bool routed = !experts || c->at.experts == s->scopes.routed;
+    bool shared = !experts || c->at.experts == s->scopes.shared;
+    if (shared && is_one_sided(s->q, what, variant, false)) return false;
+    return !(routed && is_one_sided(s->q, what, variant, true));
 }
 
 static et_status attempt_one(search *s, attempt t, bool *survives, et_error *error)
@@ -597,7 +636,7 @@ static et_status attempt_form(search *s, int tier, const et_hypothesis *what, si
     bool survives = false;
     for (size_t i = 0; status == ET_OK && !survives && i < s->scopes.count; i++) {
         const scope *where = &s->scopes.list[i];
-        if (where->tier != tier || !can_be_confined(what, variant, where)) continue;
+        if (where->tier != tier || !is_fit(s, what, variant, where)) continue;
         for (int forward_only = from; status == ET_OK && forward_only <= forward; forward_only++) {
             bool one;
             attempt t = {.what = what,

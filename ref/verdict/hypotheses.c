@@ -889,11 +889,12 @@ static et_real *y_of(et_deviant *v, size_t t)
     return v->s.fwd.y + t * v->moe.d;
 }
 
-/* y_t += factor w f(x) of a slot. */
+/* y_t += factor w f(x) of a slot; a dense layer's have no weight. */
 static void add_slot(et_deviant *v, size_t t, size_t slot, et_real factor)
 {
     size_t d = v->moe.d;
-    add(d, factor * v->s.fwd.slot_weight[slot], v->s.fwd.slot_out + slot * d, y_of(v, t));
+    et_real w = v->s.fwd.slot_weight ? v->s.fwd.slot_weight[slot] : 1;
+    add(d, factor * w, v->s.fwd.slot_out + slot * d, y_of(v, t));
 }
 
 static void add_shared(et_deviant *v, size_t t, et_real factor)

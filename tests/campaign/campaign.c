@@ -4,7 +4,7 @@
  *              [--data data] [--journal FOLDER] [--out FOLDER]
  *     campaign --judge 'CASE SEED PROFILE KERNEL [FAULT [AMOUNT]]'
  *
- * Exit status: 0 all bounds are kept; 1 one is missed; 2 something could not be done.
+ * --workers 0: the tables of what there is. Exit status: 0 all bounds are kept; 1 one is missed; 2 something could not be done.
  */
 #include "tests/campaign/campaign.h"
 
@@ -39,8 +39,10 @@ static bool take(command *c, const char *name, const char *value)
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (strcmp(name, texts[i].name) == 0) return (*texts[i].to = value) != NULL;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (strcmp(name, numbers[i].name) == 0)
-            return (*numbers[i].to = strtoul(value, NULL, 10)) > 0;
+        if (strcmp(name, numbers[i].name) == 0) {
+            *numbers[i].to = strtoul(value, NULL, 10);
+            return true;
+        }
     return false;
 }
 
@@ -64,15 +66,21 @@ static bool read_command(command *c, int count, char **words)
 
 /* ---- the work ---- */
 
+/* A part without units of its own needs those of the others. */
 static bool is_wanted(const command *c, const cp_part *part)
 {
     return !c->part || strcmp(c->part, part->name) == 0;
 }
 
+static bool is_needed(const command *c, const cp_part *part)
+{
+    return is_wanted(c, part) || is_wanted(c, &cp_limits);
+}
+
 static bool plan_all(const command *c, cp_list *list, et_error *error)
 {
     for (size_t i = 0; i < PARTS; i++)
-        if (parts[i]->plan && is_wanted(c, parts[i]) && !parts[i]->plan(list, &c->o, error))
+        if (parts[i]->plan && is_needed(c, parts[i]) && !parts[i]->plan(list, &c->o, error))
             return false;
     size_t kept = 0;
     for (size_t i = 0; i < list->count; i++)

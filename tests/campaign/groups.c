@@ -47,6 +47,9 @@ static void turn_to(cp_groups *all, const char *tensor)
     all->b_whole = b + et_noise_slope(&s->systematic, tensor, true);
 }
 
+/* A group that hardly stands out of its noise has no slope to speak of. */
+static const double below_noise = 0.05;
+
 void cp_groups_visit(void *groups, const char *tensor, const et_group *g)
 {
     cp_groups *all = groups;
@@ -55,7 +58,7 @@ void cp_groups_visit(void *groups, const char *tensor, const et_group *g)
     double n = (double)g->elements, q = g->spread * g->spread;
     bool whole = strcmp(g->kind, "tensor") == 0 || strcmp(g->kind, "part") == 0;
     note_use(s, g, whole ? all->b_whole : all->b);
-    if (all->extremes_only) return;
+    if (all->extremes_only || g->slope_sigma > below_noise) return;
     s->n += n;
     s->nq += n * q;
     s->nqq += n * q * q;

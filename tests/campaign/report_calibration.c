@@ -153,9 +153,10 @@ bool cp_report_calibration(const cp_report *r)
 
 /* ---- limits ---- */
 
-/* The largest that was measured for one tensor and kind of group under one profile, and where. */
+/* The largest that was measured for one tensor and kind of group under one profile, and where. Mean slopes
+ * are taken of whole tensors alone, over seeds: inside one run, groups share their sources. */
 typedef struct extreme {
-    double slope, spread, extreme, mean, mean_sigma, b, level, slope_use, spread_use, groups;
+    double slope, spread, extreme, mean, mean_sigma, b, level, use, groups;
     char slope_at[80], extreme_at[80], spread_at[80], mean_at[80];
 } extreme;
 
@@ -166,23 +167,32 @@ static void keep(double value, const char *where, double *most, char *at)
     snprintf(at, 80, "%s", where);
 }
 
-static void take_in(extreme *x, const cp_sums *s, const char *where)
+/* By how much a mean slope surely exceeds its allowance. */
+static double excess(double mean, double sigma, double b)
+{
+    return fabs(mean) - 4 * sigma - b;
+}
+
+static void take_in(extreme *x, const cp_sums *s, bool whole, const char *where)
 {
     enum { FEW = 20 }; /* groups from which no root mean square is taken */
     cp_measured m = cp_measure(s);
+    double sure =
+        1 - 2 / sqrt(2 * s->count); /* what is left of c if it is 2 deviations too large */
     x->groups += s->count;
-    x->slope_use = fmax(x->slope_use, s->slope_use);
-    x->spread_use = fmax(x->spread_use, s->spread_use);
+    x->use = fmax(x->use, fmax(s->slope_use, s->spread_use));
     if (s->count < FEW) return;
-    keep(m.slope, where, &x->slope, x->slope_at);
-    keep(m.spread, where, &x->spread, x->spread_at);
+    keep(sure * m.slope, where, &x->slope, x->slope_at);
+    keep(sure * m.spread, where, &x->spread, x->spread_at);
     keep(m.extreme, where, &x->extreme, x->extreme_at);
     x->level = fmax(x->level, m.level);
-    double over = fabs(m.mean) - 4 * m.mean_sigma - s->b;
-    if (x->b > 0 && !(over > fabs(x->mean) - 4 * x->mean_sigma - x->b)) return;
-    x->b = s->b;
+    if (!whole) return;
+    if (x->mean_at[0] &&
+        !(excess(m.mean, m.mean_sigma, s->b) > excess(x->mean, x->mean_sigma, x->b)))
+        return;
     x->mean = m.mean;
     x->mean_sigma = m.mean_sigma;
+    x->b = s->b;
     snprintf(x->mean_at, sizeof x->mean_at, "%s", where);
 }
 
@@ -190,35 +200,89 @@ typedef struct limits {
     extreme of[CP_PROFILES][ET_MAX_STEP_TENSORS][CP_KINDS];
 } limits;
 
-/* Of whole tensors there is one a run: what a case has too few of, all cases together have. */
 static void read_limits(const cp_report *r, limits *all)
 {
     for (cp_reader reader = cp_read(r); cp_next(&reader, "group");) {
         cp_sums s = cp_groups_read(&reader);
-        take_in(&all->of[cp_profile_row(reader.fields[1])][cp_tensor_row(reader.fields[2])]
-                        [cp_kind_row(reader.fields[3])],
-                &s, reader.unit->c.name);
+        size_t kind = cp_kind_row(reader.fields[3]);
+        take_in(&all->of[cp_profile_row(reader.fields[1])][cp_tensor_row(reader.fields[2])][kind],
+                &s, kind == 0, reader.unit->c.name);
     }
 }
 
-static bool print_limit(const cp_report *r, FILE *file, size_t p, size_t row, size_t kind,
+static void write_limit(FILE *file, const char *profile, const char *tensor, const char *kind,
                         const extreme *x)
 {
-    const char *tensor = et_tensor_doc_at(row)->name;
-    et_calibration c = et_calibration_of(tensor, cp_kinds[kind]);
-    bool within = x->slope <= c.slope && fabs(x->mean) - 4 * x->mean_sigma <= x->b &&
-                  x->level <= et_systematic_spread;
-    if (file)
-        fprintf(file,
-                "%s,%s,%s,%.0f,%.3g,%s,%.3g,%s,%.3g,%.3g,%s,%.3g,%.3g,%.3g,%s,%.2g,%.3g,%.3g\n",
-                et_profile_at(p)->name, tensor, cp_kinds[kind], x->groups, x->slope, x->slope_at,
-                x->extreme, x->extreme_at, c.slope, x->spread, x->spread_at, c.spread, x->level,
-                x->mean, x->mean_at, x->mean_sigma, x->b, fmax(x->slope_use, x->spread_use));
-    if (within) return true;
-    fprintf(r->to, "%-9s %-18s %-7s %7.2f (%.4g) %7.2f %7.3f %10.2g +-%-8.1g %7.1g  %s\n",
-            et_profile_at(p)->name, tensor, cp_kinds[kind], x->slope, c.slope, x->spread, x->level,
-            x->mean, x->mean_sigma, x->b, x->slope > c.slope ? x->slope_at : x->mean_at);
-    return false;
+    et_calibration c = et_calibration_of(tensor, kind);
+    if (!file) return;
+    fprintf(file, "%s,%s,%s,%.0f,%.3g,%s,%.3g,%.3g,%s,%.3g,%s,%.3g,%.3g,", profile, tensor, kind,
+            x->groups, x->slope, x->slope_at, c.slope, x->extreme, x->extreme_at, x->spread,
+            x->spread_at, c.spread, x->level);
+    if (x->mean_at[0])
+        fprintf(file, "%.3g,%.2g,%s,%.3g,", x->mean, x->mean_sigma, x->mean_at, x->b);
+    else
+        fprintf(file, ",,,,");
+    fprintf(file, "%.3g\n", x->use);
+}
+
+/* False, and says so, if more was measured than is in force. */
+static bool judge_limit(const cp_report *r, const char *profile, const char *tensor,
+                        const char *kind, const extreme *x)
+{
+    et_calibration c = et_calibration_of(tensor, kind);
+    bool whole = x->mean_at[0], well = true;
+    if (!(x->slope <= c.slope)) {
+        well = false;
+        fprintf(r->to, "%-9s %-18s %-7s c of slopes at least %.2f, %.2f in force (%s)\n", profile,
+                tensor, kind, x->slope, c.slope, x->slope_at);
+    }
+    if (whole && !(x->level <= et_systematic_spread)) {
+        well = false;
+        fprintf(r->to, "%-9s %-18s %-7s root mean square %.2f deviations, %.2f in force\n", profile,
+                tensor, kind, x->level, et_systematic_spread);
+    }
+    if (whole && !(excess(x->mean, x->mean_sigma, x->b) <= 0)) {
+        well = false;
+        fprintf(r->to, "%-9s %-18s %-7s mean slope %.2g +- %.1g, %.2g in force (%s)\n", profile,
+                tensor, kind, x->mean, x->mean_sigma, x->b, x->mean_at);
+    }
+    return well;
+}
+
+/* The mean slope of a tensor that stands out most, profile by profile. */
+static void print_slopes(const cp_report *r, const limits *all)
+{
+    fprintf(r->to, "\nmean slopes of whole tensors over seeds, those nearest to their allowance\n");
+    for (size_t p = 0; p < CP_PROFILES; p++) {
+        size_t most = 0;
+        for (size_t row = 0; et_tensor_doc_at(row); row++) {
+            const extreme *x = &all->of[p][row][0], *best = &all->of[p][most][0];
+            if (x->mean_at[0] &&
+                (!best->mean_at[0] || excess(x->mean, x->mean_sigma, x->b) / x->b >
+                                          excess(best->mean, best->mean_sigma, best->b) / best->b))
+                most = row;
+        }
+        const extreme *x = &all->of[p][most][0];
+        if (x->mean_at[0])
+            fprintf(r->to, "%-9s %-18s %.2g +- %.1g of %.2g  (%s)\n", et_profile_at(p)->name,
+                    et_tensor_doc_at(most)->name, x->mean, x->mean_sigma, x->b, x->mean_at);
+    }
+}
+
+static bool judge_limits(const cp_report *r, FILE *file, const limits *all)
+{
+    bool kept = true;
+    fprintf(r->to, "\nmeasured above what is in force:\n");
+    for (size_t p = 0; p < CP_PROFILES; p++)
+        for (size_t row = 0; et_tensor_doc_at(row); row++)
+            for (size_t kind = 0; kind < CP_KINDS; kind++) {
+                const char *profile = et_profile_at(p)->name, *tensor = et_tensor_doc_at(row)->name;
+                const extreme *x = &all->of[p][row][kind];
+                if (x->groups == 0) continue;
+                write_limit(file, profile, tensor, cp_kinds[kind], x);
+                kept = judge_limit(r, profile, tensor, cp_kinds[kind], x) && kept;
+            }
+    return kept;
 }
 
 bool cp_report_limits(const cp_report *r)
@@ -227,18 +291,14 @@ bool cp_report_limits(const cp_report *r)
     bool kept = all != NULL;
     FILE *file = cp_csv(
         r, "limits.csv", "what the limits of groups have to cover: the largest over all cases",
-        "profile,tensor,kind,groups,c_slope,c_slope_case,c_extreme,c_extreme_case,"
-        "c_slope_in_force,c_spread,c_spread_case,c_spread_in_force,rms_error_over_sigma,"
-        "mean_slope,mean_slope_case,mean_slope_deviation,b_in_force,largest_share_of_limit");
-    fprintf(
-        r->to, "\nmeasured above what is in force:\n%-9s %-18s %-7s %7s %-7s %7s %7s %20s %8s\n",
-        "profile", "tensor", "groups", "c slope", "(table)", "c spr.", "rms", "mean slope", "b");
-    if (all) read_limits(r, all);
-    for (size_t p = 0; all && p < CP_PROFILES; p++)
-        for (size_t row = 0; et_tensor_doc_at(row); row++)
-            for (size_t kind = 0; kind < CP_KINDS; kind++)
-                if (all->of[p][row][kind].groups > 0)
-                    kept = print_limit(r, file, p, row, kind, &all->of[p][row][kind]) && kept;
+        "profile,tensor,kind,groups,c_slope,c_slope_case,c_slope_in_force,c_extreme,"
+        "c_extreme_case,c_spread,c_spread_case,c_spread_in_force,rms_error_over_sigma,"
+        "mean_slope,mean_slope_deviation,mean_slope_case,b_in_force,largest_share_of_limit");
+    if (all) {
+        read_limits(r, all);
+        print_slopes(r, all);
+        kept = judge_limits(r, file, all);
+    }
     free(all);
     return file && fclose(file) == 0 && kept;
 }

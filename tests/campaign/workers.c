@@ -171,7 +171,7 @@ bool cp_do_all(const cp_list *list, const cp_journal *journal, size_t workers)
     bool well = missing && common != MAP_FAILED;
     if (well) {
         crew k = {missing, find_missing(list, journal, missing), journal->path, common, {0}};
-        well = k.count == 0 || work_together(&k, workers);
+        well = k.count == 0 || (workers > 0 && work_together(&k, workers));
     }
     if (common != MAP_FAILED) munmap(common, sizeof *common);
     free(missing);

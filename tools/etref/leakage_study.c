@@ -155,7 +155,8 @@ static et_status study_stream(study *s, stream_kind kind, const study_options *o
     if (status != ET_OK || !s->has[kind]) return status;
     status = study_pools(&s->pools, &stream, o, error);
     if (status == ET_OK) status = study_start(&s->start, &stream, o, error);
-    if (status == ET_OK) status = study_flips(&s->flips, &stream, o, error);
+    if (status == ET_OK && kind != STREAM_DRIFTING) /* one batch does not drift */
+        status = study_flips(&s->flips, &stream, o, error);
     stream_close(&stream);
     return status;
 }

@@ -65,7 +65,7 @@ et_status study_pools(pool_study *p, score_stream *s, const study_options *o, et
 
 /* ---- leakage_start.c: the moving average from its first step on ---- */
 
-enum { START_STEPS = 600, WARM_UP = 400 };
+enum { START_STEPS = 500, WARM_UP = 400 };
 
 typedef struct start_row {
     stream_kind stream;
