@@ -271,14 +271,15 @@ static double variance_scale(const et_inquiry *q, const et_exhibit *x)
     return q->j->scale * (strcmp(x->got->name, "route.margin") == 0 ? 2 : 1);
 }
 
-static bool fit_agrees(const et_inquiry *q, const et_fit *fit)
+static bool fit_agrees(const et_inquiry *q, const et_exhibit *x, const et_fit *fit)
 {
     const double sigmas = 10;
     double failed = q->small ? 0.02 : 0, doubtful = q->small ? 0.2 : 0.02;
     if (fit->failed > failed * fit->n || fit->doubtful > 1 + doubtful * fit->n) return false;
     if (fit->n < 8) return true;
     double spread = sqrt(fit->q / fit->n), slope = fit->uu > 0 ? fit->eu / fit->uu : 0;
-    double b = 2 * et_systematic_slope(q->j->options->profile);
+    double b = 2 * et_systematic_slope(q->j->options->profile) +
+               1.5 * et_noise_slope(&q->j->systematic, x->got->name, false);
     return spread <= 5 * et_systematic_spread + sigmas / sqrt(2 * fit->n) &&
            fabs(slope) <= 1.5 * sigmas / sqrt(fit->uu > 0 ? fit->uu : 1) + b;
 }
@@ -306,7 +307,7 @@ static bool exhibit_agrees(const et_inquiry *q, const et_deviant *v, size_t exhi
     each_row(v, &w, measure_row, &change);
     if (change.n > 0) w.b.change = change.uu / change.n;
     each_row(v, &w, compare_row, &fit);
-    return fit_agrees(q, &fit);
+    return fit_agrees(q, x, &fit);
 }
 
 /* What the mask implies is not compared where the candidate's own mask is known: it is its own. */
