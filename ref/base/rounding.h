@@ -44,11 +44,18 @@ static inline bool rounding_holds(const rounding *r, double value)
     return !r->ftz && steps == floor(steps);
 }
 
+/* Does flushing make 0 of the value, or of what its error, of variance `incoming`, may make of it? */
+static inline bool rounding_flushes(const rounding *r, double value, double incoming)
+{
+    double above = fabs(value) - r->smallest;
+    return r->ftz && (above < 0 || above * above < 81 * incoming);
+}
+
 /* Variance of the error of rounding `value`, which brings an error of variance `incoming`. */
 static inline double rounding_site(const rounding *r, double value, double incoming)
 {
     if (incoming == 0 && rounding_holds(r, value)) return 0;
-    if (r->ftz && fabs(value) < r->smallest) return value * value;
+    if (rounding_flushes(r, value, incoming)) return value * value;
     /* the power of two at or below |value|, by cutting its significand off */
     double power = from_bits(to_bits(value) & (uint64_t)0x7ff << 52);
     if (power < r->smallest) power = r->smallest;

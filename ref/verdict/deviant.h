@@ -118,6 +118,7 @@ typedef struct et_hypothesis {
     et_hypothesis_doc doc;
     et_nature nature;
     bool (*applies)(const et_step *right); /* NULL: always */
+    bool (*allowed)(const et_profile *p, size_t variant); /* the profile does it itself; NULL: never */
     const char *variants[ET_MAX_VARIANTS]; /* what tells them apart, for the scope; at least {""} */
     et_hook hooks[ET_MAX_HOOKS];           /* up to the first without a function */
     void (*profile)(et_profile *p);        /* ET_BY_PROFILE: what is different */

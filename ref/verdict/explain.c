@@ -71,6 +71,10 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     if (V && et_tensor_is_real(right)) {
         x.variance = V->values;
         x.noise = et_noise_to_signal(et_tensor_count(got), x.right, x.variance);
+        /* A threshold comes from before the step, and is exact; a wrong one may come from cutoffs. */
+        if (strcmp(got->name, "route.threshold") == 0 && q->right->state_ema)
+            x.noise = fmax(x.noise, et_noise_to_signal(q->right->c.experts, q->right->state_ema,
+                                                       q->j->variance->state_ema));
         x.silent = is_silent(et_tensor_count(got), x.right, x.variance);
     }
     x.limit = x.verdict->limit_sigmas;
@@ -112,22 +116,43 @@ static bool is_shared(const et_exhibit *x)
     return strstr(x->got->name, "shared") != NULL;
 }
 
-/* Marks what row `row`, element `column` of an exhibit stands for. */
-static void mark(et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
+/* The expert that element `column` of row `row` belongs to: n for the shared one, n+1 for none. */
+static size_t expert_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
 {
     size_t n = experts_of(q);
-    bool moe = q->right->c.layer == ET_MOE, by_slot = x->shape[1] == 'S';
-    const et_assignment *a = &q->right->assignment;
-    if (x->shape[1] == 'N') q->bad_token[row] = 1;
-    if (is_shared(x)) q->bad_expert[n] = 1;
-    if (strcmp(x->shape, "[N,n]") == 0) q->bad_expert[column] = 1;
-    if (by_slot && !moe) q->bad_token[row] = 1;
-    if (by_slot && moe) {
-        q->bad_token[a->slot_token[row]] = 1;
-        q->bad_expert[a->slot_expert[row]] = 1;
-    }
+    bool moe = q->right->c.layer == ET_MOE;
+    if (is_shared(x)) return n;
+    if (strcmp(x->shape, "[N,n]") == 0) return column;
+    if (moe && x->shape[1] == 'S') return (size_t)q->right->assignment.slot_expert[row];
     if (moe && x->shape[1] == 'n' && x->got->rank > 1)
-        q->bad_expert[x->got->rank == 3 ? row / x->got->shape[1] : row] = 1;
+        return x->got->rank == 3 ? row / x->got->shape[1] : row;
+    return n + 1;
+}
+
+/* Marks what an element stands for: its token; and its expert, if it fails where the first one does.
+ * Later stages inherit the error, and the normalisation and dW_r spread it over other experts. */
+static void mark(et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
+{
+    size_t expert = expert_of(q, x, row, column);
+    bool by_slot = x->shape[1] == 'S', moe = q->right->c.layer == ET_MOE;
+    if (by_slot && moe)
+        q->bad_token[q->right->assignment.slot_token[row]] = 1;
+    else if (by_slot || x->shape[1] == 'N')
+        q->bad_token[row] = 1;
+    if (expert <= experts_of(q) && x->stage == q->first_failure) q->bad_expert[expert] = 1;
+}
+
+/* The first stage of which something fails that belongs to experts. */
+static et_stage first_failure(const et_inquiry *q)
+{
+    et_stage first = ET_STAGES;
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        bool fails = x->failed && x->part == ET_PART_ARITHMETIC && x->variance &&
+                     et_tensor_count(x->got) > 0;
+        if (fails && x->stage < first && expert_of(q, x, 0, 0) <= experts_of(q)) first = x->stage;
+    }
+    return first;
 }
 
 /* Elements past their bars; returns whether there are any. */
@@ -150,12 +175,11 @@ static bool mark_elements(et_inquiry *q, const et_exhibit *x)
 static void mark_group(et_inquiry *q, const et_exhibit *x)
 {
     const et_group *g = &x->verdict->worst_group;
-    if (g->kind && strcmp(g->kind, "expert") == 0 && g->index < experts_of(q)) {
-        q->bad_expert[g->index] = 1;
-        return;
-    }
-    if (is_shared(x)) q->bad_expert[experts_of(q)] = 1;
+    size_t n = experts_of(q);
     if (g->kind && strcmp(g->kind, "row") == 0) mark(q, x, g->index, 0);
+    if (x->stage != q->first_failure) return;
+    if (is_shared(x)) q->bad_expert[n] = 1;
+    if (g->kind && strcmp(g->kind, "expert") == 0 && g->index < n) q->bad_expert[g->index] = 1;
 }
 
 /* Where only rows of tokens fail: an expert is suspected if most of its tokens do. */
@@ -180,6 +204,7 @@ static size_t count_marks(const uint8_t *marks, size_t count)
 static et_status find_suspects(et_inquiry *q, et_error *error)
 {
     size_t N = q->right->c.tokens, n = experts_of(q);
+    q->first_failure = first_failure(q);
     et_status status = et_allocate((void **)&q->bad_token, N, 1, "failing tokens", error);
     if (status == ET_OK)
         status = et_allocate((void **)&q->bad_expert, n + 1, 1, "failing experts", error);
@@ -658,7 +683,8 @@ static et_status attempt_all(search *s, et_nature nature, int tier, et_error *er
     for (size_t i = 0; status == ET_OK && (what = et_hypothesis_row(i)) != NULL; i++) {
         if (what->nature != nature || (what->applies && !what->applies(s->q->right))) continue;
         for (size_t v = 0; status == ET_OK && et_hypothesis_has(what, v); v++)
-            status = attempt_form(s, tier, what, v, error);
+            if (!what->allowed || !what->allowed(s->q->j->options->profile, v))
+                status = attempt_form(s, tier, what, v, error);
     }
     return status;
 }

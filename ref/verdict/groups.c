@@ -434,7 +434,8 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
               .gated = p->bits[ET_GATES] <= p->bits[ET_INTERMEDIATES] && hangs_on_gates(name),
               .b = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, false),
               .b_whole = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, true)};
-    bool numbers = f->columns <= 1 || pairs; /* one a token, or a token and expert */
+    /* one a token, or a token and expert; or sums of these */
+    bool numbers = f->columns <= 1 || pairs || strcmp(name, "bwd.w_router") == 0;
     judge(&q, "tensor", "reference", 0,
           numbers ? (double)all_tokens(&q) / 24 : of_tokens(&q, all_tokens(&q)),
           sum_of(rows, 0, f->rows));

@@ -339,9 +339,19 @@ static void without_bias(et_deviant *v)
     v->plan.bias = NULL;
 }
 
+static et_dtype score_type(size_t variant)
+{
+    return variant == 0 ? ET_BF16 : ET_F16;
+}
+
+static bool scores_are_low(const et_profile *p, size_t variant)
+{
+    return p->bits[ET_LOGITS] <= et_dtype_significand(score_type(variant));
+}
+
 static void low_scores(et_deviant *v)
 {
-    et_dtype type = v->variant == 0 ? ET_BF16 : ET_F16;
+    et_dtype type = score_type(v->variant);
     for (size_t i = 0; i < v->moe.N * v->moe.n; i++)
         v->plan.scores[i] = (et_real)et_round_to_dtype((double)v->plan.scores[i], type);
 }
@@ -1628,7 +1638,7 @@ static const et_hypothesis table[] = {
     {.doc = {"bias-not-in-selection", "selection does not see the bias", "selection"},
      .applies = has_bias, .variants = ONE_FORM, .hooks = {{.at = ET_AT_PLAN, .whole = without_bias}}},
     {.doc = {"logits-low-precision", "scores are rounded to a coarser format before they are compared", "selection"},
-     .applies = is_moe, .variants = {"bf16", "f16"}, .hooks = {{.at = ET_AT_PLAN, .whole = low_scores}}},
+     .applies = is_moe, .allowed = scores_are_low, .variants = {"bf16", "f16"}, .hooks = {{.at = ET_AT_PLAN, .whole = low_scores}}},
     {.doc = {"gates-in-selection", "selection compares gate values, not logits", "selection"},
      .applies = is_moe, .variants = {"in f32", "in f64", "in bf16", "in f32, without the bias", "in f64, without the bias", "in bf16, without the bias"},
      .hooks = {{.at = ET_AT_PLAN, .whole = gates_as_scores}}},

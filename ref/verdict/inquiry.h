@@ -20,15 +20,15 @@ typedef enum et_part { ET_PART_ROUTING, ET_PART_ARITHMETIC, ET_PARTS } et_part;
 typedef struct et_exhibit {
     const et_tensor_out *got;
     const et_tensor_verdict *verdict;
-    const char *shape;                   /* in letters, as in the table of tensors */
-    et_stage stage;                      /* ET_STAGES: it takes no part (metric.*, logits) */
+    const char *shape; /* in letters, as in the table of tensors */
+    et_stage stage;    /* ET_STAGES: it takes no part (metric.*, logits) */
     et_part part;
-    bool failed, passed;                 /* or neither: inconclusive */
-    const void *right;                   /* the reference's values */
-    const et_real *variance;             /* NULL for integers and masks */
-    double noise;                        /* sum of the variances over sum of the values' squares */
-    bool silent;                         /* all values and variances are 0 */
-    double limit;                        /* of an element, in deviations */
+    bool failed, passed;     /* or neither: inconclusive */
+    const void *right;       /* the reference's values */
+    const et_real *variance; /* NULL for integers and masks */
+    double noise;            /* sum of the variances over sum of the values' squares */
+    bool silent;             /* all values and variances are 0 */
+    double limit;            /* of an element, in deviations */
 } et_exhibit;
 
 typedef struct et_inquiry {
@@ -39,11 +39,12 @@ typedef struct et_inquiry {
     et_exhibit *exhibits; /* [count] */
     bool routing_failed;  /* the assignment itself is a mismatch */
     bool failed[ET_PARTS], shows_backward, backward_failed;
-    bool small; /* a step costs next to nothing */
+    bool small;          /* a step costs next to nothing */
     uint8_t *bad_token;  /* [N] some element of one of its rows fails */
-    uint8_t *bad_expert; /* [n+1] some of its rows, or weights, do */
+    uint8_t *bad_expert; /* [n+1] some of its rows, or weights, do, at the first stage that fails */
+    et_stage first_failure; /* of a tensor that belongs to experts; ET_STAGES: none */
     size_t bad_tokens, bad_experts;
-    et_real *room;  /* for the longest row of an exhibit */
+    et_real *room; /* for the longest row of an exhibit */
 } et_inquiry;
 
 et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
@@ -54,7 +55,7 @@ void et_inquiry_close(et_inquiry *q);
 
 /* Slope and spread of some elements, and how many fail. */
 typedef struct et_fit {
-    double n, eu, uu, q; /* as et_sums */
+    double n, eu, uu, q;     /* as et_sums */
     double failed, doubtful; /* elements past their bars; of them, those that have come nearer */
 } et_fit;
 
