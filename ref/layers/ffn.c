@@ -218,13 +218,14 @@ static void unweighted_gradient(const et_ffn *f, size_t m, const et_upstream *u,
 
 /* The rounding of dO = w dy. dy is exact and w nearly, so that this error is no matter of chance: it is
  * what is missing to the nearest number of the format. It matters where w is close to 1 (a saturated
- * gate), and dO rounds to dy itself; elsewhere it is uniform like any other. */
+ * gate), and dO rounds to dy itself; elsewhere it is uniform like any other. A w that was rounded to 1
+ * has already made that error. */
 static double product_site(const rounding *r, double dO, double from_w)
 {
     double uniform = rounding_site(r, dO, from_w), ulp = rounding_ulp(r, dO);
     if (64 * from_w > ulp * ulp || fabs(dO) < r->smallest || uniform == 0) return uniform;
     double missing = nearbyint(dO / ulp) * ulp - dO;
-    return missing * missing;
+    return fmax(missing * missing - from_w, 0);
 }
 
 static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,

@@ -137,7 +137,8 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
  *     V[p] = sum_j (dp/dr_j)^2 V[r_j] + evaluation + site(p)
  *
  * sigmoid   e = e^-|r| comes with a relative error of about two roundings, 1 + e with one; both move
- *           p by e/(1+e)^2 = p(1-p) and by p: evaluation = a (2 (p(1-p))^2 + p^2)
+ *           p by e/(1+e)^2 = p(1-p) and by p: evaluation = a (2 (p(1-p))^2 + p^2). Where e^-r is
+ *           below u/8, 1 + e is 1, and so is p, by whatever formula: V[p] = (1-p)^2, no matter of chance
  * softmax   r - max is rounded, e^(r-max) carries it as a relative error; then the sum of n terms and
  *           the division: evaluation = a p^2 ((r - max)^2 + 3 + n/2) + (p lost)^2, where lost is
  *           the sum of the gate values below u: beside the largest they may be lost in the sum of e^r,
@@ -171,12 +172,16 @@ static void sigmoid_noise(const et_profile *p, size_t count, const et_real *r, c
                           const et_real *Vr, et_real *Vp)
 {
     const rounding site = rounding_at(p, ET_GATES);
-    double a = unit(p);
+    double a = unit(p), nothing = ldexp(1, -p->bits[ET_ACCUMULATOR] - 3);
     for (size_t i = 0; i < count; i++) {
         double slope = (double)sigmoid_slope(r[i]), value = (double)gates[i];
         double v = slope * slope * (double)Vr[i] + a * (2 * slope * slope + value * value) +
                    underflow(p, value);
-        Vp[i] = (et_real)(v + rounding_site(&site, value, v));
+        double missing = exp(-(double)r[i]);
+        if (missing < nothing)
+            Vp[i] = (et_real)(missing * missing);
+        else
+            Vp[i] = (et_real)(v + rounding_site(&site, value, v));
     }
 }
 

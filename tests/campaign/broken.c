@@ -73,7 +73,7 @@ static size_of_fault measure(const et_tensor_out *broken, const et_tensor_out *h
     if (!comparable) return endless;
     for (size_t i = 0; i < et_tensor_count(broken); i++) {
         double a = et_tensor_element(broken, i), b = et_tensor_element(healthy, i), D = a - b;
-        if (a == b || (isnan(a) && isnan(b))) continue;
+        if (a == b || (isnan(a) && isnan(b)) || D * D == 0) continue;
         double V = variance ? et_tensor_element(variance, i) : 0, share = D * D / V;
         if (!(share < INFINITY)) return endless;
         sum += share;
@@ -113,6 +113,19 @@ static const char *explained(const et_verdict *v, const cd_fault *fault)
     return own ? (other ? "both" : "own") : other ? "wrong" : "none";
 }
 
+/* Decisions that the broken kernel takes otherwise than the healthy one, or than the reference. The
+ * fault of one that ends up where the reference is may have undone a legal flip. */
+static size_t moved_decisions(const cd_candidate *broken, const cd_candidate *healthy,
+                              const et_verdict *v)
+{
+    const et_tensor_out *a = cd_tensor(broken, "route.mask"), *b = cd_tensor(healthy, "route.mask");
+    size_t moved = 0;
+    if (a && b && et_same_shape(a, b))
+        for (size_t i = 0; i < et_tensor_count(a); i++)
+            moved += et_tensor_element(a, i) != et_tensor_element(b, i);
+    return moved > v->routing.differing ? moved : v->routing.differing;
+}
+
 static void print_run(const cp_subject *s, const cd_candidate *broken, const cd_candidate *healthy,
                       const et_verdict *v, FILE *lines)
 {
@@ -129,8 +142,8 @@ static void print_run(const cp_subject *s, const cd_candidate *broken, const cd_
     fprintf(lines, "run\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%.3g\t%.3g\t%.3g\t%zu\t%s\n",
             broken->fault->name, s->golden.c.name, s->profile->name, broken->kernel->name,
             et_outcome_name(v->outcome), explained(v, broken->fault), names, peers.torch,
-            peers.ggml, broken->largest_change, size.farthest, size.strength, v->routing.differing,
-            reason);
+            peers.ggml, broken->largest_change, size.farthest, size.strength,
+            moved_decisions(broken, healthy, v), reason);
 }
 
 /* Plants, judges, and says so; *planted: whether anything changed. */

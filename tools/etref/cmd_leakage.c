@@ -5,8 +5,11 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/leakage.h"
 
-#include <stdlib.h>
+#include <errno.h>
+#include <math.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* ---- what the parts share ---- */
 
@@ -42,6 +45,25 @@ bool whole_number(const char *name, const char *text, uint64_t least, uint64_t m
     return false;
 }
 
+bool refuse(const char *part, const char *message)
+{
+    fail("leakage %s: %s", part, message);
+    return false;
+}
+
+bool is_text(const char *path)
+{
+    struct stat facts;
+    if (stat(path, &facts) != 0 || access(path, R_OK) != 0)
+        fail("--text %s: %s", path, strerror(errno));
+    else if (!S_ISREG(facts.st_mode) || facts.st_size == 0)
+        fail("--text %s: %s; a file of text belongs here", path,
+             S_ISREG(facts.st_mode) ? "empty" : "not a regular file");
+    else
+        return true;
+    return false;
+}
+
 bool no_words(const char *part, const word_list *words)
 {
     if (words->count == 0) return true;
@@ -54,7 +76,9 @@ et_status read_matrix(const et_tensor_file *file, const char *name, double **val
                       size_t shape[2], et_error *error)
 {
     const et_tensor_info *t = et_tensor_file_find(file, name);
-    if (t == NULL) return et_fail(error, ET_EINVAL, "%s: has no %s", file->path, name);
+    if (t == NULL)
+        return et_fail(error, ET_EINVAL, "%s: has no %s; 'etref show %s' lists what it has",
+                       file->path, name, file->path);
     if (t->rank != 2 || t->count == 0)
         return et_fail(error, ET_EINVAL, "%s: %s is no matrix with rows and columns", file->path,
                        name);
@@ -65,6 +89,18 @@ et_status read_matrix(const et_tensor_file *file, const char *name, double **val
                        name);
     *values = allocate(t->count, sizeof **values);
     return et_tensor_file_read(file, t, 0, t->count, *values, error);
+}
+
+void share_cell(text_table *table, double share)
+{
+    if (isnan(share))
+        table_cell(table, "-");
+    else if (share == 0)
+        table_cell(table, "0");
+    else if (share < 0.5e-5)
+        table_cell(table, "< 0.001 %%");
+    else
+        table_cell(table, "%.3f %%", 100 * share);
 }
 
 /* ---- the command ---- */

@@ -7,6 +7,7 @@
 #include "etref/leakage.h"
 #include "etref/safetensors.h"
 #include "tools/etref/options.h"
+#include "tools/etref/terminal.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,6 +27,15 @@ enum { FORM_TEXT, FORM_JSON, FORM_CSV };
  * Returns false after an error message that begins with `name`, the option. */
 bool whole_number(const char *name, const char *text, uint64_t least, uint64_t most,
                   uint64_t *value);
+
+/* Says "leakage PART: message", and returns false. */
+bool refuse(const char *part, const char *message);
+
+/* Can --text be read? A regular file with something in it; false after an error message. */
+bool is_text(const char *path);
+
+/* A share as a percentage: 0 only where nothing changed at all, "-" for NaN, where nothing could. */
+void share_cell(text_table *table, double share);
 
 /* Says that `part` takes no words, if there is one. */
 bool no_words(const char *part, const word_list *words);

@@ -13,10 +13,9 @@
 #include "tools/etref/leakage_fresh.h"
 #include "tools/etref/terminal.h"
 
-#include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* A bundle and all that its audit needs. */
 typedef struct subject {
@@ -185,15 +184,10 @@ static void report_json(const subject *s, const audit_options *o)
     json_print(report);
 }
 
-static void share_cell(text_table *table, const audited *a, int f, size_t first, size_t last)
+static void changed_cell(text_table *table, const audited *a, int f, size_t first, size_t last)
 {
     audit_total total = a->has[f] ? total_of(&a->count[f], first, last) : (audit_total){0};
-    if (total.compared == 0)
-        table_cell(table, "-");
-    else if (total.changed == 0)
-        table_cell(table, "0");
-    else
-        table_cell(table, "%.3f %%", 100 * share_of(total));
+    share_cell(table, total.compared ? share_of(total) : NAN);
 }
 
 static void print_totals(const audited *a)
@@ -209,7 +203,7 @@ static void print_totals(const audited *a)
         table_cell(&table, "%llu", (unsigned long long)total.compared);
         table_cell(&table, "%llu", (unsigned long long)total.taken);
         table_cell(&table, "%llu", (unsigned long long)total.changed);
-        share_cell(&table, a, f, 0, a->rule.batch);
+        changed_cell(&table, a, f, 0, a->rule.batch);
     }
     table_print(&table);
 }
@@ -218,7 +212,7 @@ static void print_totals(const audited *a)
 static void print_positions(const audited *a, size_t bands)
 {
     enum { WIDTH = 32 };
-    size_t U = a->rule.batch, width = band_width(U, bands);
+    size_t U = a->rule.batch, width = band_width(U, bands), last_cut = a->cut[a->cuts - 1];
     int drawn = FUTURES - 1;
     double full = 0;
     while (drawn > 0 && !a->has[drawn]) drawn--;
@@ -232,11 +226,11 @@ static void print_positions(const audited *a, size_t bands)
     table_cell(&table, "positions");
     for (int f = 0; f < FUTURES; f++) table_cell(&table, "%s", future_names[f]);
     table_cell(&table, "%s", "");
-    for (size_t first = 0; first < U; first += width) {
+    for (size_t first = 0; first < last_cut; first += width) {
         char bar[WIDTH + 1];
         size_t last = first + width < U ? first + width : U;
         table_cell(&table, "%zu-%zu", first, last - 1);
-        for (int f = 0; f < FUTURES; f++) share_cell(&table, a, f, first, last);
+        for (int f = 0; f < FUTURES; f++) changed_cell(&table, a, f, first, last);
         print_bar(bar, WIDTH, share_of(total_of(&a->count[drawn], first, last)), -1, full);
         table_cell(&table, "%s", bar);
     }
@@ -256,7 +250,7 @@ static void print_rules(const subject *s)
         table_cell(&table, "%s%s", rule_word(&a->rule), a->own ? " (its own)" : "");
         table_cell(&table, "%zu", a->rule.batch);
         table_cell(&table, "%zu", a->rule.select);
-        for (int f = 0; f < FUTURES; f++) share_cell(&table, a, f, 0, a->rule.batch);
+        for (int f = 0; f < FUTURES; f++) changed_cell(&table, a, f, 0, a->rule.batch);
         table_cell(&table, "%s", is_causal(a) ? "causal" : "leaks");
     }
     puts("\nevery rule on these scores, past decisions that change:\n");
@@ -303,9 +297,8 @@ static void report_text(const subject *s, const audit_options *o)
     if (!is_causal(a)) print_positions(a, o->bands);
     if (o->all_rules) print_rules(s);
     if (gates_see_the_batch(s))
-        puts("\nnote: softmax_tokens normalises over the batch: gate values see the future, "
-             "whatever "
-             "the\ndecisions do");
+        puts("\nnote: softmax_tokens normalises over the batch: gate values see the future,\n"
+             "whatever the decisions do");
     putchar('\n');
     print_verdict(s);
 }
@@ -354,18 +347,14 @@ static int audit_bundle(const audit_options *o)
 
 static bool bad(const char *message)
 {
-    fail("leakage audit: %s", message);
-    return false;
+    return refuse("audit", message);
 }
 
 /* On a command line a bare name is a file here, and not a common licence. */
 static bool find_text(audit_options *o, char path[256])
 {
     if (o->text == NULL) return true;
-    if (access(o->text, R_OK) != 0) {
-        fail("--text %s: %s", o->text, strerror(errno));
-        return false;
-    }
+    if (!is_text(o->text)) return false;
     snprintf(path, 256, strchr(o->text, '/') ? "%s" : "./%s", o->text);
     if (strlen(o->text) > 250) {
         fail("--text %s: the name has more than 250 bytes", o->text);
@@ -382,7 +371,8 @@ static bool check_options(const audit_options *o)
         return bad("no bundle given: etref leakage audit BUNDLE, or A B [KERNEL_A KERNEL_B]");
     if (files == 3 || files > 4)
         return bad("one bundle, two, or two and what a kernel made of each belong here");
-    if (files > 1 && (o->all_rules || o->future >= 0 || o->text || o->twin || o->cut))
+    if (files > 1 &&
+        (o->all_rules || o->future >= 0 || o->text || o->twin || o->cut || o->cuts || o->draws))
         return bad("two files are compared as they are: only --bands and --format go with them");
     if (!o->twin != !o->cut)
         return bad("--twin FILE and --cut T belong together: where to write, how many tokens to "
@@ -390,10 +380,21 @@ static bool check_options(const audit_options *o)
     if (o->twin && (o->all_rules || o->future == ADVERSARY))
         return bad("--twin writes tokens: --future noise or text goes with it, the adversary and "
                    "--all-rules are about scores");
+    if (o->twin && (o->cuts || o->draws || o->bands || o->format >= 0))
+        return bad("--twin writes a bundle and audits nothing: --cuts, --draws, --bands and "
+                   "--format do not go with it");
     if (o->text && o->future >= 0 && o->future != TEXT)
         return bad("--text is about the future 'text': leave out --future, or say text");
-    if (o->cuts > MAX_CUTS) return bad("--cuts: at most 4096");
+    if (o->cuts > MAX_CUTS || o->draws > MAX_CUTS) return bad("--cuts and --draws: at most 4096");
     return true;
+}
+
+static void set_defaults(audit_options *o)
+{
+    if (o->cuts == 0) o->cuts = 15;
+    if (o->draws == 0) o->draws = 4;
+    if (o->bands == 0) o->bands = 16;
+    if (o->format < 0) o->format = FORM_TEXT;
 }
 
 static bool read_options(audit_options *o, int argc, char **argv)
@@ -414,10 +415,11 @@ static bool read_options(audit_options *o, int argc, char **argv)
 
 int leakage_audit(int argc, char **argv)
 {
-    audit_options o = {.future = -1, .cuts = 15, .draws = 4, .bands = 16};
+    audit_options o = {.future = -1, .format = -1};
     char path[256];
     int result = STATUS_BAD;
     if (read_options(&o, argc, argv) && find_text(&o, path)) {
+        set_defaults(&o);
         use_threads(o.threads);
         result = o.files.count > 1 ? audit_pair(&o) : o.twin ? write_twin(&o) : audit_bundle(&o);
     }

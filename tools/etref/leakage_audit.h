@@ -13,9 +13,9 @@ typedef struct audit_options {
     word_list files; /* BUNDLE; A B; A B KERNEL_A KERNEL_B */
     int future;      /* one of `futures`, or -1: all */
     const char *text;
-    size_t cuts, draws, bands, threads;
+    size_t cuts, draws, bands, threads; /* 0: not given */
     bool all_rules;
-    int format;
+    int format;       /* -1: not given */
     const char *twin; /* a bundle to write, and how many tokens to keep */
     size_t cut;
 } audit_options;

@@ -140,6 +140,14 @@ static et_status show_one(const bound_options *o, et_error *error)
     return ET_OK;
 }
 
+/* The first power of two with k = floor(NG/n) >= 1. */
+static size_t first_tokens(size_t n, size_t G)
+{
+    size_t N = 1;
+    while (N * G < n) N *= 2;
+    return N;
+}
+
 /* Tokens double from the first power of two with k >= 1 up to --tokens. */
 static et_status show_sweep(const bound_options *o, et_error *error)
 {
@@ -150,7 +158,7 @@ static et_status show_sweep(const bound_options *o, et_error *error)
     et_status status = ET_OK;
     sweep_head(&table);
     if (o->format == FORM_CSV) print_head_csv();
-    for (s.tokens = 1; s.tokens * s.granularity < s.experts;) s.tokens *= 2;
+    s.tokens = first_tokens(s.experts, s.granularity);
     for (; s.tokens <= o->setup.tokens && status == ET_OK; s.tokens *= 2) {
         status = et_leakage_bound(&s, &b, error);
         if (status != ET_OK) break;
@@ -191,6 +199,11 @@ static bool read_options(bound_options *o, int argc, char **argv)
         fail("--granularity %llu: a token cannot get more than the %llu experts there are; raise "
              "--experts",
              (unsigned long long)G, (unsigned long long)n);
+        fine = false;
+    }
+    if (fine && o->sweep && first_tokens((size_t)n, (size_t)G) > N) {
+        fail("--tokens %llu: the sweep begins at %zu, the first power of two with k >= 1",
+             (unsigned long long)N, first_tokens((size_t)n, (size_t)G));
         fine = false;
     }
     if (o->format < 0) o->format = o->sweep ? FORM_CSV : FORM_TEXT;

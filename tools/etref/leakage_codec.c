@@ -13,6 +13,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TYPES "f64|f32|f16|bf16"
 
@@ -65,6 +66,9 @@ static et_status read_digits(digits *out, const char *word, et_error *error)
     char *text = NULL;
     size_t length = 0;
     if (is_digits(word)) return keep_digits(out, word, word, error);
+    if (strcmp(word, "-") != 0 && access(word, F_OK) != 0)
+        return et_fail(error, ET_EINVAL,
+                       "'%s' is neither a string of 0 and 1 nor a file that is there", word);
     et_status status = read_text(word, MOST_DIGITS, "a string of 0 and 1", &text, &length, error);
     if (status == ET_OK) status = keep_digits(out, text, word, error);
     free(text);
@@ -368,24 +372,19 @@ static et_status decode_in(const codec_options *o, selection *s, et_error *error
 
 /* ---- the commands ---- */
 
-static bool bad(const char *part, const char *message)
-{
-    fail("leakage %s: %s", part, message);
-    return false;
-}
-
 static bool check_encode(const codec_options *o, const word_list *words, bool has_expert)
 {
     if (words->count > 1)
-        return bad("encode", "one selection at a time: a string of 0 and 1, a file, or -");
+        return refuse("encode", "one selection at a time: a string of 0 and 1, a file, or -");
     if (words->count == 0 && !o->mask)
-        return bad("encode", "a selection belongs here: a string of 0 and 1, a file, -, or --mask "
-                             "FILE --expert I");
+        return refuse("encode",
+                      "a selection belongs here: a string of 0 and 1, a file, -, or --mask "
+                      "FILE --expert I");
     if (words->count == 1 && o->mask)
-        return bad("encode", "the selection is given twice: as a word and by --mask");
+        return refuse("encode", "the selection is given twice: as a word and by --mask");
     if (!o->mask != !has_expert)
-        return bad("encode", "--mask FILE and --expert I belong together: which file, which "
-                             "column");
+        return refuse("encode", "--mask FILE and --expert I belong together: which file, which "
+                                "column");
     return true;
 }
 
@@ -420,11 +419,12 @@ int leakage_encode(int argc, char **argv)
 static bool check_decode(const codec_options *o, const word_list *words, bool has_tokens)
 {
     if (words->count != 1)
-        return bad("decode", "one cutoff belongs here: a string of 0 and 1, a file, or -; with "
-                             "--precision a number");
+        return refuse("decode", "one cutoff belongs here: a string of 0 and 1, a file, or -; with "
+                                "--precision a number");
     if ((o->precision >= 0) != has_tokens)
-        return bad("decode", "--precision and --tokens belong together: a number does not say how "
-                             "many tokens it stands for, a string of digits does");
+        return refuse("decode",
+                      "--precision and --tokens belong together: a number does not say how "
+                      "many tokens it stands for, a string of digits does");
     return true;
 }
 

@@ -158,10 +158,18 @@ static uint64_t passing_of(const exact_options *o, uint64_t levels)
     return (levels + 1) / 2;
 }
 
+/* C(N,k), exact where it is below 1e15; else some number beyond. */
+static double choose(size_t N, size_t k)
+{
+    double sets = 1;
+    if (k > N - k) k = N - k;
+    for (size_t i = 1; i <= k && sets < 1e15; i++) sets = sets * (double)(N - i + 1) / (double)i;
+    return sets;
+}
+
 static void table_row(labels_table *t, const et_leakage_case *c, const exact_answer *answers)
 {
-    double sets = 1; /* C(N,k); exact where it is shown as a whole number */
-    for (size_t i = 1; i <= c->select; i++) sets = sets * (double)(c->tokens - i + 1) / (double)i;
+    double sets = choose(c->tokens, c->select);
     if (t->format == FORM_JSON) {
         json_t *row = case_json(c), *labels = json_object();
         for (uint64_t i = 0; i < COLUMNS; i++) {
@@ -370,8 +378,7 @@ static et_status search(int format, et_error *error)
 
 static bool bad(const char *message)
 {
-    fail("leakage exact: %s", message);
-    return false;
+    return refuse("exact", message);
 }
 
 /* Which options go together. */

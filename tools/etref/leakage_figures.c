@@ -19,15 +19,17 @@ extern const char et_plot_leakage[], et_plot_leakage_end[];
 extern const char et_plot_cutoff[], et_plot_cutoff_end[];
 extern const char et_plot_load[], et_plot_load_end[];
 extern const char et_plot_start[], et_plot_start_end[];
-
-const char *const figure_names[] = {"leakage", "cutoff", "load", "start", NULL};
+extern const char et_plot_flips[], et_plot_flips_end[];
 
 static const struct {
-    const char *begin, *end;
-} scripts[] = {{et_plot_leakage, et_plot_leakage_end},
-               {et_plot_cutoff, et_plot_cutoff_end},
-               {et_plot_load, et_plot_load_end},
-               {et_plot_start, et_plot_start_end}};
+    const char *name, *begin, *end;
+} scripts[FIGURES] = {{"leakage", et_plot_leakage, et_plot_leakage_end},
+                      {"cutoff", et_plot_cutoff, et_plot_cutoff_end},
+                      {"load", et_plot_load, et_plot_load_end},
+                      {"start", et_plot_start, et_plot_start_end},
+                      {"flips", et_plot_flips, et_plot_flips_end}};
+
+static const char *const types[FIGURE_TYPES] = {"svg", "png"};
 
 /* ---- files ---- */
 
@@ -99,16 +101,50 @@ static et_status run_gnuplot(const char *folder, const char *script, bool *found
                    folder, script);
 }
 
-et_status draw_figures(const char *folder, bool *drawn, et_error *error)
+/* folder/name.type, of a folder whose name write_whole has found short enough. */
+static void figure_path(char out[PATH_MAX], const char *folder, const char *name, const char *type)
 {
-    et_status status = ET_OK;
-    *drawn = true;
-    for (size_t i = 0; figure_names[i] && status == ET_OK; i++) {
-        char name[32];
-        snprintf(name, sizeof name, "%s.gp", figure_names[i]);
-        status = write_whole(folder, name, scripts[i].begin,
-                             (size_t)(scripts[i].end - scripts[i].begin), error);
-        if (status == ET_OK && *drawn) status = run_gnuplot(folder, name, drawn, error);
+    snprintf(out, PATH_MAX, "%s/%s.%s", folder, name, type);
+}
+
+static void remove_figure(const char *folder, const char *name)
+{
+    char path[PATH_MAX];
+    for (size_t i = 0; i < FIGURE_TYPES; i++) {
+        figure_path(path, folder, name, types[i]);
+        unlink(path);
     }
-    return status;
+}
+
+/* Which types there are is gnuplot's matter: not each build can write PNG. */
+static void list_figure(const char *folder, const char *name, figure_list *figures)
+{
+    char path[PATH_MAX];
+    for (size_t i = 0; i < FIGURE_TYPES; i++) {
+        figure_path(path, folder, name, types[i]);
+        if (access(path, F_OK) == 0)
+            snprintf(figures->name[figures->count++], sizeof *figures->name, "%s.%s", name,
+                     types[i]);
+    }
+}
+
+et_status draw_figures(const char *folder, figure_list *figures, et_error *error)
+{
+    bool found = true;
+    *figures = (figure_list){0};
+    for (size_t i = 0; i < FIGURES; i++) {
+        char script[32];
+        snprintf(script, sizeof script, "%s.gp", scripts[i].name);
+        et_status status = write_whole(folder, script, scripts[i].begin,
+                                       (size_t)(scripts[i].end - scripts[i].begin), error);
+        if (status != ET_OK) return status;
+        remove_figure(folder, scripts[i].name);
+        if (found) status = run_gnuplot(folder, script, &found, error);
+        if (status != ET_OK) {
+            remove_figure(folder, scripts[i].name);
+            return status;
+        }
+        list_figure(folder, scripts[i].name, figures);
+    }
+    return ET_OK;
 }

@@ -18,6 +18,7 @@ static size_t list_rules(et_audit_rule *rules, size_t N, size_t n, const et_real
     rule.rule = ET_TC;
     rules[count++] = rule;
     rule.rule = ET_ET;
+    rule.select = N / n;
     rules[count++] = rule;
     for (int choice = 0; choice <= 1; choice++)
         for (size_t size = N; size >= n && count < FLIP_RULES; size /= 4) {

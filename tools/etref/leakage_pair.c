@@ -16,6 +16,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { SHOWN = 10 };
 
@@ -28,13 +29,13 @@ typedef struct pair {
     uint64_t changed;
 } pair;
 
-static et_status same_shape(const pair *p, const char *name, const size_t a[2], const size_t b[2],
-                            et_error *error)
+static et_status same_shape(const et_tensor_file files[2], const char *name, const size_t a[2],
+                            const size_t b[2], et_error *error)
 {
     if (a[0] == b[0] && a[1] == b[1]) return ET_OK;
     return et_fail(error, ET_EINVAL,
-                   "%s is [%zu,%zu] for %s and [%zu,%zu] for %s: only batches of one shape compare",
-                   name, a[0], a[1], p->names[0], b[0], b[1], p->names[1]);
+                   "%s is [%zu,%zu] in %s and [%zu,%zu] in %s: only batches of one shape compare",
+                   name, a[0], a[1], files[0].path, b[0], b[1], files[1].path);
 }
 
 /* What else decides must be the same in both, where both say it. */
@@ -93,8 +94,8 @@ static et_status pair_read(pair *p, et_error *error)
     for (int i = 0; i < 2 && status == ET_OK; i++)
         if ((status = read_matrix(&p->inputs[i], "in.x", &p->x[i], x[i], error)) == ET_OK)
             status = read_matrix(&p->masks[i], "route.mask", &p->mask[i], mask[i], error);
-    if (status == ET_OK) status = same_shape(p, "in.x", x[0], x[1], error);
-    if (status == ET_OK) status = same_shape(p, "route.mask", mask[0], mask[1], error);
+    if (status == ET_OK) status = same_shape(p->inputs, "in.x", x[0], x[1], error);
+    if (status == ET_OK) status = same_shape(p->masks, "route.mask", mask[0], mask[1], error);
     if (status == ET_OK && x[0][0] != mask[0][0])
         status = et_fail(error, ET_EINVAL, "%s has %zu tokens, %s decides on %zu", p->names[0],
                          x[0][0], p->masks[0].path, mask[0][0]);
@@ -313,12 +314,23 @@ static et_status make_twin(et_step *s, const audit_options *o, et_error *error)
     return status;
 }
 
+static et_status check_target(const audit_options *o, et_error *error)
+{
+    struct stat from, to;
+    if (stat(o->twin, &to) != 0 || stat(o->files.at[0], &from) != 0 || from.st_dev != to.st_dev ||
+        from.st_ino != to.st_ino)
+        return ET_OK;
+    return et_fail(error, ET_EINVAL, "--twin %s: is the bundle itself; name another file", o->twin);
+}
+
 int write_twin(const audit_options *o)
 {
     et_tensor_file file;
     et_step step;
     et_error error = {0};
-    et_status status = et_bundle_open(&file, &step, o->files.at[0], memory_limit(), &error);
+    et_status status = check_target(o, &error);
+    if (status == ET_OK)
+        status = et_bundle_open(&file, &step, o->files.at[0], memory_limit(), &error);
     if (status != ET_OK) return fail_status(status, &error);
     et_tensor_file_close(&file);
     status = make_twin(&step, o, &error);

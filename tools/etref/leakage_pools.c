@@ -1,6 +1,6 @@
 /* leakage_pools.c: EC's cutoff, ET's load, and how far the two agree, by size of the batch.
  *
- * The cutoff of a batch of N independent scores is a sample quantile: with p = 1/E and f the density
+ * The cutoff of a batch of N independent scores is a sample quantile: with p = k/N and f the density
  * at the true quantile, its standard deviation is sqrt(p(1-p)/N) / f, so it falls like N^(-1/2); and
  * the number of scores above the true quantile is binomial, pN of them, give or take
  * sqrt(pN(1-p)). Tokens that resemble each other scatter more, at the same rate; a mean that drifts
@@ -16,6 +16,7 @@
 #include <string.h>
 
 enum { WARM = 100, AGREEING = 8 };
+
 /* ---- sums over batches ---- */
 
 /* Mean and variance as values come (Welford). */
@@ -123,9 +124,9 @@ static double normal_quantile(double p)
     return (low + high) / 2;
 }
 
-static void expect(pool_row *row, size_t n)
+static void expect(pool_row *row)
 {
-    double p = 1 / (double)n, N = (double)row->tokens, z = normal_quantile(p);
+    double N = (double)row->tokens, p = (double)row->select / N, z = normal_quantile(p);
     double density = exp(-z * z / 2) / sqrt(2 * acos(-1));
     bool normal = row->stream == STREAM_NORMAL;
     row->expected_cutoff = normal ? sqrt(p * (1 - p) / N) / density : NAN;
@@ -145,7 +146,7 @@ static void sum_up(const bench *b, pool_row *row)
     row->cutoff_std = sqrt(row->cutoff_std);
     row->gap_std = sqrt(row->gap_std);
     row->load_std = sqrt(row->load_std);
-    expect(row, b->n);
+    expect(row);
 }
 
 /* EC at every smaller pool on the batch at hand, beside ET. */
@@ -201,28 +202,31 @@ static double quantity_of(const pool_row *row, size_t quantity)
     return values[quantity];
 }
 
-/* log y = log a + e log N. The standard error is that of the regression. */
+/* log y = log a + e log N. The standard error is that of the regression. A quantity of which fewer
+ * than two sizes show any has no exponent. */
 static fit_row fit_power(const pool_row *rows, size_t count, size_t quantity)
 {
     static const char *const names[] = {"cutoff_std", "gap_std", "load_std", "disagreement"};
-    double x = 0, y = 0, xx = 0, xy = 0, rest = 0, m = (double)count;
+    double logs[MAX_SIZES][2], x = 0, y = 0, xx = 0, xy = 0, rest = 0;
+    size_t m = 0;
     for (size_t i = 0; i < count; i++) {
-        x += log((double)rows[i].tokens) / m;
-        y += log(quantity_of(&rows[i], quantity)) / m;
+        double value = quantity_of(&rows[i], quantity);
+        if (!(value > 0)) continue;
+        logs[m][0] = log((double)rows[i].tokens);
+        logs[m][1] = log(value);
+        x += logs[m][0];
+        y += logs[m++][1];
     }
-    for (size_t i = 0; i < count; i++) {
-        double dx = log((double)rows[i].tokens) - x;
-        xx += dx * dx;
-        xy += dx * (log(quantity_of(&rows[i], quantity)) - y);
+    x /= (double)m;
+    y /= (double)m;
+    for (size_t i = 0; i < m; i++) {
+        xx += (logs[i][0] - x) * (logs[i][0] - x);
+        xy += (logs[i][0] - x) * (logs[i][1] - y);
     }
-    double exponent = xy / xx;
-    for (size_t i = 0; i < count; i++) {
-        double off =
-            log(quantity_of(&rows[i], quantity)) - y - exponent * (log((double)rows[i].tokens) - x);
-        rest += off * off;
-    }
+    double exponent = m > 1 ? xy / xx : NAN;
+    for (size_t i = 0; i < m; i++) rest += pow(logs[i][1] - y - exponent * (logs[i][0] - x), 2);
     return (fit_row){rows->stream, names[quantity], exp(y - exponent * x), exponent,
-                     count > 2 ? sqrt(rest / (m - 2) / xx) : NAN};
+                     m > 2 ? sqrt(rest / (double)(m - 2) / xx) : NAN};
 }
 
 /* ---- one stream ---- */

@@ -3,7 +3,7 @@
  * After u updates the plain average holds (1 - beta^u) of the cutoff: too little, so nearly every
  * token passes (or, below 0, nearly none) until 1/(1 - beta) steps are over. Dividing by 1 - beta^u
  * mends that from the first update on. Routing by expert choice meanwhile, the warm-up, hides it: the
- * average is as late as before, but nobody is routed by it.
+ * average is as late as before, but nobody is routed by it until it has caught up.
  */
 #include "etref/routing.h"
 #include "tools/etref/leakage_study.h"
@@ -39,18 +39,21 @@ static et_status run_step(start_row *row, const et_real *r, size_t N, size_t n, 
     row->corrected = mean_of(corrected, n);
     row->load_plain = load_over(r, N, n, ema);
     row->load_corrected = load_over(r, N, n, corrected);
-    row->load_warm = row->step < WARM_UP ? 1 : row->load_plain; /* EC's load is k */
+    bool warming = row->step < WARM_UP; /* EC's load is k */
+    row->load_warm = warming ? 1 : row->load_plain;
+    row->load_warm_corrected = warming ? 1 : row->load_corrected;
     et_ema_update(n, STUDY_DECAY, kth, ema);
     return status;
 }
 
 /* The step after the last one that is a tenth off. */
-static size_t settled(const start_row *rows, size_t offset)
+static size_t settled(const start_row *rows, int way)
 {
     size_t step = 0;
     for (size_t i = 0; i < START_STEPS; i++) {
-        double load = *(const double *)((const char *)&rows[i] + offset);
-        if (!(fabs(load - 1) <= 0.1)) step = rows[i].step + 1;
+        const double loads[START_WAYS] = {rows[i].load_plain, rows[i].load_corrected,
+                                          rows[i].load_warm, rows[i].load_warm_corrected};
+        if (!(fabs(loads[way] - 1) <= 0.1)) step = rows[i].step + 1;
     }
     return step;
 }
@@ -71,9 +74,7 @@ et_status study_start(start_study *a, score_stream *s, const study_options *o, e
     }
     progress_clear();
     a->rows += START_STEPS;
-    a->settled_plain[s->kind] = settled(rows, offsetof(start_row, load_plain));
-    a->settled_corrected[s->kind] = settled(rows, offsetof(start_row, load_corrected));
-    a->settled_warm[s->kind] = settled(rows, offsetof(start_row, load_warm));
+    for (int way = 0; way < START_WAYS; way++) a->settled[s->kind][way] = settled(rows, way);
     free(r);
     free(ema);
     free(work);

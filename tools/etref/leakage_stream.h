@@ -4,8 +4,8 @@
  *     text      bytes of a text as contextual vectors, scored by a random router; a batch is made of
  *               sequences of 128 bytes from random places, so its tokens repeat and resemble each
  *               other, as a language model's do
- *     drifting  as normal, while each expert's mean walks at random, 0.005 a batch: a router that is
- *               being trained
+ *     drifting  the same deviates, while each expert's mean walks at random, 0.005 a batch: a router
+ *               that is being trained; what differs from normal differs by the walk alone
  */
 #ifndef ETREF_TOOL_LEAKAGE_STREAM_H
 #define ETREF_TOOL_LEAKAGE_STREAM_H

@@ -21,8 +21,12 @@ typedef struct study {
     pool_study pools;
     start_study start;
     flip_study flips;
-    bool has[STREAM_KINDS], drawn;
+    bool has[STREAM_KINDS];
+    figure_list figures;
 } study;
+
+static const char *const start_names[START_WAYS] = {"plain", "corrected", "warm_up",
+                                                    "warm_up_corrected"};
 
 /* ---- CSV ---- */
 
@@ -68,8 +72,9 @@ static et_status write_fits(const study *s, const char *folder, et_error *error)
     fputs("stream,quantity,factor,exponent,error\n", f.out);
     for (size_t i = 0; i < s->pools.fits; i++) {
         const fit_row *r = &s->pools.fit[i];
-        fprintf(f.out, "%s,%s,%.9g,%.9g,", stream_names[r->stream], r->quantity, r->factor,
-                r->exponent);
+        fprintf(f.out, "%s,%s,", stream_names[r->stream], r->quantity);
+        csv_number(f.out, r->factor, ",");
+        csv_number(f.out, r->exponent, ",");
         csv_number(f.out, r->error, "\n");
     }
     return csv_end(&f, folder, error);
@@ -79,11 +84,14 @@ static et_status write_start(const study *s, const char *folder, et_error *error
 {
     csv_file f;
     csv_begin(&f, "start.csv");
-    fputs("stream,step,cutoff,plain,corrected,load_plain,load_corrected,load_warm\n", f.out);
+    fputs("stream,step,cutoff,plain,corrected,load_plain,load_corrected,load_warm,"
+          "load_warm_corrected\n",
+          f.out);
     for (size_t i = 0; i < s->start.rows; i++) {
         const start_row *r = &s->start.row[i];
-        fprintf(f.out, "%s,%zu,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g\n", stream_names[r->stream], r->step,
-                r->cutoff, r->plain, r->corrected, r->load_plain, r->load_corrected, r->load_warm);
+        fprintf(f.out, "%s,%zu,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g\n", stream_names[r->stream],
+                r->step, r->cutoff, r->plain, r->corrected, r->load_plain, r->load_corrected,
+                r->load_warm, r->load_warm_corrected);
     }
     return csv_end(&f, folder, error);
 }
@@ -148,16 +156,13 @@ static et_status open_stream(score_stream *stream, stream_kind kind, const study
     return ET_OK;
 }
 
-static et_status study_stream(study *s, stream_kind kind, const study_options *o, et_error *error)
+static et_status study_stream(study *s, score_stream *stream, const study_options *o,
+                              et_error *error)
 {
-    score_stream stream = {0};
-    et_status status = open_stream(&stream, kind, o, &s->has[kind], error);
-    if (status != ET_OK || !s->has[kind]) return status;
-    status = study_pools(&s->pools, &stream, o, error);
-    if (status == ET_OK) status = study_start(&s->start, &stream, o, error);
-    if (status == ET_OK && kind != STREAM_DRIFTING) /* one batch does not drift */
-        status = study_flips(&s->flips, &stream, o, error);
-    stream_close(&stream);
+    et_status status = study_pools(&s->pools, stream, o, error);
+    if (status == ET_OK) status = study_start(&s->start, stream, o, error);
+    if (status == ET_OK && stream->kind != STREAM_DRIFTING) /* one batch does not drift */
+        status = study_flips(&s->flips, stream, o, error);
     return status;
 }
 
@@ -185,10 +190,25 @@ static json_t *start_json(const study *s)
         if (!s->has[kind]) continue;
         json_t *row = json_object();
         json_object_set_new(row, "stream", json_string(stream_names[kind]));
-        json_object_set_new(row, "plain", json_integer((json_int_t)s->start.settled_plain[kind]));
-        json_object_set_new(row, "corrected",
-                            json_integer((json_int_t)s->start.settled_corrected[kind]));
-        json_object_set_new(row, "warm_up", json_integer((json_int_t)s->start.settled_warm[kind]));
+        for (int way = 0; way < START_WAYS; way++) {
+            size_t step = s->start.settled[kind][way];
+            json_object_set_new(row, start_names[way],
+                                step < START_STEPS ? json_integer((json_int_t)step) : json_null());
+        }
+        json_array_append_new(rows, row);
+    }
+    return rows;
+}
+
+static json_t *agreements_json(const study *s)
+{
+    json_t *rows = json_array();
+    for (size_t i = 0; i < s->pools.agreements; i++) {
+        const agreement_row *r = &s->pools.agreement[i];
+        json_t *row = json_object();
+        json_object_set_new(row, "stream", json_string(stream_names[r->stream]));
+        json_object_set_new(row, "pool", json_integer((json_int_t)r->pool));
+        json_object_set_new(row, "jaccard", json_number(r->jaccard));
         json_array_append_new(rows, row);
     }
     return rows;
@@ -199,8 +219,8 @@ static void report_json(const study *s, const study_options *o)
     json_t *report = json_object(), *files = json_array(), *figures = json_array();
     for (size_t i = 0; i < sizeof csv_names / sizeof *csv_names; i++)
         json_array_append_new(files, json_string(csv_names[i]));
-    for (size_t i = 0; s->drawn && figure_names[i]; i++)
-        json_array_append_new(figures, json_string(figure_names[i]));
+    for (size_t i = 0; i < s->figures.count; i++)
+        json_array_append_new(figures, json_string(s->figures.name[i]));
     json_object_set_new(report, "out", json_clean(o->out));
     json_object_set_new(report, "seed", json_integer((json_int_t)o->seed));
     json_object_set_new(report, "experts", json_integer((json_int_t)o->experts));
@@ -209,6 +229,7 @@ static void report_json(const study *s, const study_options *o)
     json_object_set_new(report, "files", files);
     json_object_set_new(report, "figures", figures);
     json_object_set_new(report, "fits", fits_json(s));
+    json_object_set_new(report, "agreement", agreements_json(s));
     json_object_set_new(report, "settled", start_json(s));
     json_print(report);
 }
@@ -248,36 +269,52 @@ static void print_fits(const study *s)
         const fit_row *r = &s->pools.fit[i];
         table_cell(&table, "%s", stream_names[r->stream]);
         table_cell(&table, "%s", r->quantity);
-        table_cell(&table, "%.3f", r->exponent);
+        isnan(r->exponent) ? table_cell(&table, "-") : table_cell(&table, "%.3f", r->exponent);
         isnan(r->error) ? table_cell(&table, "-") : table_cell(&table, "%.3f", r->error);
     }
     puts("\nfitted to a power of N; in theory -0.5 for independent scores\n");
     table_print(&table);
 }
 
+/* A row for each pool, a column for each stream: rows of one stream follow one another. */
+static void print_agreements(const study *s)
+{
+    static const char align[STREAM_KINDS + 2] = "rrrr";
+    text_table table;
+    size_t streams = 0;
+    for (int kind = 0; kind < STREAM_KINDS; kind++) streams += s->has[kind];
+    size_t pools = s->pools.agreements / streams;
+    table_begin(&table, align + STREAM_KINDS - streams);
+    table_cell(&table, "P");
+    for (int kind = 0; kind < STREAM_KINDS; kind++)
+        if (s->has[kind]) table_cell(&table, "%s", stream_names[kind]);
+    for (size_t i = 0; i < pools; i++) {
+        table_cell(&table, "%zu", s->pools.agreement[i].pool);
+        for (size_t j = 0; j < streams; j++)
+            table_cell(&table, "%.4f", s->pools.agreement[j * pools + i].jaccard);
+    }
+    puts("\nEC at pool P beside ET, in batches of the largest size: Jaccard\n");
+    table_print(&table);
+}
+
 static void print_start(const study *s)
 {
-    static const char *const names[] = {"stream", "plain", "corrected", "plain after warm-up"};
+    static const char *const names[] = {"stream", "plain", "corrected", "warm-up, plain",
+                                        "warm-up, corrected"};
     text_table table;
-    heads(&table, "lrrr", names);
+    heads(&table, "lrrrr", names);
     for (int kind = 0; kind < STREAM_KINDS; kind++) {
         if (!s->has[kind]) continue;
         table_cell(&table, "%s", stream_names[kind]);
-        const size_t steps[] = {s->start.settled_plain[kind], s->start.settled_corrected[kind],
-                                s->start.settled_warm[kind]};
-        for (size_t i = 0; i < 3; i++)
-            steps[i] < START_STEPS ? table_cell(&table, "%zu", steps[i])
-                                   : table_cell(&table, "never");
+        for (int way = 0; way < START_WAYS; way++) {
+            size_t step = s->start.settled[kind][way];
+            step < START_STEPS ? table_cell(&table, "%zu", step) : table_cell(&table, "never");
+        }
     }
     printf("\nthe moving average (decay %g) from step 0: the step from which on ET's load stays "
            "within a tenth of k\n(warm-up: EC for %d steps)\n\n",
            STUDY_DECAY, WARM_UP);
     table_print(&table);
-}
-
-static void share_cell(text_table *table, double share)
-{
-    share > 0 ? table_cell(table, "%.3f %%", 100 * share) : table_cell(table, "0");
 }
 
 static void print_flips(const study *s)
@@ -302,14 +339,14 @@ static void report_text(const study *s, const study_options *o)
 {
     print_pools(s);
     print_fits(s);
+    print_agreements(s);
     print_start(s);
     print_flips(s);
     fputs("\nin ", stdout);
     print_clean(stdout, o->out);
     putchar(':');
     for (size_t i = 0; i < sizeof csv_names / sizeof *csv_names; i++) printf(" %s", csv_names[i]);
-    for (size_t i = 0; s->drawn && figure_names[i]; i++)
-        printf(" %s.svg %s.png", figure_names[i], figure_names[i]);
+    for (size_t i = 0; i < s->figures.count; i++) printf(" %s", s->figures.name[i]);
     putchar('\n');
 }
 
@@ -318,29 +355,48 @@ static void report_text(const study *s, const study_options *o)
 static et_status make_folder(const char *path, et_error *error)
 {
     struct stat facts;
-    if (mkdir(path, 0777) == 0 || (stat(path, &facts) == 0 && S_ISDIR(facts.st_mode))) return ET_OK;
-    return et_fail(error, ET_EIO, "--out %s: %s", path, strerror(errno));
+    if (mkdir(path, 0777) == 0) return ET_OK;
+    int reason = errno;
+    if (stat(path, &facts) == 0 && S_ISDIR(facts.st_mode)) {
+        if (access(path, W_OK | X_OK) == 0) return ET_OK;
+        reason = errno;
+    }
+    return et_fail(error, ET_EIO, "--out %s: %s; a folder to write to belongs here", path,
+                   strerror(reason));
 }
 
-static et_status run(study *s, const study_options *o, et_error *error)
+static et_status run_streams(study *s, score_stream streams[STREAM_KINDS], const study_options *o,
+                             et_error *error)
 {
     et_status status = make_folder(o->out, error);
     if (status != ET_OK) return status;
     csv_begin(&s->flips.positions, "flips-by-position.csv");
     fputs("stream,rule,batch,select,position,noise,adversary\n", s->flips.positions.out);
     for (int kind = 0; kind < STREAM_KINDS && status == ET_OK; kind++)
-        status = study_stream(s, (stream_kind)kind, o, error);
+        if (s->has[kind]) status = study_stream(s, &streams[kind], o, error);
     if (status == ET_OK) return write_all(s, o->out, error);
     fclose(s->flips.positions.out);
     free(s->flips.positions.text);
     return status;
 }
 
+/* Every stream is opened before the folder is made: what can be refused is refused first. */
+static et_status run(study *s, const study_options *o, et_error *error)
+{
+    score_stream streams[STREAM_KINDS] = {{0}};
+    et_status status = ET_OK;
+    for (int kind = 0; kind < STREAM_KINDS && status == ET_OK; kind++)
+        status = open_stream(&streams[kind], (stream_kind)kind, o, &s->has[kind], error);
+    if (status == ET_OK) status = run_streams(s, streams, o, error);
+    for (int kind = 0; kind < STREAM_KINDS; kind++) stream_close(&streams[kind]);
+    return status;
+}
+
 static et_status draw(study *s, const study_options *o, et_error *error)
 {
     if (o->no_figures) return ET_OK;
-    et_status status = draw_figures(o->out, &s->drawn, error);
-    if (status == ET_OK && !s->drawn)
+    et_status status = draw_figures(o->out, &s->figures, error);
+    if (status == ET_OK && s->figures.count == 0)
         fputs(
             "etref: note: gnuplot is not installed: no figures; the scripts (*.gp) lie beside the "
             "CSV files\n",
@@ -350,8 +406,7 @@ static et_status draw(study *s, const study_options *o, et_error *error)
 
 static bool bad(const char *message)
 {
-    fail("leakage study: %s", message);
-    return false;
+    return refuse("study", message);
 }
 
 static bool read_options(study_options *o, int argc, char **argv)
@@ -375,6 +430,7 @@ static bool read_options(study_options *o, int argc, char **argv)
                 whole_number("--batches", batches, 2, 100000, &B) &&
                 whole_number("--seed", seed, 0, INT64_MAX, &o->seed);
     word_list_free(&words);
+    fine = fine && (o->text == NULL || is_text(o->text));
     if (fine && o->out == NULL)
         fine = bad("--out DIR belongs here: the folder for CSV files and figures");
     if (fine && (N & (N - 1)) != 0)

@@ -67,20 +67,24 @@ et_status study_pools(pool_study *p, score_stream *s, const study_options *o, et
 
 enum { START_STEPS = 500, WARM_UP = 400 };
 
+/* How ET's threshold may come about: the average as it is, or corrected; the same two behind a
+ * warm-up, EC for WARM_UP steps. */
+enum { START_PLAIN, START_CORRECTED, START_WARM, START_WARM_CORRECTED, START_WAYS };
+
 typedef struct start_row {
     stream_kind stream;
     size_t step;
-    double cutoff;                     /* this batch's, mean over experts */
-    double plain, corrected;           /* thresholds, means over experts */
-    double load_plain, load_corrected; /* ET's load / k under them, means over experts */
-    double load_warm;                  /* EC for WARM_UP steps, then ET by the plain average */
+    double cutoff;                         /* this batch's, mean over experts */
+    double plain, corrected;               /* thresholds, means over experts */
+    double load_plain, load_corrected;     /* ET's load / k under them, means over experts */
+    double load_warm, load_warm_corrected; /* the same after the warm-up, in which it is 1 */
 } start_row;
 
 typedef struct start_study {
     size_t rows;
     start_row row[STREAM_KINDS * START_STEPS];
     /* the first step from which the mean load stays within a tenth of k, by stream */
-    size_t settled_plain[STREAM_KINDS], settled_corrected[STREAM_KINDS], settled_warm[STREAM_KINDS];
+    size_t settled[STREAM_KINDS][START_WAYS];
 } start_study;
 
 et_status study_start(start_study *a, score_stream *s, const study_options *o, et_error *error);
@@ -98,9 +102,17 @@ typedef struct csv_file {
 void csv_begin(csv_file *f, const char *name);
 et_status csv_end(csv_file *f, const char *folder, et_error *error); /* closes in any case */
 
-/* Writes the scripts into the folder and runs gnuplot on each; *drawn: false where there is none. */
-et_status draw_figures(const char *folder, bool *drawn, et_error *error);
-extern const char *const figure_names[]; /* ends with NULL */
+enum { FIGURES = 5, FIGURE_TYPES = 2 };
+
+/* The figures that were drawn, by file name: "cutoff.svg". */
+typedef struct figure_list {
+    size_t count;
+    char name[FIGURES * FIGURE_TYPES][32];
+} figure_list;
+
+/* Writes the scripts into the folder and runs gnuplot on each. Figures of an earlier run, of other
+ * data, go. `figures` stays empty where there is no gnuplot. */
+et_status draw_figures(const char *folder, figure_list *figures, et_error *error);
 
 /* ---- leakage_flips.c: how often real scores let the future decide ---- */
 

@@ -18,5 +18,6 @@ et_plot_\name\()_end:
     plot cutoff
     plot load
     plot start
+    plot flips
 
     .section .note.GNU-stack, "", %progbits
