@@ -655,6 +655,9 @@ START_TEST(the_golden_is_no_candidate)
         clear_tensors(&k);
         add_tensors(&k, &k.golden, &k.noise, 0, 1);
         assert_inconclusive(&k, (et_verify_options){0}, "the golden itself");
+        /* by another engine, whose sums end otherwise in the last bits */
+        for (size_t e = 0; i < 2 && e < 96 * 16; e++) values_of(&k, "fwd.y")[e] *= 1 + 1e-15;
+        if (i < 2) assert_inconclusive(&k, (et_verify_options){0}, "the golden itself");
         /* one tensor of it among a kernel's own: a kernel of binary64 may well get that */
         clear_tensors(&k);
         add_tensors(&k, &k.golden, &k.noise, 1, 1);

@@ -272,6 +272,16 @@ static void threshold_noise(const step_noise *q)
     }
 }
 
+/* Evaluation only stores it, where the caller asks for it at all. */
+static void stored_state_noise(const step_noise *q)
+{
+    const et_step *s = q->s;
+    for (size_t i = 0; s->state_ema && i < s->c.experts; i++)
+        q->V->state_ema[i] = (et_real)rounding_site(&q->sum, (double)s->state_ema[i], 0);
+    for (size_t i = 0; s->state_bias && i < s->c.experts; i++)
+        q->V->state_bias[i] = (et_real)rounding_site(&q->sum, (double)s->state_bias[i], 0);
+}
+
 static void state_noise(const step_noise *q)
 {
     const et_step *s = q->s;
@@ -505,7 +515,10 @@ static et_status moe_noise(step_noise *q, et_error *error)
         return status;
     routing_noise(q);
     if (s->route.threshold) threshold_noise(q);
-    state_noise(q);
+    if (s->c.eval)
+        stored_state_noise(q);
+    else
+        state_noise(q);
     metrics_noise(q);
     return ET_OK;
 }

@@ -709,7 +709,7 @@ static et_status update_ema(et_deviant *v, et_error *error)
     et_status status = renew_copy(v, &v->s.state_ema, n, 1, error);
     if (status != ET_OK) return status;
     memcpy(v->s.state_ema, v->s.in.ema, n * sizeof(et_real));
-    et_ema_update(n, v->s.c.ema_decay, v->cutoff, v->s.state_ema);
+    if (!v->s.c.eval) et_ema_update(n, v->s.c.ema_decay, v->cutoff, v->s.state_ema);
     return ET_OK;
 }
 

@@ -101,7 +101,7 @@ static bool has_bias(const et_step *s)
 
 static bool moves_bias(const et_step *s)
 {
-    return s->state_bias != NULL;
+    return s->state_bias != NULL && !s->c.eval;
 }
 
 static bool moves_bias_in_micro_batches(const et_step *s)
@@ -116,7 +116,7 @@ static bool evaluates_bias(const et_step *s)
 
 static bool moves_ema(const et_step *s)
 {
-    return s->state_ema != NULL;
+    return s->state_ema != NULL && !s->c.eval;
 }
 
 static bool moves_ema_by_threshold(const et_step *s)
@@ -141,7 +141,7 @@ static bool corrects_ema(const et_step *s)
 
 static bool has_given_load(const et_step *s)
 {
-    return s->in.load != NULL && (s->loss_aux || s->state_bias);
+    return s->in.load != NULL && (s->loss_aux || moves_bias(s));
 }
 
 static bool has_softmax(const et_step *s)
@@ -482,18 +482,23 @@ static void keep_ema(et_deviant *v)
     memcpy(v->s.state_ema, v->s.in.ema, v->moe.n * sizeof(et_real));
 }
 
-/* Where nothing should be kept, there is no average to compare with: what the average would be. */
+static void set_updates(et_deviant *v, size_t count)
+{
+    int32_t *updates = et_deviant_integers(v, 1);
+    if (updates == NULL) return;
+    *updates = (int32_t)count;
+    v->s.state_updates = updates;
+}
+
 static void move_ema(et_deviant *v)
 {
     et_ema_update(v->moe.n, v->s.c.ema_decay, v->cutoff, v->s.state_ema);
+    set_updates(v, v->s.c.ema_updates + 1);
 }
 
 static void keep_updates(et_deviant *v)
 {
-    int32_t *updates = et_deviant_integers(v, 1);
-    if (updates == NULL) return;
-    *updates = (int32_t)v->s.c.ema_updates;
-    v->s.state_updates = updates;
+    set_updates(v, v->s.c.ema_updates);
 }
 
 /* The bias after the step, moved by loads [n] that were counted in batches of `tokens`. */

@@ -31,6 +31,8 @@ typedef struct trial {
     et_judgement j;
     et_verdict *verdict;
     const et_step *bars;              /* the golden's variances, if the caller has them */
+    et_step golden;                   /* the caller's, and its state in evaluation, too */
+    int32_t updates;
     et_step reference, variance;      /* zeros where the golden serves, or before they are there */
     et_assignment assignment;         /* the candidate's own */
     uint8_t *shown, *inferred, *open; /* [N,n] masks */
@@ -94,6 +96,16 @@ static double count_tests(const et_judgement *j)
 
 /* ---- the reference and its variances ---- */
 
+/* Evaluation leaves the state as it is, and a step does not repeat it. A candidate may show it, unchanged. */
+static void show_state(et_step *s, int32_t *updates)
+{
+    if (!s->c.eval) return;
+    s->state_ema = s->in.ema;
+    s->state_bias = s->in.bias;
+    *updates = (int32_t)s->c.ema_updates;
+    s->state_updates = s->in.ema ? updates : NULL;
+}
+
 /* The golden, as a step that may take what is left of max_bytes. */
 static et_step allowed(const trial *t, const et_step *s)
 {
@@ -107,7 +119,8 @@ static et_step allowed(const trial *t, const et_step *s)
 static et_status make_variance(trial *t, et_error *error)
 {
     t->j.systematic = et_noise_systematic(t->j.reference, t->j.options->profile);
-    if (t->bars && t->j.reference == t->j.golden) {
+    bool serve = t->bars && t->j.reference == t->j.golden;
+    if (serve && (t->bars->state_ema || t->bars->state_bias || !t->golden.c.eval)) {
         t->j.variance = t->bars;
         return ET_OK;
     }
@@ -130,7 +143,9 @@ static et_status make_reference(trial *t, const uint8_t *mask, et_error *error)
     s->block = t->j.golden->block;
     s->given_mask = mask;
     t->j.reference = s;
-    return et_step_run(s, ET_BLAS, NULL, NULL, error);
+    et_status status = et_step_run(s, ET_BLAS, NULL, NULL, error);
+    show_state(s, &t->updates);
+    return status;
 }
 
 static bool same_mask(const trial *t, const uint8_t *mask)
@@ -385,7 +400,7 @@ static void pronounce_all(trial *t, const char *missing)
         pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: the candidate holds nothing to judge");
     else if (is_all_golden(t))
         pronounce(v, ET_INCONCLUSIVE,
-                  "INCONCLUSIVE: the candidate is the golden itself, bit for bit");
+                  "INCONCLUSIVE: the candidate is the golden itself, or as free of errors");
     else if (doubtful)
         pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s: %s", doubtful->name, doubtful->reason);
     else if (!anything_passed(v))
@@ -429,9 +444,10 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_st
     double alpha = options->alpha > 0 ? options->alpha : 1e-9;
     bool as_large = options->profile->bits[ET_ACCUMULATOR] >= DBL_MANT_DIG;
     *verdict = (et_verdict){.alpha = alpha, .profile = *options->profile};
-    trial t = {.verdict = verdict, .bars = bars};
-    t.j = (et_judgement){.golden = golden,
-                         .reference = golden,
+    trial t = {.verdict = verdict, .bars = bars, .golden = *golden};
+    show_state(&t.golden, &t.updates);
+    t.j = (et_judgement){.golden = &t.golden,
+                         .reference = &t.golden,
                          .variance = &t.variance,
                          .scale = as_large ? 2 : 1,
                          .candidate = candidate,
