@@ -252,17 +252,6 @@ et_status et_bundle_open(et_tensor_file *file, et_step *step, const char *path, 
 
 /* ---- integrity ---- */
 
-static double element(const et_tensor_out *t, size_t i)
-{
-    switch (t->source) {
-    case ET_FROM_F64: return ((const double *)t->values)[i];
-    case ET_FROM_F32: return (double)((const float *)t->values)[i];
-    case ET_FROM_I32: return ((const int32_t *)t->values)[i];
-    case ET_FROM_U8: return ((const uint8_t *)t->values)[i];
-    }
-    return 0;
-}
-
 /* |stored - recomputed|; equal values, infinities among them, differ by 0; NaN by +inf. */
 static double distance(double stored, double recomputed)
 {
@@ -310,7 +299,7 @@ static et_status compare_tensor(et_comparison *r, const et_tensor_file *file,
         et_status status = et_tensor_file_read(file, info, first, count, chunk, error);
         if (status != ET_OK) return status;
         for (size_t i = 0; i < count; i++) {
-            double value = element(want, first + i);
+            double value = et_tensor_element(want, first + i);
             compare_element(r, first + i, chunk[i],
                             noise ? et_round_to_dtype(value, ET_F32) : value);
         }

@@ -258,3 +258,14 @@ size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STE
     }
     return count;
 }
+
+double et_tensor_element(const et_tensor_out *t, size_t i)
+{
+    switch (t->source) {
+    case ET_FROM_F64: return ((const double *)t->values)[i];
+    case ET_FROM_F32: return (double)((const float *)t->values)[i];
+    case ET_FROM_I32: return ((const int32_t *)t->values)[i];
+    case ET_FROM_U8: return ((const uint8_t *)t->values)[i];
+    }
+    return 0;
+}

@@ -9,6 +9,9 @@
  * every token on every expert. */
 bool et_tensor_fits(const et_step *s, const et_tensor_doc *doc, size_t rank, const size_t *shape);
 
+/* Element i of a tensor as a double, whatever its source. */
+double et_tensor_element(const et_tensor_out *t, size_t i);
+
 /* "[2,3]" into a buffer, for messages. */
 void et_shape_print(size_t rank, const size_t *shape, char *to, size_t room);
 

@@ -43,17 +43,6 @@ bool et_same_shape(const et_tensor_out *a, const et_tensor_out *b)
     return a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
 }
 
-double et_tensor_element(const et_tensor_out *t, size_t i)
-{
-    switch (t->source) {
-    case ET_FROM_F64: return ((const double *)t->values)[i];
-    case ET_FROM_F32: return (double)((const float *)t->values)[i];
-    case ET_FROM_I32: return ((const int32_t *)t->values)[i];
-    case ET_FROM_U8: return ((const uint8_t *)t->values)[i];
-    }
-    return 0;
-}
-
 static et_status wrong_shape(const et_tensor_out *got, const et_tensor_out *must, const char *why,
                              et_error *error)
 {

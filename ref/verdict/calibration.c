@@ -63,12 +63,14 @@ double et_group_limit(double alpha, double tests, bool coarse, double sources)
     return normal + (et_element_limit(alpha, tests, coarse) - normal) / sqrt(sources);
 }
 
-/* The first row whose patterns both fit decides. */
+/* The first row whose patterns both fit decides. Measured: at most 1.2 (data/campaign/limits.csv), but for
+ * dO: beside a gate near 1 all elements of a row round alike. */
 static const struct {
     const char *tensor, *kind;
     et_calibration c;
 } table[] = {
-    {"*", "*", {1, 1}},
+    {"bwd.slot_out", "*", {2, 1}},
+    {"*", "*", {1.25, 1}},
 };
 
 et_calibration et_calibration_of(const char *tensor, const char *kind)

@@ -47,6 +47,7 @@ typedef struct jury {
     et_tensor_verdict *out;
     bool coarse;
     bool gated;        /* a slot's elements share the error of its gate */
+    bool numbers;      /* one a token, or a token and expert; or sums of these */
     double b, b_whole; /* allowances on the slope, of groups and of the tensor */
     double worst;      /* how near the nearest group came to its limits: 1 is on them */
 } jury;
@@ -66,10 +67,12 @@ static et_sums sum_of(const et_sums *list, size_t first, size_t end)
 /* ---- one group ---- */
 
 /* Sources behind a group of so many tokens or slots, in whose elements their hidden units enter one by one
- * (calibration.c). A gate as coarse as the intermediates is one source for all of a slot's elements. */
+ * (calibration.c). A gate as coarse as the intermediates is one source for all of a slot's elements; and
+ * where a token has one number there is one source, whatever it was summed up from. */
 static double of_tokens(const jury *q, size_t tokens)
 {
-    return (double)tokens * (q->gated ? 1 : (double)q->reference->c.d_expert) / 24;
+    bool hidden = !q->gated && !q->numbers;
+    return (double)tokens * (hidden ? (double)q->reference->c.d_expert : 1) / 24;
 }
 
 static et_group measure(const jury *q, const char *kind, const char *part, size_t index,
@@ -423,7 +426,6 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
     const et_profile *p = j->options->profile;
     const char *name = f->got->name;
     bool y = strcmp(name, "fwd.y") == 0, dx = strcmp(name, "bwd.x") == 0;
-    bool pairs = is_pairs(f);
     jury q = {.j = j,
               .f = f,
               .reference = reference,
@@ -432,13 +434,10 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
               .out = out,
               .coarse = et_tail_is_coarse(p, name),
               .gated = p->bits[ET_GATES] <= p->bits[ET_INTERMEDIATES] && hangs_on_gates(name),
+              .numbers = f->columns <= 1 || is_pairs(f) || strcmp(name, "bwd.w_router") == 0,
               .b = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, false),
               .b_whole = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, true)};
-    /* one a token, or a token and expert; or sums of these */
-    bool numbers = f->columns <= 1 || pairs || strcmp(name, "bwd.w_router") == 0;
-    judge(&q, "tensor", "reference", 0,
-          numbers ? (double)all_tokens(&q) / 24 : of_tokens(&q, all_tokens(&q)),
-          sum_of(rows, 0, f->rows));
+    judge(&q, "tensor", "reference", 0, of_tokens(&q, all_tokens(&q)), sum_of(rows, 0, f->rows));
     judge_experts(&q);
     judge_rows(&q);
     judge_columns(&q);

@@ -15,6 +15,7 @@
 #include "etref/bundle.h"
 #include "etref/verify.h"
 #include "ref/oracle/noise.h"
+#include "ref/oracle/tensors.h"
 
 /* Called with every group that is tested, of tensor `tensor`: how the campaign gathers what c has to
  * cover. */
@@ -69,9 +70,6 @@ const et_tensor_out *et_tensor_named(const et_tensor_out *list, size_t count, co
 bool et_tensor_is_real(const et_tensor_out *t);
 size_t et_tensor_count(const et_tensor_out *t);
 bool et_same_shape(const et_tensor_out *a, const et_tensor_out *b);
-
-/* Element i of a tensor as a double, whatever its source. */
-double et_tensor_element(const et_tensor_out *t, size_t i);
 
 /* Names, types, values, and all of a shape that does not depend on the candidate's routing; in.*
  * must equal the golden's. ET_EINVAL names the tensor. */
