@@ -115,7 +115,8 @@ static limits limits_of(const et_sheet *f)
         .scale = f->scale, .extra = f->extra, .negligible = negligible, .tiny = tiny, .huge = huge};
 }
 
-/* A millionth of a deviation is what binary64 leaves: of the golden, made by whichever engine. */
+/* A millionth of a deviation is what binary64 leaves: of the golden, made by whichever engine. Nor may the
+ * value be another one: far below the accumulator's range, kernels say 0. */
 static const double no_error = 0x1p-40;
 
 enum { CHUNKS = 32, TILE = 256 };
@@ -226,7 +227,8 @@ static tally count_piece(size_t columns, const double *want, const piece *p, con
         double V = p->V[c], noisy = p->weight[c] > 0 ? 1.0 : 0.0;
         failed += p->deviation2[c] <= passes ? 0.0 : 1.0;
         exact += V > least ? 0.0 : 1.0;
-        same += p->deviation2[c] <= none ? noisy : 0.0;
+        bool none_at_all = p->deviation2[c] <= none && fabs(p->e[c]) <= 0x1p-10 * fabs(want[c]);
+        same += none_at_all ? noisy : 0.0;
         V1 += V;
         V2 += V * V;
         u2 += want[c] * want[c];
@@ -627,13 +629,14 @@ static void conclude_real(exam *x, const et_sheet *f, const tally *all, bool gro
     x->doubt->errorless = has_no_error(x, all);
     if (!grouped) return;
     x->doubt->identical = x->doubt->errorless && is_golden_itself(x, f);
-    if (x->doubt->identical && p->bits[ET_ACCUMULATOR] < et_dtype_significand(ET_F64))
-        find(x, ET_INCONCLUSIVE, "the golden itself, or as free of errors: a kernel would have rounded");
-    else if (all->reference2 > 0 && all->reference2 < 100 * all->variance) {
+    bool finer = p->bits[ET_ACCUMULATOR] >= et_dtype_significand(ET_F64);
+    x->doubt->harmless = all->reference2 > 0 && all->reference2 < 100 * all->variance;
+    if (x->doubt->harmless)
         find(x, ET_INCONCLUSIVE, "below its noise: root mean square %.2g, deviation %.2g",
              sqrt(all->reference2 / all->judged), sqrt(all->variance / all->judged));
-        x->doubt->harmless = true;
-    }
+    else if (x->doubt->identical && !finer)
+        find(x, ET_INCONCLUSIVE,
+             "the golden itself, or as free of errors: a kernel would have rounded");
 }
 
 /* grouped: its elements belong together, so groups of them and their size as a whole mean something. */
