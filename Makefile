@@ -77,6 +77,7 @@ fuzzers: $(FUZZERS)
 ## goldens: make every golden again and compare with data/ (UPDATE=1: replace those in data/)
 goldens: all
 	@tools/regenerate-goldens $(BUILD) $(if $(UPDATE),update)
+	@tools/leakage-values $(BUILD) $(if $(UPDATE),update)
 ## determinism: threads x compilers x optimisation against data/SHA256SUMS (SAMPLE=1: five builds)
 determinism:
 	+@tools/check-determinism $(BUILD) $(if $(SAMPLE),sample)
