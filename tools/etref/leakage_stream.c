@@ -88,7 +88,7 @@ static void next_normal(const score_stream *s, et_stream numbers, size_t N, et_r
 {
     size_t n = s->experts;
     uint64_t first = s->drawn * N * n;
-#pragma omp parallel for schedule(static) if (N * n > 30000) /* else not worth it */
+#pragma omp parallel for schedule(static) if (N * n > 4000) /* else not worth it */
     for (size_t i = 0; i < N * n; i++) {
         double mean = s->center ? s->center[i % n] : 0;
         r[i] = (et_real)(mean + et_normal(numbers, first + i));
