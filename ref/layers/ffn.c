@@ -69,11 +69,12 @@ void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real 
  * variances travel by its square:
  *
  *   V[H] = acc(H) + site(H)                      (+ V[x] (W o W)' where x had to be rounded)
- *   V[A] = 4 R^2 V[H] + 2 V[H]^2 + site(A)       R = relu(H); (H+e)^2 - H^2 = 2He + e^2
+ *   V[A] = 4 R^2 V[H] + 2 V[H]^2 + site(A)       R = relu(H); (H+e)^2 - H^2 = 2He + e^2; but at
+ *                                                the bend no less than its tail needs (rounding.h)
  *   V[f] = V[A] (W_down o W_down)' + acc(f) + site(f)
  *
- * At H <= 0 the reference's A is 0, but where H is within 6 deviations of 0 the kernel's H may be
- * positive, and its A is e^2: at most 3 V[H]^2.
+ * At H <= 0 the reference's A is 0, but where H is within 6.5 deviations of 0 the kernel's H may be
+ * positive, and its A is e^2.
  */
 
 /* variance += the error of rounding each value at this place. */
@@ -100,7 +101,7 @@ static const et_real *as_operand(const et_profile *p, size_t count, const et_rea
 /* Can a kernel's H be positive, where it is `value` with this variance? */
 static bool may_be_positive(double value, double variance)
 {
-    return value > 0 || (variance > 0 && value * value < 36 * variance);
+    return value + rounding_tail * sqrt(variance) > 0;
 }
 
 static void activation_noise(size_t count, const et_real *H, const et_real *VH, et_real *VA)
@@ -108,8 +109,9 @@ static void activation_noise(size_t count, const et_real *H, const et_real *VH, 
 #pragma omp parallel for if (count > ET_WORTH_THREADS)
     for (size_t i = 0; i < count; i++) {
         double r = (double)relu(H[i]), v = (double)VH[i];
-        double beyond = may_be_positive((double)H[i], v) ? 3 * v * v : 0;
-        VA[i] = (et_real)(H[i] > 0 ? 4 * r * r * v + 2 * v * v : beyond);
+        double most = fmax((double)H[i] + rounding_tail * sqrt(v), 0);
+        double near = H[i] > 0 ? 4 * r * r * v + 2 * v * v : 0;
+        VA[i] = (et_real)fmax(near, rounding_reaches(most * most - r * r));
     }
 }
 
@@ -142,11 +144,14 @@ out:
  *
  *   V[dO] = dy^2 V[w] + site(dO)
  *   V[dA] = g^2 V[w] + site(dO) (W_down o W_down) + acc(dA) + site(dA)
- *   V[dH] = 4 R^2 V[dA] + [H > -6 deviations] 4 dA^2 V[H] + site(dH)
+ *   V[dH] = 4 R^2 V[dA] + [H > -6.5 deviations] 4 (dA^2 + 8 V[dA]) V[H] + site(dH)
  *   V[dW_down] = V[dO]' (A o A) + (dO o dO)' V[A] + acc + site
  *   V[dW_up]   = V[dH]' (x o x) + (dH o dH)' V[x] + acc + site
  *   V[dx]      = V[dH] (W_up o W_up) + acc                 (this expert's share; rounded with the rest)
  *   V[dw]      = sum_j g_j^2 V[A_j] + sum_c dy_c^2 (acc + site)(f_c) + acc(dw)
+ *
+ * The 8 V[H] V[dA] of V[dH] is the product of both errors, which reaches 23 products of deviations as seldom
+ * as a normal error its 6.5 deviations: 8 of its own, then.
  *
  * The last line: an error of A_j reaches every f_c at once, so it must be followed to dw as a whole;
  * what f adds of its own is independent from column to column.
@@ -217,15 +222,21 @@ static void unweighted_gradient(const et_ffn *f, size_t m, const et_upstream *u,
 }
 
 /* The rounding of dO = w dy. dy is exact and w nearly, so that this error is no matter of chance: it is
- * what is missing to the nearest number of the format. It matters where w is close to 1 (a saturated
- * gate), and dO rounds to dy itself; elsewhere it is uniform like any other. A w that was rounded to 1
- * has already made that error. */
+ * what is missing to the nearest number of the format, or, where w's error pushes dO over the middle between
+ * two, what is missing to the other. It matters where w is close to 1 (a saturated gate), and dO rounds to dy
+ * itself. Where w errs by an eighth of an ulp and more, the error is uniform like any other. A w that was
+ * rounded to 1 has already made it. */
 static double product_site(const rounding *r, double dO, double from_w)
 {
     double uniform = rounding_site(r, dO, from_w), ulp = rounding_ulp(r, dO);
     if (64 * from_w > ulp * ulp || fabs(dO) < r->smallest || uniform == 0) return uniform;
-    double missing = nearbyint(dO / ulp) * ulp - dO;
-    return fmax(missing * missing - from_w, 0);
+    double nearest = fabs(nearbyint(dO / ulp) * ulp - dO), other = ulp - nearest;
+    double to_the_middle = 0.5 * ulp - nearest, own = nearest * nearest;
+    if (to_the_middle < rounding_tail * sqrt(from_w)) {
+        double over = 0.5 * erfc(to_the_middle / sqrt(2 * from_w));
+        own = fmax((1 - over) * own + over * other * other, rounding_reaches(other));
+    }
+    return fmax(own - from_w, 0);
 }
 
 static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,
@@ -252,8 +263,8 @@ static void activation_backward_noise(const et_profile *p, size_t m, size_t h, c
         double own = (double)V->dA[i], dA = (double)v->dA[i], R = (double)relu(v->H[i]);
         own += rounding_site(&r, dA, own + from_w);
         V->dA[i] = (et_real)(from_w + own);
-        double VH = (double)V->H[i];
-        double from_H = may_be_positive((double)v->H[i], VH) ? 4 * dA * dA * VH : 0;
+        double VH = (double)V->H[i], VA = (double)V->dA[i];
+        double from_H = may_be_positive((double)v->H[i], VH) ? 4 * (dA * dA + 8 * VA) * VH : 0;
         double dH = from_H + 4 * R * R * (from_w + own);
         double site = rounding_site(&r, (double)v->dH[i], dH);
         s->dH_own[i] = (et_real)(4 * R * R * own + site);

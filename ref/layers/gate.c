@@ -144,6 +144,8 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
  *           the sum of the gate values below u: beside the largest they may be lost in the sum of e^r,
  *           all of them
  * either    a value below the accumulator's smallest normal number may come out as 0: + p^2 there
+ *           Where logits err by more than some hundredths, first order does not do: p (or 1 - p, if
+ *           that is less) errs by a factor e^error (rounding.h)
  * relu      none; where r <= 0 is within 6 deviations of 0, a kernel may see r > 0: V[p] = V[r]
  */
 
@@ -162,6 +164,15 @@ et_real et_gate_slope(et_gate gate, et_real r_i, et_real p_i, et_real p_j, bool 
     }
 }
 
+/* The variance of a gate value whose own, to first order, is v. */
+static double beyond_first_order(double value, double v)
+{
+    double less = fmin(value, 1 - value), farthest;
+    if (!(less > 0 && v > 0)) return v;
+    farthest = less * expm1(rounding_tail * sqrt(v) / less);
+    return fmin(fmax(v, rounding_reaches(farthest)), fmax(v, 1));
+}
+
 /* What a kernel whose exponentials underflow at once loses of a value. */
 static double underflow(const et_profile *p, double value)
 {
@@ -175,8 +186,8 @@ static void sigmoid_noise(const et_profile *p, size_t count, const et_real *r, c
     double a = unit(p), nothing = ldexp(1, -p->bits[ET_ACCUMULATOR] - 3);
     for (size_t i = 0; i < count; i++) {
         double slope = (double)sigmoid_slope(r[i]), value = (double)gates[i];
-        double v = slope * slope * (double)Vr[i] + a * (2 * slope * slope + value * value) +
-                   underflow(p, value);
+        double v = beyond_first_order(value, slope * slope * (double)Vr[i]) +
+                   a * (2 * slope * slope + value * value) + underflow(p, value);
         double missing = exp(-(double)r[i]);
         if (missing < nothing)
             Vp[i] = (et_real)(missing * missing);
@@ -219,14 +230,15 @@ static void softmax_noise(const et_profile *p, size_t count, size_t step, const 
     for (size_t i = 0; i < count; i++) {
         double value = (double)gates[i * step], below = (double)r[i * step] - most;
         double own = (1 - 2 * value) * (double)Vr[i * step] + all;
-        double v = value * value *
-                       (fmax(own, 0) + a * (below * below + 3 + (double)count / 2) + lost * lost) +
+        double v = beyond_first_order(value, value * value * fmax(own, 0)) +
+                   value * value * (a * (below * below + 3 + (double)count / 2) + lost * lost) +
                    underflow(p, value);
         Vp[i * step] = (et_real)(v + rounding_site(&site, value, v));
     }
     if (anchor) {
         double value = (double)*anchor;
-        double v = value * value * (all + a * (most * most + 3 + (double)count / 2) + lost * lost) +
+        double v = beyond_first_order(value, value * value * all) +
+                   value * value * (a * (most * most + 3 + (double)count / 2) + lost * lost) +
                    underflow(p, value);
         *Vanchor = (et_real)(v + rounding_site(&site, value, v));
     }

@@ -411,43 +411,86 @@ static factor rounding_factor(const rounding *r, size_t count, size_t stride, co
     return f;
 }
 
-static double router_slope(const et_step *s, const et_profile *p)
+/* sum over rows of a_ri a_rj */
+static double inner(size_t rows, size_t step, const et_real *a, size_t i, size_t j)
 {
-    const rounding r = rounding_at(p, ET_OPERANDS);
-    size_t n = s->c.experts;
-    double most = 0;
-    if (s->c.layer != ET_MOE || r.bits >= p->bits[ET_LOGITS]) return 0;
-    for (size_t i = 0; i < n; i++)
-        most = fmax(most, factor_of(rounding_factor(&r, s->c.tokens, n, s->bwd.logits + i)));
-    return most;
+    double sum = 0;
+    for (size_t r = 0; r < rows; r++) sum += (double)a[r * step + i] * (double)a[r * step + j];
+    return sum;
 }
 
-static void upstream_slope(const et_step *s, const et_profile *p, et_systematic *by)
+/* |dr W_r| / |dx|, where |dr W_r|^2 = sum_ij (dr' dr)_ij (W_r W_r')_ij. */
+static double router_share(const et_step *s)
 {
-    const rounding r = rounding_at(p, ET_INTERMEDIATES);
-    const et_assignment *a = &s->assignment;
-    size_t d = s->c.d_model;
+    size_t n = s->c.experts, d = s->c.d_model, N = s->c.tokens;
+    double router = 0, all = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j <= i; j++) {
+            double product = 0;
+            for (size_t c = 0; c < d; c++)
+                product += (double)s->in.router[i * d + c] * (double)s->in.router[j * d + c];
+            router += (i == j ? 1 : 2) * product * inner(N, n, s->bwd.logits, i, j);
+        }
+    for (size_t i = 0; i < N * d; i++) all += (double)s->bwd.x[i] * (double)s->bwd.x[i];
+    return all > 0 ? sqrt(fmax(router, 0) / all) : 1;
+}
+
+/* The coarser of two places where the same values are rounded one after the other. */
+static rounding coarser(const et_profile *p, et_place a, et_place b)
+{
+    return rounding_at(p, p->bits[a] < p->bits[b] ? a : b);
+}
+
+static et_shift router_shift(const et_step *s, const et_profile *p)
+{
+    const rounding r = coarser(p, ET_OPERANDS, ET_LOGITS);
+    size_t n = s->c.experts;
+    et_shift shift = {0};
     factor all = {0};
-    if (s->c.layer != ET_MOE || r.bits > 24) return;
-    for (size_t i = 0; i <= a->experts; i++) {
-        bool shared = i == a->experts;
-        if (shared && !s->bwd.shared_out) break;
-        factor f = shared ? rounding_factor(&r, s->c.tokens * d, 1, s->bwd.shared_out)
-                          : rounding_factor(&r, (size_t)a->load[i] * d, 1,
-                                            s->bwd.slot_out + (size_t)a->expert_offsets[i] * d);
-        by->upstream_most = fmax(by->upstream_most, factor_of(f));
-        /* a whole tensor is of the routed experts, or of the shared one */
-        if (shared) by->upstream = fmax(factor_of(all), factor_of(f));
+    if (r.bits > 24) return shift;
+    for (size_t i = 0; i < n; i++) {
+        factor f = rounding_factor(&r, s->c.tokens, n, s->bwd.logits + i);
+        shift.most = fmax(shift.most, factor_of(f));
         all.eu += f.eu;
         all.uu += f.uu;
     }
-    if (!s->bwd.shared_out) by->upstream = factor_of(all);
+    shift.whole = factor_of(all);
+    return shift;
+}
+
+/* Of slots [S,width] and of the shared expert's rows [N,width], or NULL: a whole tensor is of the routed
+ * experts, or of the shared one. */
+static et_shift slot_shift(const et_step *s, rounding r, size_t width, const et_real *slots,
+                           const et_real *shared)
+{
+    const et_assignment *a = &s->assignment;
+    et_shift shift = {0};
+    factor all = {0};
+    if (r.bits > 24) return shift;
+    for (size_t i = 0; i < a->experts; i++) {
+        factor f = rounding_factor(&r, (size_t)a->load[i] * width, 1,
+                                   slots + (size_t)a->expert_offsets[i] * width);
+        shift.most = fmax(shift.most, factor_of(f));
+        all.eu += f.eu;
+        all.uu += f.uu;
+    }
+    shift.whole = factor_of(all);
+    if (!shared) return shift;
+    double own = factor_of(rounding_factor(&r, s->c.tokens * width, 1, shared));
+    return (et_shift){fmax(shift.whole, own), fmax(shift.most, own)};
 }
 
 et_systematic et_noise_systematic(const et_step *s, const et_profile *p)
 {
-    et_systematic by = {.router = router_slope(s, p)};
-    upstream_slope(s, p, &by);
+    et_systematic by = {0};
+    if (s->c.layer == ET_MOE) {
+        by.upstream = slot_shift(s, coarser(p, ET_INTERMEDIATES, ET_OPERANDS), s->c.d_model,
+                                 s->bwd.slot_out, s->bwd.shared_out);
+        by.weight =
+            slot_shift(s, rounding_at(p, ET_GATES), 1, s->fwd.slot_weight, s->fwd.shared_weight);
+        by.router = router_shift(s, p);
+        by.router_share = router_share(s);
+    }
     if (!p->truncate_operands) return by;
     const rounding r = rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
@@ -471,12 +514,24 @@ static double shrinks(const et_systematic *by, const char *tensor)
     return 0;
 }
 
+static double size_of(const et_shift *shift, bool whole)
+{
+    return whole ? shift->whole : shift->most;
+}
+
 double et_noise_slope(const et_systematic *by, const char *tensor, bool whole)
 {
-    double upstream = whole ? by->upstream : by->upstream_most;
-    bool router = strcmp(tensor, "bwd.w_router") == 0 || strcmp(tensor, "bwd.x") == 0;
-    return shrinks(by, tensor) + (strncmp(tensor, "bwd.", 4) == 0 ? upstream : 0) +
-           (router ? by->router : 0);
+    bool y = strcmp(tensor, "fwd.y") == 0, weighed = y || strncmp(tensor, "bwd.", 4) == 0;
+    /* a group's values may all have significands near 1, where truncation takes most: 1 in place of 0.72 */
+    double slope = shrinks(by, tensor) * (whole ? 1 : 1.4);
+    if (weighed) slope += size_of(&by->upstream, whole);
+    if (weighed || strcmp(tensor, "route.slot_weight") == 0 ||
+        strcmp(tensor, "fwd.shared_weight") == 0)
+        slope += size_of(&by->weight, whole);
+    if (strcmp(tensor, "bwd.w_router") == 0) slope += size_of(&by->router, whole);
+    if (strcmp(tensor, "bwd.x") == 0)
+        slope += size_of(&by->router, whole) * (whole ? by->router_share : 1);
+    return slope;
 }
 
 /* V += (shrinking * value)^2 wherever there is an error at all. */

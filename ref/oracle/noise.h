@@ -6,9 +6,9 @@
  * lost it twice for H, which is squared, once for A and once for W_down.
  *
  * And dO = w dy rounds to dy itself wherever w is just below 1, as a saturated gate makes it: then dO is
- * too large by 1 - w, up to half an ulp, in every element of the slot, and so is all that follows. The
- * same befalls dr where many tokens have nearly the same, an expert's share of a balancing loss, and it is
- * rounded as an operand of dW_r.
+ * too large by 1 - w, up to half an ulp, in every element of the slot, and so is all that follows; y = w f(x) of
+ * a rounded f(x) is, too. The same befalls dr where many tokens have nearly the same, an expert's share of a
+ * balancing loss; and a weight 1/n_t, which few tokens have to themselves.
  */
 #ifndef ET_NOISE_H
 #define ET_NOISE_H
@@ -16,11 +16,16 @@
 #include "etref/profile.h"
 #include "etref/step.h"
 
+/* By which part rounding changes something as a whole, and at most that of one expert. */
+typedef struct et_shift {
+    double whole, most;
+} et_shift;
+
 /* What one truncation takes (0: the profile rounds to nearest), whether x and the weights are truncated at
- * all; the part by which rounding changes dO as a whole, and at most that of one expert; and at most an
- * expert's dr. */
+ * all; what rounding does to dO, to the weights w, and to dr; and how large dr W_r is beside all of dx. */
 typedef struct et_systematic {
-    double each, upstream, upstream_most, router;
+    double each, router_share;
+    et_shift upstream, weight, router;
     bool x, weights;
 } et_systematic;
 

@@ -89,7 +89,8 @@ static void deviant_variances(const bars *b, size_t columns, const et_real *righ
 {
     double rho = fmax(b->rho, et_noise_to_signal(columns, right, V)), size = 0;
     double own = mean_change(columns, wrong, right), change = b->change + own;
-    for (size_t c = 0; c < columns; c++) size += (double)wrong[c] * (double)wrong[c] / (double)columns;
+    for (size_t c = 0; c < columns; c++)
+        size += (double)wrong[c] * (double)wrong[c] / (double)columns;
     /* the engine's errors; where the row deviates, those of a sum of its size that cancels to nothing */
     double least = size * (own > 0 ? b->unit * b->unit : 0x1p-96);
     for (size_t c = 0; c < columns; c++) {
@@ -146,8 +147,7 @@ static void measure_row(const view *w, size_t row, et_fit *fit)
 static void compare_row(const view *w, size_t row, et_fit *fit)
 {
     size_t from = row * w->columns;
-    deviant_variances(&w->b, w->columns, w->right + from, w->wrong + from, w->V + from,
-                         w->room);
+    deviant_variances(&w->b, w->columns, w->right + from, w->wrong + from, w->V + from, w->room);
     for (size_t c = 0; c < w->columns; c++) {
         double got = et_tensor_element(w->x->got, from + c), u = (double)w->wrong[from + c];
         double e = got - u, before = got - (double)w->right[from + c];
@@ -177,7 +177,8 @@ static void each_row(const et_deviant *v, const view *w, visitor *visit, et_fit 
 {
     const et_pick *p = v->pick;
     const char *shape = w->x->shape;
-    size_t N = v->moe.N, n = v->moe.n, rows = w->columns > 0 ? et_tensor_count(w->x->got) / w->columns : 0;
+    size_t N = v->moe.N, n = v->moe.n,
+           rows = w->columns > 0 ? et_tensor_count(w->x->got) / w->columns : 0;
     bool moe = v->s.c.layer == ET_MOE, slots = shape[1] == 'S';
     if (shape[1] == 'N' && shape[2] != '+') {
         for (size_t t = 0; t < N; t++)
@@ -451,8 +452,7 @@ static et_status judge_all(const et_inquiry *q, const et_deviant *v, const et_st
     return status;
 }
 
-et_status et_deviant_passes(const et_inquiry *q, const et_deviant *v, bool *passes,
-                            et_error *error)
+et_status et_deviant_passes(const et_inquiry *q, const et_deviant *v, bool *passes, et_error *error)
 {
     bool fails, grossly;
     et_step noise, step = v->s;

@@ -438,8 +438,7 @@ static et_row row_of(et_deviant *v, size_t expert, size_t slot)
 et_real et_gate_of(const et_deviant *v, size_t slot)
 {
     const et_assignment *a = v->a;
-    return v->s.fwd
-        .gates[(size_t)a->slot_token[slot] * v->moe.n + (size_t)a->slot_expert[slot]];
+    return v->s.fwd.gates[(size_t)a->slot_token[slot] * v->moe.n + (size_t)a->slot_expert[slot]];
 }
 
 size_t et_slots_of(const et_deviant *v, size_t t, const int32_t **slots)
@@ -460,7 +459,8 @@ static void call_tokens(et_deviant *v, et_stage stage)
 {
     for (const et_hook *h = NULL; (h = hook_at(v->what, v->variant, stage, h));)
         for (size_t t = 0; h->token && t < v->moe.N; t++)
-            if (v->pick->token[t] && (v->scope.tokens == NULL || v->scope.tokens[t])) h->token(v, t);
+            if (v->pick->token[t] && (v->scope.tokens == NULL || v->scope.tokens[t]))
+                h->token(v, t);
 }
 
 static void call_rows(et_deviant *v, et_stage stage, size_t e)
@@ -599,7 +599,9 @@ static et_status at_plan(et_deviant *v, bool again, et_error *error)
     const et_case *c = &v->s.c;
     size_t N = v->moe.N, n = v->moe.n, batch = et_case_micro_tokens(c);
     bool threshold = et_case_routes_by_threshold(c);
-    v->plan = (et_plan){.how = et_case_routes_by_choice(c) ? ET_EC : threshold ? ET_ET : ET_TC,
+    v->plan = (et_plan){.how = et_case_routes_by_choice(c) ? ET_EC
+                               : threshold                 ? ET_ET
+                                                           : ET_TC,
                         .batch = batch,
                         .pool = c->pool_tokens,
                         .k = c->target_load,
@@ -853,8 +855,12 @@ static et_weights weights_of(et_deviant *v, et_stage stage, size_t e)
 {
     const et_moe *moe = &v->moe;
     size_t size = moe->h * moe->d;
-    et_weights w = {e, stage == ET_AT_DACT || stage == ET_AT_SLOT_DX, moe->shared_up,
-                    moe->shared_down, false, false};
+    et_weights w = {e,
+                    stage == ET_AT_DACT || stage == ET_AT_SLOT_DX,
+                    moe->shared_up,
+                    moe->shared_down,
+                    false,
+                    false};
     if (e < moe->n) w.up = moe->up + e * size, w.down = moe->down + e * size;
     for (const et_hook *h = NULL; (h = hook_at(v->what, v->variant, stage, h));)
         if (h->weights && et_in_scope(v, e, 0)) h->weights(v, &w);
@@ -901,7 +907,8 @@ static void backward_row(et_deviant *v, et_stage stage, bool shared, size_t row,
 {
     size_t d = v->moe.d;
     const et_moe_values *f = &v->used;
-    const et_real *dy = v->s.in.dy + token * d, *weights = shared ? f->shared_weight : f->slot_weight;
+    const et_real *dy = v->s.in.dy + token * d,
+                  *weights = shared ? f->shared_weight : f->slot_weight;
     et_real *to = *bank(v, stage, shared);
     if (stage == ET_AT_DOUT) {
         et_real w = weights ? weights[row] : 1;
@@ -987,8 +994,9 @@ static et_status row_stage(et_deviant *v, et_stage stage, bool again, et_error *
         et_real **field = bank(v, stage, shared);
         const et_real *before = v->rerouted && !shared ? NULL : *field;
         size_t rows = shared ? v->moe.N : v->a->slots, width = width_at(v, stage, shared);
-        et_status status = stage == ET_AT_DWEIGHT && before ? renew_copy(v, field, rows, width, error)
-                                                            : renew(v, field, rows, width, error);
+        et_status status = stage == ET_AT_DWEIGHT && before
+                               ? renew_copy(v, field, rows, width, error)
+                               : renew(v, field, rows, width, error);
         if (status != ET_OK) return status;
         for (size_t e = shared ? v->moe.n : 0; e < v->moe.n + (size_t)shared; e++)
             row_stage_of(v, stage, e, again, before);
@@ -1166,7 +1174,8 @@ static et_status gradient_stage(et_deviant *v, et_stage stage, bool again, et_er
     bool up = stage == ET_AT_DUP;
     size_t n = v->moe.n, d = v->moe.d;
     for (int shared = 0; shared < (v->moe.hs > 0 ? 2 : 1); shared++) {
-        et_real **field = shared ? (up ? &g->shared_up : &g->shared_down) : (up ? &g->up : &g->down);
+        et_real **field =
+            shared ? (up ? &g->shared_up : &g->shared_down) : (up ? &g->up : &g->down);
         size_t h = shared ? v->moe.hs : v->moe.h, size = d * h;
         const et_real *before = *field;
         et_status status = renew(v, field, (shared ? 1 : n) * (up ? h : d), up ? d : h, error);
@@ -1357,7 +1366,8 @@ static void turn_back(et_deviant *v)
 et_status et_deviant_stage(et_deviant *v, et_stage stage, et_error *error)
 {
     if (stage == ET_AT_DWEIGHT) turn_back(v);
-    bool again = (v->dirty & needs[stage]) != 0 || (v->rerouted && stage > ET_AT_GATES && stage < ET_AT_LAYOUT);
+    bool again = (v->dirty & needs[stage]) != 0 ||
+                 (v->rerouted && stage > ET_AT_GATES && stage < ET_AT_LAYOUT);
     if (v->blocked || (!again && !hooked(v, stage))) return ET_OK;
     v->dirty |= BIT(stage);
     et_status status = compute(v, stage, again, error);

@@ -55,9 +55,9 @@ typedef struct et_deviant et_deviant;
 
 /* By what the tokens are selected: the case's rule, opened up. */
 typedef struct et_plan {
-    et_rule how;                  /* by token (ET_TC), by choice (ET_EC) or by threshold (ET_ET) */
-    size_t batch, pool, k, K;     /* tokens routed together; P; load of an expert; choices of a token */
-    bool inclusive, clamped;      /* >= for >; capacity on */
+    et_rule how;              /* by token (ET_TC), by choice (ET_EC) or by threshold (ET_ET) */
+    size_t batch, pool, k, K; /* tokens routed together; P; load of an expert; choices of a token */
+    bool inclusive, clamped;  /* >= for >; capacity on */
     bool last_wins, lowest_first; /* ties go to the higher index; the lowest scores are taken */
     et_capacity bounds;
     const et_real *bias;          /* [n] or NULL */
@@ -107,18 +107,19 @@ typedef struct et_hook {
 enum { ET_MAX_HOOKS = 20, ET_MAX_VARIANTS = 16 };
 
 typedef enum et_nature {
-    ET_BY_VALUE,     /* the hooks below */
-    ET_BY_FACTOR,    /* the same, with a factor that is first fitted to the candidate */
-    ET_BY_PROFILE,   /* the reference's values, another profile's errors */
+    ET_BY_VALUE,      /* the hooks below */
+    ET_BY_FACTOR,     /* the same, with a factor that is first fitted to the candidate */
+    ET_BY_PROFILE,    /* the reference's values, another profile's errors */
     ET_BY_TRUNCATION, /* errors towards zero */
-    ET_BY_FORMAT     /* values of a coarser format */
+    ET_BY_FORMAT      /* values of a coarser format */
 } et_nature;
 
 typedef struct et_hypothesis {
     et_hypothesis_doc doc;
     et_nature nature;
     bool (*applies)(const et_step *right); /* NULL: always */
-    bool (*allowed)(const et_profile *p, size_t variant); /* the profile does it itself; NULL: never */
+    bool (*allowed)(const et_profile *p,
+                    size_t variant);       /* the profile does it itself; NULL: never */
     const char *variants[ET_MAX_VARIANTS]; /* what tells them apart, for the scope; at least {""} */
     et_hook hooks[ET_MAX_HOOKS];           /* up to the first without a function */
     void (*profile)(et_profile *p);        /* ET_BY_PROFILE: what is different */
@@ -135,11 +136,11 @@ typedef struct et_scope {
 
 /* The tokens on which a deviant is computed, and the rows that this means. */
 typedef struct et_pick {
-    bool whole;               /* all of them */
-    uint8_t *token;           /* [N] is it picked? */
-    uint8_t *complete;        /* [n+1] are all the expert's tokens? */
-    size_t *rows, *first;     /* rows of expert e: rows[first[e]] .. rows[first[e+1]), ascending */
-    size_t most;              /* rows of the expert that has the most of them */
+    bool whole;           /* all of them */
+    uint8_t *token;       /* [N] is it picked? */
+    uint8_t *complete;    /* [n+1] are all the expert's tokens? */
+    size_t *rows, *first; /* rows of expert e: rows[first[e]] .. rows[first[e+1]), ascending */
+    size_t most;          /* rows of the expert that has the most of them */
 } et_pick;
 
 typedef struct et_array {
@@ -154,13 +155,14 @@ typedef struct et_subject {
     const et_step *right; /* the reference: what a deviant deviates from */
     const et_tensor_out *candidate;
     size_t count;
-    et_moe moe;            /* its layer, on the fast engine */
-    et_assignment dense;   /* of a dense layer: all tokens to one expert */
+    et_moe moe;          /* its layer, on the fast engine */
+    et_assignment dense; /* of a dense layer: all tokens to one expert */
     const et_assignment *a;
-    size_t gemm_experts;   /* n, and 1 for a dense layer */
+    size_t gemm_experts; /* n, and 1 for a dense layer */
     et_pick pick;
-    et_real *slot_dx, *shared_dx; /* the reference's shares of dx on the pick, once they are needed */
-    et_real *rooms[2];            /* gathered rows */
+    et_real *slot_dx,
+        *shared_dx;    /* the reference's shares of dx on the pick, once they are needed */
+    et_real *rooms[2]; /* gathered rows */
     size_t *list;
     et_array spare[ET_MAX_ARRAYS]; /* of deviants that have been closed, for the next one */
     size_t spare_count;
@@ -180,9 +182,10 @@ struct et_deviant {
     bool forward_only; /* the backward pass goes by the reference's values */
     bool rerouted;     /* the mask's deviation is carried through all that follows */
     et_scope scope;
-    et_step s;          /* the wrong step */
-    et_moe moe;         /* its layer; hooks may change gate and norm */
-    bool without_shared, over_all; /* what weights are divided by: n_t without the shared expert; the
+    et_step s;  /* the wrong step */
+    et_moe moe; /* its layer; hooks may change gate and norm */
+    bool without_shared,
+        over_all;       /* what weights are divided by: n_t without the shared expert; the
                                     * sum over all experts' gates */
     et_moe_values used; /* by the backward pass: s.fwd, or the reference's */
     et_plan plan;
@@ -192,13 +195,13 @@ struct et_deviant {
     const et_pick *pick;
     et_balance balance;
     bool own_load;
-    et_real *kth;                       /* [M,n] cutoffs of each micro-batch */
-    et_real *slot_dx, *shared_dx;       /* [S,d], [N,d]: shares of dx */
-    et_real *loss_gates, *loss_logits;  /* [N,n]: dp and dr by the losses alone */
-    const et_real *gate_logits;         /* [N,n] at which the gate's derivative is taken */
-    et_real *cutoff;                    /* [n] their mean: what the moving average sees */
-    bool blocked;     /* later stages need tokens that were not picked */
-    et_status status; /* of the hooks */
+    et_real *kth;                      /* [M,n] cutoffs of each micro-batch */
+    et_real *slot_dx, *shared_dx;      /* [S,d], [N,d]: shares of dx */
+    et_real *loss_gates, *loss_logits; /* [N,n]: dp and dr by the losses alone */
+    const et_real *gate_logits;        /* [N,n] at which the gate's derivative is taken */
+    et_real *cutoff;                   /* [n] their mean: what the moving average sees */
+    bool blocked;                      /* later stages need tokens that were not picked */
+    et_status status;                  /* of the hooks */
     unsigned dirty, compared; /* bit of each stage that was written anew; that was compared */
     size_t anew_count;
     et_array anew[ET_MAX_ARRAYS]; /* its own arrays */

@@ -215,7 +215,7 @@ et_sums et_sum_weighed(size_t columns, const double *e, const double *weight, do
         uu += u * u * weight[c];
         sum_q += e[c] * e[c] * weight[c];
     }
-    return (et_sums){n, eu, uu, sum_q};
+    return (et_sums){n, eu, uu, sum_q, 0};
 }
 
 static tally count_piece(size_t columns, const double *want, const piece *p, const limits *l)
@@ -334,7 +334,7 @@ static void gather_chunk(sweep *s, size_t chunk)
     if (s->chunk[chunk].judged == 0) return;
     add_tally(&s->all, &s->chunk[chunk]);
     for (size_t c = 0; c < columns; c++)
-        add_sums(&s->columns[c], (et_sums){n[c], eu[c], uu[c], q[c]});
+        add_sums(&s->columns[c], (et_sums){n[c], eu[c], uu[c], q[c], 0});
     s->most.error = larger(s->most.error, part->error);
     s->most.ulps = larger(s->most.ulps, part->ulps);
     if (part->worst <= s->most.worst && s->most.at != SIZE_MAX) return;

@@ -56,7 +56,8 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     const et_judgement *j = q->j;
     et_tensor_out own[ET_MAX_STEP_TENSORS], noise[ET_MAX_STEP_TENSORS];
     const et_tensor_out *got = &j->candidate[index];
-    const et_tensor_out *right = et_tensor_named(own, et_step_tensors(q->right, false, own), got->name);
+    const et_tensor_out *right =
+        et_tensor_named(own, et_step_tensors(q->right, false, own), got->name);
     const et_tensor_out *V =
         et_tensor_named(noise, et_step_tensors(j->variance, false, noise), got->name);
     const et_tensor_doc *doc = et_tensor_doc_find(got->name);
@@ -79,15 +80,16 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     }
     x.limit = x.verdict->limit_sigmas;
     if (x.limit == 0)
-        x.limit = et_element_limit(j->alpha, j->tests, et_tail_is_coarse(j->options->profile, got->name));
+        x.limit =
+            et_element_limit(j->alpha, j->tests, et_tail_is_coarse(j->options->profile, got->name));
     return x;
 }
 
 static et_status take_exhibits(et_inquiry *q, et_error *error)
 {
     size_t longest = 1;
-    et_status status = et_allocate((void **)&q->exhibits, q->j->count, sizeof *q->exhibits,
-                                   "exhibits", error);
+    et_status status =
+        et_allocate((void **)&q->exhibits, q->j->count, sizeof *q->exhibits, "exhibits", error);
     for (size_t i = 0; status == ET_OK && i < q->j->count; i++) {
         et_exhibit *x = &q->exhibits[q->count++];
         *x = exhibit_of(q, i);
@@ -470,7 +472,8 @@ static bool is_refuted(const et_inquiry *q, const attempt *t)
 /* Is every failure of a part within reach, for each part of which one is? Fills in t->covers. */
 static bool is_promising(const et_inquiry *q, attempt *t)
 {
-    bool missed[ET_PARTS] = {false}, routes = et_hypothesis_reaches(t->what, t->variant, false, ET_AT_MASK);
+    bool missed[ET_PARTS] = {false},
+         routes = et_hypothesis_reaches(t->what, t->variant, false, ET_AT_MASK);
     bool layout = et_hypothesis_starts(t->what, t->variant) == ET_AT_LAYOUT;
     t->covers[0] = t->covers[1] = false;
     for (size_t i = 0; i < q->count; i++) {
@@ -482,7 +485,8 @@ static bool is_promising(const et_inquiry *q, attempt *t)
             missed[x->part] = true;
     }
     if (q->routing_failed && (routes || layout)) t->covers[ET_PART_ROUTING] = true;
-    if (q->routing_failed && !routes && !(layout && q->j->mask == NULL)) missed[ET_PART_ROUTING] = true;
+    if (q->routing_failed && !routes && !(layout && q->j->mask == NULL))
+        missed[ET_PART_ROUTING] = true;
     for (int p = 0; p < ET_PARTS; p++)
         if (t->covers[p] && missed[p]) return false;
     return t->covers[0] || t->covers[1];
@@ -548,7 +552,8 @@ static bool fails_as_a_whole(const et_inquiry *q)
     static const char *const names[] = {"bwd.shared_up", "bwd.shared_down", "bwd.w_router"};
     for (size_t i = 0; i < q->count; i++)
         for (size_t k = 0; k < sizeof names / sizeof *names; k++)
-            if (q->exhibits[i].failed && strcmp(q->exhibits[i].got->name, names[k]) == 0) return true;
+            if (q->exhibits[i].failed && strcmp(q->exhibits[i].got->name, names[k]) == 0)
+                return true;
     return false;
 }
 

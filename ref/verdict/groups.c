@@ -10,9 +10,15 @@
  *
  *     |beta| <= t c f deviation + b        spread <= 1.2 + t c f / sqrt(2n)
  *
- * with t from alpha, c and b from calibration.c, and f^2 = n / sources: in a group whose errors have
- * fewer sources than elements, they are what averages out (calibration.c). Elements with V = 0 have been judged exactly and take
- * no part; groups of fewer than LEAST elements are left to the elements' own test. The groups:
+ * with t from alpha, c and b from calibration.c, and n / f^2 errors that are independent of each other:
+ *
+ *     f^2 = n / sources                                      fewer sources than elements (calibration.c)
+ *           + sum over rows v (sum u^2/V)^2 / sum(u^2/V)     a gate errs by sqrt(v) of itself, and all
+ *                                                            of its row with it
+ *
+ * (in a weight gradient, where a gate's row enters everything: v / tokens for the last fraction).
+ * Elements with V = 0 have been judged exactly and take no part; groups of fewer than LEAST elements are
+ * left to the elements' own test. The groups:
  *
  *     tensor   all of it                        expert  its slots, its weights; of [N,n] its column on slots
  *     row, column                               tokens  16, 64, 128 consecutive tokens or slots
@@ -46,52 +52,119 @@ typedef struct jury {
     const et_sums *rows, *columns;
     et_tensor_verdict *out;
     bool coarse;
-    bool gated;        /* a slot's elements share the error of its gate */
-    bool numbers;      /* one a token, or a token and expert; or sums of these */
-    double b, b_whole; /* allowances on the slope, of groups and of the tensor */
-    double worst;      /* how near the nearest group came to its limits: 1 is on them */
+    bool numbers;                     /* one a token, or a token and expert; or sums of these */
+    double *slot_gates, *token_gates; /* [S], [N] v of a slot's weight; the largest of a token's */
+    const double *row_gates;          /* whichever is the rows'; NULL: they know no gates */
+    double gates;                     /* in a weight gradient: the mean of v */
+    double common;                    /* of the whole tensor's slope: what gates bring in */
+    double *router, *router_alike; /* [n] of dW_r alone, else NULL: of each row, see share_router */
+    double *seen;                  /* [N] scratch, all 0 */
+    double b, b_whole, b_router;   /* allowed slopes: of groups, of the tensor, of dx's part */
+    double worst;                  /* how near the nearest group came to its limits: 1 is on them */
 } jury;
 
-static et_sums sum_of(const et_sums *list, size_t first, size_t end)
+/* A group: its sums, and how many errors in it are independent of each other. Twins, tokens with the same x, err
+ * alike (ref/layers/twins.h): in eu and uu they weigh together as much as one of them, so that a word that
+ * is in half of a text does not decide. */
+typedef struct group_sums {
+    et_sums s;
+    double once;           /* elements, twins' counted once */
+    double sources, alike; /* sources behind these; and behind all n, where twins are one source */
+} group_sums;
+
+/* ---- what a group has in common ---- */
+
+/* Sources behind a group of so many different tokens or slots, in whose elements their hidden units enter one
+ * by one (calibration.c). Where a token has one number there is one source, whatever it was summed up
+ * from. */
+static double of_tokens(const jury *q, double tokens)
 {
-    et_sums sum = {0};
+    return tokens * (q->numbers ? 1 : (double)q->reference->c.d_expert) / 24;
+}
+
+/* The first of the twins of row `i`, which is slot i if `slots`, else token i. */
+static size_t leader(const jury *q, bool slots, size_t i)
+{
+    size_t t = slots ? (size_t)q->reference->assignment.slot_token[i] : i;
+    return q->j->twins.input ? (size_t)q->j->twins.input[t] : t;
+}
+
+/* Rows first .. end of `list`, slots or tokens; gates: v of each, or NULL. */
+static group_sums sum_rows(const jury *q, const et_sums *list, const double *gates, bool slots,
+                           size_t first, size_t end)
+{
+    et_sums s = {0};
+    double once = 0, different = 0, squares = 0, rows = (double)(end - first);
+    for (size_t i = first; i < end; i++) q->seen[leader(q, slots, i)]++;
     for (size_t i = first; i < end; i++) {
-        sum.n += list[i].n;
-        sum.eu += list[i].eu;
-        sum.uu += list[i].uu;
-        sum.q += list[i].q;
+        double twins = q->seen[leader(q, slots, i)], weight = 1 / twins;
+        s.n += list[i].n;
+        s.q += list[i].q;
+        s.eu += weight * list[i].eu;
+        s.uu += weight * list[i].uu;
+        if (gates) s.common += weight * gates[i] * list[i].uu * list[i].uu;
+        once += weight * list[i].n;
+        different += weight;
+        squares += twins;
     }
-    return sum;
+    for (size_t i = first; i < end; i++) q->seen[leader(q, slots, i)] = 0;
+    return (group_sums){s, once, of_tokens(q, different), of_tokens(q, rows * rows / squares)};
+}
+
+/* How many tokens stand behind a sum over these slots or tokens, each of the energy weight^2 (NULL: 1), when
+ * twins' errors add up: (sum of energies)^2 / sum over different tokens of energies^2. */
+static double different(const jury *q, const et_real *weight, bool slots, size_t first, size_t end)
+{
+    double all = 0, squares = 0;
+    for (size_t i = first; i < end; i++) {
+        double *seen = &q->seen[leader(q, slots, i)];
+        double energy = weight ? (double)weight[i] * (double)weight[i] : 1;
+        squares += (2 * *seen + energy) * energy;
+        *seen += energy;
+        all += energy;
+    }
+    for (size_t i = first; i < end; i++) q->seen[leader(q, slots, i)] = 0;
+    return squares > 0 ? all * all / squares : (double)(end > first);
+}
+
+/* A group without rows of its own; `common`: the variance of a factor that all of it shares. */
+static group_sums of_sources(et_sums s, double sources, double common)
+{
+    s.common = common * s.uu * s.uu;
+    return (group_sums){s, s.n, sources, sources};
+}
+
+/* The variance of a factor that gates bring into what so many different tokens make up. */
+static double common_of_gates(const jury *q, double tokens)
+{
+    return q->gates * fmin(1, 24 / tokens);
 }
 
 /* ---- one group ---- */
 
-/* Sources behind a group of so many tokens or slots, in whose elements their hidden units enter one by one
- * (calibration.c). A gate as coarse as the intermediates is one source for all of a slot's elements; and
- * where a token has one number there is one source, whatever it was summed up from. */
-static double of_tokens(const jury *q, size_t tokens)
-{
-    bool hidden = !q->gated && !q->numbers;
-    return (double)tokens * (hidden ? (double)q->reference->c.d_expert : 1) / 24;
-}
-
 static et_group measure(const jury *q, const char *kind, const char *part, size_t index,
-                        double sources, et_sums s)
+                        const group_sums *all)
 {
+    et_sums s = all->s;
     et_group g = {
         .kind = kind, .part = part, .index = index, .elements = (size_t)s.n, .pass = true};
     if (s.n < LEAST) return g;
-    double independent = fmin(s.n, fmax(1, sources));
-    double t = et_group_limit(q->j->alpha, q->j->tests, q->coarse, independent);
     et_calibration c = et_calibration_of(q->f->got->name, kind);
+    double common = s.uu > 0 ? s.common / s.uu : 0;
+    double apart = s.n / (fmax(1, s.n / all->alike) + common);
+    double t = et_group_limit(q->j->alpha, q->j->tests, q->coarse, fmax(1, apart));
     g.spread = sqrt(s.q / s.n);
-    g.spread_limit = et_systematic_spread + t * c.spread / sqrt(2 * independent);
+    g.spread_limit = et_systematic_spread + t * c.spread / sqrt(2 * fmax(1, apart));
     g.pass = g.spread <= g.spread_limit;
     if (!(s.uu > 0)) return g;
-    g.slope = s.eu / s.uu;
-    g.slope_sigma = sqrt(s.n / independent) / sqrt(s.uu);
+    double shared = fmin(fmax(1, all->once / all->sources) + common, all->once);
+    t = et_group_limit(q->j->alpha, q->j->tests, q->coarse, fmax(1, all->once / shared));
     bool whole = strcmp(kind, "tensor") == 0 || strcmp(kind, "part") == 0;
-    g.slope_limit = t * c.slope * g.slope_sigma + (whole ? q->b_whole : q->b);
+    g.slope = s.eu / s.uu;
+    g.slope_sigma = sqrt(shared / s.uu);
+    g.slope_limit = t * c.slope * g.slope_sigma + (strcmp(part, "router") == 0 ? q->b_router
+                                                   : whole                     ? q->b_whole
+                                                                               : q->b);
     g.pass = g.pass && fabs(g.slope) <= g.slope_limit;
     return g;
 }
@@ -136,10 +209,9 @@ static void report(const jury *q, const et_group *g)
                  what, g->spread, g->spread_limit, g->elements);
 }
 
-static void judge(jury *q, const char *kind, const char *part, size_t index, double sources,
-                  et_sums s)
+static void judge(jury *q, const char *kind, const char *part, size_t index, group_sums all)
 {
-    et_group g = measure(q, kind, part, index, sources, s);
+    et_group g = measure(q, kind, part, index, &all);
     bool whole = strcmp(kind, "tensor") == 0;
     if (whole) q->out->whole = q->out->worst_group = g;
     if (g.spread_limit == 0) return;
@@ -159,35 +231,105 @@ static bool rows_are_tokens(const et_sheet *f)
     return f->kind == ET_ROWS_TOKENS || f->kind == ET_ROWS_SLOTS;
 }
 
-/* All tokens or slots behind the tensor. */
-static size_t all_tokens(const jury *q)
+/* Different tokens behind expert i of a gradient [n,..], or behind all of its experts (i = n); behind any
+ * other gradient, all tokens. */
+static double tokens_behind(const jury *q, size_t i)
 {
     const et_step *s = q->reference;
-    bool routed = q->f->kind == ET_ROWS_SLOTS || q->f->kind == ET_ROWS_EXPERTS;
-    return routed && s->c.layer == ET_MOE ? s->assignment.slots : s->c.tokens;
+    const et_assignment *a = &s->assignment;
+    if (q->f->kind != ET_ROWS_EXPERTS)
+        return different(q, s->fwd.shared_weight, false, 0, s->c.tokens);
+    size_t first = i < a->experts ? (size_t)a->expert_offsets[i] : 0;
+    size_t end = i < a->experts ? (size_t)a->expert_offsets[i + 1] : a->slots;
+    return different(q, s->fwd.slot_weight, true, first, end);
+}
+
+static et_sums plain_sum(const et_sums *list, size_t first, size_t end)
+{
+    et_sums s = {0};
+    for (size_t i = first; i < end; i++) {
+        s.n += list[i].n;
+        s.q += list[i].q;
+        s.eu += list[i].eu;
+        s.uu += list[i].uu;
+    }
+    return s;
+}
+
+/* Rows of the tensor, whatever they are. */
+static group_sums rows_of(const jury *q, size_t first, size_t end)
+{
+    return sum_rows(q, q->rows, q->row_gates, q->f->kind == ET_ROWS_SLOTS, first, end);
+}
+
+/* dW_r, as share_router found it: row i, and all of it. */
+static group_sums router_row(const jury *q, size_t i)
+{
+    group_sums g = of_sources(q->rows[i], HUGE_VAL, q->router[i]);
+    g.alike = q->router_alike[i];
+    return g;
+}
+
+static group_sums router_whole(const jury *q)
+{
+    group_sums g = of_sources(plain_sum(q->rows, 0, q->f->rows), HUGE_VAL, 0);
+    double scatter = 0;
+    for (size_t i = 0; i < q->f->rows; i++) {
+        double n = q->rows[i].n;
+        g.s.common += q->router[i] * q->rows[i].uu * q->rows[i].uu;
+        if (n > 0) scatter += n * n / fmin(n, q->router_alike[i]);
+    }
+    if (scatter > 0) g.alike = g.s.n * g.s.n / scatter;
+    return g;
+}
+
+static void judge_whole(jury *q)
+{
+    const et_sheet *f = q->f;
+    group_sums all;
+    if (rows_are_tokens(f)) {
+        all = rows_of(q, 0, f->rows);
+    } else if (q->router) {
+        all = router_whole(q);
+    } else {
+        double tokens = tokens_behind(q, q->reference->c.experts);
+        all = of_sources(plain_sum(q->rows, 0, f->rows), of_tokens(q, tokens),
+                         common_of_gates(q, tokens));
+    }
+    q->common = all.s.uu > 0 ? all.s.common / (all.s.uu * all.s.uu) : 0;
+    judge(q, "tensor", "reference", 0, all);
 }
 
 /* Row j of dW_up is sum_s dH_sj x_s, and one token may make up all of it: one source. The elements of a
- * column have each their own row's. With dW_down, dO' A, it is the other way round; dW_r's columns are
- * as short as there are experts. */
-static double row_sources(const jury *q)
+ * column have each their own row's. With dW_down, dO' A, it is the other way round. */
+static void judge_gradient_rows(jury *q)
 {
-    if (rows_are_tokens(q->f)) return of_tokens(q, 1);
-    return strstr(q->f->got->name, "_down") ? of_tokens(q, 1) : 1;
-}
-
-static double column_sources(const jury *q)
-{
-    if (rows_are_tokens(q->f)) return (double)q->f->rows / 24;
-    return strstr(q->f->got->name, "_up") && !q->gated ? (double)q->f->rows / 24 : 1;
+    size_t rows = q->f->rows, n = q->reference->c.experts;
+    size_t each = q->f->kind == ET_ROWS_EXPERTS ? rows / n : rows;
+    double sources = strstr(q->f->got->name, "_down") ? of_tokens(q, 1) : 1, common = 0;
+    for (size_t r = 0; rows > 1 && r < rows; r++) {
+        if (r % each == 0) common = common_of_gates(q, tokens_behind(q, r / each));
+        judge(q, "row", "reference", r,
+              q->router ? router_row(q, r) : of_sources(q->rows[r], sources, common));
+    }
 }
 
 static void judge_rows(jury *q)
 {
     size_t rows = q->f->rows;
-    double sources = row_sources(q);
-    for (size_t r = 0; rows > 1 && r < rows; r++)
-        judge(q, "row", "reference", r, sources, q->rows[r]);
+    if (!rows_are_tokens(q->f))
+        judge_gradient_rows(q);
+    else
+        for (size_t r = 0; rows > 1 && r < rows; r++)
+            judge(q, "row", "reference", r, rows_of(q, r, r + 1));
+}
+
+static double column_sources(const jury *q)
+{
+    bool slots = q->f->kind == ET_ROWS_SLOTS;
+    if (q->router) return HUGE_VAL;
+    if (rows_are_tokens(q->f)) return different(q, NULL, slots, 0, q->f->rows) / 24;
+    return strstr(q->f->got->name, "_up") ? (double)q->f->rows / 24 : 1;
 }
 
 static void judge_columns(jury *q)
@@ -195,18 +337,17 @@ static void judge_columns(jury *q)
     size_t columns = q->f->columns;
     double sources = column_sources(q);
     for (size_t c = 0; columns > 1 && c < columns; c++)
-        judge(q, "column", "reference", c, sources, q->columns[c]);
+        judge(q, "column", "reference", c, of_sources(q->columns[c], sources, q->common));
 }
 
 static void judge_blocks(jury *q)
 {
     size_t rows = q->f->rows;
-    if (q->f->kind != ET_ROWS_TOKENS && q->f->kind != ET_ROWS_SLOTS) return;
+    if (!rows_are_tokens(q->f)) return;
     for (size_t k = 0; k < BLOCK_SIZES && block_sizes[k] < rows; k++)
         for (size_t first = 0; first < rows; first += block_sizes[k]) {
             size_t end = first + block_sizes[k] < rows ? first + block_sizes[k] : rows;
-            judge(q, "tokens", "reference", first, of_tokens(q, end - first),
-                  sum_of(q->rows, first, end));
+            judge(q, "tokens", "reference", first, rows_of(q, first, end));
         }
 }
 
@@ -255,15 +396,19 @@ static void judge_experts(jury *q)
     size_t n = q->reference->c.layer == ET_MOE ? q->reference->c.experts : 0;
     bool pairs = is_pairs(f);
     for (size_t i = 0; i < n; i++) {
-        double slots = of_tokens(q, (size_t)a->load[i]);
-        if (f->kind == ET_ROWS_SLOTS)
-            judge(q, "expert", "reference", i, slots,
-                  sum_of(q->rows, (size_t)a->expert_offsets[i], (size_t)a->expert_offsets[i + 1]));
-        else if (f->kind == ET_ROWS_EXPERTS && f->rows > n)
-            judge(q, "expert", "reference", i, slots,
-                  sum_of(q->rows, i * (f->rows / n), (i + 1) * (f->rows / n)));
-        else if (pairs)
-            judge(q, "expert", "reference", i, (double)a->load[i] / 24, sum_on_slots(q, i));
+        size_t first = (size_t)a->expert_offsets[i], end = (size_t)a->expert_offsets[i + 1];
+        if (f->kind == ET_ROWS_SLOTS) {
+            judge(q, "expert", "reference", i, rows_of(q, first, end));
+        } else if (f->kind == ET_ROWS_EXPERTS && f->rows > n) {
+            double tokens = tokens_behind(q, i);
+            judge(q, "expert", "reference", i,
+                  of_sources(plain_sum(q->rows, i * (f->rows / n), (i + 1) * (f->rows / n)),
+                             of_tokens(q, tokens), common_of_gates(q, tokens)));
+        } else if (pairs) {
+            judge(q, "expert", "reference", i,
+                  of_sources(sum_on_slots(q, i), of_tokens(q, different(q, NULL, true, first, end)),
+                             0));
+        }
     }
 }
 
@@ -368,9 +513,10 @@ static et_status multiply_out(const jury *q, parts *p, et_error *error)
 static void judge_slots(jury *q, const parts *p)
 {
     const et_assignment *a = &q->reference->assignment;
-    for (size_t i = 0; i < a->experts; i++)
-        judge(q, "expert", "routed", i, of_tokens(q, (size_t)a->load[i]),
-              sum_of(p->slots, (size_t)a->expert_offsets[i], (size_t)a->expert_offsets[i + 1]));
+    for (size_t i = 0; i < a->experts; i++) {
+        size_t first = (size_t)a->expert_offsets[i], end = (size_t)a->expert_offsets[i + 1];
+        judge(q, "expert", "routed", i, sum_rows(q, p->slots, q->slot_gates, true, first, end));
+    }
 }
 
 typedef void regress(const jury *q, parts *p, size_t t, const bench *b);
@@ -403,18 +549,100 @@ static et_status judge_parts(jury *q, bool y, et_error *error)
     if (status == ET_OK && !y) status = multiply_out(q, &p, error);
     if (status == ET_OK) status = regress_all(q, &p, y ? regress_y : regress_dx, error);
     if (status == ET_OK) {
-        size_t N = q->f->rows, S = s->assignment.slots;
-        bool shared = s->c.shared;
-        if (!y || shared)
-            judge(q, "part", y ? "routed" : "experts", 0, of_tokens(q, S), sum_of(p.first, 0, N));
-        if (shared) judge(q, "part", "shared", 0, of_tokens(q, N), sum_of(p.second, 0, N));
+        size_t N = q->f->rows;
+        const double *gates = q->token_gates;
+        if (!y || s->c.shared)
+            judge(q, "part", y ? "routed" : "experts", 0, sum_rows(q, p.first, gates, false, 0, N));
+        if (s->c.shared) judge(q, "part", "shared", 0, sum_rows(q, p.second, gates, false, 0, N));
         if (y)
             judge_slots(q, &p);
         else
-            judge(q, "part", "router", 0, (double)S / 24, sum_of(p.third, 0, N));
+            judge(q, "part", "router", 0,
+                  of_sources(plain_sum(p.third, 0, N),
+                             different(q, NULL, true, 0, s->assignment.slots) / 24, 0));
     }
     free_parts(&p);
     return status;
+}
+
+/* ---- what gates share out ---- */
+
+/* v of `count` weights, `to` [count] or NULL; returns their mean, weighted with their squares. */
+static double share(const et_judgement *j, size_t count, const et_real *w, const et_real *V,
+                    double *to)
+{
+    double squares = 0, variance = 0;
+    for (size_t i = 0; i < count; i++) {
+        double size = (double)w[i] * (double)w[i], error = j->scale * (double)V[i];
+        if (to) to[i] = size > 0 ? error / size : 0;
+        squares += size;
+        variance += error;
+    }
+    return squares > 0 ? variance / squares : 0;
+}
+
+/* Of a token, the largest of its slots' and its own. */
+static void share_tokens(const et_assignment *a, const double *slots, double *tokens)
+{
+    for (size_t s = 0; s < a->slots; s++) {
+        double *t = &tokens[a->slot_token[s]];
+        *t = fmax(*t, slots[s]);
+    }
+}
+
+/* Expert i's row of dW_r, u = sum_t dr_t x_t, errs by sum_t e_t x_t. The slope of that, sum_t e_t (x_t u) / u^2,
+ * has the variance sum_t V[dr_t] (x_t u)^2 / u^4, and the row has (sum_t V[dr_t])^2 / sum_t V[dr_t]^2 sources. A
+ * token that stands there m times, with the same dy, counts m times as much: its errors add up. */
+static et_status share_router(jury *q, double *room, et_error *error)
+{
+    const et_step *s = q->j->reference;
+    const double *u = q->f->want, *V = (const double *)(const void *)q->j->variance->bwd.logits;
+    size_t N = s->c.tokens, n = s->c.experts, d = s->c.d_model;
+    const int32_t *copies = q->j->twins.boths;
+    void *products;
+    et_status status = et_allocate(&products, N * n, sizeof(et_real), "dW_r", error);
+    if (status != ET_OK) return status;
+    et_matmul(ET_BLAS, N, n, d, et_rows(s->in.x, d),
+              et_transposed((const et_real *)(const void *)u, d), false, products, n);
+    q->router = room;
+    q->router_alike = room + n;
+    for (size_t i = 0; i < n; i++) {
+        double squares = 0, along = 0, all = 0, all2 = 0;
+        for (size_t c = 0; c < d; c++) squares += u[i * d + c] * u[i * d + c];
+        for (size_t t = 0; t < N; t++) {
+            double m = copies ? copies[t] : 1, v = q->j->scale * V[t * n + i];
+            double xu = ((const double *)products)[t * n + i];
+            along += m * v * xu * xu;
+            all += v;
+            all2 += m * v * v;
+        }
+        q->router[i] = squares > 0 ? along / (squares * squares) : 0;
+        q->router_alike[i] = all2 > 0 ? all * all / all2 : 1;
+    }
+    free(products);
+    return ET_OK;
+}
+
+/* How gates' errors come into this tensor's rows. `room` [S+N]. */
+static void share_gates(jury *q, double *room)
+{
+    const et_step *s = q->j->reference, *V = q->j->variance;
+    const char *name = q->f->got->name;
+    size_t N = s->c.tokens, S = s->assignment.slots;
+    bool shared = strncmp(name, "bwd.shared_", 11) == 0, tokens = rows_are_tokens(q->f);
+    double mean = 0;
+    q->slot_gates = room;
+    q->token_gates = room + S;
+    if (!q->numbers && hangs_on_gates(name)) {
+        if (s->fwd.shared_weight)
+            mean = share(q->j, N, s->fwd.shared_weight, V->fwd.shared_weight, q->token_gates);
+        if (!shared) mean = share(q->j, S, s->fwd.slot_weight, V->fwd.slot_weight, q->slot_gates);
+        if (!shared) share_tokens(&s->assignment, q->slot_gates, q->token_gates);
+        if (tokens)
+            q->row_gates = q->f->kind == ET_ROWS_SLOTS ? q->slot_gates : q->token_gates;
+        else
+            q->gates = mean;
+    }
 }
 
 /* ---- all groups of a tensor ---- */
@@ -426,6 +654,9 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
     const et_profile *p = j->options->profile;
     const char *name = f->got->name;
     bool y = strcmp(name, "fwd.y") == 0, dx = strcmp(name, "bwd.x") == 0;
+    bool moe = reference->c.layer == ET_MOE;
+    size_t N = reference->c.tokens, S = reference->assignment.slots; /* a deviant's may differ */
+    if (j->reference->assignment.slots > S) S = j->reference->assignment.slots;
     jury q = {.j = j,
               .f = f,
               .reference = reference,
@@ -433,16 +664,30 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
               .columns = columns,
               .out = out,
               .coarse = et_tail_is_coarse(p, name),
-              .gated = p->bits[ET_GATES] <= p->bits[ET_INTERMEDIATES] && hangs_on_gates(name),
-              .numbers = f->columns <= 1 || is_pairs(f) || strcmp(name, "bwd.w_router") == 0,
+              .numbers = f->columns <= 1 || is_pairs(f),
               .b = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, false),
-              .b_whole = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, true)};
-    judge(&q, "tensor", "reference", 0, of_tokens(&q, all_tokens(&q)), sum_of(rows, 0, f->rows));
-    judge_experts(&q);
-    judge_rows(&q);
-    judge_columns(&q);
-    judge_blocks(&q);
-    return reference->c.layer == ET_MOE && (y || dx) ? judge_parts(&q, y, error) : ET_OK;
+              .b_whole = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, true),
+              .b_router =
+                  et_systematic_slope(p) + et_noise_slope(&j->systematic, "bwd.w_router", true)};
+    void *room;
+    et_status status =
+        et_allocate(&room, 2 * N + S + 2 * reference->c.experts, sizeof(double), "groups", error);
+    if (status != ET_OK) return status;
+    q.seen = room;
+    if (strcmp(name, "bwd.w_router") == 0)
+        status = share_router(&q, q.seen + N, error);
+    else if (moe)
+        share_gates(&q, q.seen + N);
+    if (status == ET_OK) {
+        judge_whole(&q);
+        judge_experts(&q);
+        judge_rows(&q);
+        judge_columns(&q);
+        judge_blocks(&q);
+    }
+    if (status == ET_OK && moe && (y || dx)) status = judge_parts(&q, y, error);
+    free(room);
+    return status;
 }
 
 double et_group_tests(const et_tensor_out *t)

@@ -264,7 +264,8 @@ static void one_fewer(et_deviant *v)
 
 static bool has_remainder(const et_step *s)
 {
-    return uses_k(s) && s->c.rule != ET_TC && s->c.pool_tokens * s->c.granularity % s->c.experts != 0;
+    return uses_k(s) && s->c.rule != ET_TC &&
+           s->c.pool_tokens * s->c.granularity % s->c.experts != 0;
 }
 
 static void ceiling(et_deviant *v)
@@ -288,7 +289,9 @@ static void one_pool(et_deviant *v)
     const et_case *c = &v->s.c;
     size_t parts = p->batch / p->pool, k = p->k;
     p->pool = p->batch;
-    set_k(v, v->variant == 0 ? k * parts : v->variant == 1 ? k : p->batch * c->granularity / c->experts);
+    set_k(v, v->variant == 0   ? k * parts
+             : v->variant == 1 ? k
+                               : p->batch * c->granularity / c->experts);
 }
 
 static void one_batch(et_deviant *v)
@@ -517,8 +520,7 @@ static et_real *take_loads(et_deviant *v, bool given, size_t first, size_t *toke
     et_real *load = et_deviant_reals(v, n);
     *tokens = given ? et_case_micro_tokens(&v->s.c) : N - first;
     for (size_t i = 0; load && given && i < n; i++) load[i] = v->s.in.load[i];
-    for (size_t j = first * n; load && !given && j < N * n; j++)
-        load[j % n] += v->s.route.mask[j];
+    for (size_t j = first * n; load && !given && j < N * n; j++) load[j % n] += v->s.route.mask[j];
     return load;
 }
 
@@ -564,8 +566,7 @@ static void other_bias_rule(et_deviant *v)
     size_t tokens;
     bool by_sign = v->s.c.balance == ET_BALANCE_LOSSFREE;
     et_real *load = take_loads(v, v->s.in.load != NULL, 0, &tokens);
-    if (load)
-        move_bias(v, by_sign ? ET_BALANCE_PROPORTIONAL : ET_BALANCE_LOSSFREE, tokens, load);
+    if (load) move_bias(v, by_sign ? ET_BALANCE_PROPORTIONAL : ET_BALANCE_LOSSFREE, tokens, load);
 }
 
 static void keep_bias(et_deviant *v)
@@ -615,7 +616,8 @@ static void other_gate(et_deviant *v)
     static const et_gate gates[] = {ET_GATE_SIGMOID, ET_GATE_SOFTMAX, ET_GATE_RELU,
                                     ET_GATE_SOFTMAX_ANCHOR};
     et_gate gate = gates[v->variant];
-    if (v->moe.gate == ET_GATE_SOFTMAX_TOKENS && gate == ET_GATE_SOFTMAX) return; /* the wrong axis */
+    if (v->moe.gate == ET_GATE_SOFTMAX_TOKENS && gate == ET_GATE_SOFTMAX)
+        return; /* the wrong axis */
     if (et_gate_has_anchor(v->moe.gate) && gate != ET_GATE_SIGMOID && gate != ET_GATE_RELU) return;
     another_gate(v, gate);
 }
@@ -1006,8 +1008,7 @@ static void y_with_shared_gated(et_deviant *v, size_t t)
 static int32_t *inverse_of_token_slots(et_deviant *v)
 {
     int32_t *inverse = et_deviant_integers(v, v->a->slots);
-    for (size_t q = 0; inverse && q < v->a->slots; q++)
-        inverse[v->a->token_slots[q]] = (int32_t)q;
+    for (size_t q = 0; inverse && q < v->a->slots; q++) inverse[v->a->token_slots[q]] = (int32_t)q;
     return inverse;
 }
 
@@ -1394,8 +1395,7 @@ static void inclusive_offsets(et_deviant *v)
 {
     size_t n = v->moe.n;
     int32_t *offsets = et_deviant_integers(v, n + 1);
-    for (size_t i = 0; offsets && i <= n; i++)
-        offsets[i] = v->a->expert_offsets[i < n ? i + 1 : n];
+    for (size_t i = 0; offsets && i <= n; i++) offsets[i] = v->a->expert_offsets[i < n ? i + 1 : n];
     if (offsets) v->s.assignment.expert_offsets = offsets;
 }
 
@@ -1592,7 +1592,10 @@ static void flushed(et_profile *p)
 
 /* ---- the table ---- */
 
-#define ONE_FORM {""}
+#define ONE_FORM                                                                                   \
+    {                                                                                              \
+        ""                                                                                         \
+    }
 
 /* clang-format off */
 static const et_hypothesis table[] = {

@@ -14,6 +14,7 @@
 
 #include "etref/bundle.h"
 #include "etref/verify.h"
+#include "ref/layers/twins.h"
 #include "ref/oracle/noise.h"
 #include "ref/oracle/tensors.h"
 
@@ -33,7 +34,8 @@ typedef struct et_judgement {
     const et_step *reference; /* what is right given the candidate's own routing; may be `golden` */
     const et_step *variance; /* of the candidate's errors against `reference`, by the same tables */
     et_systematic systematic; /* errors that do not average out */
-    double scale;            /* of all variances: 2 where the reference's own errors are as large */
+    et_token_twins twins;     /* tokens that err alike; zeros: none do */
+    double scale; /* of all variances: 2 where the reference's own errors are as large */
     const et_tensor_out *candidate;
     size_t count;
     const uint8_t *mask; /* [N,n] the candidate's assignment, or NULL if it shows none */
@@ -144,6 +146,7 @@ et_status et_examine_tensor(const et_judgement *j, size_t index, const et_step *
 /* Sums over elements with an error e, a regressor u and a variance V > 0. */
 typedef struct et_sums {
     double n, eu, uu, q; /* their number, sum e u / V, sum u^2 / V, sum e^2 / V */
+    double common;       /* of eu's variance, what all elements of a row have in common */
 } et_sums;
 
 /* What a row of a tensor stands for. */

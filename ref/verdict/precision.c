@@ -247,7 +247,8 @@ static bool could_be(const et_inquiry *q, const et_profile *p)
         gates_fail |= gates && x->failed;
         if (!counts(x)) continue;
         tiny |= has_subnormals(x, et_place_smallest(own, et_tensor_place(x->got->name)));
-        wide |= x->verdict->failed > 0 || x->verdict->worst_group.spread > x->verdict->worst_group.spread_limit ||
+        wide |= x->verdict->failed > 0 ||
+                x->verdict->worst_group.spread > x->verdict->worst_group.spread_limit ||
                 x->verdict->whole.spread > x->verdict->whole.spread_limit;
     }
     if (p->ftz != own->ftz && !tiny) return false;

@@ -74,7 +74,7 @@ typedef struct damage {
     const et_inquiry *q;
     const et_exhibit *x;
     size_t rows, columns, failed, infinite, zeros, tiles; /* tiles: rows of one expert in [n,.,.] */
-    uint8_t *row, *column, *token, *expert; /* what some failing element stands for */
+    uint8_t *row, *column, *token, *expert;               /* what some failing element stands for */
     size_t tokens, experts;
     double gg, gu, uu; /* over the failing rows: sum got^2, got want, want^2 */
 } damage;
@@ -128,7 +128,8 @@ static et_status find_damage(damage *d, const et_inquiry *q, const et_exhibit *x
 {
     const et_case *c = &q->right->c;
     size_t count = et_tensor_count(x->got);
-    *d = (damage){.q = q, .x = x, .columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1};
+    *d =
+        (damage){.q = q, .x = x, .columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1};
     d->rows = d->columns > 0 ? count / d->columns : 0;
     d->tokens = c->tokens;
     d->experts = c->layer == ET_MOE ? c->experts : 1;

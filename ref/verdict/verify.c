@@ -30,8 +30,8 @@
 typedef struct trial {
     et_judgement j;
     et_verdict *verdict;
-    const et_step *bars;              /* the golden's variances, if the caller has them */
-    et_step golden;                   /* the caller's, and its state in evaluation, too */
+    const et_step *bars; /* the golden's variances, if the caller has them */
+    et_step golden;      /* the caller's, and its state in evaluation, too */
     int32_t updates;
     et_step reference, variance;      /* zeros where the golden serves, or before they are there */
     et_assignment assignment;         /* the candidate's own */
@@ -45,6 +45,7 @@ static void end_trial(trial *t)
     et_step_free(&t->variance);
     et_step_free(&t->reference);
     et_assignment_free(&t->assignment);
+    et_free_twins(&t->j.twins);
     free(t->j.unseen.tokens);
     free(t->j.unseen.experts);
     free(t->shown);
@@ -421,6 +422,9 @@ static et_status try_candidate(trial *t, et_error *error)
     if ((status = et_admit(j, error)) || (status = et_find_missing(j, &missing, error)))
         return status;
     bool moe = j->golden->c.layer == ET_MOE;
+    const et_step *s = j->golden;
+    if ((status = et_find_twins(&j->twins, s->c.tokens, s->c.d_model, s->in.x, s->in.dy, error)))
+        return status;
     if (moe && (status = read_routing(t, error))) return status;
     j->tests = count_tests(j);
     status = moe ? judge_routing(t, error) : make_variance(t, error);

@@ -48,7 +48,7 @@ bool cp_calibration_case(et_case *c, size_t index, et_error *error)
     if (index >= SITUATIONS * RULES) return false;
     const situation *s = &situations[index / RULES];
     snprintf(json, sizeof json,
-             "{'name':'%s-%s','tokens':1024,'d_model':192,'d_expert':256,'experts':8,"
+             "{'name':'1k-%s-%s','tokens':1024,'d_model':192,'d_expert':256,'experts':8,"
              "'precision':'%s',%s,'input':{%s}}",
              s->name, rules[index % RULES].name, s->precision, rules[index % RULES].fields,
              s->input);

@@ -120,8 +120,8 @@ static size_t check_others(const cp_report *r, const char *profile, FILE *file)
         write_sheet(file, profile, cd_kernel_at(k)->name, &s);
         size_t own = count_outside(&s, 0, 1.1);
         if (own > 0) {
-            fprintf(r->to, "\n%s under %s: %zu tensors above 1.1\n", cd_kernel_at(k)->name,
-                    profile, own);
+            fprintf(r->to, "\n%s under %s: %zu tensors above 1.1\n", cd_kernel_at(k)->name, profile,
+                    own);
             print_sheet(r->to, &s, 0, 1.1);
         }
         all += own;
@@ -232,10 +232,10 @@ static bool judge_limit(const cp_report *r, const char *profile, const char *ten
 {
     et_calibration c = et_calibration_of(tensor, kind);
     bool whole = x->mean_at[0], well = true;
-    if (!(x->slope <= c.slope)) {
+    if (!(x->extreme <= c.slope)) {
         well = false;
-        fprintf(r->to, "%-9s %-18s %-7s c of slopes at least %.2f, %.2f in force (%s)\n", profile,
-                tensor, kind, x->slope, c.slope, x->slope_at);
+        fprintf(r->to, "%-9s %-18s %-7s c of slopes %.2f, %.2f in force (%s)\n", profile, tensor,
+                kind, x->extreme, c.slope, x->extreme_at);
     }
     if (whole && !(x->level <= et_systematic_spread)) {
         well = false;
