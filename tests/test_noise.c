@@ -146,9 +146,7 @@ START_TEST(sums_in_float_err_as_predicted)
                 double ratio = float_sums(means[i], operands == 1, depths[j]);
                 printf("float sums of %zu terms, mean %g, %s operands: error/sigma %.3f\n",
                        depths[j], means[i], operands ? "short" : "long", ratio);
-                /* products of 16 bits mostly fit a sum of 24: nothing to predict but a bound */
-                double least = operands == 1 ? 0 : 0.8;
-                ck_assert_msg(ratio > least && ratio < 1.12, "%g", ratio);
+                ck_assert_msg(ratio > 0.9 && ratio < 1.1, "%g", ratio);
             }
 }
 END_TEST

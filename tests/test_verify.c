@@ -55,8 +55,8 @@ START_TEST(limits_follow_from_alpha)
                             1e-4);
     ck_assert(et_element_limit(0.5, 1, true) >= et_element_limit(0.5, 1, false));
     const et_profile *bf16 = et_profile_find("bf16"), *f16 = et_profile_find("f16");
-    ck_assert_double_eq_tol(et_systematic_slope(bf16), 3.9e-4, 1e-5);
-    ck_assert_double_eq_tol(et_systematic_slope(f16), 4.9e-5, 1e-6);
+    ck_assert_double_eq_tol(et_systematic_slope(bf16), 2.73e-4, 1e-6);
+    ck_assert_double_eq_tol(et_systematic_slope(f16), 3.43e-5, 1e-7);
 }
 END_TEST
 

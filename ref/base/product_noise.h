@@ -9,8 +9,9 @@
  * acc, the error of summing K terms in order: taken in any order, the m-th partial sum has mean
  * (m/K) C and variance (m/K)(1 - m/K) Q. Rounding it costs 0.18 u^2 times its square on the average;
  * (m/K)^2 adds up to K/3 + 1/2, (m/K)(1 - m/K) to K/6. Blocked and tree sums stay below. The last term
- * is the rounding of the products, absent where two operands' bits fit the accumulator. (Products of
- * 8-bit operands have 16 bits, which mostly fit a sum of 24: such sums err by a third of this bound.) A
+ * is the rounding of the products, absent where two operands' bits fit the accumulator. Then a product
+ * may end above the partial sum's last bit, too, and is added without any error: of 16-bit products and a
+ * sum of 24 bits most do. acc is what is left of it in a sample of the sums, followed bit by bit. A
  * truncating accumulator errs to one side: then the means add up, too, 0.72 u each: (0.72 u K)^2 (C^2/4
  * + Q/6) comes on top of four times the rest.
  *

@@ -54,6 +54,7 @@ typedef struct jury {
     bool coarse;
     bool numbers;                     /* one a token, or a token and expert; or sums of these */
     double *slot_gates, *token_gates; /* [S], [N] v of a slot's weight; the largest of a token's */
+    double *router_gates;             /* [N] of dx alone: v of a token's dr */
     const double *row_gates;          /* whichever is the rows'; NULL: they know no gates */
     double gates;                     /* in a weight gradient: the mean of v */
     double common;                    /* of the whole tensor's slope: what gates bring in */
@@ -557,9 +558,7 @@ static et_status judge_parts(jury *q, bool y, et_error *error)
         if (y)
             judge_slots(q, &p);
         else
-            judge(q, "part", "router", 0,
-                  of_sources(plain_sum(p.third, 0, N),
-                             different(q, NULL, true, 0, s->assignment.slots) / 24, 0));
+            judge(q, "part", "router", 0, sum_rows(q, p.third, q->router_gates, false, 0, N));
     }
     free_parts(&p);
     return status;
@@ -567,7 +566,7 @@ static et_status judge_parts(jury *q, bool y, et_error *error)
 
 /* ---- what gates share out ---- */
 
-/* v of `count` weights, `to` [count] or NULL; returns their mean, weighted with their squares. */
+/* v of `count` weights w with the variances V, `to` [count] or NULL; returns their mean, weighted with their squares. */
 static double share(const et_judgement *j, size_t count, const et_real *w, const et_real *V,
                     double *to)
 {
@@ -588,6 +587,16 @@ static void share_tokens(const et_assignment *a, const double *slots, double *to
         double *t = &tokens[a->slot_token[s]];
         *t = fmax(*t, slots[s]);
     }
+}
+
+/* A token's dr as a whole: sum_i V[dr_i] / sum_i dr_i^2. */
+static void share_dr(jury *q, double *room)
+{
+    const et_step *s = q->j->reference;
+    size_t n = s->c.experts;
+    q->router_gates = room;
+    for (size_t t = 0; t < s->c.tokens; t++)
+        room[t] = share(q->j, n, s->bwd.logits + t * n, q->j->variance->bwd.logits + t * n, NULL);
 }
 
 /* Expert i's row of dW_r, u = sum_t dr_t x_t, errs by sum_t e_t x_t. The slope of that, sum_t e_t (x_t u) / u^2,
@@ -671,13 +680,14 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
                   et_systematic_slope(p) + et_noise_slope(&j->systematic, "bwd.w_router", true)};
     void *room;
     et_status status =
-        et_allocate(&room, 2 * N + S + 2 * reference->c.experts, sizeof(double), "groups", error);
+        et_allocate(&room, 3 * N + S + 2 * reference->c.experts, sizeof(double), "groups", error);
     if (status != ET_OK) return status;
     q.seen = room;
     if (strcmp(name, "bwd.w_router") == 0)
         status = share_router(&q, q.seen + N, error);
     else if (moe)
         share_gates(&q, q.seen + N);
+    if (moe && dx) share_dr(&q, q.seen + 2 * N + S);
     if (status == ET_OK) {
         judge_whole(&q);
         judge_experts(&q);
