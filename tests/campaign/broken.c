@@ -113,16 +113,19 @@ static const char *explained(const et_verdict *v, const cd_fault *fault)
     return own ? (other ? "both" : "own") : other ? "wrong" : "none";
 }
 
-/* Decisions that the broken kernel takes otherwise than the healthy one, or than the reference. The
- * fault of one that ends up where the reference is may have undone a legal flip. */
+/* Decisions that the broken kernel takes otherwise than the healthy one, or than the reference, or takes in
+ * another order. The fault of one that ends up where the reference is may have undone a legal flip. */
 static size_t moved_decisions(const cd_candidate *broken, const cd_candidate *healthy,
                               const et_verdict *v)
 {
-    const et_tensor_out *a = cd_tensor(broken, "route.mask"), *b = cd_tensor(healthy, "route.mask");
+    static const char *const names[] = {"route.mask", "route.topk_expert", "route.topk_token"};
     size_t moved = 0;
-    if (a && b && et_same_shape(a, b))
+    for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
+        const et_tensor_out *a = cd_tensor(broken, names[n]), *b = cd_tensor(healthy, names[n]);
+        if (!a || !b || !et_same_shape(a, b)) continue;
         for (size_t i = 0; i < et_tensor_count(a); i++)
             moved += et_tensor_element(a, i) != et_tensor_element(b, i);
+    }
     return moved > v->routing.differing ? moved : v->routing.differing;
 }
 
