@@ -245,13 +245,12 @@ static void check_variances(const et_case *c, void *user)
             bool whole =
                 c->input.source == ET_INPUT_INTEGER && strcmp(tensors[i].name, "state.ema") &&
                 strncmp(tensors[i].name, "metric.", 7) && strcmp(tensors[i].name, "route.cutoff");
-            for (size_t j = 0; j < count_of(&tensors[i]); j++) {
-                ck_assert_msg(v[j] >= 0 && isfinite(v[j]), "%s %s %s[%zu]: %g", c->name, p->name,
-                              tensors[i].name, j, (double)v[j]);
-                ck_assert_msg(!whole || v[j] == 0, "%s %s %s[%zu]: %g, must be exact", c->name,
-                              p->name, tensors[i].name, j, (double)v[j]);
-            }
-            if (whole) *exact += count_of(&tensors[i]);
+            size_t elements = count_of(&tensors[i]), j = 0;
+            while (j < elements && v[j] >= 0 && isfinite(v[j]) && (!whole || v[j] == 0)) j++;
+            if (j < elements) /* an assertion for each element would take minutes */
+                ck_abort_msg("%s %s %s[%zu]: %g%s", c->name, p->name, tensors[i].name, j,
+                             (double)v[j], whole ? ", must be exact" : "");
+            if (whole) *exact += elements;
         }
         et_step_free(&V);
     }
