@@ -2,7 +2,8 @@
 #include "tools/etref/help.h"
 
 const char help_generate[] =
-    "usage: etref generate [--case FILE|NAME]... [--suite NAME]... [OPTION]...\n\n"
+    "usage: etref generate [--case FILE|NAME]... [--suite NAME]... [OPTION]...\n"
+    "       etref generate --inputs BUNDLE [OPTION]...\n\n"
     "Computes a step of each case and writes DIR/NAME.safetensors: its inputs, every value "
     "forward\n"
     "and backward, the routing and the new state. All cases are checked before any is computed.\n\n"
@@ -10,6 +11,8 @@ const char help_generate[] =
     "                      standard input\n"
     "  --suite NAME        a built-in suite: smoke, core, paper\n"
     "  --set FIELD=VALUE   change a field in every case, for example tokens=64 or input.seed=3\n"
+    "  --inputs BUNDLE     take case and inputs (in.*) from a bundle, which need hold nothing else:\n"
+    "                      so a kernel's own data become a golden\n"
     "  --out DIR           where to write; made if missing (default: the current folder)\n"
     "  --engine ENGINE     plain: the same bits on every machine (default); blas: faster\n"
     "  --lean              keep inputs, routing, outputs and gradients; leave out what lies "
