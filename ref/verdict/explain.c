@@ -76,6 +76,13 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
         if (strcmp(got->name, "route.threshold") == 0 && q->right->state_ema)
             x.noise = fmax(x.noise, et_noise_to_signal(q->right->c.experts, q->right->state_ema,
                                                        q->j->variance->state_ema));
+        /* In evaluation the state is exact; one that was moved by mistake hangs on cutoffs, scores all. */
+        double step = 1 - j->golden->c.ema_decay;
+        if (j->golden->c.eval && strcmp(got->name, "state.ema") == 0)
+            x.noise = fmax(x.noise,
+                           step * step *
+                               et_noise_to_signal(j->golden->c.tokens * j->golden->c.experts,
+                                                  q->right->fwd.logits, j->variance->fwd.logits));
         x.silent = is_silent(et_tensor_count(got), x.right, x.variance);
     }
     x.limit = x.verdict->limit_sigmas;
