@@ -425,10 +425,13 @@ static et_status judge_exhibit(const et_inquiry *q, const et_deviant *v, const e
 }
 
 /* The bars of what a deviant changes are estimates, of sums that cancel above all: one element in five
- * thousand may lie past them, where nothing else speaks against the deviant. */
-static bool nearly_passes(const et_tensor_verdict *v)
+ * thousand may lie past them, where nothing else speaks against the deviant, and the reference has ten times as
+ * many. */
+static bool nearly_passes(const et_exhibit *x, const et_tensor_verdict *v)
 {
-    return v->failed > 0 && 5000 * v->failed <= v->judged && v->whole.pass && v->worst_group.pass;
+    bool few =
+        5000 * v->failed <= v->judged && (!x->failed || 10 * v->failed <= x->verdict->failed);
+    return v->failed > 0 && few && v->whole.pass && v->worst_group.pass;
 }
 
 /* Judges what the deviant touches. *fails: it does not pass; *grossly: nor will it with better bars. */
@@ -445,7 +448,7 @@ static et_status judge_all(const et_inquiry *q, const et_deviant *v, const et_st
         et_tensor_verdict out = {0};
         if (!wrong) continue;
         status = judge_exhibit(q, v, x, wrong, noise, &out, error);
-        if (out.outcome != ET_MISMATCH || nearly_passes(&out)) continue;
+        if (out.outcome != ET_MISMATCH || nearly_passes(x, &out)) continue;
         *fails = true;
         *grossly |= 50 * out.failed > out.judged || out.whole.spread > 2 * out.whole.spread_limit;
     }

@@ -157,7 +157,7 @@
 
 #define CD_PRECISION_FAULTS(X)                                                                                                                        \
     X(ACCUMULATOR_BF16, "accumulator-bf16", "precision", "accumulator-bf16", has_rows, 0, "H and f(x) are summed in 8 bits")                          \
-    X(SPLIT_BF16, "split-k-bf16", "precision", NULL, has_rows, 0, "H and f(x) are sums of 4 parts, added in 8 bits")                                  \
+    X(SPLIT_BF16, "split-k-bf16", "precision", "accumulator-bf16", has_rows, 0, "H and f(x) are sums of 4 parts, added in 8 bits")                                  \
     X(COMBINE_BF16, "combine-bf16", "precision", "accumulator-bf16", is_moe, 0, "y is rounded to 8 bits after every addition")                        \
     X(DX_BF16, "dx-bf16", "precision", "accumulator-bf16", is_moe, 0, "dx is rounded to 8 bits after every addition of a slot's share")               \
     X(DW_BF16, "dw-bf16", "precision", "accumulator-bf16", has_rows, 0, "dW_up and dW_down are summed over the tokens in 8 bits")                     \
