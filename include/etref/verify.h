@@ -16,6 +16,14 @@
  *
  * alpha, the chance that an honest kernel is rejected, holds for the verdict as a whole: it is
  * divided among all its tests. sigma comes from et_step_noise.
+ *
+ * ET_MISMATCH if any of the parts finds an error. Else ET_INCONCLUSIVE if what is there cannot decide: a
+ * required tensor is missing; nothing was judged; everything is as free of errors as the golden, where a
+ * kernel would have rounded; or a tensor could not be judged, since it hangs on open decisions that the
+ * candidate does not show (it gives no route.mask), lies outside the range of the profile's numbers, or,
+ * being required, y or a gradient, is smaller than its own noise. Else ET_PASS.
+ *
+ * In evaluation the state does not change. A candidate may show state.* nevertheless: as it came in.
  */
 #ifndef ETREF_VERIFY_H
 #define ETREF_VERIFY_H
@@ -59,9 +67,13 @@ typedef struct et_tensor_verdict {
     et_dtype dtype;   /* as the candidate stores it */
     size_t elements, judged, failed; /* judged: those that could be (no open decision behind them) */
     size_t exact;                    /* elements with sigma = 0 */
-    double largest_error, largest_ulps, largest_sigmas, limit_sigmas; /* ulps of the output type */
-    size_t worst;                                                     /* index of the worst element */
-    double got, want, bar;                                            /* there; bar = t sigma */
+    double largest_error;            /* of the finite ones */
+    double largest_ulps;             /* the same in units in the last place of the larger of got and
+                                      * want, of the significand that the profile has there */
+    double largest_sigmas;           /* infinite: not finite, or wrong where sigma = 0 */
+    double limit_sigmas;             /* t */
+    size_t worst;                    /* index of the element with the most sigmas */
+    double got, want, bar;           /* there; bar = t sigma */
     double effective_sample;                                          /* (sum V)^2 / sum V^2 */
     et_group whole, worst_group; /* the tensor; the group that came nearest to, or farthest past, its
                                   * limits */

@@ -487,6 +487,13 @@ static void note_on_type(const exam *x, char *text, size_t room)
                  et_dtype_name(x->got->dtype), p->name, expected);
 }
 
+/* printf would tell the sign of a NaN. */
+static const char *infinite_name(double value)
+{
+    if (isnan(value)) return "NaN";
+    return value > 0 ? "inf" : "-inf";
+}
+
 static void report_failures(exam *x)
 {
     char place[96], note[96];
@@ -497,8 +504,8 @@ static void report_failures(exam *x)
     if (copied)
         find(x, ET_MISMATCH, "a copy of %s", copied);
     else if (!isfinite(out->got))
-        find(x, ET_MISMATCH, "%zu of %zu elements fail; at %s: got %g, must be %.9g%s", out->failed,
-             out->judged, place, out->got, out->want, note);
+        find(x, ET_MISMATCH, "%zu of %zu elements fail; at %s: got %s, must be %.9g%s", out->failed,
+             out->judged, place, infinite_name(out->got), out->want, note);
     else if (out->bar == 0)
         find(x, ET_MISMATCH, "%zu of %zu elements fail; at %s: got %.9g, must be %.9g exactly%s",
              out->failed, out->judged, place, out->got, out->want, note);

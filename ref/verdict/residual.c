@@ -267,7 +267,7 @@ static bool say_factor(const damage *d, text *t)
 static void say_what(const damage *d, text *t)
 {
     if (d->infinite > 0) {
-        say(t, "; %zu of them are not finite", d->infinite);
+        say(t, "; not finite: %zu", d->infinite);
         return;
     }
     if (d->zeros == d->failed) {

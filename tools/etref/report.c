@@ -254,9 +254,12 @@ static void describe_limits(char *out, size_t room, const et_group *g)
         append(out, room, ", spread %.4g (limit %.4g)", g->spread, g->spread_limit);
 }
 
-static void print_reason(const et_tensor_verdict *t)
+/* others: how many more tensors it is the reason for. */
+static void print_reason(const et_tensor_verdict *t, size_t others)
 {
-    printf("%s %s: ", verdict_word(t->outcome), t->name);
+    printf("%s %s", verdict_word(t->outcome), t->name);
+    if (others > 0) printf(" and %zu more", others);
+    fputs(": ", stdout);
     print_clean(stdout, t->reason);
     putchar('\n');
 }
@@ -265,7 +268,7 @@ static void print_failure(const judgement *j, const et_tensor_verdict *t)
 {
     char text[640];
     putchar('\n');
-    print_reason(t);
+    print_reason(t, 0);
     describe_worst(text, sizeof text, j, t);
     if (text[0] && t->failed > 0) {
         fputs("  worst  ", stdout);
@@ -278,15 +281,26 @@ static void print_failure(const judgement *j, const et_tensor_verdict *t)
     printf("  group  %s\n", text);
 }
 
-/* What could not be judged, a line each; then what failed, in full. */
+/* How many of the inconclusive tensors of [first, end) have the reason of `t`. */
+static size_t count_alike(const et_verdict *v, size_t first, size_t end, const et_tensor_verdict *t)
+{
+    size_t count = 0;
+    for (size_t i = first; i < end; i++)
+        count += v->tensors[i].outcome == ET_INCONCLUSIVE &&
+                 strcmp(v->tensors[i].reason, t->reason) == 0;
+    return count;
+}
+
+/* What could not be judged, a line for each reason; then what failed, in full. */
 static void print_failures(const judgement *j)
 {
     const et_verdict *v = &j->verdict;
-    size_t inconclusive = 0;
+    size_t lines = 0;
     for (size_t i = 0; i < v->tensor_count; i++) {
-        if (v->tensors[i].outcome != ET_INCONCLUSIVE) continue;
-        if (inconclusive++ == 0) putchar('\n');
-        print_reason(&v->tensors[i]);
+        const et_tensor_verdict *t = &v->tensors[i];
+        if (t->outcome != ET_INCONCLUSIVE || count_alike(v, 0, i, t) > 0) continue;
+        if (lines++ == 0) putchar('\n');
+        print_reason(t, count_alike(v, i + 1, v->tensor_count, t));
     }
     for (size_t i = 0; i < v->tensor_count; i++)
         if (v->tensors[i].outcome == ET_MISMATCH) print_failure(j, &v->tensors[i]);
