@@ -1,0 +1,260 @@
+/* test_explain.c: what would explain a mismatch, on values that are broken by hand.
+ *
+ * The campaign plants faults into kernels, where all that follows from a wrong value follows. Here a
+ * test writes down itself what a mistake leaves behind, so nothing is computed by the code that the
+ * deviants are made of; and it tries what kernels do not: a mistake in one expert only, two at once,
+ * one that has no name, errors that only look like one.
+ */
+#include "tests/check_main.h"
+#include "tests/honest.h"
+
+#ifndef ETREF_F32
+
+#define SMALL "'tokens':96,'d_model':24,'d_expert':40,'precision':'bf16'"
+#define DRAWN "'input':{'source':'normal','seed':3,'decisive':true}"
+
+static const char *const et_case_json =
+    "{'name':'et','rule':'et','experts':4,'ema_updates':10,'ema_decay':0.9," SMALL "," DRAWN "}";
+static const char *const eval_case =
+    "{'name':'eval','rule':'et','mode':'eval','experts':4,'ema_updates':10,'ema_decay':0.9," SMALL
+    "," DRAWN "}";
+static const char *const dense_case =
+    "{'name':'dense','layer':'dense'," SMALL ",'input':{'source':'normal','seed':3}}";
+
+static const et_verify_options explained = {.explain = true};
+
+static const et_explanation *explanation(const et_verdict *v, const char *name)
+{
+    for (size_t i = 0; i < v->explanation_count; i++)
+        if (strcmp(v->explanations[i].name, name) == 0) return &v->explanations[i];
+    return NULL;
+}
+
+static void expect_explained(const et_verdict *v, const char *name, const char *scope)
+{
+    const et_explanation *e = explanation(v, name);
+    ck_assert_msg(e != NULL, "not explained by %s, but by %s: %s", name,
+                  v->explanation_count ? v->explanations[0].name : "nothing", v->line);
+    ck_assert_str_eq(e->scope, scope);
+}
+
+static void scale_values(honest *k, const char *name, size_t first, size_t end, double factor)
+{
+    double *values = values_of(k, name);
+    for (size_t i = first; i < end; i++) values[i] *= factor;
+}
+
+static void scale_tensor(honest *k, const char *name, double factor)
+{
+    scale_values(k, name, 0, elements_of(tensor_of(k, name)), factor);
+}
+
+/* ---- a mistake, and where ---- */
+
+/* dH lacks its factor 2, and so do dW_up = dH' x and dx = dH W_up, which are linear in it. */
+START_TEST(a_dense_layer_is_explained)
+{
+    honest k;
+    make_honest(&k, dense_case, "bf16", 5);
+    scale_tensor(&k, "bwd.slot_pre", 0.5);
+    scale_tensor(&k, "bwd.w_up", 0.5);
+    scale_tensor(&k, "bwd.x", 0.5);
+    et_verdict v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    expect_explained(&v, "factor-two", "everywhere");
+    ck_assert_uint_eq(v.explanation_count, 1);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* The same in expert 2 alone. dx sums over a token's experts, so it is left out. */
+START_TEST(one_expert_is_named)
+{
+    honest k;
+    make_honest(&k, et_case_json, "bf16", 5);
+    const et_assignment *a = &k.golden.assignment;
+    size_t h = 40, d = 24, first = (size_t)a->expert_offsets[2], end = (size_t)a->expert_offsets[3];
+    remove_tensor(&k, "bwd.x");
+    scale_values(&k, "bwd.slot_pre", first * h, end * h, 0.5);
+    scale_values(&k, "bwd.w_up", 2 * h * d, 3 * h * d, 0.5);
+    et_verdict v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    expect_explained(&v, "factor-two", "expert 2");
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* ema' = (1 - beta) ema + beta cutoff: the state is explained apart from the arithmetic. */
+START_TEST(two_mistakes_are_told_apart)
+{
+    honest k;
+    make_honest(&k, et_case_json, "bf16", 5);
+    scale_tensor(&k, "bwd.slot_pre", 0.5);
+    scale_tensor(&k, "bwd.shared_pre", 0.5);
+    scale_tensor(&k, "bwd.w_up", 0.5);
+    scale_tensor(&k, "bwd.shared_up", 0.5);
+    remove_tensor(&k, "bwd.x");
+    double *ema = values_of(&k, "state.ema"), beta = k.golden.c.ema_decay;
+    for (size_t i = 0; i < 4; i++)
+        ema[i] = (1 - beta) * k.golden.in.ema[i] + beta * k.golden.route.cutoff[i];
+    et_verdict v = judge_by(&k, explained);
+    expect_explained(&v, "factor-two", "everywhere");
+    expect_explained(&v, "ema-beta-swapped", "everywhere");
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+static int descending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x < y) - (x > y);
+}
+
+/* The k-th largest score of an expert, k = N G / n = 24. */
+static double cutoff(const et_step *s, size_t expert)
+{
+    double scores[96];
+    for (size_t t = 0; t < 96; t++) scores[t] = s->fwd.logits[t * 4 + expert];
+    qsort(scores, 96, sizeof *scores, descending);
+    return scores[23];
+}
+
+/* Evaluation leaves the state as it is; a kernel that shows it moved has trained. */
+START_TEST(a_state_that_moves_in_evaluation_is_explained)
+{
+    honest k;
+    make_honest(&k, eval_case, "bf16", 5);
+    double ema[4];
+    et_verdict v;
+    et_tensor_out *t = &k.tensors[k.count];
+    *t = (et_tensor_out){.name = "state.ema",
+                         .dtype = ET_F64,
+                         .rank = 1,
+                         .shape = {4},
+                         .source = ET_FROM_F64,
+                         .values = ema};
+    k.count++;
+    memcpy(ema, k.golden.in.ema, sizeof ema);
+    v = judge_by(&k, explained);
+    ck_assert_msg(v.outcome == ET_PASS, "as it came in: %s", v.line);
+    et_verdict_free(&v);
+    double beta = k.golden.c.ema_decay;
+    for (size_t i = 0; i < 4; i++)
+        ema[i] = beta * k.golden.in.ema[i] + (1 - beta) * cutoff(&k.golden, i);
+    v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    expect_explained(&v, "ema-in-evaluation", "everywhere");
+    et_verdict_free(&v);
+    k.count--;
+    free_honest(&k);
+}
+END_TEST
+
+/* ---- no mistake that has a name ---- */
+
+START_TEST(a_pass_needs_no_explanation)
+{
+    honest k;
+    make_honest(&k, et_case_json, "bf16", 5);
+    et_verdict v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_PASS);
+    ck_assert_uint_eq(v.explanation_count, 0);
+    ck_assert_str_eq(v.residual, "");
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* Nothing in the catalogue breaks two columns of one token: the residual says which. */
+START_TEST(what_has_no_name_is_described)
+{
+    honest k;
+    make_honest(&k, et_case_json, "bf16", 5);
+    values_of(&k, "fwd.y")[17 * 24 + 5] += 3;
+    values_of(&k, "fwd.y")[17 * 24 + 9] -= 3;
+    et_verdict v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    ck_assert_uint_eq(v.explanation_count, 0);
+    ck_assert_msg(strstr(v.residual, "fwd.y: 2 of 2304 elements fail, token 17, columns 5, 9"),
+                  "%s", v.residual);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* factor-two, but for one tensor in which it is right: then it is no explanation. */
+START_TEST(a_tensor_that_passes_speaks_against_a_name)
+{
+    honest k;
+    make_honest(&k, dense_case, "bf16", 5);
+    scale_tensor(&k, "bwd.slot_pre", 0.5);
+    scale_tensor(&k, "bwd.w_up", 0.5);
+    et_verdict v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    ck_assert_ptr_null(explanation(&v, "factor-two"));
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* ---- every kind of layer ---- */
+
+/* y = 0 fails in all of them; each hypothesis is tried wherever it has a place. Huge inputs leave gates and
+ * anchors that are 0 or 1 to the last bit. */
+static const char *const layers[] = {
+    "'rule':'et','gate':'sigmoid','capacity_factor':0.5,'ema_updates':10",
+    "'rule':'et','mode':'eval','gate':'relu','ema_updates':10",
+    "'rule':'tc','top_k':2,'gate':'softmax','norm':'sum','balance':'aux','z_loss_coef':0.01",
+    "'rule':'tc','top_k':1,'gate':'softmax_anchor','balance':'lossfree'",
+    "'rule':'ec','gate':'softmax_anchor_out','norm':'fanout','pool_tokens':16",
+    "'rule':'ec','gate':'softmax_tokens','shared':false",
+};
+static const char *const sources[] = {"normal", "huge"};
+enum { LAYERS = sizeof layers / sizeof *layers, SOURCES = sizeof sources / sizeof *sources };
+
+START_TEST(every_layer_can_be_asked_about)
+{
+    char json[512];
+    honest k;
+    snprintf(
+        json, sizeof json,
+        "{'name':'asked','tokens':32,'d_model':8,'d_expert':12,'experts':4,'precision':'bf16',%s,"
+        "'input':{'source':'%s','seed':3}}",
+        layers[_i % LAYERS], sources[_i / LAYERS]);
+    make_honest(&k, json, "bf16", 5);
+    scale_tensor(&k, "fwd.y", 0);
+    et_verdict v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    ck_assert(v.explanation_count > 0 || v.residual[0]);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("explanations");
+    TCase *named = add_case(suite, "named"), *unnamed = add_case(suite, "unnamed");
+    TCase *all = add_case(suite, "every layer");
+    tcase_add_test(named, a_dense_layer_is_explained);
+    tcase_add_test(named, one_expert_is_named);
+    tcase_add_test(named, two_mistakes_are_told_apart);
+    tcase_add_test(named, a_state_that_moves_in_evaluation_is_explained);
+    tcase_add_test(unnamed, a_pass_needs_no_explanation);
+    tcase_add_test(unnamed, what_has_no_name_is_described);
+    tcase_add_test(unnamed, a_tensor_that_passes_speaks_against_a_name);
+    tcase_add_loop_test(all, every_layer_can_be_asked_about, 0, LAYERS * SOURCES);
+    return run_suite(suite);
+}
+
+#else
+
+int main(void)
+{
+    return EXIT_SUCCESS; /* the float build does not judge */
+}
+
+#endif
