@@ -199,6 +199,111 @@ START_TEST(every_allocation_of_jansson_in_a_step_may_fail)
 }
 END_TEST
 
+/* ---- a verdict with an explanation; leakage ---- */
+
+/* Every one of the first hundred allocations, where a verdict takes what it keeps; then, in the
+ * explanation, which makes thousands, one in 7. */
+static int next(int k)
+{
+    return k < 100 ? k + 1 : k + 7;
+}
+
+static void run_step(et_step *s, const char *json)
+{
+    et_case c;
+    ck_assert_int_eq(et_case_parse(&c, json, strlen(json), "test", NULL), ET_OK);
+    ck_assert_int_eq(et_step_create(s, &c, 0, NULL), ET_OK);
+    ck_assert_int_eq(et_step_draw_inputs(s, NULL), ET_OK);
+    ck_assert_int_eq(et_step_run(s, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+}
+
+/* The golden with y = 0, and without its routing, so that open decisions are looked for. */
+static size_t break_golden(const et_step *golden, const double *zeros, et_tensor_out *candidate)
+{
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(golden, false, own), count = 0;
+    for (size_t i = 0; i < have; i++) {
+        if (strncmp(own[i].name, "fwd.", 4) != 0 && strncmp(own[i].name, "bwd.", 4) != 0) continue;
+        candidate[count] = own[i];
+        if (strcmp(own[i].name, "fwd.y") == 0) candidate[count].values = zeros;
+        count++;
+    }
+    return count;
+}
+
+START_TEST(every_allocation_of_a_verdict_may_fail)
+{
+    static const double zeros[8 * 3];
+    et_tensor_out candidate[ET_MAX_STEP_TENSORS];
+    et_step golden;
+    et_verdict verdict;
+    et_verify_options options = {.profile = et_profile_find("bf16"), .explain = true};
+    et_status status = ET_ENOMEM;
+    int k = 0;
+    run_step(&golden, ways[_i]);
+    size_t count = break_golden(&golden, zeros, candidate);
+    for (; status != ET_OK; k = next(k)) {
+        et_error error = {""};
+        own_until_failure = k;
+        status = et_verify(&verdict, &golden, candidate, count, &options, &error);
+        own_until_failure = -1;
+        ck_assert_msg(status == ET_OK || status == ET_ENOMEM, "allocation %d: '%s', %s", k,
+                      et_status_name(status), error.text);
+        ck_assert((status == ET_OK) == (error.text[0] == '\0'));
+        if (status != ET_OK) ck_assert_ptr_null(verdict.tensors);
+    }
+    ck_assert_int_gt(k, 50);
+    ck_assert_int_eq(verdict.outcome, ET_MISMATCH);
+    et_verdict_free(&verdict);
+    et_step_free(&golden);
+}
+END_TEST
+
+static et_status count_labels(et_error *error)
+{
+    const et_leakage_case c = {
+        .rule = ET_LEAKAGE_ET_CAPACITY, .tokens = 6, .select = 3, .levels = 8, .passing = 4};
+    uint64_t labels;
+    return et_leakage_labels(&c, &labels, error);
+}
+
+static et_status audit(et_error *error)
+{
+    static const et_real r[8] = {4, 1, 3, 2, 8, 5, 7, 6};
+    const et_audit_rule rule = {.rule = ET_EC, .experts = 2, .batch = 4, .select = 2};
+    uint8_t mask[8];
+    uint64_t compared[4] = {0}, taken[4] = {0}, changed[4] = {0};
+    et_audit_count counts = {compared, taken, changed};
+    et_status status = et_audit_route(&rule, 4, r, mask, error);
+    if (status == ET_OK) status = et_audit_adversary(&rule, 4, r, mask, 2, &counts, error);
+    return status;
+}
+
+static et_status decode(et_error *error)
+{
+    uint8_t z[7];
+    return et_codec_decode(7, "1001011", z, error);
+}
+
+static et_status (*const leakage[])(et_error *) = {count_labels, audit, decode};
+
+START_TEST(every_allocation_of_leakage_may_fail)
+{
+    et_status status = ET_ENOMEM;
+    int k = 0;
+    for (; status != ET_OK; k++) {
+        et_error error = {""};
+        own_until_failure = k;
+        status = leakage[_i](&error);
+        own_until_failure = -1;
+        ck_assert_msg(status == ET_OK || status == ET_ENOMEM, "allocation %d: '%s', %s", k,
+                      et_status_name(status), error.text);
+        ck_assert((status == ET_OK) == (error.text[0] == '\0'));
+    }
+    ck_assert_int_gt(k, 1);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("alloc");
@@ -211,5 +316,10 @@ int main(void)
     tcase_add_checked_fixture(steps, make_folder, remove_folder);
     tcase_add_loop_test(steps, every_allocation_of_a_step_may_fail, 0, count);
     tcase_add_loop_test(steps, every_allocation_of_jansson_in_a_step_may_fail, 0, count);
+    TCase *verdicts = add_case(suite, "verdicts"), *leaks = add_case(suite, "leakage");
+    if (sizeof(et_real) == sizeof(double)) /* the float build does not judge */
+        tcase_add_loop_test(verdicts, every_allocation_of_a_verdict_may_fail, 0, count);
+    tcase_add_loop_test(leaks, every_allocation_of_leakage_may_fail, 0,
+                        sizeof leakage / sizeof *leakage);
     return run_suite(suite);
 }

@@ -90,7 +90,8 @@ static double part_lost_of(const et_profile *p, et_sum_noise c, size_t K, et_mat
     return predicted > 0 && isfinite(predicted) ? lost / predicted : 1;
 }
 
-/* Which part of acc is left, from a sample of the elements; a hundredth for what the sample missed. */
+/* Which part of acc is left, from a sample of the elements (all of them, where they are few); a hundredth for
+ * what the sample missed. */
 static double part_lost(const et_profile *p, et_sum_noise c, size_t M, size_t N, size_t K,
                         et_matrix X, et_matrix Y)
 {
@@ -100,6 +101,7 @@ static double part_lost(const et_profile *p, et_sum_noise c, size_t M, size_t N,
     size_t wanted = ADDITIONS / K;
     if (wanted < LEAST) wanted = LEAST;
     if (wanted > MOST) wanted = MOST;
+    if (wanted > M * N) wanted = M * N;
     double part = 0;
     for (size_t s = 0; s < wanted; s++) /* 7919: a prime, so that no column is left out */
         part += part_lost_of(p, c, K, X, Y, s * M / wanted, s * 7919 % N);
