@@ -391,8 +391,8 @@ static size_t place_in_step(const et_step *s, const void *values)
 }
 
 et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_real *V,
-                         const et_profile *profile, const et_step *reference,
-                         et_tensor_verdict *out, et_error *error)
+                         const et_profile *profile, const et_systematic *systematic,
+                         const et_step *reference, et_tensor_verdict *out, et_error *error)
 {
     et_step variance = *q->j->variance;
     et_verify_options options = *q->j->options;
@@ -400,6 +400,7 @@ et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_real
     size_t at = place_in_step(&variance, x->variance);
     options.profile = profile;
     j.options = &options;
+    j.systematic = *systematic;
     j.variance = &variance;
     j.visit = NULL;
     if (at == SIZE_MAX)
@@ -419,7 +420,8 @@ static et_status judge_exhibit(const et_inquiry *q, const et_deviant *v, const e
     if (noise && at != SIZE_MAX) memcpy(&least, (const char *)noise + at, sizeof least);
     et_status status = make_variances(q, x, wrong, least, &V, error);
     if (status == ET_OK)
-        status = et_judge_under(q, x, V, q->j->options->profile, &v->s, out, error);
+        status =
+            et_judge_under(q, x, V, q->j->options->profile, &q->j->systematic, &v->s, out, error);
     free(V);
     return status;
 }
