@@ -390,22 +390,25 @@ static size_t place_in_step(const et_step *s, const void *values)
     return SIZE_MAX;
 }
 
-et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_real *V,
-                         const et_profile *profile, const et_systematic *systematic,
+et_yardstick et_yardstick_with(const et_inquiry *q, const et_exhibit *x, const et_real *V)
+{
+    const et_judgement *j = q->j;
+    et_yardstick by = {j->options->profile, j->systematic, *j->variance};
+    size_t at = place_in_step(j->variance, x->variance);
+    if (at != SIZE_MAX) memcpy((char *)&by.variance + at, &V, sizeof V);
+    return by;
+}
+
+et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_yardstick *by,
                          const et_step *reference, et_tensor_verdict *out, et_error *error)
 {
-    et_step variance = *q->j->variance;
     et_verify_options options = *q->j->options;
     et_judgement j = *q->j;
-    size_t at = place_in_step(&variance, x->variance);
-    options.profile = profile;
+    options.profile = by->profile;
     j.options = &options;
-    j.systematic = *systematic;
-    j.variance = &variance;
+    j.systematic = by->systematic;
+    j.variance = &by->variance;
     j.visit = NULL;
-    if (at == SIZE_MAX)
-        return et_fail(error, ET_EINVAL, "explanation: %s has no variance", x->got->name);
-    memcpy((char *)&variance + at, &V, sizeof V);
     return et_judge_tensor(&j, (size_t)(x->got - j.candidate), reference, out, error);
 }
 
@@ -419,9 +422,10 @@ static et_status judge_exhibit(const et_inquiry *q, const et_deviant *v, const e
     et_real *V = NULL;
     if (noise && at != SIZE_MAX) memcpy(&least, (const char *)noise + at, sizeof least);
     et_status status = make_variances(q, x, wrong, least, &V, error);
-    if (status == ET_OK)
-        status =
-            et_judge_under(q, x, V, q->j->options->profile, &q->j->systematic, &v->s, out, error);
+    if (status == ET_OK) {
+        et_yardstick by = et_yardstick_with(q, x, V);
+        status = et_judge_under(q, x, &by, &v->s, out, error);
+    }
     free(V);
     return status;
 }

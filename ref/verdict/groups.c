@@ -59,6 +59,7 @@ typedef struct jury {
     double gates;                     /* in a weight gradient: the mean of v */
     double common;                    /* of the whole tensor's slope: what gates bring in */
     double *router, *router_alike; /* [n] of dW_r alone, else NULL: of each row, see share_router */
+    double router_together;        /* of dW_r whose rows err together, see there; else 0 */
     double *seen;                  /* [N] scratch, all 0 */
     double b, b_whole, b_router;   /* allowed slopes: of groups, of the tensor, of dx's part */
     double worst;                  /* how near the nearest group came to its limits: 1 is on them */
@@ -274,12 +275,15 @@ static group_sums router_row(const jury *q, size_t i)
 static group_sums router_whole(const jury *q)
 {
     group_sums g = of_sources(plain_sum(q->rows, 0, q->f->rows), HUGE_VAL, 0);
-    double scatter = 0;
+    double scatter = 0, together = 0;
     for (size_t i = 0; i < q->f->rows; i++) {
-        double n = q->rows[i].n;
+        double n = q->rows[i].n, each = n > 0 ? n / sqrt(fmin(n, q->router_alike[i])) : 0;
         g.s.common += q->router[i] * q->rows[i].uu * q->rows[i].uu;
-        if (n > 0) scatter += n * n / fmin(n, q->router_alike[i]);
+        scatter += each * each;
+        together += each;
     }
+    g.s.common = fmax(g.s.common, q->router_together);
+    if (q->router_together > 0) scatter = together * together;
     if (scatter > 0) g.alike = g.s.n * g.s.n / scatter;
     return g;
 }
@@ -599,9 +603,17 @@ static void share_dr(jury *q, double *room)
         room[t] = share(q->j, n, s->bwd.logits + t * n, q->j->variance->bwd.logits + t * n, NULL);
 }
 
+/* A softmax, or weights divided by their sum, hand the error of one expert's dw on to all of a token's dr. */
+static bool experts_err_together(const et_case *c)
+{
+    return c->gate == ET_GATE_SOFTMAX || et_gate_has_anchor(c->gate) || c->norm == ET_NORM_SUM;
+}
+
 /* Expert i's row of dW_r, u = sum_t dr_t x_t, errs by sum_t e_t x_t. The slope of that, sum_t e_t (x_t u) / u^2,
  * has the variance sum_t V[dr_t] (x_t u)^2 / u^4, and the row has (sum_t V[dr_t])^2 / sum_t V[dr_t]^2 sources. A
- * token that stands there m times, with the same dy, counts m times as much: its errors add up. */
+ * token that stands there m times, with the same dy, counts m times as much: its errors add up. All rows
+ * together err by a token's sum_i e_ti (x_t u_i), each weighed with its row's sum u^2/V; at most by sum_i |..|,
+ * and by nearly that where one gate is almost 1 and all others' dr come from its dw. */
 static et_status share_router(jury *q, double *room, et_error *error)
 {
     const et_step *s = q->j->reference;
@@ -613,21 +625,26 @@ static et_status share_router(jury *q, double *room, et_error *error)
     if (status != ET_OK) return status;
     et_matmul(ET_BLAS, N, n, d, et_rows(s->in.x, d),
               et_transposed((const et_real *)(const void *)u, d), false, products, n);
+    double *tokens = room + 2 * n; /* [N] sum_i |..| of a token */
     q->router = room;
     q->router_alike = room + n;
     for (size_t i = 0; i < n; i++) {
         double squares = 0, along = 0, all = 0, all2 = 0;
         for (size_t c = 0; c < d; c++) squares += u[i * d + c] * u[i * d + c];
+        double weight = squares > 0 ? q->rows[i].uu / squares : 0;
         for (size_t t = 0; t < N; t++) {
             double m = copies ? copies[t] : 1, v = q->j->scale * V[t * n + i];
             double xu = ((const double *)products)[t * n + i];
             along += m * v * xu * xu;
+            tokens[t] += sqrt(m * v) * fabs(xu) * weight;
             all += v;
             all2 += m * v * v;
         }
         q->router[i] = squares > 0 ? along / (squares * squares) : 0;
         q->router_alike[i] = all2 > 0 ? all * all / all2 : 1;
     }
+    for (size_t t = 0; experts_err_together(&s->c) && t < N; t++)
+        q->router_together += tokens[t] * tokens[t];
     free(products);
     return ET_OK;
 }

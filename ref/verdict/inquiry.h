@@ -71,10 +71,18 @@ bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool reals, bool *see
  * exhibits that it changes. *failing: one of them is among those that failed. */
 et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v, bool *failing);
 
-/* An exhibit judged with V in place of its variances, under a profile and what that does by design, against
- * `reference`. */
-et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_real *V,
-                         const et_profile *profile, const et_systematic *systematic,
+/* What a tensor is judged by. */
+typedef struct et_yardstick {
+    const et_profile *profile;
+    et_systematic systematic;
+    et_step variance;
+} et_yardstick;
+
+/* The verdict's own, with V in place of the exhibit's variances. */
+et_yardstick et_yardstick_with(const et_inquiry *q, const et_exhibit *x, const et_real *V);
+
+/* An exhibit judged by it, against `reference`. */
+et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_yardstick *by,
                          const et_step *reference, et_tensor_verdict *out, et_error *error);
 
 /* The full judgement of the exhibits that the deviant touches; it has been computed on all tokens. */

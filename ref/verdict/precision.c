@@ -93,8 +93,10 @@ static et_status fits_format(const et_inquiry *q, const et_exhibit *x, int bits,
     for (size_t i = 0; i < count; i++)
         V[i] = x->variance[i] + (et_real)et_site_variance(&p, et_tensor_place(x->got->name),
                                                           (double)right[i], (double)x->variance[i]);
-    et_systematic systematic = et_noise_systematic(q->right, &p);
-    status = et_judge_under(q, x, V, &p, &systematic, q->right, &out, error);
+    et_yardstick by = et_yardstick_with(q, x, V);
+    by.profile = &p;
+    by.systematic = et_noise_systematic(q->right, &p);
+    status = et_judge_under(q, x, &by, q->right, &out, error);
     *fits = status == ET_OK && out.outcome != ET_MISMATCH;
     free(room);
     return status;
@@ -211,7 +213,7 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
     bool any = sums;
     et_tensor_out own[ET_MAX_STEP_TENSORS];
     size_t have = et_step_tensors(variance, false, own);
-    et_systematic systematic = et_noise_systematic(q->right, p);
+    et_yardstick by = {p, et_noise_systematic(q->right, p), *variance};
     et_status status = ET_OK;
     *fits = true;
     for (size_t i = 0; status == ET_OK && *fits && i < q->count; i++) {
@@ -219,7 +221,7 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
         et_tensor_verdict out;
         if (!counts(x)) continue;
         const et_real *V = et_tensor_named(own, have, x->got->name)->values;
-        status = et_judge_under(q, x, V, p, &systematic, q->right, &out, error);
+        status = et_judge_under(q, x, &by, q->right, &out, error);
         if (status != ET_OK) return status;
         *fits = sums ? 1000 * out.failed <= out.judged && is_of_sums(q, x, V, p)
                      : out.outcome != ET_MISMATCH && is_everywhere(q, x, V);
