@@ -49,7 +49,7 @@ void et_gate_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const 
 
 /* V[dr] [N,n] += what the gate's own error brings into dr, and the arithmetic of the Jacobian; not what
  * dp and danchor bring. dp, danchor and dr as in et_gate_backward, dr its result. For softmax_tokens Vdp
- * [N,n] is carried through, too, token by token independent; for the other gates it is not read. */
+ * [N,n] is carried through, too, token by token independent; for the others it says how large a noisy dp is. */
 void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const et_real *r,
                             const et_real *gates, const et_real *anchor, const et_real *dp,
                             const et_real *danchor, const et_real *dr, const et_real *Vr,

@@ -65,14 +65,21 @@ static double loss(int k, bool ends_with_one)
     return 1 + ldexp(1, 1 - 2 * k);
 }
 
-/* The variance of one element's errors, addition by addition, beside the one that c predicts. */
-static double part_lost_of(const et_profile *p, et_sum_noise c, size_t K, et_matrix X, et_matrix Y,
-                           size_t i, size_t j)
+/* One element of a product. */
+typedef struct followed {
+    double lost, predicted; /* variance: addition by addition; by et_sum_noise */
+    double sum;
+} followed;
+
+/* order [K], or NULL: from the first term to the last. */
+static followed follow(const et_profile *p, et_sum_noise c, size_t K, et_matrix X, et_matrix Y,
+                       size_t i, size_t j, const uint8_t *order)
 {
     const rounding operand = rounding_at(p, ET_OPERANDS);
     double sum = 0, squares = 0, lost = 0;
     int last = INT_MAX / 4;
-    for (size_t k = 0; k < K; k++) {
+    for (size_t step = 0; step < K; step++) {
+        size_t k = order ? order[step] : step;
         double x = element(X, i, k), y = element(Y, k, j);
         if (x == 0 || y == 0) continue;
         int bit = last_bit(&operand, x) + last_bit(&operand, y);
@@ -86,8 +93,18 @@ static double part_lost_of(const et_profile *p, et_sum_noise c, size_t K, et_mat
         lost += ldexp(1, 2 * ulp) / 12 * loss(ulp - last, below);
         last = ulp;
     }
-    double predicted = c.square * sum * sum + c.squares * squares;
-    return predicted > 0 && isfinite(predicted) ? lost / predicted : 1;
+    return (followed){lost, c.square * sum * sum + c.squares * squares, sum};
+}
+
+static double part_lost_of(followed f)
+{
+    return f.predicted > 0 && isfinite(f.predicted) ? f.lost / f.predicted : 1;
+}
+
+/* Two operands' bits fit the accumulator: products are exact. */
+static bool products_are_exact(const et_profile *p)
+{
+    return 2 * p->bits[ET_OPERANDS] <= p->bits[ET_ACCUMULATOR] && !p->truncate_accumulator;
 }
 
 /* Which part of acc is left, from a sample of the elements (all of them, where they are few); a hundredth for
@@ -96,15 +113,14 @@ static double part_lost(const et_profile *p, et_sum_noise c, size_t M, size_t N,
                         et_matrix X, et_matrix Y)
 {
     enum { ADDITIONS = 65536, LEAST = 8, MOST = 1024 };
-    bool products_fit = 2 * p->bits[ET_OPERANDS] <= p->bits[ET_ACCUMULATOR];
-    if (!products_fit || p->truncate_accumulator || M * N * K == 0) return 1;
+    if (!products_are_exact(p) || M * N * K == 0) return 1;
     size_t wanted = ADDITIONS / K;
     if (wanted < LEAST) wanted = LEAST;
     if (wanted > MOST) wanted = MOST;
     if (wanted > M * N) wanted = M * N;
     double part = 0;
     for (size_t s = 0; s < wanted; s++) /* 7919: a prime, so that no column is left out */
-        part += part_lost_of(p, c, K, X, Y, s * M / wanted, s * 7919 % N);
+        part += part_lost_of(follow(p, c, K, X, Y, s * M / wanted, s * 7919 % N, NULL));
     return fmin(fmax(part / (double)wanted, 0.01), 1.25);
 }
 
@@ -341,10 +357,68 @@ static et_status multiply(et_engine engine, et_product_room *room, size_t M, siz
     return multiply_blas(room, M, N, K, X, Y, accumulate, W, error);
 }
 
+/* ---- short sums, one by one ---- */
+
+enum { SHORT = 32, AT_MOST = 1 << 22 };
+
+static double variance_at(et_noisy x, size_t row, size_t column)
+{
+    size_t stride = x.at.stride,
+           at = x.at.transposed ? column * stride + row : row * stride + column;
+    return x.variance ? (double)x.variance[at] : 0;
+}
+
+static double coherent_at(et_noisy x, size_t row, size_t column)
+{
+    if (x.coherent) return variance_at((et_noisy){x.at, x.coherent, NULL}, row, column);
+    double value = element(x.at, row, column);
+    return value * value;
+}
+
+/* Whether a sum of a few terms loses anything is a matter of these terms and their order; an average says
+ * nothing about it. So each is followed by itself, to and fro. No partial sum of any order is beyond
+ * sum |term|; where that one would have to be rounded, a quarter of the deviation is the least. */
+static double short_sum_noise(const et_profile *p, et_sum_noise c, size_t K, et_noisy X, et_noisy Y,
+                              size_t i, size_t j, double *sum)
+{
+    double terms[SHORT], incoming = 0, sizes = 0;
+    uint8_t backwards[SHORT];
+    for (size_t k = 0; k < K; k++) {
+        double y = element(Y.at, k, j), Vy = variance_at(Y, k, j);
+        terms[k] = element(X.at, i, k) * y;
+        sizes += fabs(terms[k]);
+        backwards[k] = (uint8_t)(K - 1 - k);
+        incoming += variance_at(X, i, k) * (y * y + Vy) + coherent_at(X, i, k) * Vy;
+    }
+    followed to = follow(p, c, K, X.at, Y.at, i, j, NULL);
+    *sum = to.sum;
+    if (incoming == 0 && et_sum_is_exact(p, K, terms)) return 0;
+    double fro = follow(p, c, K, X.at, Y.at, i, j, backwards).lost;
+    double most = et_site_variance(p, ET_ACCUMULATOR, sizes, 1);
+    return incoming + fmax(fmax(to.lost, fro), most / 16);
+}
+
+static void short_sums_noise(const et_profile *p, size_t M, size_t N, size_t K, et_noisy X,
+                             et_noisy Y, et_place place, bool accumulate, et_real *V)
+{
+    const rounding site = place == ET_NOWHERE ? (rounding){0} : rounding_at(p, place);
+    et_sum_noise c = et_sum_noise_of(p, K);
+#pragma omp parallel for if (M * N * K > ET_WORTH_THREADS)
+    for (size_t at = 0; at < M * N; at++) {
+        double sum, v = short_sum_noise(p, c, K, X, Y, at / N, at % N, &sum);
+        if (place != ET_NOWHERE) v += rounding_site(&site, sum, v);
+        V[at] = (et_real)((accumulate ? (double)V[at] : 0) + v);
+    }
+}
+
 et_status et_product_noise(et_engine engine, const et_profile *p, et_product_room *room, size_t M,
                            size_t N, size_t K, et_noisy X, et_noisy Y, const et_real *C,
                            et_place place, bool accumulate, et_real *V, et_error *error)
 {
+    if (products_are_exact(p) && K <= SHORT && M * N <= AT_MOST / (K + 1)) {
+        short_sums_noise(p, M, N, K, X, Y, place, accumulate, V);
+        return ET_OK;
+    }
     et_sum_noise c = et_sum_noise_of(p, K);
     double part = part_lost(p, c, M, N, K, X.at, Y.at);
     if (C == NULL) c.squares += c.square;
@@ -356,8 +430,8 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
     if (status != ET_OK) return status;
     et_real *W = accumulate ? sum : V;
     exactness e = {0};
-    /* (V[X] + squares X o X) (Y o Y) */
-    squares x = mixed(X, c.squares, M * K), y = {Y.at.at, NULL, 1, Y.at, K * N};
+    /* (V[X] + squares X o X) (Y o Y + V[Y]) */
+    squares x = mixed(X, c.squares, M * K), y = mixed(Y, 1, K * N);
     status = multiply(engine, room, M, N, K, &x, &y, false, W, error);
     if (status == ET_OK) status = find_exact(&e, engine, p, M, N, K, X, Y, W, c.squares, error);
     if (status == ET_OK && Y.variance) { /* (X o X) V[Y] */

@@ -2,7 +2,7 @@
  *
  *     C_ij = sum_k X_ik Y_kj,   K terms, each operand with an error of its own
  *
- *     V[C] = V[X] (Y o Y) + (X o X) V[Y] + acc        o: element by element
+ *     V[C] = V[X] (Y o Y) + (X o X) V[Y] + V[X] V[Y] + acc        o: element by element
  *     acc  = a ((K/3 + 1/2) C^2 + (K/6) Q) + a Q
  *     Q    = (X o X)(Y o Y)                            a = 0.18 u^2, u = 2^-p of the accumulator
  *
@@ -11,7 +11,8 @@
  * (m/K)^2 adds up to K/3 + 1/2, (m/K)(1 - m/K) to K/6. Blocked and tree sums stay below. The last term
  * is the rounding of the products, absent where two operands' bits fit the accumulator. Then a product
  * may end above the partial sum's last bit, too, and is added without any error: of 16-bit products and a
- * sum of 24 bits most do. acc is what is left of it in a sample of the sums, followed bit by bit. A
+ * sum of 24 bits most do. acc is what is left of it in a sample of the sums, followed bit by bit (short
+ * sums: in each of them). A
  * truncating accumulator errs to one side: then the means add up, too, 0.72 u each: (0.72 u K)^2 (C^2/4
  * + Q/6) comes on top of four times the rest.
  *

@@ -24,7 +24,8 @@ rounding rounding_at(const et_profile *p, et_place place)
                       .variance = ldexp(truncated ? 1.0 / 3 : 1.0 / 12, 2 - 2 * bits),
                       .smallest = et_place_smallest(p, place),
                       .largest = et_place_largest(p, place),
-                      .ftz = p->ftz};
+                      .ftz = p->ftz,
+                      .truncates = truncated};
 }
 
 double et_place_smallest(const et_profile *p, et_place place)

@@ -18,7 +18,7 @@ typedef struct rounding {
     uint64_t tail;   /* significand bits of a binary64 number that the format has no room for */
     double variance; /* of the error of a value in [1,2): ulp^2/12 or, truncated, ulp^2/3 */
     double smallest, largest;
-    bool ftz;
+    bool ftz, truncates;
 } rounding;
 
 rounding rounding_at(const et_profile *p, et_place place);
@@ -44,6 +44,15 @@ static inline bool rounding_holds(const rounding *r, double value)
     return !r->ftz && steps == floor(steps);
 }
 
+/* What becomes of the value; out of range it stays as it is. */
+static inline double rounding_result(const rounding *r, double value)
+{
+    if (rounding_holds(r, value) || !(fabs(value) <= r->largest)) return value;
+    if (r->ftz && fabs(value) < r->smallest) return 0;
+    double ulp = rounding_ulp(r, value), steps = value / ulp;
+    return ulp * (r->truncates ? trunc(steps) : nearbyint(steps));
+}
+
 /* Does flushing make 0 of the value, or of what its error, of variance `incoming`, may make of it? */
 static inline bool rounding_flushes(const rounding *r, double value, double incoming)
 {
@@ -62,14 +71,14 @@ static inline double rounding_site(const rounding *r, double value, double incom
     return r->variance * (power * power);
 }
 
-/* Beyond first order. Hardly one error in 1e10 is as large as 6.5 of its deviations, and an element is
- * allowed 8 or so of its own. A function that bends carries the 6.5 farther than that; then its
- * variance is taken such that 8 deviations lead where those 6.5 do. */
-static const double rounding_tail = 6.5;
+/* Beyond first order. Hardly one error in 1e9 is as large as 6 of its deviations, and the verdict allows an
+ * element a little more. A function that bends carries the 6 farther than that: then its variance is taken such
+ * that 6 deviations lead where those 6 do. */
+static const double rounding_tail = 6;
 
 static inline double rounding_reaches(double farthest)
 {
-    return farthest * farthest / 64;
+    return farthest * farthest / (rounding_tail * rounding_tail);
 }
 
 #endif

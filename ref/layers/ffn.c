@@ -73,7 +73,7 @@ void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real 
  *                                                the bend no less than its tail needs (rounding.h)
  *   V[f] = V[A] (W_down o W_down)' + acc(f) + site(f)
  *
- * At H <= 0 the reference's A is 0, but where H is within 6.5 deviations of 0 the kernel's H may be
+ * At H <= 0 the reference's A is 0, but where H is within 6 deviations of 0 the kernel's H may be
  * positive, and its A is e^2.
  */
 
@@ -144,14 +144,14 @@ out:
  *
  *   V[dO] = dy^2 V[w] + site(dO)
  *   V[dA] = g^2 V[w] + site(dO) (W_down o W_down) + acc(dA) + site(dA)
- *   V[dH] = 4 R^2 V[dA] + [H > -6.5 deviations] 4 (dA^2 + 8 V[dA]) V[H] + site(dH)
+ *   V[dH] = 4 R^2 V[dA] + [H > -6 deviations] 4 (dA^2 + 8 V[dA]) V[H] + site(dH)
  *   V[dW_down] = V[dO]' (A o A) + (dO o dO)' V[A] + acc + site
  *   V[dW_up]   = V[dH]' (x o x) + (dH o dH)' V[x] + acc + site
  *   V[dx]      = V[dH] (W_up o W_up) + acc                 (this expert's share; rounded with the rest)
  *   V[dw]      = sum_j g_j^2 V[A_j] + sum_c dy_c^2 (acc + site)(f_c) + acc(dw)
  *
  * The 8 V[H] V[dA] of V[dH] is the product of both errors, which reaches 23 products of deviations as seldom
- * as a normal error its 6.5 deviations: 8 of its own, then.
+ * as a normal error its 6 deviations: 8 of its own, then.
  *
  * The last line: an error of A_j reaches every f_c at once, so it must be followed to dw as a whole;
  * what f adds of its own is independent from column to column.
@@ -229,7 +229,7 @@ static void unweighted_gradient(const et_ffn *f, size_t m, const et_upstream *u,
 static double product_site(const rounding *r, double dO, double from_w)
 {
     double uniform = rounding_site(r, dO, from_w), ulp = rounding_ulp(r, dO);
-    if (64 * from_w > ulp * ulp || fabs(dO) < r->smallest || uniform == 0) return uniform;
+    if (64 * from_w > ulp * ulp || r->ftz || uniform == 0) return uniform;
     double nearest = fabs(nearbyint(dO / ulp) * ulp - dO), other = ulp - nearest;
     double to_the_middle = 0.5 * ulp - nearest, own = nearest * nearest;
     if (to_the_middle < rounding_tail * sqrt(from_w)) {
@@ -237,6 +237,17 @@ static double product_site(const rounding *r, double dO, double from_w)
         own = fmax((1 - over) * own + over * other * other, rounding_reaches(other));
     }
     return fmax(own - from_w, 0);
+}
+
+/* What comes after the weight has errors in proportion to it: w^2 + V[w] in place of w^2 matters for a weight
+ * that may be anything (saturated gates whose logits err by much). Below the smallest normal number errors
+ * are proportional to nothing. */
+static double beyond_weight(const et_profile *p, const et_upstream *u, size_t row)
+{
+    if (!u->w) return 1;
+    double w = fmax((double)u->w[row], et_place_smallest(p, ET_ACCUMULATOR));
+    double relative = sqrt((double)u->w_variance[row]) / w;
+    return 1 + relative * relative;
 }
 
 static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,
@@ -248,7 +259,7 @@ static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_ups
         double dy = (double)u->dy[i], from_w = u->w ? dy * dy * (double)u->w_variance[i / d] : 0;
         double own = product_site(&r, (double)dO[i], from_w);
         s->dO_own[i] = (et_real)own;
-        VdO[i] = (et_real)(from_w + own);
+        VdO[i] = (et_real)(from_w + beyond_weight(p, u, i / d) * own);
     }
 }
 
@@ -260,7 +271,8 @@ static void activation_backward_noise(const et_profile *p, size_t m, size_t h, c
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++) {
         double g = (double)s->g[i], from_w = u->w ? g * g * (double)u->w_variance[i / h] : 0;
-        double own = (double)V->dA[i], dA = (double)v->dA[i], R = (double)relu(v->H[i]);
+        double own = beyond_weight(p, u, i / h) * (double)V->dA[i];
+        double dA = (double)v->dA[i], R = (double)relu(v->H[i]);
         own += rounding_site(&r, dA, own + from_w);
         V->dA[i] = (et_real)(from_w + own);
         double VH = (double)V->H[i], VA = (double)V->dA[i];

@@ -138,14 +138,14 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
  *
  * sigmoid   e = e^-|r| comes with a relative error of about two roundings, 1 + e with one; both move
  *           p by e/(1+e)^2 = p(1-p) and by p: evaluation = a (2 (p(1-p))^2 + p^2). Where e^-r is
- *           below u/8, 1 + e is 1, and so is p, by whatever formula: V[p] = (1-p)^2, no matter of chance
+ *           below u/8, whatever r's error, 1 + e is 1, and so is p, by any formula: V[p] = (1-p)^2,
+ *           no matter of chance
  * softmax   r - max is rounded, e^(r-max) carries it as a relative error; then the sum of n terms and
  *           the division: evaluation = a p^2 ((r - max)^2 + 3 + n/2) + (p lost)^2, where lost is
  *           the sum of the gate values below u: beside the largest they may be lost in the sum of e^r,
  *           all of them
  * either    a value below the accumulator's smallest normal number may come out as 0: + p^2 there
- *           Where logits err by more than some hundredths, first order does not do: p (or 1 - p, if
- *           that is less) errs by a factor e^error (rounding.h)
+ *           Where logits err by more than some hundredths, first order does not do: odds_noise
  * relu      none; where r <= 0 is within 6 deviations of 0, a kernel may see r > 0: V[p] = V[r]
  */
 
@@ -164,13 +164,27 @@ et_real et_gate_slope(et_gate gate, et_real r_i, et_real p_i, et_real p_j, bool 
     }
 }
 
-/* The variance of a gate value whose own, to first order, is v. */
-static double beyond_first_order(double value, double v)
+static double logistic(double z)
 {
-    double less = fmin(value, 1 - value), farthest;
-    if (!(less > 0 && v > 0)) return v;
-    farthest = less * expm1(rounding_tail * sqrt(v) / less);
-    return fmin(fmax(v, rounding_reaches(farthest)), fmax(v, 1));
+    double e = exp(-fabs(z));
+    return (z < 0 ? e : 1) / (1 + e);
+}
+
+/* The variance of 1/(1 + e^-z), whose z errs by the deviation s: to first order (p(1-p) s)^2. But where s is more
+ * than some hundredths, the smaller one of p and 1-p may grow by the factor e^error: then it is such that the k
+ * deviations which an element is allowed lead as far as those k of z do. k is 6 at least; 20 and more where the
+ * logits' tail is coarse (ref/verdict/calibration.c). Twice what that adds: what one member of a softmax gains
+ * another loses, and y feels both. */
+static double odds_noise(const et_profile *p, double z, double s)
+{
+    bool coarse = p->bits[ET_ACCUMULATOR] <= p->bits[ET_LOGITS];
+    double e = exp(-fabs(z)), first_order = s * e / ((1 + e) * (1 + e));
+    double v = first_order * first_order, most = v;
+    for (double k = 6; s > 1e-3 && k <= (coarse ? 20 : 6); k += 14) {
+        double moved = (logistic(k * s - fabs(z)) - logistic(-fabs(z))) / k;
+        most = fmax(most, moved * moved);
+    }
+    return fmin(v + 2 * (most - v), 1);
 }
 
 /* What a kernel whose exponentials underflow at once loses of a value. */
@@ -185,11 +199,11 @@ static void sigmoid_noise(const et_profile *p, size_t count, const et_real *r, c
     const rounding site = rounding_at(p, ET_GATES);
     double a = unit(p), nothing = ldexp(1, -p->bits[ET_ACCUMULATOR] - 3);
     for (size_t i = 0; i < count; i++) {
+        double z = (double)r[i], s = sqrt((double)Vr[i]), missing = exp(-z);
         double slope = (double)sigmoid_slope(r[i]), value = (double)gates[i];
-        double v = beyond_first_order(value, slope * slope * (double)Vr[i]) +
-                   a * (2 * slope * slope + value * value) + underflow(p, value);
-        double missing = exp(-(double)r[i]);
-        if (missing < nothing)
+        double v =
+            odds_noise(p, z, s) + a * (2 * slope * slope + value * value) + underflow(p, value);
+        if (missing * exp(20 * s) < nothing)
             Vp[i] = (et_real)(missing * missing);
         else
             Vp[i] = (et_real)(v + rounding_site(&site, value, v));
@@ -213,34 +227,79 @@ static void relu_noise(const et_profile *p, size_t count, const et_real *r, cons
     }
 }
 
-/* One softmax; the anchor, where there is one, is a logit of 0 without an error. */
+/* One softmax. The anchor, where there is one, is its last member, a logit of 0 without an error. */
+typedef struct members {
+    size_t count, logits, step;
+    const et_real *r, *V;
+    size_t first;        /* the largest of them */
+    double most, sum;    /* its logit; sum_j e^(r_j - most) */
+    double all;          /* sum_j p_j^2 V_j */
+    double rest, V_rest; /* log sum_j e^r_j without the first; its variance */
+} members;
+
+static double logit_of(const members *m, size_t i)
+{
+    return i < m->logits ? (double)m->r[i * m->step] : 0;
+}
+
+static double V_of(const members *m, size_t i)
+{
+    return i < m->logits ? (double)m->V[i * m->step] : 0;
+}
+
+static members members_of(size_t logits, size_t step, const et_real *r, const et_real *V,
+                          bool anchor)
+{
+    members m = {logits + (anchor ? 1 : 0), logits, step, r, V, 0, 0, 0, 0, -HUGE_VAL, 0};
+    double second = -HUGE_VAL, sum = 0;
+    for (size_t i = 1; i < m.count; i++)
+        if (logit_of(&m, i) > logit_of(&m, m.first)) m.first = i;
+    m.most = logit_of(&m, m.first);
+    for (size_t i = 0; i < m.count; i++)
+        if (i != m.first) second = fmax(second, logit_of(&m, i));
+    for (size_t i = 0; i < m.count; i++) {
+        double e = exp(logit_of(&m, i) - m.most);
+        m.sum += e;
+        m.all += e * e * V_of(&m, i);
+        if (i != m.first) sum += exp(logit_of(&m, i) - second);
+    }
+    m.all /= m.sum * m.sum;
+    if (sum > 0) m.rest = second + log(sum);
+    for (size_t i = 0; i < m.count; i++) {
+        double share = i != m.first ? exp(logit_of(&m, i) - m.rest) : 0;
+        m.V_rest += share * share * V_of(&m, i);
+    }
+    return m;
+}
+
+/* Member i is 1/(1 + e^-z), z = r_i - log(sum of the others' e^r): to first order V[z] = V_i + sum over the
+ * others of (p_j / (1 - p_i))^2 V_j. The largest is set against the rest, which 1 - p_i would have lost. */
+static double member_noise(const et_profile *p, const members *m, size_t i)
+{
+    double own = logit_of(m, i), V = V_of(m, i);
+    if (m->count == 1) return 0;
+    if (i == m->first) return odds_noise(p, own - m->rest, sqrt(V + m->V_rest));
+    double e = exp(own - m->most), others = m->sum - e, share = e / m->sum;
+    double V_others = fmax(m->all - share * share * V, 0) / ((1 - share) * (1 - share));
+    return odds_noise(p, own - m->most - log(others), sqrt(V + V_others));
+}
+
 static void softmax_noise(const et_profile *p, size_t count, size_t step, const et_real *r,
                           const et_real *gates, const et_real *anchor, const et_real *Vr,
                           et_real *Vp, et_real *Vanchor)
 {
     const rounding site = rounding_at(p, ET_GATES);
-    double a = unit(p), most = anchor ? 0 : (double)r[0], all = 0, lost = 0;
-    double least = ldexp(1, 1 - p->bits[ET_ACCUMULATOR]);
-    for (size_t i = 0; i < count; i++) {
+    const members m = members_of(count, step, r, Vr, anchor != NULL);
+    double a = unit(p), least = ldexp(1, 1 - p->bits[ET_ACCUMULATOR]), lost = 0;
+    for (size_t i = 0; i < count; i++)
         if ((double)gates[i * step] < least) lost += (double)gates[i * step];
-        if ((double)r[i * step] > most) most = (double)r[i * step];
-        all += (double)gates[i * step] * (double)gates[i * step] * (double)Vr[i * step];
-    }
-    /* dp_i/dr_j = p_i ([i = j] - p_j): V = p_i^2 (sum_j p_j^2 V_j + (1 - 2 p_i) V_i) */
-    for (size_t i = 0; i < count; i++) {
-        double value = (double)gates[i * step], below = (double)r[i * step] - most;
-        double own = (1 - 2 * value) * (double)Vr[i * step] + all;
-        double v = beyond_first_order(value, value * value * fmax(own, 0)) +
+    for (size_t i = 0; i < m.count; i++) {
+        double value = (double)(i < count ? gates[i * step] : *anchor);
+        double below = logit_of(&m, i) - m.most;
+        double v = member_noise(p, &m, i) +
                    value * value * (a * (below * below + 3 + (double)count / 2) + lost * lost) +
                    underflow(p, value);
-        Vp[i * step] = (et_real)(v + rounding_site(&site, value, v));
-    }
-    if (anchor) {
-        double value = (double)*anchor;
-        double v = beyond_first_order(value, value * value * all) +
-                   value * value * (a * (most * most + 3 + (double)count / 2) + lost * lost) +
-                   underflow(p, value);
-        *Vanchor = (et_real)(v + rounding_site(&site, value, v));
+        *(i < count ? &Vp[i * step] : Vanchor) = (et_real)(v + rounding_site(&site, value, v));
     }
 }
 
@@ -270,10 +329,10 @@ void et_gate_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const 
 /* Backward. dr = J(p) dp errs through dp (the caller's business, since a token's dp may share errors),
  * through p, and by its own arithmetic, about two roundings:
  *
- *   sigmoid   dr = dp p(1-p)                  (dp (1-2p))^2 V[p]
+ *   sigmoid   dr = dp p(1-p)                  (dp (1-2p))^2 V[p] + dp^2 3 V[p]^2
  *   relu      dr = dp [r > 0]                 dp^2 where r may change its sign
  *   softmax   dr_i = p_i (dp_i - D), D = sum_j p_j dp_j
- *             (dp_i - D)^2 V[p_i] + p_i^2 (sum_j dp_j^2 V[p_j] + acc(D) + a dp_i^2)
+ *             (dp_i - D)^2 V[p_i] + (p_i^2 + V[p_i]) (sum_j dp_j^2 V[p_j] + acc(D) + a (dp_i^2 + D^2))
  */
 
 static double arithmetic(const rounding *site, double value, double incoming)
@@ -284,7 +343,8 @@ static double arithmetic(const rounding *site, double value, double incoming)
 static void softmax_backward_noise(const et_profile *p, size_t count, size_t step,
                                    const et_real *gates, const et_real *anchor, const et_real *dp,
                                    const et_real *danchor, const et_real *dr, const et_real *Vp,
-                                   const et_real *Vanchor, const et_real *Vdp, et_real *Vdr)
+                                   const et_real *Vanchor, const et_real *Vdp, bool carried,
+                                   et_real *Vdr)
 {
     const rounding site = rounding_at(p, ET_ACCUMULATOR);
     double a = unit(p), D = 0, squares = 0, through_p = 0, through_dp = 0;
@@ -297,17 +357,19 @@ static void softmax_backward_noise(const et_profile *p, size_t count, size_t ste
     }
     for (size_t j = 0; j < count; j++) {
         double value = (double)gates[j * step], up = (double)dp[j * step];
+        double size = up * up + (double)Vdp[j * step];
         D += value * up;
-        squares += value * up * value * up;
-        through_p += up * up * (double)Vp[j * step];
-        if (Vdp) through_dp += value * value * (double)Vdp[j * step];
+        squares += value * value * size;
+        through_p += size * (double)Vp[j * step];
+        through_dp += value * value * (double)Vdp[j * step];
     }
     double acc = sum.square * D * D + sum.squares * squares;
     for (size_t i = 0; i < count; i++) {
         double value = (double)gates[i * step], up = (double)dp[i * step];
         double v = (up - D) * (up - D) * (double)Vp[i * step];
-        v += value * value * (through_p + acc + a * (up * up + D * D));
-        if (Vdp) v += value * value * fmax((1 - 2 * value) * (double)Vdp[i * step] + through_dp, 0);
+        v += (value * value + (double)Vp[i * step]) * (through_p + acc + a * (up * up + D * D));
+        if (carried)
+            v += value * value * fmax((1 - 2 * value) * (double)Vdp[i * step] + through_dp, 0);
         Vdr[i * step] += (et_real)arithmetic(&site, (double)dr[i * step], v);
     }
 }
@@ -323,8 +385,9 @@ void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t 
     switch (gate) {
     case ET_GATE_SIGMOID:
         for (size_t i = 0; i < N * n; i++) {
-            double bend = (double)dp[i] * (1 - 2 * (double)gates[i]);
-            Vdr[i] += (et_real)arithmetic(&site, (double)dr[i], bend * bend * (double)Vp[i]);
+            double up = (double)dp[i], bend = up * (1 - 2 * (double)gates[i]), V = (double)Vp[i];
+            double v = bend * bend * V + 3 * up * up * V * V;
+            Vdr[i] += (et_real)arithmetic(&site, (double)dr[i], v);
         }
         return;
     case ET_GATE_RELU:
@@ -337,12 +400,12 @@ void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t 
         for (size_t t = 0; t < N; t++)
             softmax_backward_noise(p, n, 1, gates + t * n, anchored ? anchor + t : NULL, dp + t * n,
                                    anchored ? danchor + t : NULL, dr + t * n, Vp + t * n,
-                                   anchored ? Vanchor + t : NULL, NULL, Vdr + t * n);
+                                   anchored ? Vanchor + t : NULL, Vdp + t * n, false, Vdr + t * n);
         return;
     case ET_GATE_SOFTMAX_TOKENS:
         for (size_t i = 0; i < n; i++)
             softmax_backward_noise(p, N, n, gates + i, NULL, dp + i, NULL, dr + i, Vp + i, NULL,
-                                   Vdp + i, Vdr + i);
+                                   Vdp + i, true, Vdr + i);
         return;
     }
 }

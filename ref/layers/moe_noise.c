@@ -131,6 +131,11 @@ static et_status score_noise(const et_moe *moe, const et_real *x, const et_moe_v
     et_status status = et_product_noise(moe->engine, s->p, &s->room, N, n, moe->d, left, right,
                                         v->logits, ET_LOGITS, false, V->logits, error);
     if (status != ET_OK) return status;
+    /* truncated operands lose to one side: 0.72 2^-p each, of all of r (ref/oracle/noise.h) */
+    int lossy = !s->p->truncate_operands ? 0 : (s->x ? 1 : 0) + (s->router ? 1 : 0);
+    double lost = 0.72 * lossy * ldexp(1, -s->p->bits[ET_OPERANDS]);
+    for (size_t i = 0; lossy > 0 && i < N * n; i++)
+        V->logits[i] += (et_real)(lost * lost) * v->logits[i] * v->logits[i];
     for (size_t t = 0; t < N; t += moe->gate_tokens)
         et_gate_noise(moe->gate, s->p, moe->gate_tokens, n, v->logits + t * n, v->gates + t * n,
                       v->anchor ? v->anchor + t : NULL, V->logits + t * n, V->gates + t * n,
@@ -180,14 +185,16 @@ static double weight_noise(const et_moe *moe, const et_assignment *a, const et_m
         double divide_by = fanout_divisor(moe, a, t);
         return (double)Vp[slot_expert(a, slot)] / (divide_by * divide_by);
     }
-    double T = gate_sum(moe, a, v, t), sum = 0;
-    if (T == 0) return 0;
+    double T = gate_sum(moe, a, v, t), sum = 0, largest = 0;
     for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
         size_t other = (size_t)a->token_slots[j];
-        double by = ((other == slot ? 1 : 0) - w) / T;
-        sum += by * by * (double)Vp[slot_expert(a, other)];
+        double deviation = sqrt((double)Vp[slot_expert(a, other)]);
+        double by = T > 0 ? ((other == slot ? 1 : 0) - w) * (deviation / T) : 0;
+        sum += by * by;
+        largest = fmax(largest, deviation);
     }
-    return sum;
+    /* beyond first order it may be anything from 0 to 1, six deviations away; alone it is 1 */
+    return a->fanout[t] > 1 && 16 * largest > T ? fmax(sum, 1.0 / 36) : sum;
 }
 
 static void weigh_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
@@ -232,41 +239,69 @@ static void dr_per_dw(const et_moe *moe, const et_assignment *a, const et_moe_va
     }
 }
 
-/* What the norm's own arithmetic brings into dr, dp = dw / n_t or (dw - C) / T with C = sum_j w_j dw_j:
- * C's error, one for all slots of the token, that of T, a common factor, and the roundings of each dp. */
+/* norm: sum, of one token: dp = (dw - C) / T with C = sum_j w_j dw_j. */
+typedef struct norm_sum {
+    double T, C, VT, VC;
+} norm_sum;
+
+/* |dw| with its error: that of f(x) may be larger than what is left of dw, and then roundings follow it. */
+static double noisy_size(const et_moe_grads *g, const et_moe_grads *G, size_t slot)
+{
+    double dw = (double)g->slot_weight[slot];
+    return sqrt(dw * dw + (double)G->slot_weight[slot]);
+}
+
+/* V[C] is what C has beside the errors of dw. */
+static norm_sum norm_sum_of(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                            const et_moe_grads *g, const et_moe_values *V, const et_moe_grads *G,
+                            size_t t, const noise_room *s)
+{
+    norm_sum sum = {gate_sum(moe, a, v, t), 0, 0, 0};
+    double sizes = 0, squares = 0;
+    for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
+        size_t slot = (size_t)a->token_slots[j];
+        double w = (double)v->slot_weight[slot], size = noisy_size(g, G, slot);
+        sum.C += w * (double)g->slot_weight[slot];
+        sizes += w * size;
+        squares += w * size * w * size;
+        sum.VC += size * size * (double)V->slot_weight[slot];
+        sum.VT += (double)V->gates[t * moe->n + slot_expert(a, slot)];
+    }
+    et_sum_noise c = et_sum_noise_of(s->p, (size_t)a->fanout[t]);
+    sum.VC += c.square * sizes * sizes + 2 * c.squares * squares;
+    return sum;
+}
+
+/* What rounding dw, C and their difference brings into dp times `by`. dw and C may cancel, their roundings do
+ * not: a kernel may divide each of them by T. */
+static double difference_noise(const norm_sum *sum, double dw, double size, double by,
+                               const noise_room *s)
+{
+    const rounding site = rounding_at(s->p, ET_ACCUMULATOR);
+    return rounding_site(&site, by * (dw - sum->C), 1) +
+           by * by * (rounding_site(&site, size, 1) + rounding_site(&site, sum->C, 1));
+}
+
+/* What the norm's own arithmetic brings into dr: C's error, one for all slots of the token, that of T, a common
+ * factor, and the roundings of each dp. */
 static void norm_backward_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
-                                const et_moe_grads *g, const et_moe_values *V, size_t t,
-                                const noise_room *s, et_real *Vdr)
+                                const et_moe_grads *g, const et_moe_values *V,
+                                const et_moe_grads *G, size_t t, const noise_room *s, et_real *Vdr)
 {
     size_t n = moe->n;
     const et_real *r = v->logits + t * n, *p = v->gates + t * n;
-    int32_t first = a->token_offsets[t], end = a->token_offsets[t + 1];
-    const rounding site = rounding_at(s->p, ET_ACCUMULATOR);
-    double T = gate_sum(moe, a, v, t), C = 0, squares = 0, VC = 0, VT = 0;
-    if (T == 0) return;
-    for (int32_t j = first; j < end; j++) {
-        size_t slot = (size_t)a->token_slots[j];
-        double w = (double)v->slot_weight[slot], dw = (double)g->slot_weight[slot];
-        C += w * dw;
-        squares += w * dw * w * dw;
-        VC += dw * dw * (double)V->slot_weight[slot];
-        VT += (double)V->gates[t * n + slot_expert(a, slot)];
-    }
-    et_sum_noise c = et_sum_noise_of(s->p, (size_t)a->fanout[t]);
-    VC += c.square * C * C + 2 * c.squares * squares;
+    norm_sum sum = norm_sum_of(moe, a, v, g, V, G, t, s);
+    if (sum.T == 0) return;
     for (size_t i = 0; i < n; i++) {
-        double all = 0, own = 0, dr = (double)g->logits[t * n + i];
-        for (int32_t j = first; j < end; j++) {
+        double all = 0, own = 0, of_T = (double)g->logits[t * n + i] * (sqrt(sum.VT) / sum.T);
+        for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
             size_t slot = (size_t)a->token_slots[j], e = slot_expert(a, slot);
             double slope = (double)et_gate_slope(moe->gate, r[i], p[i], p[e], i == e);
-            double dw = (double)g->slot_weight[slot], dp = (dw - C) / T;
-            all += slope;
-            /* dw and C may cancel, their roundings do not: a kernel may divide each of them by T */
-            own += slope * slope *
-                   (rounding_site(&site, dp, 1) +
-                    (rounding_site(&site, dw, 1) + rounding_site(&site, C, 1)) / (T * T));
+            double dw = (double)g->slot_weight[slot], by = slope / sum.T;
+            all += by;
+            own += difference_noise(&sum, dw, noisy_size(g, G, slot), by, s);
         }
-        Vdr[i] += (et_real)(all * all * VC / (T * T) + own + dr * dr * VT / (T * T));
+        Vdr[i] += (et_real)(all * all * sum.VC + own + of_T * of_T);
     }
 }
 
@@ -413,10 +448,9 @@ static et_status experts_noise(const et_moe *moe, const et_real *x, const et_rea
                                     .dH = G->slot_pre + first * h,
                                     .dup = G->up + i * size,
                                     .ddown = G->down + i * size};
-        status =
-            expert_noise(moe, a, v, &job, x, dy, v->slot_weight + first, V->slot_weight + first,
-                         g->slot_weight + first, values, variances, G->slot_weight + first, G->x,
-                         moe->gate != ET_GATE_SOFTMAX_TOKENS || true, s, error);
+        status = expert_noise(moe, a, v, &job, x, dy, v->slot_weight + first,
+                              V->slot_weight + first, g->slot_weight + first, values, variances,
+                              G->slot_weight + first, G->x, true, s, error);
     }
     if (status != ET_OK || moe->hs == 0) return status;
     expert_job job = {{moe->engine, d, moe->hs, moe->shared_up, moe->shared_down},
@@ -507,19 +541,72 @@ static void combine_noise(const et_moe *moe, const et_assignment *a, const et_mo
 
 /* ---- dr, dW_r, and what goes on into dx ---- */
 
-/* V[dp] of every token and expert, from dw: for softmax_tokens, whose Jacobian mixes tokens. */
+/* V[dp] of token t under norm: sum, the arithmetic included. */
+static void dp_noise_of_sum(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                            const et_moe_grads *g, const et_moe_values *V, et_moe_grads *G,
+                            size_t t, const noise_room *s)
+{
+    norm_sum sum = norm_sum_of(moe, a, v, g, V, G, t, s);
+    int32_t first = a->token_offsets[t], end = a->token_offsets[t + 1];
+    for (int32_t j = first; sum.T > 0 && j < end; j++) {
+        size_t slot = (size_t)a->token_slots[j];
+        double dw = (double)g->slot_weight[slot], size = noisy_size(g, G, slot);
+        double of_T = (dw - sum.C) / sum.T * (sqrt(sum.VT) / sum.T);
+        double in =
+            difference_noise(&sum, dw, size, 1 / sum.T, s) + of_T * of_T + sum.VC / sum.T / sum.T;
+        for (int32_t k = first; k < end; k++) {
+            size_t other = (size_t)a->token_slots[k];
+            double by = ((other == slot ? 1 : 0) - (double)v->slot_weight[other]) / sum.T;
+            in += by * by * (double)G->slot_weight[other];
+        }
+        G->gates[t * moe->n + slot_expert(a, slot)] = (et_real)in;
+    }
+}
+
+/* V[dp] of every token and expert. */
 static void dp_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
-                     et_moe_grads *G)
+                     const et_moe_grads *g, const et_moe_values *V, et_moe_grads *G,
+                     const noise_room *s)
 {
     memset(G->gates, 0, moe->N * moe->n * sizeof *G->gates);
-    for (size_t slot = 0; slot < a->slots; slot++) {
+    for (size_t t = 0; moe->norm == ET_NORM_SUM && t < moe->N; t++)
+        dp_noise_of_sum(moe, a, v, g, V, G, t, s);
+    for (size_t slot = 0; moe->norm != ET_NORM_SUM && slot < a->slots; slot++) {
         size_t t = (size_t)a->slot_token[slot];
-        double T = moe->norm == ET_NORM_SUM ? gate_sum(moe, a, v, t) : fanout_divisor(moe, a, t);
-        double left = moe->norm == ET_NORM_SUM ? 1 - (double)v->slot_weight[slot] : 1;
-        if (T != 0)
-            G->gates[t * moe->n + slot_expert(a, slot)] =
-                (et_real)(left * left / (T * T) * (double)G->slot_weight[slot]);
+        double by = fanout_divisor(moe, a, t);
+        G->gates[t * moe->n + slot_expert(a, slot)] =
+            (et_real)((double)G->slot_weight[slot] / (by * by));
     }
+}
+
+/* dr as an operand of dW_r = dr' x. Its rounding is no matter of chance where many tokens have the same dr (a
+ * loss's share), or where it is too small for the format: then the error is sum_t (round(dr_ti) - dr_ti) x_t, for
+ * each row in which that is more than chance makes of it. */
+static et_status coherent_rounding(const et_moe *moe, const et_real *x, const et_moe_grads *g,
+                                   et_moe_grads *G, const rounding *operand, et_real *missing,
+                                   et_error *error)
+{
+    size_t N = moe->N, n = moe->n, d = moe->d;
+    void *room;
+    et_status status = et_allocate(&room, n * d, sizeof(et_real), "dW_r", error);
+    if (status != ET_OK) return status;
+    et_real *e = room;
+    for (size_t i = 0; i < N * n; i++) {
+        double dr = (double)g->logits[i];
+        missing[i] = (et_real)(rounding_result(operand, dr) - dr);
+    }
+    et_matmul(moe->engine, n, d, N, et_transposed(missing, n), et_rows(x, d), false, e, d);
+    for (size_t i = 0; i < n; i++) {
+        double squares = 0, chance = 0;
+        for (size_t c = i * d; c < (i + 1) * d; c++) {
+            squares += (double)e[c] * (double)e[c];
+            chance += (double)G->router[c];
+        }
+        for (size_t c = i * d; squares > 1.3 * chance && c < (i + 1) * d; c++)
+            G->router[c] += e[c] * e[c];
+    }
+    free(room);
+    return ET_OK;
 }
 
 static et_status score_backward_noise(const et_moe *moe, const et_real *x, const et_assignment *a,
@@ -539,8 +626,8 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
     }
     memcpy(rest, G->logits, N * n * sizeof *rest); /* the losses' share */
     bool mixes = moe->gate == ET_GATE_SOFTMAX_TOKENS;
+    dp_noise(moe, a, v, g, V, G, s);
     if (mixes) {
-        dp_noise(moe, a, v, G);
         memset(s->from_dw, 0, N * n * sizeof *s->from_dw); /* gate.c carries V[dp] as a whole */
         memset(s->from_sums, 0, N * n * sizeof *s->from_sums);
     }
@@ -549,11 +636,11 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
         et_gate_backward_noise(moe->gate, s->p, moe->gate_tokens, n, v->logits + at, v->gates + at,
                                v->anchor ? v->anchor + t : NULL, g->gates + at,
                                danchor ? danchor + t : NULL, g->logits + at, V->logits + at,
-                               V->gates + at, v->anchor ? V->anchor + t : NULL,
-                               mixes ? G->gates + at : NULL, rest + at);
+                               V->gates + at, v->anchor ? V->anchor + t : NULL, G->gates + at,
+                               rest + at);
     }
-    for (size_t t = 0; moe->norm == ET_NORM_SUM && t < N; t++)
-        norm_backward_noise(moe, a, v, g, V, t, s, rest + t * n);
+    for (size_t t = 0; moe->norm == ET_NORM_SUM && !mixes && t < N; t++)
+        norm_backward_noise(moe, a, v, g, V, G, t, s, rest + t * n);
     const rounding site = rounding_at(s->p, ET_LOGITS), operand = rounding_at(s->p, ET_OPERANDS);
     bool shorter = s->p->bits[ET_OPERANDS] < s->p->bits[ET_LOGITS];
     for (size_t i = 0; i < N * n; i++) {
@@ -575,6 +662,7 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
         status = et_product_noise(moe->engine, s->p, &s->room, N, d, n, rows, router, NULL,
                                   ET_NOWHERE, true, G->x, error);
     }
+    if (status == ET_OK && shorter) status = coherent_rounding(moe, x, g, G, &operand, sums, error);
     free(room);
     return status;
 }

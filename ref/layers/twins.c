@@ -1,8 +1,10 @@
-/* twins.c: rows that are equal, by a hash table. See twins.h. */
+/* twins.c: rows that are equal, by a hash table; and their largest common part. See twins.h. */
 #include "ref/layers/twins.h"
+#include "etref/matmul.h"
 #include "ref/base/bits.h"
 #include "ref/base/memory.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static bool same_row(size_t d, const et_real *a, const et_real *b)
@@ -66,4 +68,45 @@ void et_free_twins(et_token_twins *twins)
 {
     free(twins->input);
     *twins = (et_token_twins){0};
+}
+
+/* v = u / |u|; returns |u|. */
+static double normalise(size_t d, const et_real *u, et_real *v)
+{
+    double squares = 0;
+    for (size_t c = 0; c < d; c++) squares += (double)u[c] * (double)u[c];
+    double length = sqrt(squares);
+    for (size_t c = 0; c < d; c++) v[c] = (et_real)(length > 0 ? (double)u[c] / length : 0);
+    return length;
+}
+
+/* Power iteration, v <- x'x v: ten steps tell the largest eigenvalue to some percent, from below. It begins with the
+ * longest row. */
+et_status et_find_directions(double *directions, size_t N, size_t d, const et_real *x,
+                             et_error *error)
+{
+    enum { STEPS = 10 };
+    void *room;
+    double all = 0, most = 0, longest = 0;
+    size_t first = 0;
+    *directions = 1;
+    et_status status = et_allocate(&room, N + 2 * d, sizeof(et_real), "directions", error);
+    if (status != ET_OK) return status;
+    et_real *y = room, *u = y + N, *v = u + d;
+    for (size_t t = 0; t < N; t++) {
+        double squares = 0;
+        for (size_t c = 0; c < d; c++) squares += (double)x[t * d + c] * (double)x[t * d + c];
+        all += squares;
+        if (squares > longest) first = t;
+        longest = fmax(longest, squares);
+    }
+    normalise(d, x + first * d, v);
+    for (size_t step = 0; step < STEPS; step++) {
+        et_matmul(ET_BLAS, N, 1, d, et_rows(x, d), et_rows(v, 1), false, y, 1);
+        et_matmul(ET_BLAS, 1, d, N, et_rows(y, N), et_rows(x, d), false, u, d);
+        most = normalise(d, u, v);
+    }
+    if (most > 0) *directions = fmax(1, all / most);
+    free(room);
+    return ET_OK;
 }

@@ -1,7 +1,7 @@
-/* twins.h: which tokens have the same input, and which the same input and upstream gradient. Internal.
+/* twins.h: which tokens err alike: those with the same input, and those with a parallel one. Internal.
  *
- * They make the same rounding errors, which then add up instead of averaging out (ffn.c). Real text
- * has them: a line that is repeated is a row that is repeated.
+ * Tokens with the same input make the same rounding errors, which then add up instead of averaging out
+ * (ffn.c). Real text has them: a line that is repeated is a row that is repeated.
  */
 #ifndef ET_TWINS_H
 #define ET_TWINS_H
@@ -22,5 +22,11 @@ typedef struct et_token_twins {
 et_status et_find_twins(et_token_twins *twins, size_t N, size_t d, const et_real *x,
                         const et_real *dy, et_error *error);
 void et_free_twins(et_token_twins *twins); /* accepts zeros */
+
+/* How many directions x [N,d] has: 1 if all rows are parallel, at most min(N, d). It is sum x^2 over the largest
+ * eigenvalue of x'x. A weight's rounding errs by the same vector for all tokens, so that x_t dW errs for N tokens
+ * in so many ways only. ET_ENOMEM. */
+et_status et_find_directions(double *directions, size_t N, size_t d, const et_real *x,
+                             et_error *error);
 
 #endif

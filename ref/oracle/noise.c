@@ -13,7 +13,8 @@
  *     ema         beta ema + (1-beta) kth: (1-beta)^2 V[kth], the rounding of beta itself, of ema, and of
  *                 each operation
  *
- * Tokens with the same input err alike; sums over tokens count them with their number of twins.
+ * Tokens with the same input err alike; sums over tokens count them with their number of twins. Where W_r
+ * has to be rounded, N tokens err in as many ways as their inputs have directions.
  * Left out: counts that hang on open decisions (metric.raw_usage and its kin count as exact ratios).
  */
 #include "etref/bundle.h"
@@ -37,6 +38,7 @@ typedef struct step_noise {
     rounding sum;         /* the accumulator */
     double a;             /* mean cost of a rounding */
     et_token_twins twins; /* of an MoE step */
+    double crowd; /* tokens that err together through a rounded W_r, see et_find_directions */
 } step_noise;
 
 /* V plus `count` roundings in the accumulator of a result of this size. */
@@ -126,7 +128,7 @@ static void aux_noise(const step_noise *q, size_t first, size_t N, const et_real
             double p = (double)q->s->fwd.gates[t * n + i];
             P += p;
             p_squares += p * p;
-            in += (double)q->V->fwd.gates[t * n + i] * q->twins.inputs[t];
+            in += q->crowd * (double)q->V->fwd.gates[t * n + i] * q->twins.inputs[t];
         }
         in = (in + summed(q, N, P, p_squares)) / (tokens * tokens);
         P /= tokens;
@@ -149,23 +151,64 @@ static double log_sum_exp(size_t n, const et_real *r, double *softmax, double *l
     return *largest + et_log(sum);
 }
 
-/* One token: adds to the variance of its dr and returns that of lse^2. softmax [n] is scratch. */
+/* lse's, from its logits: to first order sum_i softmax_i^2 V[r_i]. But one that is far below the others and errs
+ * by much may come up beside them: six deviations lead as far as six of r_i. */
+static double lse_noise(size_t n, const et_real *Vr, const double *softmax)
+{
+    double V = 0;
+    for (size_t i = 0; i < n; i++) {
+        double s = sqrt((double)Vr[i]), moved = log1p(softmax[i] * expm1(6 * s)) / 6;
+        V += fmax(softmax[i] * softmax[i] * s * s, fmin(moved * moved, s * s));
+    }
+    return V;
+}
+
+/* One token: adds to the variance of its dr = scale lse softmax and returns that of lse^2. softmax [3n] is
+ * scratch. */
 static double z_token_noise(const step_noise *q, size_t t, double scale, double *softmax)
 {
     size_t n = q->s->c.experts;
-    const et_real *Vr = q->V->fwd.logits + t * n;
-    double largest, through = 0;
-    double lse = log_sum_exp(n, q->s->fwd.logits + t * n, softmax, &largest);
-    for (size_t i = 0; i < n; i++) through += softmax[i] * softmax[i] * (double)Vr[i];
+    const et_real *r = q->s->fwd.logits + t * n, *Vr = q->V->fwd.logits + t * n;
+    et_real *p = (et_real *)(softmax + n), *Vp = p + n;
+    et_profile as_sums = *q->p;
+    double largest;
+    double lse = log_sum_exp(n, r, softmax, &largest), through = lse_noise(n, Vr, softmax);
     double evaluation = q->a * (lse * lse + largest * largest + 4 + (double)n / 2);
+    as_sums.bits[ET_GATES] = as_sums.bits[ET_ACCUMULATOR];
+    for (size_t i = 0; i < n; i++) p[i] = (et_real)softmax[i];
+    et_gate_noise(ET_GATE_SOFTMAX, &as_sums, 1, n, r, p, NULL, Vr, Vp, NULL);
     for (size_t i = 0; i < n; i++) {
-        double own = fmax((1 - 2 * softmax[i]) * (double)Vr[i] + through, 0);
+        double square = softmax[i] * softmax[i];
         /* softmax as e^(r - lse), or as in gate.c: at worst lse's rounding is its relative error */
-        double v =
-            through + evaluation + lse * lse * (own + evaluation + q->a * (8 + (double)n / 2));
-        q->V->bwd.logits[t * n + i] += (et_real)(scale * scale * softmax[i] * softmax[i] * v);
+        double v = square * (through + evaluation) +
+                   lse * lse * ((double)Vp[i] + square * (evaluation + q->a * (8 + (double)n / 2)));
+        q->V->bwd.logits[t * n + i] += (et_real)(scale * scale * v);
     }
     return 4 * lse * lse * (through + evaluation) + q->a * lse * lse * lse * lse;
+}
+
+/* The error of lse is in all of a token's dr, and comes into dx as one: V[dx_c] += (scale sum_i softmax_i W_r,ic)^2
+ * V[lse]. */
+static et_status z_in_dx(const step_noise *q, et_error *error)
+{
+    const et_step *s = q->s;
+    size_t n = s->c.experts, d = s->c.d_model;
+    double scale = 2 * s->c.z_loss_coef / (double)s->c.tokens;
+    void *room;
+    et_status status = et_allocate(&room, n + d, sizeof(double), "softmax", error);
+    if (status != ET_OK) return status;
+    double *softmax = room, *along = softmax + n;
+    for (size_t t = 0; t < s->c.tokens; t++) {
+        double largest;
+        log_sum_exp(n, s->fwd.logits + t * n, softmax, &largest);
+        double V = scale * scale * lse_noise(n, q->V->fwd.logits + t * n, softmax);
+        memset(along, 0, d * sizeof *along);
+        for (size_t i = 0; i < n; i++)
+            for (size_t c = 0; c < d; c++) along[c] += softmax[i] * (double)s->in.router[i * d + c];
+        for (size_t c = 0; c < d; c++) q->V->bwd.x[t * d + c] += (et_real)(V * along[c] * along[c]);
+    }
+    free(room);
+    return ET_OK;
 }
 
 static et_status z_noise(const step_noise *q, et_error *error)
@@ -173,10 +216,10 @@ static et_status z_noise(const step_noise *q, et_error *error)
     const et_case *c = &q->s->c;
     double scale = 2 * c->z_loss_coef / (double)c->tokens, tokens = (double)c->tokens, V = 0;
     void *softmax;
-    et_status status = et_allocate(&softmax, c->experts, sizeof(double), "softmax", error);
+    et_status status = et_allocate(&softmax, 3 * c->experts, sizeof(double), "softmax", error);
     if (status != ET_OK) return status;
     for (size_t t = 0; t < c->tokens; t++)
-        V += z_token_noise(q, t, scale, softmax) * q->twins.inputs[t];
+        V += q->crowd * z_token_noise(q, t, scale, softmax) * q->twins.inputs[t];
     free(softmax);
     /* the terms lse^2 are positive: their squares sum to less than the square of their sum */
     double sum = (double)*q->s->loss_z * tokens;
@@ -247,8 +290,12 @@ static void routing_noise(const step_noise *q)
             }
             q->V->route.margin[t * n + i] = (et_real)V;
         }
-        if (s->route.cutoff)
-            q->V->route.cutoff[i] = (et_real)rounded(q, (double)s->route.cutoff[i], most, 2);
+        double pools = (double)(c->tokens / c->pool_tokens);
+        if (s->route.cutoff) { /* the pools' mean */
+            double mean = (double)s->route.cutoff[i];
+            double in = most + rounding_site(&q->sum, pools * mean, most) / pools;
+            q->V->route.cutoff[i] = (et_real)rounded(q, mean, in, 2);
+        }
         if (s->route.pool_cutoff)
             for (size_t pool = 0; pool < c->tokens / c->pool_tokens; pool++)
                 q->V->route.pool_cutoff[pool * n + i] = (et_real)most;
@@ -355,8 +402,8 @@ static void metrics_noise(const step_noise *q)
 /* ---- truncated operands ---- */
 
 /* Truncated operands on the way to each tensor: intermediates, x, and weights (the last two where they
- * are not representable, and lose something). Two a product; H's counted twice in A, dA's and H's in dH;
- * a weight w = p(r) loses |r| (1 - p) <= 0.28 times what r does, counted as r's. */
+ * are not representable, and lose something). Two a product; H's counted twice in A, dA's and H's in dH. What
+ * a weight w = p(r) loses with r is et_systematic.scores. */
 static const struct {
     const char *tensor;
     int intermediates, x, weights;
@@ -404,8 +451,8 @@ static factor rounding_factor(const rounding *r, size_t count, size_t stride, co
 {
     factor f = {0};
     for (size_t i = 0; i < count; i++) {
-        double value = (double)values[i * stride], ulp = rounding_ulp(r, value);
-        if (!rounding_holds(r, value)) f.eu += (nearbyint(value / ulp) * ulp - value) * value;
+        double value = (double)values[i * stride];
+        f.eu += (rounding_result(r, value) - value) * value;
         f.uu += value * value;
     }
     return f;
@@ -433,6 +480,55 @@ static double router_share(const et_step *s)
         }
     for (size_t i = 0; i < N * d; i++) all += (double)s->bwd.x[i] * (double)s->bwd.x[i];
     return all > 0 ? sqrt(fmax(router, 0) / all) : 1;
+}
+
+/* sum_j p_j r_j over the members of gate (t, i)'s softmax. */
+static double mean_logit(const et_step *s, size_t t, size_t i)
+{
+    size_t n = s->c.experts, N = et_case_micro_tokens(&s->c), first = t / N * N;
+    bool tokens = s->c.gate == ET_GATE_SOFTMAX_TOKENS;
+    double mean = 0;
+    for (size_t j = 0; j < (tokens ? N : n); j++) {
+        size_t at = tokens ? (first + j) * n + i : t * n + j;
+        mean += (double)s->fwd.gates[at] * (double)s->fwd.logits[at];
+    }
+    return mean;
+}
+
+/* dp/p when all logits change by the same part of themselves, for one of it. */
+static double gate_change(const et_step *s, size_t t, size_t i)
+{
+    size_t at = t * s->c.experts + i;
+    double r = (double)s->fwd.logits[at];
+    switch (s->c.gate) {
+    case ET_GATE_SIGMOID: return (1 - (double)s->fwd.gates[at]) * r;
+    case ET_GATE_RELU: return 1;
+    default: return r - mean_logit(s, t, i);
+    }
+}
+
+/* by->gates, and by->scores: of w = p / T it is p's change without the mean of them. */
+static void find_score_changes(const et_step *s, et_systematic *by)
+{
+    const et_assignment *a = &s->assignment;
+    size_t n = s->c.experts;
+    double change = 0, squares = 0;
+    for (size_t t = 0; t < s->c.tokens; t++) {
+        double mean = 0;
+        for (size_t i = 0; i < n; i++) by->gates = fmax(by->gates, fabs(gate_change(s, t, i)));
+        for (int pass = s->c.norm == ET_NORM_SUM ? 0 : 1; pass < 2; pass++)
+            for (int32_t k = a->token_offsets[t]; k < a->token_offsets[t + 1]; k++) {
+                size_t slot = (size_t)a->token_slots[k];
+                double w = (double)s->fwd.slot_weight[slot];
+                double own = gate_change(s, t, (size_t)a->slot_expert[slot]);
+                if (pass == 0) mean += w * own;
+                if (pass == 0) continue;
+                by->scores.most = fmax(by->scores.most, fabs(own - mean));
+                change += fabs(own - mean) * w * w;
+                squares += w * w;
+            }
+    }
+    if (squares > 0) by->scores.whole = change / squares;
 }
 
 /* The coarser of two places where the same values are rounded one after the other. */
@@ -491,17 +587,18 @@ et_systematic et_noise_systematic(const et_step *s, const et_profile *p)
         by.router = router_shift(s, p);
         by.router_share = router_share(s);
     }
-    if (!p->truncate_operands) return by;
     const rounding r = rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
     size_t n = c->layer == ET_MOE ? c->experts : 1, size = n * c->d_expert * c->d_model;
     size_t shared = c->shared_d_expert * c->d_model;
     const et_step_inputs *in = &s->in;
+    by.parameters = loses(&r, n * c->d_model, in->router) || loses(&r, size, in->up) ||
+                    loses(&r, size, in->down) || loses(&r, shared, in->shared_up) ||
+                    loses(&r, shared, in->shared_down);
+    if (!p->truncate_operands) return by;
     by.each = 0.72 * ldexp(1, -p->bits[ET_OPERANDS]);
     by.x = loses(&r, c->tokens * c->d_model, in->x);
-    by.weights = loses(&r, n * c->d_model, in->router) || loses(&r, size, in->up) ||
-                 loses(&r, size, in->down) || loses(&r, shared, in->shared_up) ||
-                 loses(&r, shared, in->shared_down);
+    if (c->layer == ET_MOE && (by.x || by.parameters)) find_score_changes(s, &by);
     return by;
 }
 
@@ -510,7 +607,7 @@ static double shrinks(const et_systematic *by, const char *tensor)
     for (size_t i = 0; by->each > 0 && i < sizeof truncated / sizeof *truncated; i++)
         if (strcmp(truncated[i].tensor, tensor) == 0)
             return by->each * (truncated[i].intermediates + (by->x ? truncated[i].x : 0) +
-                               (by->weights ? truncated[i].weights : 0));
+                               (by->parameters ? truncated[i].weights : 0));
     return 0;
 }
 
@@ -524,10 +621,13 @@ double et_noise_slope(const et_systematic *by, const char *tensor, bool whole)
     bool y = strcmp(tensor, "fwd.y") == 0, weighed = y || strncmp(tensor, "bwd.", 4) == 0;
     /* a group's values may all have significands near 1, where truncation takes most: 1 in place of 0.72 */
     double slope = shrinks(by, tensor) * (whole ? 1 : 1.4);
+    double score = by->each * ((by->x ? 1 : 0) + (by->parameters ? 1 : 0));
     if (weighed) slope += size_of(&by->upstream, whole);
     if (weighed || strcmp(tensor, "route.slot_weight") == 0 ||
         strcmp(tensor, "fwd.shared_weight") == 0)
-        slope += size_of(&by->weight, whole);
+        slope += size_of(&by->weight, whole) + score * size_of(&by->scores, whole);
+    if (strcmp(tensor, "fwd.gates") == 0 || strcmp(tensor, "fwd.shared_weight") == 0)
+        slope += score * by->gates;
     if (strcmp(tensor, "bwd.w_router") == 0) slope += size_of(&by->router, whole);
     if (strcmp(tensor, "bwd.x") == 0)
         slope += size_of(&by->router, whole) * (whole ? by->router_share : 1);
@@ -543,6 +643,7 @@ static void shrink(const step_noise *q)
     et_systematic systematic = et_noise_systematic(q->s, q->p);
     for (size_t i = 0; i < count; i++) {
         double by = shrinks(&systematic, variances[i].name);
+        if (strcmp(variances[i].name, "fwd.logits") == 0) continue; /* moe_noise.c */
         size_t k = 0, elements = 1;
         while (k < have && strcmp(values[k].name, variances[i].name) != 0) k++;
         if (by == 0 || k == have) continue;
@@ -556,11 +657,25 @@ static void shrink(const step_noise *q)
 
 /* ---- all of it ---- */
 
+static et_status find_crowd(step_noise *q, et_error *error)
+{
+    const et_case *c = &q->s->c;
+    const rounding r = rounding_at(q->p, ET_OPERANDS);
+    double directions;
+    q->crowd = 1;
+    if (!(q->s->loss_aux || q->s->loss_z) || !loses(&r, c->experts * c->d_model, q->s->in.router))
+        return ET_OK;
+    et_status status = et_find_directions(&directions, c->tokens, c->d_model, q->s->in.x, error);
+    if (status == ET_OK) q->crowd = fmax(1, (double)c->tokens / directions);
+    return status;
+}
+
 static et_status moe_noise(step_noise *q, et_error *error)
 {
     const et_step *s = q->s;
     et_moe moe = et_step_layer(s);
-    et_status status;
+    et_status status = find_crowd(q, error);
+    if (status != ET_OK) return status;
     /* The losses' shares need V[r] and V[p], and et_moe_noise needs the losses' shares: so the scores'
      * noise is had first, by itself. */
     if ((status = et_moe_score_noise(&moe, q->p, s->in.x, &s->fwd, &q->V->fwd, error)) ||
@@ -568,6 +683,7 @@ static et_status moe_noise(step_noise *q, et_error *error)
         (status = et_moe_noise(&moe, q->p, s->in.x, s->in.dy, &s->assignment, &s->fwd, &s->bwd,
                                &q->V->fwd, &q->V->bwd, error)))
         return status;
+    if (s->loss_z && (status = z_in_dx(q, error)) != ET_OK) return status;
     routing_noise(q);
     if (s->route.threshold) threshold_noise(q);
     if (s->c.eval)

@@ -3,7 +3,8 @@
  * Rounding to nearest errs to both sides; truncation always makes smaller. A profile with truncated
  * operands shrinks every product by 0.72 2^-p for each operand (the mean of ulp/2 over the value, for a
  * significand spread as 1/m), and the shrinking adds up along the way: f(x) = (x W_up')^2 W_down' has
- * lost it twice for H, which is squared, once for A and once for W_down.
+ * lost it twice for H, which is squared, once for A and once for W_down. Smaller logits make other gates:
+ * dp/p = (1-p) dr of a sigmoid, dr_i - sum_j p_j dr_j of a softmax.
  *
  * And dO = w dy rounds to dy itself wherever w is just below 1, as a saturated gate makes it: then dO is
  * too large by 1 - w, up to half an ulp, in every element of the slot, and so is all that follows; y = w f(x) of
@@ -21,12 +22,14 @@ typedef struct et_shift {
     double whole, most;
 } et_shift;
 
-/* What one truncation takes (0: the profile rounds to nearest), whether x and the weights are truncated at
- * all; what rounding does to dO, to the weights w, and to dr; and how large dr W_r is beside all of dx. */
+/* What one truncation takes (0: the profile rounds to nearest), whether x and the parameters are not representable
+ * and rounded at all; what rounding does to dO, to the weights w, and to dr; how large dr W_r is beside all of
+ * dx; and, under truncation, the relative change of the weights w, and the largest of any gate, for one of the
+ * logits. */
 typedef struct et_systematic {
-    double each, router_share;
-    et_shift upstream, weight, router;
-    bool x, weights;
+    double each, router_share, gates;
+    et_shift upstream, weight, router, scores;
+    bool x, parameters;
 } et_systematic;
 
 /* s has been run. */

@@ -5,7 +5,7 @@
  *     g is finite   and   e^2 <= t^2 V,        V = 0: only if e = 0 (-0 equals +0)
  *
  * The condition is written positively: what is not a number never passes. Variances are squares, and
- * those of numbers below 1e-150 are not to be had in binary64: an error of that size counts as none.
+ * those of numbers below 1e-135 are not to be had in binary64 with what comes before them: such an error counts as none.
  *
  * One pass over the tensor gathers everything that parts 3 to 5 ask for: it runs at the speed of
  * memory, in rows shared among threads; partial sums belong to fixed chunks of rows and are added in
@@ -107,7 +107,7 @@ typedef struct limits {
 
 /* The compiler must not know them: it would turn a division by "V, or else this constant" into a branch,
  * and the loop were none of vectors. */
-static const volatile double negligible = 0x1p-500, tiny = 0x1p-1000, huge = 0x1p1000;
+static const volatile double negligible = 0x1p-440, tiny = 0x1p-900, huge = 0x1p1000;
 
 static limits limits_of(const et_sheet *f)
 {
@@ -215,7 +215,7 @@ et_sums et_sum_weighed(size_t columns, const double *e, const double *weight, do
         uu += u * u * weight[c];
         sum_q += e[c] * e[c] * weight[c];
     }
-    return (et_sums){n, eu, uu, sum_q, 0};
+    return (et_sums){n, eu, uu, sum_q, 0, 0};
 }
 
 static tally count_piece(size_t columns, const double *want, const piece *p, const limits *l)
@@ -334,7 +334,7 @@ static void gather_chunk(sweep *s, size_t chunk)
     if (s->chunk[chunk].judged == 0) return;
     add_tally(&s->all, &s->chunk[chunk]);
     for (size_t c = 0; c < columns; c++)
-        add_sums(&s->columns[c], (et_sums){n[c], eu[c], uu[c], q[c], 0});
+        add_sums(&s->columns[c], (et_sums){n[c], eu[c], uu[c], q[c], 0, 0});
     s->most.error = larger(s->most.error, part->error);
     s->most.ulps = larger(s->most.ulps, part->ulps);
     if (part->worst <= s->most.worst && s->most.at != SIZE_MAX) return;
@@ -611,12 +611,15 @@ static size_t position(const char *name)
 static const char *overflow_before(const exam *x)
 {
     const bool *overflows = x->j->overflows;
-    const char *name = x->got->name;
+    const char *name = x->got->name, *weights = "route.slot_weight";
     bool layer = strncmp(name, "fwd.", 4) == 0 || strncmp(name, "bwd.", 4) == 0;
     size_t end = position(layer ? name : "fwd.gates");
     for (size_t i = 0; i < end; i++)
         if (overflows[i]) return et_tensor_doc_at(i)->name;
-    return NULL;
+    bool weighed = strcmp(name, weights) == 0 || (layer && position(name) > position(weights));
+    if (weighed && x->j->sums_vanish) return "a sum of gates";
+    bool of_dr = strcmp(name, "bwd.x") == 0 || strcmp(name, "bwd.w_router") == 0;
+    return of_dr && x->j->dr_overflows ? "bwd.logits as an operand" : NULL;
 }
 
 /* Part 5, and the elements' part of the reason. `grouped` as below. */

@@ -32,6 +32,7 @@
 #include "etref/matmul.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
+#include "ref/base/rounding.h"
 #include "ref/verdict/calibration.h"
 #include "ref/verdict/judge.h"
 
@@ -58,11 +59,14 @@ typedef struct jury {
     const double *row_gates;          /* whichever is the rows'; NULL: they know no gates */
     double gates;                     /* in a weight gradient: the mean of v */
     double common;                    /* of the whole tensor's slope: what gates bring in */
-    double *router, *router_alike; /* [n] of dW_r alone, else NULL: of each row, see share_router */
-    double router_together;        /* of dW_r whose rows err together, see there; else 0 */
-    double *seen;                  /* [N] scratch, all 0 */
-    double b, b_whole, b_router;   /* allowed slopes: of groups, of the tensor, of dx's part */
-    double worst;                  /* how near the nearest group came to its limits: 1 is on them */
+    /* [n] of dW_r alone, else NULL: of each row, see share_router */
+    double *router, *router_alike, *router_shift;
+    double router_together;      /* of dW_r whose rows err together, see there; else 0 */
+    double directions;           /* tokens that err independently, at most */
+    bool gates_together;         /* an expert's gates of all tokens share one sum: softmax_tokens */
+    double *seen;                /* [N] scratch, all 0 */
+    double b, b_whole, b_router; /* allowed slopes: of groups, of the tensor, of dx's part */
+    double worst;                /* how near the nearest group came to its limits: 1 is on them */
 } jury;
 
 /* A group: its sums, and how many errors in it are independent of each other. Twins, tokens with the same x, err
@@ -72,6 +76,7 @@ typedef struct group_sums {
     et_sums s;
     double once;           /* elements, twins' counted once */
     double sources, alike; /* sources behind these; and behind all n, where twins are one source */
+    double shift;          /* a slope that is no matter of chance, beside b */
 } group_sums;
 
 /* ---- what a group has in common ---- */
@@ -81,7 +86,18 @@ typedef struct group_sums {
  * from. */
 static double of_tokens(const jury *q, double tokens)
 {
-    return tokens * (q->numbers ? 1 : (double)q->reference->c.d_expert) / 24;
+    return fmin(tokens, q->directions) * (q->numbers ? 1 : (double)q->reference->c.d_expert) / 24;
+}
+
+/* How many of these tokens err together; and how many of their gates do. */
+static double crowd(const jury *q, double tokens)
+{
+    return fmax(1, tokens / q->directions);
+}
+
+static double crowd_of_gates(const jury *q, double tokens)
+{
+    return q->gates_together ? tokens : crowd(q, tokens);
 }
 
 /* The first of the twins of row `i`, which is slot i if `slots`, else token i. */
@@ -104,13 +120,15 @@ static group_sums sum_rows(const jury *q, const et_sums *list, const double *gat
         s.q += list[i].q;
         s.eu += weight * list[i].eu;
         s.uu += weight * list[i].uu;
-        if (gates) s.common += weight * gates[i] * list[i].uu * list[i].uu;
+        double along = fmax(list[i].uu, list[i].along);
+        if (gates) s.common += weight * gates[i] * along * along;
         once += weight * list[i].n;
         different += weight;
         squares += twins;
     }
     for (size_t i = first; i < end; i++) q->seen[leader(q, slots, i)] = 0;
-    return (group_sums){s, once, of_tokens(q, different), of_tokens(q, rows * rows / squares)};
+    s.common *= crowd_of_gates(q, different);
+    return (group_sums){s, once, of_tokens(q, different), of_tokens(q, rows * rows / squares), 0};
 }
 
 /* How many tokens stand behind a sum over these slots or tokens, each of the energy weight^2 (NULL: 1), when
@@ -133,13 +151,13 @@ static double different(const jury *q, const et_real *weight, bool slots, size_t
 static group_sums of_sources(et_sums s, double sources, double common)
 {
     s.common = common * s.uu * s.uu;
-    return (group_sums){s, s.n, sources, sources};
+    return (group_sums){s, s.n, sources, sources, 0};
 }
 
 /* The variance of a factor that gates bring into what so many different tokens make up. */
 static double common_of_gates(const jury *q, double tokens)
 {
-    return q->gates * fmin(1, 24 / tokens);
+    return q->gates * fmin(1, 24 * crowd_of_gates(q, tokens) / tokens);
 }
 
 /* ---- one group ---- */
@@ -162,11 +180,13 @@ static et_group measure(const jury *q, const char *kind, const char *part, size_
     double shared = fmin(fmax(1, all->once / all->sources) + common, all->once);
     t = et_group_limit(q->j->alpha, q->j->tests, q->coarse, fmax(1, all->once / shared));
     bool whole = strcmp(kind, "tensor") == 0 || strcmp(kind, "part") == 0;
+    double faint = 12 * s.n / s.uu; /* u below an ulp rounds to 0, and far above it by chance */
     g.slope = s.eu / s.uu;
     g.slope_sigma = sqrt(shared / s.uu);
-    g.slope_limit = t * c.slope * g.slope_sigma + (strcmp(part, "router") == 0 ? q->b_router
-                                                   : whole                     ? q->b_whole
-                                                                               : q->b);
+    g.slope_limit = t * c.slope * g.slope_sigma + all->shift + fmin(1, faint * faint) +
+                    (strcmp(part, "router") == 0 ? q->b_router
+                     : whole                     ? q->b_whole
+                                                 : q->b);
     g.pass = g.pass && fabs(g.slope) <= g.slope_limit;
     return g;
 }
@@ -269,19 +289,22 @@ static group_sums router_row(const jury *q, size_t i)
 {
     group_sums g = of_sources(q->rows[i], HUGE_VAL, q->router[i]);
     g.alike = q->router_alike[i];
+    g.shift = fabs(q->router_shift[i]);
     return g;
 }
 
 static group_sums router_whole(const jury *q)
 {
     group_sums g = of_sources(plain_sum(q->rows, 0, q->f->rows), HUGE_VAL, 0);
-    double scatter = 0, together = 0;
+    double scatter = 0, together = 0, shift = 0;
     for (size_t i = 0; i < q->f->rows; i++) {
         double n = q->rows[i].n, each = n > 0 ? n / sqrt(fmin(n, q->router_alike[i])) : 0;
         g.s.common += q->router[i] * q->rows[i].uu * q->rows[i].uu;
         scatter += each * each;
         together += each;
+        shift += q->router_shift[i] * q->rows[i].uu;
     }
+    if (g.s.uu > 0) g.shift = fabs(shift) / g.s.uu;
     g.s.common = fmax(g.s.common, q->router_together);
     if (q->router_together > 0) scatter = together * together;
     if (scatter > 0) g.alike = g.s.n * g.s.n / scatter;
@@ -332,8 +355,9 @@ static void judge_rows(jury *q)
 static double column_sources(const jury *q)
 {
     bool slots = q->f->kind == ET_ROWS_SLOTS;
-    if (q->router) return HUGE_VAL;
-    if (rows_are_tokens(q->f)) return different(q, NULL, slots, 0, q->f->rows) / 24;
+    if (q->router) return 1; /* a token may hand one error to all experts' rows */
+    if (rows_are_tokens(q->f))
+        return fmin(different(q, NULL, slots, 0, q->f->rows), q->directions) / 24;
     return strstr(q->f->got->name, "_up") ? (double)q->f->rows / 24 : 1;
 }
 
@@ -463,23 +487,35 @@ static const double *row_of(const et_real *matrix, size_t row, size_t columns)
     return (const double *)(const void *)matrix + row * columns;
 }
 
+/* The error regressed on one summand; a gate's error is along all of `want`, and so, in part, along this. */
+static et_sums regress_on(const bench *b, size_t columns, double factor, const double *part,
+                          const double *want)
+{
+    et_sums sums = et_sum_weighed(columns, b->e, b->weight, factor, part);
+    double along = 0;
+    for (size_t c = 0; c < columns; c++) along += want[c] * factor * part[c] * b->weight[c];
+    sums.along = fabs(along);
+    return sums;
+}
+
 /* Token t of y: first = routed, second = shared, each slot by itself. */
 static void regress_y(const jury *q, parts *p, size_t t, const bench *b)
 {
     const et_moe_values *v = &q->reference->fwd;
     const et_assignment *a = &q->reference->assignment;
     size_t d = q->f->columns;
+    const double *want = q->f->want + t * d;
     if (v->shared_out) {
         const double *shared = row_of(v->shared_out, t, d);
         double s = (double)v->shared_weight[t];
-        subtract(d, q->f->want + t * d, s, shared, b->u);
-        p->first[t] = et_sum_weighed(d, b->e, b->weight, 1, b->u);
-        p->second[t] = et_sum_weighed(d, b->e, b->weight, s, shared);
+        subtract(d, want, s, shared, b->u);
+        p->first[t] = regress_on(b, d, 1, b->u, want);
+        p->second[t] = regress_on(b, d, s, shared, want);
     }
     for (int32_t k = a->token_offsets[t]; k < a->token_offsets[t + 1]; k++) {
         size_t slot = (size_t)a->token_slots[k];
         double w = (double)v->slot_weight[slot];
-        p->slots[slot] = et_sum_weighed(d, b->e, b->weight, w, row_of(v->slot_out, slot, d));
+        p->slots[slot] = regress_on(b, d, w, row_of(v->slot_out, slot, d), want);
     }
 }
 
@@ -487,13 +523,13 @@ static void regress_y(const jury *q, parts *p, size_t t, const bench *b)
 static void regress_dx(const jury *q, parts *p, size_t t, const bench *b)
 {
     size_t d = q->f->columns;
-    const double *router = p->router + t * d;
-    subtract(d, q->f->want + t * d, 1, router, b->u);
+    const double *router = p->router + t * d, *want = q->f->want + t * d;
+    subtract(d, want, 1, router, b->u);
     if (p->shared) {
         subtract(d, b->u, 1, p->shared + t * d, b->u);
-        p->second[t] = et_sum_weighed(d, b->e, b->weight, 1, p->shared + t * d);
+        p->second[t] = regress_on(b, d, 1, p->shared + t * d, want);
     }
-    p->first[t] = et_sum_weighed(d, b->e, b->weight, 1, b->u);
+    p->first[t] = regress_on(b, d, 1, b->u, want);
     p->third[t] = et_sum_weighed(d, b->e, b->weight, 1, router);
 }
 
@@ -603,17 +639,20 @@ static void share_dr(jury *q, double *room)
         room[t] = share(q->j, n, s->bwd.logits + t * n, q->j->variance->bwd.logits + t * n, NULL);
 }
 
-/* A softmax, or weights divided by their sum, hand the error of one expert's dw on to all of a token's dr. */
+/* A softmax, or weights divided by their sum, hand the error of one expert's dw on to all of a token's dr; the
+ * z-loss hands on that of lse. */
 static bool experts_err_together(const et_case *c)
 {
-    return c->gate == ET_GATE_SOFTMAX || et_gate_has_anchor(c->gate) || c->norm == ET_NORM_SUM;
+    return c->gate == ET_GATE_SOFTMAX || et_gate_has_anchor(c->gate) || c->norm == ET_NORM_SUM ||
+           c->z_loss_coef > 0;
 }
 
 /* Expert i's row of dW_r, u = sum_t dr_t x_t, errs by sum_t e_t x_t. The slope of that, sum_t e_t (x_t u) / u^2,
  * has the variance sum_t V[dr_t] (x_t u)^2 / u^4, and the row has (sum_t V[dr_t])^2 / sum_t V[dr_t]^2 sources. A
  * token that stands there m times, with the same dy, counts m times as much: its errors add up. All rows
  * together err by a token's sum_i e_ti (x_t u_i), each weighed with its row's sum u^2/V; at most by sum_i |..|,
- * and by nearly that where one gate is almost 1 and all others' dr come from its dw. */
+ * and by nearly that where one gate is almost 1 and all others' dr come from its dw. The shift is what rounding
+ * dr as an operand makes of u. */
 static et_status share_router(jury *q, double *room, et_error *error)
 {
     const et_step *s = q->j->reference;
@@ -625,26 +664,32 @@ static et_status share_router(jury *q, double *room, et_error *error)
     if (status != ET_OK) return status;
     et_matmul(ET_BLAS, N, n, d, et_rows(s->in.x, d),
               et_transposed((const et_real *)(const void *)u, d), false, products, n);
-    double *tokens = room + 2 * n; /* [N] sum_i |..| of a token */
+    const rounding operand = rounding_at(q->j->options->profile, ET_OPERANDS);
+    double *tokens = room + 3 * n; /* [N] sum_i |..| of a token */
+    double together = crowd(q, (double)N);
     q->router = room;
     q->router_alike = room + n;
+    q->router_shift = room + 2 * n;
     for (size_t i = 0; i < n; i++) {
-        double squares = 0, along = 0, all = 0, all2 = 0;
+        double squares = 0, along = 0, all = 0, all2 = 0, shift = 0;
         for (size_t c = 0; c < d; c++) squares += u[i * d + c] * u[i * d + c];
         double weight = squares > 0 ? q->rows[i].uu / squares : 0;
         for (size_t t = 0; t < N; t++) {
             double m = copies ? copies[t] : 1, v = q->j->scale * V[t * n + i];
-            double xu = ((const double *)products)[t * n + i];
+            double xu = ((const double *)products)[t * n + i],
+                   dr = (double)s->bwd.logits[t * n + i];
+            shift += (rounding_result(&operand, dr) - dr) * xu;
             along += m * v * xu * xu;
             tokens[t] += sqrt(m * v) * fabs(xu) * weight;
             all += v;
             all2 += m * v * v;
         }
-        q->router[i] = squares > 0 ? along / (squares * squares) : 0;
-        q->router_alike[i] = all2 > 0 ? all * all / all2 : 1;
+        q->router[i] = squares > 0 ? together * along / (squares * squares) : 0;
+        q->router_shift[i] = squares > 0 ? shift / squares : 0;
+        q->router_alike[i] = all2 > 0 ? fmin(all * all / all2, q->directions) : 1;
     }
     for (size_t t = 0; experts_err_together(&s->c) && t < N; t++)
-        q->router_together += tokens[t] * tokens[t];
+        q->router_together += together * tokens[t] * tokens[t];
     free(products);
     return ET_OK;
 }
@@ -695,9 +740,15 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
               .b_whole = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, true),
               .b_router =
                   et_systematic_slope(p) + et_noise_slope(&j->systematic, "bwd.w_router", true)};
+    bool by_expert = moe && reference->c.gate == ET_GATE_SOFTMAX_TOKENS;
+    /* there dr_ti = p_ti (dp_ti - D_i), and D_i is one number for all tokens */
+    q.gates_together = by_expert;
+    q.directions = by_expert && strcmp(name, "bwd.logits") == 0 ? 1
+                   : j->systematic.parameters                   ? j->directions
+                                                                : HUGE_VAL;
     void *room;
     et_status status =
-        et_allocate(&room, 3 * N + S + 2 * reference->c.experts, sizeof(double), "groups", error);
+        et_allocate(&room, 3 * N + S + 3 * reference->c.experts, sizeof(double), "groups", error);
     if (status != ET_OK) return status;
     q.seen = room;
     if (strcmp(name, "bwd.w_router") == 0)

@@ -35,6 +35,7 @@ typedef struct et_judgement {
     const et_step *variance; /* of the candidate's errors against `reference`, by the same tables */
     et_systematic systematic; /* errors that do not average out */
     et_token_twins twins;     /* tokens that err alike; zeros: none do */
+    double directions;        /* of x: where parameters are rounded, tokens err in so many ways */
     double scale; /* of all variances: 2 where the reference's own errors are as large */
     const et_tensor_out *candidate;
     size_t count;
@@ -43,6 +44,8 @@ typedef struct et_judgement {
     size_t open;                         /* open decisions in all, shown or not */
     bool counts_open;                    /* one of them may change how many passed a threshold */
     bool overflows[ET_MAX_STEP_TENSORS]; /* row of the table: values beyond the profile's range */
+    bool dr_overflows;                   /* as an operand of dx and dW_r */
+    bool sums_vanish;                    /* norm: sum, and a token's gates may add up to 0 in it */
     const et_verify_options *options;
     double alpha, tests;   /* alpha is divided by this number: all tests of the whole verdict */
     et_group_visit *visit; /* or NULL */
@@ -147,6 +150,7 @@ et_status et_examine_tensor(const et_judgement *j, size_t index, const et_step *
 typedef struct et_sums {
     double n, eu, uu, q; /* their number, sum e u / V, sum u^2 / V, sum e^2 / V */
     double common;       /* of eu's variance, what all elements of a row have in common */
+    double along;        /* u is a part of u': |sum u' u / V|, since gates err along u'; else 0 */
 } et_sums;
 
 /* What a row of a tensor stands for. */

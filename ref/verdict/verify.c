@@ -168,8 +168,8 @@ static double largest_of(const et_tensor_out *t)
     return most;
 }
 
-/* Which of the reference's tensors leave the range of the profile. route.margin is infinite by design,
- * and dy is used as it is stored. */
+/* Which of the reference's tensors leave the range of the profile, as they are stored or as operands of the next
+ * product. route.margin is infinite by design, and dy is used as it is stored. */
 static void find_overflows(et_judgement *j)
 {
     et_tensor_out own[ET_MAX_STEP_TENSORS];
@@ -181,6 +181,29 @@ static void find_overflows(et_judgement *j)
         if (t && t->source == ET_FROM_F64 && largest < DBL_MAX / 2 &&
             strcmp(doc->name, "route.margin") != 0 && strcmp(doc->name, "in.dy") != 0)
             j->overflows[i] = largest_of(t) > largest;
+    }
+    const double operand = et_place_largest(j->options->profile, ET_OPERANDS);
+    const et_tensor_out *dr = et_tensor_named(own, have, "bwd.logits");
+    j->dr_overflows = dr && operand < DBL_MAX / 2 && largest_of(dr) > operand;
+}
+
+/* Under norm: sum, weights are p / T. Where all gates of a token are near the smallest number of the profile,
+ * or errors of its logits may bring them there, T may come out as 0, 1 / T as infinite. */
+static void find_vanishing_sums(et_judgement *j)
+{
+    const et_step *s = j->reference;
+    const et_assignment *a = &s->assignment;
+    double smallest = fmax(et_place_smallest(j->options->profile, ET_ACCUMULATOR), 1e-150);
+    size_t n = s->c.experts;
+    if (s->c.layer != ET_MOE || s->c.norm != ET_NORM_SUM) return;
+    for (size_t t = 0; t < s->c.tokens; t++) {
+        double largest = 0, V = 0;
+        for (int32_t k = a->token_offsets[t]; k < a->token_offsets[t + 1]; k++) {
+            size_t expert = (size_t)a->slot_expert[a->token_slots[k]];
+            largest = fmax(largest, (double)s->fwd.gates[t * n + expert]);
+        }
+        for (size_t i = 0; i < n; i++) V = fmax(V, (double)j->variance->fwd.logits[t * n + i]);
+        if (a->fanout[t] > 0 && largest < smallest * exp(16 * sqrt(V))) j->sums_vanish = true;
     }
 }
 
@@ -423,13 +446,16 @@ static et_status try_candidate(trial *t, et_error *error)
         return status;
     bool moe = j->golden->c.layer == ET_MOE;
     const et_step *s = j->golden;
-    if ((status = et_find_twins(&j->twins, s->c.tokens, s->c.d_model, s->in.x, s->in.dy, error)))
+    size_t N = s->c.tokens, d = s->c.d_model;
+    if ((status = et_find_twins(&j->twins, N, d, s->in.x, s->in.dy, error)) ||
+        (status = et_find_directions(&j->directions, N, d, s->in.x, error)))
         return status;
     if (moe && (status = read_routing(t, error))) return status;
     j->tests = count_tests(j);
     status = moe ? judge_routing(t, error) : make_variance(t, error);
     if (status != ET_OK) return status;
     find_overflows(j);
+    find_vanishing_sums(j);
     if ((status = judge_tensors(t, error))) return status;
     pronounce_all(t, missing);
     if (!j->options->explain || t->verdict->outcome != ET_MISMATCH) return ET_OK;
