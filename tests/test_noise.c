@@ -96,8 +96,9 @@ END_TEST
 
 enum { ROWS = 40, COLUMNS = 50, DEPTH = 300 };
 
-/* The root mean square of error/sigma of sums taken one after another in float, for operands whose mean
- * is `mean`: acc's formula at both of its ends, sums that cancel and sums that grow. */
+/* Of sums taken one after another in float, for operands whose mean is `mean`: acc's formula at both of its ends,
+ * sums that cancel and sums that grow. The root mean square of error/sigma; of error over that of sigma, where
+ * each sum is followed by itself: then most have no error, and a sigma for other orders. */
 static double float_sums(double mean, bool short_operands, size_t depth)
 {
     static et_real x[ROWS * DEPTH], y[DEPTH * COLUMNS], C[ROWS * COLUMNS], V[ROWS * COLUMNS];
@@ -127,13 +128,15 @@ static double float_sums(double mean, bool short_operands, size_t depth)
                                       false, V, &error),
                      ET_OK);
     et_product_room_free(&room);
-    double sum = 0;
+    double sum = 0, errors = 0, variances = 0;
     for (size_t i = 0; i < ROWS * COLUMNS; i++) {
         double e = (double)made[i] - (double)C[i];
         ck_assert_msg(V[i] > 0 || e == 0, "%zu is called exact and errs by %g", i, e);
         if (V[i] > 0) sum += e * e / (double)V[i];
+        errors += e * e;
+        variances += (double)V[i];
     }
-    return sqrt(sum / (ROWS * COLUMNS));
+    return sqrt(short_operands && depth <= 32 ? errors / variances : sum / (ROWS * COLUMNS));
 }
 
 START_TEST(sums_in_float_err_as_predicted)

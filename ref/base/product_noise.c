@@ -377,7 +377,7 @@ static double coherent_at(et_noisy x, size_t row, size_t column)
 
 /* Whether a sum of a few terms loses anything is a matter of these terms and their order; an average says
  * nothing about it. So each is followed by itself, to and fro. No partial sum of any order is beyond
- * sum |term|; where that one would have to be rounded, a quarter of the deviation is the least. */
+ * sum |term|; where that one would have to be rounded, a sixth of the deviation is the least. */
 static double short_sum_noise(const et_profile *p, et_sum_noise c, size_t K, et_noisy X, et_noisy Y,
                               size_t i, size_t j, double *sum)
 {
@@ -395,7 +395,7 @@ static double short_sum_noise(const et_profile *p, et_sum_noise c, size_t K, et_
     if (incoming == 0 && et_sum_is_exact(p, K, terms)) return 0;
     double fro = follow(p, c, K, X.at, Y.at, i, j, backwards).lost;
     double most = et_site_variance(p, ET_ACCUMULATOR, sizes, 1);
-    return incoming + fmax(fmax(to.lost, fro), most / 16);
+    return incoming + fmax((to.lost + fro) / 2, most / 36);
 }
 
 static void short_sums_noise(const et_profile *p, size_t M, size_t N, size_t K, et_noisy X,

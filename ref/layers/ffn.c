@@ -253,11 +253,13 @@ static double beyond_weight(const et_profile *p, const et_upstream *u, size_t ro
 static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,
                            const et_real *dO, parts *s, et_real *VdO)
 {
-    const rounding r = rounding_at(p, ET_INTERMEDIATES);
+    const rounding r = rounding_at(p, ET_INTERMEDIATES), operand = rounding_at(p, ET_OPERANDS);
 #pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * d; i++) {
         double dy = (double)u->dy[i], from_w = u->w ? dy * dy * (double)u->w_variance[i / d] : 0;
-        double own = product_site(&r, (double)dO[i], from_w);
+        double w = u->w ? (double)u->w[i / d] : 1;
+        double before = w * (rounding_result(&operand, dy) - dy); /* or dy is rounded, not w dy */
+        double own = fmax(product_site(&r, (double)dO[i], from_w), before * before);
         s->dO_own[i] = (et_real)own;
         VdO[i] = (et_real)(from_w + beyond_weight(p, u, i / d) * own);
     }

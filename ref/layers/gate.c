@@ -233,7 +233,8 @@ typedef struct members {
     const et_real *r, *V;
     size_t first;        /* the largest of them */
     double most, sum;    /* its logit; sum_j e^(r_j - most) */
-    double all;          /* sum_j p_j^2 V_j */
+    bool together;       /* their errors are one: x was rounded */
+    double all;          /* sum_j p_j^2 V_j, or (together) sum_j p_j sqrt(V_j) */
     double rest, V_rest; /* log sum_j e^r_j without the first; its variance */
 } members;
 
@@ -247,10 +248,27 @@ static double V_of(const members *m, size_t i)
     return i < m->logits ? (double)m->V[i * m->step] : 0;
 }
 
-static members members_of(size_t logits, size_t step, const et_real *r, const et_real *V,
-                          bool anchor)
+/* What a share of an error of variance V adds to a sum of such, and the variance of that sum. */
+static double part_of(const members *m, double share, double V)
 {
-    members m = {logits + (anchor ? 1 : 0), logits, step, r, V, 0, 0, 0, 0, -HUGE_VAL, 0};
+    return m->together ? share * sqrt(V) : share * share * V;
+}
+
+static double variance_of(const members *m, double sum)
+{
+    return m->together ? sum * sum : sum;
+}
+
+static members members_of(size_t logits, size_t step, const et_real *r, const et_real *V,
+                          bool anchor, bool together)
+{
+    members m = {.count = logits + (anchor ? 1 : 0),
+                 .logits = logits,
+                 .step = step,
+                 .r = r,
+                 .V = V,
+                 .together = together,
+                 .rest = -HUGE_VAL};
     double second = -HUGE_VAL, sum = 0;
     for (size_t i = 1; i < m.count; i++)
         if (logit_of(&m, i) > logit_of(&m, m.first)) m.first = i;
@@ -260,36 +278,38 @@ static members members_of(size_t logits, size_t step, const et_real *r, const et
     for (size_t i = 0; i < m.count; i++) {
         double e = exp(logit_of(&m, i) - m.most);
         m.sum += e;
-        m.all += e * e * V_of(&m, i);
+        m.all += part_of(&m, e, V_of(&m, i));
         if (i != m.first) sum += exp(logit_of(&m, i) - second);
     }
-    m.all /= m.sum * m.sum;
+    m.all /= together ? m.sum : m.sum * m.sum;
     if (sum > 0) m.rest = second + log(sum);
     for (size_t i = 0; i < m.count; i++) {
         double share = i != m.first ? exp(logit_of(&m, i) - m.rest) : 0;
-        m.V_rest += share * share * V_of(&m, i);
+        m.V_rest += part_of(&m, share, V_of(&m, i));
     }
+    m.V_rest = variance_of(&m, m.V_rest);
     return m;
 }
 
 /* Member i is 1/(1 + e^-z), z = r_i - log(sum of the others' e^r): to first order V[z] = V_i + sum over the
- * others of (p_j / (1 - p_i))^2 V_j. The largest is set against the rest, which 1 - p_i would have lost. */
+ * others of (p_j / (1 - p_i))^2 V_j, where their errors are independent. The largest is set against the rest, which 1 - p_i would have lost. */
 static double member_noise(const et_profile *p, const members *m, size_t i)
 {
     double own = logit_of(m, i), V = V_of(m, i);
     if (m->count == 1) return 0;
     if (i == m->first) return odds_noise(p, own - m->rest, sqrt(V + m->V_rest));
     double e = exp(own - m->most), others = m->sum - e, share = e / m->sum;
-    double V_others = fmax(m->all - share * share * V, 0) / ((1 - share) * (1 - share));
+    double V_others = variance_of(m, fmax(m->all - part_of(m, share, V), 0));
+    V_others /= (1 - share) * (1 - share);
     return odds_noise(p, own - m->most - log(others), sqrt(V + V_others));
 }
 
 static void softmax_noise(const et_profile *p, size_t count, size_t step, const et_real *r,
                           const et_real *gates, const et_real *anchor, const et_real *Vr,
-                          et_real *Vp, et_real *Vanchor)
+                          bool together, et_real *Vp, et_real *Vanchor)
 {
     const rounding site = rounding_at(p, ET_GATES);
-    const members m = members_of(count, step, r, Vr, anchor != NULL);
+    const members m = members_of(count, step, r, Vr, anchor != NULL, together);
     double a = unit(p), least = ldexp(1, 1 - p->bits[ET_ACCUMULATOR]), lost = 0;
     for (size_t i = 0; i < count; i++)
         if ((double)gates[i * step] < least) lost += (double)gates[i * step];
@@ -304,8 +324,8 @@ static void softmax_noise(const et_profile *p, size_t count, size_t step, const 
 }
 
 void et_gate_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const et_real *r,
-                   const et_real *gates, const et_real *anchor, const et_real *Vr, et_real *Vp,
-                   et_real *Vanchor)
+                   const et_real *gates, const et_real *anchor, const et_real *Vr, bool together,
+                   et_real *Vp, et_real *Vanchor)
 {
     if (N == 0 || n == 0) return;
     switch (gate) {
@@ -316,12 +336,12 @@ void et_gate_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const 
     case ET_GATE_SOFTMAX_ANCHOR_OUT:
         for (size_t t = 0; t < N; t++)
             softmax_noise(p, n, 1, r + t * n, gates + t * n,
-                          et_gate_has_anchor(gate) ? anchor + t : NULL, Vr + t * n, Vp + t * n,
-                          et_gate_has_anchor(gate) ? Vanchor + t : NULL);
+                          et_gate_has_anchor(gate) ? anchor + t : NULL, Vr + t * n, together,
+                          Vp + t * n, et_gate_has_anchor(gate) ? Vanchor + t : NULL);
         return;
     case ET_GATE_SOFTMAX_TOKENS:
         for (size_t i = 0; i < n; i++)
-            softmax_noise(p, N, n, r + i, gates + i, NULL, Vr + i, Vp + i, NULL);
+            softmax_noise(p, N, n, r + i, gates + i, NULL, Vr + i, together, Vp + i, NULL);
         return;
     }
 }
@@ -343,7 +363,7 @@ static double arithmetic(const rounding *site, double value, double incoming)
 static void softmax_backward_noise(const et_profile *p, size_t count, size_t step,
                                    const et_real *gates, const et_real *anchor, const et_real *dp,
                                    const et_real *danchor, const et_real *dr, const et_real *Vp,
-                                   const et_real *Vanchor, const et_real *Vdp, bool carried,
+                                   const et_real *Vanchor, const et_real *Vdp, et_real *VD,
                                    et_real *Vdr)
 {
     const rounding site = rounding_at(p, ET_ACCUMULATOR);
@@ -364,12 +384,12 @@ static void softmax_backward_noise(const et_profile *p, size_t count, size_t ste
         through_dp += value * value * (double)Vdp[j * step];
     }
     double acc = sum.square * D * D + sum.squares * squares;
+    if (VD) *VD = (et_real)(through_p + through_dp + acc);
     for (size_t i = 0; i < count; i++) {
         double value = (double)gates[i * step], up = (double)dp[i * step];
         double v = (up - D) * (up - D) * (double)Vp[i * step];
         v += (value * value + (double)Vp[i * step]) * (through_p + acc + a * (up * up + D * D));
-        if (carried)
-            v += value * value * fmax((1 - 2 * value) * (double)Vdp[i * step] + through_dp, 0);
+        if (VD) v += value * value * fmax((1 - 2 * value) * (double)Vdp[i * step] + through_dp, 0);
         Vdr[i * step] += (et_real)arithmetic(&site, (double)dr[i * step], v);
     }
 }
@@ -378,7 +398,7 @@ void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t 
                             const et_real *gates, const et_real *anchor, const et_real *dp,
                             const et_real *danchor, const et_real *dr, const et_real *Vr,
                             const et_real *Vp, const et_real *Vanchor, const et_real *Vdp,
-                            et_real *Vdr)
+                            et_real *VD, et_real *Vdr)
 {
     const rounding site = rounding_at(p, ET_ACCUMULATOR);
     bool anchored = et_gate_has_anchor(gate) && danchor;
@@ -400,12 +420,12 @@ void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t 
         for (size_t t = 0; t < N; t++)
             softmax_backward_noise(p, n, 1, gates + t * n, anchored ? anchor + t : NULL, dp + t * n,
                                    anchored ? danchor + t : NULL, dr + t * n, Vp + t * n,
-                                   anchored ? Vanchor + t : NULL, Vdp + t * n, false, Vdr + t * n);
+                                   anchored ? Vanchor + t : NULL, Vdp + t * n, NULL, Vdr + t * n);
         return;
     case ET_GATE_SOFTMAX_TOKENS:
         for (size_t i = 0; i < n; i++)
             softmax_backward_noise(p, N, n, gates + i, NULL, dp + i, NULL, dr + i, Vp + i, NULL,
-                                   Vdp + i, true, Vdr + i);
+                                   Vdp + i, VD + i, Vdr + i);
         return;
     }
 }

@@ -138,8 +138,8 @@ static et_status score_noise(const et_moe *moe, const et_real *x, const et_moe_v
         V->logits[i] += (et_real)(lost * lost) * v->logits[i] * v->logits[i];
     for (size_t t = 0; t < N; t += moe->gate_tokens)
         et_gate_noise(moe->gate, s->p, moe->gate_tokens, n, v->logits + t * n, v->gates + t * n,
-                      v->anchor ? v->anchor + t : NULL, V->logits + t * n, V->gates + t * n,
-                      v->anchor ? V->anchor + t : NULL);
+                      v->anchor ? v->anchor + t : NULL, V->logits + t * n, s->x != NULL,
+                      V->gates + t * n, v->anchor ? V->anchor + t : NULL);
     return ET_OK;
 }
 
@@ -579,6 +579,26 @@ static void dp_noise(const et_moe *moe, const et_assignment *a, const et_moe_val
     }
 }
 
+/* softmax_tokens: dr_ti = p_ti (dp_ti - D_i), and an error of D_i comes into dW_r from all tokens of the batch at
+ * once, as sum_t p_ti x_t. VD [batches,n]. */
+static et_status shared_term_noise(const et_moe *moe, const et_real *x, const et_moe_values *v,
+                                   const et_real *VD, et_moe_grads *G, et_error *error)
+{
+    size_t N = moe->N, n = moe->n, d = moe->d, each = moe->gate_tokens;
+    void *room;
+    et_status status = et_allocate(&room, n * d, sizeof(et_real), "dW_r", error);
+    if (status != ET_OK) return status;
+    et_real *mean = room;
+    for (size_t t = 0; t < N; t += each) {
+        et_matmul(moe->engine, n, d, each, et_transposed(v->gates + t * n, n),
+                  et_rows(x + t * d, d), false, mean, d);
+        for (size_t i = 0; i < n * d; i++)
+            G->router[i] += VD[t / each * n + i / d] * mean[i] * mean[i];
+    }
+    free(room);
+    return ET_OK;
+}
+
 /* dr as an operand of dW_r = dr' x. Its rounding is no matter of chance where many tokens have the same dr (a
  * loss's share), or where it is too small for the format: then the error is sum_t (round(dr_ti) - dr_ti) x_t, for
  * each row in which that is more than chance makes of it. */
@@ -616,9 +636,10 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
 {
     size_t N = moe->N, n = moe->n, d = moe->d;
     void *room;
-    et_status status = et_allocate(&room, 2 * N * n + N, sizeof(et_real), "logit noise", error);
+    et_status status =
+        et_allocate(&room, 2 * N * n + N + N / moe->gate_tokens * n, sizeof(et_real), "dr", error);
     if (status != ET_OK) return status;
-    et_real *rest = room, *sums = rest + N * n, *danchor = NULL;
+    et_real *rest = room, *sums = rest + N * n, *danchor = NULL, *VD = sums + N * n + N;
     if (moe->anchor_weighs_shared) {
         danchor = sums + N * n;
         for (size_t t = 0; t < N; t++)
@@ -637,7 +658,7 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
                                v->anchor ? v->anchor + t : NULL, g->gates + at,
                                danchor ? danchor + t : NULL, g->logits + at, V->logits + at,
                                V->gates + at, v->anchor ? V->anchor + t : NULL, G->gates + at,
-                               rest + at);
+                               mixes ? VD + t / moe->gate_tokens * n : NULL, rest + at);
     }
     for (size_t t = 0; moe->norm == ET_NORM_SUM && !mixes && t < N; t++)
         norm_backward_noise(moe, a, v, g, V, G, t, s, rest + t * n);
@@ -662,6 +683,7 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
         status = et_product_noise(moe->engine, s->p, &s->room, N, d, n, rows, router, NULL,
                                   ET_NOWHERE, true, G->x, error);
     }
+    if (status == ET_OK && mixes) status = shared_term_noise(moe, x, v, VD, G, error);
     if (status == ET_OK && shorter) status = coherent_rounding(moe, x, g, G, &operand, sums, error);
     free(room);
     return status;

@@ -39,6 +39,7 @@ typedef struct step_noise {
     double a;             /* mean cost of a rounding */
     et_token_twins twins; /* of an MoE step */
     double crowd; /* tokens that err together through a rounded W_r, see et_find_directions */
+    bool lossy_x; /* x has to be rounded: a token's logits err together */
 } step_noise;
 
 /* V plus `count` roundings in the accumulator of a result of this size. */
@@ -120,7 +121,8 @@ static et_status dense_noise(step_noise *q, et_error *error)
 static void aux_noise(const step_noise *q, size_t first, size_t N, const et_real *F, double *V)
 {
     size_t n = q->s->c.experts;
-    double total = 0, squares = 0;
+    const rounding gate = rounding_at(q->p, ET_GATES);
+    double total = 0, squares = 0, missing = 0;
     for (size_t i = 0; i < n; i++) {
         double weight = (double)F[i] - (q->s->c.balance == ET_BALANCE_AUX_ERROR ? 1 : 0);
         double P = 0, p_squares = 0, in = 0, tokens = (double)N;
@@ -128,6 +130,7 @@ static void aux_noise(const step_noise *q, size_t first, size_t N, const et_real
             double p = (double)q->s->fwd.gates[t * n + i];
             P += p;
             p_squares += p * p;
+            missing += weight * (rounding_result(&gate, p) - p) / tokens;
             in += q->crowd * (double)q->V->fwd.gates[t * n + i] * q->twins.inputs[t];
         }
         in = (in + summed(q, N, P, p_squares)) / (tokens * tokens);
@@ -137,7 +140,8 @@ static void aux_noise(const step_noise *q, size_t first, size_t N, const et_real
         total += weight * P;
         squares += weight * weight * P * P;
     }
-    *V += summed(q, n, total, squares);
+    /* gates that are nearly equal round to the same side */
+    *V += summed(q, n, total, squares) + missing * missing;
 }
 
 /* log sum_i e^r_i of one token and its softmax, as et_z_loss has them. */
@@ -153,14 +157,16 @@ static double log_sum_exp(size_t n, const et_real *r, double *softmax, double *l
 
 /* lse's, from its logits: to first order sum_i softmax_i^2 V[r_i]. But one that is far below the others and errs
  * by much may come up beside them: six deviations lead as far as six of r_i. */
-static double lse_noise(size_t n, const et_real *Vr, const double *softmax)
+static double lse_noise(const step_noise *q, size_t n, const et_real *Vr, const double *softmax)
 {
-    double V = 0;
+    double V = 0, sum = 0;
     for (size_t i = 0; i < n; i++) {
         double s = sqrt((double)Vr[i]), moved = log1p(softmax[i] * expm1(6 * s)) / 6;
-        V += fmax(softmax[i] * softmax[i] * s * s, fmin(moved * moved, s * s));
+        double own = fmax(softmax[i] * s, fmin(moved, s));
+        V += own * own;
+        sum += own;
     }
-    return V;
+    return q->lossy_x ? sum * sum : V;
 }
 
 /* One token: adds to the variance of its dr = scale lse softmax and returns that of lse^2. softmax [3n] is
@@ -172,11 +178,11 @@ static double z_token_noise(const step_noise *q, size_t t, double scale, double 
     et_real *p = (et_real *)(softmax + n), *Vp = p + n;
     et_profile as_sums = *q->p;
     double largest;
-    double lse = log_sum_exp(n, r, softmax, &largest), through = lse_noise(n, Vr, softmax);
+    double lse = log_sum_exp(n, r, softmax, &largest), through = lse_noise(q, n, Vr, softmax);
     double evaluation = q->a * (lse * lse + largest * largest + 4 + (double)n / 2);
     as_sums.bits[ET_GATES] = as_sums.bits[ET_ACCUMULATOR];
     for (size_t i = 0; i < n; i++) p[i] = (et_real)softmax[i];
-    et_gate_noise(ET_GATE_SOFTMAX, &as_sums, 1, n, r, p, NULL, Vr, Vp, NULL);
+    et_gate_noise(ET_GATE_SOFTMAX, &as_sums, 1, n, r, p, NULL, Vr, q->lossy_x, Vp, NULL);
     for (size_t i = 0; i < n; i++) {
         double square = softmax[i] * softmax[i];
         /* softmax as e^(r - lse), or as in gate.c: at worst lse's rounding is its relative error */
@@ -201,7 +207,7 @@ static et_status z_in_dx(const step_noise *q, et_error *error)
     for (size_t t = 0; t < s->c.tokens; t++) {
         double largest;
         log_sum_exp(n, s->fwd.logits + t * n, softmax, &largest);
-        double V = scale * scale * lse_noise(n, q->V->fwd.logits + t * n, softmax);
+        double V = scale * scale * lse_noise(q, n, q->V->fwd.logits + t * n, softmax);
         memset(along, 0, d * sizeof *along);
         for (size_t i = 0; i < n; i++)
             for (size_t c = 0; c < d; c++) along[c] += softmax[i] * (double)s->in.router[i * d + c];
@@ -663,6 +669,7 @@ static et_status find_crowd(step_noise *q, et_error *error)
     const rounding r = rounding_at(q->p, ET_OPERANDS);
     double directions;
     q->crowd = 1;
+    q->lossy_x = loses(&r, c->tokens * c->d_model, q->s->in.x);
     if (!(q->s->loss_aux || q->s->loss_z) || !loses(&r, c->experts * c->d_model, q->s->in.router))
         return ET_OK;
     et_status status = et_find_directions(&directions, c->tokens, c->d_model, q->s->in.x, error);

@@ -64,6 +64,7 @@ typedef struct jury {
     double router_together;      /* of dW_r whose rows err together, see there; else 0 */
     double directions;           /* tokens that err independently, at most */
     bool gates_together;         /* an expert's gates of all tokens share one sum: softmax_tokens */
+    bool alike_rows;             /* of dx: tokens have nearly the same dr, and round it alike */
     double *seen;                /* [N] scratch, all 0 */
     double b, b_whole, b_router; /* allowed slopes: of groups, of the tensor, of dx's part */
     double worst;                /* how near the nearest group came to its limits: 1 is on them */
@@ -86,7 +87,9 @@ typedef struct group_sums {
  * from. */
 static double of_tokens(const jury *q, double tokens)
 {
-    return fmin(tokens, q->directions) * (q->numbers ? 1 : (double)q->reference->c.d_expert) / 24;
+    const et_case *c = &q->reference->c;
+    double hidden = (double)(strstr(q->f->got->name, "shared_") ? c->shared_d_expert : c->d_expert);
+    return fmin(tokens, q->directions) * (q->numbers ? 1 : hidden) / 24;
 }
 
 /* How many of these tokens err together; and how many of their gates do. */
@@ -355,7 +358,7 @@ static void judge_rows(jury *q)
 static double column_sources(const jury *q)
 {
     bool slots = q->f->kind == ET_ROWS_SLOTS;
-    if (q->router) return 1; /* a token may hand one error to all experts' rows */
+    if (q->router || q->alike_rows) return 1; /* a token may hand one error to all experts' rows */
     if (rows_are_tokens(q->f))
         return fmin(different(q, NULL, slots, 0, q->f->rows), q->directions) / 24;
     return strstr(q->f->got->name, "_up") ? (double)q->f->rows / 24 : 1;
@@ -637,6 +640,9 @@ static void share_dr(jury *q, double *room)
     q->router_gates = room;
     for (size_t t = 0; t < s->c.tokens; t++)
         room[t] = share(q->j, n, s->bwd.logits + t * n, q->j->variance->bwd.logits + t * n, NULL);
+    /* softmax_tokens: an expert's dr of all tokens err by one D, and where w is small dx is little else */
+    for (size_t t = 0; q->gates_together && t < s->c.tokens; t++)
+        q->token_gates[t] = fmax(q->token_gates[t], room[t]);
 }
 
 /* A softmax, or weights divided by their sum, hand the error of one expert's dw on to all of a token's dr; the
@@ -686,7 +692,7 @@ static et_status share_router(jury *q, double *room, et_error *error)
         }
         q->router[i] = squares > 0 ? together * along / (squares * squares) : 0;
         q->router_shift[i] = squares > 0 ? shift / squares : 0;
-        q->router_alike[i] = all2 > 0 ? fmin(all * all / all2, q->directions) : 1;
+        q->router_alike[i] = all2 > 0 ? fmin(all * all / all2, q->j->directions) : 1;
     }
     for (size_t t = 0; experts_err_together(&s->c) && t < N; t++)
         q->router_together += together * tokens[t] * tokens[t];
@@ -746,6 +752,8 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
     q.directions = by_expert && strcmp(name, "bwd.logits") == 0 ? 1
                    : j->systematic.parameters                   ? j->directions
                                                                 : HUGE_VAL;
+    /* by chance it is 0.6 2^-p over the root of the tokens */
+    q.alike_rows = dx && j->systematic.router.most > ldexp(0.125, -p->bits[ET_OPERANDS]);
     void *room;
     et_status status =
         et_allocate(&room, 3 * N + S + 3 * reference->c.experts, sizeof(double), "groups", error);
