@@ -242,12 +242,18 @@ static double product_site(const rounding *r, double dO, double from_w)
 /* What comes after the weight has errors in proportion to it: w^2 + V[w] in place of w^2 matters for a weight
  * that may be anything (saturated gates whose logits err by much). Below the smallest normal number errors
  * are proportional to nothing. */
-static double beyond_weight(const et_profile *p, const et_upstream *u, size_t row)
+static double beyond_weight(const et_profile *p, double w, double Vw)
 {
-    if (!u->w) return 1;
-    double w = fmax((double)u->w[row], et_place_smallest(p, ET_ACCUMULATOR));
-    double relative = sqrt((double)u->w_variance[row]) / w;
+    double relative = sqrt(Vw) / fmax(w, et_place_smallest(p, ET_ACCUMULATOR));
     return 1 + relative * relative;
+}
+
+/* dy is rounded before the product, or w dy after it. */
+static double upstream_site(const rounding *intermediate, const rounding *operand, double w,
+                            double dy, double dO, double from_w)
+{
+    double before = rounding_holds(operand, dy) ? 0 : w * (rounding_result(operand, dy) - dy);
+    return fmax(product_site(intermediate, dO, from_w), before * before);
 }
 
 static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,
@@ -255,13 +261,15 @@ static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_ups
 {
     const rounding r = rounding_at(p, ET_INTERMEDIATES), operand = rounding_at(p, ET_OPERANDS);
 #pragma omp parallel for if (m * d > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * d; i++) {
-        double dy = (double)u->dy[i], from_w = u->w ? dy * dy * (double)u->w_variance[i / d] : 0;
-        double w = u->w ? (double)u->w[i / d] : 1;
-        double before = w * (rounding_result(&operand, dy) - dy); /* or dy is rounded, not w dy */
-        double own = fmax(product_site(&r, (double)dO[i], from_w), before * before);
-        s->dO_own[i] = (et_real)own;
-        VdO[i] = (et_real)(from_w + beyond_weight(p, u, i / d) * own);
+    for (size_t t = 0; t < m; t++) {
+        double w = u->w ? (double)u->w[t] : 1, Vw = u->w ? (double)u->w_variance[t] : 0;
+        double more = beyond_weight(p, w, Vw);
+        for (size_t i = t * d; i < (t + 1) * d; i++) {
+            double dy = (double)u->dy[i], from_w = dy * dy * Vw;
+            double own = upstream_site(&r, &operand, w, dy, (double)dO[i], from_w);
+            s->dO_own[i] = (et_real)own;
+            VdO[i] = (et_real)(from_w + more * own);
+        }
     }
 }
 
@@ -271,18 +279,21 @@ static void activation_backward_noise(const et_profile *p, size_t m, size_t h, c
 {
     const rounding r = rounding_at(p, ET_INTERMEDIATES);
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * h; i++) {
-        double g = (double)s->g[i], from_w = u->w ? g * g * (double)u->w_variance[i / h] : 0;
-        double own = beyond_weight(p, u, i / h) * (double)V->dA[i];
-        double dA = (double)v->dA[i], R = (double)relu(v->H[i]);
-        own += rounding_site(&r, dA, own + from_w);
-        V->dA[i] = (et_real)(from_w + own);
-        double VH = (double)V->H[i], VA = (double)V->dA[i];
-        double from_H = may_be_positive((double)v->H[i], VH) ? 4 * (dA * dA + 8 * VA) * VH : 0;
-        double dH = from_H + 4 * R * R * (from_w + own);
-        double site = rounding_site(&r, (double)v->dH[i], dH);
-        s->dH_own[i] = (et_real)(4 * R * R * own + site);
-        V->dH[i] = (et_real)(dH + site);
+    for (size_t t = 0; t < m; t++) {
+        double w = u->w ? (double)u->w[t] : 1, Vw = u->w ? (double)u->w_variance[t] : 0;
+        double more = beyond_weight(p, w, Vw);
+        for (size_t i = t * h; i < (t + 1) * h; i++) {
+            double g = (double)s->g[i], from_w = g * g * Vw, own = more * (double)V->dA[i];
+            double dA = (double)v->dA[i], R = (double)relu(v->H[i]);
+            own += rounding_site(&r, dA, own + from_w);
+            V->dA[i] = (et_real)(from_w + own);
+            double VH = (double)V->H[i], VA = (double)V->dA[i];
+            double from_H = may_be_positive((double)v->H[i], VH) ? 4 * (dA * dA + 8 * VA) * VH : 0;
+            double dH = from_H + 4 * R * R * (from_w + own);
+            double site = rounding_site(&r, (double)v->dH[i], dH);
+            s->dH_own[i] = (et_real)(4 * R * R * own + site);
+            V->dH[i] = (et_real)(dH + site);
+        }
     }
 }
 
