@@ -248,12 +248,12 @@ static double beyond_weight(const et_profile *p, double w, double Vw)
     return 1 + relative * relative;
 }
 
-/* dy is rounded before the product, or w dy after it. */
+/* A kernel that weighs later rounds dy, in the place of w dy, and in the end errs by that. */
 static double upstream_site(const rounding *intermediate, const rounding *operand, double w,
                             double dy, double dO, double from_w)
 {
     double before = rounding_holds(operand, dy) ? 0 : w * (rounding_result(operand, dy) - dy);
-    return fmax(product_site(intermediate, dO, from_w), before * before);
+    return fmax(product_site(intermediate, dO, from_w), rounding_reaches(before));
 }
 
 static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,
