@@ -304,23 +304,28 @@ static double member_noise(const et_profile *p, const members *m, size_t i)
     return odds_noise(p, own - m->most - log(others), sqrt(V + V_others));
 }
 
+/* What a kernel's own arithmetic adds to member i, whose value is p, and its rounding as a gate. lost: see above. */
+static et_real member_in_all(const et_profile *p, const members *m, size_t i, double value,
+                             double lost)
+{
+    const rounding site = rounding_at(p, ET_GATES);
+    double below = logit_of(m, i) - m->most;
+    double relative = unit(p) * (below * below + 3 + (double)m->logits / 2) + lost * lost;
+    double v = member_noise(p, m, i) + value * value * relative + underflow(p, value);
+    return (et_real)(v + rounding_site(&site, value, v));
+}
+
 static void softmax_noise(const et_profile *p, size_t count, size_t step, const et_real *r,
                           const et_real *gates, const et_real *anchor, const et_real *Vr,
                           bool together, et_real *Vp, et_real *Vanchor)
 {
-    const rounding site = rounding_at(p, ET_GATES);
     const members m = members_of(count, step, r, Vr, anchor != NULL, together);
-    double a = unit(p), least = ldexp(1, 1 - p->bits[ET_ACCUMULATOR]), lost = 0;
+    double least = ldexp(1, 1 - p->bits[ET_ACCUMULATOR]), lost = 0;
     for (size_t i = 0; i < count; i++)
         if ((double)gates[i * step] < least) lost += (double)gates[i * step];
-    for (size_t i = 0; i < m.count; i++) {
-        double value = (double)(i < count ? gates[i * step] : *anchor);
-        double below = logit_of(&m, i) - m.most;
-        double v = member_noise(p, &m, i) +
-                   value * value * (a * (below * below + 3 + (double)count / 2) + lost * lost) +
-                   underflow(p, value);
-        *(i < count ? &Vp[i * step] : Vanchor) = (et_real)(v + rounding_site(&site, value, v));
-    }
+    for (size_t i = 0; i < count; i++)
+        Vp[i * step] = member_in_all(p, &m, i, (double)gates[i * step], lost);
+    if (anchor) *Vanchor = member_in_all(p, &m, count, (double)*anchor, lost);
 }
 
 void et_gate_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const et_real *r,

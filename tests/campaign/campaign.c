@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const cp_part *const parts[] = {&cp_honest, &cp_paper,  &cp_calibration,
+static const cp_part *const parts[] = {&cp_honest, &cp_paper,  &cp_random, &cp_calibration,
                                        &cp_limits, &cp_broken, &cp_floors};
 enum { PARTS = sizeof parts / sizeof *parts };
 

@@ -5,6 +5,7 @@
  *
  *     honest        none may be rejected
  *     paper         the same at the paper's sizes
+ *     random        the same on layers that nobody chose
  *     calibration   errors are as large as predicted: root mean square of error/sigma, tensor by tensor
  *     limits        c and b of ref/verdict/calibration.c against what all of these show
  *     broken        each fault is rejected and explained, unless it is smaller than the rounding
@@ -16,7 +17,7 @@
  *
  * Where what lives: campaign.c the command | journal.c | workers.c | subject.c a case with its
  * reference, and the verdicts of etref and of others | groups.c what c and b have to cover |
- * honest.c, calibration.c, broken.c, floors.c the units | report_*.c the tables | reproduce.c one
+ * honest.c, random.c, calibration.c, broken.c, floors.c the units | report_*.c the tables | reproduce.c one
  * verdict in full.
  */
 #ifndef CP_CAMPAIGN_H
@@ -71,7 +72,8 @@ typedef struct cp_part {
     bool (*report)(const struct cp_report *r);
 } cp_part;
 
-extern const cp_part cp_honest, cp_paper, cp_calibration, cp_limits, cp_broken, cp_floors;
+extern const cp_part cp_honest, cp_paper, cp_random, cp_calibration, cp_limits, cp_broken,
+    cp_floors;
 
 /* ---- cases ---- */
 
@@ -248,9 +250,10 @@ void cp_tally_add(cp_tally *to, const cp_tally *more);
 /* "CASE SEED PROFILE KERNEL [FAULT [AMOUNT]]": judges and prints. */
 bool cp_reproduce(const char *data, const char *what, et_error *error);
 
-/* A case of calibration.c or broken.c by its name; false if there is none. */
+/* A case of calibration.c, broken.c or random.c by its name; false if there is none. */
 bool cp_own_case(et_case *c, const char *name);
 bool cp_calibration_case(et_case *c, size_t index, et_error *error); /* false past the end */
 bool cp_larger_case(et_case *c, size_t index, et_error *error);
+bool cp_random_case(et_case *c, const char *name); /* "random-N" */
 
 #endif

@@ -11,7 +11,7 @@ bool cp_own_case(et_case *c, const char *name)
         if (strcmp(c->name, name) == 0) return true;
     for (size_t i = 0; cp_larger_case(c, i, &error); i++)
         if (strcmp(c->name, name) == 0) return true;
-    return false;
+    return cp_random_case(c, name);
 }
 
 /* A case of the suites, or one of the campaign's own. */
@@ -28,7 +28,8 @@ static bool find_case(et_case *c, const char *data, const char *name, et_error *
         if (at < count) return true;
     }
     return cp_own_case(c, name) ||
-           (et_fail(error, ET_EINVAL, "no case '%s'; core, paper, calibration, broken", name),
+           (et_fail(error, ET_EINVAL, "no case '%s'; core, paper, calibration, broken, random-N",
+                    name),
             false);
 }
 
