@@ -42,8 +42,8 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
 et_real et_gate_slope(et_gate gate, et_real r_i, et_real p_i, et_real p_j, bool same);
 
 /* The variance Vp [N,n] (and Vanchor [N], as anchor above) of gate values computed from logits with
- * errors of variance Vr, in the accumulator's precision, then rounded as gates. All [N,n]; Vr in, Vp out. together: a token's logits may share one error (of a
- * rounded x); else they are independent. */
+ * errors of variance Vr, in the accumulator's precision, then rounded as gates. All [N,n]; Vr in, Vp out.
+ * together: a token's logits may share one error (of a rounded x); else they are independent. */
 void et_gate_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const et_real *r,
                    const et_real *gates, const et_real *anchor, const et_real *Vr, bool together,
                    et_real *Vp, et_real *Vanchor);

@@ -39,9 +39,9 @@ enum { ET_PLACES = ET_OUTPUTS + 1 };
 
 typedef struct et_profile {
     char name[32];
-    int bits[ET_PLACES]; /* 2 to 53 */
-    int exponent_bits; /* 5 (f16) or 8 of formats up to 24 bits; only where bits <= 11 can it be 5 */
-    bool ftz;          /* results below the smallest normal number become 0 */
+    int bits[ET_PLACES];   /* 2 to 53 */
+    int exponent_bits;     /* 5 (f16) or 8 of formats up to 24 bits; only where bits <= 11 can it be 5 */
+    bool ftz;              /* results below the smallest normal number become 0 */
     bool truncate_operands, truncate_accumulator; /* instead of rounding to nearest */
 } et_profile;
 

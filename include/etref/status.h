@@ -12,10 +12,10 @@ extern "C" {
 #endif
 
 typedef enum et_status {
-    ET_OK = 0, /* done */
-    ET_EINVAL, /* a value that the function's contract, a case or a file's content rules out */
-    ET_ENOMEM, /* memory could not be had, or more than the caller's limit was asked for */
-    ET_EIO     /* the operating system refused to open, read, write or rename */
+    ET_OK = 0,    /* done */
+    ET_EINVAL,    /* a value that the function's contract, a case or a file's content rules out */
+    ET_ENOMEM,    /* memory could not be had, or more than the caller's limit was asked for */
+    ET_EIO        /* the operating system refused to open, read, write or rename */
 } et_status;
 
 /* The text is always terminated, has no newline and is empty after success. */

@@ -12,9 +12,8 @@
  * is the rounding of the products, absent where two operands' bits fit the accumulator. Then a product
  * may end above the partial sum's last bit, too, and is added without any error: of 16-bit products and a
  * sum of 24 bits most do. acc is what is left of it in a sample of the sums, followed bit by bit (short
- * sums: in each of them). A
- * truncating accumulator errs to one side: then the means add up, too, 0.72 u each: (0.72 u K)^2 (C^2/4
- * + Q/6) comes on top of four times the rest.
+ * sums: in each of them). A truncating accumulator errs to one side: then the means add up, too, 0.72 u
+ * each: (0.72 u K)^2 (C^2/4 + Q/6) comes on top of four times the rest.
  *
  * Squares by BLAS are taken in float: a variance needs no sixteen digits, and a product takes half the
  * time. Float's range is met by powers of two; an element that comes out as 0 is summed once more in

@@ -239,9 +239,9 @@ static double product_site(const rounding *r, double dO, double from_w)
     return fmax(own - from_w, 0);
 }
 
-/* What comes after the weight has errors in proportion to it: w^2 + V[w] in place of w^2 matters for a weight
- * that may be anything (saturated gates whose logits err by much). Below the smallest normal number errors
- * are proportional to nothing. */
+/* What comes after the weight has errors in proportion to it: w^2 + V[w] in place of w^2 matters for a
+ * weight that may be anything (saturated gates whose logits err by much). Below the smallest normal
+ * number errors are proportional to nothing. */
 static double beyond_weight(const et_profile *p, double w, double Vw)
 {
     double relative = sqrt(Vw) / fmax(w, et_place_smallest(p, ET_ACCUMULATOR));

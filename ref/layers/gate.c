@@ -170,11 +170,11 @@ static double logistic(double z)
     return (z < 0 ? e : 1) / (1 + e);
 }
 
-/* The variance of 1/(1 + e^-z), whose z errs by the deviation s: to first order (p(1-p) s)^2. But where s is more
- * than some hundredths, the smaller one of p and 1-p may grow by the factor e^error: then it is such that the k
- * deviations which an element is allowed lead as far as those k of z do. k is 6 at least; 20 and more where the
- * logits' tail is coarse (ref/verdict/calibration.c). Twice what that adds: what one member of a softmax gains
- * another loses, and y feels both. */
+/* The variance of 1/(1 + e^-z), whose z errs by the deviation s: to first order (p(1-p) s)^2. But where s
+ * is more than some hundredths, the smaller one of p and 1-p may grow by the factor e^error: then it is
+ * such that the k deviations which an element is allowed lead as far as those k of z do. k is 6 at least;
+ * 20 and more where the logits' tail is coarse (ref/verdict/calibration.c). Twice what that adds: what
+ * one member of a softmax gains another loses, and y feels both. */
 static double odds_noise(const et_profile *p, double z, double s)
 {
     bool coarse = p->bits[ET_ACCUMULATOR] <= p->bits[ET_LOGITS];
@@ -291,8 +291,9 @@ static members members_of(size_t logits, size_t step, const et_real *r, const et
     return m;
 }
 
-/* Member i is 1/(1 + e^-z), z = r_i - log(sum of the others' e^r): to first order V[z] = V_i + sum over the
- * others of (p_j / (1 - p_i))^2 V_j, where their errors are independent. The largest is set against the rest, which 1 - p_i would have lost. */
+/* Member i is 1/(1 + e^-z), z = r_i - log(sum of the others' e^r): to first order V[z] = V_i + sum over
+ * the others of (p_j / (1 - p_i))^2 V_j, where their errors are independent. The largest is set against
+ * the rest, which 1 - p_i would have lost. */
 static double member_noise(const et_profile *p, const members *m, size_t i)
 {
     double own = logit_of(m, i), V = V_of(m, i);
@@ -304,7 +305,8 @@ static double member_noise(const et_profile *p, const members *m, size_t i)
     return odds_noise(p, own - m->most - log(others), sqrt(V + V_others));
 }
 
-/* What a kernel's own arithmetic adds to member i, whose value is p, and its rounding as a gate. lost: see above. */
+/* What a kernel's own arithmetic adds to member i, whose value is p, and its rounding as a gate. lost:
+ * see above. */
 static et_real member_in_all(const et_profile *p, const members *m, size_t i, double value,
                              double lost)
 {

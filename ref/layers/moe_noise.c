@@ -272,8 +272,8 @@ static norm_sum norm_sum_of(const et_moe *moe, const et_assignment *a, const et_
     return sum;
 }
 
-/* What rounding dw, C and their difference brings into dp times `by`. dw and C may cancel, their roundings do
- * not: a kernel may divide each of them by T. */
+/* What rounding dw, C and their difference brings into dp times `by`. dw and C may cancel, their
+ * roundings do not: a kernel may divide each of them by T. */
 static double difference_noise(const norm_sum *sum, double dw, double size, double by,
                                const noise_room *s)
 {
@@ -282,8 +282,8 @@ static double difference_noise(const norm_sum *sum, double dw, double size, doub
            by * by * (rounding_site(&site, size, 1) + rounding_site(&site, sum->C, 1));
 }
 
-/* What the norm's own arithmetic brings into dr: C's error, one for all slots of the token, that of T, a common
- * factor, and the roundings of each dp. */
+/* What the norm's own arithmetic brings into dr: C's error, one for all slots of the token, that of T, a
+ * common factor, and the roundings of each dp. */
 static void norm_backward_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
                                 const et_moe_grads *g, const et_moe_values *V,
                                 const et_moe_grads *G, size_t t, const noise_room *s, et_real *Vdr)
@@ -579,8 +579,8 @@ static void dp_noise(const et_moe *moe, const et_assignment *a, const et_moe_val
     }
 }
 
-/* softmax_tokens: dr_ti = p_ti (dp_ti - D_i), and an error of D_i comes into dW_r from all tokens of the batch at
- * once, as sum_t p_ti x_t. VD [batches,n]. */
+/* softmax_tokens: dr_ti = p_ti (dp_ti - D_i), and an error of D_i comes into dW_r from all tokens of the
+ * batch at once, as sum_t p_ti x_t. VD [batches,n]. */
 static et_status shared_term_noise(const et_moe *moe, const et_real *x, const et_moe_values *v,
                                    const et_real *VD, et_moe_grads *G, et_error *error)
 {
@@ -599,9 +599,9 @@ static et_status shared_term_noise(const et_moe *moe, const et_real *x, const et
     return ET_OK;
 }
 
-/* dr as an operand of dW_r = dr' x. Its rounding is no matter of chance where many tokens have the same dr (a
- * loss's share), or where it is too small for the format: then the error is sum_t (round(dr_ti) - dr_ti) x_t, for
- * each row in which that is more than chance makes of it. */
+/* dr as an operand of dW_r = dr' x. Its rounding is no matter of chance where many tokens have the same
+ * dr (a loss's share), or where it is too small for the format: then the error is sum_t (round(dr_ti) -
+ * dr_ti) x_t, for each row in which that is more than chance makes of it. */
 static et_status coherent_rounding(const et_moe *moe, const et_real *x, const et_moe_grads *g,
                                    et_moe_grads *G, const rounding *operand, et_real *missing,
                                    et_error *error)

@@ -80,8 +80,8 @@ static double normalise(size_t d, const et_real *u, et_real *v)
     return length;
 }
 
-/* Power iteration, v <- x'x v: ten steps tell the largest eigenvalue to some percent, from below. It begins with the
- * longest row. */
+/* Power iteration, v <- x'x v: ten steps tell the largest eigenvalue to some percent, from below. It
+ * begins with the longest row. */
 et_status et_find_directions(double *directions, size_t N, size_t d, const et_real *x,
                              et_error *error)
 {

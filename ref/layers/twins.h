@@ -23,9 +23,9 @@ et_status et_find_twins(et_token_twins *twins, size_t N, size_t d, const et_real
                         const et_real *dy, et_error *error);
 void et_free_twins(et_token_twins *twins); /* accepts zeros */
 
-/* How many directions x [N,d] has: 1 if all rows are parallel, at most min(N, d). It is sum x^2 over the largest
- * eigenvalue of x'x. A weight's rounding errs by the same vector for all tokens, so that x_t dW errs for N tokens
- * in so many ways only. ET_ENOMEM. */
+/* How many directions x [N,d] has: 1 if all rows are parallel, at most min(N, d). It is sum x^2 over the
+ * largest eigenvalue of x'x. A weight's rounding errs by the same vector for all tokens, so that x_t dW
+ * errs for N tokens in so many ways only. ET_ENOMEM. */
 et_status et_find_directions(double *directions, size_t N, size_t d, const et_real *x,
                              et_error *error);
 

@@ -155,8 +155,8 @@ static double log_sum_exp(size_t n, const et_real *r, double *softmax, double *l
     return *largest + et_log(sum);
 }
 
-/* lse's, from its logits: to first order sum_i softmax_i^2 V[r_i]. But one that is far below the others and errs
- * by much may come up beside them: six deviations lead as far as six of r_i. */
+/* lse's, from its logits: to first order sum_i softmax_i^2 V[r_i]. But one that is far below the others
+ * and errs by much may come up beside them: six deviations lead as far as six of r_i. */
 static double lse_noise(const step_noise *q, size_t n, const et_real *Vr, const double *softmax)
 {
     double V = 0, sum = 0;
@@ -193,8 +193,8 @@ static double z_token_noise(const step_noise *q, size_t t, double scale, double 
     return 4 * lse * lse * (through + evaluation) + q->a * lse * lse * lse * lse;
 }
 
-/* The error of lse is in all of a token's dr, and comes into dx as one: V[dx_c] += (scale sum_i softmax_i W_r,ic)^2
- * V[lse]. */
+/* The error of lse is in all of a token's dr, and comes into dx as one: V[dx_c] += (scale sum_i softmax_i
+ * W_r,ic)^2 V[lse]. */
 static et_status z_in_dx(const step_noise *q, et_error *error)
 {
     const et_step *s = q->s;

@@ -5,7 +5,8 @@
  *     g is finite   and   e^2 <= t^2 V,        V = 0: only if e = 0 (-0 equals +0)
  *
  * The condition is written positively: what is not a number never passes. Variances are squares, and
- * those of numbers below 1e-135 are not to be had in binary64 with what comes before them: such an error counts as none.
+ * below 1e-135, with what comes before them, they are not to be had in binary64: an error of that size
+ * counts as none.
  *
  * One pass over the tensor gathers everything that parts 3 to 5 ask for: it runs at the speed of
  * memory, in rows shared among threads; partial sums belong to fixed chunks of rows and are added in
