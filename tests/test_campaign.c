@@ -12,6 +12,7 @@
 #include "tests/campaign/report.h"
 #include "tests/candidates/rounding.h"
 #include "tests/check_main.h"
+#include "tests/strange_layers.h"
 
 #include <math.h>
 
@@ -267,10 +268,24 @@ static const struct {
 };
 enum { ONCE_REJECTED = sizeof once_rejected / sizeof *once_rejected };
 
-START_TEST(rare_errors_are_honest)
+static void expect_honest(const et_case *c, const char *profile, const char *kernel, size_t seed)
 {
     cp_subject s;
     cd_candidate k;
+    et_error error;
+    open_subject(&s, c);
+    use_profile(&s, et_profile_find(profile));
+    ck_assert_int_eq(
+        cd_run(&k, &s.golden, s.profile, cd_kernel_find(kernel), NULL, 0, seed, &error), ET_OK);
+    et_verdict v = judge(&s, k.tensors, k.count);
+    ck_assert_msg(v.outcome != ET_MISMATCH, "%s %s: %s", c->name, profile, v.line);
+    et_verdict_free(&v);
+    cd_free(&k);
+    cp_subject_close(&s);
+}
+
+START_TEST(rare_errors_are_honest)
+{
     et_case c;
     et_error error;
     size_t seed = once_rejected[_i].seed;
@@ -279,16 +294,30 @@ START_TEST(rare_errors_are_honest)
     else
         ck_assert(cp_calibration_case(&c, once_rejected[_i].calibration, &error));
     c = cp_reseeded(&c, seed);
-    open_subject(&s, &c);
-    use_profile(&s, et_profile_find(once_rejected[_i].profile));
-    ck_assert_int_eq(cd_run(&k, &s.golden, s.profile, cd_kernel_find(once_rejected[_i].kernel),
-                            NULL, 0, seed, &error),
-                     ET_OK);
-    et_verdict v = judge(&s, k.tensors, k.count);
-    ck_assert_msg(v.outcome != ET_MISMATCH, "%s", v.line);
-    et_verdict_free(&v);
-    cd_free(&k);
-    cp_subject_close(&s);
+    expect_honest(&c, once_rejected[_i].profile, once_rejected[_i].kernel, seed);
+}
+END_TEST
+
+START_TEST(strange_layers_are_honest)
+{
+    et_case c;
+    et_error error;
+    ck_assert_msg(cp_case(&c, strange_layers[_i].json, &error) == ET_OK, "%s", error.text);
+    expect_honest(&c, strange_layers[_i].profile, strange_layers[_i].kernel, 1);
+}
+END_TEST
+
+/* Layers of the campaign's part `random`, a few of many. */
+START_TEST(layers_that_nobody_chose)
+{
+    static const char *const kernels[] = {"blocked", "all-in-one"};
+    et_case c;
+    char name[32];
+    for (int number = 5000; number < 5006; number++) {
+        snprintf(name, sizeof name, "random-%d", number);
+        for (size_t p = 0; cp_random_case(&c, name) && p < CP_PROFILES; p++)
+            expect_honest(&c, et_profile_at(p)->name, kernels[p % 2], 0);
+    }
 }
 END_TEST
 
@@ -370,6 +399,8 @@ int main(void)
     tcase_add_loop_test(broken, every_fault_is_rejected_and_explained, 0, 2);
     tcase_add_loop_test(calibration, errors_are_as_large_as_predicted, 0, 4);
     tcase_add_loop_test(calibration, rare_errors_are_honest, 0, ONCE_REJECTED);
+    tcase_add_loop_test(calibration, strange_layers_are_honest, 0, STRANGE_LAYERS);
+    tcase_add_test(calibration, layers_that_nobody_chose);
     tcase_add_test(calibration, sabotage_is_seen);
     return run_suite(suite);
 }

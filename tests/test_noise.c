@@ -288,6 +288,59 @@ START_TEST(twins_are_found)
 }
 END_TEST
 
+/* Parallel rows have one direction, those of an identity all; chance is between. */
+START_TEST(directions_are_counted)
+{
+    enum { N = 200, D = 20 };
+    static et_real parallel[N * D], square[D * D], chance[N * D];
+    et_stream stream = et_stream_open(3, "directions");
+    double directions;
+    et_error error;
+    for (size_t i = 0; i < N * D; i++) {
+        parallel[i] = (et_real)((double)(i / D + 1) * (0.5 + (double)(i % D)));
+        chance[i] = (et_real)et_normal(stream, i);
+    }
+    for (size_t i = 0; i < D; i++) square[i * D + i] = 3;
+    ck_assert_int_eq(et_find_directions(&directions, N, D, parallel, &error), ET_OK);
+    ck_assert_double_eq_tol(directions, 1, 1e-9);
+    ck_assert_int_eq(et_find_directions(&directions, D, D, square, &error), ET_OK);
+    ck_assert_double_eq_tol(directions, D, 1e-9);
+    ck_assert_int_eq(et_find_directions(&directions, N, D, chance, &error), ET_OK);
+    ck_assert_msg(directions > 8 && directions < D, "%g", directions);
+    ck_assert_int_eq(et_find_directions(&directions, 0, D, chance, &error), ET_OK);
+    ck_assert_double_eq(directions, 1);
+}
+END_TEST
+
+/* ---- gates ---- */
+
+static double softmax_of_three(const double *r)
+{
+    return 1 / (1 + exp(r[1] - r[0]) + exp(r[2] - r[0]));
+}
+
+/* Six deviations of a logit move a gate by no more than six of its own, and by no less where it is straight. */
+START_TEST(gates_err_as_far_as_their_logits)
+{
+    static const double at[] = {-300, -40, -8, -1, 0, 2, 15, 200}, by[] = {1e-5, 0.05, 1, 10, 60};
+    const et_profile *p = profile("f32");
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+        for (size_t j = 0; j < sizeof by / sizeof *by; j++) {
+            et_real r[] = {(et_real)at[i], 0, -1}, V[] = {(et_real)(by[j] * by[j]), 0, 0};
+            et_real gates[3], Vp[3];
+            const double up[] = {at[i] + 6 * by[j], 0, -1}, down[] = {at[i] - 6 * by[j], 0, -1};
+            et_gate_forward(ET_GATE_SOFTMAX, 1, 3, r, gates, NULL);
+            et_gate_noise(ET_GATE_SOFTMAX, p, 1, 3, r, gates, NULL, V, false, Vp, NULL);
+            double own = (double)gates[0], bar = 6.0001 * sqrt((double)Vp[0]) + 1e-7 * own;
+            ck_assert_msg(fabs(softmax_of_three(up) - own) <= bar, "%g up %g", at[i], by[j]);
+            ck_assert_msg(fabs(softmax_of_three(down) - own) <= bar, "%g down %g", at[i], by[j]);
+            if (by[j] > 1e-4 || own < 1e-30) continue;
+            double straight = own * (1 - own) * by[j];
+            ck_assert_double_le((double)Vp[0], 1.01 * straight * straight + 1e-13 * own * own);
+        }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("noise");
@@ -301,5 +354,8 @@ int main(void)
     TCase *steps = add_case(suite, "steps");
     tcase_add_test(steps, variances_are_numbers_and_integers_exact);
     tcase_add_test(steps, twins_are_found);
+    tcase_add_test(steps, directions_are_counted);
+    TCase *gates = add_case(suite, "gates");
+    tcase_add_test(gates, gates_err_as_far_as_their_logits);
     return run_suite(suite);
 }
