@@ -236,6 +236,12 @@ static const struct {
      "'ema_bias_correction':true,'precision':'f64','input':{'source':'normal',"
      "'seed':6663,'mean':0.5,'router_mean':4}}",
      "f16", "reversed"},
+    /* a saturated sigmoid, whose slope is still a number and errs with its logit */
+    {"{'name':'strange-339','rule':'tc','tokens':258,'d_model':3,'d_expert':8,"
+     "'experts':31,'gate':'sigmoid','norm':'fanout','shared':true,'mode':'train',"
+     "'top_k':6,'balance':'aux_error','balance_coef':0.3,'precision':'f32',"
+     "'input':{'source':'huge','seed':339}}",
+     "bf16", "atomic"},
 };
 enum { STRANGE_LAYERS = sizeof strange_layers / sizeof *strange_layers };
 

@@ -356,7 +356,8 @@ void et_gate_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const 
 /* Backward. dr = J(p) dp errs through dp (the caller's business, since a token's dp may share errors),
  * through p, and by its own arithmetic, about two roundings:
  *
- *   sigmoid   dr = dp p(1-p)                  (dp (1-2p))^2 V[p] + dp^2 3 V[p]^2
+ *   sigmoid   dr = dp p(1-p)                  (dp (1-2p))^2 V[p] + dp^2 3 V[p]^2; where p is as
+ *             good as 1, its slope e^-r errs with r all the same, unless a kernel has 0 for 1-p
  *   relu      dr = dp [r > 0]                 dp^2 where r may change its sign
  *   softmax   dr_i = p_i (dp_i - D), D = sum_j p_j dp_j
  *             (dp_i - D)^2 V[p_i] + (p_i^2 + V[p_i]) (sum_j dp_j^2 V[p_j] + acc(D) + a (dp_i^2 + D^2))
@@ -412,7 +413,8 @@ void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t 
     switch (gate) {
     case ET_GATE_SIGMOID:
         for (size_t i = 0; i < N * n; i++) {
-            double up = (double)dp[i], bend = up * (1 - 2 * (double)gates[i]), V = (double)Vp[i];
+            double up = (double)dp[i], bend = up * (1 - 2 * (double)gates[i]);
+            double V = fmax((double)Vp[i], odds_noise(p, (double)r[i], sqrt((double)Vr[i])));
             double v = bend * bend * V + 3 * up * up * V * V;
             Vdr[i] += (et_real)arithmetic(&site, (double)dr[i], v);
         }
