@@ -28,6 +28,11 @@ rounding rounding_at(const et_profile *p, et_place place)
                       .truncates = truncated};
 }
 
+rounding rounding_coarser(const et_profile *p, et_place a, et_place b)
+{
+    return rounding_at(p, p->bits[a] < p->bits[b] ? a : b);
+}
+
 double et_place_smallest(const et_profile *p, et_place place)
 {
     return ldexp(1, least_exponent(p, place));

@@ -22,6 +22,8 @@ typedef struct rounding {
 } rounding;
 
 rounding rounding_at(const et_profile *p, et_place place);
+/* The coarser of two places where the same values are rounded one after the other. */
+rounding rounding_coarser(const et_profile *p, et_place a, et_place b);
 
 /* 2^(e-p+1) of a value; exponents below binary64's are of no interest to anybody here. */
 static inline double rounding_ulp(const rounding *r, double value)
@@ -51,6 +53,12 @@ static inline double rounding_result(const rounding *r, double value)
     if (r->ftz && fabs(value) < r->smallest) return 0;
     double ulp = rounding_ulp(r, value), steps = value / ulp;
     return ulp * (r->truncates ? trunc(steps) : nearbyint(steps));
+}
+
+/* By how much the value changes. */
+static inline double rounding_moves(const rounding *r, double value)
+{
+    return rounding_result(r, value) - value;
 }
 
 /* Does flushing make 0 of the value, or of what its error, of variance `incoming`, may make of it? */

@@ -13,6 +13,7 @@
  *     dx   = sum of experts' shares + sum_k q_k dw_k, with q_k = M_k' W_r the way from dw_k through the
  *          router: q_k^2 V[dw_k], and 2 q_k cov(share of dx, dw_k), since both come from the same H
  *     dW_r = dr' x: twins' dw are summed before they are squared
+ *     p, dr, and what comes of dr: rounding that is no matter of chance, alike.c
  *
  * Approximations, all of the size of the gates' errors: errors of different gate values of one token
  * count as independent in y; w's error reaches the elements of dx one by one. They matter where gates
@@ -23,6 +24,7 @@
 #include "ref/base/parallel.h"
 #include "ref/base/product_noise.h"
 #include "ref/base/rounding.h"
+#include "ref/layers/alike.h"
 #include "ref/layers/twins.h"
 
 #include <math.h>
@@ -140,7 +142,7 @@ static et_status score_noise(const et_moe *moe, const et_real *x, const et_moe_v
         et_gate_noise(moe->gate, s->p, moe->gate_tokens, n, v->logits + t * n, v->gates + t * n,
                       v->anchor ? v->anchor + t : NULL, V->logits + t * n, s->x != NULL,
                       V->gates + t * n, v->anchor ? V->anchor + t : NULL);
-    return ET_OK;
+    return et_alike_gates(s->p, N, n, v->gates, V->gates, error);
 }
 
 et_status et_moe_score_noise(const et_moe *moe, const et_profile *p, const et_real *x,
@@ -197,8 +199,8 @@ static double weight_noise(const et_moe *moe, const et_assignment *a, const et_m
     return a->fanout[t] > 1 && 16 * largest > T ? fmax(sum, 1.0 / 36) : sum;
 }
 
-static void weigh_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
-                        et_moe_values *V, const noise_room *s)
+static et_status weigh_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                             et_moe_values *V, const noise_room *s, et_error *error)
 {
     const rounding gate = rounding_at(s->p, ET_GATES), sum = rounding_at(s->p, ET_ACCUMULATOR);
     for (size_t slot = 0; slot < a->slots; slot++) {
@@ -215,6 +217,10 @@ static void weigh_noise(const et_moe *moe, const et_assignment *a, const et_moe_
         double in = moe->anchor_weighs_shared ? (double)V->anchor[t] / (divide_by * divide_by) : 0;
         V->shared_weight[t] = (et_real)(in + rounding_site(&gate, (double)v->shared_weight[t], in));
     }
+    et_status status = et_alike_gates(s->p, a->slots, 1, v->slot_weight, V->slot_weight, error);
+    if (status == ET_OK && moe->hs > 0)
+        status = et_alike_gates(s->p, moe->N, 1, v->shared_weight, V->shared_weight, error);
+    return status;
 }
 
 /* ---- from dw to dr ---- */
@@ -599,36 +605,6 @@ static et_status shared_term_noise(const et_moe *moe, const et_real *x, const et
     return ET_OK;
 }
 
-/* dr as an operand of dW_r = dr' x. Its rounding is no matter of chance where many tokens have the same
- * dr (a loss's share), or where it is too small for the format: then the error is sum_t (round(dr_ti) -
- * dr_ti) x_t, for each row in which that is more than chance makes of it. */
-static et_status coherent_rounding(const et_moe *moe, const et_real *x, const et_moe_grads *g,
-                                   et_moe_grads *G, const rounding *operand, et_real *missing,
-                                   et_error *error)
-{
-    size_t N = moe->N, n = moe->n, d = moe->d;
-    void *room;
-    et_status status = et_allocate(&room, n * d, sizeof(et_real), "dW_r", error);
-    if (status != ET_OK) return status;
-    et_real *e = room;
-    for (size_t i = 0; i < N * n; i++) {
-        double dr = (double)g->logits[i];
-        missing[i] = (et_real)(rounding_result(operand, dr) - dr);
-    }
-    et_matmul(moe->engine, n, d, N, et_transposed(missing, n), et_rows(x, d), false, e, d);
-    for (size_t i = 0; i < n; i++) {
-        double squares = 0, chance = 0;
-        for (size_t c = i * d; c < (i + 1) * d; c++) {
-            squares += (double)e[c] * (double)e[c];
-            chance += (double)G->router[c];
-        }
-        for (size_t c = i * d; squares > 1.3 * chance && c < (i + 1) * d; c++)
-            G->router[c] += e[c] * e[c];
-    }
-    free(room);
-    return ET_OK;
-}
-
 static et_status score_backward_noise(const et_moe *moe, const et_real *x, const et_assignment *a,
                                       const et_moe_values *v, const et_moe_grads *g,
                                       const et_moe_values *V, et_moe_grads *G, noise_room *s,
@@ -642,8 +618,7 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
     et_real *rest = room, *sums = rest + N * n, *danchor = NULL, *VD = sums + N * n + N;
     if (moe->anchor_weighs_shared) {
         danchor = sums + N * n;
-        for (size_t t = 0; t < N; t++)
-            danchor[t] = (et_real)((double)g->shared_weight[t] / fanout_divisor(moe, a, t));
+        et_anchor_gradient(moe, a, g, danchor);
     }
     memcpy(rest, G->logits, N * n * sizeof *rest); /* the losses' share */
     bool mixes = moe->gate == ET_GATE_SOFTMAX_TOKENS;
@@ -684,7 +659,12 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
                                   ET_NOWHERE, true, G->x, error);
     }
     if (status == ET_OK && mixes) status = shared_term_noise(moe, x, v, VD, G, error);
-    if (status == ET_OK && shorter) status = coherent_rounding(moe, x, g, G, &operand, sums, error);
+    et_real *shift = sums;
+    if (status == ET_OK) status = et_alike_dr(moe, s->p, &site, a, v, g, shift, error);
+    if (status == ET_OK) et_alike_columns(N, n, shift, G->logits);
+    if (status == ET_OK && shorter)
+        status = et_alike_dr(moe, s->p, &operand, a, v, g, shift, error);
+    if (status == ET_OK) status = et_alike_products(moe, x, shift, G->router, G->x, error);
     free(room);
     return status;
 }
@@ -713,7 +693,8 @@ et_status et_moe_noise(const et_moe *moe, const et_profile *p, const et_real *x,
     noise_room s = {.p = p};
     et_status status = take_room(&s, moe, x, dy, a, error);
     if (status != ET_OK) goto out;
-    weigh_noise(moe, a, v, V, &s);
+    status = weigh_noise(moe, a, v, V, &s, error);
+    if (status != ET_OK) goto out;
     memset(G->x, 0, moe->N * moe->d * sizeof *G->x);
     status = experts_noise(moe, x, dy, a, v, g, V, G, &s, error);
     if (status != ET_OK) goto out;

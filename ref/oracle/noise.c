@@ -22,6 +22,7 @@
 #include "ref/base/memory.h"
 #include "ref/base/product_noise.h"
 #include "ref/base/rounding.h"
+#include "ref/layers/alike.h"
 #include "ref/layers/twins.h"
 #include "ref/oracle/decide.h"
 #include "ref/oracle/noise.h"
@@ -125,22 +126,23 @@ static void aux_noise(const step_noise *q, size_t first, size_t N, const et_real
     double total = 0, squares = 0, missing = 0;
     for (size_t i = 0; i < n; i++) {
         double weight = (double)F[i] - (q->s->c.balance == ET_BALANCE_AUX_ERROR ? 1 : 0);
-        double P = 0, p_squares = 0, in = 0, tokens = (double)N;
+        double P = 0, p_squares = 0, in = 0, tokens = (double)N, plain = 0;
         for (size_t t = first; t < first + N; t++) {
             double p = (double)q->s->fwd.gates[t * n + i];
             P += p;
+            plain = rounding_result(&q->sum, plain + rounding_result(&gate, p));
             p_squares += p * p;
-            missing += weight * (rounding_result(&gate, p) - p) / tokens;
             in += q->crowd * (double)q->V->fwd.gates[t * n + i] * q->twins.inputs[t];
         }
         in = (in + summed(q, N, P, p_squares)) / (tokens * tokens);
+        missing += weight * (plain - P) / tokens;
         P /= tokens;
         double F_noise = rounded(q, (double)F[i], 0, 2) + rounding_site(&q->sum, weight, 1);
         *V += weight * weight * in + P * P * F_noise + 2 * q->a * weight * weight * P * P;
         total += weight * P;
         squares += weight * weight * P * P;
     }
-    /* gates that are nearly equal round to the same side */
+    /* gates that are nearly equal round to the same side, and so does a sum that grows by them */
     *V += summed(q, n, total, squares) + missing * missing;
 }
 
@@ -217,19 +219,39 @@ static et_status z_in_dx(const step_noise *q, et_error *error)
     return ET_OK;
 }
 
+/* lse^2 as the plainest kernel has it, of exact logits; its rounding is the same for all tokens where a small
+ * router makes all logits nearly equal. */
+static double plain_z(const step_noise *q, size_t n, const et_real *r)
+{
+    const rounding *sum = &q->sum;
+    double largest = (double)r[0], total = 0;
+    for (size_t i = 1; i < n; i++) largest = fmax(largest, (double)r[i]);
+    for (size_t i = 0; i < n; i++) {
+        double e = rounding_result(sum, et_exp((double)r[i] - largest));
+        total = rounding_result(sum, total + e);
+    }
+    double lse = rounding_result(sum, largest + rounding_result(sum, et_log(total)));
+    return rounding_result(sum, lse * lse);
+}
+
 static et_status z_noise(const step_noise *q, et_error *error)
 {
     const et_case *c = &q->s->c;
     double scale = 2 * c->z_loss_coef / (double)c->tokens, tokens = (double)c->tokens, V = 0;
+    double plain = 0;
     void *softmax;
     et_status status = et_allocate(&softmax, 3 * c->experts, sizeof(double), "softmax", error);
     if (status != ET_OK) return status;
-    for (size_t t = 0; t < c->tokens; t++)
+    for (size_t t = 0; t < c->tokens; t++) {
         V += q->crowd * z_token_noise(q, t, scale, softmax) * q->twins.inputs[t];
+        plain = rounding_result(&q->sum,
+                                plain + plain_z(q, c->experts, q->s->fwd.logits + t * c->experts));
+    }
     free(softmax);
     /* the terms lse^2 are positive: their squares sum to less than the square of their sum */
     double sum = (double)*q->s->loss_z * tokens;
-    V = (V + summed(q, c->tokens, sum, sum * sum / tokens)) / (tokens * tokens);
+    double missing = plain - sum;
+    V = (V + summed(q, c->tokens, sum, sum * sum / tokens) + missing * missing) / (tokens * tokens);
     *q->V->loss_z = (et_real)rounded(q, (double)*q->s->loss_z, V, 2);
     return ET_OK;
 }
@@ -458,7 +480,7 @@ static factor rounding_factor(const rounding *r, size_t count, size_t stride, co
     factor f = {0};
     for (size_t i = 0; i < count; i++) {
         double value = (double)values[i * stride];
-        f.eu += (rounding_result(r, value) - value) * value;
+        f.eu += rounding_moves(r, value) * value;
         f.uu += value * value;
     }
     return f;
@@ -537,27 +559,48 @@ static void find_score_changes(const et_step *s, et_systematic *by)
     if (squares > 0) by->scores.whole = change / squares;
 }
 
-/* The coarser of two places where the same values are rounded one after the other. */
-static rounding coarser(const et_profile *p, et_place a, et_place b)
+/* Of values [N,n], expert by expert, that change by e [N,n]. */
+static et_shift column_shift(size_t N, size_t n, const et_real *e, const et_real *values)
 {
-    return rounding_at(p, p->bits[a] < p->bits[b] ? a : b);
-}
-
-static et_shift router_shift(const et_step *s, const et_profile *p)
-{
-    const rounding r = coarser(p, ET_OPERANDS, ET_LOGITS);
-    size_t n = s->c.experts;
     et_shift shift = {0};
     factor all = {0};
-    if (r.bits > 24) return shift;
     for (size_t i = 0; i < n; i++) {
-        factor f = rounding_factor(&r, s->c.tokens, n, s->bwd.logits + i);
+        factor f = {0};
+        for (size_t k = i; k < N * n; k += n) {
+            f.eu += (double)e[k] * (double)values[k];
+            f.uu += (double)values[k] * (double)values[k];
+        }
         shift.most = fmax(shift.most, factor_of(f));
         all.eu += f.eu;
         all.uu += f.uu;
     }
     shift.whole = factor_of(all);
     return shift;
+}
+
+/* by->gate, logits and router. */
+static et_status find_shifts_of_scores(const et_step *s, const et_profile *p, et_systematic *by,
+                                       et_error *error)
+{
+    const rounding gate = rounding_at(p, ET_GATES), logit = rounding_at(p, ET_LOGITS),
+                   last = rounding_coarser(p, ET_OPERANDS, ET_LOGITS);
+    size_t N = s->c.tokens, n = s->c.experts;
+    et_moe moe = et_step_layer(s);
+    void *room;
+    et_status status = et_allocate(&room, N * n, sizeof(et_real), "dr", error);
+    if (status != ET_OK) return status;
+    et_real *e = room;
+    for (size_t k = 0; k < N * n; k++)
+        e[k] = (et_real)rounding_moves(&gate, (double)s->fwd.gates[k]);
+    by->gate = column_shift(N, n, e, s->fwd.gates);
+    status = et_alike_dr(&moe, p, &logit, &s->assignment, &s->fwd, &s->bwd, e, error);
+    if (status == ET_OK) by->logits = by->router = column_shift(N, n, e, s->bwd.logits);
+    if (status == ET_OK && last.bits < logit.bits) {
+        status = et_alike_dr(&moe, p, &last, &s->assignment, &s->fwd, &s->bwd, e, error);
+        if (status == ET_OK) by->router = column_shift(N, n, e, s->bwd.logits);
+    }
+    free(room);
+    return status;
 }
 
 /* Of slots [S,width] and of the shared expert's rows [N,width], or NULL: a whole tensor is of the routed
@@ -582,15 +625,14 @@ static et_shift slot_shift(const et_step *s, rounding r, size_t width, const et_
     return (et_shift){fmax(shift.whole, own), fmax(shift.most, own)};
 }
 
-et_systematic et_noise_systematic(const et_step *s, const et_profile *p)
+static et_systematic find_systematic(const et_step *s, const et_profile *p)
 {
     et_systematic by = {0};
     if (s->c.layer == ET_MOE) {
-        by.upstream = slot_shift(s, coarser(p, ET_INTERMEDIATES, ET_OPERANDS), s->c.d_model,
-                                 s->bwd.slot_out, s->bwd.shared_out);
+        by.upstream = slot_shift(s, rounding_coarser(p, ET_INTERMEDIATES, ET_OPERANDS),
+                                 s->c.d_model, s->bwd.slot_out, s->bwd.shared_out);
         by.weight =
             slot_shift(s, rounding_at(p, ET_GATES), 1, s->fwd.slot_weight, s->fwd.shared_weight);
-        by.router = router_shift(s, p);
         by.router_share = router_share(s);
     }
     const rounding r = rounding_at(p, ET_OPERANDS);
@@ -606,6 +648,13 @@ et_systematic et_noise_systematic(const et_step *s, const et_profile *p)
     by.x = loses(&r, c->tokens * c->d_model, in->x);
     if (c->layer == ET_MOE && (by.x || by.parameters)) find_score_changes(s, &by);
     return by;
+}
+
+et_status et_noise_systematic(et_systematic *by, const et_step *s, const et_profile *p,
+                              et_error *error)
+{
+    *by = find_systematic(s, p);
+    return s->c.layer == ET_MOE ? find_shifts_of_scores(s, p, by, error) : ET_OK;
 }
 
 static double shrinks(const et_systematic *by, const char *tensor)
@@ -634,6 +683,8 @@ double et_noise_slope(const et_systematic *by, const char *tensor, bool whole)
         slope += size_of(&by->weight, whole) + score * size_of(&by->scores, whole);
     if (strcmp(tensor, "fwd.gates") == 0 || strcmp(tensor, "fwd.shared_weight") == 0)
         slope += score * by->gates;
+    if (strcmp(tensor, "fwd.gates") == 0) slope += size_of(&by->gate, whole);
+    if (strcmp(tensor, "bwd.logits") == 0) slope += size_of(&by->logits, whole);
     if (strcmp(tensor, "bwd.w_router") == 0) slope += size_of(&by->router, whole);
     if (strcmp(tensor, "bwd.x") == 0)
         slope += size_of(&by->router, whole) * (whole ? by->router_share : 1);
@@ -641,13 +692,14 @@ double et_noise_slope(const et_systematic *by, const char *tensor, bool whole)
 }
 
 /* V += (shrinking * value)^2 wherever there is an error at all. */
-static void shrink(const step_noise *q)
+static et_status shrink(const step_noise *q, et_error *error)
 {
     et_tensor_out values[ET_MAX_STEP_TENSORS], variances[ET_MAX_STEP_TENSORS];
     size_t have = et_step_tensors(q->s, false, values);
     size_t count = et_step_tensors(q->V, false, variances);
-    et_systematic systematic = et_noise_systematic(q->s, q->p);
-    for (size_t i = 0; i < count; i++) {
+    et_systematic systematic;
+    et_status status = et_noise_systematic(&systematic, q->s, q->p, error);
+    for (size_t i = 0; status == ET_OK && i < count; i++) {
         double by = shrinks(&systematic, variances[i].name);
         if (strcmp(variances[i].name, "fwd.logits") == 0) continue; /* moe_noise.c */
         size_t k = 0, elements = 1;
@@ -659,6 +711,7 @@ static void shrink(const step_noise *q)
         for (size_t j = 0; j < elements; j++)
             if (V[j] > 0 && isfinite((double)v[j])) V[j] += (et_real)(by * by) * v[j] * v[j];
     }
+    return status;
 }
 
 /* ---- all of it ---- */
@@ -710,7 +763,7 @@ et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p
         status = et_find_twins(&q.twins, s->c.tokens, s->c.d_model, s->in.x, s->in.dy, error);
     if (status == ET_OK)
         status = s->c.layer == ET_MOE ? moe_noise(&q, error) : dense_noise(&q, error);
-    if (status == ET_OK && p->truncate_operands) shrink(&q);
+    if (status == ET_OK && p->truncate_operands) status = shrink(&q, error);
     et_free_twins(&q.twins);
     if (status != ET_OK) et_step_free(variance);
     return status;

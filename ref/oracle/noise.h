@@ -23,17 +23,18 @@ typedef struct et_shift {
 } et_shift;
 
 /* What one truncation takes (0: the profile rounds to nearest), whether x and the parameters are not representable
- * and rounded at all; what rounding does to dO, to the weights w, and to dr; how large dr W_r is beside all of
- * dx; and, under truncation, the relative change of the weights w, and the largest of any gate, for one of the
+ * and rounded at all; what rounding does to dO, to the weights w, to the gates, to dr as it is stored and as an
+ * operand; how large dr W_r is beside all of dx; and, under truncation, the relative change of the weights w, and the largest of any gate, for one of the
  * logits. */
 typedef struct et_systematic {
     double each, router_share, gates;
-    et_shift upstream, weight, router, scores;
+    et_shift upstream, weight, gate, logits, router, scores;
     bool x, parameters;
 } et_systematic;
 
-/* s has been run. */
-et_systematic et_noise_systematic(const et_step *s, const et_profile *p);
+/* s has been run. ET_ENOMEM. */
+et_status et_noise_systematic(et_systematic *by, const et_step *s, const et_profile *p,
+                              et_error *error);
 
 /* The part by which an honest kernel's tensor may differ from the reference's: as a `whole`, or in one of
  * its groups. */

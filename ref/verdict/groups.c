@@ -33,6 +33,7 @@
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/rounding.h"
+#include "ref/layers/alike.h"
 #include "ref/verdict/calibration.h"
 #include "ref/verdict/judge.h"
 
@@ -61,11 +62,13 @@ typedef struct jury {
     double common;                    /* of the whole tensor's slope: what gates bring in */
     /* [n] of dW_r alone, else NULL: of each row, see share_router */
     double *router, *router_alike, *router_shift;
-    double router_together;      /* of dW_r whose rows err together, see there; else 0 */
-    double directions;           /* tokens that err independently, at most */
-    bool gates_together;         /* an expert's gates of all tokens share one sum: softmax_tokens */
-    bool alike_rows;             /* of dx: tokens have nearly the same dr, and round it alike */
-    double *seen;                /* [N] scratch, all 0 */
+    double router_together; /* of dW_r whose rows err together, see there; else 0 */
+    double directions;      /* tokens that err independently, at most */
+    bool gates_together;    /* an expert's gates of all tokens share one sum: softmax_tokens */
+    bool alike_rows;        /* of dx: tokens have nearly the same dr, and round it alike */
+    double
+        *columns_shift; /* [d] of dx: what that makes of its columns, which may cancel; or NULL */
+    double *seen;       /* [N] scratch, all 0 */
     double b, b_whole, b_router; /* allowed slopes: of groups, of the tensor, of dx's part */
     double worst;                /* how near the nearest group came to its limits: 1 is on them */
 } jury;
@@ -368,8 +371,11 @@ static void judge_columns(jury *q)
 {
     size_t columns = q->f->columns;
     double sources = column_sources(q);
-    for (size_t c = 0; columns > 1 && c < columns; c++)
-        judge(q, "column", "reference", c, of_sources(q->columns[c], sources, q->common));
+    for (size_t c = 0; columns > 1 && c < columns; c++) {
+        group_sums g = of_sources(q->columns[c], sources, q->common);
+        if (q->columns_shift) g.shift = q->columns_shift[c];
+        judge(q, "column", "reference", c, g);
+    }
 }
 
 static void judge_blocks(jury *q)
@@ -409,6 +415,11 @@ static bool is_pairs(const et_sheet *f)
 {
     return f->kind == ET_ROWS_TOKENS && f->got->rank == 2 &&
            strcmp(et_tensor_doc_find(f->got->name)->shape, "[N,n]") == 0;
+}
+
+static bool is_gate(const char *name)
+{
+    return strcmp(name, "fwd.gates") == 0 || strcmp(name, "route.slot_weight") == 0;
 }
 
 /* The experts' own forward pass knows no gates; everything else does. */
@@ -645,6 +656,43 @@ static void share_dr(jury *q, double *room)
         q->token_gates[t] = fmax(q->token_gates[t], room[t]);
 }
 
+/* What rounding that is no matter of chance makes of dr (ref/layers/alike.c), as an operand: moved [N,n]. */
+static et_status find_moved(const jury *q, et_real *moved, et_error *error)
+{
+    const et_step *s = q->j->reference;
+    const et_profile *p = q->j->options->profile;
+    const rounding last = rounding_coarser(p, ET_OPERANDS, ET_LOGITS);
+    const et_moe moe = et_step_layer(s);
+    return et_alike_dr(&moe, p, &last, &s->assignment, &s->fwd, &s->bwd, moved, error);
+}
+
+/* columns_shift [d]: the slope of that, times W_r, in each column of dx. */
+static et_status share_columns(jury *q, double *room, et_error *error)
+{
+    const et_step *s = q->j->reference;
+    size_t N = s->c.tokens, n = s->c.experts, d = s->c.d_model;
+    const double *u = q->f->want;
+    void *scratch;
+    et_status status = et_allocate(&scratch, N * (n + d), sizeof(et_real), "dx", error);
+    if (status != ET_OK) return status;
+    et_real *moved = scratch, *e = moved + N * n;
+    status = find_moved(q, moved, error);
+    if (status == ET_OK) {
+        et_matmul(ET_BLAS, N, d, n, et_rows(moved, n), et_rows(s->in.router, d), false, e, d);
+        for (size_t c = 0; c < d; c++) {
+            double eu = 0, uu = 0;
+            for (size_t k = c; k < N * d; k += d) {
+                eu += (double)e[k] * u[k];
+                uu += u[k] * u[k];
+            }
+            room[c] = uu > 0 ? fabs(eu) / uu : 0;
+        }
+        q->columns_shift = room;
+    }
+    free(scratch);
+    return status;
+}
+
 /* A softmax, or weights divided by their sum, hand the error of one expert's dw on to all of a token's dr; the
  * z-loss hands on that of lse. */
 static bool experts_err_together(const et_case *c)
@@ -658,19 +706,21 @@ static bool experts_err_together(const et_case *c)
  * token that stands there m times, with the same dy, counts m times as much: its errors add up. All rows
  * together err by a token's sum_i e_ti (x_t u_i), each weighed with its row's sum u^2/V; at most by sum_i |..|,
  * and by nearly that where one gate is almost 1 and all others' dr come from its dw. The shift is what rounding
- * dr as an operand makes of u. */
+ * that is no matter of chance makes of u (ref/layers/alike.c). */
 static et_status share_router(jury *q, double *room, et_error *error)
 {
     const et_step *s = q->j->reference;
     const double *u = q->f->want, *V = (const double *)(const void *)q->j->variance->bwd.logits;
     size_t N = s->c.tokens, n = s->c.experts, d = s->c.d_model;
     const int32_t *copies = q->j->twins.boths;
-    void *products;
-    et_status status = et_allocate(&products, N * n, sizeof(et_real), "dW_r", error);
+    void *scratch;
+    et_status status = et_allocate(&scratch, 2 * N * n, sizeof(et_real), "dW_r", error);
     if (status != ET_OK) return status;
+    et_real *products = scratch, *moved = products + N * n;
+    status = find_moved(q, moved, error);
+    if (status != ET_OK) goto out;
     et_matmul(ET_BLAS, N, n, d, et_rows(s->in.x, d),
               et_transposed((const et_real *)(const void *)u, d), false, products, n);
-    const rounding operand = rounding_at(q->j->options->profile, ET_OPERANDS);
     double *tokens = room + 3 * n; /* [N] sum_i |..| of a token */
     double together = crowd(q, (double)N);
     q->router = room;
@@ -682,9 +732,8 @@ static et_status share_router(jury *q, double *room, et_error *error)
         double weight = squares > 0 ? q->rows[i].uu / squares : 0;
         for (size_t t = 0; t < N; t++) {
             double m = copies ? copies[t] : 1, v = q->j->scale * V[t * n + i];
-            double xu = ((const double *)products)[t * n + i],
-                   dr = (double)s->bwd.logits[t * n + i];
-            shift += (rounding_result(&operand, dr) - dr) * xu;
+            double xu = (double)products[t * n + i];
+            shift += (double)moved[t * n + i] * xu;
             along += m * v * xu * xu;
             tokens[t] += sqrt(m * v) * fabs(xu) * weight;
             all += v;
@@ -696,8 +745,9 @@ static et_status share_router(jury *q, double *room, et_error *error)
     }
     for (size_t t = 0; experts_err_together(&s->c) && t < N; t++)
         q->router_together += together * tokens[t] * tokens[t];
-    free(products);
-    return ET_OK;
+out:
+    free(scratch);
+    return status;
 }
 
 /* How gates' errors come into this tensor's rows. `room` [S+N]. */
@@ -747,16 +797,15 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
               .b_router =
                   et_systematic_slope(p) + et_noise_slope(&j->systematic, "bwd.w_router", true)};
     bool by_expert = moe && reference->c.gate == ET_GATE_SOFTMAX_TOKENS;
-    /* there dr_ti = p_ti (dp_ti - D_i), and D_i is one number for all tokens */
+    /* there p_ti = e_ti / sum_s e_si and dr_ti = p_ti (dp_ti - D_i): one number for all tokens */
     q.gates_together = by_expert;
-    q.directions = by_expert && strcmp(name, "bwd.logits") == 0 ? 1
-                   : j->systematic.parameters                   ? j->directions
-                                                                : HUGE_VAL;
+    bool one_sum = by_expert && (strcmp(name, "bwd.logits") == 0 || (q.coarse && is_gate(name)));
+    q.directions = one_sum ? 1 : j->systematic.parameters ? j->directions : HUGE_VAL;
     /* by chance it is 0.6 2^-p over the root of the tokens */
     q.alike_rows = dx && j->systematic.router.most > ldexp(0.125, -p->bits[ET_OPERANDS]);
     void *room;
-    et_status status =
-        et_allocate(&room, 3 * N + S + 3 * reference->c.experts, sizeof(double), "groups", error);
+    et_status status = et_allocate(&room, 3 * N + S + 3 * reference->c.experts + f->columns,
+                                   sizeof(double), "groups", error);
     if (status != ET_OK) return status;
     q.seen = room;
     if (strcmp(name, "bwd.w_router") == 0)
@@ -764,6 +813,7 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
     else if (moe)
         share_gates(&q, q.seen + N);
     if (moe && dx) share_dr(&q, q.seen + 2 * N + S);
+    if (moe && dx) status = share_columns(&q, q.seen + 3 * N + S, error);
     if (status == ET_OK) {
         judge_whole(&q);
         judge_experts(&q);

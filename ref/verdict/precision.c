@@ -95,8 +95,8 @@ static et_status fits_format(const et_inquiry *q, const et_exhibit *x, int bits,
                                                           (double)right[i], (double)x->variance[i]);
     et_yardstick by = et_yardstick_with(q, x, V);
     by.profile = &p;
-    by.systematic = et_noise_systematic(q->right, &p);
-    status = et_judge_under(q, x, &by, q->right, &out, error);
+    status = et_noise_systematic(&by.systematic, q->right, &p, error);
+    if (status == ET_OK) status = et_judge_under(q, x, &by, q->right, &out, error);
     *fits = status == ET_OK && out.outcome != ET_MISMATCH;
     free(room);
     return status;
@@ -213,8 +213,8 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
     bool any = sums;
     et_tensor_out own[ET_MAX_STEP_TENSORS];
     size_t have = et_step_tensors(variance, false, own);
-    et_yardstick by = {p, et_noise_systematic(q->right, p), *variance};
-    et_status status = ET_OK;
+    et_yardstick by = {.profile = p, .variance = *variance};
+    et_status status = et_noise_systematic(&by.systematic, q->right, p, error);
     *fits = true;
     for (size_t i = 0; status == ET_OK && *fits && i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];

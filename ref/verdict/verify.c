@@ -119,7 +119,9 @@ static et_step allowed(const trial *t, const et_step *s)
 
 static et_status make_variance(trial *t, et_error *error)
 {
-    t->j.systematic = et_noise_systematic(t->j.reference, t->j.options->profile);
+    et_status status =
+        et_noise_systematic(&t->j.systematic, t->j.reference, t->j.options->profile, error);
+    if (status != ET_OK) return status;
     bool serve = t->bars && t->j.reference == t->j.golden;
     if (serve && (t->bars->state_ema || t->bars->state_bias || !t->golden.c.eval)) {
         t->j.variance = t->bars;

@@ -112,8 +112,8 @@ et_status cp_subject_profile(cp_subject *s, const et_profile *p, et_error *error
 {
     et_step_free(&s->bars);
     s->profile = p;
-    s->systematic = et_noise_systematic(&s->golden, p);
-    return et_step_noise(&s->bars, &s->golden, p, error);
+    et_status status = et_noise_systematic(&s->systematic, &s->golden, p, error);
+    return status == ET_OK ? et_step_noise(&s->bars, &s->golden, p, error) : status;
 }
 
 void cp_subject_close(cp_subject *s)
