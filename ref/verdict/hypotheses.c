@@ -1888,13 +1888,13 @@ static const et_hypothesis table[] = {
     {.doc = {"rounded-to-bf16", "values are stored in 8 significand bits", "precision"}, .nature = ET_BY_FORMAT, .variants = ONE_FORM, .format = ET_BF16},
     {.doc = {"rounded-to-f16", "values are stored in 11 significand bits", "precision"}, .nature = ET_BY_FORMAT, .variants = ONE_FORM, .format = ET_F16},
     {.doc = {"truncation", "values are truncated where the profile rounds to nearest", "precision"}, .nature = ET_BY_TRUNCATION, .variants = ONE_FORM},
+    {.doc = {"subnormals-flushed", "numbers below the smallest normal one become 0", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = flushed},
     {.doc = {"operands-tf32", "operands of products are rounded to 11 bits", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = operands_in_tf32},
     {.doc = {"operands-bf16", "operands of products are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = operands_in_bf16},
     {.doc = {"intermediates-bf16", "H, A, f(x) and their gradients are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = intermediates_in_bf16},
     {.doc = {"gates-bf16", "gates and weights are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .applies = is_moe, .variants = ONE_FORM, .profile = gates_in_bf16},
     {.doc = {"accumulator-f16", "sums are kept in 11 bits", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = sums_in_f16},
     {.doc = {"accumulator-bf16", "sums are kept in 8 bits", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = sums_in_bf16},
-    {.doc = {"subnormals-flushed", "numbers below the smallest normal one become 0", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = flushed},
 };
 /* clang-format on */
 

@@ -6,6 +6,8 @@
  *     a profile      everything passes under the variances of another profile, most rows of every failing
  *                    tensor err, and one at least does not stay far below the variances: a looser bar
  *                    always fits, so a spread is asked for
+ *     flushing       a profile, too, but few elements err: 0 stands where numbers below the smallest normal
+ *                    one should, and none of these is left
  *     truncation     errors towards zero: a slope of about -0.36 2^(1-p) for every truncation on the way, up to
  *                    a dozen of them, and beside it no more scatter than that
  *
@@ -205,14 +207,34 @@ static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_real *
            errors_of(x).all >= ldexp(0.25, -p->bits[ET_ACCUMULATOR]);
 }
 
+static bool is_subnormal(double value, double smallest)
+{
+    return value != 0 && fabs(value) < smallest;
+}
+
+/* Zeros for subnormal numbers, and none of those is left. */
+static bool is_flushed(const et_inquiry *q, const et_exhibit *x)
+{
+    const et_real *right = x->right;
+    double smallest = et_place_smallest(q->j->options->profile, et_tensor_place(x->got->name));
+    size_t flushed = 0;
+    for (size_t i = 0; i < et_tensor_count(x->got); i++) {
+        double got = et_tensor_element(x->got, i);
+        if (is_subnormal(got, smallest)) return false;
+        flushed += got == 0 && is_subnormal((double)right[i], smallest);
+    }
+    return flushed > 0;
+}
+
 /* Every failing tensor passes, and one at least has errors of the size to be expected. */
 static et_status fits_profile(const et_inquiry *q, const et_step *variance, const et_profile *p,
                               bool *fits, et_error *error)
 {
-    bool sums = p->bits[ET_ACCUMULATOR] < q->j->options->profile->bits[ET_ACCUMULATOR];
+    const et_profile *own = q->j->options->profile;
+    bool sums = p->bits[ET_ACCUMULATOR] < own->bits[ET_ACCUMULATOR], flushes = p->ftz != own->ftz;
     bool any = sums;
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(variance, false, own);
+    et_tensor_out variances[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(variance, false, variances);
     et_yardstick by = {.profile = p, .variance = *variance};
     et_status status = et_noise_systematic(&by.systematic, q->right, p, error);
     *fits = true;
@@ -220,47 +242,38 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
         const et_exhibit *x = &q->exhibits[i];
         et_tensor_verdict out;
         if (!counts(x)) continue;
-        const et_real *V = et_tensor_named(own, have, x->got->name)->values;
+        const et_real *V = et_tensor_named(variances, have, x->got->name)->values;
         status = et_judge_under(q, x, &by, q->right, &out, error);
         if (status != ET_OK) return status;
         *fits = sums ? 1000 * out.failed <= out.judged && is_of_sums(q, x, V, p)
-                     : out.outcome != ET_MISMATCH && is_everywhere(q, x, V);
-        any = any || is_of_size(q, x, V);
+                     : out.outcome != ET_MISMATCH && (flushes || is_everywhere(q, x, V));
+        any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V));
     }
     *fits = *fits && any;
     return status;
-}
-
-static bool has_subnormals(const et_exhibit *x, double smallest)
-{
-    const et_real *right = x->right;
-    for (size_t i = 0; i < et_tensor_count(x->got); i++)
-        if (right[i] != 0 && fabs((double)right[i]) < smallest) return true;
-    return false;
 }
 
 /* Is the profile's difference one that these failures could come from? */
 static bool could_be(const et_inquiry *q, const et_profile *p)
 {
     const et_profile *own = q->j->options->profile;
-    bool gates_pass = false, gates_fail = false, tiny = false, wide = false;
+    bool gates_pass = false, gates_fail = false, wide = false;
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         bool gates = x->stage == ET_AT_GATES || x->stage == ET_AT_WEIGHTS;
         gates_pass |= gates && x->passed;
         gates_fail |= gates && x->failed;
         if (!counts(x)) continue;
-        tiny |= has_subnormals(x, et_place_smallest(own, et_tensor_place(x->got->name)));
         wide |= x->verdict->failed > 0 ||
                 x->verdict->worst_group.spread > x->verdict->worst_group.spread_limit ||
                 x->verdict->whole.spread > x->verdict->whole.spread_limit;
     }
-    if (p->ftz != own->ftz && !tiny) return false;
     if (p->bits[ET_GATES] != own->bits[ET_GATES] && gates_pass && !gates_fail) return false;
     return wide; /* and not only a slope */
 }
 
-static et_status try_profile(et_inquiry *q, const et_hypothesis *what, et_error *error)
+static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flushed,
+                             et_error *error)
 {
     const et_profile *own = q->j->options->profile;
     et_profile p = *own;
@@ -278,6 +291,7 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, et_error 
     status = fits_profile(q, &variance, &p, &fits, error);
     et_step_free(&variance);
     if (status == ET_OK && fits) et_inquiry_note(q, what, "everywhere", "");
+    *flushed = status == ET_OK && fits && p.ftz != own->ftz;
     return status;
 }
 
@@ -287,13 +301,14 @@ et_status et_explain_precision(et_inquiry *q, et_error *error)
 {
     const et_hypothesis *what;
     et_status status = ET_OK;
-    bool scattered = is_scattered(q);
+    bool scattered = is_scattered(q), flushed = false; /* which looks like nothing else */
     if (!is_small(q)) return ET_OK;
-    for (size_t i = 0; status == ET_OK && (what = et_hypothesis_row(i)) != NULL; i++) {
+    for (size_t i = 0; status == ET_OK && !flushed && (what = et_hypothesis_row(i)) != NULL; i++) {
         if (what->applies && !what->applies(q->right)) continue;
         if (what->nature == ET_BY_FORMAT) status = try_format(q, what, error);
         if (what->nature == ET_BY_TRUNCATION) try_truncation(q, what);
-        if (what->nature == ET_BY_PROFILE && scattered) status = try_profile(q, what, error);
+        if (what->nature == ET_BY_PROFILE && scattered)
+            status = try_profile(q, what, &flushed, error);
     }
     return status;
 }
