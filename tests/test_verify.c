@@ -51,8 +51,8 @@ START_TEST(limits_follow_from_alpha)
     /* two-sided: Q^-1(1e-15 / 2) at a million tests; ln(1e15) / 1.28 */
     ck_assert_double_eq_tol(et_element_limit(1e-9, 1e6, false), 8.0269, 1e-4);
     ck_assert_double_eq_tol(et_element_limit(1e-9, 1e6, true), 26.9835, 1e-4);
-    ck_assert_double_eq_tol(et_group_limit(1e-9, 1e6, true, 4), 8.0269 + (26.9835 - 8.0269) / 2,
-                            1e-4);
+    ck_assert_double_eq_tol(et_group_limit(et_group_limits_of(1e-9, 1e6, true), 4),
+                            8.0269 + (26.9835 - 8.0269) / 2, 1e-4);
     ck_assert(et_element_limit(0.5, 1, true) >= et_element_limit(0.5, 1, false));
     const et_profile *bf16 = et_profile_find("bf16"), *f16 = et_profile_find("f16");
     ck_assert_double_eq_tol(et_systematic_slope(bf16), 2.73e-4, 1e-6);

@@ -145,6 +145,110 @@ static squares mixed(et_noisy x, double factor, size_t count)
     return (squares){x.at.at, x.variance, factor, x.at, count};
 }
 
+/* ---- products of squares ---- */
+
+void et_product_room_free(et_product_room *room)
+{
+    for (size_t i = 0; i < 3; i++) free(room->at[i]);
+    *room = (et_product_room){0};
+}
+
+/* Makes buffer `i` hold at least `count` elements. */
+static et_status grow(et_product_room *room, size_t i, size_t count, size_t size, et_error *error)
+{
+    if (room->at[i] && room->bytes[i] / size >= count) return ET_OK;
+    void *larger;
+    et_status status = et_allocate(&larger, count, size, "squares", error);
+    if (status != ET_OK) return status;
+    free(room->at[i]);
+    room->at[i] = larger;
+    room->bytes[i] = count * size;
+    return ET_OK;
+}
+
+/* A product of squares: as W, or as floats times a scale that is applied when an element is asked for. */
+typedef struct product {
+    const et_real *W;
+    const float *w;
+    double scale;
+    const squares *X, *Y;
+    size_t N, K;
+} product;
+
+static et_status multiply_plain(et_product_room *room, size_t M, size_t N, size_t K,
+                                const squares *X, const squares *Y, bool accumulate, et_real *W,
+                                et_error *error)
+{
+    et_status status;
+    if ((status = grow(room, 0, M * K, sizeof(et_real), error)) ||
+        (status = grow(room, 1, K * N, sizeof(et_real), error)))
+        return status;
+    et_real *x = room->at[0], *y = room->at[1];
+    for (size_t i = 0; i < M * K; i++) x[i] = (et_real)square_at(X, i);
+    for (size_t i = 0; i < K * N; i++) y[i] = (et_real)square_at(Y, i);
+    et_matmul(ET_PLAIN, M, N, K, (et_matrix){x, X->at.stride, X->at.transposed},
+              (et_matrix){y, Y->at.stride, Y->at.transposed}, accumulate, W, N);
+    return ET_OK;
+}
+
+/* to = the squares times a power of two that brings the largest near 1; returns its inverse. */
+static double scaled(const squares *x, float *to)
+{
+    double largest = 0;
+#pragma omp parallel for reduction(max : largest) if (x->count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < x->count; i++) {
+        double square = square_at(x, i);
+        largest = square > largest ? square : largest;
+    }
+    int exponent = largest > 0 ? ilogb(largest) : 0;
+    double scale = ldexp(1, -exponent);
+#pragma omp parallel for if (x->count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < x->count; i++) to[i] = (float)(scale * square_at(x, i));
+    return ldexp(1, exponent);
+}
+
+static double dot_of_squares(size_t K, const squares *X, const squares *Y, size_t i, size_t j)
+{
+    double sum = 0;
+    for (size_t k = 0; k < K; k++)
+        sum += square_at(X, X->at.transposed ? k * X->at.stride + i : i * X->at.stride + k) *
+               square_at(Y, Y->at.transposed ? j * Y->at.stride + k : k * Y->at.stride + j);
+    return sum;
+}
+
+/* A float that underflows to 0 is computed once more. */
+static inline double product_at(const product *q, size_t i)
+{
+    if (q->W) return (double)q->W[i];
+    if (q->w[i] > 0) return q->scale * (double)q->w[i];
+    return dot_of_squares(q->K, q->X, q->Y, i / q->N, i % q->N);
+}
+
+/* The floats stay in the room until the next product. */
+static et_status multiply_blas(et_product_room *room, size_t M, size_t N, size_t K,
+                               const squares *X, const squares *Y, product *out, et_error *error)
+{
+    et_status status;
+    if ((status = grow(room, 0, M * K, sizeof(float), error)) ||
+        (status = grow(room, 1, K * N, sizeof(float), error)) ||
+        (status = grow(room, 2, M * N, sizeof(float), error)))
+        return status;
+    float *x = room->at[0], *y = room->at[1], *w = room->at[2];
+    double scale = scaled(X, x) * scaled(Y, y);
+    cblas_sgemm(CblasRowMajor, X->at.transposed ? CblasTrans : CblasNoTrans,
+                Y->at.transposed ? CblasTrans : CblasNoTrans, (blasint)M, (blasint)N, (blasint)K, 1,
+                x, (blasint)X->at.stride, y, (blasint)Y->at.stride, 0, w, (blasint)N);
+    *out = (product){.w = w, .scale = scale, .X = X, .Y = Y, .N = N, .K = K};
+    return ET_OK;
+}
+
+static void add_product(const product *q, size_t count, bool accumulate, et_real *W)
+{
+#pragma omp parallel for if (count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < count; i++)
+        W[i] = (et_real)(product_at(q, i) + (accumulate ? (double)W[i] : 0));
+}
+
 /* ---- which elements are exact ---- */
 
 /* Of each of `lines` vectors of an operand (rows of X, columns of Y): the lowest set bit of its values,
@@ -191,13 +295,14 @@ static double largest_exact(const exactness *e, const et_profile *p, size_t i, s
 
 /* The sums of absolute values, if there is an element for which the cheap bound does not decide. */
 static et_status sum_if_needed(exactness *e, et_engine engine, const et_profile *p, size_t M,
-                               size_t N, size_t K, et_noisy X, et_noisy Y, const et_real *Q,
+                               size_t N, size_t K, et_noisy X, et_noisy Y, const product *Q,
                                double per_square, et_error *error)
 {
     bool undecided = false;
-    for (size_t i = 0; i < M && !undecided; i++)
+#pragma omp parallel for reduction(|| : undecided) if (M * N > ET_WORTH_THREADS)
+    for (size_t i = 0; i < M; i++)
         for (size_t j = 0; j < N && !undecided; j++) {
-            double q = (double)Q[i * N + j] / per_square, most = largest_exact(e, p, i, j);
+            double q = product_at(Q, i * N + j) / per_square, most = largest_exact(e, p, i, j);
             undecided = sqrt(q) <= 1.000001 * most && 1.000001 * sqrt((double)K * q) > most;
         }
     if (!undecided) return ET_OK;
@@ -221,7 +326,7 @@ static et_status sum_if_needed(exactness *e, et_engine engine, const et_profile 
 }
 
 static et_status find_exact(exactness *e, et_engine engine, const et_profile *p, size_t M, size_t N,
-                            size_t K, et_noisy X, et_noisy Y, const et_real *Q, double per_square,
+                            size_t K, et_noisy X, et_noisy Y, const product *Q, double per_square,
                             et_error *error)
 {
     void *room;
@@ -244,7 +349,7 @@ static et_status find_exact(exactness *e, et_engine engine, const et_profile *p,
 
 /* V (+)= W + square * C^2, but 0 where the sum is exact; then the rounding. W [M,N] is everything else. */
 static void finish(size_t M, size_t N, size_t K, const et_profile *p, const exactness *e,
-                   et_sum_noise c, const et_real *C, const et_real *W, et_place place,
+                   et_sum_noise c, const et_real *C, const product *W, et_place place,
                    bool accumulate, et_real *V)
 {
     const rounding site = place == ET_NOWHERE ? (rounding){0} : rounding_at(p, place);
@@ -252,7 +357,7 @@ static void finish(size_t M, size_t N, size_t K, const et_profile *p, const exac
     for (size_t i = 0; i < M; i++)
         for (size_t j = 0; j < N; j++) {
             size_t at = i * N + j;
-            double w = (double)W[at], value = C ? (double)C[at] : 0;
+            double w = product_at(W, at), value = C ? (double)C[at] : 0;
             if (e->rows) {
                 /* the bound comes from floats: a little more than it */
                 double bound = 1.000001 * sqrt((double)K * w / c.squares);
@@ -263,98 +368,6 @@ static void finish(size_t M, size_t N, size_t K, const et_profile *p, const exac
             if (place != ET_NOWHERE) w += rounding_site(&site, value, w);
             V[at] = (et_real)((accumulate ? (double)V[at] : 0) + w);
         }
-}
-
-/* ---- products of squares ---- */
-
-void et_product_room_free(et_product_room *room)
-{
-    for (size_t i = 0; i < 3; i++) free(room->at[i]);
-    *room = (et_product_room){0};
-}
-
-/* Makes buffer `i` hold at least `count` elements. */
-static et_status grow(et_product_room *room, size_t i, size_t count, size_t size, et_error *error)
-{
-    if (room->at[i] && room->bytes[i] / size >= count) return ET_OK;
-    void *larger;
-    et_status status = et_allocate(&larger, count, size, "squares", error);
-    if (status != ET_OK) return status;
-    free(room->at[i]);
-    room->at[i] = larger;
-    room->bytes[i] = count * size;
-    return ET_OK;
-}
-
-static et_status multiply_plain(et_product_room *room, size_t M, size_t N, size_t K,
-                                const squares *X, const squares *Y, bool accumulate, et_real *W,
-                                et_error *error)
-{
-    et_status status;
-    if ((status = grow(room, 0, M * K, sizeof(et_real), error)) ||
-        (status = grow(room, 1, K * N, sizeof(et_real), error)))
-        return status;
-    et_real *x = room->at[0], *y = room->at[1];
-    for (size_t i = 0; i < M * K; i++) x[i] = (et_real)square_at(X, i);
-    for (size_t i = 0; i < K * N; i++) y[i] = (et_real)square_at(Y, i);
-    et_matmul(ET_PLAIN, M, N, K, (et_matrix){x, X->at.stride, X->at.transposed},
-              (et_matrix){y, Y->at.stride, Y->at.transposed}, accumulate, W, N);
-    return ET_OK;
-}
-
-/* to = the squares times a power of two that brings the largest near 1; returns its inverse. */
-static double scaled(const squares *x, float *to)
-{
-    double largest = 0;
-#pragma omp parallel for reduction(max : largest) if (x->count > ET_WORTH_THREADS)
-    for (size_t i = 0; i < x->count; i++) largest = fmax(largest, square_at(x, i));
-    int exponent = largest > 0 ? ilogb(largest) : 0;
-    double scale = ldexp(1, -exponent);
-#pragma omp parallel for if (x->count > ET_WORTH_THREADS)
-    for (size_t i = 0; i < x->count; i++) to[i] = (float)(scale * square_at(x, i));
-    return ldexp(1, exponent);
-}
-
-static double dot_of_squares(size_t K, const squares *X, const squares *Y, size_t i, size_t j)
-{
-    double sum = 0;
-    for (size_t k = 0; k < K; k++)
-        sum += square_at(X, X->at.transposed ? k * X->at.stride + i : i * X->at.stride + k) *
-               square_at(Y, Y->at.transposed ? j * Y->at.stride + k : k * Y->at.stride + j);
-    return sum;
-}
-
-static et_status multiply_blas(et_product_room *room, size_t M, size_t N, size_t K,
-                               const squares *X, const squares *Y, bool accumulate, et_real *W,
-                               et_error *error)
-{
-    et_status status;
-    if ((status = grow(room, 0, M * K, sizeof(float), error)) ||
-        (status = grow(room, 1, K * N, sizeof(float), error)) ||
-        (status = grow(room, 2, M * N, sizeof(float), error)))
-        return status;
-    float *x = room->at[0], *y = room->at[1], *w = room->at[2];
-    double scale = scaled(X, x) * scaled(Y, y);
-    cblas_sgemm(CblasRowMajor, X->at.transposed ? CblasTrans : CblasNoTrans,
-                Y->at.transposed ? CblasTrans : CblasNoTrans, (blasint)M, (blasint)N, (blasint)K, 1,
-                x, (blasint)X->at.stride, y, (blasint)Y->at.stride, 0, w, (blasint)N);
-#pragma omp parallel for if (M * N > ET_WORTH_THREADS)
-    for (size_t i = 0; i < M * N; i++) {
-        double sum = w[i] > 0 ? scale * (double)w[i] : dot_of_squares(K, X, Y, i / N, i % N);
-        W[i] = (et_real)(sum + (accumulate ? (double)W[i] : 0));
-    }
-    return ET_OK;
-}
-
-/* W (+)= X Y. Sizes that OpenBLAS cannot count are the plain engine's, as in matmul.c. */
-static et_status multiply(et_engine engine, et_product_room *room, size_t M, size_t N, size_t K,
-                          const squares *X, const squares *Y, bool accumulate, et_real *W,
-                          et_error *error)
-{
-    bool countable = M <= INT_MAX && N <= INT_MAX && K <= INT_MAX;
-    if (engine == ET_PLAIN || !countable || M * N * K == 0)
-        return multiply_plain(room, M, N, K, X, Y, accumulate, W, error);
-    return multiply_blas(room, M, N, K, X, Y, accumulate, W, error);
 }
 
 /* ---- short sums, one by one ---- */
@@ -411,6 +424,12 @@ static void short_sums_noise(const et_profile *p, size_t M, size_t N, size_t K, 
     }
 }
 
+/* Sizes that OpenBLAS can count; others are the plain engine's, as in matmul.c. */
+static bool is_countable(size_t M, size_t N, size_t K)
+{
+    return M <= INT_MAX && N <= INT_MAX && K <= INT_MAX && M * N * K > 0;
+}
+
 et_status et_product_noise(et_engine engine, const et_profile *p, et_product_room *room, size_t M,
                            size_t N, size_t K, et_noisy X, et_noisy Y, const et_real *C,
                            et_place place, bool accumulate, et_real *V, et_error *error)
@@ -424,23 +443,37 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
     if (C == NULL) c.squares += c.square;
     c.square *= part;
     c.squares *= part;
-    void *sum = NULL;
-    et_status status = ET_OK;
-    if (accumulate) status = et_allocate(&sum, M * N, sizeof(et_real), "variances", error);
-    if (status != ET_OK) return status;
-    et_real *W = accumulate ? sum : V;
     exactness e = {0};
     /* (V[X] + squares X o X) (Y o Y + V[Y]) */
     squares x = mixed(X, c.squares, M * K), y = mixed(Y, 1, K * N);
-    status = multiply(engine, room, M, N, K, &x, &y, false, W, error);
-    if (status == ET_OK) status = find_exact(&e, engine, p, M, N, K, X, Y, W, c.squares, error);
+    product W = {0};
+    et_real *sum = V; /* where it cannot be left in floats */
+    bool floats = engine == ET_BLAS && is_countable(M, N, K),
+         apart = accumulate && !(floats && !Y.variance);
+    et_status status = ET_OK;
+    if (apart) status = et_allocate((void **)&sum, M * N, sizeof *sum, "variances", error);
+    if (status != ET_OK) return status;
+    if (floats) {
+        status = multiply_blas(room, M, N, K, &x, &y, &W, error);
+    } else {
+        status = multiply_plain(room, M, N, K, &x, &y, false, sum, error);
+        W.W = sum;
+    }
+    if (status == ET_OK) status = find_exact(&e, engine, p, M, N, K, X, Y, &W, c.squares, error);
     if (status == ET_OK && Y.variance) { /* (X o X) V[Y] */
         squares coherent = {X.coherent ? NULL : X.at.at, X.coherent, 1, X.at, M * K};
         squares variance = {NULL, Y.variance, 0, Y.at, K * N};
-        status = multiply(engine, room, M, N, K, &coherent, &variance, true, W, error);
+        if (floats) {
+            add_product(&W, M * N, false, sum);
+            status = multiply_blas(room, M, N, K, &coherent, &variance, &W, error);
+            if (status == ET_OK) add_product(&W, M * N, true, sum);
+        } else {
+            status = multiply_plain(room, M, N, K, &coherent, &variance, true, sum, error);
+        }
+        W = (product){.W = sum};
     }
-    if (status == ET_OK) finish(M, N, K, p, &e, c, C, W, place, accumulate, V);
-    free(sum);
+    if (status == ET_OK) finish(M, N, K, p, &e, c, C, &W, place, accumulate, V);
+    if (apart) free(sum);
     free(e.rows);
     free(e.sums);
     return status;

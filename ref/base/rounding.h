@@ -79,6 +79,12 @@ static inline double rounding_site(const rounding *r, double value, double incom
     return r->variance * (power * power);
 }
 
+/* fmax is a call of the library: too slow for every element. */
+static inline double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 /* Beyond first order. Hardly one error in 1e9 is as large as 6 of its deviations, and the verdict allows an
  * element a little more. A function that bends carries the 6 farther than that: then its variance is taken such
  * that 6 deviations lead where those 6 do. */

@@ -11,6 +11,7 @@
 #include "ref/base/product_noise.h"
 #include "ref/base/rounding.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,9 +110,9 @@ static void activation_noise(size_t count, const et_real *H, const et_real *VH, 
 #pragma omp parallel for if (count > ET_WORTH_THREADS)
     for (size_t i = 0; i < count; i++) {
         double r = (double)relu(H[i]), v = (double)VH[i];
-        double most = fmax((double)H[i] + rounding_tail * sqrt(v), 0);
+        double most = larger((double)H[i] + rounding_tail * sqrt(v), 0);
         double near = H[i] > 0 ? 4 * r * r * v + 2 * v * v : 0;
-        VA[i] = (et_real)fmax(near, rounding_reaches(most * most - r * r));
+        VA[i] = (et_real)larger(near, rounding_reaches(most * most - r * r));
     }
 }
 
@@ -171,13 +172,15 @@ out:
 static void sum_by_leader(size_t m, size_t columns, const int32_t *leader, const et_real *rows,
                           et_real *to)
 {
-    memset(to, 0, m * columns * sizeof *to);
+    enum { BLOCK = 64 }; /* of columns: a leader's sum stays with one thread */
 #pragma omp parallel for if (m * columns > ET_WORTH_THREADS)
-    for (size_t c = 0; c < columns;
-         c += 64) /* blocks of columns: a leader's sum stays with one thread */
+    for (size_t c = 0; c < columns; c += BLOCK) {
+        size_t end = c + BLOCK < columns ? c + BLOCK : columns;
+        for (size_t t = 0; t < m; t++) memset(to + t * columns + c, 0, (end - c) * sizeof *to);
         for (size_t t = 0; t < m; t++)
-            for (size_t k = c; k < c + 64 && k < columns; k++)
+            for (size_t k = c; k < end; k++)
                 to[(size_t)leader[t] * columns + k] += rows[t * columns + k];
+    }
 }
 
 /* Scratch of the backward noise, and the parts of V[dO] and V[dH] by where they come from. */
@@ -234,9 +237,9 @@ static double product_site(const rounding *r, double dO, double from_w)
     double to_the_middle = 0.5 * ulp - nearest, own = nearest * nearest;
     if (to_the_middle < rounding_tail * sqrt(from_w)) {
         double over = 0.5 * erfc(to_the_middle / sqrt(2 * from_w));
-        own = fmax((1 - over) * own + over * other * other, rounding_reaches(other));
+        own = larger((1 - over) * own + over * other * other, rounding_reaches(other));
     }
-    return fmax(own - from_w, 0);
+    return larger(own - from_w, 0);
 }
 
 /* What comes after the weight has errors in proportion to it: w^2 + V[w] in place of w^2 matters for a
@@ -253,7 +256,7 @@ static double upstream_site(const rounding *intermediate, const rounding *operan
                             double dy, double dO, double from_w)
 {
     double before = rounding_holds(operand, dy) ? 0 : w * (rounding_result(operand, dy) - dy);
-    return fmax(product_site(intermediate, dO, from_w), rounding_reaches(before));
+    return larger(product_site(intermediate, dO, from_w), rounding_reaches(before));
 }
 
 static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,
@@ -303,6 +306,7 @@ static void find_apart(const et_profile *p, size_t m, size_t h, const et_ffn_ten
                        const et_ffn_tensors *V, et_real *apart)
 {
     const rounding r = rounding_at(p, ET_INTERMEDIATES);
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t t = 0; t < m; t++) {
         double all = 0, own = 0;
         for (size_t i = t * h; i < (t + 1) * h; i++) {
@@ -318,11 +322,14 @@ static void find_apart(const et_profile *p, size_t m, size_t h, const et_ffn_ten
 static void twin_upstream(size_t m, size_t d, const et_upstream *u, const et_twins *twins, parts *s)
 {
     et_real *own = s->right;
+#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * d; i++) own[i] = (et_real)sqrt((double)s->dO_own[i]);
     sum_by_leader(m, d, twins->both, own, s->left);
+#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * d; i++) s->left[i] *= s->left[i];
     if (!u->w) return;
     sum_by_leader(m, d, twins->input, u->dy, s->right);
+#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * d; i++)
         s->left[i] += s->right[i] * s->right[i] * u->w_variance[i / d];
 }
@@ -332,17 +339,23 @@ static void twin_hidden(size_t m, size_t h, const et_upstream *u, const et_twins
                         const et_ffn_tensors *v, const et_ffn_tensors *V, parts *s)
 {
     et_real *row = s->right;
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++) row[i] = (et_real)sqrt((double)s->dH_own[i]);
     sum_by_leader(m, h, twins->both, row, s->left);
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++) s->left[i] *= s->left[i];
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++)
         row[i] = may_be_positive((double)v->H[i], (double)V->H[i]) ? 2 * v->dA[i] : 0;
     sum_by_leader(m, h, twins->input, row, s->sum);
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++)
         s->left[i] += (s->sum[i] * s->sum[i] + s->apart[i / h] * row[i] * row[i]) * V->H[i];
     if (!u->w) return;
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++) row[i] = 2 * relu(v->H[i]) * s->g[i];
     sum_by_leader(m, h, twins->input, row, s->sum);
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++) s->left[i] += s->sum[i] * s->sum[i] * u->w_variance[i / h];
 }
 
@@ -352,6 +365,7 @@ static const et_real *twin_squares(size_t m, size_t columns, const et_twins *twi
                                    const et_real *rows, const et_real *apart, et_real *to)
 {
     sum_by_leader(m, columns, twins->input, rows, to);
+#pragma omp parallel for if (m * columns > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * columns; i++) {
         to[i] *= to[i];
         if (apart) to[i] += apart[i / columns] * rows[i] * rows[i];
@@ -419,7 +433,7 @@ static double through_expert(size_t d, size_t h, const et_real *g, const et_real
     return sum;
 }
 
-/* acc of dw = sum_c dy_c f_c; 0 if that sum is exact. `terms` [d] is scratch. */
+/* acc of dw = sum_c dy_c f_c; 0 if that sum is exact. `terms` [d] is scratch: the thread's own. */
 static double dot_noise(const et_profile *p, size_t d, const et_real *dy, const et_real *out,
                         double incoming, double *terms)
 {
@@ -454,17 +468,20 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
                           const et_ffn_tensors *V, parts *s, et_weight_noise *weight,
                           et_error *error)
 {
-    size_t d = f->d, h = f->h;
+    size_t d = f->d, h = f->h, threads = (size_t)omp_get_max_threads();
     void *room;
-    et_status status = et_allocate(&room, m * (d + h) + 3 * d, sizeof(double), "dw noise", error);
+    et_status status =
+        et_allocate(&room, m * (d + h) + (2 + threads) * d, sizeof(double), "dw noise", error);
     if (status != ET_OK) return status;
-    double *terms = room;
-    et_real *mean_square = (et_real *)(terms + d), *mean_noise = mean_square + d;
+    double *all_terms = room;
+    et_real *mean_square = (et_real *)(all_terms + threads * d), *mean_noise = mean_square + d;
     et_real *own = mean_noise + d;
     const et_real *VA = as_operand(p, m * h, v->A, V->A, own + m * d);
     row_means(d, h, f->down, 2, mean_square);
     row_means(d, h, W.down, 1, mean_noise);
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t t = 0; t < m; t++) {
+        double *terms = all_terms + (size_t)omp_get_thread_num() * d;
         own_output_noise(f, p, mean_square, mean_noise, v->A + t * h, v->out + t * d,
                          V->out + t * d, own + t * d);
         double V_dw = through_expert(d, h, s->g + t * h, VA + t * h, u->dy + t * d, own + t * d);
@@ -475,6 +492,7 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
     if (twins) { /* the sum of dw is linear in g and dy: their sums over rows of the same input */
         sum_by_leader(m, h, twins->input, s->g, s->left);
         sum_by_leader(m, d, twins->input, u->dy, s->sum);
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
         for (size_t t = 0; t < m; t++)
             weight->dw_sum[t] = s->apart[t] * weight->dw[t] +
                                 (et_real)through_expert(d, h, s->left + t * h, VA + t * h,
@@ -508,7 +526,8 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
                               error);
     if (status != ET_OK || !weight) goto out;
     if ((status = dw_noise(f, p, W, m, u, twins, v, V, &s, weight, error))) goto out;
-    /* cov(dx, dw) = 4 (dA g R V[H]) W_up */
+        /* cov(dx, dw) = 4 (dA g R V[H]) W_up */
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++) s.left[i] = 4 * v->dA[i] * s.g[i] * relu(v->H[i]) * V->H[i];
     et_matmul(f->engine, m, d, h, et_rows(s.left, h), et_rows(f->up, d), false, weight->shared, d);
 out:

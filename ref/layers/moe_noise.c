@@ -341,11 +341,12 @@ static void gather(const expert_job *job, const et_real *from, et_real *to)
         memcpy(to + j * d, from + token_of(job, j) * d, d * sizeof *to);
 }
 
-/* The rows' leaders: the first row of this expert with the same input (and dy). */
-static et_twins row_twins(const expert_job *job, noise_room *s)
+/* The rows' leaders: the first row of this expert with the same input (and dy). *any: two rows are twins. */
+static et_twins row_twins(const expert_job *job, noise_room *s, bool *any)
 {
     int32_t *input = s->leaders, *both = s->leaders + job->m;
     const int32_t *leader[2] = {s->twins.input, s->twins.both};
+    *any = false;
     for (size_t kind = 0; kind < 2; kind++) {
         int32_t *out = kind == 0 ? input : both;
         for (size_t j = 0; j < job->m; j++) s->row_of[leader[kind][token_of(job, j)]] = -1;
@@ -353,6 +354,7 @@ static et_twins row_twins(const expert_job *job, noise_room *s)
             int32_t *row = &s->row_of[leader[kind][token_of(job, j)]];
             if (*row < 0) *row = (int32_t)j;
             out[j] = *row;
+            *any |= out[j] != (int32_t)j;
         }
     }
     return (et_twins){input, both};
@@ -406,14 +408,15 @@ static et_status expert_noise(const et_moe *moe, const et_assignment *a,
     V.dx = s->rows[ROWS_DX];
     et_status status = et_ffn_noise(&job->f, s->p, job->W, m, &v, &V, &s->room, error);
     if (status != ET_OK) return status;
-    et_twins twins = row_twins(job, s);
+    bool any;
+    et_twins twins = row_twins(job, s, &any);
     et_upstream up = {s->rows[ROWS_DY], w, Vw};
     et_weight_noise weight = {s->dw, s->dw_sum, s->rows[ROWS_SHARED]};
-    status = et_ffn_backward_noise(&job->f, s->p, job->W, m, &up,
-                                   s->twins.groups < moe->N ? &twins : NULL, &v, &V, &weight,
-                                   &s->room, error);
+    status = et_ffn_backward_noise(&job->f, s->p, job->W, m, &up, any ? &twins : NULL, &v, &V,
+                                   &weight, &s->room, error);
     if (status != ET_OK) return status;
     const rounding gate = rounding_at(s->p, ET_GATES);
+#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t j = 0; j < m; j++) {
         double in = (double)s->dw[j], site = rounding_site(&gate, (double)dw[j], in);
         Vdw[j] = (et_real)(in + site);

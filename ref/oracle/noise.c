@@ -20,6 +20,7 @@
 #include "etref/bundle.h"
 #include "etref/elementary.h"
 #include "ref/base/memory.h"
+#include "ref/base/parallel.h"
 #include "ref/base/product_noise.h"
 #include "ref/base/rounding.h"
 #include "ref/layers/alike.h"
@@ -459,9 +460,11 @@ static const struct {
 
 static bool loses(const rounding *r, size_t count, const et_real *values)
 {
-    for (size_t i = 0; values && i < count; i++)
-        if (!rounding_holds(r, (double)values[i])) return true;
-    return false;
+    bool all = true;
+#pragma omp parallel for reduction(&& : all) if (count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < (values ? count : 0); i++)
+        all = all && rounding_holds(r, (double)values[i]);
+    return !all;
 }
 
 /* sum (round(v) - v) v and sum v^2: their ratio is the factor that rounding puts on values as a whole. */

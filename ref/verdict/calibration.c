@@ -58,10 +58,14 @@ double et_element_limit(double alpha, double tests, bool coarse)
     return coarse ? fmax(normal, log(tests / alpha) / 1.28) : normal;
 }
 
-double et_group_limit(double alpha, double tests, bool coarse, double sources)
+et_group_limits et_group_limits_of(double alpha, double tests, bool coarse)
 {
-    double normal = normal_limit(alpha, tests);
-    return normal + (et_element_limit(alpha, tests, coarse) - normal) / sqrt(sources);
+    return (et_group_limits){normal_limit(alpha, tests), et_element_limit(alpha, tests, coarse)};
+}
+
+double et_group_limit(et_group_limits t, double sources)
+{
+    return t.many + (t.one - t.many) / sqrt(sources);
 }
 
 /* The first row whose patterns both fit decides. Measured: data/campaign/limits.csv. Beside a gate near 1 all

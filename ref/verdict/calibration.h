@@ -7,10 +7,17 @@
 /* t with P(Z > t) = p for a normal deviate Z, 1e-300 <= p <= 1/2. To a few units in the last place. */
 double et_normal_quantile(double p);
 
-/* The limit in deviations of one element's error, of a set of decisions, or of a group, such that an
- * honest one passes it with probability `alpha` / `tests`. `coarse`: errors with an exponential tail. */
+/* The limit in deviations of one element's error, or of a set of decisions, such that an honest one passes
+ * it with probability `alpha` / `tests`. `coarse`: errors with an exponential tail. */
 double et_element_limit(double alpha, double tests, bool coarse);
-double et_group_limit(double alpha, double tests, bool coarse, double sources);
+
+/* The same for a group of so many sources, between that of one and that of very many, which are the same for
+ * all groups of a tensor. */
+typedef struct et_group_limits {
+    double many, one;
+} et_group_limits;
+et_group_limits et_group_limits_of(double alpha, double tests, bool coarse);
+double et_group_limit(et_group_limits t, double sources);
 
 /* c: by how much a group's slope and spread may exceed what independent errors would give. */
 typedef struct et_calibration {

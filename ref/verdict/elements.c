@@ -15,6 +15,7 @@
 #include "ref/base/bits.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
+#include "ref/base/rounding.h"
 #include "ref/verdict/calibration.h"
 #include "ref/verdict/judge.h"
 
@@ -138,11 +139,6 @@ static inline double inverse_power(double value, double smallest)
     power = power > smallest ? power : smallest;
     power = power < 0x1p1000 ? power : 0x1p1000;
     return from_bits(UINT64_C(0x7fe0000000000000) - to_bits(power));
-}
-
-static inline double larger(double a, double b)
-{
-    return a > b ? a : b;
 }
 
 /* Arithmetic, then conditions, then arithmetic: an operation that might trap, behind a condition, would
@@ -611,7 +607,7 @@ static size_t position(const char *name)
  * the order of the mathematics. State and metrics see nothing of what comes after the logits. */
 static const char *overflow_before(const exam *x)
 {
-    const bool *overflows = x->j->overflows;
+    const bool *overflows = x->j->overflows.at;
     const char *name = x->got->name, *weights = "route.slot_weight";
     bool layer = strncmp(name, "fwd.", 4) == 0 || strncmp(name, "bwd.", 4) == 0;
     size_t end = position(layer ? name : "fwd.gates");
@@ -620,7 +616,7 @@ static const char *overflow_before(const exam *x)
     bool weighed = strcmp(name, weights) == 0 || (layer && position(name) > position(weights));
     if (weighed && x->j->sums_vanish) return "a sum of gates";
     bool of_dr = strcmp(name, "bwd.x") == 0 || strcmp(name, "bwd.w_router") == 0;
-    return of_dr && x->j->dr_overflows ? "bwd.logits as an operand" : NULL;
+    return of_dr && x->j->overflows.dr ? "bwd.logits as an operand" : NULL;
 }
 
 /* Part 5, and the elements' part of the reason. `grouped` as below. */
@@ -630,7 +626,7 @@ static void conclude_real(exam *x, const et_sheet *f, const tally *all, bool gro
     const et_tensor_verdict *out = x->out;
     const char *overflow = overflow_before(x);
     if (out->failed > 0) report_failures(x);
-    if (x->j->overflows[position(x->got->name)])
+    if (x->j->overflows.at[position(x->got->name)])
         find(x, ET_INCONCLUSIVE, "outside the range of profile %s, whose largest number is %.3g",
              p->name, et_place_largest(p, et_tensor_place(x->got->name)));
     else if (out->outcome == ET_MISMATCH && overflow)

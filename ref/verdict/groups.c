@@ -54,6 +54,7 @@ typedef struct jury {
     const et_sums *rows, *columns;
     et_tensor_verdict *out;
     bool coarse;
+    et_group_limits limits;
     bool numbers;                     /* one a token, or a token and expert; or sums of these */
     double *slot_gates, *token_gates; /* [S], [N] v of a slot's weight; the largest of a token's */
     double *router_gates;             /* [N] of dx alone: v of a token's dr */
@@ -178,13 +179,13 @@ static et_group measure(const jury *q, const char *kind, const char *part, size_
     et_calibration c = et_calibration_of(q->f->got->name, kind);
     double common = s.uu > 0 ? s.common / s.uu : 0;
     double apart = s.n / (fmax(1, s.n / all->alike) + common);
-    double t = et_group_limit(q->j->alpha, q->j->tests, q->coarse, fmax(1, apart));
+    double t = et_group_limit(q->limits, fmax(1, apart));
     g.spread = sqrt(s.q / s.n);
     g.spread_limit = et_systematic_spread + t * c.spread / sqrt(2 * fmax(1, apart));
     g.pass = g.spread <= g.spread_limit;
     if (!(s.uu > 0)) return g;
     double shared = fmin(fmax(1, all->once / all->sources) + common, all->once);
-    t = et_group_limit(q->j->alpha, q->j->tests, q->coarse, fmax(1, all->once / shared));
+    t = et_group_limit(q->limits, fmax(1, all->once / shared));
     bool whole = strcmp(kind, "tensor") == 0 || strcmp(kind, "part") == 0;
     double faint = 12 * s.n / s.uu; /* u below an ulp rounds to 0, and far above it by chance */
     g.slope = s.eu / s.uu;
@@ -791,6 +792,7 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
               .columns = columns,
               .out = out,
               .coarse = et_tail_is_coarse(p, name),
+              .limits = et_group_limits_of(j->alpha, j->tests, et_tail_is_coarse(p, name)),
               .numbers = f->columns <= 1 || is_pairs(f),
               .b = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, false),
               .b_whole = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, true),

@@ -29,6 +29,19 @@ typedef struct et_unseen {
     uint8_t *experts; /* [n] 1: one of them is this expert's, or changes a weight of its slots */
 } et_unseen;
 
+/* Which of a reference's tensors have values beyond the profile's range: by row of the table; and dr as an
+ * operand of dx and dW_r. */
+typedef struct et_overflows {
+    bool at[ET_MAX_STEP_TENSORS], dr;
+} et_overflows;
+
+/* What a golden and a profile make of a verdict, for callers who judge many candidates by them. */
+typedef struct et_bars {
+    const et_step *variance; /* et_step_noise's */
+    et_systematic systematic;
+    et_overflows overflows;
+} et_bars;
+
 typedef struct et_judgement {
     const et_step *golden;    /* its inputs, and the routing that the rule gives */
     const et_step *reference; /* what is right given the candidate's own routing; may be `golden` */
@@ -41,11 +54,10 @@ typedef struct et_judgement {
     size_t count;
     const uint8_t *mask; /* [N,n] the candidate's assignment, or NULL if it shows none */
     et_unseen unseen;
-    size_t open;                         /* open decisions in all, shown or not */
-    bool counts_open;                    /* one of them may change how many passed a threshold */
-    bool overflows[ET_MAX_STEP_TENSORS]; /* row of the table: values beyond the profile's range */
-    bool dr_overflows;                   /* as an operand of dx and dW_r */
-    bool sums_vanish;                    /* norm: sum, and a token's gates may add up to 0 in it */
+    size_t open;      /* open decisions in all, shown or not */
+    bool counts_open; /* one of them may change how many passed a threshold */
+    et_overflows overflows;
+    bool sums_vanish; /* norm: sum, and a token's gates may add up to 0 in it */
     const et_verify_options *options;
     double alpha, tests;   /* alpha is divided by this number: all tests of the whole verdict */
     et_group_visit *visit; /* or NULL */
@@ -60,9 +72,11 @@ et_status et_verify_visiting(et_verdict *verdict, const et_step *golden,
                              const et_verify_options *options, et_group_visit *visit, void *user,
                              et_error *error);
 
-/* The same; `visit` may be NULL, and `bars` be what et_step_noise gives for the golden and this profile,
- * from a caller who judges many candidates by it, or NULL. */
-et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_step *bars,
+/* bars.systematic and bars.overflows. */
+et_status et_bars_find(et_bars *bars, const et_step *golden, const et_profile *p, et_error *error);
+
+/* et_verify_visiting with bars, or NULL; `visit` may be NULL, too. */
+et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_bars *bars,
                          const et_tensor_out *candidate, size_t count,
                          const et_verify_options *options, et_group_visit *visit, void *user,
                          et_error *error);

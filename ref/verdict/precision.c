@@ -188,6 +188,26 @@ static bool is_everywhere(const et_inquiry *q, const et_exhibit *x, const et_rea
     return 2 * noisy >= rows;
 }
 
+/* The same before there are variances, of errors in parts of each row's values; a few rows will do. */
+static bool errs_in_many_rows(const et_exhibit *x)
+{
+    size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
+    size_t count = et_tensor_count(x->got), rows = 0, noisy = 0;
+    const et_real *right = x->right;
+    double all = errors_of(x).all;
+    for (size_t from = 0; columns > 0 && from < count; from += columns) {
+        double ee = 0, uu = 0;
+        for (size_t i = from; i < from + columns; i++) {
+            double u = (double)right[i], e = et_tensor_element(x->got, i) - u;
+            ee += e * e;
+            uu += u * u;
+        }
+        rows += uu > 0;
+        noisy += uu > 0 && ee >= 0.01 * all * all * uu;
+    }
+    return 16 * noisy >= rows;
+}
+
 /* The errors are of the size that variances V say. */
 static bool is_of_size(const et_inquiry *q, const et_exhibit *x, const et_real *V)
 {
@@ -253,23 +273,39 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
     return status;
 }
 
-/* Is the profile's difference one that these failures could come from? */
+/* The fewest bits that the profile has where the verdict's has more; 64 if it has none. */
+static int coarsened_to(const et_profile *p, const et_profile *own)
+{
+    int bits = 64;
+    for (int i = 0; i < ET_PLACES; i++)
+        if (p->bits[i] < own->bits[i] && p->bits[i] < bits) bits = p->bits[i];
+    return bits;
+}
+
+/* Is the profile's difference one that these failures could come from? Asked before its variances are
+ * computed, which takes as long as a verdict: do errors spare but few rows, and are they not far below the roundings'
+ * 0.4 2^-bits? */
 static bool could_be(const et_inquiry *q, const et_profile *p)
 {
     const et_profile *own = q->j->options->profile;
-    bool gates_pass = false, gates_fail = false, wide = false;
+    bool gates_pass = false, gates_fail = false, wide = false, flushed = false, large = false;
+    bool flushes = p->ftz != own->ftz;
+    double least = ldexp(0.03, -coarsened_to(p, own));
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         bool gates = x->stage == ET_AT_GATES || x->stage == ET_AT_WEIGHTS;
         gates_pass |= gates && x->passed;
         gates_fail |= gates && x->failed;
         if (!counts(x)) continue;
+        if (!flushes && !errs_in_many_rows(x)) return false;
+        flushed |= flushes && is_flushed(q, x);
+        large |= errors_of(x).all >= least;
         wide |= x->verdict->failed > 0 ||
                 x->verdict->worst_group.spread > x->verdict->worst_group.spread_limit ||
                 x->verdict->whole.spread > x->verdict->whole.spread_limit;
     }
     if (p->bits[ET_GATES] != own->bits[ET_GATES] && gates_pass && !gates_fail) return false;
-    return wide; /* and not only a slope */
+    return wide && (flushes ? flushed : large); /* and not only a slope */
 }
 
 static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flushed,

@@ -30,7 +30,7 @@
 typedef struct trial {
     et_judgement j;
     et_verdict *verdict;
-    const et_step *bars; /* the golden's variances, if the caller has them */
+    const et_bars *bars; /* the golden's, if the caller has them */
     et_step golden;      /* the caller's, and its state in evaluation, too */
     int32_t updates;
     et_step reference, variance;      /* zeros where the golden serves, or before they are there */
@@ -117,21 +117,62 @@ static et_step allowed(const trial *t, const et_step *s)
     return view;
 }
 
+static double largest_of(const et_tensor_out *t)
+{
+    const double *values = t->values;
+    size_t count = et_tensor_count(t);
+    double most = 0;
+#pragma omp parallel for reduction(max : most) if (count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < count; i++)
+        if (fabs(values[i]) > most) most = fabs(values[i]);
+    return most;
+}
+
+/* Which of the reference's tensors leave the range of the profile, as they are stored or as operands of the next
+ * product. route.margin is infinite by design, and dy is used as it is stored. */
+static et_overflows find_overflows(const et_step *s, const et_profile *p)
+{
+    et_overflows found = {0};
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    const et_tensor_doc *doc;
+    size_t have = et_step_tensors(s, false, own);
+    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++) {
+        const et_tensor_out *t = et_tensor_named(own, have, doc->name);
+        double largest = et_place_largest(p, et_tensor_place(doc->name));
+        if (t && t->source == ET_FROM_F64 && largest < DBL_MAX / 2 &&
+            strcmp(doc->name, "route.margin") != 0 && strcmp(doc->name, "in.dy") != 0)
+            found.at[i] = largest_of(t) > largest;
+    }
+    const double operand = et_place_largest(p, ET_OPERANDS);
+    const et_tensor_out *dr = et_tensor_named(own, have, "bwd.logits");
+    found.dr = dr && operand < DBL_MAX / 2 && largest_of(dr) > operand;
+    return found;
+}
+
+et_status et_bars_find(et_bars *bars, const et_step *golden, const et_profile *p, et_error *error)
+{
+    bars->overflows = find_overflows(golden, p);
+    return et_noise_systematic(&bars->systematic, golden, p, error);
+}
+
 static et_status make_variance(trial *t, et_error *error)
 {
-    et_status status =
-        et_noise_systematic(&t->j.systematic, t->j.reference, t->j.options->profile, error);
-    if (status != ET_OK) return status;
-    bool serve = t->bars && t->j.reference == t->j.golden;
-    if (serve && (t->bars->state_ema || t->bars->state_bias || !t->golden.c.eval)) {
-        t->j.variance = t->bars;
+    const et_profile *p = t->j.options->profile;
+    const et_step *have = t->bars && t->j.reference == t->j.golden ? t->bars->variance : NULL;
+    if (have && (have->state_ema || have->state_bias || !t->golden.c.eval)) {
+        t->j.variance = have;
+        t->j.systematic = t->bars->systematic;
+        t->j.overflows = t->bars->overflows;
         return ET_OK;
     }
+    t->j.overflows = find_overflows(t->j.reference, p);
+    et_status status = et_noise_systematic(&t->j.systematic, t->j.reference, p, error);
+    if (status != ET_OK) return status;
     tell(t, "error bars", 0.3);
     et_step_free(&t->variance);
     et_step view = allowed(t, t->j.reference);
     t->j.variance = &t->variance;
-    return et_step_noise(&t->variance, &view, t->j.options->profile, error);
+    return et_step_noise(&t->variance, &view, p, error);
 }
 
 /* The layer once more, with an assignment that is not the rule's. */
@@ -157,36 +198,6 @@ static bool same_mask(const trial *t, const uint8_t *mask)
     size_t places = golden->c.tokens * golden->c.experts, i = 0;
     while (i < places && (mask[i] != 0) == (golden->route.mask[i] != 0)) i++;
     return i == places;
-}
-
-static double largest_of(const et_tensor_out *t)
-{
-    const double *values = t->values;
-    size_t count = et_tensor_count(t);
-    double most = 0;
-#pragma omp parallel for reduction(max : most) if (count > ET_WORTH_THREADS)
-    for (size_t i = 0; i < count; i++)
-        if (fabs(values[i]) > most) most = fabs(values[i]);
-    return most;
-}
-
-/* Which of the reference's tensors leave the range of the profile, as they are stored or as operands of the next
- * product. route.margin is infinite by design, and dy is used as it is stored. */
-static void find_overflows(et_judgement *j)
-{
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
-    const et_tensor_doc *doc;
-    size_t have = et_step_tensors(j->reference, false, own);
-    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++) {
-        const et_tensor_out *t = et_tensor_named(own, have, doc->name);
-        double largest = et_place_largest(j->options->profile, et_tensor_place(doc->name));
-        if (t && t->source == ET_FROM_F64 && largest < DBL_MAX / 2 &&
-            strcmp(doc->name, "route.margin") != 0 && strcmp(doc->name, "in.dy") != 0)
-            j->overflows[i] = largest_of(t) > largest;
-    }
-    const double operand = et_place_largest(j->options->profile, ET_OPERANDS);
-    const et_tensor_out *dr = et_tensor_named(own, have, "bwd.logits");
-    j->dr_overflows = dr && operand < DBL_MAX / 2 && largest_of(dr) > operand;
 }
 
 /* Under norm: sum, weights are p / T. Where all gates of a token are near the smallest number of the profile,
@@ -456,7 +467,6 @@ static et_status try_candidate(trial *t, et_error *error)
     j->tests = count_tests(j);
     status = moe ? judge_routing(t, error) : make_variance(t, error);
     if (status != ET_OK) return status;
-    find_overflows(j);
     find_vanishing_sums(j);
     if ((status = judge_tensors(t, error))) return status;
     pronounce_all(t, missing);
@@ -465,7 +475,7 @@ static et_status try_candidate(trial *t, et_error *error)
     return et_explain(t->verdict, j, error);
 }
 
-et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_step *bars,
+et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_bars *bars,
                          const et_tensor_out *candidate, size_t count,
                          const et_verify_options *options, et_group_visit *visit, void *user,
                          et_error *error)

@@ -24,7 +24,7 @@
 #define CP_CAMPAIGN_H
 
 #include "etref/etref.h"
-#include "ref/oracle/noise.h"
+#include "ref/verdict/judge.h"
 #include "tests/candidates/candidate.h"
 
 #include <stdio.h>
@@ -164,7 +164,7 @@ typedef struct cp_subject {
     et_step golden;
     const et_profile *profile; /* of `bars`; NULL before */
     et_step bars;              /* variances */
-    et_systematic systematic;  /* what does not average out */
+    et_bars served;            /* these, and what does not average out */
 } cp_subject;
 
 /* Draws and computes a case. The caller closes it. */

@@ -43,8 +43,8 @@ static void turn_to(cp_groups *all, const char *tensor)
     all->last = tensor;
     all->row = cp_tensor_row(tensor);
     double b = et_systematic_slope(s->profile);
-    all->b = b + et_noise_slope(&s->systematic, tensor, false);
-    all->b_whole = b + et_noise_slope(&s->systematic, tensor, true);
+    all->b = b + et_noise_slope(&s->served.systematic, tensor, false);
+    all->b_whole = b + et_noise_slope(&s->served.systematic, tensor, true);
 }
 
 /* A group that hardly stands out of its noise has no slope to speak of. */

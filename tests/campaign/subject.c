@@ -112,7 +112,8 @@ et_status cp_subject_profile(cp_subject *s, const et_profile *p, et_error *error
 {
     et_step_free(&s->bars);
     s->profile = p;
-    et_status status = et_noise_systematic(&s->systematic, &s->golden, p, error);
+    s->served.variance = &s->bars;
+    et_status status = et_bars_find(&s->served, &s->golden, p, error);
     return status == ET_OK ? et_step_noise(&s->bars, &s->golden, p, error) : status;
 }
 
@@ -128,7 +129,7 @@ et_status cp_judge(et_verdict *verdict, const cp_subject *s, const et_tensor_out
     et_verify_options o = {.profile = s->profile, .explain = explain};
     if (groups) groups->of_subject = s;
     if (groups) groups->last = NULL;
-    return et_verify_with(verdict, &s->golden, &s->bars, tensors, count, &o,
+    return et_verify_with(verdict, &s->golden, &s->served, tensors, count, &o,
                           groups ? cp_groups_visit : NULL, groups, error);
 }
 

@@ -11,6 +11,7 @@
  * token of the shared expert, 6dn a token for the router.
  */
 #include "etref/etref.h"
+#include "tools/etref/bench.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/options.h"
 #include "tools/etref/terminal.h"
@@ -198,7 +199,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *values, size_t count)
+double bench_median(double *values, size_t count)
 {
     qsort(values, count, sizeof *values, by_value);
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
@@ -208,7 +209,7 @@ static double median_phase(const bench *b, int phase)
 {
     double values[MAX_ROUNDS];
     for (size_t i = 0; i < b->rounds; i++) values[i] = b->times[i].phase[phase];
-    return median(values, b->rounds);
+    return bench_median(values, b->rounds);
 }
 
 typedef struct summary {
@@ -234,7 +235,7 @@ static summary summarise(const bench *b)
         v[6][i] = r->bare / r->layer;
     }
     double m[7];
-    for (int i = 0; i < 7; i++) m[i] = median(v[i], b->rounds);
+    for (int i = 0; i < 7; i++) m[i] = bench_median(v[i], b->rounds);
     return (summary){m[0], m[1], m[2], m[3], m[4], m[5], m[6]};
 }
 
@@ -422,7 +423,7 @@ int cmd_bench(int argc, char **argv)
     size_t threads = 0, rounds = 7;
     word_list words = {0};
     const option table[] = {{"--engine", OPTION_CHOICE, &engine, "plain|blas"},
-                            {"--table", OPTION_CHOICE, &what, "layer|tokens|granularity"},
+                            {"--table", OPTION_CHOICE, &what, "layer|tokens|granularity|verify"},
                             {"--threads", OPTION_THREADS, &threads, NULL},
                             {"--rounds", OPTION_COUNT, &rounds, NULL},
                             {"--format", OPTION_CHOICE, &format, "text|json"},
@@ -444,6 +445,9 @@ int cmd_bench(int argc, char **argv)
     if (what == 2) /* the same arithmetic in ever smaller experts; no shared one to dilute it */
         for (size_t G = 1; G <= 16; G *= 2)
             shapes[count++] = (shape){2048, 768, 3072 / G, 8 * G, G, 0};
+    if (what == 3 && sizeof(et_real) != sizeof(double))
+        return fail("bench --table verify: the float build does not judge");
+    if (what == 3) return bench_verify(rounds, format);
     if (what == 0) return report_layer(d12, engine, rounds, format);
     return report_table(shapes, count, engine, rounds, format);
 }
