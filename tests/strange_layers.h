@@ -242,6 +242,30 @@ static const struct {
      "'top_k':6,'balance':'aux_error','balance_coef':0.3,'precision':'f32',"
      "'input':{'source':'huge','seed':339}}",
      "bf16", "atomic"},
+    /* nearly equal gates are all rounded to the same side, and dr with them */
+    {"{'name':'strange-895','rule':'tc','tokens':16,'d_model':16,'d_expert':53,"
+     "'experts':3,'gate':'softmax','norm':'fanout','shared':false,'top_k':1,"
+     "'micro_batches':2,'balance':'aux_error','balance_coef':0.3,'precision':'bf16',"
+     "'input':{'source':'tiny','seed':895}}",
+     "bf16-low", "tree"},
+    {"{'name':'alike-ec','rule':'ec','tokens':8192,'d_model':16,'d_expert':16,"
+     "'experts':13,'pool_tokens':8192,'gate':'softmax','precision':'bf16',"
+     "'input':{'source':'tiny','seed':5}}",
+     "bf16-low", "wide"},
+    /* and so is a sum that grows by them */
+    {"{'name':'alike-tc','rule':'tc','tokens':8192,'d_model':16,'d_expert':16,"
+     "'experts':13,'top_k':2,'balance':'aux','balance_coef':0.1,'gate':'softmax',"
+     "'precision':'bf16','input':{'source':'tiny','seed':5}}",
+     "f32", "tree"},
+    {"{'name':'alike-tokens','rule':'ec','tokens':6000,'d_model':16,'d_expert':16,"
+     "'experts':7,'pool_tokens':3000,'micro_batches':2,'gate':'softmax_tokens',"
+     "'precision':'bf16','input':{'source':'tiny','seed':5}}",
+     "f32", "fused"},
+    /* dr of a z-loss, as an operand: the same for all experts, whose weights cancel in a column of dx */
+    {"{'name':'alike-anchor','rule':'ec','tokens':8192,'d_model':16,'d_expert':16,"
+     "'experts':8,'pool_tokens':8192,'gate':'softmax_anchor','norm':'fanout',"
+     "'z_loss_coef':0.1,'precision':'bf16','input':{'source':'tiny','seed':5}}",
+     "bf16", "tree"},
 };
 enum { STRANGE_LAYERS = sizeof strange_layers / sizeof *strange_layers };
 

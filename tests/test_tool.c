@@ -95,6 +95,7 @@ START_TEST(wrong_usage_is_named_and_corrected)
     expect_failure(RUN("verify", "a", "b", "--profil", "bf16"), 2, "'--profile'");
     expect_failure(RUN("verify", "a", "b", "--ties", "lower"), 2, "rule|any");
     expect_failure(RUN("verify", "a", "b", "--format", "xml"), 2, "text|json|junit");
+    expect_failure(RUN("bench", "--table", "verify", "--engine", "plain"), 2, "--table verify");
     expect_failure(RUN("list", "profiles", "bf17"), 2, "bf16");
     expect_failure(RUN("list", "fields", "profiles"), 2, "one list");
     expect_failure(RUN("show"), 2, "no file given");

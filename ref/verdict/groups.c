@@ -674,20 +674,18 @@ static et_status share_columns(jury *q, double *room, et_error *error)
     size_t N = s->c.tokens, n = s->c.experts, d = s->c.d_model;
     const double *u = q->f->want;
     void *scratch;
-    et_status status = et_allocate(&scratch, N * (n + d), sizeof(et_real), "dx", error);
+    et_status status = et_allocate(&scratch, N * (n + d) + d, sizeof(double), "dx", error);
     if (status != ET_OK) return status;
     et_real *moved = scratch, *e = moved + N * n;
+    double *uu = (double *)scratch + N * (n + d);
     status = find_moved(q, moved, error);
     if (status == ET_OK) {
         et_matmul(ET_BLAS, N, d, n, et_rows(moved, n), et_rows(s->in.router, d), false, e, d);
-        for (size_t c = 0; c < d; c++) {
-            double eu = 0, uu = 0;
-            for (size_t k = c; k < N * d; k += d) {
-                eu += (double)e[k] * u[k];
-                uu += u[k] * u[k];
-            }
-            room[c] = uu > 0 ? fabs(eu) / uu : 0;
+        for (size_t k = 0; k < N * d; k++) {
+            room[k % d] += (double)e[k] * u[k];
+            uu[k % d] += u[k] * u[k];
         }
+        for (size_t c = 0; c < d; c++) room[c] = uu[c] > 0 ? fabs(room[c]) / uu[c] : 0;
         q->columns_shift = room;
     }
     free(scratch);

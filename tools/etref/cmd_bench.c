@@ -446,7 +446,10 @@ int cmd_bench(int argc, char **argv)
         for (size_t G = 1; G <= 16; G *= 2)
             shapes[count++] = (shape){2048, 768, 3072 / G, 8 * G, G, 0};
     if (what == 3 && sizeof(et_real) != sizeof(double))
-        return fail("bench --table verify: the float build does not judge");
+        return fail("bench --table verify: the float build does not judge; use the usual build");
+    if (what == 3 && engine == ET_PLAIN)
+        return fail(
+            "bench --table verify: a verdict computes on the blas engine; leave out --engine");
     if (what == 3) return bench_verify(rounds, format);
     if (what == 0) return report_layer(d12, engine, rounds, format);
     return report_table(shapes, count, engine, rounds, format);

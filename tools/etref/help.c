@@ -171,11 +171,13 @@ const char help_bench[] =
     "one\n"
     "large product, the best that this machine does.\n\n"
     "  --table TABLE       layer: the paper's d12 layer (default); tokens: it, over the number of\n"
-    "                      tokens; granularity: the same arithmetic in ever smaller experts\n"
+    "                      tokens; granularity: the same arithmetic in ever smaller experts;\n"
+    "                      verify: a verdict on d12-et, passed and explained, beside the layer\n"
     "  --engine ENGINE     blas (default) or plain\n"
     "  --rounds N          rounds of which the median is shown, at most 99 (default: 7)\n"
     "  --format FORMAT     text (default) or json\n"
     "  --threads N         threads to compute with\n\n"
     "examples:\n"
     "  etref bench\n"
-    "  etref bench --table granularity --rounds 3\n";
+    "  etref bench --table granularity --rounds 3\n"
+    "  etref bench --table verify --rounds 3\n";
