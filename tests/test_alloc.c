@@ -279,13 +279,7 @@ static et_status audit(et_error *error)
     return status;
 }
 
-static et_status decode(et_error *error)
-{
-    uint8_t z[7];
-    return et_codec_decode(7, "1001011", z, error);
-}
-
-static et_status (*const leakage[])(et_error *) = {count_labels, audit, decode};
+static et_status (*const leakage[])(et_error *) = {count_labels, audit};
 
 START_TEST(every_allocation_of_leakage_may_fail)
 {

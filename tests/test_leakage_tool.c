@@ -456,7 +456,7 @@ START_TEST(each_type_breaks_where_it_must)
     }
     json_decref(rows);
     ck_assert_int_eq(LEAKAGE("reach"), 0);
-    has("bf16                 8    2^-133                8      133");
+    has("bf16                 8    2^-133                8             133");
 }
 END_TEST
 
@@ -479,6 +479,18 @@ START_TEST(the_codec_refuses)
     expect_failure(LEAKAGE("decode", "half", "--precision=f64", "--tokens=4"), 2, "'half'");
     expect_failure(LEAKAGE("decode", "01", "--precision=f64", "--tokens=0"), 2, "--tokens 0");
     expect_failure(LEAKAGE("reach", "f64"), 2, "stands alone");
+    expect_failure(LEAKAGE("encode", "01", "--quiet", "--format=json"), 2, "--format json");
+    write_text("two", "01\n10\n");
+    expect_failure(LEAKAGE("encode", in_folder("two")), 2, "more than one word");
+    FILE *zero = fopen(in_folder("zero"), "wb");
+    fwrite("01\0x", 1, 4, zero);
+    fclose(zero);
+    expect_failure(LEAKAGE("encode", in_folder("zero")), 2, "a zero byte");
+    expect_failure(LEAKAGE("decode", "nan", "--precision=f32", "--tokens=4"), 2, "from 0 to 1");
+    expect_failure(LEAKAGE("decode", "5", "--precision=f32", "--tokens=4"), 2, "from 0 to 1");
+    expect_failure(LEAKAGE("decode", "0.3", "--precision=bf16", "--tokens=4"), 2, "no cutoff");
+    expect_failure(LEAKAGE("decode", "--precision=bf16", "--tokens=4", "--", "-0.5"), 2,
+                   "no cutoff");
 }
 END_TEST
 
@@ -790,6 +802,51 @@ START_TEST(a_kernels_files)
 }
 END_TEST
 
+/* What one batch of EC does not see of the other proves nothing. */
+START_TEST(a_cut_between_pools_is_inconclusive)
+{
+    make_twin("ec");
+    char *a = strdup(bundle("ec")), *b = strdup(bundle("ec-other"));
+    expect_failure(LEAKAGE("audit", a, "--twin", in_folder("x"), "--cut=32"), 2,
+                   "between two batches of 32 tokens");
+    ck_assert_int_eq(LEAKAGE("audit", a, "--future=noise", "--twin", b, "--cut=33"), 0);
+    json_t *report = leakage_json(LEAKAGE("audit", a, b, "--format=json"), 1);
+    ck_assert_int_eq(whole(report, "batch"), 32);
+    ck_assert_int_eq(whole(report, "tested"), 4);
+    json_decref(report);
+    free(a);
+    free(b);
+}
+END_TEST
+
+/* Files in which nothing could ever differ, or that hold no decisions. */
+START_TEST(a_kernels_strange_masks)
+{
+    double values[64 * 4] = {0};
+    et_error error;
+    const et_tensor_out mask = {"route.mask", ET_F64, 2, {64, 4}, values, ET_FROM_F64};
+    const et_tensor_out few = {"route.mask", ET_F64, 2, {64, 3}, values, ET_FROM_F64};
+    make_twin("ec");
+    char *a = strdup(bundle("ec")), *b = strdup(bundle("ec-other"));
+    const char *const names[] = {"k", "l"};
+    for (size_t i = 0; i < 2; i++)
+        ck_assert_int_eq(et_tensor_file_write(in_folder(names[i]), &mask, 1, NULL, &error), ET_OK);
+    ck_assert_int_eq(LEAKAGE("audit", a, b, in_folder("k"), in_folder("l")), 3);
+    has("nothing was decided");
+    expect_failure(LEAKAGE("audit", a, b, in_folder("k"), in_folder("k")), 2, "are one file");
+    ck_assert_int_eq(et_tensor_file_write(in_folder("few"), &few, 1, NULL, &error), ET_OK);
+    ck_assert_int_eq(et_tensor_file_write(in_folder("few-2"), &few, 1, NULL, &error), ET_OK);
+    expect_failure(LEAKAGE("audit", a, b, in_folder("few"), in_folder("few-2")), 2,
+                   "decides on 3 experts");
+    values[5] = 0.5;
+    ck_assert_int_eq(et_tensor_file_write(in_folder("k"), &mask, 1, NULL, &error), ET_OK);
+    expect_failure(LEAKAGE("audit", a, b, in_folder("k"), in_folder("l")), 2,
+                   "route.mask is 0.5 at token 1, expert 1");
+    free(a);
+    free(b);
+}
+END_TEST
+
 START_TEST(a_masks_column_is_encoded)
 {
     uint8_t mask[64 * 4];
@@ -831,12 +888,12 @@ START_TEST(audit_refuses)
     expect_failure(LEAKAGE("audit", ec, "--cut", "3"), 2, "belong together");
     expect_failure(LEAKAGE("audit", ec, "--twin", "x"), 2, "belong together");
     expect_failure(LEAKAGE("audit", ec, "--twin", "x", "--cut=64"), 2, "64 tokens; fewer");
-    expect_failure(LEAKAGE("audit", ec, "--twin", "x", "--cut=8", "--future=adversary"), 2,
+    expect_failure(LEAKAGE("audit", ec, "--twin", "x", "--cut=9", "--future=adversary"), 2,
                    "writes tokens");
-    expect_failure(LEAKAGE("audit", ec, "--twin", "x", "--cut=8", "--format=json"), 2,
+    expect_failure(LEAKAGE("audit", ec, "--twin", "x", "--cut=9", "--format=json"), 2,
                    "audits nothing");
-    expect_failure(LEAKAGE("audit", ec, "--twin", ec, "--cut=8"), 2, "the bundle itself");
-    expect_failure(LEAKAGE("audit", ec, "--twin", in_folder("no/x"), "--cut=8"), 2, "folder");
+    expect_failure(LEAKAGE("audit", ec, "--twin", ec, "--cut=9"), 2, "the bundle itself");
+    expect_failure(LEAKAGE("audit", ec, "--twin", in_folder("no/x"), "--cut=9"), 2, "folder");
     expect_failure(LEAKAGE("audit", bundle("ffn"), "--twin", "x", "--cut=3"), 2, "dense");
     ck_assert_int_eq(access("x", F_OK), -1);
     free(ec);
@@ -1173,6 +1230,8 @@ int main(void)
     tcase_add_test(audits, a_golden_and_its_twin);
     tcase_add_test(audits, a_twin_is_generated_again);
     tcase_add_test(audits, a_kernels_files);
+    tcase_add_test(audits, a_cut_between_pools_is_inconclusive);
+    tcase_add_test(audits, a_kernels_strange_masks);
     tcase_add_test(audits, a_masks_column_is_encoded);
     tcase_add_test(audits, audit_refuses);
     tcase_add_test(audits, a_mask_that_is_not_the_rules_is_refused);

@@ -141,8 +141,8 @@ void et_codec_cutoff(size_t N, const uint8_t *z, char *cutoff);
 void et_codec_score(size_t t, const uint8_t *z, char *score);
 
 /* z [N] out, from cutoff [N] alone, token by token: the decoder forms each score from its own
- * earlier decisions and compares it with the cutoff. Time O(N^2).
- * Returns: ET_EINVAL if a digit is neither '0' nor '1'; ET_ENOMEM. */
+ * earlier decisions and compares it with the cutoff. Time O(N): the digits before token t agree.
+ * Returns: ET_EINVAL if a digit is neither '0' nor '1'. */
 et_status et_codec_decode(size_t N, const char *cutoff, uint8_t *z, et_error *error);
 
 /* The same in a float type (F64, F32, F16 or BF16), each midpoint rounded to it: scores [N] out,

@@ -62,16 +62,10 @@ et_status et_codec_decode(size_t N, const char *cutoff, uint8_t *z, et_error *er
         if (cutoff[t] != '0' && cutoff[t] != '1')
             return et_fail(error, ET_EINVAL, "codec: character %zu of the cutoff is '%c'; 0 or 1",
                            t, cutoff[t]);
-    void *room = NULL;
-    et_status status = et_allocate(&room, N, 1, "codec", error);
-    if (status != ET_OK) return status;
-    char *score = room; /* the decisions so far, negated, and a 1 */
-    for (size_t t = 0; t < N; t++) {
-        score[t] = '1';
-        z[t] = et_codec_compare(t + 1, score, N, cutoff) > 0;
-        score[t] = z[t] ? '0' : '1';
-    }
-    free(room);
+    /* The score of token t is the decisions before it, negated, and a 1. Those digits are the cutoff's own
+     * first ones, since each decision was made equal to its digit: so the two differ from digit t on only, */
+    for (size_t t = 0; t < N; t++) z[t] = et_codec_compare(1, "1", 1, cutoff + t) > 0;
+    /* where 1 is above 0, and beside a 1 the cutoff is no smaller, whatever follows. */
     return ET_OK;
 }
 

@@ -125,12 +125,19 @@
  *     V(p,q,u,l) = f(m, up-p, u)   for p >= lo
  *     V(p,q,u,l) = f(m, lo-p, l)   for u = 0 or up + q >= N
  *
- * where f(m,j,.) = 1 for j >= m. Scores above L or at or below H are missing in V, because they
- * only use up a token. Taken: V(p+1,q,u,l), where a score at L gives f(m-1, up-p, 0) = 1 more (and
- * without dropping f(m-1, j-1, l) <= f(m, j, l)). Refused: V(p,q+1,u,l), where a score at H + 1
- * gives f(m-1, lo-p-1, 1) + V(p,q+1,u,l-1), which is not less: the former is lo - p, and taking a
- * level from any split of a path costs V at most that. With nothing passing (a = 0) the rule is
- * exact top-lo, with everything passing (a = M) exact top-up.
+ * where f(m,j,.) = 1 for j > m, too (in 1 such a state is empty; here it takes all that is left).
+ * With nothing passing (a = 0) the rule is exact top-lo, with everything passing (a = M) exact
+ * top-up.
+ *
+ * Scores above L or at or below H are missing in V, because they only use up a token.
+ * Taken: V(p+1,q,u,l), where a score at L gives f(m-1, up-p, 0) = 1 more (and without dropping
+ * f(m-1, j-1, l) <= f(m, j, l)).
+ * Refused: V(p,q+1,u,l), which is at most V(p,q,u,l), by induction on m in the recursion with these
+ * moves left in. For l = 0 that is f growing with m. For l >= 1 set a score at H + 1 against it: it
+ * gives f(m-1, lo-p-1, 1) + V(p,q+1,u,l-1), and the former is lo - p. So it remains that one level
+ * less costs V(p,q+1,u,.) at most lo - p: take it from any split of a best path. A split of two
+ * levels and more loses the smallest element of its f, at most lo - p; one of a single level turns
+ * into a refusal at or below H (there is an H by then), and its f of one level, lo - p at most, is lost.
  *
  * Bounds. (a-1) up + (M-a) lo + 1 labels suffice for a >= 1. The advice is the pair (c, s) of the
  * top up or of the top lo, whichever the clamp demands, decoded as above. The former: c a passing
@@ -139,8 +146,11 @@
  * by the pair of that level and s = up: no label of its own. The recursion attains the bound for
  * N >= up + M - 1: B refusals of one level each at p = 0 give lo labels each; then a taken token
  * that leaves one passing level open gives 1 + (a-2) up, and up - 1 more taken ones give 1 each.
- * Without a limit of levels a path of the recursion adds up to C(N,up) + C(N,lo) - 1 at most. So ET
- * with capacity leaks as EC with k between lo and up does: more with every bit and place, and not
+ * Without a limit of levels a path of the recursion adds up to C(N,up) + C(N,lo) - 1 at most: where
+ * it refuses a passing token, f is at most the number of selections of up tokens that have shared
+ * the path's decisions and refuse this one; where it takes one that does not pass, the same with lo.
+ * Selections that leave the path at different steps are different, one of either kind never leaves
+ * it, and the path's end adds 1. So ET with capacity leaks as EC with k between lo and up does: more with every bit and place, and not
  * more with N once there are tokens enough.
  *
  * Source: paper, Appendix A, for the notion and Theorems A.2, A.3; lemma and bounds are our own.
@@ -281,14 +291,16 @@ static uint64_t labels_by_recursion(clamped *s)
 
 static et_status reserve(clamped *s, et_error *error)
 {
-    const double most_cells = 0x1p26, most_steps = 0x1p36;
-    double cells = (double)(s->Q + 1) * (double)(s->U + 1) * (double)(s->B + 1);
-    double steps = (double)s->lo * cells * (double)(s->U + s->B) / 2;
+    const double most_cells = 0x1p26, most_steps = 0x1p36,
+                 row = 8; /* a row costs so many steps more */
+    double rows = (double)(s->Q + 1) * (double)(s->U + 1), count = (double)(s->B + 1);
+    double cells = rows * count;
+    double steps = (double)s->lo * rows * (count + row) * (double)(s->U + s->B) / 2;
     if (cells > most_cells || steps > most_steps)
         return et_fail(error, ET_EINVAL,
                        "exact leakage: %.3g states and %.3g steps; at most 2^26 and 2^36: choose "
-                       "fewer levels or places, or take the bound",
-                       cells, steps);
+                       "fewer levels or places, or be content with the bound, %llu labels",
+                       cells, steps, (unsigned long long)(s->U * s->up + s->B * s->lo + 1));
     et_status status;
     if ((status =
              et_allocate((void **)&s->v, (size_t)cells, sizeof *s->v, "exact leakage", error)) ||

@@ -91,6 +91,17 @@ et_status read_matrix(const et_tensor_file *file, const char *name, double **val
     return et_tensor_file_read(file, t, 0, t->count, *values, error);
 }
 
+et_status read_mask(const et_tensor_file *file, double **mask, size_t shape[2], et_error *error)
+{
+    et_status status = read_matrix(file, "route.mask", mask, shape, error);
+    for (size_t j = 0; status == ET_OK && j < shape[0] * shape[1]; j++)
+        if ((*mask)[j] != 0 && (*mask)[j] != 1)
+            status = et_fail(error, ET_EINVAL,
+                             "%s: route.mask is %g at token %zu, expert %zu; 0 or 1 belongs there",
+                             file->path, (*mask)[j], j / shape[1], j % shape[1]);
+    return status;
+}
+
 void share_cell(text_table *table, double share)
 {
     if (isnan(share))

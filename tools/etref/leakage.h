@@ -45,4 +45,7 @@ bool no_words(const char *part, const word_list *words);
 et_status read_matrix(const et_tensor_file *file, const char *name, double **values,
                       size_t shape[2], et_error *error);
 
+/* The same for route.mask, whose values are 0 and 1. */
+et_status read_mask(const et_tensor_file *file, double **mask, size_t shape[2], et_error *error);
+
 #endif

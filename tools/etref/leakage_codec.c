@@ -44,33 +44,45 @@ static bool is_digits(const char *word)
     return *word != '\0' && word[strspn(word, "01.")] == '\0';
 }
 
-/* Keeps the digits of `text`: white space and a leading "0." go. */
-static et_status keep_digits(digits *out, const char *text, const char *where, et_error *error)
+/* Keeps the digits of the one word of `text`; a leading "0." goes. */
+static et_status keep_digits(digits *out, const char *text, size_t length, const char *where,
+                             et_error *error)
 {
-    text += strspn(text, " \t\r\n");
+    static const char white[] = " \t\r\n";
+    if (strlen(text) != length)
+        return et_fail(error, ET_EINVAL, "%s: holds a zero byte; text of 0 and 1 belongs here",
+                       where);
+    text += strspn(text, white);
     if (strncmp(text, "0.", 2) == 0) text += 2;
-    out->at = allocate(strlen(text), 1);
-    for (; *text; text++) {
-        if (strchr(" \t\r\n", *text)) continue;
-        if (*text != '0' && *text != '1')
-            return et_fail(error, ET_EINVAL, "%s: digit %zu is '%c'; 0 and 1 belong here", where,
-                           out->count, *text);
-        out->at[out->count++] = *text;
-    }
-    if (out->count > 0) return ET_OK;
-    return et_fail(error, ET_EINVAL, "%s: no digits; a string of 0 and 1 belongs here", where);
+    out->count = strcspn(text, white);
+    if (text[out->count + strspn(text + out->count, white)] != '\0')
+        return et_fail(error, ET_EINVAL,
+                       "%s: more than one word; one string of 0 and 1 belongs here", where);
+    if (out->count == 0)
+        return et_fail(error, ET_EINVAL, "%s: no digits; a string of 0 and 1 belongs here", where);
+    if (out->count > MOST_DIGITS)
+        return et_fail(error, ET_EINVAL, "%s: %zu digits; at most %d", where, out->count,
+                       MOST_DIGITS);
+    size_t fine = strspn(text, "01");
+    if (fine < out->count)
+        return et_fail(error, ET_EINVAL, "%s: digit %zu is '%c'; 0 and 1 belong here", where, fine,
+                       text[fine]);
+    out->at = allocate(out->count, 1);
+    memcpy(out->at, text, out->count);
+    return ET_OK;
 }
 
 static et_status read_digits(digits *out, const char *word, et_error *error)
 {
     char *text = NULL;
     size_t length = 0;
-    if (is_digits(word)) return keep_digits(out, word, word, error);
+    if (is_digits(word)) return keep_digits(out, word, strlen(word), word, error);
     if (strcmp(word, "-") != 0 && access(word, F_OK) != 0)
         return et_fail(error, ET_EINVAL,
                        "'%s' is neither a string of 0 and 1 nor a file that is there", word);
-    et_status status = read_text(word, MOST_DIGITS, "a string of 0 and 1", &text, &length, error);
-    if (status == ET_OK) status = keep_digits(out, text, word, error);
+    et_status status =
+        read_text(word, 2 * MOST_DIGITS, "a string of 0 and 1", &text, &length, error);
+    if (status == ET_OK) status = keep_digits(out, text, length, word, error);
     free(text);
     return status;
 }
@@ -89,7 +101,7 @@ static et_status read_column(selection *s, const codec_options *o, et_error *err
     size_t shape[2];
     et_status status = et_tensor_file_open(&file, o->mask, error);
     if (status != ET_OK) return status;
-    status = read_matrix(&file, "route.mask", &mask, shape, error);
+    status = read_mask(&file, &mask, shape, error);
     if (status == ET_OK && o->expert >= shape[1])
         status = et_fail(error, ET_EINVAL, "--expert %llu: %s has experts 0 to %zu",
                          (unsigned long long)o->expert, o->mask, shape[1] - 1);
@@ -296,7 +308,7 @@ static void print_rounded(const codec_options *o, const selection *s, const roun
     putchar('\n');
     if (r->carried < s->N)
         printf("at token %zu the bracket's ends are neighbours in %s: its midpoint rounds to one "
-               "of them,\nand from there on a decision cannot be told from an earlier one\n",
+               "of them,\nand from there on it may no longer tell decisions apart\n",
                r->carried, type_names[o->precision]);
     printf("expert choice on these scores: %s (%zu decisions differ)\n"
            "the decoder from this cutoff:  %s (%zu decisions differ)\n",
@@ -341,12 +353,8 @@ static int print_decoded(const codec_options *o, selection *s)
 
 static et_status decode_exactly(const codec_options *o, selection *s, et_error *error)
 {
-    enum { MOST_TOKENS = 1 << 16 }; /* the decoder compares all of its digits at each token */
     digits d = {0};
     et_status status = read_digits(&d, o->word, error);
-    if (status == ET_OK && d.count > MOST_TOKENS)
-        status = et_fail(error, ET_EINVAL, "leakage decode: %zu digits; at most %d", d.count,
-                         MOST_TOKENS);
     if (status == ET_OK) {
         s->N = d.count;
         s->z = allocate(s->N, 1);
@@ -365,15 +373,22 @@ static et_status decode_in(const codec_options *o, selection *s, et_error *error
                        "leakage decode: '%s' is no cutoff; with --precision it is a number, as "
                        "'etref leakage encode --precision %s --quiet' prints it",
                        o->word, type_names[o->precision]);
+    et_dtype type = types[o->precision];
+    if (!(cutoff >= 0 && cutoff <= 1) || et_round_to_dtype(cutoff, type) != cutoff)
+        return et_fail(error, ET_EINVAL,
+                       "leakage decode: %s is no cutoff in %s, one of its numbers from 0 to 1",
+                       o->word, type_names[o->precision]);
     s->N = (size_t)o->tokens;
     s->z = allocate(s->N, 1);
-    return et_codec_decode_in(types[o->precision], s->N, cutoff, s->z, error);
+    return et_codec_decode_in(type, s->N, cutoff, s->z, error);
 }
 
 /* ---- the commands ---- */
 
 static bool check_encode(const codec_options *o, const word_list *words, bool has_expert)
 {
+    if (o->quiet && o->format == FORM_JSON)
+        return refuse("encode", "--quiet prints the cutoff as text; leave out --format json");
     if (words->count > 1)
         return refuse("encode", "one selection at a time: a string of 0 and 1, a file, or -");
     if (words->count == 0 && !o->mask)
@@ -477,7 +492,7 @@ static et_status reach_row(text_table *table, json_t *rows, size_t i, et_error *
 int leakage_reach(int argc, char **argv)
 {
     static const char *const heads[] = {"precision", "significand", "smallest", "every selection",
-                                        "at most"};
+                                        "some selection"};
     int format = FORM_TEXT;
     word_list words = {0};
     text_table table;
@@ -494,7 +509,7 @@ int leakage_reach(int argc, char **argv)
         status = reach_row(&table, rows, i, &error);
     if (fine && status == ET_OK && format == FORM_JSON) json_print(json_incref(rows));
     if (fine && status == ET_OK && format == FORM_TEXT) {
-        puts("how many tokens of a selection scores of a float type can carry, measured:\n");
+        puts("how many tokens of a selection have exact scores in a float type, measured:\n");
         table_print(&table);
         puts("\nOnce a token is refused, the bracket's lower end keeps its leading digit, and a\n"
              "type of p significand bits has p places from there; before that, midpoints are\n"

@@ -5,6 +5,9 @@
  *
  * What the two batches share is the longest prefix of equal rows of in.x. A causal rule decides a
  * shared token alike; what comes later is not compared. --twin makes the second batch of the first.
+ *
+ * Pools and micro-batches do not see each other. Only in the one that is shared in part has a
+ * decision other tokens behind it; where there is none, equal decisions prove nothing.
  */
 #include "etref/bundle.h"
 #include "tools/etref/commands.h"
@@ -25,6 +28,8 @@ typedef struct pair {
     et_tensor_file inputs[2], masks[2];
     double *x[2], *mask[2];
     size_t N, d, n, shared;
+    size_t batch; /* tokens that are routed together, of the case; N where no case says it */
+    bool knows_batch;
     et_audit_count count; /* each [shared] */
     uint64_t changed;
 } pair;
@@ -60,8 +65,14 @@ static et_status same_tensor(const pair *p, const char *name, et_error *error)
         p->names[0], p->names[1], name);
 }
 
+/* EC's pool; a micro-batch for the other rules. */
+static size_t tokens_together(const et_case *c)
+{
+    return et_case_routes_by_choice(c) ? c->pool_tokens : et_case_micro_tokens(c);
+}
+
 /* A case in the metadata of both must ask for the same routing. */
-static et_status same_case(const pair *p, et_error *error)
+static et_status same_case(pair *p, et_error *error)
 {
     et_case c[2];
     for (int i = 0; i < 2; i++) {
@@ -72,6 +83,8 @@ static et_status same_case(const pair *p, et_error *error)
         memset(c[i].hunts, 0, sizeof c[i].hunts);
         memset(&c[i].input, 0, sizeof c[i].input);
     }
+    p->knows_batch = c[0].layer == ET_MOE && tokens_together(&c[0]) > 0;
+    if (p->knows_batch) p->batch = tokens_together(&c[0]);
     if (memcmp(&c[0], &c[1], sizeof *c) == 0) return ET_OK;
     return et_fail(error, ET_EINVAL,
                    "%s and %s are of different cases; two batches of one case belong here",
@@ -87,13 +100,30 @@ static size_t shared_prefix(const pair *p)
     return t;
 }
 
+/* One file for both batches would agree with itself; and all experts must have been decided on. */
+static et_status check_masks(const pair *p, const size_t mask[2], et_error *error)
+{
+    struct stat a, b;
+    const et_tensor_info *router = et_tensor_file_find(&p->inputs[0], "in.w_router");
+    const char *one = p->masks[0].path, *other = p->masks[1].path;
+    if (one != p->inputs[0].path && strcmp(one, p->names[0]) != 0 && stat(one, &a) == 0 &&
+        stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+        return et_fail(error, ET_EINVAL,
+                       "%s and %s are one file: the kernel's decisions on each batch belong here",
+                       one, other);
+    if (router && router->rank == 2 && router->shape[0] != mask[1])
+        return et_fail(error, ET_EINVAL, "%s decides on %zu experts; %s has %zu", one, mask[1],
+                       p->names[0], router->shape[0]);
+    return ET_OK;
+}
+
 static et_status pair_read(pair *p, et_error *error)
 {
     size_t x[2][2], mask[2][2];
     et_status status = ET_OK;
     for (int i = 0; i < 2 && status == ET_OK; i++)
         if ((status = read_matrix(&p->inputs[i], "in.x", &p->x[i], x[i], error)) == ET_OK)
-            status = read_matrix(&p->masks[i], "route.mask", &p->mask[i], mask[i], error);
+            status = read_mask(&p->masks[i], &p->mask[i], mask[i], error);
     if (status == ET_OK) status = same_shape(p->inputs, "in.x", x[0], x[1], error);
     if (status == ET_OK) status = same_shape(p->masks, "route.mask", mask[0], mask[1], error);
     if (status == ET_OK && x[0][0] != mask[0][0])
@@ -101,6 +131,8 @@ static et_status pair_read(pair *p, et_error *error)
                          x[0][0], p->masks[0].path, mask[0][0]);
     static const char *const deciding[] = {"in.w_router", "in.ema", "in.bias"};
     for (size_t i = 0; i < 3 && status == ET_OK; i++) status = same_tensor(p, deciding[i], error);
+    if (status == ET_OK) status = check_masks(p, mask[0], error);
+    p->batch = x[0][0];
     if (status == ET_OK) status = same_case(p, error);
     if (status != ET_OK) return status;
     p->N = x[0][0];
@@ -155,12 +187,30 @@ static void compare(pair *p)
 
 /* ---- the report ---- */
 
+/* Decisions with a replaced token in their own batch. */
+static size_t tested(const pair *p)
+{
+    return p->shared < p->N ? p->shared % p->batch * p->n : 0;
+}
+
+static bool any_taken(const pair *p)
+{
+    for (size_t j = 0; j < p->shared * p->n; j++)
+        if (p->mask[0][j] != 0 || p->mask[1][j] != 0) return true;
+    return false;
+}
+
 /* NULL, or why there is nothing to compare. */
 static const char *nothing(const pair *p)
 {
     if (p->shared == 0) return "the first tokens of in.x differ: no shared prefix";
     if (p->shared == p->N && p->changed == 0)
         return "in.x is the same throughout: no future was replaced";
+    if (tested(p) == 0 && p->changed == 0)
+        return "the shared tokens end where a pool or micro-batch does, and the next does not see "
+               "them: "
+               "cut inside one";
+    if (!any_taken(p)) return "no mask takes a shared token: nothing was decided";
     return NULL;
 }
 
@@ -179,6 +229,8 @@ static void report_json(const pair *p, const audit_options *o)
     json_object_set_new(report, "tokens", json_integer((json_int_t)p->N));
     json_object_set_new(report, "shared", json_integer((json_int_t)p->shared));
     json_object_set_new(report, "compared", json_integer((json_int_t)(p->shared * p->n)));
+    json_object_set_new(report, "batch", json_integer((json_int_t)p->batch));
+    json_object_set_new(report, "tested", json_integer((json_int_t)tested(p)));
     json_object_set_new(report, "changed", json_integer((json_int_t)p->changed));
     for (size_t j = 0; j < p->shared * p->n && json_array_size(first) < SHOWN; j++) {
         if (!differs(p, j)) continue;
@@ -234,6 +286,12 @@ static void report_text(const pair *p, const audit_options *o)
     printf(
         "%zu of %zu tokens are shared, %zu experts decide on each; later ones are not compared\n",
         p->shared, p->N, p->n);
+    if (!p->knows_batch)
+        puts("no case says which tokens are routed together: all of them, it is taken");
+    else if (p->shared < p->N)
+        printf("tokens are routed by batches of %zu: %zu decisions stand in one with replaced "
+               "tokens\n",
+               p->batch, tested(p));
     if (p->shared > 0) {
         putchar('\n');
         print_bands(p, o->bands);
@@ -301,6 +359,12 @@ static et_status make_twin(et_step *s, const audit_options *o, et_error *error)
     if (o->cut >= N)
         return et_fail(error, ET_EINVAL, "--cut %zu: %s has %zu tokens; fewer must be kept", o->cut,
                        o->files.at[0], N);
+    size_t batch = tokens_together(&s->c);
+    if (o->cut % batch == 0 && batch > 1)
+        return et_fail(error, ET_EINVAL,
+                       "--cut %zu: between two batches of %zu tokens, which do not see each other; "
+                       "cut inside one, at %zu for example",
+                       o->cut, batch, o->cut + batch / 2 < N ? o->cut + batch / 2 : batch / 2);
     et_status status =
         fresh_tokens(&fresh, s, o->future == TEXT ? FRESH_TEXT : FRESH_NOISE, o->text, error);
     if (status == ET_OK) {
