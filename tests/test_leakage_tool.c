@@ -814,6 +814,27 @@ START_TEST(a_cut_between_pools_is_inconclusive)
     ck_assert_int_eq(whole(report, "batch"), 32);
     ck_assert_int_eq(whole(report, "tested"), 4);
     json_decref(report);
+    /* the same case, and 32 tokens in common: the first pool, whole */
+    static double x[2][64 * 6], mask[64 * 4];
+    et_tensor_file file;
+    et_error error;
+    ck_assert_int_eq(et_tensor_file_open(&file, a, &error), ET_OK);
+    const et_tensor_info *t = et_tensor_file_find(&file, "in.x");
+    ck_assert_int_eq(et_tensor_file_read(&file, t, 0, t->count, x[0], &error), ET_OK);
+    memcpy(x[1], x[0], sizeof x[0]);
+    x[1][32 * 6] += 1;
+    mask[0] = 1;
+    const char *const metadata[] = {"case", et_tensor_file_metadata(&file, "case"), NULL};
+    static const char *const names[] = {"one", "other"};
+    for (size_t i = 0; i < 2; i++) {
+        const et_tensor_out out[] = {{"in.x", ET_F64, 2, {64, 6}, x[i], ET_FROM_F64},
+                                     {"route.mask", ET_F64, 2, {64, 4}, mask, ET_FROM_F64}};
+        ck_assert_int_eq(et_tensor_file_write(in_folder(names[i]), out, 2, metadata, &error),
+                         ET_OK);
+    }
+    et_tensor_file_close(&file);
+    ck_assert_int_eq(LEAKAGE("audit", in_folder("one"), in_folder("other")), 3);
+    has("cut inside one");
     free(a);
     free(b);
 }

@@ -49,6 +49,7 @@ static void make_bundles(void)
 START_TEST(every_command_has_help)
 {
     static const char *const commands[] = {"generate", "verify", "show", "list", "bench"};
+    ck_assert_int_eq(RUN("help", "help"), 0);
     ck_assert_int_eq(RUN("--help"), 0);
     for (size_t i = 0; i < COUNT(commands); i++) {
         ck_assert_ptr_nonnull(strstr(output, commands[i]));
@@ -92,6 +93,7 @@ START_TEST(wrong_usage_is_named_and_corrected)
     expect_failure(RUN("generate", "--case", "nosuch"), 2, "nosuch");
     expect_failure(RUN("verify"), 2, "no file given");
     expect_failure(RUN("verify", "a", "b", "c"), 2, "3 files given");
+    expect_failure(RUN("verify", "a", "--quiet", "--format=json"), 2, "leave out --quiet");
     expect_failure(RUN("verify", "a", "b", "--profil", "bf16"), 2, "'--profile'");
     expect_failure(RUN("verify", "a", "b", "--ties", "lower"), 2, "rule|any");
     expect_failure(RUN("verify", "a", "b", "--format", "xml"), 2, "text|json|junit");

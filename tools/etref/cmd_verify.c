@@ -57,6 +57,10 @@ static bool read_options(verify_options *o, int argc, char **argv)
     if (fine) o->golden = words.at[0];
     if (fine && words.count == 2) o->candidate = words.at[1];
     word_list_free(&words);
+    if (fine && o->quiet && o->format != FORMAT_TEXT) {
+        fail("verify: --quiet is a line of text; leave out --quiet or --format");
+        return false;
+    }
     return fine && (o->candidate || check_alone(o));
 }
 

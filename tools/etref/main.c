@@ -65,8 +65,10 @@ static void print_usage(FILE *out)
 static int print_help(int argc, char **argv)
 {
     if (argc > 2) return fail("help takes one command: see 'etref help'");
+    bool of_itself = argc == 2 && (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 ||
+                                   strcmp(argv[1], "-h") == 0);
     const subcommand *c = argc == 2 ? command_find(argv[1]) : NULL;
-    if (argc == 2 && c == NULL) return fail_unknown_word("command", argv[1]);
+    if (argc == 2 && c == NULL && !of_itself) return fail_unknown_word("command", argv[1]);
     if (c)
         fputs(c->help, stdout);
     else
