@@ -387,6 +387,34 @@ START_TEST(sabotage_is_seen)
 }
 END_TEST
 
+/* A hypothesis may select other tokens than the candidate, whose routing the values follow: its noise is that of
+ * the values. (Once beyond the end of arrays: AddressSanitizer sees it.) */
+START_TEST(a_hypothesis_selects_others)
+{
+    et_case c;
+    cp_subject s;
+    cd_candidate k;
+    et_verdict v;
+    et_error error;
+    ck_assert(cp_case(&c,
+                      "{'name':'two-batches','rule':'et','tokens':256,'d_model':48,'d_expert':64,"
+                      "'experts':8,'granularity':2,'target_load':32,'pool_tokens':128,"
+                      "'capacity_factor':0.3,'ema_updates':5000,'micro_batches':2,"
+                      "'precision':'bf16','input':{'source':'normal','seed':11}}",
+                      &error) == ET_OK);
+    open_subject(&s, &c);
+    use_profile(&s, et_profile_find("bf16"));
+    ck_assert_int_eq(cd_run(&k, &s.golden, s.profile, cd_kernel_find("wide-outputs"),
+                            cd_fault_find("logits-low-precision"), 0, 1, &error),
+                     ET_OK);
+    ck_assert_int_eq(cp_judge(&v, &s, k.tensors, k.count, true, NULL, &error), ET_OK);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    et_verdict_free(&v);
+    cd_free(&k);
+    cp_subject_close(&s);
+}
+END_TEST
+
 /* ---- the suite ---- */
 
 int main(void)
@@ -402,5 +430,6 @@ int main(void)
     tcase_add_loop_test(calibration, strange_layers_are_honest, 0, STRANGE_LAYERS);
     tcase_add_test(calibration, layers_that_nobody_chose);
     tcase_add_test(calibration, sabotage_is_seen);
+    tcase_add_test(broken, a_hypothesis_selects_others);
     return run_suite(suite);
 }

@@ -96,6 +96,21 @@ static et_status check_input(const et_tensor_out *t, const et_tensor_out *own, e
     return ET_OK;
 }
 
+static et_status check_mask(const et_tensor_out *t, et_error *error)
+{
+    if (strcmp(t->name, "route.mask") != 0) return ET_OK;
+    size_t n = t->shape[1];
+    for (size_t i = 0; i < et_tensor_count(t); i++) {
+        double got = et_tensor_element(t, i);
+        if (got != 0 && got != 1)
+            return et_fail(error, ET_EINVAL,
+                           "candidate: route.mask is %.9g at token %zu, expert %zu; 0 or 1 belongs "
+                           "there",
+                           got, i / n, i % n);
+    }
+    return ET_OK;
+}
+
 et_status et_admit(const et_judgement *j, et_error *error)
 {
     et_tensor_out own[ET_MAX_STEP_TENSORS];
@@ -119,7 +134,7 @@ et_status et_admit(const et_judgement *j, et_error *error)
         et_status status;
         if ((status = check_type(t, doc, error)) ||
             (status = check_shape(j->golden, t, doc, golden, error)) ||
-            (status = check_input(t, golden, error)))
+            (status = check_input(t, golden, error)) || (status = check_mask(t, error)))
             return status;
     }
     return ET_OK;

@@ -470,6 +470,7 @@ et_status et_deviant_passes(const et_inquiry *q, const et_deviant *v, bool *pass
         step.engine = ET_BLAS;
         step.max_bytes = 0;
         if (!et_gate_has_anchor(step.c.gate)) step.fwd.anchor = NULL; /* the deviant's own room */
+        if (!v->rerouted) step.route.mask = q->right->route.mask;     /* which the values follow */
         status = et_step_noise(&noise, &step, q->j->options->profile, error);
         if (status != ET_OK) return status;
         status = judge_all(q, v, &noise, &fails, &grossly, error);
