@@ -122,6 +122,31 @@ static et_status try_format(et_inquiry *q, const et_hypothesis *what, et_error *
 
 /* ---- truncation ---- */
 
+/* Elements that stand together: a row, or as many short ones as make 16. */
+static size_t stretch_of(const et_exhibit *x)
+{
+    size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
+    return columns >= 16 || columns == 0 ? columns : (16 + columns - 1) / columns * columns;
+}
+
+/* Do most parts of the tensor err towards zero? */
+static bool is_smaller_everywhere(const et_exhibit *x)
+{
+    size_t each = stretch_of(x), count = et_tensor_count(x->got), stretches = 0, smaller = 0;
+    const et_real *right = x->right;
+    for (size_t from = 0; each > 0 && from < count; from += each) {
+        double eu = 0, uu = 0;
+        for (size_t i = from; i < from + each && i < count; i++) {
+            double u = (double)right[i];
+            eu += (et_tensor_element(x->got, i) - u) * u;
+            uu += u * u;
+        }
+        stretches += uu > 0;
+        smaller += eu < 0;
+    }
+    return 4 * smaller >= 3 * stretches;
+}
+
 static int coarsest(const et_profile *p)
 {
     int bits = p->bits[ET_OPERANDS];
@@ -138,6 +163,7 @@ static void try_truncation(et_inquiry *q, const et_hypothesis *what)
         if (!counts(&q->exhibits[i])) continue;
         errors e = errors_of(&q->exhibits[i]);
         if (!(e.slope >= -6 * unit && e.slope <= 0.1 * unit && e.rest <= 2 * unit)) return;
+        if (e.slope <= -0.2 * unit && !is_smaller_everywhere(&q->exhibits[i])) return;
         any |= e.slope <= -0.2 * unit;
     }
     if (any) et_inquiry_note(q, what, "everywhere", "");
@@ -208,6 +234,20 @@ static bool errs_in_many_rows(const et_exhibit *x)
     return 16 * noisy >= rows;
 }
 
+/* Are errors larger than the verdict's own variances say in most of the tensor? Where they are in a part of it
+ * alone, another arithmetic is not what made them. */
+static bool is_beyond_bars(const et_inquiry *q, const et_exhibit *x)
+{
+    size_t each = stretch_of(x), count = et_tensor_count(x->got), stretches = 0, beyond = 0;
+    for (size_t from = 0; each > 0 && from < count; from += each) {
+        size_t width = count - from < each ? count - from : each;
+        double square = mean_square(q, x, x->variance, from, width);
+        stretches += square >= 0;
+        beyond += square > 1.3;
+    }
+    return 2 * beyond >= stretches;
+}
+
 /* The errors are of the size that variances V say. */
 static bool is_of_size(const et_inquiry *q, const et_exhibit *x, const et_real *V)
 {
@@ -246,6 +286,18 @@ static bool is_flushed(const et_inquiry *q, const et_exhibit *x)
     return flushed > 0;
 }
 
+/* Are half of the failing tensors? */
+static bool are_beyond_bars(const et_inquiry *q)
+{
+    size_t failing = 0, beyond = 0;
+    for (size_t i = 0; i < q->count; i++) {
+        if (!counts(&q->exhibits[i])) continue;
+        failing++;
+        beyond += is_beyond_bars(q, &q->exhibits[i]);
+    }
+    return 2 * beyond >= failing;
+}
+
 /* Every failing tensor passes, and one at least has errors of the size to be expected. */
 static et_status fits_profile(const et_inquiry *q, const et_step *variance, const et_profile *p,
                               bool *fits, et_error *error)
@@ -269,7 +321,7 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
                      : out.outcome != ET_MISMATCH && (flushes || is_everywhere(q, x, V));
         any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V));
     }
-    *fits = *fits && any;
+    *fits = *fits && any && (!sums || are_beyond_bars(q));
     return status;
 }
 
