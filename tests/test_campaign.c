@@ -321,6 +321,49 @@ START_TEST(layers_that_nobody_chose)
 }
 END_TEST
 
+/* A model whose experts begin as copies of one, or were widened by repeating hidden units: equal weights make
+ * equal errors. */
+START_TEST(copies_err_alike)
+{
+    static const char *const profiles[] = {"bf16", "f32", "f16"};
+    et_case c;
+    cp_subject s = {0};
+    et_error error;
+    ck_assert(cp_case(&c,
+                      "{'name':'copies','rule':'tc','tokens':128,'d_model':64,'d_expert':64,"
+                      "'experts':16,'top_k':8,'gate':'softmax','shared':false,'precision':'bf16',"
+                      "'input':{'source':'normal','seed':4}}",
+                      &error) == ET_OK);
+    ck_assert(et_step_create(&s.golden, &c, 0, &error) == ET_OK);
+    ck_assert(et_step_draw_inputs(&s.golden, &error) == ET_OK);
+    size_t d = c.d_model, h = c.d_expert, size = h * d;
+    et_step_inputs *in = &s.golden.in;
+    for (size_t i = 1; _i == 0 && i < c.experts; i++) {
+        memcpy(in->up + i * size, in->up, size * sizeof *in->up);
+        memcpy(in->down + i * size, in->down, size * sizeof *in->down);
+    }
+    for (size_t i = 0; _i == 1 && i < c.experts; i++)
+        for (size_t j = 0; j < h; j++) {
+            memcpy(in->up + i * size + j * d, in->up + i * size + j / 16 * 16 * d,
+                   d * sizeof *in->up);
+            for (size_t k = 0; k < d; k++)
+                in->down[i * size + k * h + j] = in->down[i * size + k * h + j / 16 * 16];
+        }
+    ck_assert(et_step_run(&s.golden, ET_PLAIN, NULL, NULL, &error) == ET_OK);
+    for (size_t p = 0; p < sizeof profiles / sizeof *profiles; p++) {
+        cd_candidate k;
+        use_profile(&s, et_profile_find(profiles[p]));
+        ck_assert_int_eq(cd_run(&k, &s.golden, s.profile, cd_kernel_at(0), NULL, 0, 1, &error),
+                         ET_OK);
+        et_verdict v = judge(&s, k.tensors, k.count);
+        ck_assert_msg(v.outcome != ET_MISMATCH, "%d %s: %s", _i, profiles[p], v.line);
+        et_verdict_free(&v);
+        cd_free(&k);
+    }
+    cp_subject_close(&s);
+}
+END_TEST
+
 /* ---- sabotage ---- */
 
 /* An honest kernel, and what becomes of its y. */
@@ -429,6 +472,7 @@ int main(void)
     tcase_add_loop_test(calibration, rare_errors_are_honest, 0, ONCE_REJECTED);
     tcase_add_loop_test(calibration, strange_layers_are_honest, 0, STRANGE_LAYERS);
     tcase_add_test(calibration, layers_that_nobody_chose);
+    tcase_add_loop_test(calibration, copies_err_alike, 0, 2);
     tcase_add_test(calibration, sabotage_is_seen);
     tcase_add_test(broken, a_hypothesis_selects_others);
     return run_suite(suite);

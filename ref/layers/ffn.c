@@ -99,6 +99,49 @@ static const et_real *as_operand(const et_profile *p, size_t count, const et_rea
     return to;
 }
 
+/* Hidden units with the same row of W_up (an expert widened by repeating them, a constant matrix) have the
+ * same H and the same error in A: a sum over units counts V[A_j] as many times as there are such, which is
+ * what (sum W)^2 is at most of sum W^2; and so with dH. copies [h]; NULL: there are none. */
+static et_status find_copies(const et_ffn *f, et_real **copies, et_error *error)
+{
+    size_t h = f->h, d = f->d, any = 0;
+    void *room;
+    *copies = NULL;
+    et_status status = et_allocate(&room, 2 * h, sizeof(et_real), "hidden units", error);
+    if (status != ET_OK) return status;
+    et_real *count = room, *first = count + h; /* of each row its first number: most differ there */
+    for (size_t j = 0; j < h; j++) first[j] = f->up[j * d];
+    for (size_t j = 0; j < h; j++) {
+        if (count[j] > 0) continue;
+        size_t like = 1;
+        for (size_t k = j + 1; k < h; k++)
+            if (first[k] == first[j] &&
+                memcmp(f->up + k * d, f->up + j * d, d * sizeof *f->up) == 0) {
+                count[k] = -(et_real)(j + 1);
+                like++;
+            }
+        count[j] = (et_real)like;
+        any |= like > 1;
+        for (size_t k = j + 1; like > 1 && k < h; k++)
+            if (count[k] == -(et_real)(j + 1)) count[k] = (et_real)like;
+    }
+    if (any)
+        *copies = count;
+    else
+        free(room);
+    return ET_OK;
+}
+
+/* V times the copies of each unit; `to` is written only where there are any. Returns the one to use. */
+static const et_real *with_copies(size_t m, size_t h, const et_real *copies, const et_real *V,
+                                  et_real *to)
+{
+    if (!copies) return V;
+#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+    for (size_t i = 0; i < m * h; i++) to[i] = V[i] * copies[i % h];
+    return to;
+}
+
 /* Can a kernel's H be positive, where it is `value` with this variance? */
 static bool may_be_positive(double value, double variance)
 {
@@ -122,8 +165,10 @@ et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_no
 {
     size_t d = f->d, h = f->h;
     void *operand;
+    et_real *copies = NULL;
     et_status status = et_allocate(&operand, m * h, sizeof(et_real), "operand noise", error);
     if (status != ET_OK) return status;
+    if ((status = find_copies(f, &copies, error)) != ET_OK) goto out;
     et_noisy x = {et_rows(v->x, d), V->x, NULL};
     et_noisy up = {et_transposed(f->up, d), W.up, NULL};
     status = et_product_noise(f->engine, p, room, m, h, d, x, up, v->H, ET_INTERMEDIATES, false,
@@ -131,12 +176,14 @@ et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_no
     if (status != ET_OK) goto out;
     activation_noise(m * h, v->H, V->H, V->A);
     round_at(p, ET_INTERMEDIATES, m * h, v->A, V->A);
-    et_noisy A = {et_rows(v->A, h), as_operand(p, m * h, v->A, V->A, operand), NULL};
+    const et_real *VA = as_operand(p, m * h, v->A, V->A, operand);
+    et_noisy A = {et_rows(v->A, h), with_copies(m, h, copies, VA, operand), NULL};
     et_noisy down = {et_transposed(f->down, h), W.down, NULL};
     status = et_product_noise(f->engine, p, room, m, d, h, A, down, v->out, ET_INTERMEDIATES, false,
                               V->out, error);
 out:
     free(operand);
+    free(copies);
     return status;
 }
 
@@ -190,7 +237,8 @@ typedef struct parts {
     et_real *dH_own;       /* [m,h] all of V[dH] that the backward pass makes itself */
     et_real *left, *right; /* [m,max(d,h)] twice */
     et_real *sum;
-    et_real *apart; /* [m] the part of a row's forward errors that its twins do not share */
+    et_real *apart;  /* [m] the part of a row's forward errors that its twins do not share */
+    et_real *copies; /* [h] of hidden units, or NULL */
     void *room;
 } parts;
 
@@ -207,6 +255,7 @@ static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *er
     s->right = s->left + m * most;
     s->sum = s->right + m * most;
     s->apart = s->sum + m * most;
+    s->copies = NULL;
     return ET_OK;
 }
 
@@ -477,6 +526,7 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
     et_real *mean_square = (et_real *)(all_terms + threads * d), *mean_noise = mean_square + d;
     et_real *own = mean_noise + d;
     const et_real *VA = as_operand(p, m * h, v->A, V->A, own + m * d);
+    VA = with_copies(m, h, s->copies, VA, own + m * d);
     row_means(d, h, f->down, 2, mean_square);
     row_means(d, h, W.down, 1, mean_noise);
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
@@ -511,6 +561,7 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
     parts s;
     et_status status = take_parts(&s, m, d, h, error);
     if (status != ET_OK) return status;
+    if ((status = find_copies(f, &s.copies, error)) != ET_OK) goto out;
     unweighted_gradient(f, m, u, v->dA, s.g);
     upstream_noise(p, m, d, u, v->dO, &s, V->dO);
     et_noisy dO = {et_rows(v->dO, d), as_operand(p, m * d, v->dO, s.dO_own, s.left), NULL};
@@ -520,7 +571,8 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
     if (status != ET_OK) goto out;
     activation_backward_noise(p, m, h, u, v, &s, V);
     if ((status = weights_noise(f, p, m, u, twins, v, V, &s, room, error))) goto out;
-    et_noisy dH = {et_rows(v->dH, h), as_operand(p, m * h, v->dH, V->dH, s.left), NULL};
+    const et_real *VdH = as_operand(p, m * h, v->dH, V->dH, s.left);
+    et_noisy dH = {et_rows(v->dH, h), with_copies(m, h, s.copies, VdH, s.left), NULL};
     et_noisy up = {et_rows(f->up, d), W.up, NULL};
     status = et_product_noise(f->engine, p, room, m, d, h, dH, up, NULL, ET_NOWHERE, false, V->dx,
                               error);
@@ -528,9 +580,12 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
     if ((status = dw_noise(f, p, W, m, u, twins, v, V, &s, weight, error))) goto out;
         /* cov(dx, dw) = 4 (dA g R V[H]) W_up */
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * h; i++) s.left[i] = 4 * v->dA[i] * s.g[i] * relu(v->H[i]) * V->H[i];
+    for (size_t i = 0; i < m * h; i++)
+        s.left[i] =
+            4 * v->dA[i] * s.g[i] * relu(v->H[i]) * V->H[i] * (s.copies ? s.copies[i % h] : 1);
     et_matmul(f->engine, m, d, h, et_rows(s.left, h), et_rows(f->up, d), false, weight->shared, d);
 out:
     free(s.room);
+    free(s.copies);
     return status;
 }

@@ -14,6 +14,9 @@
  *          router: q_k^2 V[dw_k], and 2 q_k cov(share of dx, dw_k), since both come from the same H
  *     dW_r = dr' x: twins' dw are summed before they are squared
  *     p, dr, and what comes of dr: rounding that is no matter of chance, alike.c
+ *     experts with the same weights (a model whose experts begin as copies of one) make the same errors
+ *     of the same token: a slot's V[f] counts as many times as the token has such slots, which is what
+ *     (sum w)^2 is at most of sum w^2
  *
  * Approximations, all of the size of the gates' errors: errors of different gate values of one token
  * count as independent in y; w's error reaches the elements of dx one by one. They matter where gates
@@ -42,7 +45,9 @@ typedef struct noise_room {
     et_real *w, *Vw, *dw, *dw_sum; /* [most] */
     et_real *column;               /* [n] */
     int32_t *leaders, *row_of;     /* [2 most], [N] */
-    double *terms;                 /* [n+1] for each thread */
+    int32_t *model; /* [n+1] the first expert with the same weights; [n]: the shared one's */
+    bool copies;    /* there are such */
+    double *terms;  /* [n+1] for each thread */
     et_product_room room;
     void *owned[16];
     size_t owned_count;
@@ -91,6 +96,33 @@ static size_t most_rows(const et_moe *moe, const et_assignment *a)
     return most;
 }
 
+/* Weights of expert i; n: the shared one. */
+static const et_real *weights_of(const et_moe *moe, size_t i, bool up)
+{
+    size_t each = moe->h * moe->d;
+    if (i == moe->n) return up ? moe->shared_up : moe->shared_down;
+    return (up ? moe->up : moe->down) + i * each;
+}
+
+static bool same_weights(const et_moe *moe, size_t i, size_t j)
+{
+    size_t bytes = moe->h * moe->d * sizeof(et_real);
+    return memcmp(weights_of(moe, i, true), weights_of(moe, j, true), bytes) == 0 &&
+           memcmp(weights_of(moe, i, false), weights_of(moe, j, false), bytes) == 0;
+}
+
+static void find_models(const et_moe *moe, noise_room *s)
+{
+    size_t count = moe->n + (moe->hs == moe->h ? 1 : 0);
+    for (size_t i = 0; i <= moe->n; i++) s->model[i] = (int32_t)i;
+    for (size_t i = 1; i < count; i++)
+        for (size_t j = 0; j < i && s->model[i] == (int32_t)i; j++)
+            if (s->model[j] == (int32_t)j && same_weights(moe, i, j)) {
+                s->model[i] = (int32_t)j;
+                s->copies = true;
+            }
+}
+
 static et_status take_room(noise_room *s, const et_moe *moe, const et_real *x, const et_real *dy,
                            const et_assignment *a, et_error *error)
 {
@@ -109,6 +141,7 @@ static et_status take_room(noise_room *s, const et_moe *moe, const et_real *x, c
         (status = take(s, &s->rows[0], 6 * most * d, sizeof(et_real), error)) ||
         (status = take(s, &small, 4 * most + n, sizeof(et_real), error)) ||
         (status = take(s, &s->leaders, 2 * most + N, sizeof(int32_t), error)) ||
+        (status = take(s, &s->model, n + 1, sizeof(int32_t), error)) ||
         (status =
              take(s, &s->terms, (size_t)omp_get_max_threads() * (n + 1), sizeof(double), error)))
         return status;
@@ -119,7 +152,19 @@ static et_status take_room(noise_room *s, const et_moe *moe, const et_real *x, c
     s->dw_sum = small + 3 * most;
     s->column = small + 4 * most;
     s->row_of = s->leaders + 2 * most;
+    find_models(moe, s);
     return ET_OK;
+}
+
+/* How many of token t's experts have the weights of expert e, itself included. */
+static et_real copies_of(const et_moe *moe, const et_assignment *a, const noise_room *s, size_t t,
+                         size_t e)
+{
+    et_real count = 0;
+    if (!s->copies) return 1;
+    for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++)
+        count += s->model[a->slot_expert[a->token_slots[j]]] == s->model[e];
+    return count + (moe->hs > 0 && s->model[moe->n] == s->model[e] ? 1 : 0);
 }
 
 /* ---- score and weigh ---- */
@@ -325,6 +370,7 @@ static void dr_per_shared(const et_moe *moe, const et_assignment *a, const et_mo
 typedef struct expert_job {
     et_ffn f;
     et_ffn_parameter_noise W;
+    size_t expert;         /* n: the shared one */
     size_t m, first;       /* rows; the first slot, or the first token of the shared expert */
     const int32_t *tokens; /* NULL: the shared expert, row t is token t */
 } expert_job;
@@ -367,6 +413,7 @@ static void through_router(const et_moe *moe, const et_assignment *a, const et_m
     size_t n = moe->n, d = moe->d;
     for (size_t j = 0; j < job->m; j++) {
         size_t t = token_of(job, j);
+        et_real copies = copies_of(moe, a, s, t, job->expert);
         if (job->tokens)
             dr_per_dw(moe, a, v, t, job->first + j, s);
         else
@@ -376,13 +423,13 @@ static void through_router(const et_moe *moe, const et_assignment *a, const et_m
         for (size_t i = 0; i < n; i++) {
             et_real by = s->column[i];
             if (by == 0) continue;
-            s->from_dw[t * n + i] += by * by * Vdw[j];
-            s->from_sums[t * n + i] += by * by * s->dw_sum[j];
+            s->from_dw[t * n + i] += copies * by * by * Vdw[j];
+            s->from_sums[t * n + i] += copies * by * by * s->dw_sum[j];
             for (size_t c = 0; c < d; c++) q[c] += by * moe->router[i * d + c];
         }
         const et_real *shared = s->rows[ROWS_SHARED] + j * d;
         for (size_t c = 0; c < d; c++) {
-            et_real v_c = q[c] * q[c] * Vdw[j] + 2 * q[c] * shared[c];
+            et_real v_c = copies * (q[c] * q[c] * Vdw[j] + 2 * q[c] * shared[c]);
             Vdx[t * d + c] += v_c; /* with the share's own variance, added before, never below 0 */
         }
     }
@@ -421,7 +468,9 @@ static et_status expert_noise(const et_moe *moe, const et_assignment *a,
         double in = (double)s->dw[j], site = rounding_site(&gate, (double)dw[j], in);
         Vdw[j] = (et_real)(in + site);
         s->dw_sum[j] += (et_real)(site * s->twins.boths[token_of(job, j)]);
-        for (size_t c = 0; c < d; c++) Vdx[token_of(job, j) * d + c] += V.dx[j * d + c];
+        size_t t = token_of(job, j);
+        et_real copies = copies_of(moe, a, s, t, job->expert);
+        for (size_t c = 0; c < d; c++) Vdx[t * d + c] += copies * V.dx[j * d + c];
     }
     if (feeds_router) through_router(moe, a, values, job, s, Vdw, Vdx);
     return ET_OK;
@@ -438,6 +487,7 @@ static et_status experts_noise(const et_moe *moe, const et_real *x, const et_rea
         size_t first = (size_t)a->expert_offsets[i];
         expert_job job = {{moe->engine, d, h, moe->up + i * size, moe->down + i * size},
                           {s->up ? s->up + i * size : NULL, s->down ? s->down + i * size : NULL},
+                          i,
                           (size_t)a->load[i],
                           first,
                           a->slot_token + first};
@@ -464,6 +514,7 @@ static et_status experts_noise(const et_moe *moe, const et_real *x, const et_rea
     if (status != ET_OK || moe->hs == 0) return status;
     expert_job job = {{moe->engine, d, moe->hs, moe->shared_up, moe->shared_down},
                       {s->shared_up, s->shared_down},
+                      moe->n,
                       moe->N,
                       0,
                       NULL};
@@ -506,18 +557,21 @@ static size_t terms_of(const et_moe *moe, const et_assignment *a, const et_moe_v
 
 /* What the terms bring: w^2 V[f] + f^2 V[w]. */
 static double terms_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
-                          const et_moe_values *V, size_t t, size_t c)
+                          const et_moe_values *V, const noise_room *s, size_t t, size_t c)
 {
     size_t d = moe->d, at = t * d + c;
     double in = 0;
     for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
         size_t slot = (size_t)a->token_slots[j];
         double w = (double)v->slot_weight[slot], f = (double)v->slot_out[slot * d + c];
-        in += w * w * (double)V->slot_out[slot * d + c] + f * f * (double)V->slot_weight[slot];
+        double copies = (double)copies_of(moe, a, s, t, slot_expert(a, slot));
+        in += copies * w * w * (double)V->slot_out[slot * d + c] +
+              f * f * (double)V->slot_weight[slot];
     }
     if (moe->hs == 0) return in;
     double w = (double)v->shared_weight[t], f = (double)v->shared_out[at];
-    return in + w * w * (double)V->shared_out[at] + f * f * (double)V->shared_weight[t];
+    double copies = (double)copies_of(moe, a, s, t, moe->n);
+    return in + copies * w * w * (double)V->shared_out[at] + f * f * (double)V->shared_weight[t];
 }
 
 /* The sum of `count` terms: acc. A weight has more bits than an operand, so that its product is rounded,
@@ -539,7 +593,7 @@ static void combine_noise(const et_moe *moe, const et_assignment *a, const et_mo
     for (size_t t = 0; t < moe->N; t++) {
         double *terms = s->terms + (size_t)omp_get_thread_num() * (moe->n + 1);
         for (size_t c = 0; c < d; c++) {
-            double value = (double)v->y[t * d + c], in = terms_noise(moe, a, v, V, t, c);
+            double value = (double)v->y[t * d + c], in = terms_noise(moe, a, v, V, s, t, c);
             size_t count = terms_of(moe, a, v, t, c, terms);
             if (count > 0 && (in > 0 || !et_sum_is_exact(s->p, count, terms)))
                 in += combined(s, value, count, terms);
