@@ -12,7 +12,8 @@
  *     p            e_i = round(p_i) - p_i
  *     dr           sigmoid  dp (1-2p) e;  relu  0
  *                  softmax  e_i (dp_i - D) + p_i sum_j (dp_i - dp_j) e_j,  D = sum_j p_j dp_j, over the
- *                  anchor, too; then the rounding of dr itself
+ *                  anchor, too; or, in kernels that compute p_i (dp_i - D), without dp_i in the sum:
+ *                  whichever is larger; then the rounding of dr itself
  *     dW_r, dx     dW_r = dr' x, dx = dr W_r of that
  *
  * A kernel that keeps gates or dr in full makes none of these errors, and stays within the same bars.
@@ -81,8 +82,10 @@ static void softmax_shift(const rounding *gate, size_t count, size_t step, const
     }
     for (size_t i = 0; i < count; i++) {
         double up = (double)dp[i * step], value = (double)gates[i * step];
-        shift[i * step] =
-            (et_real)(rounding_moves(gate, value) * (up - D) + value * (up * all - along));
+        double own = rounding_moves(gate, value) * (up - D);
+        double free_of_cancelling = own + value * (up * all - along), usual = own - value * along;
+        bool larger = fabs(usual) > fabs(free_of_cancelling);
+        shift[i * step] = (et_real)(larger ? usual : free_of_cancelling);
     }
 }
 
