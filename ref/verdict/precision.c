@@ -129,7 +129,7 @@ static size_t stretch_of(const et_exhibit *x)
     return columns >= 16 || columns == 0 ? columns : (16 + columns - 1) / columns * columns;
 }
 
-/* Do most parts of the tensor err towards zero? */
+/* Do two thirds of the tensor err towards zero? Chance would have one half. */
 static bool is_smaller_everywhere(const et_exhibit *x)
 {
     size_t each = stretch_of(x), count = et_tensor_count(x->got), stretches = 0, smaller = 0;
@@ -144,7 +144,7 @@ static bool is_smaller_everywhere(const et_exhibit *x)
         stretches += uu > 0;
         smaller += eu < 0;
     }
-    return 4 * smaller >= 3 * stretches;
+    return 3 * smaller >= 2 * stretches;
 }
 
 static int coarsest(const et_profile *p)
