@@ -148,7 +148,7 @@ et_status et_alike_dr(const et_moe *moe, const et_profile *p, const rounding *la
 
 /* ---- products of dr ---- */
 
-/* V += e^2 of `rows` rows, all of which are judged as one. */
+/* V += e^2, if e^2 is more than V all in all. */
 static void add_where_more(size_t count, const et_real *e, et_real *V)
 {
     double squares = 0, chance = 0;

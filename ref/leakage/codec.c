@@ -62,10 +62,10 @@ et_status et_codec_decode(size_t N, const char *cutoff, uint8_t *z, et_error *er
         if (cutoff[t] != '0' && cutoff[t] != '1')
             return et_fail(error, ET_EINVAL, "codec: character %zu of the cutoff is '%c'; 0 or 1",
                            t, cutoff[t]);
-    /* The score of token t is the decisions before it, negated, and a 1. Those digits are the cutoff's own
-     * first ones, since each decision was made equal to its digit: so the two differ from digit t on only, */
+    /* The score of token t is the decisions before it, negated, and a 1. Each decision was made equal to its
+     * digit of the cutoff, so score and cutoff agree up to place t. There the score has its 1: it is above a
+     * cutoff that has a 0, and not above one that has a 1, whatever follows. */
     for (size_t t = 0; t < N; t++) z[t] = et_codec_compare(1, "1", 1, cutoff + t) > 0;
-    /* where 1 is above 0, and beside a 1 the cutoff is no smaller, whatever follows. */
     return ET_OK;
 }
 
