@@ -321,42 +321,67 @@ START_TEST(layers_that_nobody_chose)
 }
 END_TEST
 
-/* A model whose experts begin as copies of one, or were widened by repeating hidden units: equal weights make
- * equal errors. */
-START_TEST(copies_err_alike)
+/* All experts are copies of the first one. */
+static void copy_experts(const et_case *c, et_step_inputs *in)
 {
-    static const char *const profiles[] = {"bf16", "f32", "f16"};
-    et_case c;
-    cp_subject s = {0};
-    et_error error;
-    ck_assert(cp_case(&c,
-                      "{'name':'copies','rule':'tc','tokens':128,'d_model':64,'d_expert':64,"
-                      "'experts':16,'top_k':8,'gate':'softmax','shared':false,'precision':'bf16',"
-                      "'input':{'source':'normal','seed':4}}",
-                      &error) == ET_OK);
-    ck_assert(et_step_create(&s.golden, &c, 0, &error) == ET_OK);
-    ck_assert(et_step_draw_inputs(&s.golden, &error) == ET_OK);
-    size_t d = c.d_model, h = c.d_expert, size = h * d;
-    et_step_inputs *in = &s.golden.in;
-    for (size_t i = 1; _i == 0 && i < c.experts; i++) {
+    size_t size = c->d_expert * c->d_model;
+    for (size_t i = 1; i < c->experts; i++) {
         memcpy(in->up + i * size, in->up, size * sizeof *in->up);
         memcpy(in->down + i * size, in->down, size * sizeof *in->down);
     }
-    for (size_t i = 0; _i == 1 && i < c.experts; i++)
+}
+
+/* Each hidden unit stands there 16 times. */
+static void widen_experts(const et_case *c, et_step_inputs *in)
+{
+    size_t d = c->d_model, h = c->d_expert, size = h * d;
+    for (size_t i = 0; i < c->experts; i++)
         for (size_t j = 0; j < h; j++) {
             memcpy(in->up + i * size + j * d, in->up + i * size + j / 16 * 16 * d,
                    d * sizeof *in->up);
             for (size_t k = 0; k < d; k++)
                 in->down[i * size + k * h + j] = in->down[i * size + k * h + j / 16 * 16];
         }
+}
+
+static void make_constant(const et_case *c, et_step_inputs *in)
+{
+    size_t size = c->experts * c->d_expert * c->d_model;
+    for (size_t i = 0; i < size; i++) {
+        in->up[i] = (et_real)0.02130126953125; /* both of bf16 */
+        in->down[i] = (et_real)0.01171875;
+    }
+}
+
+/* A model whose experts begin as copies of one, or were widened by repeating hidden units, or have constant
+ * weights: equal weights make equal errors. */
+START_TEST(copies_err_alike)
+{
+    void (*const alike[])(const et_case *c, et_step_inputs *in) = {copy_experts, widen_experts,
+                                                                   make_constant};
+    static const char *const profiles[] = {"bf16", "f32", "f16"};
+    static const char *const kernels[] = {"sequential", "split-4"};
+    et_case c;
+    cp_subject s = {0};
+    et_error error;
+    ck_assert(cp_case(&c,
+                      "{'name':'copies','rule':'tc','tokens':128,'d_model':64,'d_expert':256,"
+                      "'experts':8,'top_k':2,'gate':'sigmoid','shared':false,'precision':'bf16',"
+                      "'input':{'source':'normal','seed':4}}",
+                      &error) == ET_OK);
+    ck_assert(et_step_create(&s.golden, &c, 0, &error) == ET_OK);
+    ck_assert(et_step_draw_inputs(&s.golden, &error) == ET_OK);
+    alike[_i](&c, &s.golden.in);
     ck_assert(et_step_run(&s.golden, ET_PLAIN, NULL, NULL, &error) == ET_OK);
-    for (size_t p = 0; p < sizeof profiles / sizeof *profiles; p++) {
+    for (size_t i = 0; i < 6; i++) {
         cd_candidate k;
+        const cd_kernel *kernel = cd_kernel_find(kernels[i % 2]);
+        size_t p = i / 2;
         use_profile(&s, et_profile_find(profiles[p]));
-        ck_assert_int_eq(cd_run(&k, &s.golden, s.profile, cd_kernel_at(0), NULL, 0, 1, &error),
-                         ET_OK);
+        ck_assert_int_eq(cd_run(&k, &s.golden, s.profile, kernel, NULL, 0, 1, &error), ET_OK);
         et_verdict v = judge(&s, k.tensors, k.count);
-        ck_assert_msg(v.outcome != ET_MISMATCH, "%d %s: %s", _i, profiles[p], v.line);
+        ck_assert_msg(v.outcome != ET_MISMATCH, "%d %s %s: %s", _i, profiles[p], kernel->name,
+                      v.line);
         et_verdict_free(&v);
         cd_free(&k);
     }
@@ -472,7 +497,7 @@ int main(void)
     tcase_add_loop_test(calibration, rare_errors_are_honest, 0, ONCE_REJECTED);
     tcase_add_loop_test(calibration, strange_layers_are_honest, 0, STRANGE_LAYERS);
     tcase_add_test(calibration, layers_that_nobody_chose);
-    tcase_add_loop_test(calibration, copies_err_alike, 0, 2);
+    tcase_add_loop_test(calibration, copies_err_alike, 0, 3);
     tcase_add_test(calibration, sabotage_is_seen);
     tcase_add_test(broken, a_hypothesis_selects_others);
     return run_suite(suite);

@@ -383,7 +383,7 @@ static double variance_at(et_noisy x, size_t row, size_t column)
 
 static double coherent_at(et_noisy x, size_t row, size_t column)
 {
-    if (x.coherent) return variance_at((et_noisy){x.at, x.coherent, NULL}, row, column);
+    if (x.coherent) return variance_at((et_noisy){x.at, x.coherent, NULL, 0}, row, column);
     double value = element(x.at, row, column);
     return value * value;
 }
@@ -408,7 +408,7 @@ static double short_sum_noise(const et_profile *p, et_sum_noise c, size_t K, et_
     if (incoming == 0 && et_sum_is_exact(p, K, terms)) return 0;
     double fro = follow(p, c, K, X.at, Y.at, i, j, backwards).lost;
     double most = et_site_variance(p, ET_ACCUMULATOR, sizes, 1);
-    return incoming + fmax((to.lost + fro) / 2, most / 36);
+    return incoming + fmax((to.lost + fro) / 2, most / 36) * fmax(1, X.alike);
 }
 
 static void short_sums_noise(const et_profile *p, size_t M, size_t N, size_t K, et_noisy X,
@@ -439,10 +439,10 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
         return ET_OK;
     }
     et_sum_noise c = et_sum_noise_of(p, K);
-    double part = part_lost(p, c, M, N, K, X.at, Y.at);
+    double part = part_lost(p, c, M, N, K, X.at, Y.at), alike = fmax(1, X.alike);
     if (C == NULL) c.squares += c.square;
-    c.square *= part;
-    c.squares *= part;
+    c.square *= part * alike;
+    c.squares *= part * alike * alike;
     exactness e = {0};
     /* (V[X] + squares X o X) (Y o Y + V[Y]) */
     squares x = mixed(X, c.squares, M * K), y = mixed(Y, 1, K * N);

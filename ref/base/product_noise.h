@@ -13,7 +13,9 @@
  * may end above the partial sum's last bit, too, and is added without any error: of 16-bit products and a
  * sum of 24 bits most do. acc is what is left of it in a sample of the sums, followed bit by bit (short
  * sums: in each of them). A truncating accumulator errs to one side: then the means add up, too, 0.72 u
- * each: (0.72 u K)^2 (C^2/4 + Q/6) comes on top of four times the rest.
+ * each: (0.72 u K)^2 (C^2/4 + Q/6) comes on top of four times the rest. m equal terms are
+ * rounded alike between two powers of two, whatever stands between them, and count m times; besides, partial
+ * sums are those of K/m terms m times as large, which makes Q in them m Q.
  *
  * Squares by BLAS are taken in float: a variance needs no sixteen digits, and a product takes half the
  * time. Float's range is met by powers of two; an element that comes out as 0 is summed once more in
@@ -33,10 +35,12 @@
 /* An operand: a whole matrix, without gaps between its rows. `variance` and `coherent` lie in memory as
  * the values do, and may be NULL: no error, and values squared. `coherent` stands for the squares that
  * multiply the OTHER operand's variance: where several terms share that other operand's error, their
- * sum squared in one place, 0 in the others. */
+ * sum squared in one place, 0 in the others. `alike`, of X only: how many terms of a sum are like each, on the
+ * average (0: 1). */
 typedef struct et_noisy {
     et_matrix at;
     const et_real *variance, *coherent;
+    double alike;
 } et_noisy;
 
 /* The place of a product that goes on into a sum. */

@@ -10,6 +10,7 @@
 #include "ref/base/parallel.h"
 #include "ref/base/product_noise.h"
 #include "ref/base/rounding.h"
+#include "ref/layers/twins.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -99,46 +100,15 @@ static const et_real *as_operand(const et_profile *p, size_t count, const et_rea
     return to;
 }
 
-/* Hidden units with the same row of W_up (an expert widened by repeating them, a constant matrix) have the
- * same H and the same error in A: a sum over units counts V[A_j] as many times as there are such, which is
- * what (sum W)^2 is at most of sum W^2; and so with dH. copies [h]; NULL: there are none. */
-static et_status find_copies(const et_ffn *f, et_real **copies, et_error *error)
-{
-    size_t h = f->h, d = f->d, any = 0;
-    void *room;
-    *copies = NULL;
-    et_status status = et_allocate(&room, 2 * h, sizeof(et_real), "hidden units", error);
-    if (status != ET_OK) return status;
-    et_real *count = room, *first = count + h; /* of each row its first number: most differ there */
-    for (size_t j = 0; j < h; j++) first[j] = f->up[j * d];
-    for (size_t j = 0; j < h; j++) {
-        if (count[j] > 0) continue;
-        size_t like = 1;
-        for (size_t k = j + 1; k < h; k++)
-            if (first[k] == first[j] &&
-                memcmp(f->up + k * d, f->up + j * d, d * sizeof *f->up) == 0) {
-                count[k] = -(et_real)(j + 1);
-                like++;
-            }
-        count[j] = (et_real)like;
-        any |= like > 1;
-        for (size_t k = j + 1; like > 1 && k < h; k++)
-            if (count[k] == -(et_real)(j + 1)) count[k] = (et_real)like;
-    }
-    if (any)
-        *copies = count;
-    else
-        free(room);
-    return ET_OK;
-}
-
-/* V times the copies of each unit; `to` is written only where there are any. Returns the one to use. */
-static const et_real *with_copies(size_t m, size_t h, const et_real *copies, const et_real *V,
+/* A sum over hidden units counts V[A_j] as many times as there are copies of the unit (twins.h), which is
+ * what (sum W)^2 is at most of sum W^2; and so with dH. `to` is written only where there are any. Returns the
+ * one to use. */
+static const et_real *with_copies(size_t m, size_t h, const et_copies *copies, const et_real *V,
                                   et_real *to)
 {
-    if (!copies) return V;
+    if (!copies->of) return V;
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * h; i++) to[i] = V[i] * copies[i % h];
+    for (size_t i = 0; i < m * h; i++) to[i] = V[i] * copies->of[i % h];
     return to;
 }
 
@@ -165,25 +135,25 @@ et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_no
 {
     size_t d = f->d, h = f->h;
     void *operand;
-    et_real *copies = NULL;
+    et_copies copies = {0};
     et_status status = et_allocate(&operand, m * h, sizeof(et_real), "operand noise", error);
     if (status != ET_OK) return status;
-    if ((status = find_copies(f, &copies, error)) != ET_OK) goto out;
-    et_noisy x = {et_rows(v->x, d), V->x, NULL};
-    et_noisy up = {et_transposed(f->up, d), W.up, NULL};
+    if ((status = et_find_copies(&copies, h, d, f->up, error)) != ET_OK) goto out;
+    et_noisy x = {et_rows(v->x, d), V->x, NULL, 0};
+    et_noisy up = {et_transposed(f->up, d), W.up, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, h, d, x, up, v->H, ET_INTERMEDIATES, false,
                               V->H, error);
     if (status != ET_OK) goto out;
     activation_noise(m * h, v->H, V->H, V->A);
     round_at(p, ET_INTERMEDIATES, m * h, v->A, V->A);
     const et_real *VA = as_operand(p, m * h, v->A, V->A, operand);
-    et_noisy A = {et_rows(v->A, h), with_copies(m, h, copies, VA, operand), NULL};
-    et_noisy down = {et_transposed(f->down, h), W.down, NULL};
+    et_noisy A = {et_rows(v->A, h), with_copies(m, h, &copies, VA, operand), NULL, copies.mean};
+    et_noisy down = {et_transposed(f->down, h), W.down, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, d, h, A, down, v->out, ET_INTERMEDIATES, false,
                               V->out, error);
 out:
     free(operand);
-    free(copies);
+    et_free_copies(&copies);
     return status;
 }
 
@@ -237,8 +207,8 @@ typedef struct parts {
     et_real *dH_own;       /* [m,h] all of V[dH] that the backward pass makes itself */
     et_real *left, *right; /* [m,max(d,h)] twice */
     et_real *sum;
-    et_real *apart;  /* [m] the part of a row's forward errors that its twins do not share */
-    et_real *copies; /* [h] of hidden units, or NULL */
+    et_real *apart; /* [m] the part of a row's forward errors that its twins do not share */
+    et_copies copies, outputs; /* of hidden units; of columns of f, by the rows of W_down */
     void *room;
 } parts;
 
@@ -255,7 +225,7 @@ static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *er
     s->right = s->left + m * most;
     s->sum = s->right + m * most;
     s->apart = s->sum + m * most;
-    s->copies = NULL;
+    s->copies = s->outputs = (et_copies){0};
     return ET_OK;
 }
 
@@ -422,17 +392,28 @@ static const et_real *twin_squares(size_t m, size_t columns, const et_twins *twi
     return to;
 }
 
+/* How many rows are like each one, on the average; `count` [m] is scratch. */
+static double mean_twins(size_t m, const int32_t *leader, et_real *count)
+{
+    double sum = 0;
+    for (size_t t = 0; t < m; t++) count[t] = 0;
+    for (size_t t = 0; t < m; t++) count[leader[t]]++;
+    for (size_t t = 0; t < m; t++) sum += (double)(count[t] * count[t]);
+    return m > 0 ? sum / (double)m : 1;
+}
+
 /* V[dW_down] and V[dW_up]. */
 static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, const et_upstream *u,
                                const et_twins *twins, const et_ffn_tensors *v, et_ffn_tensors *V,
                                parts *s, et_product_room *room, et_error *error)
 {
     size_t d = f->d, h = f->h;
-    et_noisy dO = {et_transposed(v->dO, d), V->dO, NULL}, A = {et_rows(v->A, h), NULL, NULL};
+    et_noisy dO = {et_transposed(v->dO, d), V->dO, NULL, 0}, A = {et_rows(v->A, h), NULL, NULL, 0};
     if (twins) {
         find_apart(p, m, h, v, V, s->apart);
         twin_upstream(m, d, u, twins, s);
         dO.variance = s->left;
+        dO.alike = mean_twins(m, twins->both, s->sum);
         dO.coherent = twin_squares(m, d, twins, v->dO, s->apart, s->sum);
     }
     dO.variance = as_operand(p, m * d, v->dO, dO.variance, s->left);
@@ -441,10 +422,11 @@ static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, c
                                         false, V->ddown, error);
     if (status != ET_OK) return status;
 
-    et_noisy dH = {et_transposed(v->dH, h), V->dH, NULL}, x = {et_rows(v->x, d), V->x, NULL};
+    et_noisy dH = {et_transposed(v->dH, h), V->dH, NULL, 0}, x = {et_rows(v->x, d), V->x, NULL, 0};
     if (twins) {
         twin_hidden(m, h, u, twins, v, V, s);
         dH.variance = s->left;
+        dH.alike = mean_twins(m, twins->both, s->sum);
         dH.coherent = twin_squares(m, h, twins, v->dH, NULL, s->sum);
     }
     dH.variance = as_operand(p, m * h, v->dH, dH.variance, s->left);
@@ -455,10 +437,10 @@ static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, c
 
 /* (acc + site)(f_c) of one row, and what the rounding of W_down brings, from the mean square of each row
  * of W_down and its mean variance: sum_j A_j^2 W_cj^2 is near enough |A|^2 times it for a sum over c.
- * Exact elements have none. */
+ * Exact elements have none. Where rows of W_down are alike, so are these errors, which then add up in dw. */
 static void own_output_noise(const et_ffn *f, const et_profile *p, const et_real *mean_square,
-                             const et_real *mean_noise, const et_real *A, const et_real *out,
-                             const et_real *Vout, et_real *own)
+                             const et_real *mean_noise, const et_copies *alike, const et_real *A,
+                             const et_real *out, const et_real *Vout, et_real *own)
 {
     const rounding r = rounding_at(p, ET_INTERMEDIATES);
     et_sum_noise c = et_sum_noise_of(p, f->h);
@@ -469,6 +451,7 @@ static void own_output_noise(const et_ffn *f, const et_profile *p, const et_real
         double acc = c.square * value * value + c.squares * length * (double)mean_square[k] +
                      length * (double)mean_noise[k];
         own[k] = (et_real)(V > 0 ? fmin(V, acc + rounding_site(&r, value, V)) : 0);
+        if (alike->of) own[k] *= alike->of[k];
     }
 }
 
@@ -526,13 +509,13 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
     et_real *mean_square = (et_real *)(all_terms + threads * d), *mean_noise = mean_square + d;
     et_real *own = mean_noise + d;
     const et_real *VA = as_operand(p, m * h, v->A, V->A, own + m * d);
-    VA = with_copies(m, h, s->copies, VA, own + m * d);
+    VA = with_copies(m, h, &s->copies, VA, own + m * d);
     row_means(d, h, f->down, 2, mean_square);
     row_means(d, h, W.down, 1, mean_noise);
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t t = 0; t < m; t++) {
         double *terms = all_terms + (size_t)omp_get_thread_num() * d;
-        own_output_noise(f, p, mean_square, mean_noise, v->A + t * h, v->out + t * d,
+        own_output_noise(f, p, mean_square, mean_noise, &s->outputs, v->A + t * h, v->out + t * d,
                          V->out + t * d, own + t * d);
         double V_dw = through_expert(d, h, s->g + t * h, VA + t * h, u->dy + t * d, own + t * d);
         V_dw += dot_noise(p, d, u->dy + t * d, v->out + t * d, V_dw, terms);
@@ -561,19 +544,22 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
     parts s;
     et_status status = take_parts(&s, m, d, h, error);
     if (status != ET_OK) return status;
-    if ((status = find_copies(f, &s.copies, error)) != ET_OK) goto out;
+    if ((status = et_find_copies(&s.copies, h, d, f->up, error)) ||
+        (status = et_find_copies(&s.outputs, d, h, f->down, error)))
+        goto out;
     unweighted_gradient(f, m, u, v->dA, s.g);
     upstream_noise(p, m, d, u, v->dO, &s, V->dO);
-    et_noisy dO = {et_rows(v->dO, d), as_operand(p, m * d, v->dO, s.dO_own, s.left), NULL};
-    et_noisy down = {et_rows(f->down, h), W.down, NULL};
+    et_noisy dO = {et_rows(v->dO, d), as_operand(p, m * d, v->dO, s.dO_own, s.left), NULL, 0};
+    et_noisy down = {et_rows(f->down, h), W.down, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, h, d, dO, down, v->dA, ET_NOWHERE, false,
                               V->dA, error);
     if (status != ET_OK) goto out;
     activation_backward_noise(p, m, h, u, v, &s, V);
     if ((status = weights_noise(f, p, m, u, twins, v, V, &s, room, error))) goto out;
     const et_real *VdH = as_operand(p, m * h, v->dH, V->dH, s.left);
-    et_noisy dH = {et_rows(v->dH, h), with_copies(m, h, s.copies, VdH, s.left), NULL};
-    et_noisy up = {et_rows(f->up, d), W.up, NULL};
+    et_noisy dH = {et_rows(v->dH, h), with_copies(m, h, &s.copies, VdH, s.left), NULL,
+                   s.copies.mean};
+    et_noisy up = {et_rows(f->up, d), W.up, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, d, h, dH, up, NULL, ET_NOWHERE, false, V->dx,
                               error);
     if (status != ET_OK || !weight) goto out;
@@ -581,11 +567,12 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
         /* cov(dx, dw) = 4 (dA g R V[H]) W_up */
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++)
-        s.left[i] =
-            4 * v->dA[i] * s.g[i] * relu(v->H[i]) * V->H[i] * (s.copies ? s.copies[i % h] : 1);
+        s.left[i] = 4 * v->dA[i] * s.g[i] * relu(v->H[i]) * V->H[i] *
+                    (s.copies.of ? s.copies.of[i % h] : 1);
     et_matmul(f->engine, m, d, h, et_rows(s.left, h), et_rows(f->up, d), false, weight->shared, d);
 out:
     free(s.room);
-    free(s.copies);
+    et_free_copies(&s.copies);
+    et_free_copies(&s.outputs);
     return status;
 }

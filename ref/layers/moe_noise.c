@@ -173,8 +173,8 @@ static et_status score_noise(const et_moe *moe, const et_real *x, const et_moe_v
                              et_moe_values *V, noise_room *s, et_error *error)
 {
     size_t N = moe->N, n = moe->n;
-    et_noisy left = {et_rows(x, moe->d), s->x, NULL};
-    et_noisy right = {et_transposed(moe->router, moe->d), s->router, NULL};
+    et_noisy left = {et_rows(x, moe->d), s->x, NULL, 0};
+    et_noisy right = {et_transposed(moe->router, moe->d), s->router, NULL, 0};
     et_status status = et_product_noise(moe->engine, s->p, &s->room, N, n, moe->d, left, right,
                                         v->logits, ET_LOGITS, false, V->logits, error);
     if (status != ET_OK) return status;
@@ -706,12 +706,12 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
                   (et_real)(own * s->twins.boths[i / n]);
         rest[i] += (et_real)own;
     }
-    et_noisy dr = {et_transposed(g->logits, n), sums, NULL}, in = {et_rows(x, d), s->x, NULL};
+    et_noisy dr = {et_transposed(g->logits, n), sums, NULL, 0}, in = {et_rows(x, d), s->x, NULL, 0};
     status = et_product_noise(moe->engine, s->p, &s->room, n, d, N, dr, in, g->router, ET_OUTPUTS,
                               false, G->router, error);
     if (status == ET_OK) {
-        et_noisy rows = {et_rows(g->logits, n), rest, NULL};
-        et_noisy router = {et_rows(moe->router, d), s->router, NULL};
+        et_noisy rows = {et_rows(g->logits, n), rest, NULL, 0};
+        et_noisy router = {et_rows(moe->router, d), s->router, NULL, 0};
         status = et_product_noise(moe->engine, s->p, &s->room, N, d, n, rows, router, NULL,
                                   ET_NOWHERE, true, G->x, error);
     }

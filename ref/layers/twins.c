@@ -1,4 +1,4 @@
-/* twins.c: rows that are equal, by a hash table; and their largest common part. See twins.h. */
+/* twins.c: rows that are equal, by a hash table; their largest common part; copies. See twins.h. */
 #include "ref/layers/twins.h"
 #include "etref/matmul.h"
 #include "ref/base/bits.h"
@@ -109,4 +109,56 @@ et_status et_find_directions(double *directions, size_t N, size_t d, const et_re
     if (most > 0) *directions = fmax(1, all / most);
     free(room);
     return ET_OK;
+}
+
+/* ---- hidden units ---- */
+
+/* count[j] of unit j and all like it; `first` holds each row's first number: most differ there. */
+static void count_like(size_t j, size_t h, size_t d, const et_real *up, const et_real *first,
+                       et_real *count)
+{
+    et_real like = 1;
+    for (size_t k = j + 1; k < h; k++)
+        if (first[k] == first[j] && same_row(d, up + k * d, up + j * d)) {
+            count[k] = -(et_real)(j + 1);
+            like++;
+        }
+    count[j] = like;
+    for (size_t k = j + 1; like > 1 && k < h; k++)
+        if (count[k] == -(et_real)(j + 1)) count[k] = like;
+}
+
+static bool is_zero(size_t d, const et_real *row)
+{
+    for (size_t c = 0; c < d; c++)
+        if (row[c] != 0) return false;
+    return true;
+}
+
+et_status et_find_copies(et_copies *copies, size_t h, size_t d, const et_real *up, et_error *error)
+{
+    void *room;
+    *copies = (et_copies){.mean = 1};
+    et_status status = et_allocate(&room, 2 * h, sizeof(et_real), "hidden units", error);
+    if (status != ET_OK) return status;
+    et_real *count = room, *first = count + h;
+    double sum = 0;
+    for (size_t j = 0; j < h; j++) first[j] = up[j * d];
+    for (size_t j = 0; j < h; j++)
+        if (is_zero(d, up + j * d)) count[j] = 1;
+    for (size_t j = 0; j < h; j++) {
+        if (count[j] == 0) count_like(j, h, d, up, first, count);
+        sum += (double)count[j];
+    }
+    if (sum > (double)h)
+        *copies = (et_copies){count, sum / (double)h};
+    else
+        free(room);
+    return ET_OK;
+}
+
+void et_free_copies(et_copies *copies)
+{
+    free(copies->of);
+    *copies = (et_copies){0};
 }

@@ -1,4 +1,5 @@
-/* twins.h: which tokens err alike: those with the same input, and those with a parallel one. Internal.
+/* twins.h: what errs alike: tokens with the same input, or a parallel one; hidden units with the same
+ * weights. Internal.
  *
  * Tokens with the same input make the same rounding errors, which then add up instead of averaging out
  * (ffn.c). Real text has them: a line that is repeated is a row that is repeated.
@@ -28,5 +29,17 @@ void et_free_twins(et_token_twins *twins); /* accepts zeros */
  * errs for N tokens in so many ways only. ET_ENOMEM. */
 et_status et_find_directions(double *directions, size_t N, size_t d, const et_real *x,
                              et_error *error);
+
+/* Hidden units with the same row of W_up (an expert widened by repeating them, a constant matrix): they have
+ * the same H, the same error in A, and the same addends in sums over units. */
+typedef struct et_copies {
+    et_real
+        *of; /* [h] how many units are like this one, itself included; NULL: there are no copies */
+    double mean; /* of these numbers; 1 if there are none. h/mean: as many err independently */
+} et_copies;
+
+/* up [h,d]. Rows of zeros, which make no errors, have no copies. ET_ENOMEM. */
+et_status et_find_copies(et_copies *copies, size_t h, size_t d, const et_real *up, et_error *error);
+void et_free_copies(et_copies *copies); /* accepts zeros */
 
 #endif

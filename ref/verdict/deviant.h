@@ -104,7 +104,7 @@ typedef struct et_hook {
     size_t (*input)(et_deviant *v, const et_row *r);     /* at PRE: the token whose x is read */
 } et_hook;
 
-enum { ET_MAX_HOOKS = 20, ET_MAX_VARIANTS = 16 };
+enum { ET_MAX_HOOKS = 20, ET_MAX_VARIANTS = 18 };
 
 typedef enum et_nature {
     ET_BY_VALUE,      /* the hooks below */

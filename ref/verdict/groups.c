@@ -86,14 +86,21 @@ typedef struct group_sums {
 
 /* ---- what a group has in common ---- */
 
+/* Units of the tensor's expert that err independently; no more than columns that do. */
+static double hidden_of(const jury *q)
+{
+    const char *name = q->f->got->name;
+    double hidden = strstr(name, "shared_") ? q->j->shared_hidden : q->j->hidden;
+    bool outputs = strncmp(name, "fwd.", 4) == 0 && (strstr(name, "_out") || strstr(name, ".y"));
+    return outputs ? fmin(hidden, 24 * q->j->outputs) : hidden;
+}
+
 /* Sources behind a group of so many different tokens or slots, in whose elements their hidden units enter one
  * by one (calibration.c). Where a token has one number there is one source, whatever it was summed up
  * from. */
 static double of_tokens(const jury *q, double tokens)
 {
-    const et_case *c = &q->reference->c;
-    double hidden = (double)(strstr(q->f->got->name, "shared_") ? c->shared_d_expert : c->d_expert);
-    return fmin(tokens, q->directions) * (q->numbers ? 1 : hidden) / 24;
+    return fmin(tokens, q->directions) * (q->numbers ? 1 : hidden_of(q)) / 24;
 }
 
 /* How many of these tokens err together; and how many of their gates do. */
@@ -362,10 +369,11 @@ static void judge_rows(jury *q)
 static double column_sources(const jury *q)
 {
     bool slots = q->f->kind == ET_ROWS_SLOTS;
+    double experts = q->f->kind == ET_ROWS_EXPERTS ? (double)q->reference->c.experts : 1;
     if (q->router || q->alike_rows) return 1; /* a token may hand one error to all experts' rows */
     if (rows_are_tokens(q->f))
         return fmin(different(q, NULL, slots, 0, q->f->rows), q->directions) / 24;
-    return strstr(q->f->got->name, "_up") ? (double)q->f->rows / 24 : 1;
+    return strstr(q->f->got->name, "_up") ? fmax(1, experts * hidden_of(q) / 24) : 1;
 }
 
 static void judge_columns(jury *q)

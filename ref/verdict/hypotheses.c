@@ -1548,6 +1548,18 @@ static void scale_router(et_deviant *v)
     scale_values(v->moe.n * v->moe.d, v->factor, v->s.bwd.router);
 }
 
+static void scale_aux_gradient(et_deviant *v, size_t t)
+{
+    size_t n = v->moe.n;
+    add(n, (et_real)v->factor - 1, v->loss_gates + t * n, v->s.bwd.gates + t * n);
+}
+
+static void scale_z_gradient(et_deviant *v, size_t t)
+{
+    size_t n = v->moe.n;
+    add(n, (et_real)v->factor - 1, v->loss_logits + t * n, v->s.bwd.logits + t * n);
+}
+
 static void scale_dx(et_deviant *v, size_t t)
 {
     scale_values(v->moe.d, v->factor, dx_of(v, t));
@@ -1875,7 +1887,7 @@ static const et_hypothesis table[] = {
     /* precision */
     {.doc = {"scaled", "values are off by a constant factor", "precision"}, .nature = ET_BY_FACTOR,
      .variants = {"the gates", "w", "A", "f(x)", "y", "dw", "dO", "dA", "dH", "dW_up and dW_down", "dW_up", "dW_down",
-                  "each expert's share of dx", "dr", "dW_r", "dx"},
+                  "each expert's share of dx", "dr", "dW_r", "dx", "the balancing loss's gradient", "the z-loss's gradient"},
      .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = scale_gates}, {.at = ET_AT_DGATES, .variants = 1, .token = scale_dp},
                {.at = ET_AT_WEIGHTS, .variants = 2, .row = scale_w},
                {.at = ET_AT_ACT, .variants = 4, .row = scale_A}, {.at = ET_AT_OUT, .variants = 8, .row = scale_O},
@@ -1884,7 +1896,8 @@ static const et_hypothesis table[] = {
                {.at = ET_AT_DPRE, .variants = 256, .row = scale_dH}, {.at = ET_AT_DUP, .variants = 512 | 1024, .factors = scale_gradient},
                {.at = ET_AT_DDOWN, .variants = 512 | 2048, .factors = scale_gradient}, {.at = ET_AT_SLOT_DX, .variants = 4096, .row = scale_slot_dx},
                {.at = ET_AT_DLOGITS, .variants = 8192, .token = scale_dr}, {.at = ET_AT_DROUTER, .variants = 16384, .whole = scale_router},
-               {.at = ET_AT_DX, .variants = 32768, .token = scale_dx}}},
+               {.at = ET_AT_DX, .variants = 32768, .token = scale_dx}, {.at = ET_AT_DGATES, .variants = 65536, .token = scale_aux_gradient},
+               {.at = ET_AT_DLOGITS, .variants = 131072, .token = scale_z_gradient}}},
     {.doc = {"rounded-to-bf16", "values are stored in 8 significand bits", "precision"}, .nature = ET_BY_FORMAT, .variants = ONE_FORM, .format = ET_BF16},
     {.doc = {"rounded-to-f16", "values are stored in 11 significand bits", "precision"}, .nature = ET_BY_FORMAT, .variants = ONE_FORM, .format = ET_F16},
     {.doc = {"truncation", "values are truncated where the profile rounds to nearest", "precision"}, .nature = ET_BY_TRUNCATION, .variants = ONE_FORM},

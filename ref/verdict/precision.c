@@ -286,16 +286,58 @@ static bool is_flushed(const et_inquiry *q, const et_exhibit *x)
     return flushed > 0;
 }
 
-/* Are half of the failing tensors? */
-static bool are_beyond_bars(const et_inquiry *q)
+static bool fails_at(const et_inquiry *q, et_stage stage)
 {
-    size_t failing = 0, beyond = 0;
-    for (size_t i = 0; i < q->count; i++) {
-        if (!counts(&q->exhibits[i])) continue;
-        failing++;
-        beyond += is_beyond_bars(q, &q->exhibits[i]);
+    for (size_t i = 0; i < q->count; i++)
+        if (counts(&q->exhibits[i]) && q->exhibits[i].stage == stage) return true;
+    return false;
+}
+
+/* Sums over weights or tokens: what experts are made of; dx where its error does not come from the router. */
+static bool is_product(const et_inquiry *q, const et_exhibit *x)
+{
+    const et_stage products[] = {ET_AT_PRE, ET_AT_OUT, ET_AT_Y, ET_AT_DDOWN, ET_AT_DUP};
+    for (size_t i = 0; i < sizeof products / sizeof *products; i++)
+        if (x->stage == products[i]) return true;
+    return x->stage == ET_AT_DX && !fails_at(q, ET_AT_DLOGITS) && !fails_at(q, ET_AT_DROUTER);
+}
+
+/* The part of a tensor's errors that is each stretch's own slope. */
+static double part_of_slopes(const et_exhibit *x)
+{
+    size_t each = stretch_of(x), count = et_tensor_count(x->got);
+    const et_real *right = x->right;
+    double all = 0, slopes = 0;
+    for (size_t from = 0; each > 0 && from < count; from += each) {
+        double ee = 0, eu = 0, uu = 0;
+        for (size_t i = from; i < from + each && i < count; i++) {
+            double u = (double)right[i], e = et_tensor_element(x->got, i) - u;
+            ee += e * e;
+            eu += e * u;
+            uu += u * u;
+        }
+        all += uu > 0 ? ee / uu : 0;
+        slopes += uu > 0 ? eu / uu * (eu / uu) : 0;
     }
-    return 2 * beyond >= failing;
+    return all > 0 ? slopes / all : 0;
+}
+
+/* Sums in few bits: half of the failing tensors err in most of their parts, products of matrices are among them,
+ * and most of their errors are scattered. (A wrong weight makes slopes, a wrong loss leaves experts alone.) */
+static bool look_like_sums(const et_inquiry *q)
+{
+    size_t failing = 0, beyond = 0, products = 0;
+    double slopes = 0;
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!counts(x)) continue;
+        failing++;
+        beyond += is_beyond_bars(q, x);
+        if (!is_product(q, x)) continue;
+        products++;
+        slopes += part_of_slopes(x);
+    }
+    return 2 * beyond >= failing && products > 0 && 2 * slopes <= (double)products;
 }
 
 /* Every failing tensor passes, and one at least has errors of the size to be expected. */
@@ -321,7 +363,7 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
                      : out.outcome != ET_MISMATCH && (flushes || is_everywhere(q, x, V));
         any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V));
     }
-    *fits = *fits && any && (!sums || are_beyond_bars(q));
+    *fits = *fits && any && (!sums || look_like_sums(q));
     return status;
 }
 

@@ -449,6 +449,38 @@ static void pronounce_all(trial *t, const char *missing)
 
 /* ---- the whole ---- */
 
+/* *least = min(*least, rows of W that err independently). */
+static et_status count_rows(size_t rows, size_t columns, const et_real *W, double *least,
+                            et_error *error)
+{
+    et_copies copies;
+    et_status status = et_find_copies(&copies, rows, columns, W, error);
+    if (status == ET_OK) *least = fmin(*least, (double)rows / copies.mean);
+    et_free_copies(&copies);
+    return status;
+}
+
+/* j->hidden, j->shared_hidden and j->outputs: the fewest of all experts. */
+static et_status count_units(et_judgement *j, et_error *error)
+{
+    const et_step *s = j->golden;
+    size_t h = s->c.d_expert, hs = s->c.shared_d_expert, d = s->c.d_model;
+    size_t experts = s->c.layer == ET_MOE ? s->c.experts : 1;
+    et_status status = ET_OK;
+    j->hidden = (double)h;
+    j->shared_hidden = (double)hs;
+    j->outputs = (double)d;
+    for (size_t i = 0; status == ET_OK && i < experts; i++) {
+        status = count_rows(h, d, s->in.up + i * h * d, &j->hidden, error);
+        if (status == ET_OK) status = count_rows(d, h, s->in.down + i * h * d, &j->outputs, error);
+    }
+    if (status == ET_OK && s->in.shared_up)
+        status = count_rows(hs, d, s->in.shared_up, &j->shared_hidden, error);
+    if (status == ET_OK && s->in.shared_down)
+        status = count_rows(d, hs, s->in.shared_down, &j->outputs, error);
+    return status;
+}
+
 static et_status try_candidate(trial *t, et_error *error)
 {
     et_judgement *j = &t->j;
@@ -461,7 +493,8 @@ static et_status try_candidate(trial *t, et_error *error)
     const et_step *s = j->golden;
     size_t N = s->c.tokens, d = s->c.d_model;
     if ((status = et_find_twins(&j->twins, N, d, s->in.x, s->in.dy, error)) ||
-        (status = et_find_directions(&j->directions, N, d, s->in.x, error)))
+        (status = et_find_directions(&j->directions, N, d, s->in.x, error)) ||
+        (status = count_units(j, error)))
         return status;
     if (moe && (status = read_routing(t, error))) return status;
     j->tests = count_tests(j);
