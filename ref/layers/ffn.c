@@ -337,12 +337,26 @@ static void find_apart(const et_profile *p, size_t m, size_t h, const et_ffn_ten
     }
 }
 
+/* to = sqrt(own + what is rounded to operands): twins round alike there, too. V is all of the variance. */
+static void own_deviations(const et_profile *p, size_t count, const et_real *value,
+                           const et_real *V, const et_real *own, et_real *to)
+{
+    const rounding r = rounding_at(p, ET_OPERANDS);
+    bool shorter = p->bits[ET_OPERANDS] < p->bits[ET_INTERMEDIATES];
+#pragma omp parallel for if (count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < count; i++) {
+        double operand = shorter ? rounding_site(&r, (double)value[i], (double)V[i]) : 0;
+        to[i] = (et_real)sqrt((double)own[i] + operand);
+    }
+}
+
 /* What stands in place of V[dO] where rows have twins: (sum dy)^2 V[w] + (sum of own deviations)^2. */
-static void twin_upstream(size_t m, size_t d, const et_upstream *u, const et_twins *twins, parts *s)
+static void twin_upstream(const et_profile *p, size_t m, size_t d, const et_upstream *u,
+                          const et_twins *twins, const et_ffn_tensors *v, const et_ffn_tensors *V,
+                          parts *s)
 {
     et_real *own = s->right;
-#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * d; i++) own[i] = (et_real)sqrt((double)s->dO_own[i]);
+    own_deviations(p, m * d, v->dO, V->dO, s->dO_own, own);
     sum_by_leader(m, d, twins->both, own, s->left);
 #pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * d; i++) s->left[i] *= s->left[i];
@@ -354,12 +368,12 @@ static void twin_upstream(size_t m, size_t d, const et_upstream *u, const et_twi
 }
 
 /* The same for V[dH]: (sum 2 dA)^2 V[H] + (sum 2 R g)^2 V[w] + (sum of own deviations)^2. */
-static void twin_hidden(size_t m, size_t h, const et_upstream *u, const et_twins *twins,
-                        const et_ffn_tensors *v, const et_ffn_tensors *V, parts *s)
+static void twin_hidden(const et_profile *p, size_t m, size_t h, const et_upstream *u,
+                        const et_twins *twins, const et_ffn_tensors *v, const et_ffn_tensors *V,
+                        parts *s)
 {
     et_real *row = s->right;
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * h; i++) row[i] = (et_real)sqrt((double)s->dH_own[i]);
+    own_deviations(p, m * h, v->dH, V->dH, s->dH_own, row);
     sum_by_leader(m, h, twins->both, row, s->left);
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++) s->left[i] *= s->left[i];
@@ -411,12 +425,13 @@ static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, c
     et_noisy dO = {et_transposed(v->dO, d), V->dO, NULL, 0}, A = {et_rows(v->A, h), NULL, NULL, 0};
     if (twins) {
         find_apart(p, m, h, v, V, s->apart);
-        twin_upstream(m, d, u, twins, s);
+        twin_upstream(p, m, d, u, twins, v, V, s);
         dO.variance = s->left;
         dO.alike = mean_twins(m, twins->both, s->sum);
         dO.coherent = twin_squares(m, d, twins, v->dO, s->apart, s->sum);
+    } else {
+        dO.variance = as_operand(p, m * d, v->dO, dO.variance, s->left);
     }
-    dO.variance = as_operand(p, m * d, v->dO, dO.variance, s->left);
     A.variance = as_operand(p, m * h, v->A, V->A, s->right);
     et_status status = et_product_noise(f->engine, p, room, d, h, m, dO, A, v->ddown, ET_OUTPUTS,
                                         false, V->ddown, error);
@@ -424,12 +439,13 @@ static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, c
 
     et_noisy dH = {et_transposed(v->dH, h), V->dH, NULL, 0}, x = {et_rows(v->x, d), V->x, NULL, 0};
     if (twins) {
-        twin_hidden(m, h, u, twins, v, V, s);
+        twin_hidden(p, m, h, u, twins, v, V, s);
         dH.variance = s->left;
         dH.alike = mean_twins(m, twins->both, s->sum);
         dH.coherent = twin_squares(m, h, twins, v->dH, NULL, s->sum);
+    } else {
+        dH.variance = as_operand(p, m * h, v->dH, dH.variance, s->left);
     }
-    dH.variance = as_operand(p, m * h, v->dH, dH.variance, s->left);
     status = et_product_noise(f->engine, p, room, h, d, m, dH, x, v->dup, ET_OUTPUTS, false, V->dup,
                               error);
     return status;

@@ -86,13 +86,10 @@ typedef struct group_sums {
 
 /* ---- what a group has in common ---- */
 
-/* Units of the tensor's expert that err independently; no more than columns that do. */
+/* Units of the tensor's expert that err independently. */
 static double hidden_of(const jury *q)
 {
-    const char *name = q->f->got->name;
-    double hidden = strstr(name, "shared_") ? q->j->shared_hidden : q->j->hidden;
-    bool outputs = strncmp(name, "fwd.", 4) == 0 && (strstr(name, "_out") || strstr(name, ".y"));
-    return outputs ? fmin(hidden, 24 * q->j->outputs) : hidden;
+    return strstr(q->f->got->name, "shared_") ? q->j->shared_hidden : q->j->hidden;
 }
 
 /* Sources behind a group of so many different tokens or slots, in whose elements their hidden units enter one

@@ -50,7 +50,6 @@ typedef struct et_judgement {
     et_token_twins twins;     /* tokens that err alike; zeros: none do */
     double directions;        /* of x: where parameters are rounded, tokens err in so many ways */
     double hidden, shared_hidden; /* units of an expert that err independently */
-    double outputs;               /* columns of f(x) that do */
     double scale; /* of all variances: 2 where the reference's own errors are as large */
     const et_tensor_out *candidate;
     size_t count;

@@ -460,24 +460,27 @@ static et_status count_rows(size_t rows, size_t columns, const et_real *W, doubl
     return status;
 }
 
-/* j->hidden, j->shared_hidden and j->outputs: the fewest of all experts. */
+/* j->hidden and j->shared_hidden: of all experts the fewest. Where rows of W_down are alike, dA = dO W_down has
+ * one error for all units, as have the columns of f(x); groups count 24 units as one source (groups.c). */
 static et_status count_units(et_judgement *j, et_error *error)
 {
     const et_step *s = j->golden;
     size_t h = s->c.d_expert, hs = s->c.shared_d_expert, d = s->c.d_model;
     size_t experts = s->c.layer == ET_MOE ? s->c.experts : 1;
+    double outputs = (double)d, shared_outputs = (double)d;
     et_status status = ET_OK;
     j->hidden = (double)h;
     j->shared_hidden = (double)hs;
-    j->outputs = (double)d;
     for (size_t i = 0; status == ET_OK && i < experts; i++) {
         status = count_rows(h, d, s->in.up + i * h * d, &j->hidden, error);
-        if (status == ET_OK) status = count_rows(d, h, s->in.down + i * h * d, &j->outputs, error);
+        if (status == ET_OK) status = count_rows(d, h, s->in.down + i * h * d, &outputs, error);
     }
     if (status == ET_OK && s->in.shared_up)
         status = count_rows(hs, d, s->in.shared_up, &j->shared_hidden, error);
     if (status == ET_OK && s->in.shared_down)
-        status = count_rows(d, hs, s->in.shared_down, &j->outputs, error);
+        status = count_rows(d, hs, s->in.shared_down, &shared_outputs, error);
+    j->hidden = fmin(j->hidden, 24 * outputs);
+    j->shared_hidden = fmin(j->shared_hidden, 24 * shared_outputs);
     return status;
 }
 
