@@ -37,11 +37,17 @@
 
 double et_noise_to_signal(size_t count, const et_real *values, const et_real *V)
 {
-    double signal = 0, noise = 0;
+    double signal = 0, noise = 0, clear = 0, of_clear = 0;
     for (size_t c = 0; c < count; c++) {
-        signal += (double)values[c] * (double)values[c];
+        double square = (double)values[c] * (double)values[c];
+        signal += square;
         noise += (double)V[c];
+        if (square == 0 || (double)V[c] > square) continue;
+        clear += square;
+        of_clear += (double)V[c];
     }
+    /* one number that is all noise (where a softmax is saturated) says nothing of the others */
+    if (noise > signal && clear > 0) return of_clear / clear;
     return signal > 0 ? noise / signal : 0;
 }
 

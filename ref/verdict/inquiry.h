@@ -59,7 +59,7 @@ typedef struct et_fit {
     double failed, doubtful; /* elements past their bars; of them, those that have come nearer */
 } et_fit;
 
-/* sum V / sum values^2; 0 if all values are 0. */
+/* sum V / sum values^2; 0 if all values are 0. Where that is above 1, of the numbers alone that are above their noise. */
 double et_noise_to_signal(size_t count, const et_real *values, const et_real *V);
 
 /* Does the candidate agree with the deviant in what has been computed anew since the last call? Compares

@@ -147,6 +147,8 @@
     X(AUX_OF_SELECTED, "aux-gradient-of-selected", "backward", "aux-gradient-of-selected", has_aux, 0, "the balancing loss's gradient reaches the slots alone") \
     X(AUX_ERROR, "aux-error-exchanged", "backward", "aux-error-exchanged", has_aux, 0, "F where F - 1 is meant, or back")                             \
     X(Z_DOUBLED, "z-gradient-doubled", "backward", "z-gradient-doubled", has_z_loss, 0, "the z-loss's gradient counts twice")                         \
+    X(AUX_SCALED, "aux-gradient-scaled", "backward", "scaled", has_aux, 0.5, "the balancing loss's gradient times 1 + amount")                        \
+    X(Z_SCALED, "z-gradient-scaled", "backward", "scaled", has_z_loss, 0.5, "the z-loss's gradient times 1 + amount")                                 \
     X(COEFFICIENT_MISSING, "loss-coefficient-missing", "backward", "loss-coefficient-missing", has_loss, 0, "the losses' gradients lack their coefficients")
 
 #define CD_LAYOUT_FAULTS(X)                                                                                                                           \

@@ -248,6 +248,7 @@ static double aux_loss(cd_work *w, size_t m)
     if (cd_bad(w, CD_COEFFICIENT_MISSING)) scale /= w->c->balance_coef;
     if (cd_bad(w, CD_AUX_MISSING)) scale = 0;
     if (cd_bad(w, CD_AUX_DOUBLED)) scale *= 2;
+    if (cd_bad(w, CD_AUX_SCALED)) scale *= 1 + w->amount;
     for (size_t i = 0; i < n; i++) {
         double F = fraction(w, m, i), P = 0;
         if (less_one) F = cd_acc(w, F - 1);
@@ -273,6 +274,7 @@ static double z_loss(cd_work *w, size_t m)
     if (cd_bad(w, CD_COEFFICIENT_MISSING)) scale /= w->c->z_loss_coef;
     if (cd_bad(w, CD_Z_MISSING)) scale = 0;
     if (cd_bad(w, CD_Z_DOUBLED)) scale *= 2;
+    if (cd_bad(w, CD_Z_SCALED)) scale *= 1 + w->amount;
     for (size_t t = m * micro; t < (m + 1) * micro; t++) {
         row s = {n, 1, w->logits + t * n, NULL, NULL};
         double largest = largest_of(&s), sum = plain_sum(w, &s, largest);
