@@ -40,6 +40,7 @@ objects  = $(patsubst %,$(BUILD)/%.o,$(1:.c=))
 LIB     := $(call objects,$(wildcard ref/*/*.c))
 TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S))
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))
+EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain hypotheses deviant compare precision residual)
 KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
 CAMPAIGN := $(call objects,$(wildcard tests/campaign/*.c))
 CHECKS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
@@ -93,9 +94,10 @@ demo: deps
 campaign: $(BUILD)/tests/campaign/campaign
 	@mkdir -p $(if $(SEEDS)$(ONLY),$(BUILD),data)/campaign
 	@OMP_NUM_THREADS=1 $< --journal $(BUILD)/campaign $(PART:%=--part %) $(SEEDS:%=--seeds %) \
-	    $(ONLY:%=--only '%') --out $(if $(SEEDS)$(ONLY),$(BUILD),data)/campaign --of "$$(cat $(LIB) \
-	    $(KERNELS) $(filter-out %/campaign.o $(BUILD)/tests/campaign/report%,$(CAMPAIGN)) \
-	    data/cases/*.json | sha256sum | cut -c1-16)"
+	    $(ONLY:%=--only '%') --out $(if $(SEEDS)$(ONLY),$(BUILD),data)/campaign \
+	    --explaining "$$(cat $(EXPLAIN) | sha256sum | cut -c1-16)" --of "$$(cat \
+	    $(filter-out $(EXPLAIN),$(LIB)) $(KERNELS) data/cases/*.json \
+	    $(filter-out %/campaign.o $(BUILD)/tests/campaign/report%,$(CAMPAIGN)) | sha256sum | cut -c1-16)"
 ## lint: clang-tidy, cppcheck and shellcheck, those that are installed
 lint:
 	@tools/lint $(DEFINES) -I. -Iinclude $(PKG_CFLAGS)

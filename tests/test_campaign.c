@@ -103,10 +103,10 @@ typedef struct fate {
     bool rejected, explained;
 } fate;
 
-static bool is_named(const et_verdict *v, const cd_fault *fault)
+static bool names(const et_verdict *v, const char *name)
 {
     for (size_t i = 0; i < v->explanation_count; i++)
-        if (strcmp(v->explanations[i].name, fault->explained_by) == 0) return true;
+        if (strcmp(v->explanations[i].name, name) == 0) return true;
     return false;
 }
 
@@ -119,8 +119,8 @@ static void judge_broken(fate *f, const cp_subject *s, const cd_candidate *broke
     ck_assert_msg(status == ET_OK || status == ET_EINVAL, "%s", error.text);
     f->planted = true;
     f->rejected = status == ET_EINVAL || v.outcome == ET_MISMATCH;
-    f->explained =
-        status == ET_EINVAL || !broken->fault->explained_by || is_named(&v, broken->fault);
+    f->explained = status == ET_EINVAL || !broken->fault->explained_by ||
+                   names(&v, broken->fault->explained_by);
     if (status == ET_OK) et_verdict_free(&v);
 }
 
@@ -483,6 +483,43 @@ START_TEST(a_hypothesis_selects_others)
 }
 END_TEST
 
+/* What an explanation must say, and must not: a number that is all noise widens nobody's bars, a hypothesis
+ * takes most of the error away, values beyond a format are inf and 0 in it, a saturated gate is 1 in any. */
+static const struct {
+    const char *core, *profile, *fault, *said, *unsaid;
+} told[] = {
+    {"huge-softmax-ec", "f32", "z-gradient-scaled", "scaled", "z-gradient-doubled"},
+    {"huge-softmax-ec", "bf16-low", "z-gradient-scaled", "scaled", "z-gradient-doubled"},
+    {"huge-softmax-ec", "f32", "z-gradient-doubled", "z-gradient-doubled", "z-gradient-missing"},
+    {"huge-relu-et", "tf32", "rounded-to-f16", "rounded-to-f16", "truncation"},
+    {"dense-tiny", "tf32", "rounded-to-f16", "rounded-to-f16", "subnormals-flushed"},
+    {"threads-tc", "bf16", "gates-bf16", "gates-bf16", "accumulator-bf16"},
+    {"aux-tc", "bf16", "aux-gradient-scaled", "scaled", "accumulator-f16"},
+};
+
+START_TEST(an_explanation_is_to_the_point)
+{
+    cp_subject s;
+    et_error error;
+    cd_candidate k;
+    et_verdict v;
+    et_case c = core_case(told[_i].core);
+    const cd_fault *fault = cd_fault_find(told[_i].fault);
+    open_subject(&s, &c);
+    use_profile(&s, et_profile_find(told[_i].profile));
+    ck_assert(fault->applies(&s.golden));
+    ck_assert_int_eq(
+        cd_run(&k, &s.golden, s.profile, cd_kernel_find("sequential"), fault, 0, 1, &error), ET_OK);
+    ck_assert_int_eq(cp_judge(&v, &s, k.tensors, k.count, true, NULL, &error), ET_OK);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    ck_assert_msg(names(&v, told[_i].said), "%s is not named", told[_i].said);
+    ck_assert_msg(!names(&v, told[_i].unsaid), "%s is named", told[_i].unsaid);
+    et_verdict_free(&v);
+    cd_free(&k);
+    cp_subject_close(&s);
+}
+END_TEST
+
 /* ---- the suite ---- */
 
 int main(void)
@@ -500,5 +537,6 @@ int main(void)
     tcase_add_loop_test(calibration, copies_err_alike, 0, 3);
     tcase_add_test(calibration, sabotage_is_seen);
     tcase_add_test(broken, a_hypothesis_selects_others);
+    tcase_add_loop_test(broken, an_explanation_is_to_the_point, 0, sizeof told / sizeof *told);
     return run_suite(suite);
 }

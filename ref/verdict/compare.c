@@ -446,6 +446,24 @@ static bool nearly_passes(const et_exhibit *x, const et_tensor_verdict *v)
     return v->failed > 0 && few && v->whole.pass && v->worst_group.pass;
 }
 
+/* Does the deviant take most of the error from the elements that fail? Where it has wide bars of its own it
+ * may pass without. */
+static bool takes_most(const et_inquiry *q, const et_exhibit *x, const et_real *wrong)
+{
+    const et_real *right = x->right;
+    double before = 0, after = 0;
+    if (!x->failed || !is_real(x)) return true;
+    for (size_t i = 0; i < et_tensor_count(x->got); i++) {
+        double got = et_tensor_element(x->got, i);
+        double e = got - (double)right[i], rest = got - (double)wrong[i];
+        double variance = variance_scale(q, x) * (double)x->variance[i];
+        if (!isfinite(e) || !isfinite(rest) || e * e <= x->limit * x->limit * variance) continue;
+        before += e * e;
+        after += rest * rest;
+    }
+    return 4 * after <= before;
+}
+
 /* Judges what the deviant touches. *fails: it does not pass; *grossly: nor will it with better bars. */
 static et_status judge_all(const et_inquiry *q, const et_deviant *v, const et_step *noise,
                            bool *fails, bool *grossly, et_error *error)
@@ -460,9 +478,11 @@ static et_status judge_all(const et_inquiry *q, const et_deviant *v, const et_st
         et_tensor_verdict out = {0};
         if (!wrong) continue;
         status = judge_exhibit(q, v, x, wrong, noise, &out, error);
-        if (out.outcome != ET_MISMATCH || nearly_passes(x, &out)) continue;
+        bool passes = out.outcome != ET_MISMATCH || nearly_passes(x, &out);
+        if (passes && takes_most(q, x, wrong)) continue;
         *fails = true;
-        *grossly |= 50 * out.failed > out.judged || out.whole.spread > 2 * out.whole.spread_limit;
+        *grossly |=
+            passes || 50 * out.failed > out.judged || out.whole.spread > 2 * out.whole.spread_limit;
     }
     return status;
 }

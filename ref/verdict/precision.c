@@ -1,8 +1,8 @@
 /* precision.c: hypotheses about rounding. They change no value of the reference, only what may be made of
- * it, so they are tried on the verdict's own figures, and only where all errors are small.
+ * it, so they are tried on the verdict's own figures, and all but the first only where errors are small.
  *
- *     a format       every failing tensor holds numbers of a coarser format alone, and passes with the
- *                    variance of that rounding added
+ *     a format       every failing tensor holds numbers of a coarser format alone, each of which is what
+ *                    rounding to it makes of a value that passes
  *     a profile      everything passes under the variances of another profile, most rows of every failing
  *                    tensor err, and one at least does not stay far below the variances: a looser bar
  *                    always fits, so a spread is asked for
@@ -16,7 +16,7 @@
  * So only elements, all but one in a thousand, and the spread are asked for there, and a size of the
  * errors that 8 bits would make.
  */
-#include "ref/base/memory.h"
+#include "ref/base/rounding.h"
 #include "ref/oracle/decide.h"
 #include "ref/verdict/calibration.h"
 #include "ref/verdict/inquiry.h"
@@ -80,44 +80,35 @@ static bool is_of_format(const et_exhibit *x, et_dtype format)
     return count > 0;
 }
 
-static et_status fits_format(const et_inquiry *q, const et_exhibit *x, int bits, bool *fits,
-                             et_error *error)
+/* Is each value what the format makes of one that passes? Rounding is monotonous, overflow and underflow
+ * included: it lies between what becomes of the two ends of the bar. */
+static bool is_rounded_to(const et_inquiry *q, const et_exhibit *x, et_dtype format)
 {
-    size_t count = et_tensor_count(x->got);
-    et_profile p = *q->j->options->profile;
     const et_real *right = x->right;
-    et_tensor_verdict out;
-    void *room;
-    et_status status = et_allocate(&room, count, sizeof(et_real), "variances", error);
-    if (status != ET_OK) return status;
-    et_real *V = room;
-    p.bits[et_tensor_place(x->got->name)] = bits;
-    for (size_t i = 0; i < count; i++)
-        V[i] = x->variance[i] + (et_real)et_site_variance(&p, et_tensor_place(x->got->name),
-                                                          (double)right[i], (double)x->variance[i]);
-    et_yardstick by = et_yardstick_with(q, x, V);
-    by.profile = &p;
-    status = et_noise_systematic(&by.systematic, q->right, &p, error);
-    if (status == ET_OK) status = et_judge_under(q, x, &by, q->right, &out, error);
-    *fits = status == ET_OK && out.outcome != ET_MISMATCH;
-    free(room);
-    return status;
+    for (size_t i = 0; i < et_tensor_count(x->got); i++) {
+        double reach = x->limit * sqrt(q->j->scale * (double)x->variance[i]);
+        double got = et_tensor_element(x->got, i), value = (double)right[i];
+        if (!(et_round_to_dtype(value - reach, format) <= got &&
+              got <= et_round_to_dtype(value + reach, format)))
+            return false;
+    }
+    return true;
 }
 
-static et_status try_format(et_inquiry *q, const et_hypothesis *what, et_error *error)
+static void try_format(et_inquiry *q, const et_hypothesis *what)
 {
     int bits = et_dtype_significand(what->format);
     const et_profile *p = q->j->options->profile;
-    et_status status = ET_OK;
-    bool fits = true;
-    for (size_t i = 0; status == ET_OK && fits && i < q->count; i++) {
+    bool any = false;
+    for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         if (!counts(x)) continue;
-        fits = p->bits[et_tensor_place(x->got->name)] > bits && is_of_format(x, what->format);
-        if (fits) status = fits_format(q, x, bits, &fits, error);
+        any = true;
+        if (p->bits[et_tensor_place(x->got->name)] <= bits || !is_of_format(x, what->format) ||
+            !is_rounded_to(q, x, what->format))
+            return;
     }
-    if (status == ET_OK && fits) et_inquiry_note(q, what, "everywhere", "");
-    return status;
+    if (any) et_inquiry_note(q, what, "everywhere", "");
 }
 
 /* ---- truncation ---- */
@@ -200,18 +191,55 @@ static double mean_square(const et_inquiry *q, const et_exhibit *x, const et_rea
     return n > 0 ? sum / n : NAN;
 }
 
-/* Do most rows have errors? Rounding spares none. */
-static bool is_everywhere(const et_inquiry *q, const et_exhibit *x, const et_real *V)
+static bool is_gates(const et_exhibit *x)
+{
+    return x->stage == ET_AT_GATES || x->stage == ET_AT_WEIGHTS;
+}
+
+/* Gates that happen to be numbers of the format, or nearly: those of a saturated softmax are 1. */
+static bool is_spared(const et_profile *p, const et_exhibit *x, const et_real *V, size_t first,
+                      size_t count)
+{
+    const rounding r = rounding_at(p, ET_GATES);
+    const et_real *right = x->right;
+    double moves = 0, variance = 0;
+    for (size_t i = first; i < first + count; i++) {
+        double by = rounding_moves(&r, (double)right[i]);
+        moves += by * by;
+        variance += (double)V[i];
+    }
+    return moves < 0.01 * variance;
+}
+
+/* Do most rows have errors? Rounding spares none but these; of what gates are behind, a few rows will do. */
+static bool is_everywhere(const et_inquiry *q, const et_exhibit *x, const et_real *V,
+                          const et_profile *p)
 {
     size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
     size_t count = et_tensor_count(x->got), rows = 0, noisy = 0;
     double all = mean_square(q, x, V, 0, count);
     for (size_t from = 0; columns > 0 && from < count; from += columns) {
         double row = mean_square(q, x, V, from, columns);
+        if (is_gates(x) && is_spared(p, x, V, from, columns)) continue;
         rows += row >= 0;
         noisy += row >= 0.01 * all;
     }
-    return 2 * noisy >= rows;
+    bool by_gates = !is_gates(x) && p->bits[ET_GATES] < q->j->options->profile->bits[ET_GATES];
+    return (by_gates ? 16 : 2) * noisy >= rows;
+}
+
+/* Root mean square of the elements' errors in parts of themselves, none more than 1. */
+static double relative_error(const et_exhibit *x)
+{
+    const et_real *right = x->right;
+    double sum = 0, n = 0;
+    for (size_t i = 0; i < et_tensor_count(x->got); i++) {
+        double u = (double)right[i], e = et_tensor_element(x->got, i) - u;
+        if (u == 0) continue;
+        sum += fmin(1, e / u * (e / u));
+        n++;
+    }
+    return n > 0 ? sqrt(sum / n) : 0;
 }
 
 /* The same before there are variances, of errors in parts of each row's values; a few rows will do. */
@@ -249,11 +277,12 @@ static bool is_beyond_bars(const et_inquiry *q, const et_exhibit *x)
 }
 
 /* The errors are of the size that variances V say. */
-static bool is_of_size(const et_inquiry *q, const et_exhibit *x, const et_real *V)
+static bool is_of_size(const et_inquiry *q, const et_exhibit *x, const et_real *V,
+                       const et_profile *p)
 {
     size_t count = et_tensor_count(x->got);
     double least = count < 16 ? 0.05 : 0.3;
-    return mean_square(q, x, V, 0, count) >= least * least && is_everywhere(q, x, V);
+    return mean_square(q, x, V, 0, count) >= least * least && is_everywhere(q, x, V, p);
 }
 
 /* Sums in few bits err by at most what V says (blocked ones by less, and with a slope), and by a size that
@@ -263,7 +292,7 @@ static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_real *
 {
     size_t count = et_tensor_count(x->got);
     double most = et_systematic_spread + 12 / sqrt(2 * (double)count);
-    return mean_square(q, x, V, 0, count) <= most * most && is_everywhere(q, x, V) &&
+    return mean_square(q, x, V, 0, count) <= most * most && is_everywhere(q, x, V, p) &&
            errors_of(x).all >= ldexp(0.25, -p->bits[ET_ACCUMULATOR]);
 }
 
@@ -360,8 +389,8 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
         status = et_judge_under(q, x, &by, q->right, &out, error);
         if (status != ET_OK) return status;
         *fits = sums ? 1000 * out.failed <= out.judged && is_of_sums(q, x, V, p)
-                     : out.outcome != ET_MISMATCH && (flushes || is_everywhere(q, x, V));
-        any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V));
+                     : out.outcome != ET_MISMATCH && (flushes || is_everywhere(q, x, V, p));
+        any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V, p));
     }
     *fits = *fits && any && (!sums || look_like_sums(q));
     return status;
@@ -387,13 +416,13 @@ static bool could_be(const et_inquiry *q, const et_profile *p)
     double least = ldexp(0.03, -coarsened_to(p, own));
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
-        bool gates = x->stage == ET_AT_GATES || x->stage == ET_AT_WEIGHTS;
+        bool gates = is_gates(x);
         gates_pass |= gates && x->passed;
         gates_fail |= gates && x->failed;
         if (!counts(x)) continue;
         if (!flushes && !errs_in_many_rows(x)) return false;
         flushed |= flushes && is_flushed(q, x);
-        large |= errors_of(x).all >= least;
+        large |= relative_error(x) >= least;
         wide |= x->verdict->failed > 0 ||
                 x->verdict->worst_group.spread > x->verdict->worst_group.spread_limit ||
                 x->verdict->whole.spread > x->verdict->whole.spread_limit;
@@ -431,13 +460,13 @@ et_status et_explain_precision(et_inquiry *q, et_error *error)
 {
     const et_hypothesis *what;
     et_status status = ET_OK;
-    bool scattered = is_scattered(q), flushed = false; /* which looks like nothing else */
-    if (!is_small(q)) return ET_OK;
+    bool small = is_small(q), scattered = is_scattered(q);
+    bool flushed = false; /* which looks like nothing else */
     for (size_t i = 0; status == ET_OK && !flushed && (what = et_hypothesis_row(i)) != NULL; i++) {
         if (what->applies && !what->applies(q->right)) continue;
-        if (what->nature == ET_BY_FORMAT) status = try_format(q, what, error);
-        if (what->nature == ET_BY_TRUNCATION) try_truncation(q, what);
-        if (what->nature == ET_BY_PROFILE && scattered)
+        if (what->nature == ET_BY_FORMAT) try_format(q, what);
+        if (what->nature == ET_BY_TRUNCATION && small) try_truncation(q, what);
+        if (what->nature == ET_BY_PROFILE && small && scattered)
             status = try_profile(q, what, &flushed, error);
     }
     return status;

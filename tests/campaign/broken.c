@@ -237,7 +237,8 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
         unit->index = i;
         unit->seeds = CORE_CASES;
         unit->cost = 15;
-        snprintf(unit->key, sizeof unit->key, "broken %s %zu", cd_fault_at(i)->name, unit->seeds);
+        snprintf(unit->key, sizeof unit->key, "broken %s %zu %s", cd_fault_at(i)->name, unit->seeds,
+                 o->explaining);
     }
     return true;
 }

@@ -1,9 +1,10 @@
 /* campaign.c: the command. See campaign.h.
  *
- *     campaign --of HASH [--part NAME] [--seeds N] [--only TEXT] [--workers N]
+ *     campaign --of HASH [--explaining HASH] [--part NAME] [--seeds N] [--only TEXT] [--workers N]
  *              [--data data] [--journal FOLDER] [--out FOLDER]
  *     campaign --judge 'CASE SEED PROFILE KERNEL [FAULT [AMOUNT]]'
  *
+ * Explanations are asked of broken kernels alone: a change there costs these, not the two hours.
  * --workers 0: the tables of what there is. Exit status: 0 all bounds are kept; 1 one is missed; 2 something could not be done.
  */
 #include "tests/campaign/campaign.h"
@@ -29,9 +30,10 @@ static bool take(command *c, const char *name, const char *value)
 {
     const struct {
         const char *name, **to;
-    } texts[] = {{"--part", &c->part},   {"--of", &c->of},       {"--journal", &c->journal},
-                 {"--judge", &c->judge}, {"--only", &c->o.only}, {"--data", &c->o.data},
-                 {"--out", &c->o.out}};
+    } texts[] = {{"--part", &c->part},       {"--of", &c->of},
+                 {"--journal", &c->journal}, {"--judge", &c->judge},
+                 {"--only", &c->o.only},     {"--data", &c->o.data},
+                 {"--out", &c->o.out},       {"--explaining", &c->o.explaining}};
     const struct {
         const char *name;
         size_t *to;
@@ -49,7 +51,7 @@ static bool take(command *c, const char *name, const char *value)
 static bool read_command(command *c, int count, char **words)
 {
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
-    *c = (command){.o = {.data = "data", .out = "data/campaign"},
+    *c = (command){.o = {.data = "data", .out = "data/campaign", .explaining = "-"},
                    .journal = "build/campaign",
                    .workers = processors > 0 ? (size_t)processors : 1};
     for (int i = 1; i < count; i += 2)

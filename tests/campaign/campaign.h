@@ -30,10 +30,11 @@
 #include <stdio.h>
 
 typedef struct cp_options {
-    size_t seeds;     /* of each kind of run */
-    const char *only; /* units whose key contains this; NULL: all */
-    const char *data; /* the folder that holds cases/ */
-    const char *out;  /* the folder for tables */
+    size_t seeds;           /* of each kind of run */
+    const char *only;       /* units whose key contains this; NULL: all */
+    const char *data;       /* the folder that holds cases/ */
+    const char *out;        /* the folder for tables */
+    const char *explaining; /* a hash of what explanations depend on, beside all the rest */
 } cp_options;
 
 /* ---- units ---- */
