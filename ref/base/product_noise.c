@@ -124,6 +124,31 @@ static double part_lost(const et_profile *p, et_sum_noise c, size_t M, size_t N,
     return fmin(fmax(part / (double)wanted, 0.01), 1.25);
 }
 
+/* A column of Y with one number that ends far below the others makes sums lose more, whatever the row: where
+ * operands bring no errors of their own, acc is taken times[j] as large in column j, by a few of its sums. Long
+ * sums have many such numbers in every column, and a large product would cost too much. *times [N], to be
+ * freed; NULL: once everywhere. */
+static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, size_t M, size_t N,
+                              size_t K, et_noisy X, et_noisy Y, double **times, et_error *error)
+{
+    enum { EACH = 16, AT_MOST = 1 << 17 };
+    void *room;
+    *times = NULL;
+    if (!products_are_exact(p) || X.variance || Y.variance || M * N * K == 0 || N > AT_MOST / K)
+        return ET_OK;
+    et_status status = et_allocate(&room, N, sizeof(double), "columns", error);
+    if (status != ET_OK) return status;
+    *times = room;
+    size_t each = M < EACH ? M : EACH;
+    for (size_t j = 0; j < N; j++) {
+        double own = 0;
+        for (size_t s = 0; s < each; s++)
+            own += part_lost_of(follow(p, c, K, X.at, Y.at, s * M / each, j, NULL));
+        (*times)[j] = fmax(1, own / (double)each / part);
+    }
+    return ET_OK;
+}
+
 /* ---- operands in memory ---- */
 
 /* variance + factor * value^2, element by element: what a product of squares is made of. */
@@ -347,10 +372,11 @@ static et_status find_exact(exactness *e, et_engine engine, const et_profile *p,
 
 /* ---- the product ---- */
 
-/* V (+)= W + square * C^2, but 0 where the sum is exact; then the rounding. W [M,N] is everything else. */
+/* V (+)= (W + square * C^2) times[j], but 0 where the sum is exact; then the rounding. W [M,N] is everything
+ * else. */
 static void finish(size_t M, size_t N, size_t K, const et_profile *p, const exactness *e,
-                   et_sum_noise c, const et_real *C, const product *W, et_place place,
-                   bool accumulate, et_real *V)
+                   et_sum_noise c, const double *times, const et_real *C, const product *W,
+                   et_place place, bool accumulate, et_real *V)
 {
     const rounding site = place == ET_NOWHERE ? (rounding){0} : rounding_at(p, place);
 #pragma omp parallel for if (M * N > ET_WORTH_THREADS)
@@ -364,7 +390,7 @@ static void finish(size_t M, size_t N, size_t K, const et_profile *p, const exac
                 double sum = e->sums ? (double)e->sums[at] : bound;
                 if (sum <= largest_exact(e, p, i, j)) w = 0;
             }
-            if (w > 0) w += c.square * value * value;
+            if (w > 0) w = (w + c.square * value * value) * (times ? times[j] : 1);
             if (place != ET_NOWHERE) w += rounding_site(&site, value, w);
             V[at] = (et_real)((accumulate ? (double)V[at] : 0) + w);
         }
@@ -438,7 +464,8 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
         short_sums_noise(p, M, N, K, X, Y, place, accumulate, V);
         return ET_OK;
     }
-    et_sum_noise c = et_sum_noise_of(p, K);
+    const et_sum_noise plain = et_sum_noise_of(p, K);
+    et_sum_noise c = plain;
     double part = part_lost(p, c, M, N, K, X.at, Y.at), alike = fmax(1, X.alike);
     if (C == NULL) c.squares += c.square;
     c.square *= part * alike;
@@ -447,12 +474,14 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
     /* (V[X] + squares X o X) (Y o Y + V[Y]) */
     squares x = mixed(X, c.squares, M * K), y = mixed(Y, 1, K * N);
     product W = {0};
+    double *times;
     et_real *sum = V; /* where it cannot be left in floats */
     bool floats = engine == ET_BLAS && is_countable(M, N, K),
          apart = accumulate && !(floats && !Y.variance);
-    et_status status = ET_OK;
-    if (apart) status = et_allocate((void **)&sum, M * N, sizeof *sum, "variances", error);
-    if (status != ET_OK) return status;
+    et_status status = columns_lost(p, plain, part, M, N, K, X, Y, &times, error);
+    if (status == ET_OK && apart)
+        status = et_allocate((void **)&sum, M * N, sizeof *sum, "variances", error);
+    if (status != ET_OK) goto out;
     if (floats) {
         status = multiply_blas(room, M, N, K, &x, &y, &W, error);
     } else {
@@ -472,8 +501,10 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
         }
         W = (product){.W = sum};
     }
-    if (status == ET_OK) finish(M, N, K, p, &e, c, C, &W, place, accumulate, V);
+    if (status == ET_OK) finish(M, N, K, p, &e, c, times, C, &W, place, accumulate, V);
     if (apart) free(sum);
+out:
+    free(times);
     free(e.rows);
     free(e.sums);
     return status;
