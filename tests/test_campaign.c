@@ -260,6 +260,8 @@ static const struct {
 } once_rejected[] = {
     {"huge-softmax-ec", 0, 10, "bf16-low", "sequential"},
     {"threads-tc", 0, 0, "f16", "fused-hidden"},
+    {"threads-tc", 0, 15, "tf32", "sequential"},
+    {"threads-tc", 0, 19, "bf16", "reversed"},
     {NULL, 15, 3, "bf16", "sequential"},
     {NULL, 15, 6, "bf16", "sequential"},
     {NULL, 15, 8, "f16", "sequential"},

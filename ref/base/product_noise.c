@@ -144,7 +144,8 @@ static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, 
         double own = 0;
         for (size_t s = 0; s < each; s++)
             own += part_lost_of(follow(p, c, K, X.at, Y.at, s * M / each, j, NULL));
-        (*times)[j] = fmax(1, own / (double)each / part);
+        double ratio = own / (double)each / part; /* up to 2 by chance */
+        (*times)[j] = ratio > 2 ? ratio : 1;
     }
     return ET_OK;
 }
