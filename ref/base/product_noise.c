@@ -131,7 +131,7 @@ static double part_lost(const et_profile *p, et_sum_noise c, size_t M, size_t N,
 static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, size_t M, size_t N,
                               size_t K, et_noisy X, et_noisy Y, double **times, et_error *error)
 {
-    enum { EACH = 16, AT_MOST = 1 << 17 };
+    enum { EACH = 64, AT_MOST = 1 << 15 };
     void *room;
     *times = NULL;
     if (!products_are_exact(p) || X.variance || Y.variance || M * N * K == 0 || N > AT_MOST / K)
