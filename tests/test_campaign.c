@@ -355,39 +355,93 @@ static void make_constant(const et_case *c, et_step_inputs *in)
     }
 }
 
-/* A model whose experts begin as copies of one, or were widened by repeating hidden units, or have constant
- * weights: equal weights make equal errors. */
-START_TEST(copies_err_alike)
+/* All columns of f are the same, and so are their errors in dw = sum_c dy_c f_c. Sums without cancellation
+ * make these errors larger than those that A brings. */
+static void repeat_output(const et_case *c, et_step_inputs *in)
 {
-    void (*const alike[])(const et_case *c, et_step_inputs *in) = {copy_experts, widen_experts,
-                                                                   make_constant};
-    static const char *const profiles[] = {"bf16", "f32", "f16"};
-    static const char *const kernels[] = {"sequential", "split-4"};
+    size_t d = c->d_model, h = c->d_expert;
+    for (size_t row = 0; row < c->experts * d; row++)
+        for (size_t j = 0; j < h; j++)
+            in->down[row * h + j] = (et_real)fabs((double)in->down[row / d * d * h + j]);
+    for (size_t i = 0; i < c->tokens * d; i++) in->dy[i] = (et_real)0.7421875;
+}
+
+typedef void change(const et_case *c, et_step_inputs *in);
+
+/* Kernels `first` and `second`, by turns, under these profiles, on a layer whose inputs were changed: errors of a
+ * tensor are at most two deviations on the average. */
+static void expect_honest_after(const char *json, change *make, const char *const profiles[3],
+                                const char *first, const char *second)
+{
+    const char *const kernels[] = {first, second};
     et_case c;
     cp_subject s = {0};
     et_error error;
-    ck_assert(cp_case(&c,
-                      "{'name':'copies','rule':'tc','tokens':128,'d_model':64,'d_expert':256,"
-                      "'experts':8,'top_k':2,'gate':'sigmoid','shared':false,'precision':'bf16',"
-                      "'input':{'source':'normal','seed':4}}",
-                      &error) == ET_OK);
+    ck_assert_msg(cp_case(&c, json, &error) == ET_OK, "%s", error.text);
     ck_assert(et_step_create(&s.golden, &c, 0, &error) == ET_OK);
     ck_assert(et_step_draw_inputs(&s.golden, &error) == ET_OK);
-    alike[_i](&c, &s.golden.in);
+    make(&c, &s.golden.in);
     ck_assert(et_step_run(&s.golden, ET_PLAIN, NULL, NULL, &error) == ET_OK);
     for (size_t i = 0; i < 6; i++) {
-        cd_candidate k;
+        cd_candidate got;
         const cd_kernel *kernel = cd_kernel_find(kernels[i % 2]);
-        size_t p = i / 2;
-        use_profile(&s, et_profile_find(profiles[p]));
-        ck_assert_int_eq(cd_run(&k, &s.golden, s.profile, kernel, NULL, 0, 1, &error), ET_OK);
-        et_verdict v = judge(&s, k.tensors, k.count);
-        ck_assert_msg(v.outcome != ET_MISMATCH, "%d %s %s: %s", _i, profiles[p], kernel->name,
-                      v.line);
+        use_profile(&s, et_profile_find(profiles[i / 2]));
+        ck_assert_int_eq(cd_run(&got, &s.golden, s.profile, kernel, NULL, 0, 1, &error), ET_OK);
+        et_verdict v = judge(&s, got.tensors, got.count);
+        ck_assert_msg(v.outcome != ET_MISMATCH, "%s %s: %s", profiles[i / 2], kernel->name, v.line);
+        for (size_t k = 0; k < v.tensor_count; k++)
+            ck_assert_msg(!(v.tensors[k].whole.spread > 2), "%s %s %s: spread %g", profiles[i / 2],
+                          kernel->name, v.tensors[k].name, v.tensors[k].whole.spread);
         et_verdict_free(&v);
-        cd_free(&k);
+        cd_free(&got);
     }
     cp_subject_close(&s);
+}
+
+/* A model whose experts begin as copies of one, or were widened by repeating hidden units, or have constant
+ * weights or the same output everywhere: equal weights make equal errors. */
+START_TEST(copies_err_alike)
+{
+    change *const alike[] = {copy_experts, widen_experts, make_constant, repeat_output};
+    expect_honest_after(
+        "{'name':'copies','rule':'tc','tokens':128,'d_model':64,'d_expert':256,'experts':8,'top_k':"
+        "2,'gate':'sigmoid','shared':false,'precision':'bf16','input':{'source':'normal','seed':4}"
+        "}",
+        alike[_i], (const char *const[]){"bf16", "f32", "tf32"}, "sequential", "split-4");
+}
+END_TEST
+
+/* Tokens with the same dy make the same errors in dA, or errors along the same direction where W_down has to be
+ * rounded; 2 R x adds these up over all tokens, whose mean it does not have at 0. */
+static void take_mean(const et_case *c, et_step_inputs *in)
+{
+    for (size_t i = 0; i < c->tokens * c->d_model; i++) in->dy[i] = (et_real)ldexp(1, -13);
+}
+
+/* With inputs of mean 2 the errors of W_up add up, too. */
+static void take_mean_of_positive(const et_case *c, et_step_inputs *in)
+{
+    take_mean(c, in);
+    for (size_t i = 0; i < c->tokens * c->d_model; i++)
+        in->x[i] = (et_real)(float)((double)in->x[i] + 2);
+}
+
+START_TEST(the_loss_may_be_a_mean)
+{
+    static const char moe[] = "'rule':'tc','experts':8,'top_k':2,'gate':'softmax',",
+                      dense[] = "'layer':'dense',";
+    static const struct {
+        const char *layer, *precision;
+        change *make;
+    } layers[] = {
+        {moe, "bf16", take_mean}, {moe, "f32", take_mean}, {dense, "f32", take_mean_of_positive}};
+    char json[320];
+    snprintf(json, sizeof json,
+             "{'name':'mean',%s'tokens':2048,'d_model':64,'d_expert':64,'precision':'%s',"
+             "'input':{'source':'normal','seed':1}}",
+             layers[_i].layer, layers[_i].precision);
+    expect_honest_after(json, layers[_i].make, (const char *const[]){"bf16", "f16", "tf32"},
+                        "sequential", "tree");
 }
 END_TEST
 
@@ -536,7 +590,8 @@ int main(void)
     tcase_add_loop_test(calibration, rare_errors_are_honest, 0, ONCE_REJECTED);
     tcase_add_loop_test(calibration, strange_layers_are_honest, 0, STRANGE_LAYERS);
     tcase_add_test(calibration, layers_that_nobody_chose);
-    tcase_add_loop_test(calibration, copies_err_alike, 0, 3);
+    tcase_add_loop_test(calibration, copies_err_alike, 0, 4);
+    tcase_add_loop_test(calibration, the_loss_may_be_a_mean, 0, 3);
     tcase_add_test(calibration, sabotage_is_seen);
     tcase_add_test(broken, a_hypothesis_selects_others);
     tcase_add_loop_test(broken, an_explanation_is_to_the_point, 0, sizeof told / sizeof *told);

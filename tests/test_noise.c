@@ -121,7 +121,7 @@ static double float_sums(double mean, bool short_operands, size_t depth)
             made[i * COLUMNS + j] = sum;
         }
     et_product_room room = {0};
-    et_noisy X = {et_rows(x, depth), NULL, NULL}, Y = {et_rows(y, COLUMNS), NULL, NULL};
+    et_noisy X = {et_rows(x, depth), NULL, NULL, 0}, Y = {et_rows(y, COLUMNS), NULL, NULL, 0};
     et_error error;
     const et_profile *p = profile(short_operands ? "bf16" : "f32");
     ck_assert_int_eq(et_product_noise(ET_BLAS, p, &room, ROWS, COLUMNS, depth, X, Y, C, ET_NOWHERE,
@@ -160,7 +160,7 @@ START_TEST(sums_that_fit_are_exact)
     et_product_room room = {0};
     et_error error;
     et_real x[2] = {4096, 4095}, y[2] = {2048, 2048}, C[1], V[1];
-    et_noisy X = {et_rows(x, 2), NULL, NULL}, Y = {et_rows(y, 1), NULL, NULL};
+    et_noisy X = {et_rows(x, 2), NULL, NULL, 0}, Y = {et_rows(y, 1), NULL, NULL, 0};
     const struct {
         et_real x0, x1;
         bool exact;
@@ -187,7 +187,7 @@ START_TEST(nothing_becomes_exact_by_underflow)
     et_error error;
     et_real x[4] = {1, 1, (et_real)1.1e-30, (et_real)1.3e-30}, y[2] = {(et_real)0.3, (et_real)0.7};
     et_real Vx[4] = {(et_real)1e-4, (et_real)1e-4, (et_real)1e-34, (et_real)1e-34}, V[2];
-    et_noisy X = {et_rows(x, 2), Vx, NULL}, Y = {et_rows(y, 1), NULL, NULL};
+    et_noisy X = {et_rows(x, 2), Vx, NULL, 0}, Y = {et_rows(y, 1), NULL, NULL, 0};
     ck_assert_int_eq(et_product_noise(ET_BLAS, profile("bf16"), &room, 2, 1, 2, X, Y, NULL,
                                       ET_NOWHERE, false, V, &error),
                      ET_OK);
@@ -288,6 +288,22 @@ START_TEST(twins_are_found)
 }
 END_TEST
 
+START_TEST(multiples_are_found)
+{
+    const et_real x[] = {0, 1, 2, 0, 3, 6, 0, -3, -6, 0, 3, 5, 0, 0, 0, 1, 1, 2, 0, 1, 2};
+    const int32_t equal[] = {0, 1, 2, 3, 4, 5, 0}, parallel[] = {0, 0, 0, 3, 4, 5, 0};
+    int32_t first[7];
+    size_t different;
+    et_error error;
+    ck_assert_int_eq(et_find_equal_rows(7, 3, x, false, first, &different, &error), ET_OK);
+    ck_assert_mem_eq(first, equal, sizeof equal);
+    ck_assert_uint_eq(different, 6);
+    ck_assert_int_eq(et_find_equal_rows(7, 3, x, true, first, &different, &error), ET_OK);
+    ck_assert_mem_eq(first, parallel, sizeof parallel);
+    ck_assert_uint_eq(different, 4);
+}
+END_TEST
+
 /* Parallel rows have one direction, those of an identity all; chance is between. */
 START_TEST(directions_are_counted)
 {
@@ -354,6 +370,7 @@ int main(void)
     TCase *steps = add_case(suite, "steps");
     tcase_add_test(steps, variances_are_numbers_and_integers_exact);
     tcase_add_test(steps, twins_are_found);
+    tcase_add_test(steps, multiples_are_found);
     tcase_add_test(steps, directions_are_counted);
     TCase *gates = add_case(suite, "gates");
     tcase_add_test(gates, gates_err_as_far_as_their_logits);

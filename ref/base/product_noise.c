@@ -71,15 +71,15 @@ typedef struct followed {
     double sum;
 } followed;
 
-/* order [K], or NULL: from the first term to the last. */
+/* From the first term to the last; or backwards. */
 static followed follow(const et_profile *p, et_sum_noise c, size_t K, et_matrix X, et_matrix Y,
-                       size_t i, size_t j, const uint8_t *order)
+                       size_t i, size_t j, bool backwards)
 {
     const rounding operand = rounding_at(p, ET_OPERANDS);
     double sum = 0, squares = 0, lost = 0;
     int last = INT_MAX / 4;
     for (size_t step = 0; step < K; step++) {
-        size_t k = order ? order[step] : step;
+        size_t k = backwards ? K - 1 - step : step;
         double x = element(X, i, k), y = element(Y, k, j);
         if (x == 0 || y == 0) continue;
         int bit = last_bit(&operand, x) + last_bit(&operand, y);
@@ -120,14 +120,32 @@ static double part_lost(const et_profile *p, et_sum_noise c, size_t M, size_t N,
     if (wanted > M * N) wanted = M * N;
     double part = 0;
     for (size_t s = 0; s < wanted; s++) /* 7919: a prime, so that no column is left out */
-        part += part_lost_of(follow(p, c, K, X, Y, s * M / wanted, s * 7919 % N, NULL));
+        part += part_lost_of(follow(p, c, K, X, Y, s * M / wanted, s * 7919 % N, false));
     return fmin(fmax(part / (double)wanted, 0.01), 1.25);
 }
 
+/* The mean of those that are at most twice the mean. */
+static double usual_of(size_t count, const double *values)
+{
+    double usual = HUGE_VAL, before;
+    do {
+        double sum = 0, n = 0;
+        before = usual;
+        for (size_t j = 0; j < count; j++)
+            if (values[j] <= 2 * before) {
+                sum += values[j];
+                n++;
+            }
+        usual = sum / n;
+    } while (usual < before);
+    return usual;
+}
+
 /* A column of Y with one number that ends far below the others makes sums lose more, whatever the row: where
- * operands bring no errors of their own, acc is taken times[j] as large in column j, by a few of its sums. Long
- * sums have many such numbers in every column, and a large product would cost too much. *times [N], to be
- * freed; NULL: once everywhere. */
+ * operands bring no errors of their own, acc is taken times[j] as large in column j, by a few of its sums, to or
+ * fro, whichever loses more; or by those of all usual columns, if it is one: its own few would tell less than
+ * these. Long sums have many such numbers in every column, and a large product would cost too much. *times [N],
+ * to be freed; NULL: once everywhere. */
 static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, size_t M, size_t N,
                               size_t K, et_noisy X, et_noisy Y, double **times, et_error *error)
 {
@@ -136,17 +154,22 @@ static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, 
     *times = NULL;
     if (!products_are_exact(p) || X.variance || Y.variance || M * N * K == 0 || N > AT_MOST / K)
         return ET_OK;
-    et_status status = et_allocate(&room, N, sizeof(double), "columns", error);
+    et_status status = et_allocate(&room, 2 * N, sizeof(double), "columns", error);
     if (status != ET_OK) return status;
-    *times = room;
+    double *mean = room, *most = mean + N;
     size_t each = M < EACH ? M : EACH;
     for (size_t j = 0; j < N; j++) {
-        double own = 0;
-        for (size_t s = 0; s < each; s++)
-            own += part_lost_of(follow(p, c, K, X.at, Y.at, s * M / each, j, NULL));
-        double ratio = own / (double)each / part; /* up to 2 by chance */
-        (*times)[j] = ratio > 2 ? ratio : 1;
+        double to = 0, fro = 0;
+        for (size_t s = 0; s < each; s++) {
+            to += part_lost_of(follow(p, c, K, X.at, Y.at, s * M / each, j, false));
+            fro += part_lost_of(follow(p, c, K, X.at, Y.at, s * M / each, j, true));
+        }
+        mean[j] = (to + fro) / 2 / (double)each / part;
+        most[j] = fmax(to, fro) / (double)each / part;
     }
+    double usual = usual_of(N, mean);
+    for (size_t j = 0; j < N; j++) mean[j] = most[j] > 2 * usual ? most[j] : fmax(usual, 0.01);
+    *times = mean;
     return ET_OK;
 }
 
@@ -422,18 +445,16 @@ static double short_sum_noise(const et_profile *p, et_sum_noise c, size_t K, et_
                               size_t i, size_t j, double *sum)
 {
     double terms[SHORT], incoming = 0, sizes = 0;
-    uint8_t backwards[SHORT];
     for (size_t k = 0; k < K; k++) {
         double y = element(Y.at, k, j), Vy = variance_at(Y, k, j);
         terms[k] = element(X.at, i, k) * y;
         sizes += fabs(terms[k]);
-        backwards[k] = (uint8_t)(K - 1 - k);
         incoming += variance_at(X, i, k) * (y * y + Vy) + coherent_at(X, i, k) * Vy;
     }
-    followed to = follow(p, c, K, X.at, Y.at, i, j, NULL);
+    followed to = follow(p, c, K, X.at, Y.at, i, j, false);
     *sum = to.sum;
     if (incoming == 0 && et_sum_is_exact(p, K, terms)) return 0;
-    double fro = follow(p, c, K, X.at, Y.at, i, j, backwards).lost;
+    double fro = follow(p, c, K, X.at, Y.at, i, j, true).lost;
     double most = et_site_variance(p, ET_ACCUMULATOR, sizes, 1);
     return incoming + fmax((to.lost + fro) / 2, most / 36) * fmax(1, X.alike);
 }

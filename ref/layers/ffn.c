@@ -207,17 +207,28 @@ typedef struct parts {
     et_real *dH_own;       /* [m,h] all of V[dH] that the backward pass makes itself */
     et_real *left, *right; /* [m,max(d,h)] twice */
     et_real *sum;
-    et_real *apart; /* [m] the part of a row's forward errors that its twins do not share */
+    et_real *apart;      /* [m] the part of a row's forward errors that its twins do not share */
+    et_real *one_factor; /* [m] variance of the factor by which all of a row of dO errs; mostly 0 */
     et_copies copies, outputs; /* of hidden units; of columns of f, by the rows of W_down */
+    int32_t *same, *next;      /* [m] the first row with the same dO; the next such row, or -1 */
+    size_t different;          /* rows of dO */
     void *room;
 } parts;
 
 static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *error)
 {
     size_t most = d > h ? d : h;
-    et_status status = et_allocate(&s->room, m * (2 * h + d + 3 * most + 1), sizeof(et_real),
+    void *same;
+    *s = (parts){0};
+    et_status status = et_allocate(&s->room, m * (2 * h + d + 3 * most + 2), sizeof(et_real),
                                    "gradient noise", error);
-    if (status != ET_OK) return status;
+    if (status == ET_OK) status = et_allocate(&same, 2 * m, sizeof(int32_t), "equal rows", error);
+    if (status != ET_OK) {
+        free(s->room);
+        return status;
+    }
+    s->same = same;
+    s->next = s->same + m;
     s->g = s->room;
     s->dH_own = s->g + m * h;
     s->dO_own = s->dH_own + m * h;
@@ -225,8 +236,16 @@ static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *er
     s->right = s->left + m * most;
     s->sum = s->right + m * most;
     s->apart = s->sum + m * most;
-    s->copies = s->outputs = (et_copies){0};
+    s->one_factor = s->apart + m;
     return ET_OK;
+}
+
+static void free_parts(parts *s)
+{
+    free(s->room);
+    free(s->same);
+    et_free_copies(&s->copies);
+    et_free_copies(&s->outputs);
 }
 
 /* g = dA / w, or dy W_down where the weight is 0. */
@@ -295,6 +314,25 @@ static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_ups
     }
 }
 
+/* Where all of a row's numbers have one size (dy = 1, the gradient of a sum) they are all rounded by the same
+ * factor, and so is dA: V of that factor, and 0 in the row of VdO, for the product. */
+static void find_one_factor(size_t m, size_t d, const et_real *dO, et_real *VdO,
+                            et_real *one_factor)
+{
+#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+    for (size_t t = 0; t < m; t++) {
+        double size = 0, variance = 0;
+        bool one_size = true;
+        for (size_t i = t * d; i < (t + 1) * d && one_size; i++) {
+            double value = fabs((double)dO[i]);
+            one_size = value == 0 || size == 0 || value == size;
+            if (value != 0) size = value, variance = (double)VdO[i];
+        }
+        one_factor[t] = (et_real)(one_size && size > 0 ? variance / (size * size) : 0);
+        if (one_factor[t] > 0) memset(VdO + t * d, 0, d * sizeof *VdO);
+    }
+}
+
 /* V[dA], V[dH] from the product's noise, which stands in VdA. */
 static void activation_backward_noise(const et_profile *p, size_t m, size_t h, const et_upstream *u,
                                       const et_ffn_tensors *v, parts *s, et_ffn_tensors *V)
@@ -305,8 +343,9 @@ static void activation_backward_noise(const et_profile *p, size_t m, size_t h, c
         double w = u->w ? (double)u->w[t] : 1, Vw = u->w ? (double)u->w_variance[t] : 0;
         double more = beyond_weight(p, w, Vw);
         for (size_t i = t * h; i < (t + 1) * h; i++) {
-            double g = (double)s->g[i], from_w = g * g * Vw, own = more * (double)V->dA[i];
-            double dA = (double)v->dA[i], R = (double)relu(v->H[i]);
+            double g = (double)s->g[i], dA = (double)v->dA[i], R = (double)relu(v->H[i]);
+            double from_w = g * g * Vw;
+            double own = more * ((double)V->dA[i] + (double)s->one_factor[t] * dA * dA);
             own += rounding_site(&r, dA, own + from_w);
             V->dA[i] = (et_real)(from_w + own);
             double VH = (double)V->H[i], VA = (double)V->dA[i];
@@ -416,10 +455,139 @@ static double mean_twins(size_t m, const int32_t *leader, et_real *count)
     return m > 0 ? sum / (double)m : 1;
 }
 
+/* Lists of equal rows, or of those that are multiples of one another. */
+static et_status list_equal(size_t m, size_t d, const et_real *rows, bool parallel, parts *s,
+                            et_error *error)
+{
+    et_status status = et_find_equal_rows(m, d, rows, parallel, s->same, &s->different, error);
+    if (status != ET_OK) return status;
+    for (size_t t = 0; t < m; t++) s->next[t] = -1;
+    for (size_t t = m; t-- > 0;) {
+        int32_t first = s->same[t];
+        if (first == (int32_t)t) continue;
+        s->next[t] = s->next[first];
+        s->next[first] = (int32_t)t;
+    }
+    return ET_OK;
+}
+
+static bool is_first_of_some(const parts *s, size_t t)
+{
+    return s->same[t] == (int32_t)t && s->next[t] >= 0;
+}
+
+/* more [h,d] = (sum a_j x_c)^2 - sum (a_j x_c)^2 over the list that begins with row `first`, 0 where that is
+ * negative; a [m,h]. squares [h,d] is scratch. */
+static void sum_along(const et_ffn *f, size_t first, const et_real *a, const et_ffn_tensors *v,
+                      parts *s, et_real *more, et_real *squares)
+{
+    size_t d = f->d, h = f->h, n = 0;
+    et_real *rows = s->left, *x = s->right;
+    for (int32_t t = (int32_t)first; t >= 0; t = s->next[t], n++) {
+        memcpy(x + n * d, v->x + (size_t)t * d, d * sizeof *x);
+        memcpy(rows + n * h, a + (size_t)t * h, h * sizeof *rows);
+    }
+    et_matmul(f->engine, h, d, n, et_transposed(rows, h), et_rows(x, d), false, more, d);
+    for (size_t i = 0; i < n * h; i++) rows[i] *= rows[i];
+    for (size_t i = 0; i < n * d; i++) x[i] *= x[i];
+    et_matmul(f->engine, h, d, n, et_transposed(rows, h), et_rows(x, d), false, squares, d);
+#pragma omp parallel for if (h * d > ET_WORTH_THREADS)
+    for (size_t i = 0; i < h * d; i++)
+        more[i] = (et_real)larger((double)more[i] * (double)more[i] - (double)squares[i], 0);
+}
+
+/* Rows with the same dO (dy = 1, the gradient of a sum, and a weight of 1 or none) round dA alike, and in dW_up
+ * these errors add up before they are squared; in dW_down it is alike.c that adds up those of dO:
+ *
+ *     V[dW_up_jc] += own(dA_j) more_jc                  more: sum_along, a = 2 R */
+static void same_upstream_noise(const et_ffn *f, size_t m, const et_upstream *u,
+                                const et_ffn_tensors *v, et_ffn_tensors *V, parts *s, et_real *more,
+                                et_real *squares)
+{
+    size_t d = f->d, h = f->h;
+    for (size_t i = 0; i < m * h; i++) s->sum[i] = 2 * relu(v->H[i]);
+    for (size_t t = 0; t < m; t++) {
+        if (!is_first_of_some(s, t)) continue;
+        sum_along(f, t, s->sum, v, s, more, squares);
+        double Vw = u->w ? (double)u->w_variance[t] : 0;
+        for (size_t j = 0; j < h; j++) {
+            double g = (double)s->g[t * h + j];
+            double own = larger((double)V->dA[t * h + j] - g * g * Vw, 0);
+            for (size_t i = j * d; i < (j + 1) * d; i++)
+                V->dup[i] += (et_real)(own * (double)more[i]);
+        }
+    }
+}
+
+/* Rows whose dO is z times the same dy (dy = 1 in all of them) have the same error in dA/z, where W_down had to
+ * be rounded; and that of W_up comes back to all A along with them:
+ *
+ *     V[dW_up_jc]   += (sum_c' dy_c'^2 V[W_down_c'j]) more_jc            more: sum_along, a = 2 R z
+ *     V[dW_down_cj] += dy_c^2 sum_c' V[W_up_jc'] more_jc' */
+static void from_weights(const et_ffn *f, et_ffn_parameter_noise W, const et_real *dy,
+                         const et_real *more, et_ffn_tensors *V)
+{
+    size_t d = f->d, h = f->h;
+#pragma omp parallel for if (h * d > ET_WORTH_THREADS)
+    for (size_t j = 0; j < h; j++) {
+        double from_down = 0, from_up = 0;
+        for (size_t c = 0; W.down && c < d; c++)
+            from_down += (double)(dy[c] * dy[c] * W.down[c * h + j]);
+        for (size_t c = 0; W.up && c < d; c++)
+            from_up += (double)(W.up[j * d + c] * more[j * d + c]);
+        for (size_t c = 0; c < d; c++) {
+            V->dup[j * d + c] += (et_real)from_down * more[j * d + c];
+            V->ddown[c * h + j] += (et_real)from_up * dy[c] * dy[c];
+        }
+    }
+}
+
+static void parallel_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W, size_t m,
+                                    const et_upstream *u, const et_ffn_tensors *v,
+                                    et_ffn_tensors *V, parts *s, et_real *more, et_real *squares)
+{
+    size_t d = f->d, h = f->h;
+    for (size_t t = 0; t < m; t++) {
+        size_t lead = 0;
+        const et_real *dy = u->dy + t * d;
+        while (lead < d && dy[lead] == 0) lead++;
+        if (lead == d || !is_first_of_some(s, t)) continue;
+        for (int32_t k = (int32_t)t; k >= 0; k = s->next[k]) {
+            et_real z = v->dO[(size_t)k * d + lead] / dy[lead];
+            for (size_t i = (size_t)k * h; i < (size_t)(k + 1) * h; i++)
+                s->sum[i] = 2 * relu(v->H[i]) * z;
+        }
+        sum_along(f, t, s->sum, v, s, more, squares);
+        from_weights(f, W, dy, more, V);
+    }
+}
+
+/* What errs alike in the backward pass, by dO or dy: a sum of squares becomes the square of the sum, if that is
+ * larger. */
+static et_status alike_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W, size_t m,
+                                      const et_upstream *u, const et_ffn_tensors *v,
+                                      et_ffn_tensors *V, parts *s, et_error *error)
+{
+    size_t size = f->h * f->d;
+    bool rounded = W.up || W.down;
+    void *room;
+    et_status status = et_allocate(&room, 2 * size, sizeof(et_real), "equal gradients", error);
+    if (status != ET_OK) return status;
+    et_real *more = room, *squares = more + size;
+    status = list_equal(m, f->d, v->dO, false, s, error);
+    if (status == ET_OK && s->different < m) same_upstream_noise(f, m, u, v, V, s, more, squares);
+    if (status == ET_OK && rounded) status = list_equal(m, f->d, u->dy, true, s, error);
+    if (status == ET_OK && rounded && s->different < m)
+        parallel_upstream_noise(f, W, m, u, v, V, s, more, squares);
+    free(room);
+    return status;
+}
+
 /* V[dW_down] and V[dW_up]. */
-static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, const et_upstream *u,
-                               const et_twins *twins, const et_ffn_tensors *v, et_ffn_tensors *V,
-                               parts *s, et_product_room *room, et_error *error)
+static et_status weights_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_noise W,
+                               size_t m, const et_upstream *u, const et_twins *twins,
+                               const et_ffn_tensors *v, et_ffn_tensors *V, parts *s,
+                               et_product_room *room, et_error *error)
 {
     size_t d = f->d, h = f->h;
     et_noisy dO = {et_transposed(v->dO, d), V->dO, NULL, 0}, A = {et_rows(v->A, h), NULL, NULL, 0};
@@ -448,7 +616,7 @@ static et_status weights_noise(const et_ffn *f, const et_profile *p, size_t m, c
     }
     status = et_product_noise(f->engine, p, room, h, d, m, dH, x, v->dup, ET_OUTPUTS, false, V->dup,
                               error);
-    return status;
+    return status == ET_OK ? alike_upstream_noise(f, W, m, u, v, V, s, error) : status;
 }
 
 /* (acc + site)(f_c) of one row, and what the rounding of W_down brings, from the mean square of each row
@@ -565,13 +733,16 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
         goto out;
     unweighted_gradient(f, m, u, v->dA, s.g);
     upstream_noise(p, m, d, u, v->dO, &s, V->dO);
-    et_noisy dO = {et_rows(v->dO, d), as_operand(p, m * d, v->dO, s.dO_own, s.left), NULL, 0};
+    if (as_operand(p, m * d, v->dO, s.dO_own, s.left) != s.left)
+        memcpy(s.left, s.dO_own, m * d * sizeof *s.left);
+    find_one_factor(m, d, v->dO, s.left, s.one_factor);
+    et_noisy dO = {et_rows(v->dO, d), s.left, NULL, s.outputs.mean};
     et_noisy down = {et_rows(f->down, h), W.down, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, h, d, dO, down, v->dA, ET_NOWHERE, false,
                               V->dA, error);
     if (status != ET_OK) goto out;
     activation_backward_noise(p, m, h, u, v, &s, V);
-    if ((status = weights_noise(f, p, m, u, twins, v, V, &s, room, error))) goto out;
+    if ((status = weights_noise(f, p, W, m, u, twins, v, V, &s, room, error))) goto out;
     const et_real *VdH = as_operand(p, m * h, v->dH, V->dH, s.left);
     et_noisy dH = {et_rows(v->dH, h), with_copies(m, h, &s.copies, VdH, s.left), NULL,
                    s.copies.mean};
@@ -587,8 +758,6 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
                     (s.copies.of ? s.copies.of[i % h] : 1);
     et_matmul(f->engine, m, d, h, et_rows(s.left, h), et_rows(f->up, d), false, weight->shared, d);
 out:
-    free(s.room);
-    et_free_copies(&s.copies);
-    et_free_copies(&s.outputs);
+    free_parts(&s);
     return status;
 }

@@ -14,41 +14,89 @@ static bool same_row(size_t d, const et_real *a, const et_real *b)
     return true;
 }
 
-/* FNV-1a over the row's numbers; adding 0 turns -0 into +0. */
-static uint64_t hash_row(size_t d, const et_real *row, uint64_t hash)
+static double first_number(size_t d, const et_real *row)
 {
-    for (size_t c = 0; c < d; c++) hash = (hash ^ to_bits((double)row[c] + 0)) * 0x100000001b3u;
+    for (size_t c = 0; c < d; c++)
+        if (row[c] != 0) return (double)row[c];
+    return 1;
+}
+
+static bool parallel_row(size_t d, const et_real *a, const et_real *b)
+{
+    double first_a = first_number(d, a), first_b = first_number(d, b);
+    for (size_t c = 0; c < d; c++)
+        if ((double)a[c] * first_b != (double)b[c] * first_a) return false;
+    return true;
+}
+
+/* FNV-1a over the row's numbers, each divided by `unit`; adding 0 turns -0 into +0. */
+static uint64_t hash_row(size_t d, const et_real *row, double unit, uint64_t hash)
+{
+    for (size_t c = 0; c < d; c++)
+        hash = (hash ^ to_bits((double)row[c] / unit + 0)) * 0x100000001b3u;
     return hash ^ hash >> 29;
 }
 
-/* first[t] = the first token whose rows equal token t's; dy may be NULL. table [size] is scratch, size a
- * power of two above N. */
-static void find(size_t N, size_t d, const et_real *x, const et_real *dy, int32_t *table,
-                 size_t size, int32_t *first, int32_t *count)
+/* Rows to be compared; `second` may be NULL: the first decides. */
+typedef struct row_set {
+    size_t count, d;
+    const et_real *first, *second;
+    bool parallel; /* multiples of one another count as equal; without `second` */
+} row_set;
+
+static uint64_t hash_of(const row_set *r, size_t t)
 {
+    const et_real *row = r->first + t * r->d;
+    double unit = r->parallel ? first_number(r->d, row) : 1;
+    uint64_t hash = hash_row(r->d, row, unit, 0xcbf29ce484222325u);
+    return r->second ? hash_row(r->d, r->second + t * r->d, 1, hash) : hash;
+}
+
+static bool are_equal(const row_set *r, size_t s, size_t t)
+{
+    const et_real *a = r->first + s * r->d, *b = r->first + t * r->d;
+    if (r->parallel) return parallel_row(r->d, a, b);
+    return same_row(r->d, a, b) &&
+           (!r->second || same_row(r->d, r->second + s * r->d, r->second + t * r->d));
+}
+
+static size_t table_size(size_t count)
+{
+    size_t size = 2;
+    while (size < 2 * count) size *= 2;
+    return size;
+}
+
+/* first[t] = the first row that equals row t. table [table_size] is scratch. Returns how many different rows
+ * there are. */
+static size_t find(const row_set *r, int32_t *table, int32_t *first)
+{
+    size_t size = table_size(r->count), different = 0;
     for (size_t i = 0; i < size; i++) table[i] = -1;
-    for (size_t t = 0; t < N; t++) {
-        uint64_t hash = hash_row(d, x + t * d, 0xcbf29ce484222325u);
-        if (dy) hash = hash_row(d, dy + t * d, hash);
-        size_t at = (size_t)hash & (size - 1);
-        while (table[at] >= 0 && !(same_row(d, x + (size_t)table[at] * d, x + t * d) &&
-                                   (!dy || same_row(d, dy + (size_t)table[at] * d, dy + t * d))))
-            at = (at + 1) & (size - 1);
-        if (table[at] < 0) table[at] = (int32_t)t;
+    for (size_t t = 0; t < r->count; t++) {
+        size_t at = (size_t)hash_of(r, t) & (size - 1);
+        while (table[at] >= 0 && !are_equal(r, (size_t)table[at], t)) at = (at + 1) & (size - 1);
+        if (table[at] < 0) {
+            table[at] = (int32_t)t;
+            different++;
+        }
         first[t] = table[at];
-        count[first[t]]++;
     }
-    for (size_t t = 0; t < N; t++) count[t] = count[first[t]];
+    return different;
+}
+
+static void count_each(size_t count, const int32_t *first, int32_t *number)
+{
+    for (size_t t = 0; t < count; t++) number[first[t]]++;
+    for (size_t t = 0; t < count; t++) number[t] = number[first[t]];
 }
 
 et_status et_find_twins(et_token_twins *twins, size_t N, size_t d, const et_real *x,
                         const et_real *dy, et_error *error)
 {
-    size_t size = 2;
-    while (size < 2 * N) size *= 2;
     void *room, *table;
     *twins = (et_token_twins){0};
-    et_status status = et_allocate(&table, size, sizeof(int32_t), "twins", error);
+    et_status status = et_allocate(&table, table_size(N), sizeof(int32_t), "twins", error);
     if (status != ET_OK) return status;
     status = et_allocate(&room, 4 * N, sizeof(int32_t), "twins", error);
     if (status == ET_OK) {
@@ -56,12 +104,24 @@ et_status et_find_twins(et_token_twins *twins, size_t N, size_t d, const et_real
         twins->both = twins->input + N;
         twins->inputs = twins->both + N;
         twins->boths = twins->inputs + N;
-        find(N, d, x, NULL, table, size, twins->input, twins->inputs);
-        find(N, d, x, dy, table, size, twins->both, twins->boths);
-        for (size_t t = 0; t < N; t++) twins->groups += twins->input[t] == (int32_t)t;
+        twins->groups = find(&(row_set){N, d, x, NULL, false}, table, twins->input);
+        find(&(row_set){N, d, x, dy, false}, table, twins->both);
+        count_each(N, twins->input, twins->inputs);
+        count_each(N, twins->both, twins->boths);
     }
     free(table);
     return status;
+}
+
+et_status et_find_equal_rows(size_t N, size_t d, const et_real *x, bool parallel, int32_t *first,
+                             size_t *different, et_error *error)
+{
+    void *table;
+    et_status status = et_allocate(&table, table_size(N), sizeof(int32_t), "equal rows", error);
+    if (status != ET_OK) return status;
+    *different = find(&(row_set){N, d, x, NULL, parallel}, table, first);
+    free(table);
+    return ET_OK;
 }
 
 void et_free_twins(et_token_twins *twins)
@@ -111,21 +171,21 @@ et_status et_find_directions(double *directions, size_t N, size_t d, const et_re
     return ET_OK;
 }
 
-/* ---- hidden units ---- */
+/* ---- rows of a weight ---- */
 
-/* count[j] of unit j and all like it; `first` holds each row's first number: most differ there. */
-static void count_like(size_t j, size_t h, size_t d, const et_real *up, const et_real *first,
-                       et_real *count)
+/* count[i] of row i and all like it; `first` holds each row's first number: most differ there. */
+static void count_like(size_t i, size_t rows, size_t columns, const et_real *W,
+                       const et_real *first, et_real *count)
 {
     et_real like = 1;
-    for (size_t k = j + 1; k < h; k++)
-        if (first[k] == first[j] && same_row(d, up + k * d, up + j * d)) {
-            count[k] = -(et_real)(j + 1);
+    for (size_t k = i + 1; k < rows; k++)
+        if (first[k] == first[i] && same_row(columns, W + k * columns, W + i * columns)) {
+            count[k] = -(et_real)(i + 1);
             like++;
         }
-    count[j] = like;
-    for (size_t k = j + 1; like > 1 && k < h; k++)
-        if (count[k] == -(et_real)(j + 1)) count[k] = like;
+    count[i] = like;
+    for (size_t k = i + 1; like > 1 && k < rows; k++)
+        if (count[k] == -(et_real)(i + 1)) count[k] = like;
 }
 
 static bool is_zero(size_t d, const et_real *row)
@@ -135,23 +195,24 @@ static bool is_zero(size_t d, const et_real *row)
     return true;
 }
 
-et_status et_find_copies(et_copies *copies, size_t h, size_t d, const et_real *up, et_error *error)
+et_status et_find_copies(et_copies *copies, size_t rows, size_t columns, const et_real *W,
+                         et_error *error)
 {
     void *room;
     *copies = (et_copies){.mean = 1};
-    et_status status = et_allocate(&room, 2 * h, sizeof(et_real), "hidden units", error);
+    et_status status = et_allocate(&room, 2 * rows, sizeof(et_real), "rows of weights", error);
     if (status != ET_OK) return status;
-    et_real *count = room, *first = count + h;
+    et_real *count = room, *first = count + rows;
     double sum = 0;
-    for (size_t j = 0; j < h; j++) first[j] = up[j * d];
-    for (size_t j = 0; j < h; j++)
-        if (is_zero(d, up + j * d)) count[j] = 1;
-    for (size_t j = 0; j < h; j++) {
-        if (count[j] == 0) count_like(j, h, d, up, first, count);
-        sum += (double)count[j];
+    for (size_t i = 0; i < rows; i++) first[i] = W[i * columns];
+    for (size_t i = 0; i < rows; i++)
+        if (is_zero(columns, W + i * columns)) count[i] = 1;
+    for (size_t i = 0; i < rows; i++) {
+        if (count[i] == 0) count_like(i, rows, columns, W, first, count);
+        sum += (double)count[i];
     }
-    if (sum > (double)h)
-        *copies = (et_copies){count, sum / (double)h};
+    if (sum > (double)rows)
+        *copies = (et_copies){count, sum / (double)rows};
     else
         free(room);
     return ET_OK;

@@ -1,5 +1,5 @@
-/* twins.h: what errs alike: tokens with the same input, or a parallel one; hidden units with the same
- * weights. Internal.
+/* twins.h: what errs alike: tokens with the same input, or a parallel one; rows of a weight with the same
+ * numbers. Internal.
  *
  * Tokens with the same input make the same rounding errors, which then add up instead of averaging out
  * (ffn.c). Real text has them: a line that is repeated is a row that is repeated.
@@ -24,22 +24,30 @@ et_status et_find_twins(et_token_twins *twins, size_t N, size_t d, const et_real
                         const et_real *dy, et_error *error);
 void et_free_twins(et_token_twins *twins); /* accepts zeros */
 
+/* first [N] = the first row of x [N,d] that equals row t, or (parallel) of which it is a multiple; and how many
+ * rows differ. Multiples are found exactly among numbers of up to 26 bits; others may be taken for parallel
+ * where they are so to 53 bits. ET_ENOMEM. */
+et_status et_find_equal_rows(size_t N, size_t d, const et_real *x, bool parallel, int32_t *first,
+                             size_t *different, et_error *error);
+
 /* How many directions x [N,d] has: 1 if all rows are parallel, at most min(N, d). It is sum x^2 over the
  * largest eigenvalue of x'x. A weight's rounding errs by the same vector for all tokens, so that x_t dW
  * errs for N tokens in so many ways only. ET_ENOMEM. */
 et_status et_find_directions(double *directions, size_t N, size_t d, const et_real *x,
                              et_error *error);
 
-/* Hidden units with the same row of W_up (an expert widened by repeating them, a constant matrix): they have
- * the same H, the same error in A, and the same addends in sums over units. */
+/* Rows of a weight that are the same (an expert widened by repeating its units, a constant matrix). Of W_up
+ * [h,d]: hidden units with the same H, the same error in A, and the same addends in sums over units. Of W_down
+ * [d,h]: outputs with the same f and the same error in it. */
 typedef struct et_copies {
-    et_real
-        *of; /* [h] how many units are like this one, itself included; NULL: there are no copies */
-    double mean; /* of these numbers; 1 if there are none. h/mean: as many err independently */
+    et_real *of; /* [rows] how many rows are like this one, itself included; NULL: no copies */
+    double mean; /* of these numbers; 1 if there are none. rows/mean: as many err independently */
 } et_copies;
 
-/* up [h,d]. Rows of zeros, which make no errors, have no copies. ET_ENOMEM. */
-et_status et_find_copies(et_copies *copies, size_t h, size_t d, const et_real *up, et_error *error);
+/* W [rows,columns]. Rows of zeros, which make no errors, have no copies. Two rows of a weight mostly differ in
+ * their first number already, which is quicker seen than both are hashed whole, as tokens are. ET_ENOMEM. */
+et_status et_find_copies(et_copies *copies, size_t rows, size_t columns, const et_real *W,
+                         et_error *error);
 void et_free_copies(et_copies *copies); /* accepts zeros */
 
 #endif

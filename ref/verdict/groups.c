@@ -776,6 +776,15 @@ static void share_gates(jury *q, double *room)
     }
 }
 
+/* Tokens that err independently, at most. Multiples of a row lose the same bits of their sums; in the
+ * backward pass of experts (dy = 1) so do multiples of dy. */
+static double directions_of(const et_judgement *j, const char *name)
+{
+    double most = j->inputs;
+    if (strncmp(name, "bwd.", 4) == 0) most = fmin(most, j->upstreams);
+    return j->systematic.parameters ? fmin(most, j->directions) : most;
+}
+
 /* ---- all groups of a tensor ---- */
 
 et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_step *reference,
@@ -805,7 +814,7 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
     /* there p_ti = e_ti / sum_s e_si and dr_ti = p_ti (dp_ti - D_i): one number for all tokens */
     q.gates_together = by_expert;
     bool one_sum = by_expert && (strcmp(name, "bwd.logits") == 0 || (q.coarse && is_gate(name)));
-    q.directions = one_sum ? 1 : j->systematic.parameters ? j->directions : HUGE_VAL;
+    q.directions = one_sum ? 1 : directions_of(j, name);
     /* by chance it is 0.6 2^-p over the root of the tokens */
     q.alike_rows = dx && j->systematic.router.most > ldexp(0.125, -p->bits[ET_OPERANDS]);
     void *room;

@@ -49,6 +49,7 @@ typedef struct et_judgement {
     et_systematic systematic; /* errors that do not average out */
     et_token_twins twins;     /* tokens that err alike; zeros: none do */
     double directions;        /* of x: where parameters are rounded, tokens err in so many ways */
+    double inputs, upstreams; /* rows of x, of dy, that are no multiples of each other */
     double hidden, shared_hidden; /* units of an expert that err independently */
     double scale; /* of all variances: 2 where the reference's own errors are as large */
     const et_tensor_out *candidate;

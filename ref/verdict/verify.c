@@ -484,6 +484,20 @@ static et_status count_units(et_judgement *j, et_error *error)
     return status;
 }
 
+/* Rows that are no multiples of each other. rows NULL: all of them. */
+static et_status count_directions(size_t N, size_t d, const et_real *rows, double *directions,
+                                  et_error *error)
+{
+    void *first;
+    size_t different = N;
+    et_status status = et_allocate(&first, N, sizeof(int32_t), "parallel rows", error);
+    if (status != ET_OK) return status;
+    if (rows) status = et_find_equal_rows(N, d, rows, true, first, &different, error);
+    *directions = (double)different;
+    free(first);
+    return status;
+}
+
 static et_status try_candidate(trial *t, et_error *error)
 {
     et_judgement *j = &t->j;
@@ -497,6 +511,8 @@ static et_status try_candidate(trial *t, et_error *error)
     size_t N = s->c.tokens, d = s->c.d_model;
     if ((status = et_find_twins(&j->twins, N, d, s->in.x, s->in.dy, error)) ||
         (status = et_find_directions(&j->directions, N, d, s->in.x, error)) ||
+        (status = count_directions(N, d, s->in.x, &j->inputs, error)) ||
+        (status = count_directions(N, d, s->in.dy, &j->upstreams, error)) ||
         (status = count_units(j, error)))
         return status;
     if (moe && (status = read_routing(t, error))) return status;
