@@ -1,6 +1,6 @@
 /* moe_noise.c: the variance of an MoE layer's rounding errors. See et_moe_noise in etref/moe.h.
  *
- * In the order of the forward and the backward pass (moe.c); experts' own errors are ffn.c's, gates'
+ * In the order of the forward and the backward pass (moe.c); experts' own errors are ffn_noise.c's, gates'
  * gate.c's. What is added here:
  *
  *     r    V[r] = V[x W_r'] + site(r)
@@ -87,7 +87,7 @@ static et_status parameter(noise_room *s, size_t count, const et_real *value, et
     return status;
 }
 
-/* Rows that one call of ffn.c may see: all tokens for the shared expert, else the largest load. */
+/* Rows that one call of ffn_noise.c may see: all tokens for the shared expert, else the largest load. */
 static size_t most_rows(const et_moe *moe, const et_assignment *a)
 {
     size_t most = moe->hs > 0 ? moe->N : 1;

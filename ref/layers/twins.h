@@ -2,7 +2,7 @@
  * numbers. Internal.
  *
  * Tokens with the same input make the same rounding errors, which then add up instead of averaging out
- * (ffn.c). Real text has them: a line that is repeated is a row that is repeated.
+ * (ffn_noise.c). Real text has them: a line that is repeated is a row that is repeated.
  */
 #ifndef ET_TWINS_H
 #define ET_TWINS_H
