@@ -445,6 +445,27 @@ START_TEST(the_loss_may_be_a_mean)
 }
 END_TEST
 
+/* Weights of torch.rand(): all positive. Then every unit feels an error of x or dO in the same way. */
+static void make_positive(const et_case *c, et_step_inputs *in)
+{
+    size_t size = c->experts * c->d_expert * c->d_model;
+    et_stream stream = et_stream_open(5, "positive");
+    for (size_t i = 0; i < size; i++) {
+        in->up[i] = (et_real)(float)et_uniform(stream, i, 0);
+        in->down[i] = (et_real)(float)et_uniform(stream, size + i, 0);
+    }
+}
+
+START_TEST(weights_may_be_positive)
+{
+    static const char *const profiles[][3] = {{"bf16", "f64", "tf32"}, {"f32", "bf16-low", "f16"}};
+    expect_honest_after("{'name':'positive','rule':'tc','experts':4,'top_k':2,'gate':'sigmoid',"
+                        "'tokens':1024,'d_model':64,'d_expert':192,'precision':'f32',"
+                        "'input':{'source':'normal','seed':1}}",
+                        make_positive, profiles[_i], "sequential", "tree");
+}
+END_TEST
+
 /* ---- sabotage ---- */
 
 /* An honest kernel, and what becomes of its y. */
@@ -592,6 +613,7 @@ int main(void)
     tcase_add_test(calibration, layers_that_nobody_chose);
     tcase_add_loop_test(calibration, copies_err_alike, 0, 4);
     tcase_add_loop_test(calibration, the_loss_may_be_a_mean, 0, 3);
+    tcase_add_loop_test(calibration, weights_may_be_positive, 0, 2);
     tcase_add_test(calibration, sabotage_is_seen);
     tcase_add_test(broken, a_hypothesis_selects_others);
     tcase_add_loop_test(broken, an_explanation_is_to_the_point, 0, sizeof told / sizeof *told);

@@ -304,6 +304,33 @@ START_TEST(multiples_are_found)
 }
 END_TEST
 
+/* Positive weights have a common direction, those about 0 none; nor are few of them told from chance. */
+START_TEST(positive_weights_go_one_way)
+{
+    enum { H = 40, D = 30 };
+    static et_real W[H * D];
+    et_stream stream = et_stream_open(4, "common");
+    et_real *along;
+    et_error error;
+    for (size_t i = 0; i < H * D; i++) W[i] = (et_real)et_normal(stream, i);
+    ck_assert_int_eq(et_find_common(&along, H, D, et_rows(W, D), &error), ET_OK);
+    ck_assert_ptr_null(along);
+    for (size_t i = 0; i < H * D; i++) W[i] = (et_real)fabs((double)W[i]);
+    ck_assert_int_eq(et_find_common(&along, 15, D, et_rows(W, D), &error), ET_OK);
+    ck_assert_ptr_null(along);
+    for (size_t i = 0; i < H * D; i++) W[i] = (et_real)(1 + i % D);
+    for (size_t c = 0; c < D; c++) W[7 * D + c] *= -2;
+    double length = sqrt(D * (D + 1) * (2 * D + 1) / 6.);
+    ck_assert_int_eq(et_find_common(&along, H, D, et_rows(W, D), &error), ET_OK);
+    ck_assert_double_eq_tol((double)along[0], length, 1e-9);
+    ck_assert_double_eq_tol((double)along[7], -2 * length, 1e-9);
+    free(along);
+    ck_assert_int_eq(et_find_common(&along, D, H, et_transposed(W, D), &error), ET_OK);
+    ck_assert_double_eq_tol((double)along[2], 3 * (double)along[0], 1e-9);
+    free(along);
+}
+END_TEST
+
 /* Parallel rows have one direction, those of an identity all; chance is between. */
 START_TEST(directions_are_counted)
 {
@@ -371,6 +398,7 @@ int main(void)
     tcase_add_test(steps, variances_are_numbers_and_integers_exact);
     tcase_add_test(steps, twins_are_found);
     tcase_add_test(steps, multiples_are_found);
+    tcase_add_test(steps, positive_weights_go_one_way);
     tcase_add_test(steps, directions_are_counted);
     TCase *gates = add_case(suite, "gates");
     tcase_add_test(gates, gates_err_as_far_as_their_logits);

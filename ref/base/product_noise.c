@@ -142,10 +142,10 @@ static double usual_of(size_t count, const double *values)
 }
 
 /* A column of Y with one number that ends far below the others makes sums lose more, whatever the row: where
- * operands bring no errors of their own, acc is taken times[j] as large in column j, by a few of its sums, to or
- * fro, whichever loses more; or by those of all usual columns, if it is one: its own few would tell less than
- * these. Long sums have many such numbers in every column, and a large product would cost too much. *times [N],
- * to be freed; NULL: once everywhere. */
+ * operands bring no errors of their own, acc is taken times[j] as large in column j, by a few of its sums, to
+ * and fro; or by those of all usual columns, if it is one: its own few would tell less than these. Long sums have
+ * many such numbers in every column, and a large product would cost too much. *times [N], to be freed; NULL: once
+ * everywhere. */
 static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, size_t M, size_t N,
                               size_t K, et_noisy X, et_noisy Y, double **times, et_error *error)
 {
@@ -154,22 +154,20 @@ static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, 
     *times = NULL;
     if (!products_are_exact(p) || X.variance || Y.variance || M * N * K == 0 || N > AT_MOST / K)
         return ET_OK;
-    et_status status = et_allocate(&room, 2 * N, sizeof(double), "columns", error);
+    et_status status = et_allocate(&room, N, sizeof(double), "columns", error);
     if (status != ET_OK) return status;
-    double *mean = room, *most = mean + N;
+    double *lost = room;
     size_t each = M < EACH ? M : EACH;
     for (size_t j = 0; j < N; j++) {
-        double to = 0, fro = 0;
-        for (size_t s = 0; s < each; s++) {
-            to += part_lost_of(follow(p, c, K, X.at, Y.at, s * M / each, j, false));
-            fro += part_lost_of(follow(p, c, K, X.at, Y.at, s * M / each, j, true));
-        }
-        mean[j] = (to + fro) / 2 / (double)each / part;
-        most[j] = fmax(to, fro) / (double)each / part;
+        double sum = 0;
+        for (size_t s = 0; s < each; s++)
+            sum += part_lost_of(follow(p, c, K, X.at, Y.at, s * M / each, j, s % 2 > 0));
+        lost[j] = sum / (double)each / part;
     }
-    double usual = usual_of(N, mean);
-    for (size_t j = 0; j < N; j++) mean[j] = most[j] > 2 * usual ? most[j] : fmax(usual, 0.01);
-    *times = mean;
+    double usual = usual_of(N, lost);
+    for (size_t j = 0; j < N; j++)
+        if (lost[j] <= 2 * usual) lost[j] = fmax(usual, 0.01);
+    *times = lost;
     return ET_OK;
 }
 

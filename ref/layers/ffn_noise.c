@@ -79,12 +79,40 @@ static void activation_noise(size_t count, const et_real *H, const et_real *VH, 
     }
 }
 
+static double mean_of(size_t count, const et_real *values)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) sum += (double)values[i];
+    return sum / (double)count;
+}
+
+/* V [m,d] += (sum_j by_j along_j W_jc)^2 times the mean of VX's row: an error of X [m,d] that moves all units along
+ * their common direction (twins.h) reaches them all at once, each by a factor of by [m,h]. W [h,d]. */
+static et_status common_noise(const et_ffn *f, size_t m, const et_real *by, const et_real *along,
+                              const et_real *VX, et_matrix W, et_real *V, et_error *error)
+{
+    size_t d = f->d, h = f->h;
+    void *room;
+    et_status status = et_allocate(&room, m * (h + d), sizeof(et_real), "common noise", error);
+    if (status != ET_OK) return status;
+    et_real *moved = room, *sum = moved + m * h;
+    for (size_t t = 0; t < m; t++) {
+        et_real deviation = (et_real)sqrt(mean_of(d, VX + t * d));
+        for (size_t j = 0; j < h; j++) moved[t * h + j] = by[t * h + j] * along[j] * deviation;
+    }
+    et_matmul(f->engine, m, d, h, et_rows(moved, h), W, false, sum, d);
+    for (size_t i = 0; i < m * d; i++) V[i] += sum[i] * sum[i];
+    free(room);
+    return ET_OK;
+}
+
 et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_noise W, size_t m,
                        const et_ffn_tensors *v, et_ffn_tensors *V, struct et_product_room *room,
                        et_error *error)
 {
     size_t d = f->d, h = f->h;
     void *operand;
+    et_real *along = NULL;
     et_copies copies = {0};
     et_status status = et_allocate(&operand, m * h, sizeof(et_real), "operand noise", error);
     if (status != ET_OK) return status;
@@ -101,8 +129,16 @@ et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_no
     et_noisy down = {et_transposed(f->down, h), W.down, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, d, h, A, down, v->out, ET_INTERMEDIATES, false,
                               V->out, error);
+    if (status != ET_OK || !V->x ||
+        (status = et_find_common(&along, h, d, et_rows(f->up, d), error)))
+        goto out;
+    et_real *slopes = operand;
+    for (size_t i = 0; along && i < m * h; i++) slopes[i] = slope(v->H[i]);
+    if (along)
+        status = common_noise(f, m, slopes, along, V->x, et_transposed(f->down, h), V->out, error);
 out:
     free(operand);
+    free(along);
     et_free_copies(&copies);
     return status;
 }
@@ -159,9 +195,11 @@ typedef struct parts {
     et_real *sum;
     et_real *apart;      /* [m] the part of a row's forward errors that its twins do not share */
     et_real *one_factor; /* [m] variance of the factor by which all of a row of dO errs; mostly 0 */
-    et_copies copies, outputs; /* of hidden units; of columns of f, by the rows of W_down */
-    int32_t *same, *next;      /* [m] the first row with the same dO; the next such row, or -1 */
-    size_t different;          /* rows of dO */
+    et_real *along_up, *along_down; /* [h] of W_up's rows, W_down's columns; or NULL (twins.h) */
+    et_real *own;                   /* [m,d] dO_own, rounded as an operand */
+    et_copies copies, outputs;      /* of hidden units; of columns of f, by the rows of W_down */
+    int32_t *same, *next; /* [m] the first row with the same dO; the next such row, or -1 */
+    size_t different;     /* rows of dO */
     void *room;
 } parts;
 
@@ -170,7 +208,7 @@ static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *er
     size_t most = d > h ? d : h;
     void *same;
     *s = (parts){0};
-    et_status status = et_allocate(&s->room, m * (2 * h + d + 3 * most + 2), sizeof(et_real),
+    et_status status = et_allocate(&s->room, m * (2 * h + 2 * d + 3 * most + 2), sizeof(et_real),
                                    "gradient noise", error);
     if (status == ET_OK) status = et_allocate(&same, 2 * m, sizeof(int32_t), "equal rows", error);
     if (status != ET_OK) {
@@ -182,7 +220,8 @@ static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *er
     s->g = s->room;
     s->dH_own = s->g + m * h;
     s->dO_own = s->dH_own + m * h;
-    s->left = s->dO_own + m * d;
+    s->own = s->dO_own + m * d;
+    s->left = s->own + m * d;
     s->right = s->left + m * most;
     s->sum = s->right + m * most;
     s->apart = s->sum + m * most;
@@ -194,6 +233,8 @@ static void free_parts(parts *s)
 {
     free(s->room);
     free(s->same);
+    free(s->along_up);
+    free(s->along_down);
     et_free_copies(&s->copies);
     et_free_copies(&s->outputs);
 }
@@ -589,6 +630,15 @@ static void own_output_noise(const et_ffn *f, const et_profile *p, const et_real
     }
 }
 
+/* (sum_j g_j slope(H_j) along_j)^2 times the mean of Vx [d]: see common_noise. */
+static double common_in_dw(size_t d, size_t h, const et_real *g, const et_real *H,
+                           const et_real *along, const et_real *Vx)
+{
+    double sum = 0;
+    for (size_t j = 0; j < h; j++) sum += (double)(g[j] * slope(H[j]) * along[j]);
+    return sum * sum * mean_of(d, Vx);
+}
+
 /* sum_j g_j^2 V[A_j] + sum_c dy_c^2 own_c */
 static double through_expert(size_t d, size_t h, const et_real *g, const et_real *VA,
                              const et_real *dy, const et_real *own)
@@ -652,6 +702,8 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
         own_output_noise(f, p, mean_square, mean_noise, &s->outputs, v->A + t * h, v->out + t * d,
                          V->out + t * d, own + t * d);
         double V_dw = through_expert(d, h, s->g + t * h, VA + t * h, u->dy + t * d, own + t * d);
+        if (s->along_up)
+            V_dw += common_in_dw(d, h, s->g + t * h, v->H + t * h, s->along_up, V->x + t * d);
         V_dw += dot_noise(p, d, u->dy + t * d, v->out + t * d, V_dw, terms);
         weight->dw[t] = (et_real)V_dw;
     }
@@ -669,6 +721,22 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
     return ET_OK;
 }
 
+/* What errors of dO and of x bring into dx through all units at once. */
+static et_status common_in_dx(const et_ffn *f, size_t m, const et_ffn_tensors *v, et_ffn_tensors *V,
+                              parts *s, et_error *error)
+{
+    size_t d = f->d, h = f->h;
+    et_status status = ET_OK;
+    for (size_t i = 0; i < m * h; i++) s->left[i] = slope(v->H[i]);
+    if (s->along_down)
+        status =
+            common_noise(f, m, s->left, s->along_down, s->own, et_rows(f->up, d), V->dx, error);
+    for (size_t i = 0; i < m * h; i++) s->left[i] = v->H[i] > 0 ? 2 * v->dA[i] : 0;
+    if (status == ET_OK && s->along_up)
+        status = common_noise(f, m, s->left, s->along_up, V->x, et_rows(f->up, d), V->dx, error);
+    return status;
+}
+
 et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_noise W,
                                 size_t m, const et_upstream *u, const et_twins *twins,
                                 const et_ffn_tensors *v, et_ffn_tensors *V, et_weight_noise *weight,
@@ -679,13 +747,16 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
     et_status status = take_parts(&s, m, d, h, error);
     if (status != ET_OK) return status;
     if ((status = et_find_copies(&s.copies, h, d, f->up, error)) ||
-        (status = et_find_copies(&s.outputs, d, h, f->down, error)))
+        (status = et_find_copies(&s.outputs, d, h, f->down, error)) ||
+        (status = et_find_common(&s.along_down, h, d, et_transposed(f->down, h), error)) ||
+        (V->x && (status = et_find_common(&s.along_up, h, d, et_rows(f->up, d), error))))
         goto out;
     unweighted_gradient(f, m, u, v->dA, s.g);
     upstream_noise(p, m, d, u, v->dO, &s, V->dO);
     if (as_operand(p, m * d, v->dO, s.dO_own, s.left) != s.left)
         memcpy(s.left, s.dO_own, m * d * sizeof *s.left);
     find_one_factor(m, d, v->dO, s.left, s.one_factor);
+    memcpy(s.own, s.left, m * d * sizeof *s.own);
     et_noisy dO = {et_rows(v->dO, d), s.left, NULL, s.outputs.mean};
     et_noisy down = {et_rows(f->down, h), W.down, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, h, d, dO, down, v->dA, ET_NOWHERE, false,
@@ -699,6 +770,7 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
     et_noisy up = {et_rows(f->up, d), W.up, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, d, h, dH, up, NULL, ET_NOWHERE, false, V->dx,
                               error);
+    if (status == ET_OK) status = common_in_dx(f, m, v, V, &s, error);
     if (status != ET_OK || !weight) goto out;
     if ((status = dw_noise(f, p, W, m, u, twins, v, V, &s, weight, error))) goto out;
         /* cov(dx, dw) = 4 (dA g R V[H]) W_up */

@@ -1,6 +1,5 @@
 /* twins.c: rows that are equal, by a hash table; their largest common part; copies. See twins.h. */
 #include "ref/layers/twins.h"
-#include "etref/matmul.h"
 #include "ref/base/bits.h"
 #include "ref/base/memory.h"
 
@@ -222,4 +221,42 @@ void et_free_copies(et_copies *copies)
 {
     free(copies->of);
     *copies = (et_copies){0};
+}
+
+/* ---- a common direction ---- */
+
+static double weight_at(et_matrix W, size_t row, size_t column)
+{
+    return (double)W.at[W.transposed ? column * W.stride + row : row * W.stride + column];
+}
+
+et_status et_find_common(et_real **along, size_t rows, size_t columns, et_matrix W, et_error *error)
+{
+    enum { LEAST = 16 };
+    void *room, *mean;
+    double squares = 0, length = 0;
+    *along = NULL;
+    if (rows < LEAST || columns < LEAST) return ET_OK;
+    et_status status = et_allocate(&mean, columns, sizeof(double), "mean of weights", error);
+    if (status != ET_OK) return status;
+    double *mu = mean;
+    for (size_t c = 0; c < columns; c++) {
+        for (size_t j = 0; j < rows; j++) {
+            double w = weight_at(W, j, c);
+            mu[c] += w / (double)rows;
+            squares += w * w / (double)rows;
+        }
+        length += mu[c] * mu[c];
+    }
+    if (length > 0.1 * squares &&
+        (status = et_allocate(&room, rows, sizeof(et_real), "mean of weights", error)) == ET_OK) {
+        *along = room;
+        for (size_t j = 0; j < rows; j++) {
+            double dot = 0;
+            for (size_t c = 0; c < columns; c++) dot += weight_at(W, j, c) * mu[c];
+            (*along)[j] = (et_real)(dot / sqrt(length));
+        }
+    }
+    free(mean);
+    return status;
 }

@@ -7,7 +7,7 @@
 #ifndef ET_TWINS_H
 #define ET_TWINS_H
 
-#include "etref/real.h"
+#include "etref/matmul.h"
 #include "etref/status.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -49,5 +49,12 @@ typedef struct et_copies {
 et_status et_find_copies(et_copies *copies, size_t rows, size_t columns, const et_real *W,
                          et_error *error);
 void et_free_copies(et_copies *copies); /* accepts zeros */
+
+/* Weights that are not about 0 (all positive, say) have a common direction, that of their mean: an error of
+ * what is multiplied with them moves all units the same way. along [rows] is what of each row lies along it, or
+ * NULL if that is less than a tenth of their squares, or there are fewer than 16 rows or columns, where chance
+ * makes such a direction. */
+et_status et_find_common(et_real **along, size_t rows, size_t columns, et_matrix W,
+                         et_error *error);
 
 #endif

@@ -455,7 +455,11 @@ static et_status count_rows(size_t rows, size_t columns, const et_real *W, doubl
 {
     et_copies copies;
     et_status status = et_find_copies(&copies, rows, columns, W, error);
+    et_real *along = NULL;
     if (status == ET_OK) *least = fmin(*least, (double)rows / copies.mean);
+    if (status == ET_OK) status = et_find_common(&along, rows, columns, et_rows(W, columns), error);
+    if (along) *least = 1;
+    free(along);
     et_free_copies(&copies);
     return status;
 }
