@@ -107,8 +107,10 @@ static bool products_are_exact(const et_profile *p)
     return 2 * p->bits[ET_OPERANDS] <= p->bits[ET_ACCUMULATOR] && !p->truncate_accumulator;
 }
 
-/* Which part of acc is left, from a sample of the elements (all of them, where they are few); a hundredth for
- * what the sample missed. */
+/* A sum of many terms may lose its one bit where a sample of sums lost none. */
+static const double least_lost = 0.01;
+
+/* Which part of acc is left, from a sample of the elements (all of them, where they are few). */
 static double part_lost(const et_profile *p, et_sum_noise c, size_t M, size_t N, size_t K,
                         et_matrix X, et_matrix Y)
 {
@@ -121,7 +123,7 @@ static double part_lost(const et_profile *p, et_sum_noise c, size_t M, size_t N,
     double part = 0;
     for (size_t s = 0; s < wanted; s++) /* 7919: a prime, so that no column is left out */
         part += part_lost_of(follow(p, c, K, X, Y, s * M / wanted, s * 7919 % N, false));
-    return fmin(fmax(part / (double)wanted, 0.01), 1.25);
+    return fmin(fmax(part / (double)wanted, least_lost), 1.25);
 }
 
 /* The mean of those that are at most twice the mean. */
@@ -166,7 +168,7 @@ static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, 
     }
     double usual = usual_of(N, lost);
     for (size_t j = 0; j < N; j++)
-        if (lost[j] <= 2 * usual) lost[j] = fmax(usual, 0.01);
+        lost[j] = fmax(lost[j] > 2 * usual ? lost[j] : usual, least_lost / part);
     *times = lost;
     return ET_OK;
 }
