@@ -510,6 +510,17 @@ static void same_upstream_noise(const et_ffn *f, size_t m, const et_upstream *u,
     }
 }
 
+/* What rounding W_up does to H, as a deviation [m,h]; `squares` [m,d] is scratch. */
+static void deviation_by_weights(const et_ffn *f, size_t m, const et_real *up_variance,
+                                 const et_real *x, et_real *squares, et_real *deviation)
+{
+    for (size_t i = 0; i < m * f->d; i++) squares[i] = x[i] * x[i];
+    et_matmul(f->engine, m, f->h, f->d, et_rows(squares, f->d), et_transposed(up_variance, f->d),
+              false, deviation, f->h);
+    for (size_t i = 0; i < m * f->h; i++)
+        deviation[i] = (et_real)sqrt(larger((double)deviation[i], 0));
+}
+
 /* Rows whose dO is z times the same dy (dy = 1 in all of them) have the same error in dA/z, where W_down had to
  * be rounded; and that of W_up comes back to all A along with them:
  *
@@ -533,14 +544,18 @@ static void from_weights(const et_ffn *f, et_ffn_parameter_noise W, const et_rea
     }
 }
 
+/* That of W_up moves all H alike as far as x has one direction (inputs of mean 2), and dH with them:
+ *
+ *     V[dW_up_jc] += g_j^2 more_jc / directions                 a = 2 z [H > 0] deviation of H */
 static void parallel_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W, size_t m,
-                                    const et_upstream *u, const et_ffn_tensors *v,
-                                    et_ffn_tensors *V, parts *s, et_real *more, et_real *squares)
+                                    const et_upstream *u, const et_real *deviation,
+                                    double directions, const et_ffn_tensors *v, et_ffn_tensors *V,
+                                    parts *s, et_real *more, et_real *squares)
 {
     size_t d = f->d, h = f->h;
     for (size_t t = 0; t < m; t++) {
         size_t lead = 0;
-        const et_real *dy = u->dy + t * d;
+        const et_real *dy = u->dy + t * d, *g = s->g + t * h;
         while (lead < d && dy[lead] == 0) lead++;
         if (lead == d || !is_first_of_some(s, t)) continue;
         for (int32_t k = (int32_t)t; k >= 0; k = s->next[k]) {
@@ -550,6 +565,14 @@ static void parallel_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W, s
         }
         sum_along(f, t, s->sum, v, s, more, squares);
         from_weights(f, W, dy, more, V);
+        for (int32_t k = (int32_t)t; W.up && k >= 0; k = s->next[k]) {
+            et_real z = v->dO[(size_t)k * d + lead] / dy[lead];
+            for (size_t i = (size_t)k * h; i < (size_t)(k + 1) * h; i++)
+                s->sum[i] = v->H[i] > 0 ? 2 * deviation[i] * z : 0;
+        }
+        if (W.up) sum_along(f, t, s->sum, v, s, more, squares);
+        for (size_t i = 0; W.up && i < h * d; i++)
+            V->dup[i] += g[i / d] * g[i / d] * more[i] / (et_real)directions;
     }
 }
 
@@ -561,15 +584,21 @@ static et_status alike_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W,
 {
     size_t size = f->h * f->d;
     bool rounded = W.up || W.down;
+    double directions = 1;
     void *room;
-    et_status status = et_allocate(&room, 2 * size, sizeof(et_real), "equal gradients", error);
+    et_status status = et_allocate(&room, 2 * size + (W.up ? m * f->h : 0), sizeof(et_real),
+                                   "equal gradients", error);
     if (status != ET_OK) return status;
-    et_real *more = room, *squares = more + size;
+    et_real *more = room, *squares = more + size, *deviation = squares + size;
     status = list_equal(m, f->d, v->dO, false, s, error);
     if (status == ET_OK && s->different < m) same_upstream_noise(f, m, u, v, V, s, more, squares);
     if (status == ET_OK && rounded) status = list_equal(m, f->d, u->dy, true, s, error);
     if (status == ET_OK && rounded && s->different < m)
-        parallel_upstream_noise(f, W, m, u, v, V, s, more, squares);
+        status = et_find_directions(&directions, m, f->d, v->x, error);
+    if (status == ET_OK && rounded && s->different < m) {
+        if (W.up) deviation_by_weights(f, m, W.up, v->x, s->left, deviation);
+        parallel_upstream_noise(f, W, m, u, deviation, directions, v, V, s, more, squares);
+    }
     free(room);
     return status;
 }
@@ -678,6 +707,40 @@ static void row_means(size_t rows, size_t columns, const et_real *W, int power, 
     }
 }
 
+/* The mean of a variance, NULL: 0. */
+static double mean_or_0(size_t count, const et_real *V)
+{
+    return V ? mean_of(count, V) : 0;
+}
+
+/* weight->common: sum_cj dy_c^2 A_j^2 V[W_down_cj] + sum_jc (g_j slope(H_j) x_c)^2 V[W_up_jc], with the mean of
+ * each V, is near enough. The lists are those of parallel dy. */
+static void find_common_dw(const et_ffn *f, et_ffn_parameter_noise W, size_t m,
+                           const et_upstream *u, const et_ffn_tensors *v, const parts *s,
+                           et_real *common)
+{
+    size_t d = f->d, h = f->h;
+    double up = mean_or_0(h * d, W.up), down = mean_or_0(h * d, W.down);
+    memset(common, 0, m * sizeof *common);
+    for (size_t t = 0; (W.up || W.down) && t < m; t++) {
+        double of_dy = 0, of_x = 0, of_A = 0, of_g = 0, sign = 0;
+        if (s->same[t] == (int32_t)t && s->next[t] < 0) continue;
+        for (size_t c = 0; c < d; c++) {
+            double dy = (double)u->dy[t * d + c], x = (double)v->x[t * d + c];
+            if (sign == 0) sign = dy < 0 ? -1 : dy > 0;
+            of_dy += dy * dy;
+            of_x += x * x;
+        }
+        for (size_t j = 0; j < h; j++) {
+            double A = (double)v->A[t * h + j];
+            double g = (double)(s->g[t * h + j] * slope(v->H[t * h + j]));
+            of_A += A * A;
+            of_g += g * g;
+        }
+        common[t] = (et_real)(sign * sqrt(down * of_dy * of_A + up * of_x * of_g));
+    }
+}
+
 /* weight->dw and weight->dw_sum. */
 static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_noise W, size_t m,
                           const et_upstream *u, const et_twins *twins, const et_ffn_tensors *v,
@@ -772,6 +835,7 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
                               error);
     if (status == ET_OK) status = common_in_dx(f, m, v, V, &s, error);
     if (status != ET_OK || !weight) goto out;
+    find_common_dw(f, W, m, u, v, &s, weight->common);
     if ((status = dw_noise(f, p, W, m, u, twins, v, V, &s, weight, error))) goto out;
         /* cov(dx, dw) = 4 (dA g R V[H]) W_up */
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)

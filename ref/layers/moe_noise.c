@@ -12,7 +12,8 @@
  *          own error + site
  *     dx   = sum of experts' shares + sum_k q_k dw_k, with q_k = M_k' W_r the way from dw_k through the
  *          router: q_k^2 V[dw_k], and 2 q_k cov(share of dx, dw_k), since both come from the same H
- *     dW_r = dr' x: twins' dw are summed before they are squared
+ *     dW_r = dr' x: twins' dw are summed before they are squared, and so is what the weights' rounding brings
+ *     into dw of tokens with parallel dy
  *     p, dr, and what comes of dr: rounding that is no matter of chance, alike.c
  *     experts with the same weights (a model whose experts begin as copies of one) make the same errors
  *     of the same token: a slot's V[f] counts as many times as the token has such slots, which is what
@@ -41,8 +42,11 @@ typedef struct noise_room {
     et_token_twins twins;
     et_real *x, *router, *up, *down, *shared_up, *shared_down; /* variances, NULL: exact */
     et_real *from_dw, *from_sums;  /* [N,n] sum_k M_ik^2 V[dw_k]; the same with twins summed */
+    et_real *from_common;          /* [n,d] what dw_common brings into V[dW_r] */
+    et_real *together;             /* [n,d] the same of one expert, before it is squared */
     et_real *rows[6];              /* [most,d] each */
     et_real *w, *Vw, *dw, *dw_sum; /* [most] */
+    et_real *dw_common;            /* [most] see et_weight_noise */
     et_real *column;               /* [n] */
     int32_t *leaders, *row_of;     /* [2 most], [N] */
     int32_t *model; /* [n+1] the first expert with the same weights; [n]: the shared one's */
@@ -138,8 +142,10 @@ static et_status take_room(noise_room *s, const et_moe *moe, const et_real *x, c
         (status = parameter(s, d * moe->hs, moe->shared_down, &s->shared_down, error)) ||
         (status = take(s, &s->from_dw, N * n, sizeof(et_real), error)) ||
         (status = take(s, &s->from_sums, N * n, sizeof(et_real), error)) ||
+        (status = take(s, &s->from_common, n * d, sizeof(et_real), error)) ||
+        (status = take(s, &s->together, n * d, sizeof(et_real), error)) ||
         (status = take(s, &s->rows[0], 6 * most * d, sizeof(et_real), error)) ||
-        (status = take(s, &small, 4 * most + n, sizeof(et_real), error)) ||
+        (status = take(s, &small, 5 * most + n, sizeof(et_real), error)) ||
         (status = take(s, &s->leaders, 2 * most + N, sizeof(int32_t), error)) ||
         (status = take(s, &s->model, n + 1, sizeof(int32_t), error)) ||
         (status =
@@ -150,7 +156,8 @@ static et_status take_room(noise_room *s, const et_moe *moe, const et_real *x, c
     s->Vw = small + most;
     s->dw = small + 2 * most;
     s->dw_sum = small + 3 * most;
-    s->column = small + 4 * most;
+    s->dw_common = small + 4 * most;
+    s->column = small + 5 * most;
     s->row_of = s->leaders + 2 * most;
     find_models(moe, s);
     return ET_OK;
@@ -411,8 +418,10 @@ static void through_router(const et_moe *moe, const et_assignment *a, const et_m
                            const expert_job *job, noise_room *s, const et_real *Vdw, et_real *Vdx)
 {
     size_t n = moe->n, d = moe->d;
+    memset(s->together, 0, n * d * sizeof *s->together);
     for (size_t j = 0; j < job->m; j++) {
         size_t t = token_of(job, j);
+        const et_real *x = s->rows[ROWS_X] + j * d;
         et_real copies = copies_of(moe, a, s, t, job->expert);
         if (job->tokens)
             dr_per_dw(moe, a, v, t, job->first + j, s);
@@ -426,6 +435,8 @@ static void through_router(const et_moe *moe, const et_assignment *a, const et_m
             s->from_dw[t * n + i] += copies * by * by * Vdw[j];
             s->from_sums[t * n + i] += copies * by * by * s->dw_sum[j];
             for (size_t c = 0; c < d; c++) q[c] += by * moe->router[i * d + c];
+            for (size_t c = 0; s->dw_common[j] != 0 && c < d; c++)
+                s->together[i * d + c] += by * s->dw_common[j] * x[c];
         }
         const et_real *shared = s->rows[ROWS_SHARED] + j * d;
         for (size_t c = 0; c < d; c++) {
@@ -433,6 +444,7 @@ static void through_router(const et_moe *moe, const et_assignment *a, const et_m
             Vdx[t * d + c] += v_c; /* with the share's own variance, added before, never below 0 */
         }
     }
+    for (size_t i = 0; i < n * d; i++) s->from_common[i] += s->together[i] * s->together[i];
 }
 
 /* One expert's rows: forward, backward, and on through its weights. v and V hold its tensors, without
@@ -458,7 +470,7 @@ static et_status expert_noise(const et_moe *moe, const et_assignment *a,
     bool any;
     et_twins twins = row_twins(job, s, &any);
     et_upstream up = {s->rows[ROWS_DY], w, Vw};
-    et_weight_noise weight = {s->dw, s->dw_sum, s->rows[ROWS_SHARED]};
+    et_weight_noise weight = {s->dw, s->dw_sum, s->rows[ROWS_SHARED], s->dw_common};
     status = et_ffn_backward_noise(&job->f, s->p, job->W, m, &up, any ? &twins : NULL, &v, &V,
                                    &weight, &s->room, error);
     if (status != ET_OK) return status;
@@ -716,6 +728,8 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
                                   ET_NOWHERE, true, G->x, error);
     }
     if (status == ET_OK && mixes) status = shared_term_noise(moe, x, v, VD, G, error);
+    for (size_t i = 0; status == ET_OK && !mixes && i < n * d; i++)
+        G->router[i] += s->from_common[i];
     et_real *shift = sums;
     if (status == ET_OK) status = et_alike_dr(moe, s->p, &site, a, v, g, shift, error);
     if (status == ET_OK) et_alike_columns(N, n, shift, G->logits);
