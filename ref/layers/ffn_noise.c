@@ -487,15 +487,29 @@ static void sum_along(const et_ffn *f, size_t first, const et_real *a, const et_
         more[i] = (et_real)larger((double)more[i] * (double)more[i] - (double)squares[i], 0);
 }
 
-/* Rows with the same dO (dy = 1, the gradient of a sum, and a weight of 1 or none) round dA alike, and in dW_up
- * these errors add up before they are squared; in dW_down it is alike.c that adds up those of dO:
+/* Rows with the same dO (dy = 1, the gradient of a sum, and a weight of 1 or none) round it alike, and dA as
+ * well. In the weights' gradients these errors add up before they are squared:
  *
- *     V[dW_up_jc] += own(dA_j) more_jc                  more: sum_along, a = 2 R */
+ *     V[dW_down_cj] += own(dO_c) ((sum A_j)^2 - sum A_j^2)
+ *     V[dW_up_jc]   += own(dA_j) more_jc                  more: sum_along, a = 2 R */
+static void same_in_down(const et_ffn *f, size_t m, const et_ffn_tensors *v, et_ffn_tensors *V,
+                         parts *s)
+{
+    size_t d = f->d, h = f->h;
+    sum_by_leader(m, h, s->same, v->A, s->right);
+    for (size_t i = 0; i < m * h; i++) s->right[i] *= s->right[i];
+    for (size_t i = 0; i < m * h; i++)
+        s->right[(size_t)s->same[i / h] * h + i % h] -= v->A[i] * v->A[i];
+    et_matmul(f->engine, d, h, m, et_transposed(s->own, d), et_rows(s->right, h), true, V->ddown,
+              h);
+}
+
 static void same_upstream_noise(const et_ffn *f, size_t m, const et_upstream *u,
                                 const et_ffn_tensors *v, et_ffn_tensors *V, parts *s, et_real *more,
                                 et_real *squares)
 {
     size_t d = f->d, h = f->h;
+    same_in_down(f, m, v, V, s);
     for (size_t i = 0; i < m * h; i++) s->sum[i] = slope(v->H[i]);
     for (size_t t = 0; t < m; t++) {
         if (!is_first_of_some(s, t)) continue;
@@ -816,10 +830,10 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
         goto out;
     unweighted_gradient(f, m, u, v->dA, s.g);
     upstream_noise(p, m, d, u, v->dO, &s, V->dO);
-    if (as_operand(p, m * d, v->dO, s.dO_own, s.left) != s.left)
-        memcpy(s.left, s.dO_own, m * d * sizeof *s.left);
+    if (as_operand(p, m * d, v->dO, s.dO_own, s.own) != s.own)
+        memcpy(s.own, s.dO_own, m * d * sizeof *s.own);
+    memcpy(s.left, s.own, m * d * sizeof *s.left);
     find_one_factor(m, d, v->dO, s.left, s.one_factor);
-    memcpy(s.own, s.left, m * d * sizeof *s.own);
     et_noisy dO = {et_rows(v->dO, d), s.left, NULL, s.outputs.mean};
     et_noisy down = {et_rows(f->down, h), W.down, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, h, d, dO, down, v->dA, ET_NOWHERE, false,
