@@ -9,6 +9,11 @@
  *                                                the bend no less than its tail needs (rounding.h)
  *   V[f] = V[A] (W_down o W_down)' + acc(f) + site(f)
  *
+ * Where errors are not independent they add up before they are squared. What is known to err alike: tokens
+ * with the same x (twins.h, backward below), hidden units with the same weights (with_copies), all units,
+ * where the weights have a common direction (common_noise), all of a row of dO (find_one_factor), tokens with
+ * the same or a parallel dy (alike_upstream_noise).
+ *
  * At H <= 0 the reference's A is 0, but where H is within 6 deviations of 0 the kernel's H may be
  * positive, and its A is e^2.
  */
@@ -524,15 +529,15 @@ static void same_upstream_noise(const et_ffn *f, size_t m, const et_upstream *u,
     }
 }
 
-/* What rounding W_up does to H, as a deviation [m,h]; `squares` [m,d] is scratch. */
-static void deviation_by_weights(const et_ffn *f, size_t m, const et_real *up_variance,
-                                 const et_real *x, et_real *squares, et_real *deviation)
+/* 2 [H > 0] times the deviation of H that the rounding of W_up makes, [m,h]; `squares` [m,d] is scratch. */
+static void moved_by_weights(const et_ffn *f, size_t m, const et_real *up_variance,
+                             const et_ffn_tensors *v, et_real *squares, et_real *moved)
 {
-    for (size_t i = 0; i < m * f->d; i++) squares[i] = x[i] * x[i];
+    for (size_t i = 0; i < m * f->d; i++) squares[i] = v->x[i] * v->x[i];
     et_matmul(f->engine, m, f->h, f->d, et_rows(squares, f->d), et_transposed(up_variance, f->d),
-              false, deviation, f->h);
+              false, moved, f->h);
     for (size_t i = 0; i < m * f->h; i++)
-        deviation[i] = (et_real)sqrt(larger((double)deviation[i], 0));
+        moved[i] = v->H[i] > 0 ? 2 * (et_real)sqrt(larger((double)moved[i], 0)) : 0;
 }
 
 /* Rows whose dO is z times the same dy (dy = 1 in all of them) have the same error in dA/z, where W_down had to
@@ -558,34 +563,39 @@ static void from_weights(const et_ffn *f, et_ffn_parameter_noise W, const et_rea
     }
 }
 
-/* That of W_up moves all H alike as far as x has one direction (inputs of mean 2), and dH with them:
+/* s->sum = factor z in the rows of the list that begins with row `first`; factor [m,h], or NULL: 2 R. */
+static void times_z(const et_ffn *f, size_t first, const et_real *factor, const et_real *dy,
+                    const et_ffn_tensors *v, parts *s)
+{
+    size_t d = f->d, h = f->h, lead = 0;
+    while (dy[lead] == 0) lead++;
+    for (int32_t t = (int32_t)first; t >= 0; t = s->next[t]) {
+        et_real z = v->dO[(size_t)t * d + lead] / dy[lead];
+        for (size_t i = (size_t)t * h; i < (size_t)(t + 1) * h; i++)
+            s->sum[i] = (factor ? factor[i] : slope(v->H[i])) * z;
+    }
+}
+
+/* Besides, the errors of W_up move all H alike as far as x has one direction (inputs of mean 2), and dH with
+ * them; moved NULL: W_up has none.
  *
- *     V[dW_up_jc] += g_j^2 more_jc / directions                 a = 2 z [H > 0] deviation of H */
+ *     V[dW_up_jc] += g_j^2 more_jc / directions            a = z moved_by_weights */
 static void parallel_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W, size_t m,
-                                    const et_upstream *u, const et_real *deviation,
-                                    double directions, const et_ffn_tensors *v, et_ffn_tensors *V,
-                                    parts *s, et_real *more, et_real *squares)
+                                    const et_upstream *u, const et_real *moved, double directions,
+                                    const et_ffn_tensors *v, et_ffn_tensors *V, parts *s,
+                                    et_real *more, et_real *squares)
 {
     size_t d = f->d, h = f->h;
     for (size_t t = 0; t < m; t++) {
-        size_t lead = 0;
         const et_real *dy = u->dy + t * d, *g = s->g + t * h;
-        while (lead < d && dy[lead] == 0) lead++;
-        if (lead == d || !is_first_of_some(s, t)) continue;
-        for (int32_t k = (int32_t)t; k >= 0; k = s->next[k]) {
-            et_real z = v->dO[(size_t)k * d + lead] / dy[lead];
-            for (size_t i = (size_t)k * h; i < (size_t)(k + 1) * h; i++)
-                s->sum[i] = slope(v->H[i]) * z;
-        }
+        if (!is_first_of_some(s, t) || et_is_zero(d, dy)) continue;
+        times_z(f, t, NULL, dy, v, s);
         sum_along(f, t, s->sum, v, s, more, squares);
         from_weights(f, W, dy, more, V);
-        for (int32_t k = (int32_t)t; W.up && k >= 0; k = s->next[k]) {
-            et_real z = v->dO[(size_t)k * d + lead] / dy[lead];
-            for (size_t i = (size_t)k * h; i < (size_t)(k + 1) * h; i++)
-                s->sum[i] = v->H[i] > 0 ? 2 * deviation[i] * z : 0;
-        }
-        if (W.up) sum_along(f, t, s->sum, v, s, more, squares);
-        for (size_t i = 0; W.up && i < h * d; i++)
+        if (!moved) continue;
+        times_z(f, t, moved, dy, v, s);
+        sum_along(f, t, s->sum, v, s, more, squares);
+        for (size_t i = 0; i < h * d; i++)
             V->dup[i] += g[i / d] * g[i / d] * more[i] / (et_real)directions;
     }
 }
@@ -603,15 +613,16 @@ static et_status alike_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W,
     et_status status = et_allocate(&room, 2 * size + (W.up ? m * f->h : 0), sizeof(et_real),
                                    "equal gradients", error);
     if (status != ET_OK) return status;
-    et_real *more = room, *squares = more + size, *deviation = squares + size;
+    et_real *more = room, *squares = more + size, *moved = squares + size;
     status = list_equal(m, f->d, v->dO, false, s, error);
     if (status == ET_OK && s->different < m) same_upstream_noise(f, m, u, v, V, s, more, squares);
     if (status == ET_OK && rounded) status = list_equal(m, f->d, u->dy, true, s, error);
     if (status == ET_OK && rounded && s->different < m)
         status = et_find_directions(&directions, m, f->d, v->x, error);
     if (status == ET_OK && rounded && s->different < m) {
-        if (W.up) deviation_by_weights(f, m, W.up, v->x, s->left, deviation);
-        parallel_upstream_noise(f, W, m, u, deviation, directions, v, V, s, more, squares);
+        if (W.up) moved_by_weights(f, m, W.up, v, s->left, moved);
+        parallel_upstream_noise(f, W, m, u, W.up ? moved : NULL, directions, v, V, s, more,
+                                squares);
     }
     free(room);
     return status;

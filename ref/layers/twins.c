@@ -187,7 +187,7 @@ static void count_like(size_t i, size_t rows, size_t columns, const et_real *W,
         if (count[k] == -(et_real)(i + 1)) count[k] = like;
 }
 
-static bool is_zero(size_t d, const et_real *row)
+bool et_is_zero(size_t d, const et_real *row)
 {
     for (size_t c = 0; c < d; c++)
         if (row[c] != 0) return false;
@@ -205,7 +205,7 @@ et_status et_find_copies(et_copies *copies, size_t rows, size_t columns, const e
     double sum = 0;
     for (size_t i = 0; i < rows; i++) first[i] = W[i * columns];
     for (size_t i = 0; i < rows; i++)
-        if (is_zero(columns, W + i * columns)) count[i] = 1;
+        if (et_is_zero(columns, W + i * columns)) count[i] = 1;
     for (size_t i = 0; i < rows; i++) {
         if (count[i] == 0) count_like(i, rows, columns, W, first, count);
         sum += (double)count[i];

@@ -30,6 +30,8 @@ void et_free_twins(et_token_twins *twins); /* accepts zeros */
 et_status et_find_equal_rows(size_t N, size_t d, const et_real *x, bool parallel, int32_t *first,
                              size_t *different, et_error *error);
 
+bool et_is_zero(size_t d, const et_real *row);
+
 /* How many directions x [N,d] has: 1 if all rows are parallel, at most min(N, d). It is sum x^2 over the
  * largest eigenvalue of x'x. A weight's rounding errs by the same vector for all tokens, so that x_t dW
  * errs for N tokens in so many ways only. ET_ENOMEM. */
