@@ -344,13 +344,13 @@ START_TEST(directions_are_counted)
         chance[i] = (et_real)et_normal(stream, i);
     }
     for (size_t i = 0; i < D; i++) square[i * D + i] = 3;
-    ck_assert_int_eq(et_find_directions(&directions, N, D, parallel, &error), ET_OK);
+    ck_assert_int_eq(et_find_directions(&directions, N, D, parallel, NULL, &error), ET_OK);
     ck_assert_double_eq_tol(directions, 1, 1e-9);
-    ck_assert_int_eq(et_find_directions(&directions, D, D, square, &error), ET_OK);
+    ck_assert_int_eq(et_find_directions(&directions, D, D, square, NULL, &error), ET_OK);
     ck_assert_double_eq_tol(directions, D, 1e-9);
-    ck_assert_int_eq(et_find_directions(&directions, N, D, chance, &error), ET_OK);
+    ck_assert_int_eq(et_find_directions(&directions, N, D, chance, NULL, &error), ET_OK);
     ck_assert_msg(directions > 8 && directions < D, "%g", directions);
-    ck_assert_int_eq(et_find_directions(&directions, 0, D, chance, &error), ET_OK);
+    ck_assert_int_eq(et_find_directions(&directions, 0, D, chance, NULL, &error), ET_OK);
     ck_assert_double_eq(directions, 1);
 }
 END_TEST

@@ -75,8 +75,8 @@ et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_no
  *     dw_sum  for the first row of each input that of the sum of dw over all rows of the same input; 0
  *             for its twins
  *     shared  [m,d] what dx and dw have in common: cov(dx_c, dw), both through H
- *     common  the deviation that rounding W_up and W_down brings into dw, with the sign it has for all rows
- *             whose dy is a multiple of the same vector (dy = 1 in all of them); 0 where there is no such row
+ *     common  the deviation that rounding W_up and W_down brings into dw, with its sign where dy has one main
+ *             direction (dy = 1 in all rows): then all rows err together; else 0
  * twins NULL: no two rows have the same input. ET_ENOMEM. */
 typedef struct et_weight_noise {
     et_real *dw, *dw_sum, *shared, *common;

@@ -205,6 +205,8 @@ typedef struct parts {
     et_copies copies, outputs;      /* of hidden units; of columns of f, by the rows of W_down */
     int32_t *same, *next; /* [m] the first row with the same dO; the next such row, or -1 */
     size_t different;     /* rows of dO */
+    bool one_upstream;    /* dy has one main direction, */
+    et_real *z;           /* [m] and this much of each row lies along it */
     void *room;
 } parts;
 
@@ -213,7 +215,7 @@ static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *er
     size_t most = d > h ? d : h;
     void *same;
     *s = (parts){0};
-    et_status status = et_allocate(&s->room, m * (2 * h + 2 * d + 3 * most + 2), sizeof(et_real),
+    et_status status = et_allocate(&s->room, m * (2 * h + 2 * d + 3 * most + 3), sizeof(et_real),
                                    "gradient noise", error);
     if (status == ET_OK) status = et_allocate(&same, 2 * m, sizeof(int32_t), "equal rows", error);
     if (status != ET_OK) {
@@ -231,6 +233,7 @@ static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *er
     s->sum = s->right + m * most;
     s->apart = s->sum + m * most;
     s->one_factor = s->apart + m;
+    s->z = s->one_factor + m;
     return ET_OK;
 }
 
@@ -311,10 +314,12 @@ static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_ups
 }
 
 /* Where all of a row's numbers have one size (dy = 1, the gradient of a sum) they are all rounded by the same
- * factor, and so is dA: V of that factor, and 0 in the row of VdO, for the product. */
-static void find_one_factor(size_t m, size_t d, const et_real *dO, et_real *VdO,
-                            et_real *one_factor)
+ * factor, and so is dA: V of that factor, and next to nothing in the row of VdO, for the product. It is nothing
+ * only where dO has no error at all, not from w either: sums may be exact then. */
+static void find_one_factor(size_t m, size_t d, const et_upstream *u, const et_real *dO,
+                            et_real *VdO, et_real *one_factor)
 {
+    const double next_to_nothing = 1e-20;
 #pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t t = 0; t < m; t++) {
         double size = 0, variance = 0;
@@ -325,7 +330,9 @@ static void find_one_factor(size_t m, size_t d, const et_real *dO, et_real *VdO,
             if (value != 0) size = value, variance = (double)VdO[i];
         }
         one_factor[t] = (et_real)(one_size && size > 0 ? variance / (size * size) : 0);
-        if (one_factor[t] > 0) memset(VdO + t * d, 0, d * sizeof *VdO);
+        if (!one_size || (one_factor[t] == 0 && !(u->w && u->w_variance[t] > 0))) continue;
+        for (size_t i = t * d; i < (t + 1) * d; i++)
+            VdO[i] = (et_real)(next_to_nothing * (double)(dO[i] * dO[i]));
     }
 }
 
@@ -451,11 +458,10 @@ static double mean_twins(size_t m, const int32_t *leader, et_real *count)
     return m > 0 ? sum / (double)m : 1;
 }
 
-/* Lists of equal rows, or of those that are multiples of one another. */
-static et_status list_equal(size_t m, size_t d, const et_real *rows, bool parallel, parts *s,
-                            et_error *error)
+/* Lists of equal rows. */
+static et_status list_equal(size_t m, size_t d, const et_real *rows, parts *s, et_error *error)
 {
-    et_status status = et_find_equal_rows(m, d, rows, parallel, s->same, &s->different, error);
+    et_status status = et_find_equal_rows(m, d, rows, false, s->same, &s->different, error);
     if (status != ET_OK) return status;
     for (size_t t = 0; t < m; t++) s->next[t] = -1;
     for (size_t t = m; t-- > 0;) {
@@ -472,21 +478,16 @@ static bool is_first_of_some(const parts *s, size_t t)
     return s->same[t] == (int32_t)t && s->next[t] >= 0;
 }
 
-/* more [h,d] = (sum a_j x_c)^2 - sum (a_j x_c)^2 over the list that begins with row `first`, 0 where that is
- * negative; a [m,h]. squares [h,d] is scratch. */
-static void sum_along(const et_ffn *f, size_t first, const et_real *a, const et_ffn_tensors *v,
-                      parts *s, et_real *more, et_real *squares)
+/* more [h,d] = (sum_t a_tj x_tc)^2 - sum_t (a_tj x_tc)^2 over n rows, 0 where that is negative. a [n,h] and x [n,d]
+ * are squared on the way; squares [h,d] is scratch. */
+static void sum_along(const et_ffn *f, size_t n, et_real *a, et_real *x, et_real *more,
+                      et_real *squares)
 {
-    size_t d = f->d, h = f->h, n = 0;
-    et_real *rows = s->left, *x = s->right;
-    for (int32_t t = (int32_t)first; t >= 0; t = s->next[t], n++) {
-        memcpy(x + n * d, v->x + (size_t)t * d, d * sizeof *x);
-        memcpy(rows + n * h, a + (size_t)t * h, h * sizeof *rows);
-    }
-    et_matmul(f->engine, h, d, n, et_transposed(rows, h), et_rows(x, d), false, more, d);
-    for (size_t i = 0; i < n * h; i++) rows[i] *= rows[i];
+    size_t d = f->d, h = f->h;
+    et_matmul(f->engine, h, d, n, et_transposed(a, h), et_rows(x, d), false, more, d);
+    for (size_t i = 0; i < n * h; i++) a[i] *= a[i];
     for (size_t i = 0; i < n * d; i++) x[i] *= x[i];
-    et_matmul(f->engine, h, d, n, et_transposed(rows, h), et_rows(x, d), false, squares, d);
+    et_matmul(f->engine, h, d, n, et_transposed(a, h), et_rows(x, d), false, squares, d);
 #pragma omp parallel for if (h * d > ET_WORTH_THREADS)
     for (size_t i = 0; i < h * d; i++)
         more[i] = (et_real)larger((double)more[i] * (double)more[i] - (double)squares[i], 0);
@@ -515,10 +516,14 @@ static void same_upstream_noise(const et_ffn *f, size_t m, const et_upstream *u,
 {
     size_t d = f->d, h = f->h;
     same_in_down(f, m, v, V, s);
-    for (size_t i = 0; i < m * h; i++) s->sum[i] = slope(v->H[i]);
     for (size_t t = 0; t < m; t++) {
+        size_t n = 0;
         if (!is_first_of_some(s, t)) continue;
-        sum_along(f, t, s->sum, v, s, more, squares);
+        for (int32_t k = (int32_t)t; k >= 0; k = s->next[k], n++) {
+            memcpy(s->right + n * d, v->x + (size_t)k * d, d * sizeof *s->right);
+            for (size_t j = 0; j < h; j++) s->left[n * h + j] = slope(v->H[(size_t)k * h + j]);
+        }
+        sum_along(f, n, s->left, s->right, more, squares);
         double Vw = u->w ? (double)u->w_variance[t] : 0;
         for (size_t j = 0; j < h; j++) {
             double g = (double)s->g[t * h + j];
@@ -540,12 +545,12 @@ static void moved_by_weights(const et_ffn *f, size_t m, const et_real *up_varian
         moved[i] = v->H[i] > 0 ? 2 * (et_real)sqrt(larger((double)moved[i], 0)) : 0;
 }
 
-/* Rows whose dO is z times the same dy (dy = 1 in all of them) have the same error in dA/z, where W_down had to
- * be rounded; and that of W_up comes back to all A along with them:
+/* As far as dy has one direction, dy_t = z_t main (dy = 1 in all rows, or not about 0), all dA err along w z times
+ * the same vector where W_down had to be rounded; and the errors of W_up come back to all A along with them:
  *
- *     V[dW_up_jc]   += (sum_c' dy_c'^2 V[W_down_c'j]) more_jc            more: sum_along, a = 2 R z
- *     V[dW_down_cj] += dy_c^2 sum_c' V[W_up_jc'] more_jc' */
-static void from_weights(const et_ffn *f, et_ffn_parameter_noise W, const et_real *dy,
+ *     V[dW_up_jc]   += (sum_c' main_c'^2 V[W_down_c'j]) more_jc          more: sum_along, a = 2 R w z
+ *     V[dW_down_cj] += main_c^2 sum_c' V[W_up_jc'] more_jc' */
+static void from_weights(const et_ffn *f, et_ffn_parameter_noise W, const et_real *main,
                          const et_real *more, et_ffn_tensors *V)
 {
     size_t d = f->d, h = f->h;
@@ -553,51 +558,57 @@ static void from_weights(const et_ffn *f, et_ffn_parameter_noise W, const et_rea
     for (size_t j = 0; j < h; j++) {
         double from_down = 0, from_up = 0;
         for (size_t c = 0; W.down && c < d; c++)
-            from_down += (double)(dy[c] * dy[c] * W.down[c * h + j]);
+            from_down += (double)(main[c] * main[c] * W.down[c * h + j]);
         for (size_t c = 0; W.up && c < d; c++)
             from_up += (double)(W.up[j * d + c] * more[j * d + c]);
         for (size_t c = 0; c < d; c++) {
             V->dup[j * d + c] += (et_real)from_down * more[j * d + c];
-            V->ddown[c * h + j] += (et_real)from_up * dy[c] * dy[c];
+            V->ddown[c * h + j] += (et_real)from_up * main[c] * main[c];
         }
-    }
-}
-
-/* s->sum = factor z in the rows of the list that begins with row `first`; factor [m,h], or NULL: 2 R. */
-static void times_z(const et_ffn *f, size_t first, const et_real *factor, const et_real *dy,
-                    const et_ffn_tensors *v, parts *s)
-{
-    size_t d = f->d, h = f->h, lead = 0;
-    while (dy[lead] == 0) lead++;
-    for (int32_t t = (int32_t)first; t >= 0; t = s->next[t]) {
-        et_real z = v->dO[(size_t)t * d + lead] / dy[lead];
-        for (size_t i = (size_t)t * h; i < (size_t)(t + 1) * h; i++)
-            s->sum[i] = (factor ? factor[i] : slope(v->H[i])) * z;
     }
 }
 
 /* Besides, the errors of W_up move all H alike as far as x has one direction (inputs of mean 2), and dH with
  * them; moved NULL: W_up has none.
  *
- *     V[dW_up_jc] += g_j^2 more_jc / directions            a = z moved_by_weights */
-static void parallel_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W, size_t m,
-                                    const et_upstream *u, const et_real *moved, double directions,
-                                    const et_ffn_tensors *v, et_ffn_tensors *V, parts *s,
-                                    et_real *more, et_real *squares)
+ *     V[dW_up_jc] += (main W_down)_j^2 more_jc / directions of x           a = w z moved_by_weights */
+static void one_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W, size_t m,
+                               const et_upstream *u, const et_real *main, const et_real *moved,
+                               double directions, const et_ffn_tensors *v, et_ffn_tensors *V,
+                               parts *s, et_real *more, et_real *squares)
 {
     size_t d = f->d, h = f->h;
-    for (size_t t = 0; t < m; t++) {
-        const et_real *dy = u->dy + t * d, *g = s->g + t * h;
-        if (!is_first_of_some(s, t) || et_is_zero(d, dy)) continue;
-        times_z(f, t, NULL, dy, v, s);
-        sum_along(f, t, s->sum, v, s, more, squares);
-        from_weights(f, W, dy, more, V);
-        if (!moved) continue;
-        times_z(f, t, moved, dy, v, s);
-        sum_along(f, t, s->sum, v, s, more, squares);
-        for (size_t i = 0; i < h * d; i++)
-            V->dup[i] += g[i / d] * g[i / d] * more[i] / (et_real)directions;
+    for (size_t i = 0; i < m * h; i++)
+        s->left[i] = slope(v->H[i]) * s->z[i / h] * (u->w ? u->w[i / h] : 1);
+    memcpy(s->right, v->x, m * d * sizeof *s->right);
+    sum_along(f, m, s->left, s->right, more, squares);
+    from_weights(f, W, main, more, V);
+    if (!moved) return;
+    for (size_t i = 0; i < m * h; i++)
+        s->left[i] = moved[i] * s->z[i / h] * (u->w ? u->w[i / h] : 1);
+    memcpy(s->right, v->x, m * d * sizeof *s->right);
+    sum_along(f, m, s->left, s->right, more, squares);
+    for (size_t j = 0; j < h; j++) {
+        double g = 0;
+        for (size_t c = 0; c < d; c++) g += (double)(main[c] * f->down[c * h + j]);
+        for (size_t i = j * d; i < (j + 1) * d; i++)
+            V->dup[i] += (et_real)(g * g * (double)more[i] / directions);
     }
+}
+
+/* z [m] and main [d] of dy, if it has so few directions that chance does not make them; else z = 0. */
+static et_status find_one_upstream(size_t m, size_t d, const et_real *dy, et_real *main, parts *s,
+                                   et_error *error)
+{
+    double directions, few = 1 + fmin(8, (double)(m < d ? m : d) / 8);
+    et_status status = et_find_directions(&directions, m, d, dy, main, error);
+    if (status != ET_OK) return status;
+    s->one_upstream = m > 1 && directions < few;
+    for (size_t t = 0; t < m; t++) {
+        s->z[t] = 0;
+        for (size_t c = 0; s->one_upstream && c < d; c++) s->z[t] += dy[t * d + c] * main[c];
+    }
+    return ET_OK;
 }
 
 /* What errs alike in the backward pass, by dO or dy: a sum of squares becomes the square of the sum, if that is
@@ -607,22 +618,22 @@ static et_status alike_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W,
                                       et_ffn_tensors *V, parts *s, et_error *error)
 {
     size_t size = f->h * f->d;
-    bool rounded = W.up || W.down;
     double directions = 1;
     void *room;
-    et_status status = et_allocate(&room, 2 * size + (W.up ? m * f->h : 0), sizeof(et_real),
+    et_status status = et_allocate(&room, 2 * size + f->d + (W.up ? m * f->h : 0), sizeof(et_real),
                                    "equal gradients", error);
     if (status != ET_OK) return status;
-    et_real *more = room, *squares = more + size, *moved = squares + size;
-    status = list_equal(m, f->d, v->dO, false, s, error);
+    et_real *more = room, *squares = more + size, *main = squares + size, *moved = main + f->d;
+    status = list_equal(m, f->d, v->dO, s, error);
     if (status == ET_OK && s->different < m) same_upstream_noise(f, m, u, v, V, s, more, squares);
-    if (status == ET_OK && rounded) status = list_equal(m, f->d, u->dy, true, s, error);
-    if (status == ET_OK && rounded && s->different < m)
-        status = et_find_directions(&directions, m, f->d, v->x, error);
-    if (status == ET_OK && rounded && s->different < m) {
+    if (status == ET_OK && (W.up || W.down))
+        status = find_one_upstream(m, f->d, u->dy, main, s, error);
+    if (status == ET_OK && s->one_upstream)
+        status = et_find_directions(&directions, m, f->d, v->x, NULL, error);
+    if (status == ET_OK && s->one_upstream) {
         if (W.up) moved_by_weights(f, m, W.up, v, s->left, moved);
-        parallel_upstream_noise(f, W, m, u, W.up ? moved : NULL, directions, v, V, s, more,
-                                squares);
+        one_upstream_noise(f, W, m, u, main, W.up ? moved : NULL, directions, v, V, s, more,
+                           squares);
     }
     free(room);
     return status;
@@ -738,31 +749,24 @@ static double mean_or_0(size_t count, const et_real *V)
     return V ? mean_of(count, V) : 0;
 }
 
-/* weight->common: sum_cj dy_c^2 A_j^2 V[W_down_cj] + sum_jc (g_j slope(H_j) x_c)^2 V[W_up_jc], with the mean of
- * each V, is near enough. The lists are those of parallel dy. */
+/* weight->common, of what lies along dy's main direction: z^2 sum_cj main_c^2 A_j^2 V[W_down_cj]
+ * + sum_jc (g_j slope(H_j) x_c)^2 V[W_up_jc]; with the mean of each V, that is near enough. */
 static void find_common_dw(const et_ffn *f, et_ffn_parameter_noise W, size_t m,
-                           const et_upstream *u, const et_ffn_tensors *v, const parts *s,
-                           et_real *common)
+                           const et_ffn_tensors *v, const parts *s, et_real *common)
 {
     size_t d = f->d, h = f->h;
     double up = mean_or_0(h * d, W.up), down = mean_or_0(h * d, W.down);
     memset(common, 0, m * sizeof *common);
-    for (size_t t = 0; (W.up || W.down) && t < m; t++) {
-        double of_dy = 0, of_x = 0, of_A = 0, of_g = 0, sign = 0;
-        if (s->same[t] == (int32_t)t && s->next[t] < 0) continue;
-        for (size_t c = 0; c < d; c++) {
-            double dy = (double)u->dy[t * d + c], x = (double)v->x[t * d + c];
-            if (sign == 0) sign = dy < 0 ? -1 : dy > 0;
-            of_dy += dy * dy;
-            of_x += x * x;
-        }
+    for (size_t t = 0; s->one_upstream && t < m; t++) {
+        double of_x = 0, of_A = 0, of_g = 0, z = (double)s->z[t];
+        for (size_t c = 0; c < d; c++) of_x += (double)(v->x[t * d + c] * v->x[t * d + c]);
         for (size_t j = 0; j < h; j++) {
             double A = (double)v->A[t * h + j];
             double g = (double)(s->g[t * h + j] * slope(v->H[t * h + j]));
             of_A += A * A;
             of_g += g * g;
         }
-        common[t] = (et_real)(sign * sqrt(down * of_dy * of_A + up * of_x * of_g));
+        common[t] = (et_real)copysign(sqrt(down * z * z * of_A + up * of_x * of_g), z);
     }
 }
 
@@ -844,7 +848,7 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
     if (as_operand(p, m * d, v->dO, s.dO_own, s.own) != s.own)
         memcpy(s.own, s.dO_own, m * d * sizeof *s.own);
     memcpy(s.left, s.own, m * d * sizeof *s.left);
-    find_one_factor(m, d, v->dO, s.left, s.one_factor);
+    find_one_factor(m, d, u, v->dO, s.left, s.one_factor);
     et_noisy dO = {et_rows(v->dO, d), s.left, NULL, s.outputs.mean};
     et_noisy down = {et_rows(f->down, h), W.down, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, h, d, dO, down, v->dA, ET_NOWHERE, false,
@@ -860,7 +864,7 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
                               error);
     if (status == ET_OK) status = common_in_dx(f, m, v, V, &s, error);
     if (status != ET_OK || !weight) goto out;
-    find_common_dw(f, W, m, u, v, &s, weight->common);
+    find_common_dw(f, W, m, v, &s, weight->common);
     if ((status = dw_noise(f, p, W, m, u, twins, v, V, &s, weight, error))) goto out;
         /* cov(dx, dw) = 4 (dA g R V[H]) W_up */
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)

@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static bool same_row(size_t d, const et_real *a, const et_real *b)
 {
@@ -142,7 +143,7 @@ static double normalise(size_t d, const et_real *u, et_real *v)
 /* Power iteration, v <- x'x v: ten steps tell the largest eigenvalue to some percent, from below. It
  * begins with the longest row. */
 et_status et_find_directions(double *directions, size_t N, size_t d, const et_real *x,
-                             et_error *error)
+                             et_real *main, et_error *error)
 {
     enum { STEPS = 10 };
     void *room;
@@ -166,6 +167,7 @@ et_status et_find_directions(double *directions, size_t N, size_t d, const et_re
         most = normalise(d, u, v);
     }
     if (most > 0) *directions = fmax(1, all / most);
+    if (main) memcpy(main, v, d * sizeof *main);
     free(room);
     return ET_OK;
 }
@@ -187,7 +189,7 @@ static void count_like(size_t i, size_t rows, size_t columns, const et_real *W,
         if (count[k] == -(et_real)(i + 1)) count[k] = like;
 }
 
-bool et_is_zero(size_t d, const et_real *row)
+static bool is_zero(size_t d, const et_real *row)
 {
     for (size_t c = 0; c < d; c++)
         if (row[c] != 0) return false;
@@ -205,7 +207,7 @@ et_status et_find_copies(et_copies *copies, size_t rows, size_t columns, const e
     double sum = 0;
     for (size_t i = 0; i < rows; i++) first[i] = W[i * columns];
     for (size_t i = 0; i < rows; i++)
-        if (et_is_zero(columns, W + i * columns)) count[i] = 1;
+        if (is_zero(columns, W + i * columns)) count[i] = 1;
     for (size_t i = 0; i < rows; i++) {
         if (count[i] == 0) count_like(i, rows, columns, W, first, count);
         sum += (double)count[i];

@@ -30,13 +30,11 @@ void et_free_twins(et_token_twins *twins); /* accepts zeros */
 et_status et_find_equal_rows(size_t N, size_t d, const et_real *x, bool parallel, int32_t *first,
                              size_t *different, et_error *error);
 
-bool et_is_zero(size_t d, const et_real *row);
-
 /* How many directions x [N,d] has: 1 if all rows are parallel, at most min(N, d). It is sum x^2 over the
  * largest eigenvalue of x'x. A weight's rounding errs by the same vector for all tokens, so that x_t dW
- * errs for N tokens in so many ways only. ET_ENOMEM. */
+ * errs for N tokens in so many ways only. main [d], unless NULL: that eigenvalue's vector, of length 1. ET_ENOMEM. */
 et_status et_find_directions(double *directions, size_t N, size_t d, const et_real *x,
-                             et_error *error);
+                             et_real *main, et_error *error);
 
 /* Rows of a weight that are the same (an expert widened by repeating its units, a constant matrix). Of W_up
  * [h,d]: hidden units with the same H, the same error in A, and the same addends in sums over units. Of W_down

@@ -728,7 +728,8 @@ static et_status find_crowd(step_noise *q, et_error *error)
     q->lossy_x = loses(&r, c->tokens * c->d_model, q->s->in.x);
     if (!(q->s->loss_aux || q->s->loss_z) || !loses(&r, c->experts * c->d_model, q->s->in.router))
         return ET_OK;
-    et_status status = et_find_directions(&directions, c->tokens, c->d_model, q->s->in.x, error);
+    et_status status =
+        et_find_directions(&directions, c->tokens, c->d_model, q->s->in.x, NULL, error);
     if (status == ET_OK) q->crowd = fmax(1, (double)c->tokens / directions);
     return status;
 }

@@ -14,8 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const cp_part *const parts[] = {&cp_honest, &cp_paper,  &cp_random, &cp_calibration,
-                                       &cp_limits, &cp_broken, &cp_floors};
+static const cp_part *const parts[] = {&cp_honest,      &cp_paper,  &cp_random, &cp_habits,
+                                       &cp_calibration, &cp_limits, &cp_broken, &cp_floors};
 enum { PARTS = sizeof parts / sizeof *parts };
 
 typedef struct command {

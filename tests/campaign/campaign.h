@@ -6,6 +6,7 @@
  *     honest        none may be rejected
  *     paper         the same at the paper's sizes
  *     random        the same on layers that nobody chose
+ *     habits        the same on layers of ones, copies, positive numbers, and the like
  *     calibration   errors are as large as predicted: root mean square of error/sigma, tensor by tensor
  *     limits        c and b of ref/verdict/calibration.c against what all of these show
  *     broken        each fault is rejected and explained, unless it is smaller than the rounding
@@ -17,7 +18,7 @@
  *
  * Where what lives: campaign.c the command | journal.c | workers.c | subject.c a case with its
  * reference, and the verdicts of etref and of others | groups.c what c and b have to cover |
- * honest.c, random.c, calibration.c, broken.c, floors.c the units | report_*.c the tables | reproduce.c one
+ * honest.c, random.c, habits.c, calibration.c, broken.c, floors.c the units | report_*.c the tables | reproduce.c one
  * verdict in full.
  */
 #ifndef CP_CAMPAIGN_H
@@ -73,8 +74,8 @@ typedef struct cp_part {
     bool (*report)(const struct cp_report *r);
 } cp_part;
 
-extern const cp_part cp_honest, cp_paper, cp_random, cp_calibration, cp_limits, cp_broken,
-    cp_floors;
+extern const cp_part cp_honest, cp_paper, cp_random, cp_habits, cp_calibration, cp_limits,
+    cp_broken, cp_floors;
 
 /* ---- cases ---- */
 
@@ -241,6 +242,8 @@ typedef struct cp_tally {
  * that line. groups: or NULL. `verdict` is the caller's to free if it wants it; or NULL. */
 bool cp_try_honest(const cp_subject *s, const cd_kernel *kernel, size_t seed, cp_groups *groups,
                    cp_tally *tally, FILE *lines, et_verdict *verdict, et_error *error);
+/* A unit of `random` or `habits`: three kernels under every profile, others for each. */
+bool cp_try_some(const cp_unit *unit, FILE *lines, et_error *error);
 /* The line `runs`: profile, kernel, figures. */
 void cp_tally_print(const cp_tally *t, const char *profile, const char *kernel, FILE *lines);
 cp_tally cp_tally_read(const cp_reader *reader);
@@ -251,10 +254,14 @@ void cp_tally_add(cp_tally *to, const cp_tally *more);
 /* "CASE SEED PROFILE KERNEL [FAULT [AMOUNT]]": judges and prints. */
 bool cp_reproduce(const char *data, const char *what, et_error *error);
 
-/* A case of calibration.c, broken.c or random.c by its name; false if there is none. */
+/* A case of calibration.c, broken.c, habits.c or random.c by its name; false if there is none. */
 bool cp_own_case(et_case *c, const char *name);
 bool cp_calibration_case(et_case *c, size_t index, et_error *error); /* false past the end */
 bool cp_larger_case(et_case *c, size_t index, et_error *error);
-bool cp_random_case(et_case *c, const char *name); /* "random-N" */
+bool cp_random_case(et_case *c, const char *name);             /* "random-N" */
+bool cp_habit_case(et_case *c, size_t index, et_error *error); /* "habit-NAME-LAYER" */
+
+/* Changes a case's drawn inputs, if its name says so; see habits.c. */
+void cp_take_habit(const et_case *c, et_step_inputs *in);
 
 #endif

@@ -102,6 +102,26 @@ void cp_tally_add(cp_tally *to, const cp_tally *more)
 
 /* ---- units ---- */
 
+bool cp_try_some(const cp_unit *unit, FILE *lines, et_error *error)
+{
+    cp_subject s;
+    size_t kernels = 0;
+    while (cd_kernel_at(kernels)) kernels++;
+    if (cp_subject_open(&s, &unit->c, error) != ET_OK) return false;
+    bool well = true;
+    for (size_t p = 0; well && p < CP_PROFILES; p++) {
+        well = cp_subject_profile(&s, et_profile_at(p), error) == ET_OK;
+        for (size_t k = 0; well && k < 3; k++) {
+            const cd_kernel *kernel = cd_kernel_at((unit->index + 5 * p + 7 * k) % kernels);
+            cp_tally tally = {0};
+            well = cp_try_honest(&s, kernel, 0, NULL, &tally, lines, NULL, error);
+            cp_tally_print(&tally, s.profile->name, kernel->name, lines);
+        }
+    }
+    cp_subject_close(&s);
+    return well;
+}
+
 /* What a unit gathers. The sums of groups are the first kernel's, which rounds wherever the profile says;
  * of the others only how near they come to a limit. */
 typedef struct study {

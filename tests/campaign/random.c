@@ -139,27 +139,6 @@ bool cp_random_case(et_case *c, const char *name)
 
 /* ---- units ---- */
 
-static bool work(const cp_unit *unit, FILE *lines, et_error *error)
-{
-    cp_subject s;
-    size_t kernels = 0;
-    while (cd_kernel_at(kernels)) kernels++;
-    if (cp_subject_open(&s, &unit->c, error) != ET_OK) return false;
-    bool well = true;
-    for (size_t p = 0; well && p < CP_PROFILES; p++) {
-        well = cp_subject_profile(&s, et_profile_at(p), error) == ET_OK;
-        /* three of them, others for each case and profile */
-        for (size_t k = 0; well && k < 3; k++) {
-            const cd_kernel *kernel = cd_kernel_at((unit->index + 5 * p + 7 * k) % kernels);
-            cp_tally tally = {0};
-            well = cp_try_honest(&s, kernel, 0, NULL, &tally, lines, NULL, error);
-            cp_tally_print(&tally, s.profile->name, kernel->name, lines);
-        }
-    }
-    cp_subject_close(&s);
-    return well;
-}
-
 /* `seeds` hundreds of numbers; of a hundred some seventy make cases. */
 static bool plan(cp_list *list, const cp_options *o, et_error *error)
 {
@@ -180,5 +159,6 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
     return true;
 }
 
-const cp_part cp_random = {
-    "random", "honest kernels on layers that nobody chose", 12, plan, work, cp_report_honest};
+const cp_part cp_random = {"random",    "honest kernels on layers that nobody chose",
+                           12,          plan,
+                           cp_try_some, cp_report_honest};

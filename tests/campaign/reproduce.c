@@ -11,6 +11,8 @@ bool cp_own_case(et_case *c, const char *name)
         if (strcmp(c->name, name) == 0) return true;
     for (size_t i = 0; cp_larger_case(c, i, &error); i++)
         if (strcmp(c->name, name) == 0) return true;
+    for (size_t i = 0; cp_habit_case(c, i, &error); i++)
+        if (strcmp(c->name, name) == 0) return true;
     return cp_random_case(c, name);
 }
 
@@ -28,8 +30,8 @@ static bool find_case(et_case *c, const char *data, const char *name, et_error *
         if (at < count) return true;
     }
     return cp_own_case(c, name) ||
-           (et_fail(error, ET_EINVAL, "no case '%s'; core, paper, calibration, broken, random-N",
-                    name),
+           (et_fail(error, ET_EINVAL,
+                    "no case '%s'; core, paper, calibration, broken, random-N, habit-NAME-N", name),
             false);
 }
 

@@ -101,8 +101,9 @@ et_status cp_subject_open(cp_subject *s, const et_case *c, et_error *error)
     *s = (cp_subject){0};
     et_status status = et_step_create(&s->golden, c, 0, error);
     if (status != ET_OK) return status;
-    if ((status = et_step_draw_inputs(&s->golden, error)) ||
-        (status = et_step_check_inputs(&s->golden, error)) ||
+    status = et_step_draw_inputs(&s->golden, error);
+    if (status == ET_OK) cp_take_habit(c, &s->golden.in);
+    if (status != ET_OK || (status = et_step_check_inputs(&s->golden, error)) ||
         (status = et_step_run(&s->golden, engine_for(c), NULL, NULL, error)))
         cp_subject_close(s);
     return status;
