@@ -242,14 +242,14 @@ et_status et_find_common(et_real **along, size_t rows, size_t columns, et_matrix
     et_status status = et_allocate(&mean, columns, sizeof(double), "mean of weights", error);
     if (status != ET_OK) return status;
     double *mu = mean;
-    for (size_t c = 0; c < columns; c++) {
-        for (size_t j = 0; j < rows; j++) {
-            double w = weight_at(W, j, c);
-            mu[c] += w / (double)rows;
+    size_t lines = W.transposed ? columns : rows, in_line = W.transposed ? rows : columns;
+    for (size_t line = 0; line < lines; line++) /* as they lie in memory */
+        for (size_t i = 0; i < in_line; i++) {
+            double w = (double)W.at[line * W.stride + i];
+            mu[W.transposed ? line : i] += w / (double)rows;
             squares += w * w / (double)rows;
         }
-        length += mu[c] * mu[c];
-    }
+    for (size_t c = 0; c < columns; c++) length += mu[c] * mu[c];
     if (length > 0.1 * squares &&
         (status = et_allocate(&room, rows, sizeof(et_real), "mean of weights", error)) == ET_OK) {
         *along = room;
