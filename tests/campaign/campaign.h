@@ -60,6 +60,9 @@ typedef struct cp_list {
 
 /* A zeroed unit at the end of the list, or NULL if there is no memory. */
 cp_unit *cp_list_add(cp_list *list, const struct cp_part *part);
+/* One for a case that costs little, with the key "PART CASE"; false, with a message, if there is no memory. */
+bool cp_list_add_case(cp_list *list, const struct cp_part *part, const et_case *c, size_t index,
+                      et_error *error);
 
 struct cp_report;
 

@@ -1,7 +1,7 @@
 /* habits.c: honest kernels on layers whose numbers were made the way people make them for a test. See campaign.h.
  *
- * Bars hold for errors that are independent of each other. Numbers drawn about 0 make such errors; ones, ramps of a
- * mask, copies, positive numbers and powers of ten make others, and a loss that is a sum hands the same dy to all
+ * Bars hold for errors that are independent of each other. Numbers drawn about 0 make such errors; ones, masks,
+ * copies, positive numbers and powers of ten make others, and a loss that is a sum hands the same dy to all
  * tokens. A case with a habit is named habit-WHICH-LAYER; whoever draws its inputs changes them accordingly.
  */
 #include "etref/random.h"
@@ -313,17 +313,8 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
 {
     (void)o;
     et_case c;
-    for (size_t i = 0; cp_habit_case(&c, i, error); i++) {
-        cp_unit *unit = cp_list_add(list, &cp_habits);
-        if (unit == NULL) {
-            et_fail(error, ET_ENOMEM, "no memory for the list of cases");
-            return false;
-        }
-        unit->c = c;
-        unit->index = i;
-        unit->cost = 0.2;
-        snprintf(unit->key, sizeof unit->key, "habits %s", c.name);
-    }
+    for (size_t i = 0; cp_habit_case(&c, i, error); i++)
+        if (!cp_list_add_case(list, &cp_habits, &c, i, error)) return false;
     return true;
 }
 

@@ -102,6 +102,21 @@ void cp_tally_add(cp_tally *to, const cp_tally *more)
 
 /* ---- units ---- */
 
+bool cp_list_add_case(cp_list *list, const cp_part *part, const et_case *c, size_t index,
+                      et_error *error)
+{
+    cp_unit *unit = cp_list_add(list, part);
+    if (unit == NULL) {
+        et_fail(error, ET_ENOMEM, "no memory for the list of cases");
+        return false;
+    }
+    unit->c = *c;
+    unit->index = index;
+    unit->cost = 0.2;
+    snprintf(unit->key, sizeof unit->key, "%s %s", part->name, c->name);
+    return true;
+}
+
 bool cp_try_some(const cp_unit *unit, FILE *lines, et_error *error)
 {
     cp_subject s;

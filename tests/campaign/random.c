@@ -145,16 +145,8 @@ static bool plan(cp_list *list, const cp_options *o, et_error *error)
     size_t numbers = 100 * (o->seeds ? o->seeds : cp_random.seeds);
     for (size_t i = 0; i < numbers; i++) {
         et_case c;
-        if (!case_of_number(&c, i)) continue;
-        cp_unit *unit = cp_list_add(list, &cp_random);
-        if (unit == NULL) {
-            et_fail(error, ET_ENOMEM, "no memory for the list of cases");
+        if (case_of_number(&c, i) && !cp_list_add_case(list, &cp_random, &c, i, error))
             return false;
-        }
-        unit->c = c;
-        unit->index = i;
-        unit->cost = 0.2;
-        snprintf(unit->key, sizeof unit->key, "random %zu", i);
     }
     return true;
 }
