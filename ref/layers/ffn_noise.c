@@ -201,12 +201,13 @@ typedef struct parts {
     et_real *apart;      /* [m] the part of a row's forward errors that its twins do not share */
     et_real *one_factor; /* [m] variance of the factor by which all of a row of dO errs; mostly 0 */
     et_real *along_up, *along_down; /* [h] of W_up's rows, W_down's columns; or NULL (twins.h) */
-    et_real *own;                   /* [m,d] dO_own, rounded as an operand */
-    et_copies copies, outputs;      /* of hidden units; of columns of f, by the rows of W_down */
-    int32_t *same, *next; /* [m] the first row with the same dO; the next such row, or -1 */
-    size_t different;     /* rows of dO */
-    bool one_upstream;    /* dy has one main direction, */
-    et_real *z;           /* [m] and this much of each row lies along it */
+    const et_real *own; /* [m,d] dO_own, rounded as an operand: in `rounded`, if it is */
+    et_real *rounded;
+    et_copies copies, outputs; /* of hidden units; of columns of f, by the rows of W_down */
+    int32_t *same, *next;      /* [m] the first row with the same dO; the next such row, or -1 */
+    size_t different;          /* rows of dO */
+    bool one_upstream;         /* dy has one main direction, */
+    et_real *main, *z;         /* [d] this one, and [m] that much of each row lies along it */
     void *room;
 } parts;
 
@@ -215,8 +216,8 @@ static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *er
     size_t most = d > h ? d : h;
     void *same;
     *s = (parts){0};
-    et_status status = et_allocate(&s->room, m * (2 * h + 2 * d + 3 * most + 3), sizeof(et_real),
-                                   "gradient noise", error);
+    et_status status = et_allocate(&s->room, m * (2 * h + 2 * d + 3 * most + 3) + d,
+                                   sizeof(et_real), "gradient noise", error);
     if (status == ET_OK) status = et_allocate(&same, 2 * m, sizeof(int32_t), "equal rows", error);
     if (status != ET_OK) {
         free(s->room);
@@ -227,13 +228,14 @@ static et_status take_parts(parts *s, size_t m, size_t d, size_t h, et_error *er
     s->g = s->room;
     s->dH_own = s->g + m * h;
     s->dO_own = s->dH_own + m * h;
-    s->own = s->dO_own + m * d;
-    s->left = s->own + m * d;
+    s->rounded = s->dO_own + m * d;
+    s->left = s->rounded + m * d;
     s->right = s->left + m * most;
     s->sum = s->right + m * most;
     s->apart = s->sum + m * most;
     s->one_factor = s->apart + m;
     s->z = s->one_factor + m;
+    s->main = s->z + m;
     return ET_OK;
 }
 
@@ -313,11 +315,11 @@ static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_ups
     }
 }
 
-/* Where all of a row's numbers have one size (dy = 1, the gradient of a sum) they are all rounded by the same
- * factor, and so is dA: V of that factor, and next to nothing in the row of VdO, for the product. It is nothing
- * only where dO has no error at all, not from w either: sums may be exact then. */
+/* to = own, dO's variance for the product. Where all of a row's numbers have one size (dy = 1, the gradient of
+ * a sum) they are all rounded by the same factor, and so is dA: V of that factor, and next to nothing in that
+ * row of `to`. It is nothing only where dO has no error at all, not from w either: sums may be exact then. */
 static void find_one_factor(size_t m, size_t d, const et_upstream *u, const et_real *dO,
-                            et_real *VdO, et_real *one_factor)
+                            const et_real *own, et_real *to, et_real *one_factor)
 {
     const double next_to_nothing = 1e-20;
 #pragma omp parallel for if (m * d > ET_WORTH_THREADS)
@@ -327,12 +329,12 @@ static void find_one_factor(size_t m, size_t d, const et_upstream *u, const et_r
         for (size_t i = t * d; i < (t + 1) * d && one_size; i++) {
             double value = fabs((double)dO[i]);
             one_size = value == 0 || size == 0 || value == size;
-            if (value != 0) size = value, variance = (double)VdO[i];
+            if (value != 0) size = value, variance = (double)own[i];
         }
         one_factor[t] = (et_real)(one_size && size > 0 ? variance / (size * size) : 0);
-        if (!one_size || (one_factor[t] == 0 && !(u->w && u->w_variance[t] > 0))) continue;
+        bool replaced = one_size && (one_factor[t] > 0 || (u->w && u->w_variance[t] > 0));
         for (size_t i = t * d; i < (t + 1) * d; i++)
-            VdO[i] = (et_real)(next_to_nothing * (double)(dO[i] * dO[i]));
+            to[i] = replaced ? (et_real)(next_to_nothing * (double)(dO[i] * dO[i])) : own[i];
     }
 }
 
@@ -573,11 +575,12 @@ static void from_weights(const et_ffn *f, et_ffn_parameter_noise W, const et_rea
  *
  *     V[dW_up_jc] += (main W_down)_j^2 more_jc / directions of x           a = w z moved_by_weights */
 static void one_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W, size_t m,
-                               const et_upstream *u, const et_real *main, const et_real *moved,
-                               double directions, const et_ffn_tensors *v, et_ffn_tensors *V,
-                               parts *s, et_real *more, et_real *squares)
+                               const et_upstream *u, const et_real *moved, double directions,
+                               const et_ffn_tensors *v, et_ffn_tensors *V, parts *s, et_real *more,
+                               et_real *squares)
 {
     size_t d = f->d, h = f->h;
+    const et_real *main = s->main;
     for (size_t i = 0; i < m * h; i++)
         s->left[i] = slope(v->H[i]) * s->z[i / h] * (u->w ? u->w[i / h] : 1);
     memcpy(s->right, v->x, m * d * sizeof *s->right);
@@ -596,17 +599,16 @@ static void one_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W, size_t
     }
 }
 
-/* z [m] and main [d] of dy, if it has so few directions that chance does not make them; else z = 0. */
-static et_status find_one_upstream(size_t m, size_t d, const et_real *dy, et_real *main, parts *s,
-                                   et_error *error)
+/* z and main of dy, if it has so few directions that chance does not make them; else z = 0. */
+static et_status find_one_upstream(size_t m, size_t d, const et_real *dy, parts *s, et_error *error)
 {
     double directions, few = 1 + fmin(8, (double)(m < d ? m : d) / 8);
-    et_status status = et_find_directions(&directions, m, d, dy, main, error);
+    et_status status = et_find_directions(&directions, m, d, dy, s->main, error);
     if (status != ET_OK) return status;
     s->one_upstream = m > 1 && directions < few;
     for (size_t t = 0; t < m; t++) {
         s->z[t] = 0;
-        for (size_t c = 0; s->one_upstream && c < d; c++) s->z[t] += dy[t * d + c] * main[c];
+        for (size_t c = 0; s->one_upstream && c < d; c++) s->z[t] += dy[t * d + c] * s->main[c];
     }
     return ET_OK;
 }
@@ -620,23 +622,19 @@ static et_status alike_upstream_noise(const et_ffn *f, et_ffn_parameter_noise W,
     size_t size = f->h * f->d;
     double directions = 1;
     void *room;
-    et_status status = et_allocate(&room, 2 * size + f->d + (W.up ? m * f->h : 0), sizeof(et_real),
-                                   "equal gradients", error);
-    if (status != ET_OK) return status;
-    et_real *more = room, *squares = more + size, *main = squares + size, *moved = main + f->d;
-    status = list_equal(m, f->d, v->dO, s, error);
-    if (status == ET_OK && s->different < m) same_upstream_noise(f, m, u, v, V, s, more, squares);
-    if (status == ET_OK && (W.up || W.down))
-        status = find_one_upstream(m, f->d, u->dy, main, s, error);
+    et_status status = list_equal(m, f->d, v->dO, s, error);
+    if (status == ET_OK && (W.up || W.down)) status = find_one_upstream(m, f->d, u->dy, s, error);
     if (status == ET_OK && s->one_upstream)
         status = et_find_directions(&directions, m, f->d, v->x, NULL, error);
-    if (status == ET_OK && s->one_upstream) {
-        if (W.up) moved_by_weights(f, m, W.up, v, s->left, moved);
-        one_upstream_noise(f, W, m, u, main, W.up ? moved : NULL, directions, v, V, s, more,
-                           squares);
-    }
+    if (status != ET_OK || (s->different == m && !s->one_upstream)) return status;
+    status = et_allocate(&room, 2 * size + m * f->h, sizeof(et_real), "equal gradients", error);
+    if (status != ET_OK) return status;
+    et_real *more = room, *squares = more + size, *moved = W.up ? squares + size : NULL;
+    if (s->different < m) same_upstream_noise(f, m, u, v, V, s, more, squares);
+    if (s->one_upstream && moved) moved_by_weights(f, m, W.up, v, s->left, moved);
+    if (s->one_upstream) one_upstream_noise(f, W, m, u, moved, directions, v, V, s, more, squares);
     free(room);
-    return status;
+    return ET_OK;
 }
 
 /* V[dW_down] and V[dW_up]. */
@@ -819,13 +817,15 @@ static et_status common_in_dx(const et_ffn *f, size_t m, const et_ffn_tensors *v
 {
     size_t d = f->d, h = f->h;
     et_status status = ET_OK;
-    for (size_t i = 0; i < m * h; i++) s->left[i] = slope(v->H[i]);
-    if (s->along_down)
+    if (s->along_down) {
+        for (size_t i = 0; i < m * h; i++) s->left[i] = slope(v->H[i]);
         status =
             common_noise(f, m, s->left, s->along_down, s->own, et_rows(f->up, d), V->dx, error);
-    for (size_t i = 0; i < m * h; i++) s->left[i] = v->H[i] > 0 ? 2 * v->dA[i] : 0;
-    if (status == ET_OK && s->along_up)
+    }
+    if (status == ET_OK && s->along_up) {
+        for (size_t i = 0; i < m * h; i++) s->left[i] = v->H[i] > 0 ? 2 * v->dA[i] : 0;
         status = common_noise(f, m, s->left, s->along_up, V->x, et_rows(f->up, d), V->dx, error);
+    }
     return status;
 }
 
@@ -845,10 +845,8 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
         goto out;
     unweighted_gradient(f, m, u, v->dA, s.g);
     upstream_noise(p, m, d, u, v->dO, &s, V->dO);
-    if (as_operand(p, m * d, v->dO, s.dO_own, s.own) != s.own)
-        memcpy(s.own, s.dO_own, m * d * sizeof *s.own);
-    memcpy(s.left, s.own, m * d * sizeof *s.left);
-    find_one_factor(m, d, u, v->dO, s.left, s.one_factor);
+    s.own = as_operand(p, m * d, v->dO, s.dO_own, s.rounded);
+    find_one_factor(m, d, u, v->dO, s.own, s.left, s.one_factor);
     et_noisy dO = {et_rows(v->dO, d), s.left, NULL, s.outputs.mean};
     et_noisy down = {et_rows(f->down, h), W.down, NULL, 0};
     status = et_product_noise(f->engine, p, room, m, h, d, dO, down, v->dA, ET_NOWHERE, false,

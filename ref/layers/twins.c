@@ -2,6 +2,7 @@
 #include "ref/layers/twins.h"
 #include "ref/base/bits.h"
 #include "ref/base/memory.h"
+#include "ref/base/parallel.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -29,35 +30,39 @@ static bool parallel_row(size_t d, const et_real *a, const et_real *b)
     return true;
 }
 
-/* FNV-1a over the row's numbers, each divided by `unit`; adding 0 turns -0 into +0. */
+/* In the manner of FNV-1a, over numbers, each divided by `unit`; adding 0 turns -0 into +0. Short numbers end
+ * in zeros and differ in their upper bits alone, which a product moves further up: they are folded down. */
 static uint64_t hash_row(size_t d, const et_real *row, double unit, uint64_t hash)
 {
-    for (size_t c = 0; c < d; c++)
+    for (size_t c = 0; c < d; c++) {
         hash = (hash ^ to_bits((double)row[c] / unit + 0)) * 0x100000001b3u;
-    return hash ^ hash >> 29;
+        hash ^= hash >> 32;
+    }
+    return hash ^ hash >> 16;
 }
 
-/* Rows to be compared; `second` may be NULL: the first decides. */
+/* Rows to be compared. */
 typedef struct row_set {
     size_t count, d;
-    const et_real *first, *second;
-    bool parallel; /* multiples of one another count as equal; without `second` */
+    const et_real *rows;
+    size_t hashed;       /* of a row's d numbers, the first so many are hashed */
+    bool parallel;       /* multiples of one another count as equal */
+    const int32_t *also; /* [count] numbers that must be equal, too; or NULL */
 } row_set;
 
 static uint64_t hash_of(const row_set *r, size_t t)
 {
-    const et_real *row = r->first + t * r->d;
+    const et_real *row = r->rows + t * r->d;
     double unit = r->parallel ? first_number(r->d, row) : 1;
-    uint64_t hash = hash_row(r->d, row, unit, 0xcbf29ce484222325u);
-    return r->second ? hash_row(r->d, r->second + t * r->d, 1, hash) : hash;
+    return hash_row(r->hashed, row, unit,
+                    0xcbf29ce484222325u + (r->also ? (uint64_t)r->also[t] : 0));
 }
 
 static bool are_equal(const row_set *r, size_t s, size_t t)
 {
-    const et_real *a = r->first + s * r->d, *b = r->first + t * r->d;
-    if (r->parallel) return parallel_row(r->d, a, b);
-    return same_row(r->d, a, b) &&
-           (!r->second || same_row(r->d, r->second + s * r->d, r->second + t * r->d));
+    const et_real *a = r->rows + s * r->d, *b = r->rows + t * r->d;
+    if (r->also && r->also[s] != r->also[t]) return false;
+    return r->parallel ? parallel_row(r->d, a, b) : same_row(r->d, a, b);
 }
 
 static size_t table_size(size_t count)
@@ -67,26 +72,41 @@ static size_t table_size(size_t count)
     return size;
 }
 
-/* first[t] = the first row that equals row t. table [table_size] is scratch. Returns how many different rows
- * there are. */
-static size_t find(const row_set *r, int32_t *table, int32_t *first)
+/* first[t] = the first row that equals row t; *different rows there are. */
+static et_status find(const row_set *r, int32_t *first, size_t *different, et_error *error)
 {
-    size_t size = table_size(r->count), different = 0;
+    size_t size = table_size(r->count);
+    void *hashes, *entries;
+    *different = 0;
+    et_status status = et_allocate(&hashes, r->count, sizeof(uint64_t), "equal rows", error);
+    if (status != ET_OK) return status;
+    status = et_allocate(&entries, size, sizeof(int32_t), "equal rows", error);
+    if (status != ET_OK) {
+        free(hashes);
+        return status;
+    }
+    uint64_t *hash = hashes;
+    int32_t *table = entries;
+#pragma omp parallel for if (r->count * r->hashed > ET_WORTH_THREADS)
+    for (size_t t = 0; t < r->count; t++) hash[t] = hash_of(r, t);
     for (size_t i = 0; i < size; i++) table[i] = -1;
     for (size_t t = 0; t < r->count; t++) {
-        size_t at = (size_t)hash_of(r, t) & (size - 1);
+        size_t at = (size_t)hash[t] & (size - 1);
         while (table[at] >= 0 && !are_equal(r, (size_t)table[at], t)) at = (at + 1) & (size - 1);
         if (table[at] < 0) {
             table[at] = (int32_t)t;
-            different++;
+            ++*different;
         }
         first[t] = table[at];
     }
-    return different;
+    free(table);
+    free(hash);
+    return ET_OK;
 }
 
 static void count_each(size_t count, const int32_t *first, int32_t *number)
 {
+    for (size_t t = 0; t < count; t++) number[t] = 0;
     for (size_t t = 0; t < count; t++) number[first[t]]++;
     for (size_t t = 0; t < count; t++) number[t] = number[first[t]];
 }
@@ -94,34 +114,30 @@ static void count_each(size_t count, const int32_t *first, int32_t *number)
 et_status et_find_twins(et_token_twins *twins, size_t N, size_t d, const et_real *x,
                         const et_real *dy, et_error *error)
 {
-    void *room, *table;
+    void *room;
+    size_t groups;
     *twins = (et_token_twins){0};
-    et_status status = et_allocate(&table, table_size(N), sizeof(int32_t), "twins", error);
+    et_status status = et_allocate(&room, 4 * N, sizeof(int32_t), "twins", error);
     if (status != ET_OK) return status;
-    status = et_allocate(&room, 4 * N, sizeof(int32_t), "twins", error);
-    if (status == ET_OK) {
-        twins->input = room;
-        twins->both = twins->input + N;
-        twins->inputs = twins->both + N;
-        twins->boths = twins->inputs + N;
-        twins->groups = find(&(row_set){N, d, x, NULL, false}, table, twins->input);
-        find(&(row_set){N, d, x, dy, false}, table, twins->both);
-        count_each(N, twins->input, twins->inputs);
-        count_each(N, twins->both, twins->boths);
+    twins->input = room;
+    twins->both = twins->input + N;
+    twins->inputs = twins->both + N;
+    twins->boths = twins->inputs + N;
+    if ((status = find(&(row_set){N, d, x, d, false, NULL}, twins->input, &twins->groups, error)) ||
+        (status =
+             find(&(row_set){N, d, dy, d, false, twins->input}, twins->both, &groups, error))) {
+        et_free_twins(twins);
+        return status;
     }
-    free(table);
-    return status;
+    count_each(N, twins->input, twins->inputs);
+    count_each(N, twins->both, twins->boths);
+    return ET_OK;
 }
 
 et_status et_find_equal_rows(size_t N, size_t d, const et_real *x, bool parallel, int32_t *first,
                              size_t *different, et_error *error)
 {
-    void *table;
-    et_status status = et_allocate(&table, table_size(N), sizeof(int32_t), "equal rows", error);
-    if (status != ET_OK) return status;
-    *different = find(&(row_set){N, d, x, NULL, parallel}, table, first);
-    free(table);
-    return ET_OK;
+    return find(&(row_set){N, d, x, d, parallel, NULL}, first, different, error);
 }
 
 void et_free_twins(et_token_twins *twins)
@@ -174,21 +190,6 @@ et_status et_find_directions(double *directions, size_t N, size_t d, const et_re
 
 /* ---- rows of a weight ---- */
 
-/* count[i] of row i and all like it; `first` holds each row's first number: most differ there. */
-static void count_like(size_t i, size_t rows, size_t columns, const et_real *W,
-                       const et_real *first, et_real *count)
-{
-    et_real like = 1;
-    for (size_t k = i + 1; k < rows; k++)
-        if (first[k] == first[i] && same_row(columns, W + k * columns, W + i * columns)) {
-            count[k] = -(et_real)(i + 1);
-            like++;
-        }
-    count[i] = like;
-    for (size_t k = i + 1; like > 1 && k < rows; k++)
-        if (count[k] == -(et_real)(i + 1)) count[k] = like;
-}
-
 static bool is_zero(size_t d, const et_real *row)
 {
     for (size_t c = 0; c < d; c++)
@@ -199,24 +200,31 @@ static bool is_zero(size_t d, const et_real *row)
 et_status et_find_copies(et_copies *copies, size_t rows, size_t columns, const et_real *W,
                          et_error *error)
 {
-    void *room;
+    enum { HASHED = 8 };
+    void *room, *of = NULL;
+    size_t different, sum = 0;
     *copies = (et_copies){.mean = 1};
-    et_status status = et_allocate(&room, 2 * rows, sizeof(et_real), "rows of weights", error);
+    et_status status = et_allocate(&room, 2 * rows, sizeof(int32_t), "rows of weights", error);
     if (status != ET_OK) return status;
-    et_real *count = room, *first = count + rows;
-    double sum = 0;
-    for (size_t i = 0; i < rows; i++) first[i] = W[i * columns];
-    for (size_t i = 0; i < rows; i++)
-        if (is_zero(columns, W + i * columns)) count[i] = 1;
+    int32_t *first = room, *count = first + rows;
+    row_set r = {rows, columns, W, columns < HASHED ? columns : HASHED, false, NULL};
+    if ((status = find(&r, first, &different, error)) || different == rows) goto out;
+    count_each(rows, first, count);
+    if ((status = et_allocate(&of, rows, sizeof(et_real), "rows of weights", error))) goto out;
+    copies->of = of;
     for (size_t i = 0; i < rows; i++) {
-        if (count[i] == 0) count_like(i, rows, columns, W, first, count);
-        sum += (double)count[i];
+        if (is_zero(columns, W + i * columns)) count[i] = 1;
+        copies->of[i] = (et_real)count[i];
+        sum += (size_t)count[i];
     }
-    if (sum > (double)rows)
-        *copies = (et_copies){count, sum / (double)rows};
-    else
-        free(room);
-    return ET_OK;
+    copies->mean = (double)sum / (double)rows;
+    if (sum == rows) { /* equal rows of zeros only */
+        free(of);
+        *copies = (et_copies){.mean = 1};
+    }
+out:
+    free(room);
+    return status;
 }
 
 void et_free_copies(et_copies *copies)
@@ -227,38 +235,48 @@ void et_free_copies(et_copies *copies)
 
 /* ---- a common direction ---- */
 
-static double weight_at(et_matrix W, size_t row, size_t column)
+/* The mean square of W's rows. */
+static et_status mean_square(size_t rows, size_t columns, et_matrix W, double *mean,
+                             et_error *error)
 {
-    return (double)W.at[W.transposed ? column * W.stride + row : row * W.stride + column];
+    size_t lines = W.transposed ? columns : rows, in_line = W.transposed ? rows : columns;
+    void *room;
+    et_status status = et_allocate(&room, lines, sizeof(double), "squares of weights", error);
+    if (status != ET_OK) return status;
+    double *squares = room;
+#pragma omp parallel for if (rows * columns > ET_WORTH_THREADS)
+    for (size_t line = 0; line < lines; line++) /* as they lie in memory */
+        for (size_t i = 0; i < in_line; i++) {
+            double w = (double)W.at[line * W.stride + i];
+            squares[line] += w * w;
+        }
+    *mean = 0;
+    for (size_t line = 0; line < lines; line++) *mean += squares[line] / (double)rows;
+    free(room);
+    return ET_OK;
 }
 
 et_status et_find_common(et_real **along, size_t rows, size_t columns, et_matrix W, et_error *error)
 {
     enum { LEAST = 16 };
-    void *room, *mean;
-    double squares = 0, length = 0;
+    void *room, *result;
+    double square = 0, length = 0;
     *along = NULL;
     if (rows < LEAST || columns < LEAST) return ET_OK;
-    et_status status = et_allocate(&mean, columns, sizeof(double), "mean of weights", error);
+    et_status status =
+        et_allocate(&room, columns + rows, sizeof(et_real), "mean of weights", error);
     if (status != ET_OK) return status;
-    double *mu = mean;
-    size_t lines = W.transposed ? columns : rows, in_line = W.transposed ? rows : columns;
-    for (size_t line = 0; line < lines; line++) /* as they lie in memory */
-        for (size_t i = 0; i < in_line; i++) {
-            double w = (double)W.at[line * W.stride + i];
-            mu[W.transposed ? line : i] += w / (double)rows;
-            squares += w * w / (double)rows;
-        }
-    for (size_t c = 0; c < columns; c++) length += mu[c] * mu[c];
-    if (length > 0.1 * squares &&
-        (status = et_allocate(&room, rows, sizeof(et_real), "mean of weights", error)) == ET_OK) {
-        *along = room;
-        for (size_t j = 0; j < rows; j++) {
-            double dot = 0;
-            for (size_t c = 0; c < columns; c++) dot += weight_at(W, j, c) * mu[c];
-            (*along)[j] = (et_real)(dot / sqrt(length));
-        }
+    et_real *mean = room, *part = mean + columns; /* part: each row's in the mean */
+    for (size_t j = 0; j < rows; j++) part[j] = 1 / (et_real)rows;
+    et_matmul(ET_BLAS, 1, columns, rows, et_rows(part, rows), W, false, mean, columns);
+    for (size_t c = 0; c < columns; c++) length += (double)mean[c] * (double)mean[c];
+    status = mean_square(rows, columns, W, &square, error);
+    if (status == ET_OK && length > 0.1 * square &&
+        (status = et_allocate(&result, rows, sizeof(et_real), "mean of weights", error)) == ET_OK) {
+        *along = result;
+        et_matmul(ET_BLAS, rows, 1, columns, W, et_rows(mean, 1), false, *along, 1);
+        for (size_t j = 0; j < rows; j++) (*along)[j] /= (et_real)sqrt(length);
     }
-    free(mean);
+    free(room);
     return status;
 }

@@ -44,8 +44,8 @@ typedef struct et_copies {
     double mean; /* of these numbers; 1 if there are none. rows/mean: as many err independently */
 } et_copies;
 
-/* W [rows,columns]. Rows of zeros, which make no errors, have no copies. Two rows of a weight mostly differ in
- * their first number already, which is quicker seen than both are hashed whole, as tokens are. ET_ENOMEM. */
+/* W [rows,columns]. Rows of zeros, which make no errors, have no copies. Rows of a weight mostly differ in
+ * their first numbers already, so that only these are hashed, where tokens are hashed whole. ET_ENOMEM. */
 et_status et_find_copies(et_copies *copies, size_t rows, size_t columns, const et_real *W,
                          et_error *error);
 void et_free_copies(et_copies *copies); /* accepts zeros */
