@@ -143,15 +143,25 @@ static double usual_of(size_t count, const double *values)
     return usual;
 }
 
+/* The part that column j loses, over `each` of its sums, to and fro. */
+static double column_lost(const et_profile *p, et_sum_noise c, size_t M, size_t K, et_noisy X,
+                          et_noisy Y, size_t j, size_t each)
+{
+    double sum = 0;
+    for (size_t s = 0; s < each; s++)
+        sum += part_lost_of(follow(p, c, K, X.at, Y.at, s * M / each, j, s % 2 > 0));
+    return sum / (double)each;
+}
+
 /* A column of Y with one number that ends far below the others makes sums lose more, whatever the row: where
- * operands bring no errors of their own, acc is taken times[j] as large in column j, by a few of its sums, to
- * and fro; or by those of all usual columns, if it is one: its own few would tell less than these. Long sums have
- * many such numbers in every column, and a large product would cost too much. *times [N], to be freed; NULL: once
- * everywhere. */
+ * operands bring no errors of their own, acc is taken times[j] as large in column j, by what its sums lose; or
+ * by those of all usual columns, if it is one. 64 sums, of which few lose anything, say which columns to look at
+ * again; 1024 tell how much. Long sums have many such numbers in every column, and a large product would cost too
+ * much. *times [N], to be freed; NULL: once everywhere. */
 static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, size_t M, size_t N,
                               size_t K, et_noisy X, et_noisy Y, double **times, et_error *error)
 {
-    enum { EACH = 64, AT_MOST = 1 << 15 };
+    enum { FEW = 64, MANY = 1024, AT_MOST = 1 << 15 };
     void *room;
     *times = NULL;
     if (!products_are_exact(p) || X.variance || Y.variance || M * N * K == 0 || N > AT_MOST / K)
@@ -159,16 +169,14 @@ static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, 
     et_status status = et_allocate(&room, N, sizeof(double), "columns", error);
     if (status != ET_OK) return status;
     double *lost = room;
-    size_t each = M < EACH ? M : EACH;
-    for (size_t j = 0; j < N; j++) {
-        double sum = 0;
-        for (size_t s = 0; s < each; s++)
-            sum += part_lost_of(follow(p, c, K, X.at, Y.at, s * M / each, j, s % 2 > 0));
-        lost[j] = sum / (double)each / part;
-    }
+    for (size_t j = 0; j < N; j++) lost[j] = column_lost(p, c, M, K, X, Y, j, M < FEW ? M : FEW);
     double usual = usual_of(N, lost);
-    for (size_t j = 0; j < N; j++)
-        lost[j] = fmax(lost[j] > 2 * usual ? lost[j] : usual, least_lost / part);
+    for (size_t j = 0; j < N; j++) {
+        if (lost[j] > 1.25 * usual && M > FEW)
+            lost[j] = column_lost(p, c, M, K, X, Y, j, M < MANY ? M : MANY);
+        bool apart = lost[j] > (M > FEW ? 1.25 : 2) * usual;
+        lost[j] = fmax(apart ? lost[j] : usual, least_lost) / part;
+    }
     *times = lost;
     return ET_OK;
 }

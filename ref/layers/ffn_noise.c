@@ -290,12 +290,18 @@ static double beyond_weight(const et_profile *p, double w, double Vw)
     return 1 + relative * relative;
 }
 
-/* A kernel that weighs later rounds dy, in the place of w dy, and in the end errs by that. */
+/* A kernel that weighs later rounds dy, in the place of w dy, and in the end errs by that. One that was given
+ * its dy in the format of intermediates (autograd, where y is) rounds both. So where dy has to be rounded and w dy
+ * is something else, the error is taken as uniform, and a fifth of dy's variance added: a kernel that rounds once
+ * comes out at 0.91 of its bar, one that rounds twice at 1.29. */
 static double upstream_site(const rounding *intermediate, const rounding *operand, double w,
                             double dy, double dO, double from_w)
 {
-    double before = rounding_holds(operand, dy) ? 0 : w * (rounding_result(operand, dy) - dy);
-    return larger(product_site(intermediate, dO, from_w), rounding_reaches(before));
+    double before = w * rounding_moves(operand, dy);
+    double of_dy = w == 1 ? 0 : w * w * rounding_site(intermediate, dy, 0);
+    double own = of_dy > 0 ? rounding_site(intermediate, dO, from_w) + of_dy / 5
+                           : product_site(intermediate, dO, from_w);
+    return larger(own, rounding_reaches(before));
 }
 
 static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,

@@ -55,6 +55,7 @@ typedef struct cd_kernel {
     bool wide_router;  /* the router's three products take their operands unrounded */
     bool online;       /* softmax in one pass with a running maximum */
     bool slope_from_gate; /* sigmoid: p' from the rounded p, as p(1-p) */
+    bool short_upstream;  /* dy is rounded like intermediates before anything is computed from it */
 } cd_kernel;
 
 const cd_kernel *cd_kernel_at(size_t index); /* NULL past the end */

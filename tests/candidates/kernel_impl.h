@@ -136,6 +136,7 @@ et_status EXPORT(cd_load)(cd_work *w)
     if (!had) return ET_ENOMEM;
     load_operand(w, w->golden->in.x, N * d, w->x);
     load(w->golden->in.dy, N * d, w->dy);
+    if (w->kernel->short_upstream) round_all(&w->intermediate, N * d, w->dy);
     return ET_OK;
 }
 

@@ -1,7 +1,8 @@
 /* kernels.c: the honest kernels. See candidate.h.
  *
  * Each differs from the first, which rounds and sums as the profile is defined, in ways that real
- * kernels differ: none rounds a value that the first does not round, but for the partial sums.
+ * kernels differ: none rounds a value that the first does not round, but for the partial sums and the dy of
+ * short-upstream.
  */
 #include "tests/candidates/candidate.h"
 
@@ -62,6 +63,10 @@ static const cd_kernel table[] = {
      .parts = 2,
      .online = true,
      .slope_from_gate = true},
+    {.name = "short-upstream",
+     .what = "dy is in the intermediates' format already, as autograd's is where y is",
+     .order = CD_BLOCKED,
+     .short_upstream = true},
     {.name = "atomic",
      .what = "split sums, tiles of 32 tokens, no f(x), shuffled",
      .parts = 4,

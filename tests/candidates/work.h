@@ -38,7 +38,7 @@ typedef struct cd_work {
     size_t some_token, some_expert;           /* which a fault of one token or expert hits */
 
     /* the experts, in the kernel's word */
-    void *x, *dy;                         /* [N,d] operands; dy as stored */
+    void *x, *dy;                         /* [N,d] operands; dy as stored, or short_upstream */
     void *H, *A, *O;                      /* [S,h], [S,h], [S,d]; O weighted if weight_on_act */
     void *shared_H, *shared_A, *shared_O; /* [N,hs], [N,hs], [N,d] */
     void *y;
