@@ -42,7 +42,8 @@ typedef struct et_verify_options {
     const et_profile *profile;  /* required */
     double alpha;               /* 0: 1e-9 */
     bool ties_any;              /* exact ties may be broken in any way */
-    const char *const *require; /* names that must be present; "bwd.*" means all that the golden has */
+    const char *const *require; /* names that must be present; "bwd.*": all of these outputs and
+                                 * gradients that a lean bundle of the case has (bundle.h) */
     size_t require_count;
     bool explain;     /* on a mismatch, try the catalogue of hypotheses */
     size_t max_bytes; /* for all that is computed; 0: no limit */
@@ -53,7 +54,8 @@ typedef struct et_verify_options {
 /* One group of elements of a tensor. */
 typedef struct et_group {
     const char *kind; /* "tensor", "expert", "row", "column", "tokens"; "part" (routed, shared) */
-    const char *part; /* what the error is regressed on: "reference", "routed", "shared", "router" */
+    const char
+        *part; /* what the error is regressed on: "reference", "routed", "shared", "router" */
     size_t index, elements;
     double slope, slope_sigma, slope_limit;
     double spread, spread_limit; /* limit 0: not tested */
@@ -65,26 +67,28 @@ typedef struct et_tensor_verdict {
     et_outcome outcome;
     char reason[240]; /* one sentence where it is not ET_PASS */
     et_dtype dtype;   /* as the candidate stores it */
-    size_t elements, judged, failed; /* judged: those that could be (no open decision behind them) */
-    size_t exact;                    /* elements with sigma = 0 */
-    double largest_error;            /* of the finite ones */
-    double largest_ulps;             /* the same in units in the last place of the larger of got and
+    size_t elements, judged,
+        failed;              /* judged: those that could be (no open decision behind them) */
+    size_t exact;            /* elements with sigma = 0 */
+    double largest_error;    /* of the finite ones */
+    double largest_ulps;     /* the same in units in the last place of the larger of got and
                                       * want, of the significand that the profile has there */
-    double largest_sigmas;           /* infinite: not finite, or wrong where sigma = 0 */
-    double limit_sigmas;             /* t */
-    size_t worst;                    /* index of the element with the most sigmas */
-    double got, want, bar;           /* there; bar = t sigma */
-    double effective_sample;                                          /* (sum V)^2 / sum V^2 */
-    et_group whole, worst_group; /* the tensor; the group that came nearest to, or farthest past, its
+    double largest_sigmas;   /* infinite: not finite, or wrong where sigma = 0 */
+    double limit_sigmas;     /* t */
+    size_t worst;            /* index of the element with the most sigmas */
+    double got, want, bar;   /* there; bar = t sigma */
+    double effective_sample; /* (sum V)^2 / sum V^2 */
+    et_group whole,
+        worst_group; /* the tensor; the group that came nearest to, or farthest past, its
                                   * limits */
 } et_tensor_verdict;
 
 typedef struct et_routing_verdict {
     et_outcome outcome;
     char reason[240];
-    bool shown;                                /* the candidate shows its routing */
+    bool shown;                                 /* the candidate shows its routing */
     size_t decisions, open, differing, illegal; /* differing: legal and illegal ones */
-    size_t token, expert;                      /* the first illegal one */
+    size_t token, expert;                       /* the first illegal one */
 } et_routing_verdict;
 
 /* A hypothesis under which the candidate passes. */

@@ -170,22 +170,32 @@ bool et_is_required(const et_judgement *j, const char *name)
     return false;
 }
 
-et_status et_find_missing(const et_judgement *j, const char **missing, et_error *error)
+/* Adds what `pattern` names among `own` to *named, and what of that the candidate lacks to *missing. */
+static void look_for(const et_judgement *j, const char *pattern, const et_tensor_out *own,
+                     size_t have, size_t *named, et_missing *missing)
 {
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(j->golden, false, own);
-    *missing = NULL;
+    for (size_t k = 0; k < have; k++) {
+        if (!fits(pattern, own[k].name)) continue;
+        ++*named;
+        if (et_tensor_named(j->candidate, j->count, own[k].name)) continue;
+        if (missing->count++ == 0) missing->first = et_tensor_doc_find(own[k].name)->name;
+    }
+}
+
+et_status et_find_missing(const et_judgement *j, et_missing *missing, et_error *error)
+{
+    et_tensor_out outputs[ET_MAX_STEP_TENSORS], all[ET_MAX_STEP_TENSORS];
+    size_t have_outputs = et_step_tensors(j->golden, true, outputs);
+    size_t have = et_step_tensors(j->golden, false, all);
+    *missing = (et_missing){0};
     for (size_t i = 0; i < j->options->require_count; i++) {
-        size_t found = 0;
-        for (size_t k = 0; k < have; k++) {
-            if (!fits(j->options->require[i], own[k].name)) continue;
-            found++;
-            if (*missing == NULL && et_tensor_named(j->candidate, j->count, own[k].name) == NULL)
-                *missing = et_tensor_doc_find(own[k].name)->name;
-        }
-        if (found == 0)
+        const char *pattern = j->options->require[i];
+        size_t named = 0;
+        if (strchr(pattern, '*')) look_for(j, pattern, outputs, have_outputs, &named, missing);
+        if (named == 0) look_for(j, pattern, all, have, &named, missing);
+        if (named == 0)
             return et_fail(error, ET_EINVAL, "required: case '%s' has no %s", j->golden->c.name,
-                           j->options->require[i]);
+                           pattern);
     }
     return ET_OK;
 }

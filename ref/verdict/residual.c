@@ -185,12 +185,19 @@ static size_t identify(const damage *d, size_t row)
     return d->rows;
 }
 
-static const char *row_name(const damage *d)
+/* "token 3", "slot 5", "expert 1's row 7" */
+static void name_row(const damage *d, size_t row, char name[64])
 {
     bool dense = d->q->right->c.layer == ET_DENSE;
-    return d->x->shape[1] == 'N' || (dense && d->x->shape[1] == 'S') ? "token"
-           : d->x->shape[1] == 'S'                                   ? "slot"
-                                                                     : "row";
+    if (d->x->got->rank == 3)
+        snprintf(name, 64, "expert %zu's row %zu", row / d->x->got->shape[1],
+                 row % d->x->got->shape[1]);
+    else
+        snprintf(name, 64, "%s %zu",
+                 d->x->shape[1] == 'N' || (dense && d->x->shape[1] == 'S') ? "token"
+                 : d->x->shape[1] == 'S'                                   ? "slot"
+                                                                           : "row",
+                 row);
 }
 
 static bool say_shift(const damage *d, text *t)
@@ -216,11 +223,14 @@ static bool say_rows(const damage *d, text *t)
         searched++;
         size_t other = identify(d, r);
         if (other == d->rows) continue;
+        char here[64], there[64];
+        name_row(d, r, here);
+        name_row(d, other, there);
         bool swapped = other > r && d->row[other] && is_row(d, other, r, 0);
         if (swapped)
-            say(t, "; %ss %zu and %zu are exchanged", row_name(d), r, other);
+            say(t, "; %s and %s are exchanged", here, there);
         else if (!(other < r && is_row(d, other, r, 0)))
-            say(t, "; %s %zu holds what %s %zu should", row_name(d), r, row_name(d), other);
+            say(t, "; %s holds what %s should", here, there);
         named++;
     }
     return named > 0;
@@ -259,7 +269,8 @@ static bool say_factor(const damage *d, text *t)
 {
     if (!(d->uu > 0) || !(d->gg > 0) || d->failed < 8) return false;
     double factor = d->gu / d->uu, rest = d->gg - d->gu * factor;
-    if (!(rest <= 1e-3 * d->gg) || fabs(factor - 1) < 1e-6) return false;
+    double error = d->gg - 2 * d->gu + d->uu; /* of which the factor must make up most */
+    if (!(rest <= 1e-3 * d->gg) || !(rest <= 0.5 * error)) return false;
     say(t, "; the failing rows are the right ones times %.6g", factor);
     return true;
 }

@@ -423,7 +423,16 @@ static bool anything_passed(const et_verdict *v)
     return false;
 }
 
-static void pronounce_all(trial *t, const char *missing)
+static void pronounce_missing(et_verdict *v, const et_missing *missing)
+{
+    if (missing->count > 1)
+        pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s and %zu more are required and not there",
+                  missing->first, missing->count - 1);
+    else
+        pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s is required and not there", missing->first);
+}
+
+static void pronounce_all(trial *t, const et_missing *missing)
 {
     et_verdict *v = t->verdict;
     size_t failures, doubts;
@@ -431,8 +440,8 @@ static void pronounce_all(trial *t, const char *missing)
     const et_tensor_verdict *doubtful = first_of(t, ET_INCONCLUSIVE, &doubts);
     if (failed || v->routing.outcome == ET_MISMATCH)
         pronounce_mismatch(v, failed, failures);
-    else if (missing)
-        pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s is required and not there", missing);
+    else if (missing->count > 0)
+        pronounce_missing(v, missing);
     else if (v->tensor_count == 0)
         pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: the candidate holds nothing to judge");
     else if (is_all_golden(t))
@@ -517,7 +526,7 @@ static bool has_one_size(size_t count, const et_real *values)
 static et_status try_candidate(trial *t, et_error *error)
 {
     et_judgement *j = &t->j;
-    const char *missing = NULL;
+    et_missing missing;
     et_status status;
     tell(t, "routing", 0);
     if ((status = et_admit(j, error)) || (status = et_find_missing(j, &missing, error)))
@@ -538,7 +547,7 @@ static et_status try_candidate(trial *t, et_error *error)
     if (status != ET_OK) return status;
     find_vanishing_sums(j);
     if ((status = judge_tensors(t, error))) return status;
-    pronounce_all(t, missing);
+    pronounce_all(t, &missing);
     if (!j->options->explain || t->verdict->outcome != ET_MISMATCH) return ET_OK;
     tell(t, "explanation", 0.9);
     return et_explain(t->verdict, j, error);

@@ -163,8 +163,11 @@ void describe_element(char *out, size_t room, const et_tensor_info *tensor, size
     }
     split_index(tensor, index, at);
     out[0] = '\0';
+    bool weight =
+        rank >= 2 && strchr("hd", letters[rank - 2][0]); /* [h,d], [d,h]: as verify says it */
     for (size_t i = 0; i < rank; i++) {
         const char *word = dimension_word(letters[i]);
+        if (weight && i + 2 >= rank) word = i + 2 == rank ? "row" : "column";
         if (word == NULL) continue;
         append(out, room, "%s%s %zu", out[0] ? ", " : "", word, at[i]);
         if (strcmp(word, "slot") == 0) append_slot(out, room, at[i], a);
