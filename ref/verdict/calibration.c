@@ -10,7 +10,10 @@
  * A group. Its slope and spread are sums over n elements; in the mixture's case the sum of n is
  * normal but for its far tail, so the excess of the exponential limit over the normal one is taken
  * divided by sqrt(n). (The sum of n deviates with e^(-1.41 |x|) needs, by Chernoff's bound at 1e-15,
- * 13.1 deviations at n = 8 and 8.9 at n = 100; this gives 14.7 and 9.9.)
+ * 13.1 deviations at n = 8 and 8.9 at n = 100; this gives 14.7 and 9.9.) The squares, of which the spread
+ * is made, have the variance E[e^4] - E[e^2]^2: 2 sigma^4 for a normal deviate, and 5 sigma^4 for one with
+ * an exponential tail, as short sums are of which few lose anything; so the spread's limit is sqrt(5/2) = 1.58 times
+ * as far from where it belongs.
  *
  * Sources. Errors inside a tensor share sources. A row of dW_up is sum_s dH_sj x_s: its 768 elements hang
  * on as many dH_sj as the expert has tokens, and with one token the row errs as a whole. So a group
@@ -60,7 +63,8 @@ double et_element_limit(double alpha, double tests, bool coarse)
 
 et_group_limits et_group_limits_of(double alpha, double tests, bool coarse)
 {
-    return (et_group_limits){normal_limit(alpha, tests), et_element_limit(alpha, tests, coarse)};
+    return (et_group_limits){normal_limit(alpha, tests), et_element_limit(alpha, tests, coarse),
+                             coarse ? 1.58 : 1};
 }
 
 double et_group_limit(et_group_limits t, double sources)

@@ -12,9 +12,9 @@ double et_normal_quantile(double p);
 double et_element_limit(double alpha, double tests, bool coarse);
 
 /* The same for a group of so many sources, between that of one and that of very many, which are the same for
- * all groups of a tensor. */
+ * all groups of a tensor. scatter: of its errors' squares, in parts of what normal errors' squares scatter. */
 typedef struct et_group_limits {
-    double many, one;
+    double many, one, scatter;
 } et_group_limits;
 et_group_limits et_group_limits_of(double alpha, double tests, bool coarse);
 double et_group_limit(et_group_limits t, double sources);

@@ -185,7 +185,8 @@ static et_group measure(const jury *q, const char *kind, const char *part, size_
     double apart = s.n / (fmax(1, s.n / all->alike) + common);
     double t = et_group_limit(q->limits, fmax(1, apart));
     g.spread = sqrt(s.q / s.n);
-    g.spread_limit = et_systematic_spread + t * c.spread / sqrt(2 * fmax(1, apart));
+    g.spread_limit =
+        et_systematic_spread + t * q->limits.scatter * c.spread / sqrt(2 * fmax(1, apart));
     g.pass = g.spread <= g.spread_limit;
     if (!(s.uu > 0)) return g;
     double shared = fmin(fmax(1, all->once / all->sources) + common, all->once);
