@@ -21,6 +21,10 @@ static const char *const eval_case =
 static const char *const dense_case =
     "{'name':'dense','layer':'dense'," SMALL ",'input':{'source':'normal','seed':3}}";
 
+static const char *const f32_case =
+    "{'name':'f32','layer':'dense','tokens':96,'d_model':24,'d_expert':40,'precision':'f32',"
+    "'input':{'source':'normal','seed':3}}";
+
 static const et_verify_options explained = {.explain = true};
 
 static const et_explanation *explanation(const et_verdict *v, const char *name)
@@ -200,6 +204,26 @@ START_TEST(a_tensor_that_passes_speaks_against_a_name)
 }
 END_TEST
 
+/* Errors of the size that 11 bits make, in dW_up and dx: operands may be so short, unless y says that they are not. */
+START_TEST(what_is_free_of_a_rounding_speaks_against_it)
+{
+    for (int shown = 0; shown < 2; shown++) {
+        honest k, rough;
+        make_honest(&k, f32_case, "f32", 5);
+        make_honest(&rough, f32_case, "tf32", 5);
+        memcpy(values_of(&k, "bwd.w_up"), values_of(&rough, "bwd.w_up"),
+               elements_of(tensor_of(&k, "bwd.w_up")) * sizeof(double));
+        keep_only(&k, "bwd.w_up", shown ? "fwd.y" : "bwd.w_up");
+        et_verdict v = judge_by(&k, explained);
+        ck_assert_int_eq(v.outcome, ET_MISMATCH);
+        ck_assert_int_eq(explanation(&v, "operands-tf32") != NULL, !shown);
+        et_verdict_free(&v);
+        free_honest(&k);
+        free_honest(&rough);
+    }
+}
+END_TEST
+
 /* ---- every kind of layer ---- */
 
 /* y = 0 fails in all of them; each hypothesis is tried wherever it has a place. Huge inputs leave gates and
@@ -246,6 +270,7 @@ int main(void)
     tcase_add_test(unnamed, a_pass_needs_no_explanation);
     tcase_add_test(unnamed, what_has_no_name_is_described);
     tcase_add_test(unnamed, a_tensor_that_passes_speaks_against_a_name);
+    tcase_add_test(unnamed, what_is_free_of_a_rounding_speaks_against_it);
     tcase_add_loop_test(all, every_layer_can_be_asked_about, 0, LAYERS * SOURCES);
     return run_suite(suite);
 }
