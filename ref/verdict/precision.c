@@ -381,7 +381,7 @@ static bool speaks_against(const et_inquiry *q, const et_exhibit *x, const et_re
         theirs += (double)V[i];
         own += (double)x->variance[i];
     }
-    return theirs > 1e3 * own && mean_square(q, x, V, 0, count) < 1e-4;
+    return own > 0 && theirs > 1e3 * own && mean_square(q, x, V, 0, count) < 1e-4;
 }
 
 /* Every failing tensor passes, and one at least has errors of the size to be expected. Roundings of operands,
