@@ -54,8 +54,7 @@ typedef struct et_verify_options {
 /* One group of elements of a tensor. */
 typedef struct et_group {
     const char *kind; /* "tensor", "expert", "row", "column", "tokens"; "part" (routed, shared) */
-    const char
-        *part; /* what the error is regressed on: "reference", "routed", "shared", "router" */
+    const char *part; /* what the error is regressed on: "reference", "routed", "shared", "router" */
     size_t index, elements;
     double slope, slope_sigma, slope_limit;
     double spread, spread_limit; /* limit 0: not tested */
@@ -67,28 +66,26 @@ typedef struct et_tensor_verdict {
     et_outcome outcome;
     char reason[240]; /* one sentence where it is not ET_PASS */
     et_dtype dtype;   /* as the candidate stores it */
-    size_t elements, judged,
-        failed;              /* judged: those that could be (no open decision behind them) */
-    size_t exact;            /* elements with sigma = 0 */
-    double largest_error;    /* of the finite ones */
-    double largest_ulps;     /* the same in units in the last place of the larger of got and
+    size_t elements, judged, failed; /* judged: those that could be (no open decision behind them) */
+    size_t exact;                    /* elements with sigma = 0 */
+    double largest_error;            /* of the finite ones */
+    double largest_ulps;             /* the same in units in the last place of the larger of got and
                                       * want, of the significand that the profile has there */
-    double largest_sigmas;   /* infinite: not finite, or wrong where sigma = 0 */
-    double limit_sigmas;     /* t */
-    size_t worst;            /* index of the element with the most sigmas */
-    double got, want, bar;   /* there; bar = t sigma */
-    double effective_sample; /* (sum V)^2 / sum V^2 */
-    et_group whole,
-        worst_group; /* the tensor; the group that came nearest to, or farthest past, its
+    double largest_sigmas;           /* infinite: not finite, or wrong where sigma = 0 */
+    double limit_sigmas;             /* t */
+    size_t worst;                    /* index of the element with the most sigmas */
+    double got, want, bar;           /* there; bar = t sigma */
+    double effective_sample;                                          /* (sum V)^2 / sum V^2 */
+    et_group whole, worst_group; /* the tensor; the group that came nearest to, or farthest past, its
                                   * limits */
 } et_tensor_verdict;
 
 typedef struct et_routing_verdict {
     et_outcome outcome;
     char reason[240];
-    bool shown;                                 /* the candidate shows its routing */
+    bool shown;                                /* the candidate shows its routing */
     size_t decisions, open, differing, illegal; /* differing: legal and illegal ones */
-    size_t token, expert;                       /* the first illegal one */
+    size_t token, expert;                      /* the first illegal one */
 } et_routing_verdict;
 
 /* A hypothesis under which the candidate passes. */
