@@ -172,9 +172,9 @@ static et_status columns_lost(const et_profile *p, et_sum_noise c, double part, 
     for (size_t j = 0; j < N; j++) lost[j] = column_lost(p, c, M, K, X, Y, j, M < FEW ? M : FEW);
     double usual = usual_of(N, lost);
     for (size_t j = 0; j < N; j++) {
-        if (lost[j] > 1.25 * usual && M > FEW)
+        if (lost[j] > 2 * usual && M > FEW)
             lost[j] = column_lost(p, c, M, K, X, Y, j, M < MANY ? M : MANY);
-        bool apart = lost[j] > (M > FEW ? 1.25 : 2) * usual;
+        bool apart = lost[j] > 2 * usual;
         lost[j] = fmax(apart ? lost[j] : usual, least_lost) / part;
     }
     *times = lost;
