@@ -436,8 +436,8 @@ static const struct {
     {y_of_integers, "tensor 'fwd.y' has type I32, must be F64, F32, BF16 or F16"},
     {mask_of_floats, "tensor 'route.mask' has type F32, must be BOOL, U8 or another integer type"},
     {load_of_floats, "tensor 'route.load' has type F64, must be I32 or another integer type"},
-    {mask_beyond, "tensor 'route.mask' holds 256 at element 7; allowed: 0 to 255"},
-    {mask_below, "tensor 'route.mask' holds -1 at element 17; allowed: 0 to 255"},
+    {mask_beyond, "tensor 'route.mask' holds 256 at element 7; allowed: 0 and 1"},
+    {mask_below, "tensor 'route.mask' holds -1 at element 17; allowed: 0 and 1"},
     {other_input, NULL}, /* the message holds a drawn number */
     {input_of_another_case,
      "tensor 'in.ema' does not belong to the golden's case 'g'; leave it out"},

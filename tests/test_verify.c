@@ -4,6 +4,7 @@
  * verdict's five parts must find what it breaks. The routing by itself is test_verdict_routing.c;
  * kernels that round like real ones are judged by the campaign.
  */
+#include "ref/base/rounding.h"
 #include "ref/verdict/calibration.h"
 #include "ref/verdict/judge.h"
 #include "tests/check_main.h"
@@ -159,8 +160,8 @@ START_TEST(bad_options_are_refused)
     assert_refused(&k, k.tensors, 1, &(et_verify_options){0}, "no profile");
     bad.bits[ET_OUTPUTS] = 0;
     assert_refused(&k, k.tensors, 1, &(et_verify_options){.profile = &bad}, "0 bits");
-    const double alphas[] = {-1e-9, 1, NAN, INFINITY};
-    for (size_t i = 0; i < 4; i++)
+    const double alphas[] = {-1e-9, 1, NAN, INFINITY, 1e-320};
+    for (size_t i = 0; i < 5; i++)
         assert_refused(&k, k.tensors, 1,
                        &(et_verify_options){.profile = k.profile, .alpha = alphas[i]}, "alpha");
     et_verify_options options = {.profile = k.profile, .require = names, .require_count = 1};
@@ -223,6 +224,35 @@ START_TEST(honest_kernels_pass)
 END_TEST
 
 /* The report's numbers, on an error that is known. */
+/* An autograd kernel has dy in bf16 before it computes with it, where another rounds w dy alone. */
+START_TEST(dy_may_be_rounded_before_dO_is)
+{
+    honest k;
+    make_honest(&k,
+                "{'name':'dy','rule':'tc','top_k':4,'norm':'fanout','shared':true,'tokens':512,"
+                "'d_model':64,'d_expert':768,'experts':4,'precision':'f32',"
+                "'input':{'source':'normal','seed':7}}",
+                "bf16", 1);
+    keep_only(&k, "bwd.shared_out", "route.mask");
+    const rounding r = rounding_at(k.profile, ET_INTERMEDIATES);
+    double *dO = values_of(&k, "bwd.shared_out");
+    for (size_t i = 0; i < 512 * 64; i++)
+        dO[i] = rounding_result(&r, 0.2 * rounding_result(&r, k.golden.in.dy[i]));
+    et_verdict v = judge_by(&k, (et_verify_options){0});
+    const et_group *whole = &verdict_on(&v, "bwd.shared_out")->whole;
+    ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
+    ck_assert_double_eq_tol(whole->spread, 1.29, 0.03);
+    et_verdict_free(&v);
+    for (size_t i = 0; i < 512 * 64; i++) /* truncated: no kernel of this profile does that */
+        dO[i] = 0.2 * k.golden.in.dy[i] - fmod(0.2 * k.golden.in.dy[i],
+                                                rounding_ulp(&r, 0.2 * k.golden.in.dy[i]));
+    v = judge_by(&k, (et_verify_options){0});
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
 START_TEST(the_report_says_what_was_found)
 {
     honest k;
@@ -563,6 +593,39 @@ static void count_group(void *user, const char *tensor, const et_group *g)
     c->parts += strcmp(g->kind, "part") == 0;
 }
 
+static void count_one(void *user, const char *tensor, const et_group *g)
+{
+    (void)tensor, (void)g;
+    ++*(size_t *)user;
+}
+
+/* alpha is divided by at least as many tests as are made: slope and spread of every group. One token that is on 300
+ * experts gives y more parts than it has elements. */
+START_TEST(no_group_goes_uncounted)
+{
+    const char *const cases[] = {ec_case, tc_case,
+                                 "{'name':'many','rule':'tc','top_k':300,'tokens':1,'d_model':16,"
+                                 "'d_expert':16,'experts':300,'precision':'bf16','shared':false," DRAWN "}"};
+    for (size_t i = 0; i < 3; i++) {
+        honest k;
+        et_verdict v;
+        make_honest(&k, cases[i], "bf16", 1);
+        const et_verify_options options = {.profile = k.profile};
+        for (size_t t = 0; t < k.count; t++) {
+            size_t seen = 0;
+            ck_assert_int_eq(et_verify_visiting(&v, &k.golden, &k.tensors[t], 1, &options,
+                                                count_one, &seen, NULL),
+                             ET_OK);
+            et_verdict_free(&v);
+            double counted = et_group_tests(&k.tensors[t], k.golden.c.experts);
+            ck_assert_msg((double)(2 * seen) <= counted, "%s of '%s': %zu groups, %g tests counted",
+                          k.tensors[t].name, k.golden.c.name, seen, counted);
+        }
+        free_honest(&k);
+    }
+}
+END_TEST
+
 START_TEST(every_group_is_shown)
 {
     honest k;
@@ -677,8 +740,8 @@ END_TEST
 START_TEST(what_is_required_must_be_there)
 {
     honest k;
-    const char *const names[] = {"fwd.y", "bwd.*"};
-    et_verify_options options = {.require = names, .require_count = 2};
+    const char *const names[] = {"fwd.y", "bwd.*", "bwd.x"}; /* one is asked for twice */
+    et_verify_options options = {.require = names, .require_count = 3};
     make_honest(&k, ec_case, "bf16", 1);
     et_verdict v = judge_by(&k, options);
     ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
@@ -823,6 +886,7 @@ int main(void)
     TCase *honest_ones = add_case(suite, "honest");
     tcase_add_loop_test(honest_ones, honest_kernels_pass, 0,
                         sizeof honest_kernels / sizeof *honest_kernels);
+    tcase_add_test(honest_ones, dy_may_be_rounded_before_dO_is);
     tcase_add_test(honest_ones, the_report_says_what_was_found);
     TCase *elements = add_case(suite, "elements");
     tcase_add_test(elements, what_is_no_number_fails);
@@ -836,6 +900,7 @@ int main(void)
     TCase *groups = add_case(suite, "groups");
     tcase_add_loop_test(groups, hidden_factors_are_found, 0, sizeof scaled / sizeof *scaled);
     tcase_add_loop_test(groups, hidden_noise_is_found, 0, sizeof noisy / sizeof *noisy);
+    tcase_add_test(groups, no_group_goes_uncounted);
     tcase_add_test(groups, every_group_is_shown);
     tcase_add_test(groups, no_figure_depends_on_threads);
     TCase *vacuous = add_case(suite, "vacuous");

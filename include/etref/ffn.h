@@ -57,13 +57,13 @@ typedef struct et_upstream {
     const et_real *dy, *w, *w_variance; /* [m,d], [m], [m] */
 } et_upstream;
 
-/* V->H, A, out [out] from v->x, H, A, out, and V->x (NULL: x is exact). `parameters` are the variances
- * of W_up and W_down (each NULL: exact), which are rounded only where they are not representable.
- * ET_ENOMEM. */
+/* Variances of W_up and W_down, which are rounded only where they are not representable; NULL: exact. */
 typedef struct et_ffn_parameter_noise {
     const et_real *up, *down;
 } et_ffn_parameter_noise;
 struct et_product_room; /* scratch, zeros at first; ref/base/product_noise.h */
+
+/* V->H, A, out [out] from v->x, H, A, out, V->x (NULL: x is exact) and W. ET_ENOMEM. */
 et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_noise W, size_t m,
                        const et_ffn_tensors *v, et_ffn_tensors *V, struct et_product_room *room,
                        et_error *error);
@@ -72,8 +72,8 @@ et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_no
  * of dx, which is not rounded by itself. `weight`, unless NULL, receives what concerns the rows' weights,
  * dw = <dy, f(x)>, each [m] and out:
  *     dw      the variance of dw, without the rounding of dw itself
- *     dw_sum  for the first row of each input that of the sum of dw over all rows of the same input; 0
- *             for its twins
+ *     dw_sum  over rows of the same input these add up to the variance of the sum of their dw: the first has
+ *             what they share, each what is its own
  *     shared  [m,d] what dx and dw have in common: cov(dx_c, dw), both through H
  *     common  the deviation that rounding W_up and W_down brings into dw, with its sign where dy has one main
  *             direction (dy = 1 in all rows): then all rows err together; else 0

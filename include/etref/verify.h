@@ -40,21 +40,22 @@ typedef enum et_outcome { ET_PASS, ET_MISMATCH, ET_INCONCLUSIVE } et_outcome;
 
 typedef struct et_verify_options {
     const et_profile *profile;  /* required */
-    double alpha;               /* 0: 1e-9 */
+    double alpha;               /* from 1e-200 to 1; 0: 1e-9 */
     bool ties_any;              /* exact ties may be broken in any way */
     const char *const *require; /* names that must be present; "bwd.*": all of these outputs and
                                  * gradients that a lean bundle of the case has (bundle.h) */
     size_t require_count;
     bool explain;     /* on a mismatch, try the catalogue of hypotheses */
-    size_t max_bytes; /* for all that is computed; 0: no limit */
+    size_t max_bytes; /* for a reference or its error bars, each; 0: no limit */
     et_progress *progress;
     void *user;
 } et_verify_options;
 
 /* One group of elements of a tensor. */
 typedef struct et_group {
-    const char *kind; /* "tensor", "expert", "row", "column", "tokens"; "part" (routed, shared) */
-    const char *part; /* what the error is regressed on: "reference", "routed", "shared", "router" */
+    const char *kind; /* "tensor", "expert", "row", "column", "tokens"; "part": all of one summand */
+    const char *part; /* what the error is regressed on: "reference"; of y "routed", "shared"; of dx
+                       * "experts", "shared", "router" */
     size_t index, elements;
     double slope, slope_sigma, slope_limit;
     double spread, spread_limit; /* limit 0: not tested */
@@ -86,6 +87,7 @@ typedef struct et_routing_verdict {
     bool shown;                                /* the candidate shows its routing */
     size_t decisions, open, differing, illegal; /* differing: legal and illegal ones */
     size_t token, expert;                      /* the first illegal one */
+    uint8_t *mask; /* [N,n] the routing that it shows; NULL: none, or one that contradicts itself */
 } et_routing_verdict;
 
 /* A hypothesis under which the candidate passes. */
@@ -112,8 +114,9 @@ typedef struct et_verdict {
 /* Judges `candidate`, `count` tensors as a writer would describe them: values in memory, row-major,
  * `source` saying of what type; `dtype` is the type in which the kernel made them. `golden` has its
  * inputs and has been run. ET_OK whenever there is a verdict, whatever it says. ET_EINVAL: a tensor
- * that no bundle has, or given twice, a wrong shape or type, a profile without bits, a float build of
- * the library (it cannot judge: its own error is a kernel's); ET_ENOMEM. On failure there is nothing
+ * that no bundle has, or given twice, a wrong shape or type, a mask with other numbers than 0 and 1, an
+ * in.* that is not the golden's, a profile without bits, an alpha or a required name that cannot be, a float
+ * build of the library (it cannot judge: its own error is a kernel's); ET_ENOMEM. On failure there is nothing
  * to free. */
 et_status et_verify(et_verdict *verdict, const et_step *golden, const et_tensor_out *candidate,
                     size_t count, const et_verify_options *options, et_error *error);

@@ -646,6 +646,8 @@ static et_systematic find_systematic(const et_step *s, const et_profile *p)
     by.parameters = loses(&r, n * c->d_model, in->router) || loses(&r, size, in->up) ||
                     loses(&r, size, in->down) || loses(&r, shared, in->shared_up) ||
                     loses(&r, shared, in->shared_down);
+    const rounding intermediate = rounding_at(p, ET_INTERMEDIATES);
+    by.dy = loses(&intermediate, c->tokens * c->d_model, in->dy);
     if (!p->truncate_operands) return by;
     by.each = 0.72 * ldexp(1, -p->bits[ET_OPERANDS]);
     by.x = loses(&r, c->tokens * c->d_model, in->x);

@@ -9,7 +9,8 @@
  * candidate.c checks the same of a file, and says so with the file's name; here callers of the
  * library are checked, who bring arrays.
  *
- * Left out: values, which are judged and not checked; NaN is a mismatch, not an error.
+ * Left out: values of outputs, which are judged and not checked (NaN is a mismatch, not an error); but a mask
+ * holds 0 and 1.
  */
 #include "ref/oracle/tensors.h"
 #include "ref/verdict/judge.h"
@@ -163,39 +164,45 @@ static bool fits(const char *pattern, const char *name)
     return prefix ? strncmp(name, pattern, length - 1) == 0 : strcmp(name, pattern) == 0;
 }
 
-bool et_is_required(const et_judgement *j, const char *name)
+/* The golden's tensors that `pattern` names: with a '*' of the outputs that a lean bundle has, if it names any there. */
+static size_t named_by(const et_judgement *j, const char *pattern,
+                       et_tensor_out named[ET_MAX_STEP_TENSORS])
 {
-    for (size_t i = 0; i < j->options->require_count; i++)
-        if (fits(j->options->require[i], name)) return true;
-    return false;
+    size_t count = 0;
+    bool family = strchr(pattern, '*') != NULL;
+    for (int lean = family; count == 0 && lean >= 0; lean--) {
+        et_tensor_out all[ET_MAX_STEP_TENSORS];
+        size_t have = et_step_tensors(j->golden, lean, all);
+        for (size_t i = 0; i < have; i++)
+            if (fits(pattern, all[i].name) && !(family && strncmp(all[i].name, "in.", 3) == 0))
+                named[count++] = all[i];
+    }
+    return count;
 }
 
-/* Adds what `pattern` names among `own` to *named, and what of that the candidate lacks to *missing. */
-static void look_for(const et_judgement *j, const char *pattern, const et_tensor_out *own,
-                     size_t have, size_t *named, et_missing *missing)
+bool et_is_required(const et_judgement *j, const char *name)
 {
-    for (size_t k = 0; k < have; k++) {
-        if (!fits(pattern, own[k].name)) continue;
-        ++*named;
-        if (et_tensor_named(j->candidate, j->count, own[k].name)) continue;
-        if (missing->count++ == 0) missing->first = et_tensor_doc_find(own[k].name)->name;
+    for (size_t i = 0; i < j->options->require_count; i++) {
+        et_tensor_out named[ET_MAX_STEP_TENSORS];
+        size_t count = named_by(j, j->options->require[i], named);
+        if (et_tensor_named(named, count, name)) return true;
     }
+    return false;
 }
 
 et_status et_find_missing(const et_judgement *j, et_missing *missing, et_error *error)
 {
-    et_tensor_out outputs[ET_MAX_STEP_TENSORS], all[ET_MAX_STEP_TENSORS];
-    size_t have_outputs = et_step_tensors(j->golden, true, outputs);
-    size_t have = et_step_tensors(j->golden, false, all);
-    *missing = (et_missing){0};
-    for (size_t i = 0; i < j->options->require_count; i++) {
-        const char *pattern = j->options->require[i];
-        size_t named = 0;
-        if (strchr(pattern, '*')) look_for(j, pattern, outputs, have_outputs, &named, missing);
-        if (named == 0) look_for(j, pattern, all, have, &named, missing);
-        if (named == 0)
+    et_tensor_out all[ET_MAX_STEP_TENSORS];
+    for (size_t i = 0; i < j->options->require_count; i++)
+        if (named_by(j, j->options->require[i], all) == 0)
             return et_fail(error, ET_EINVAL, "required: case '%s' has no %s", j->golden->c.name,
-                           pattern);
+                           j->options->require[i]);
+    *missing = (et_missing){0};
+    size_t have = et_step_tensors(j->golden, false, all);
+    for (size_t i = 0; i < have; i++) {
+        if (!et_is_required(j, all[i].name)) continue;
+        if (et_tensor_named(j->candidate, j->count, all[i].name)) continue;
+        if (missing->count++ == 0) missing->first = et_tensor_doc_find(all[i].name)->name;
     }
     return ET_OK;
 }

@@ -28,7 +28,7 @@ et_calibration et_calibration_of(const char *tensor, const char *kind);
 /* b: the slope that an honest kernel of this profile may have in the limit of many elements. */
 double et_systematic_slope(const et_profile *p);
 
-/* The spread that it may have there. */
-static const double et_systematic_spread = 1.2;
+/* The spread that it may have there. rounds_dy: dy is not representable among the intermediates. */
+double et_systematic_spread(const char *tensor, bool rounds_dy);
 
 #endif

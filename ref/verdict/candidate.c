@@ -9,6 +9,7 @@
 #include "ref/oracle/fields.h"
 #include "ref/oracle/json.h"
 #include "ref/oracle/tensors.h"
+#include "ref/verdict/judge.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -128,11 +129,6 @@ static et_status check_aliases(const reading *r)
 
 /* ---- types and shapes ---- */
 
-static bool is_real(const et_tensor_out *t)
-{
-    return t->source == ET_FROM_F64 || t->source == ET_FROM_F32;
-}
-
 static bool is_integer(et_dtype dtype)
 {
     return et_dtype_significand(dtype) == 0 && dtype != ET_F8_E4M3 && dtype != ET_F8_E5M2;
@@ -140,7 +136,7 @@ static bool is_integer(et_dtype dtype)
 
 static et_status check_type(const reading *r, const et_tensor_info *info, const et_tensor_out *want)
 {
-    bool real = is_real(want);
+    bool real = et_tensor_is_real(want);
     if (real ? et_dtype_significand(info->dtype) > 0 : is_integer(info->dtype)) return ET_OK;
     return et_fail(r->error, ET_EINVAL, "%s: tensor '%s' has type %s, must be %s", r->file->path,
                    info->name, et_dtype_name(info->dtype),
@@ -164,13 +160,6 @@ static et_status check_shape(const reading *r, const et_tensor_info *info,
 
 /* ---- the first walk: what is there ---- */
 
-static const et_tensor_out *known_tensor(const reading *r, const char *name)
-{
-    for (size_t i = 0; i < r->known_count; i++)
-        if (strcmp(r->known[i].name, name) == 0) return &r->known[i];
-    return NULL;
-}
-
 static et_status add_tensor(et_candidate *c, const reading *r, const et_tensor_info *info,
                             const et_tensor_out *want)
 {
@@ -182,7 +171,7 @@ static et_status add_tensor(et_candidate *c, const reading *r, const et_tensor_i
     *t = (et_tensor_out){.name = want->name, .rank = info->rank, .dtype = info->dtype};
     memcpy(t->shape, info->shape, info->rank * sizeof *t->shape);
     t->source = want->source;
-    if (is_real(want)) t->source = info->dtype == ET_F64 ? ET_FROM_F64 : ET_FROM_F32;
+    if (et_tensor_is_real(want)) t->source = info->dtype == ET_F64 ? ET_FROM_F64 : ET_FROM_F32;
     if (want->source == ET_FROM_I32) t->dtype = info->dtype == ET_I64 ? ET_I64 : ET_I32;
     if (want->source == ET_FROM_U8) t->dtype = info->dtype == ET_BOOL ? ET_BOOL : ET_U8;
     c->count++;
@@ -194,7 +183,7 @@ static et_status check_tensor(et_candidate *c, const reading *r, const et_tensor
 {
     const et_alias *alias = alias_of(r, info->name);
     const char *name = alias ? alias->name : info->name;
-    const et_tensor_out *want = known_tensor(r, name);
+    const et_tensor_out *want = et_tensor_named(r->known, r->known_count, name);
     if (et_noise_doc_find(name) != NULL) {
         c->ignored++;
         return ET_OK;
@@ -281,7 +270,7 @@ static et_status read_values(et_candidate *c, const reading *r, const et_tensor_
                 status = et_fail(r->error, ET_EINVAL,
                                  "%s: tensor '%s' holds %.17g at element %zu; allowed: %s",
                                  r->file->path, info->name, chunk[i], first + i,
-                                 t->source == ET_FROM_U8 ? "0 to 255" : "integers of 32 bits");
+                                 t->source == ET_FROM_U8 ? "0 and 1" : "integers of 32 bits");
     }
     return status;
 }
@@ -289,7 +278,7 @@ static et_status read_values(et_candidate *c, const reading *r, const et_tensor_
 static et_status compare_input(const reading *r, const et_tensor_info *info, double *chunk)
 {
     const et_alias *alias = alias_of(r, info->name);
-    const et_tensor_out *want = known_tensor(r, alias ? alias->name : info->name);
+    const et_tensor_out *want = et_tensor_named(r->known, r->known_count, alias ? alias->name : info->name);
     const et_real *values = want->values;
     et_status status = ET_OK;
     for (size_t first = 0; status == ET_OK && first < info->count; first += CHUNK) {

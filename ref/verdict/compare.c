@@ -291,7 +291,8 @@ static bool fit_agrees(const et_inquiry *q, const et_exhibit *x, const et_fit *f
     const et_profile *p = q->j->options->profile; /* a loss's coefficient takes a few roundings */
     double b = 2 * et_systematic_slope(p) + ldexp(8, -p->bits[ET_ACCUMULATOR]) +
                1.5 * et_noise_slope(&q->j->systematic, x->got->name, false);
-    return spread <= 5 * et_systematic_spread + sigmas / sqrt(2 * fit->n) &&
+    double large = et_systematic_spread(x->got->name, q->j->systematic.dy);
+    return spread <= 5 * large + sigmas / sqrt(2 * fit->n) &&
            fabs(slope) <= 1.5 * sigmas / sqrt(fit->uu > 0 ? fit->uu : 1) + b;
 }
 

@@ -8,9 +8,10 @@
  *
  * and an honest kernel keeps
  *
- *     |beta| <= t c f deviation + b        spread <= 1.2 + t c f / sqrt(2n)
+ *     |beta| <= t c f deviation + b + (12 n / sum(u^2/V))^2      spread <= b' + t c f k / sqrt(2n)
  *
- * with t from alpha, c and b from calibration.c, and n / f^2 errors that are independent of each other:
+ * with t from alpha, c, b, b' and k from calibration.c (b' is 1.2, k is 1, as a rule). The last fraction, at most 1, lets
+ * groups go that are smaller than an ulp of theirs: such values round to 0, or far above, by chance. And n / f^2 errors that are independent of each other:
  *
  *     f^2 = n / sources                                      fewer sources than elements (calibration.c)
  *           + sum over rows v (sum u^2/V)^2 / sum(u^2/V)     a gate errs by sqrt(v) of itself, and all
@@ -71,6 +72,7 @@ typedef struct jury {
         *columns_shift; /* [d] of dx: what that makes of its columns, which may cancel; or NULL */
     double *seen;       /* [N] scratch, all 0 */
     double b, b_whole, b_router; /* allowed slopes: of groups, of the tensor, of dx's part */
+    double spread;               /* allowed of very many elements */
     double worst;                /* how near the nearest group came to its limits: 1 is on them */
 } jury;
 
@@ -185,8 +187,7 @@ static et_group measure(const jury *q, const char *kind, const char *part, size_
     double apart = s.n / (fmax(1, s.n / all->alike) + common);
     double t = et_group_limit(q->limits, fmax(1, apart));
     g.spread = sqrt(s.q / s.n);
-    g.spread_limit =
-        et_systematic_spread + t * q->limits.scatter * c.spread / sqrt(2 * fmax(1, apart));
+    g.spread_limit = q->spread + t * q->limits.scatter * c.spread / sqrt(2 * fmax(1, apart));
     g.pass = g.spread <= g.spread_limit;
     if (!(s.uu > 0)) return g;
     double shared = fmin(fmax(1, all->once / all->sources) + common, all->once);
@@ -807,6 +808,7 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
               .coarse = et_tail_is_coarse(p, name),
               .limits = et_group_limits_of(j->alpha, j->tests, et_tail_is_coarse(p, name)),
               .numbers = f->columns <= 1 || is_pairs(f),
+              .spread = et_systematic_spread(name, j->systematic.dy),
               .b = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, false),
               .b_whole = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, true),
               .b_router =
@@ -841,9 +843,10 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
     return status;
 }
 
-double et_group_tests(const et_tensor_out *t)
+double et_group_tests(const et_tensor_out *t, size_t experts)
 {
     double columns = t->rank > 1 ? (double)t->shape[t->rank - 1] : 1;
     double rows = columns > 0 ? (double)et_tensor_count(t) / columns : 0;
-    return 2 * (4 + 2 * columns + 3 * rows); /* blocks and experts are no more than rows */
+    double own = 1 + columns + rows, blocks = rows; /* an expert's own group is a column, or some rows */
+    return 2 * (own + rows + blocks + 3 + (double)experts); /* parts: one an expert, and three */
 }

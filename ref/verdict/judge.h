@@ -202,13 +202,13 @@ et_sums et_sum_weighed(size_t count, const double *e, const double *weight, doub
 
 /* Slope and spread of all groups, from the sums of rows [rows] and columns [columns], whose regressor is
  * the reference. Fills in whole, worst_group; a group past its limits makes the outcome ET_MISMATCH
- * and, unless one stands there already, gives the reason. */
+ * and gives the reason. */
 et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_step *reference,
                           const et_sums *rows, const et_sums *columns, et_tensor_verdict *out,
                           et_error *error);
 
 /* At least as many tests as et_judge_groups makes. */
-double et_group_tests(const et_tensor_out *t);
+double et_group_tests(const et_tensor_out *t, size_t experts);
 
 /* ---- explain.c ---- */
 

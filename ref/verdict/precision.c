@@ -291,7 +291,7 @@ static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_real *
                        const et_profile *p)
 {
     size_t count = et_tensor_count(x->got);
-    double most = et_systematic_spread + 12 / sqrt(2 * (double)count);
+    double most = et_systematic_spread(x->got->name, q->j->systematic.dy) + 12 / sqrt(2 * (double)count);
     return mean_square(q, x, V, 0, count) <= most * most && is_everywhere(q, x, V, p) &&
            errors_of(x).all >= ldexp(0.25, -p->bits[ET_ACCUMULATOR]);
 }

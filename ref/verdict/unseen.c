@@ -200,6 +200,7 @@ static et_status try_run(search *s, size_t run, et_error *error)
     }
     reference.given_mask = s->mask;
     reference.max_bytes = s->j->options->max_bytes;
+    reference.bytes = 0;
     et_status status = et_step_run(&reference, ET_BLAS, NULL, NULL, error);
     if (status == ET_OK)
         status = et_step_noise(&variance, &reference, s->j->options->profile, error);

@@ -35,7 +35,8 @@ typedef struct trial {
     int32_t updates;
     et_step reference, variance;      /* zeros where the golden serves, or before they are there */
     et_assignment assignment;         /* the candidate's own */
-    uint8_t *shown, *inferred, *open; /* [N,n] masks */
+    uint8_t *shown; /* the verdict's routing.mask */
+    uint8_t *inferred, *open; /* [N,n] masks */
     et_doubt *doubts;                 /* [tensor_count] */
     bool absurd; /* an illegal routing of so many slots that nothing else is judged */
 } trial;
@@ -48,7 +49,6 @@ static void end_trial(trial *t)
     et_free_twins(&t->j.twins);
     free(t->j.unseen.tokens);
     free(t->j.unseen.experts);
-    free(t->shown);
     free(t->inferred);
     free(t->open);
     free(t->doubts);
@@ -75,9 +75,10 @@ static et_status check_options(const et_verify_options *o, et_error *error)
         if (o->profile->bits[i] < 2 || o->profile->bits[i] > 53)
             return et_fail(error, ET_EINVAL, "profile '%s': place %d has %d bits; 2 to 53",
                            o->profile->name, i, o->profile->bits[i]);
-    if (!(o->alpha >= 0 && o->alpha < 1))
-        return et_fail(error, ET_EINVAL, "alpha = %g; 0 for the default of 1e-9, or below 1",
-                       o->alpha);
+    const double least = 1e-200; /* of which a test's share is still a number */
+    if (!(o->alpha == 0 || (o->alpha >= least && o->alpha < 1)))
+        return et_fail(error, ET_EINVAL, "alpha = %g; 0 for the default of 1e-9, or from %g to 1",
+                       o->alpha, least);
     for (size_t i = 0; i < o->require_count; i++)
         if (o->require[i] == NULL)
             return et_fail(error, ET_EINVAL, "required name %zu is missing", i);
@@ -91,7 +92,8 @@ static double count_tests(const et_judgement *j)
     double tests = 1 + et_routing_tests(j->golden);
     for (size_t i = 0; i < j->count; i++)
         if (et_tensor_is_real(&j->candidate[i]))
-            tests += (double)et_tensor_count(&j->candidate[i]) + et_group_tests(&j->candidate[i]);
+            tests += (double)et_tensor_count(&j->candidate[i]) +
+                     et_group_tests(&j->candidate[i], j->golden->c.experts);
     return tests;
 }
 
@@ -232,7 +234,9 @@ static bool is_far(const trial *t)
 static et_status read_routing(trial *t, et_error *error)
 {
     const et_step *golden = t->j.golden;
-    et_status status = et_routing_read(&t->j, &t->shown, &t->verdict->routing, error);
+    et_routing_verdict *routing = &t->verdict->routing;
+    et_status status = et_routing_read(&t->j, &t->shown, routing, error);
+    routing->mask = t->shown;
     if (status != ET_OK || t->shown == NULL) return status;
     t->j.mask = t->shown;
     status =
@@ -405,12 +409,15 @@ static void pronounce_pass(et_verdict *v)
                                                       nearest->largest_sigmas * one->limit_sigmas))
             nearest = one;
     }
+    char flips[64] = "";
+    if (v->routing.shown)
+        snprintf(flips, sizeof flips, "; %zu decisions differ legally", v->routing.differing);
     if (nearest)
         pronounce(v, ET_PASS,
                   "PASS: %.0f elements under profile %s; largest error %.2g deviations of %.2g "
-                  "allowed, in %s; %zu decisions differ legally",
+                  "allowed, in %s%s",
                   elements, v->profile.name, nearest->largest_sigmas, nearest->limit_sigmas,
-                  nearest->name, v->routing.differing);
+                  nearest->name, flips);
     else
         pronounce(v, ET_PASS, "PASS: %.0f elements under profile %s, all exact", elements,
                   v->profile.name);
@@ -446,7 +453,8 @@ static void pronounce_all(trial *t, const et_missing *missing)
         pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: the candidate holds nothing to judge");
     else if (is_all_golden(t))
         pronounce(v, ET_INCONCLUSIVE,
-                  "INCONCLUSIVE: the candidate is the golden itself, or as free of errors");
+                  "INCONCLUSIVE: the candidate is the golden itself, or as free of errors "
+                  "(a kernel of 64 bits? profile f64 judges it)");
     else if (doubtful)
         pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s: %s", doubtful->name, doubtful->reason);
     else if (!anything_passed(v))
@@ -599,6 +607,7 @@ et_status et_verify(et_verdict *verdict, const et_step *golden, const et_tensor_
 void et_verdict_free(et_verdict *verdict)
 {
     free(verdict->tensors);
+    free(verdict->routing.mask);
     *verdict = (et_verdict){0};
 }
 

@@ -181,19 +181,19 @@ const et_tensor_out *candidate_tensor(const judgement *j, const char *name)
     return NULL;
 }
 
-/* The report names a slot by token and expert: by the candidate's own mask, where it shows one. */
+/* The report names a slot by token and expert: by the candidate's own routing, where it shows one. */
 static et_status find_routing(judgement *j, et_error *error)
 {
-    const et_tensor_out *mask = candidate_tensor(j, "route.mask");
+    const uint8_t *mask = j->verdict.routing.mask;
     j->routing = j->golden.assignment;
     if (mask == NULL) return ET_OK;
     et_status status = et_assignment_build(&j->routing, j->golden.c.tokens, j->golden.c.experts,
-                                           mask->values, error);
+                                           mask, error);
     j->routing_owned = status == ET_OK;
     return status;
 }
 
-/* Opens the candidate before the reference is computed: a slip in a name shows at once. */
+/* Opens the candidate before the reference is computed: a slip in the file's name shows at once. */
 static et_status compute(judgement *j, et_error *error)
 {
     const verify_options *o = j->options;
@@ -209,8 +209,8 @@ static et_status compute(judgement *j, et_error *error)
     if (status == ET_OK)
         status = et_step_run(&j->golden, engine, progress_show, (void *)o->golden, error);
     if (status == ET_OK) status = read_candidate(j, error);
-    if (status == ET_OK) status = find_routing(j, error);
     if (status == ET_OK) status = judge(j, error);
+    if (status == ET_OK) status = find_routing(j, error);
     progress_clear();
     return status;
 }

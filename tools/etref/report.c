@@ -65,16 +65,18 @@ static void append_value(char *out, size_t room, double value, et_dtype dtype)
         append(out, room, "%.*g", dtype == ET_F64 ? 17 : 9, value);
 }
 
-/* "expert 3", "token block 2", "column 7, against its routed part" */
+/* "expert 3", "token block 2", "its routed part", "column 7, against its routed part" */
 static void describe_group(char *out, size_t room, const et_group *g)
 {
     const char *kind = strcmp(g->kind, "tokens") == 0 ? "token block" : g->kind;
     out[0] = '\0';
     if (strcmp(g->kind, "tensor") == 0)
         append(out, room, "the whole tensor");
+    else if (strcmp(g->kind, "part") == 0)
+        append(out, room, "its %s part", g->part);
     else
         append(out, room, "%s %zu", kind, g->index);
-    if (g->part && strcmp(g->part, "reference") != 0)
+    if (g->part && strcmp(g->part, "reference") != 0 && strcmp(g->kind, "part") != 0)
         append(out, room, ", against its %s part", g->part);
 }
 
