@@ -244,8 +244,8 @@ START_TEST(dy_may_be_rounded_before_dO_is)
     ck_assert_double_eq_tol(whole->spread, 1.29, 0.03);
     et_verdict_free(&v);
     for (size_t i = 0; i < 512 * 64; i++) /* truncated: no kernel of this profile does that */
-        dO[i] = 0.2 * k.golden.in.dy[i] - fmod(0.2 * k.golden.in.dy[i],
-                                                rounding_ulp(&r, 0.2 * k.golden.in.dy[i]));
+        dO[i] = 0.2 * k.golden.in.dy[i] -
+                fmod(0.2 * k.golden.in.dy[i], rounding_ulp(&r, 0.2 * k.golden.in.dy[i]));
     v = judge_by(&k, (et_verify_options){0});
     ck_assert_int_eq(v.outcome, ET_MISMATCH);
     et_verdict_free(&v);
@@ -603,9 +603,10 @@ static void count_one(void *user, const char *tensor, const et_group *g)
  * experts gives y more parts than it has elements. */
 START_TEST(no_group_goes_uncounted)
 {
-    const char *const cases[] = {ec_case, tc_case,
-                                 "{'name':'many','rule':'tc','top_k':300,'tokens':1,'d_model':16,"
-                                 "'d_expert':16,'experts':300,'precision':'bf16','shared':false," DRAWN "}"};
+    const char *const cases[] = {
+        ec_case, tc_case,
+        "{'name':'many','rule':'tc','top_k':300,'tokens':1,'d_model':16,"
+        "'d_expert':16,'experts':300,'precision':'bf16','shared':false," DRAWN "}"};
     for (size_t i = 0; i < 3; i++) {
         honest k;
         et_verdict v;

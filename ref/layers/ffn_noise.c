@@ -718,6 +718,17 @@ static double through_expert(size_t d, size_t h, const et_real *g, const et_real
     return sum;
 }
 
+/* A kernel may take dw = <dA, A> instead of <dy, f(x)>, with dA = dy W_down of the rounded dy, and weigh dA later: then dw
+ * has sum_c f_c^2 times the rounding of dy_c. Less than through_expert, but where f(x) is nearly the same in all columns,
+ * and dy cancels in the sum. */
+static double through_dA(const rounding *r, size_t d, const et_real *dy, const et_real *out)
+{
+    double sum = 0;
+    for (size_t c = 0; c < d; c++)
+        sum += (double)out[c] * (double)out[c] * rounding_site(r, (double)dy[c], 0);
+    return sum;
+}
+
 /* acc of dw = sum_c dy_c f_c; 0 if that sum is exact. `terms` [d] is scratch: the thread's own. */
 static double dot_noise(const et_profile *p, size_t d, const et_real *dy, const et_real *out,
                         double incoming, double *terms)
@@ -785,6 +796,7 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
     et_status status =
         et_allocate(&room, m * (d + h) + (2 + threads) * d, sizeof(double), "dw noise", error);
     if (status != ET_OK) return status;
+    const rounding coarser = rounding_coarser(p, ET_INTERMEDIATES, ET_OPERANDS);
     double *all_terms = room;
     et_real *mean_square = (et_real *)(all_terms + threads * d), *mean_noise = mean_square + d;
     et_real *own = mean_noise + d;
@@ -798,6 +810,7 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
         own_output_noise(f, p, mean_square, mean_noise, &s->outputs, v->A + t * h, v->out + t * d,
                          V->out + t * d, own + t * d);
         double V_dw = through_expert(d, h, s->g + t * h, VA + t * h, u->dy + t * d, own + t * d);
+        V_dw = larger(V_dw, through_dA(&coarser, d, u->dy + t * d, v->out + t * d));
         if (s->along_up)
             V_dw += common_in_dw(d, h, s->g + t * h, v->H + t * h, s->along_up, V->x + t * d);
         V_dw += dot_noise(p, d, u->dy + t * d, v->out + t * d, V_dw, terms);

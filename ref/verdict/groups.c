@@ -847,6 +847,7 @@ double et_group_tests(const et_tensor_out *t, size_t experts)
 {
     double columns = t->rank > 1 ? (double)t->shape[t->rank - 1] : 1;
     double rows = columns > 0 ? (double)et_tensor_count(t) / columns : 0;
-    double own = 1 + columns + rows, blocks = rows; /* an expert's own group is a column, or some rows */
+    double own = 1 + columns + rows,
+           blocks = rows; /* an expert's own group is a column, or some rows */
     return 2 * (own + rows + blocks + 3 + (double)experts); /* parts: one an expert, and three */
 }

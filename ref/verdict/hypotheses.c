@@ -383,11 +383,17 @@ static void other_phase(et_deviant *v)
     if (choice) set_thresholds(v, v->s.in.ema, c->ema_bias_correction, c->ema_updates);
 }
 
-/* The average of this step is the reference's state after it. */
+/* The average of this step is the reference's state after it. Form 0: corrected by the count after the update; 1: by
+ * the one before it; 2: the corrected threshold itself is moved on, beta c + (1 - beta) cutoff. */
 static void ema_before_use(et_deviant *v)
 {
     const et_case *c = &v->s.c;
-    set_thresholds(v, v->on->right->state_ema, c->ema_bias_correction, c->ema_updates + 1);
+    const et_step *right = v->on->right;
+    size_t u = c->ema_updates;
+    set_thresholds(v, right->state_ema, c->ema_bias_correction, v->variant == 0 ? u + 1 : u);
+    if (v->variant < 2) return;
+    set_thresholds(v, right->in.ema, c->ema_bias_correction, u);
+    et_ema_update(v->moe.n, c->ema_decay, right->route.cutoff, v->plan.thresholds);
 }
 
 static void other_correction(et_deviant *v)
@@ -883,15 +889,30 @@ static void other_activation_slope(et_deviant *v, const et_row *r)
     }
 }
 
+static bool is_last_row(const et_row *r)
+{
+    return r->place + 1 == r->load;
+}
+
 static void drop_last_row(et_deviant *v, const et_row *r)
 {
-    if (r->place + 1 == r->load) memset(r->O, 0, v->moe.d * sizeof *r->O);
+    if (is_last_row(r)) memset(r->O, 0, v->moe.d * sizeof *r->O);
+}
+
+static size_t dropped_tile(const et_deviant *v)
+{
+    static const size_t tiles[] = {16, 32, 64, 128, 256};
+    return tiles[v->variant % 5];
+}
+
+static bool is_in_dropped_tile(const et_deviant *v, const et_row *r)
+{
+    return is_in_last_tile(r, dropped_tile(v));
 }
 
 static void drop_last_tile(et_deviant *v, const et_row *r)
 {
-    static const size_t tiles[] = {16, 32, 64, 128, 256};
-    if (is_in_last_tile(r, tiles[v->variant])) memset(r->O, 0, v->moe.d * sizeof *r->O);
+    if (is_in_dropped_tile(v, r)) memset(r->O, 0, v->moe.d * sizeof *r->O);
 }
 
 /* ---- y ---- */
@@ -964,6 +985,18 @@ static void y_without_last_rows(et_deviant *v, size_t t)
     }
 }
 
+static void y_without_last_tiles(et_deviant *v, size_t t)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(v, t, &slots);
+    start_y(v, t);
+    for (size_t j = 0; j < count; j++) {
+        size_t slot = (size_t)slots[j], e = (size_t)v->a->slot_expert[slot];
+        size_t whole = (size_t)v->a->load[e] - (size_t)v->a->load[e] % dropped_tile(v);
+        if (slot < (size_t)v->a->expert_offsets[e] + whole) add_slot(v, t, slot, 1);
+    }
+}
+
 /* Variant 0: each token's first slot; 1: its last; 2: the first slot of all; 3: the last of all. */
 static void add_slot_again(et_deviant *v, size_t t)
 {
@@ -974,15 +1007,24 @@ static void add_slot_again(et_deviant *v, size_t t)
     if (v->variant < 2 || slot == (v->variant == 2 ? 0 : last - 1)) add_slot(v, t, slot, 1);
 }
 
-/* Variant 0: only the last slot stays; 1: neither does the shared expert; 2: only the first stays. */
+/* Form 0: only the last slot stays; 1: neither does the shared expert; 2: only the first stays. 3, 4, 5: the same,
+ * and no gradient comes back to what was overwritten. */
 static void overwrite_slots(et_deviant *v, size_t t)
 {
     const int32_t *slots;
     size_t count = et_slots_of(v, t, &slots);
     if (count == 0) return;
     start_y(v, t);
-    if (v->variant == 1) memset(y_of(v, t), 0, v->moe.d * sizeof(et_real));
-    add_slot(v, t, (size_t)slots[v->variant == 2 ? 0 : count - 1], 1);
+    if (v->variant % 3 == 1) memset(y_of(v, t), 0, v->moe.d * sizeof(et_real));
+    add_slot(v, t, (size_t)slots[v->variant % 3 == 2 ? 0 : count - 1], 1);
+}
+
+static bool is_overwritten(et_deviant *v, const et_row *r)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(v, r->token, &slots);
+    if (r->expert == v->moe.n) return count > 0 && v->variant % 3 == 1;
+    return r->slot != (size_t)slots[v->variant % 3 == 2 ? 0 : count - 1];
 }
 
 static void y_without_shared(et_deviant *v, size_t t)
@@ -1122,6 +1164,55 @@ static void dw_of_weighted(et_deviant *v, const et_row *r)
 {
     (void)v;
     *r->dw *= *r->w;
+}
+
+/* What autograd makes of a row that y does not have: no gradient comes back to it. */
+static void no_gradient(et_deviant *v, const et_row *r)
+{
+    if (r->dw) *r->dw = 0;
+    if (r->dO) memset(r->dO, 0, v->moe.d * sizeof *r->dO);
+}
+
+static void no_gradient_of_last_row(et_deviant *v, const et_row *r)
+{
+    if (is_last_row(r) && (r->expert < v->moe.n || v->variant == 3)) no_gradient(v, r);
+}
+
+static void no_gradient_of_last_tile(et_deviant *v, const et_row *r)
+{
+    bool in_y = v->variant >= 10; /* of routed experts */
+    if (is_in_dropped_tile(v, r) && !(in_y && r->expert == v->moe.n)) no_gradient(v, r);
+}
+
+static void no_gradient_of_overwritten(et_deviant *v, const et_row *r)
+{
+    if (is_overwritten(v, r)) no_gradient(v, r);
+}
+
+static void no_dw(et_deviant *v, const et_row *r)
+{
+    if (r->expert < v->moe.n) *r->dw = 0;
+}
+
+/* d(w^2)/dw = 2 w */
+static void dw_of_square(et_deviant *v, const et_row *r)
+{
+    if (r->expert < v->moe.n) *r->dw *= 2 * *r->w;
+}
+
+static void double_dw_of_shared(et_deviant *v, const et_row *r)
+{
+    if (r->expert == v->moe.n) *r->dw *= 2;
+}
+
+static void double_dO_of_shared(et_deviant *v, const et_row *r)
+{
+    for (size_t c = 0; r->expert == v->moe.n && c < v->moe.d; c++) r->dO[c] *= 2;
+}
+
+static void no_gradient_of_shared(et_deviant *v, const et_row *r)
+{
+    if (r->expert == v->moe.n) no_gradient(v, r);
 }
 
 static void dO_unweighted(et_deviant *v, const et_row *r)
@@ -1587,6 +1678,11 @@ static void operands_in_tf32(et_profile *p)
     p->bits[ET_OPERANDS] = 11;
 }
 
+static void logits_in_bf16(et_profile *p)
+{
+    p->bits[ET_LOGITS] = 8;
+}
+
 static void gates_in_bf16(et_profile *p)
 {
     p->bits[ET_GATES] = 8;
@@ -1665,7 +1761,8 @@ static const et_hypothesis table[] = {
 
     /* state */
     {.doc = {"ema-before-use", "the moving average is updated before its threshold is used", "state"},
-     .applies = moves_ema_by_threshold, .variants = ONE_FORM, .hooks = {{.at = ET_AT_PLAN, .whole = ema_before_use}}},
+     .applies = moves_ema_by_threshold, .variants = {"", "corrected by the old count", "the corrected average is"},
+     .hooks = {{.at = ET_AT_PLAN, .whole = ema_before_use}}},
     {.doc = {"ema-uncorrected", "the average's bias correction is missing, or applied where the case has none", "state"},
      .applies = by_threshold, .variants = ONE_FORM, .hooks = {{.at = ET_AT_PLAN, .whole = other_correction}}},
     {.doc = {"ema-correction-off-by-one", "the average's bias correction counts one update too many or too few", "state"},
@@ -1705,11 +1802,13 @@ static const et_hypothesis table[] = {
 
     /* forward */
     {.doc = {"gate-forgotten", "the gate is missing: f(x) enters y with weight 1", "forward"},
-     .applies = is_moe, .variants = {"", "in y alone"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = weight_one}, {.at = ET_AT_Y, .variants = 2, .token = y_unweighted}}},
+     .applies = is_moe, .variants = {"", "in y alone", "in y, and from there back"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = weight_one}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_unweighted},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .row = no_dw}, {.at = ET_AT_DOUT, .variants = 4, .row = dO_unweighted}}},
     {.doc = {"gate-twice", "the gate is applied twice", "forward"},
-     .applies = is_moe, .variants = {"", "in y alone"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = weight_twice}, {.at = ET_AT_Y, .variants = 2, .token = y_weighted_twice}}},
+     .applies = is_moe, .variants = {"", "in y alone", "in y, and from there back"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = weight_twice}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_weighted_twice},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .row = dw_of_square}, {.at = ET_AT_DOUT, .variants = 4, .row = dO_weighted_twice}}},
     {.doc = {"gate-before-activation", "the gate multiplies H before relu(H)^2, not f(x)", "forward"},
      .applies = is_moe, .variants = {"H is shown weighted", "H is shown unweighted", "in y alone"},
      .hooks = {{.at = ET_AT_PRE, .variants = 1, .row = weigh_hidden}, {.at = ET_AT_ACT, .variants = 2, .row = weigh_hidden_inside},
@@ -1764,23 +1863,34 @@ static const et_hypothesis table[] = {
      .variants = {"SiLU", "GELU"},
      .hooks = {{.at = ET_AT_ACT, .row = other_activation}, {.at = ET_AT_DPRE, .row = other_activation_slope}}},
     {.doc = {"last-row-dropped", "an expert's last row is missing", "forward"},
-     .variants = {"", "in y alone"},
-     .hooks = {{.at = ET_AT_OUT, .variants = 1, .row = drop_last_row}, {.at = ET_AT_Y, .variants = 2, .token = y_without_last_rows}}},
+     .variants = {"", "in y alone", "in y, and from there back", "in the backward pass, too"},
+     .hooks = {{.at = ET_AT_OUT, .variants = 1 | 8, .row = drop_last_row}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_without_last_rows},
+               {.at = ET_AT_DWEIGHT, .variants = 4 | 8, .row = no_gradient_of_last_row}, {.at = ET_AT_DOUT, .variants = 4 | 8, .row = no_gradient_of_last_row}}},
     {.doc = {"last-tile-dropped", "an expert's last rows, which fill no whole tile, are missing", "forward"},
-     .variants = {"tiles of 16", "tiles of 32", "tiles of 64", "tiles of 128", "tiles of 256"},
-     .hooks = {{.at = ET_AT_OUT, .row = drop_last_tile}}},
+     .variants = {"tiles of 16", "tiles of 32", "tiles of 64", "tiles of 128", "tiles of 256",
+                  "tiles of 16, in the backward pass, too", "tiles of 32, in the backward pass, too", "tiles of 64, in the backward pass, too",
+                  "tiles of 128, in the backward pass, too", "tiles of 256, in the backward pass, too", "tiles of 16, in y, and from there back",
+                  "tiles of 32, in y, and from there back", "tiles of 64, in y, and from there back", "tiles of 128, in y, and from there back",
+                  "tiles of 256, in y, and from there back"},
+     .hooks = {{.at = ET_AT_OUT, .variants = 31 | 31 << 5, .row = drop_last_tile}, {.at = ET_AT_Y, .variants = 31 << 10, .token = y_without_last_tiles},
+               {.at = ET_AT_DWEIGHT, .variants = 31 << 5 | 31 << 10, .row = no_gradient_of_last_tile},
+               {.at = ET_AT_DOUT, .variants = 31 << 5 | 31 << 10, .row = no_gradient_of_last_tile}}},
     {.doc = {"slot-added-twice", "a slot is added to y twice", "forward"},
      .applies = is_moe, .variants = {"each token's first", "each token's last", "the first of all", "the last of all"},
      .hooks = {{.at = ET_AT_Y, .token = add_slot_again}}},
     {.doc = {"second-slot-overwrites", "a token's slots overwrite each other in y", "forward"},
-     .applies = is_moe, .variants = {"the last stays", "the last stays, without the shared expert", "the first stays"},
-     .hooks = {{.at = ET_AT_Y, .token = overwrite_slots}}},
+     .applies = is_moe, .variants = {"the last stays", "the last stays, without the shared expert", "the first stays", "the last stays, and from there back",
+                  "the last stays, without the shared expert, and from there back", "the first stays, and from there back"},
+     .hooks = {{.at = ET_AT_Y, .token = overwrite_slots}, {.at = ET_AT_DWEIGHT, .variants = 56, .row = no_gradient_of_overwritten},
+               {.at = ET_AT_DOUT, .variants = 56, .row = no_gradient_of_overwritten}}},
     {.doc = {"shared-forgotten", "the shared expert is missing", "forward"},
-     .applies = has_shared, .variants = {"", "in y alone"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = shared_weighs_nothing}, {.at = ET_AT_Y, .variants = 2, .token = y_without_shared}}},
+     .applies = has_shared, .variants = {"", "in y alone", "in y, and from there back"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = shared_weighs_nothing}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_without_shared},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .row = no_gradient_of_shared}, {.at = ET_AT_DOUT, .variants = 4, .row = no_gradient_of_shared}}},
     {.doc = {"shared-twice", "the shared expert is added twice", "forward"},
-     .applies = has_shared, .variants = {"", "in y alone"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = shared_weighs_twice}, {.at = ET_AT_Y, .variants = 2, .token = y_with_shared_twice}}},
+     .applies = has_shared, .variants = {"", "in y alone", "in y, and from there back"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = shared_weighs_twice}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_with_shared_twice},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .row = double_dw_of_shared}, {.at = ET_AT_DOUT, .variants = 4, .row = double_dO_of_shared}}},
     {.doc = {"shared-gated", "the shared expert's output is multiplied by a gate", "forward"},
      .applies = has_shared,
      .variants = {"expert 0's", "the token's first slot's", "the sum over its slots", "1 minus that sum", "expert 0's, in y alone",
@@ -1905,6 +2015,7 @@ static const et_hypothesis table[] = {
     {.doc = {"operands-tf32", "operands of products are rounded to 11 bits", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = operands_in_tf32},
     {.doc = {"operands-bf16", "operands of products are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = operands_in_bf16},
     {.doc = {"intermediates-bf16", "H, A, f(x) and their gradients are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = intermediates_in_bf16},
+    {.doc = {"logits-bf16", "logits are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .applies = is_moe, .variants = ONE_FORM, .profile = logits_in_bf16},
     {.doc = {"gates-bf16", "gates and weights are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .applies = is_moe, .variants = ONE_FORM, .profile = gates_in_bf16},
     {.doc = {"accumulator-f16", "sums are kept in 11 bits", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = sums_in_f16},
     {.doc = {"accumulator-bf16", "sums are kept in 8 bits", "precision"}, .nature = ET_BY_PROFILE, .variants = ONE_FORM, .profile = sums_in_bf16},

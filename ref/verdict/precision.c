@@ -14,8 +14,12 @@
  * Sums in 8 bits are a special case. Their errors depend on the order of summation (blocked sums err far
  * less than the model's sequential one) and lose small addends, which makes a slope, and are not normal.
  * So only elements, all but one in a thousand, and the spread are asked for there, and a size of the
- * errors that 8 bits would make.
+ * errors that 8 bits would make. That much fits many a small mistake in one tensor; so the errors must be scattered over
+ * rows and columns, and a product that fails alone must consist of numbers of 8 bits.
+ *
+ * Where decisions are illegal a profile must make them legal, too.
  */
+#include "ref/base/memory.h"
 #include "ref/base/rounding.h"
 #include "ref/oracle/decide.h"
 #include "ref/verdict/calibration.h"
@@ -285,15 +289,14 @@ static bool is_of_size(const et_inquiry *q, const et_exhibit *x, const et_real *
     return mean_square(q, x, V, 0, count) >= least * least && is_everywhere(q, x, V, p);
 }
 
-/* Sums in few bits err by at most what V says (blocked ones by less, and with a slope), and by a size that
- * so few bits make. */
+/* Sums in few bits err by at most what V says: blocked ones by less, and with a slope. */
 static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_real *V,
                        const et_profile *p)
 {
     size_t count = et_tensor_count(x->got);
-    double most = et_systematic_spread(x->got->name, q->j->systematic.dy) + 12 / sqrt(2 * (double)count);
-    return mean_square(q, x, V, 0, count) <= most * most && is_everywhere(q, x, V, p) &&
-           errors_of(x).all >= ldexp(0.25, -p->bits[ET_ACCUMULATOR]);
+    double most =
+        et_systematic_spread(x->got->name, q->j->systematic.dy) + 12 / sqrt(2 * (double)count);
+    return mean_square(q, x, V, 0, count) <= most * most && is_everywhere(q, x, V, p);
 }
 
 static bool is_subnormal(double value, double smallest)
@@ -351,22 +354,88 @@ static double part_of_slopes(const et_exhibit *x)
     return all > 0 ? slopes / all : 0;
 }
 
-/* Sums in few bits: half of the failing tensors err in most of their parts, products of matrices are among them,
- * and most of their errors are scattered. (A wrong weight makes slopes, a wrong loss leaves experts alone.) */
-static bool look_like_sums(const et_inquiry *q)
+/* Does more than a column here and there have errors? */
+static bool is_in_many_columns(const et_inquiry *q, const et_exhibit *x)
 {
-    size_t failing = 0, beyond = 0, products = 0;
+    size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
+    size_t count = et_tensor_count(x->got), noisy = 0, filled = 0;
+    const et_real *right = x->right;
+    double all = mean_square(q, x, x->variance, 0, count);
+    for (size_t c = 0; c < columns; c++) {
+        double sum = 0, n = 0;
+        for (size_t i = c; i < count; i += columns) {
+            double e = et_tensor_element(x->got, i) - (double)right[i];
+            if (!(x->variance[i] > 0)) continue;
+            sum += e * e / (q->j->scale * (double)x->variance[i]);
+            n++;
+        }
+        filled += n > 0;
+        noisy += sum > 0.001 * all * n;
+    }
+    return 8 * noisy >= filled;
+}
+
+/* Is every number one of so many bits? */
+static bool has_bits(const et_exhibit *x, int bits)
+{
+    for (size_t i = 0; i < et_tensor_count(x->got); i++) {
+        int exponent;
+        double m = ldexp(frexp(et_tensor_element(x->got, i), &exponent), bits);
+        if (m != nearbyint(m)) return false;
+    }
+    return true;
+}
+
+/* Does it fail by more than a slope: by elements, or by its errors' size? */
+static bool is_wide(const et_exhibit *x)
+{
+    const et_tensor_verdict *v = x->verdict;
+    return v->failed > 0 || v->worst_group.spread > v->worst_group.spread_limit ||
+           v->whole.spread > v->whole.spread_limit;
+}
+
+/* Sums in few bits: half of the failing tensors err in most of their parts, and by more than a slope. Products of
+ * matrices are among them, whose errors are of a size that so few bits make, and scattered over all columns. (A wrong
+ * weight makes slopes, a wrong loss leaves experts alone.) If but one kind of product fails, its own sums have few bits. */
+static bool look_like_sums(const et_inquiry *q, int bits)
+{
+    size_t failing = 0, beyond = 0, wide = 0, products = 0;
+    unsigned kinds = 0;
+    bool few_bits = true;
     double slopes = 0;
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         if (!counts(x)) continue;
         failing++;
         beyond += is_beyond_bars(q, x);
+        wide += is_wide(x);
         if (!is_product(q, x)) continue;
+        if (errors_of(x).all < ldexp(0.25, -bits) || !is_in_many_columns(q, x)) return false;
         products++;
         slopes += part_of_slopes(x);
+        kinds |= 1u << (x->stage == ET_AT_DUP ? ET_AT_DDOWN : x->stage);
+        few_bits = few_bits && has_bits(x, bits);
     }
-    return 2 * beyond >= failing && products > 0 && 2 * slopes <= (double)products;
+    bool alone = (kinds & (kinds - 1)) == 0;
+    return 2 * beyond >= failing && 2 * wide >= failing && products > 0 &&
+           2 * slopes <= (double)products && (few_bits || !alone);
+}
+
+/* Are the candidate's decisions legal within what this profile's errors can turn? */
+static et_status allows_routing(const et_inquiry *q, const et_step *variance, bool *legal,
+                                et_error *error)
+{
+    et_judgement j = *q->j;
+    et_routing_verdict verdict = {0};
+    void *open;
+    et_status status =
+        et_allocate(&open, j.golden->c.tokens * j.golden->c.experts, 1, "open decisions", error);
+    if (status != ET_OK) return status;
+    j.variance = variance;
+    status = et_routing_judge(&j, &verdict, open, error);
+    *legal = verdict.outcome != ET_MISMATCH;
+    free(open);
+    return status;
 }
 
 /* A tensor that passes, and that the profile would make err far more than the verdict's does, has less than a hundredth
@@ -403,14 +472,18 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
         const et_tensor_out *theirs = et_tensor_named(variances, have, x->got->name);
         const et_real *V = theirs ? theirs->values : NULL;
         if (V && !sums && !flushes) *fits = !speaks_against(q, x, V);
-        if (!counts(x)) continue;
+        bool aside = x->failed && V && x->stage == ET_STAGES; /* logits, metrics */
+        if (!counts(x) && !aside) continue;
         status = et_judge_under(q, x, &by, q->right, &out, error);
         if (status != ET_OK) return status;
-        *fits = sums ? 1000 * out.failed <= out.judged && is_of_sums(q, x, V, p)
-                     : out.outcome != ET_MISMATCH && (flushes || is_everywhere(q, x, V, p));
+        *fits = sums ? 1000 * out.failed <= out.judged : out.outcome != ET_MISMATCH;
+        if (aside) continue;
+        *fits = *fits && (sums ? is_of_sums(q, x, V, p) : flushes || is_everywhere(q, x, V, p));
         any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V, p));
     }
-    *fits = *fits && any && (!sums || look_like_sums(q));
+    *fits = *fits && any && (!sums || look_like_sums(q, p->bits[ET_ACCUMULATOR]));
+    if (status == ET_OK && *fits && q->routing_failed)
+        status = allows_routing(q, variance, fits, error);
     return status;
 }
 
@@ -429,7 +502,8 @@ static int coarsened_to(const et_profile *p, const et_profile *own)
 static bool could_be(const et_inquiry *q, const et_profile *p)
 {
     const et_profile *own = q->j->options->profile;
-    bool gates_pass = false, gates_fail = false, wide = false, flushed = false, large = false;
+    bool gates_pass = false, gates_fail = false, logits_pass = false, wide = false, flushed = false,
+         large = false;
     bool flushes = p->ftz != own->ftz;
     double least = ldexp(0.03, -coarsened_to(p, own));
     for (size_t i = 0; i < q->count; i++) {
@@ -437,15 +511,15 @@ static bool could_be(const et_inquiry *q, const et_profile *p)
         bool gates = is_gates(x);
         gates_pass |= gates && x->passed;
         gates_fail |= gates && x->failed;
+        logits_pass |= x->passed && strcmp(x->got->name, "fwd.logits") == 0;
         if (!counts(x)) continue;
         if (!flushes && !errs_in_many_rows(x)) return false;
         flushed |= flushes && is_flushed(q, x);
         large |= relative_error(x) >= least;
-        wide |= x->verdict->failed > 0 ||
-                x->verdict->worst_group.spread > x->verdict->worst_group.spread_limit ||
-                x->verdict->whole.spread > x->verdict->whole.spread_limit;
+        wide |= is_wide(x);
     }
     if (p->bits[ET_GATES] != own->bits[ET_GATES] && gates_pass && !gates_fail) return false;
+    if (p->bits[ET_LOGITS] != own->bits[ET_LOGITS] && logits_pass) return false;
     return wide && (flushes ? flushed : large); /* and not only a slope */
 }
 

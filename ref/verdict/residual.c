@@ -298,6 +298,8 @@ static void say_group(const et_exhibit *x, text *t)
     say(t, "%s: no single element fails, but ", x->got->name);
     if (g->kind == NULL || strcmp(g->kind, "tensor") == 0)
         say(t, "the whole tensor");
+    else if (strcmp(g->kind, "part") == 0)
+        say(t, "its %s part", g->part);
     else
         say(t, "%s %zu", g->kind, g->index);
     say(t, " does: slope %.2e +- %.1e, spread %.3g", g->slope, g->slope_sigma, g->spread);

@@ -33,11 +33,11 @@ typedef struct trial {
     const et_bars *bars; /* the golden's, if the caller has them */
     et_step golden;      /* the caller's, and its state in evaluation, too */
     int32_t updates;
-    et_step reference, variance;      /* zeros where the golden serves, or before they are there */
-    et_assignment assignment;         /* the candidate's own */
-    uint8_t *shown; /* the verdict's routing.mask */
-    uint8_t *inferred, *open; /* [N,n] masks */
-    et_doubt *doubts;                 /* [tensor_count] */
+    et_step reference, variance; /* zeros where the golden serves, or before they are there */
+    et_assignment assignment;    /* the candidate's own */
+    uint8_t *shown;              /* the verdict's routing.mask */
+    uint8_t *inferred, *open;    /* [N,n] masks */
+    et_doubt *doubts;            /* [tensor_count] */
     bool absurd; /* an illegal routing of so many slots that nothing else is judged */
 } trial;
 

@@ -308,7 +308,10 @@ class Layer:
 
     def threshold(self, parts):
         """c [n]: the moving average from before this step."""
-        ema, u = self.inputs["in.ema"], self.case["ema_updates"]
+        return self.corrected(self.inputs["in.ema"], self.case["ema_updates"])
+
+    def corrected(self, ema, u):
+        """An average that started at 0 and has had u updates."""
         if self.case["ema_bias_correction"] and u > 0:
             return ema / (1 - self.case["ema_decay"] ** u)
         return ema
@@ -491,8 +494,9 @@ class EmaBeforeUse(Layer):
     """the moving average is updated before the threshold is taken from it"""
 
     def threshold(self, parts):
-        beta, c = self.case["ema_decay"], super().threshold(parts)
-        return beta * c + (1 - beta) * self.cutoff(parts)
+        beta, u = self.case["ema_decay"], self.case["ema_updates"]
+        ema = beta * self.inputs["in.ema"] + (1 - beta) * self.cutoff(parts)
+        return self.corrected(ema, u + 1)
 
 
 class AuxGradient(Layer):
