@@ -25,6 +25,10 @@ static const char *const f32_case =
     "{'name':'f32','layer':'dense','tokens':96,'d_model':24,'d_expert':40,'precision':'f32',"
     "'input':{'source':'normal','seed':3}}";
 
+static const char *const f32_moe_case =
+    "{'name':'f32-moe','rule':'tc','top_k':2,'experts':4,'tokens':96,'d_model':24,'d_expert':40,"
+    "'precision':'f32'," DRAWN "}";
+
 static const et_verify_options explained = {.explain = true};
 
 static const et_explanation *explanation(const et_verdict *v, const char *name)
@@ -51,6 +55,18 @@ static void scale_values(honest *k, const char *name, size_t first, size_t end, 
 static void scale_tensor(honest *k, const char *name, double factor)
 {
     scale_values(k, name, 0, elements_of(tensor_of(k, name)), factor);
+}
+
+/* Values as a kernel of another profile would make them, judged by this one. */
+static void round_otherwise(honest *k, et_place place, int bits)
+{
+    et_step noise;
+    et_profile other = *k->profile;
+    other.bits[place] = bits;
+    ck_assert_int_eq(et_step_noise(&noise, &k->golden, &other, NULL), ET_OK);
+    clear_tensors(k);
+    add_tensors(k, &k->golden, &noise, 1, 7);
+    et_step_free(&noise);
 }
 
 /* ---- a mistake, and where ---- */
@@ -224,6 +240,47 @@ START_TEST(what_is_free_of_a_rounding_speaks_against_it)
 }
 END_TEST
 
+/* Logits in bf16 are not gates in bf16, nor operands: a profile must account for the logits themselves. */
+START_TEST(coarse_logits_are_named)
+{
+    honest k;
+    make_honest(&k, f32_moe_case, "f32", 5);
+    round_otherwise(&k, ET_LOGITS, 8);
+    et_verdict v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    expect_explained(&v, "logits-bf16", "everywhere");
+    ck_assert_ptr_null(explanation(&v, "gates-bf16"));
+    ck_assert_ptr_null(explanation(&v, "operands-bf16"));
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* Sums of 8 bits fit any small mistake in one tensor, unless they are asked to look like such sums. */
+START_TEST(few_bits_of_sums_are_no_excuse)
+{
+    const char *const tensors[] = {"fwd.y", "bwd.w_up", "bwd.x"};
+    const char *profile = _i < 3 ? "f32" : "bf16", *name = tensors[_i % 3];
+    honest k;
+    make_honest(&k, f32_moe_case, profile, 5);
+    double *values = values_of(&k, name);
+    size_t count = elements_of(tensor_of(&k, name));
+    et_stream noise = et_stream_open(9, "mistake");
+    for (size_t e = 0; e < count; e++) {
+        if (_i % 3 == 2) /* everywhere */
+            values[e] *= 1 + 0.02 * et_normal(noise, e);
+        else if (e % 24 == 3) /* one column */
+            values[e] *= _i < 3 ? 1.01 : 1.2;
+        if (_i >= 3) values[e] = et_round_to_dtype(values[e], ET_BF16);
+    }
+    et_verdict v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    ck_assert_msg(v.explanation_count == 0, "%s: explained by %s", name, v.explanations[0].name);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
 /* ---- every kind of layer ---- */
 
 /* y = 0 fails in all of them; each hypothesis is tried wherever it has a place. Huge inputs leave gates and
@@ -239,6 +296,22 @@ static const char *const layers[] = {
 static const char *const sources[] = {"normal", "huge"};
 enum { LAYERS = sizeof layers / sizeof *layers, SOURCES = sizeof sources / sizeof *sources };
 
+/* What the golden holds, so that two moments can be compared. */
+static uint64_t sum_of_golden(const honest *k)
+{
+    et_tensor_out all[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(&k->golden, false, all);
+    uint64_t sum = 0;
+    for (size_t i = 0; i < have; i++) {
+        const unsigned char *bytes = all[i].values;
+        size_t size = elements_of(&all[i]) * bytes_per_element(all[i].source);
+        for (size_t b = 0; b < size; b++) sum = (sum ^ bytes[b]) * 0x100000001b3;
+    }
+    return sum;
+}
+
+/* Every hypothesis that applies is tried, and none of their hooks may write what is not its own: deviants share
+ * with the golden what they do not compute anew. */
 START_TEST(every_layer_can_be_asked_about)
 {
     char json[512];
@@ -250,9 +323,17 @@ START_TEST(every_layer_can_be_asked_about)
         layers[_i % LAYERS], sources[_i / LAYERS]);
     make_honest(&k, json, "bf16", 5);
     scale_tensor(&k, "fwd.y", 0);
+    uint64_t before = sum_of_golden(&k);
     et_verdict v = judge_by(&k, explained);
     ck_assert_int_eq(v.outcome, ET_MISMATCH);
     ck_assert(v.explanation_count > 0 || v.residual[0]);
+    ck_assert_uint_eq(sum_of_golden(&k), before);
+    et_verdict_free(&v);
+    keep_only(&k, "bwd.x", "bwd.x"); /* no hypothesis is given up before its backward pass */
+    scale_tensor(&k, "bwd.x", 0);
+    v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    ck_assert_uint_eq(sum_of_golden(&k), before);
     et_verdict_free(&v);
     free_honest(&k);
 }
@@ -267,6 +348,8 @@ int main(void)
     tcase_add_test(named, one_expert_is_named);
     tcase_add_test(named, two_mistakes_are_told_apart);
     tcase_add_test(named, a_state_that_moves_in_evaluation_is_explained);
+    tcase_add_test(named, coarse_logits_are_named);
+    tcase_add_loop_test(unnamed, few_bits_of_sums_are_no_excuse, 0, 6);
     tcase_add_test(unnamed, a_pass_needs_no_explanation);
     tcase_add_test(unnamed, what_has_no_name_is_described);
     tcase_add_test(unnamed, a_tensor_that_passes_speaks_against_a_name);

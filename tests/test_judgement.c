@@ -275,6 +275,20 @@ START_TEST(the_golden_is_no_candidate_of_its_own)
 }
 END_TEST
 
+/* Under f64 the reference, by another engine, differs from the golden as a kernel would. */
+START_TEST(a_copy_of_the_golden_is_no_candidate_in_64_bits)
+{
+    ck_assert_int_eq(RUN("verify", golden, golden, "--profile", "f64"), 3);
+    ck_assert_ptr_nonnull(strstr(output, "INCONCLUSIVE: the candidate is the golden itself"));
+    char command[9000];
+    snprintf(command, sizeof command, "cp %s %s", golden, candidate);
+    ck_assert_int_eq(system(command), 0);
+    ck_assert_int_eq(RUN("verify", golden, candidate, "--profile", "f64", "--quiet"), 3);
+    ck_assert_str_eq(last_line(output),
+                     "INCONCLUSIVE: the candidate is the golden itself: every value is its own");
+}
+END_TEST
+
 /* ---- options ---- */
 
 static void call_it_out(et_tensor_out *t)
@@ -569,6 +583,7 @@ int main(void)
     tcase_add_test(tests, a_wrong_kernel_is_told_where);
     tcase_add_test(tests, what_is_required_and_missing_is_inconclusive);
     tcase_add_test(tests, the_golden_is_no_candidate_of_its_own);
+    tcase_add_test(tests, a_copy_of_the_golden_is_no_candidate_in_64_bits);
     tcase_add_test(tests, names_of_ones_own_are_aliased);
     tcase_add_test(tests, the_profile_decides);
     tcase_add_test(tests, options_that_make_no_sense_are_refused);

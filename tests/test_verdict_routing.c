@@ -706,6 +706,9 @@ static void assert_routing(honest *k, et_outcome outcome, const char *words)
     ck_assert_msg(strstr(v.routing.reason, words) != NULL, "'%s' does not say '%s'",
                   v.routing.reason, words);
     ck_assert_int_eq(v.outcome, outcome);
+    size_t places = k->golden.c.tokens * k->golden.c.experts;
+    if (outcome == ET_PASS) /* however it was shown */
+        ck_assert_mem_eq(v.routing.mask, k->golden.route.mask, places);
     et_verdict_free(&v);
 }
 

@@ -1166,27 +1166,61 @@ static void dw_of_weighted(et_deviant *v, const et_row *r)
     *r->dw *= *r->w;
 }
 
-/* What autograd makes of a row that y does not have: no gradient comes back to it. */
-static void no_gradient(et_deviant *v, const et_row *r)
+/* What autograd makes of a row that y does not have: dw = 0, and then dO = 0. */
+static void forget_dO(const et_deviant *v, const et_row *r)
 {
-    if (r->dw) *r->dw = 0;
-    if (r->dO) memset(r->dO, 0, v->moe.d * sizeof *r->dO);
+    memset(r->dO, 0, v->moe.d * sizeof *r->dO);
 }
 
-static void no_gradient_of_last_row(et_deviant *v, const et_row *r)
+static bool is_lost_last_row(const et_deviant *v, const et_row *r)
 {
-    if (is_last_row(r) && (r->expert < v->moe.n || v->variant == 3)) no_gradient(v, r);
+    return is_last_row(r) && (r->expert < v->moe.n || v->variant == 3);
 }
 
-static void no_gradient_of_last_tile(et_deviant *v, const et_row *r)
+static void last_row_without_dw(et_deviant *v, const et_row *r)
+{
+    if (r->dw && is_lost_last_row(v, r)) *r->dw = 0;
+}
+
+static void last_row_without_dO(et_deviant *v, const et_row *r)
+{
+    if (is_lost_last_row(v, r)) forget_dO(v, r);
+}
+
+static bool is_in_lost_tile(const et_deviant *v, const et_row *r)
 {
     bool in_y = v->variant >= 10; /* of routed experts */
-    if (is_in_dropped_tile(v, r) && !(in_y && r->expert == v->moe.n)) no_gradient(v, r);
+    return is_in_dropped_tile(v, r) && !(in_y && r->expert == v->moe.n);
 }
 
-static void no_gradient_of_overwritten(et_deviant *v, const et_row *r)
+static void last_tile_without_dw(et_deviant *v, const et_row *r)
 {
-    if (is_overwritten(v, r)) no_gradient(v, r);
+    if (r->dw && is_in_lost_tile(v, r)) *r->dw = 0;
+}
+
+static void last_tile_without_dO(et_deviant *v, const et_row *r)
+{
+    if (is_in_lost_tile(v, r)) forget_dO(v, r);
+}
+
+static void overwritten_without_dw(et_deviant *v, const et_row *r)
+{
+    if (is_overwritten(v, r)) *r->dw = 0;
+}
+
+static void overwritten_without_dO(et_deviant *v, const et_row *r)
+{
+    if (is_overwritten(v, r)) forget_dO(v, r);
+}
+
+static void shared_without_dw(et_deviant *v, const et_row *r)
+{
+    if (r->expert == v->moe.n) *r->dw = 0;
+}
+
+static void shared_without_dO(et_deviant *v, const et_row *r)
+{
+    if (r->expert == v->moe.n) forget_dO(v, r);
 }
 
 static void no_dw(et_deviant *v, const et_row *r)
@@ -1208,11 +1242,6 @@ static void double_dw_of_shared(et_deviant *v, const et_row *r)
 static void double_dO_of_shared(et_deviant *v, const et_row *r)
 {
     for (size_t c = 0; r->expert == v->moe.n && c < v->moe.d; c++) r->dO[c] *= 2;
-}
-
-static void no_gradient_of_shared(et_deviant *v, const et_row *r)
-{
-    if (r->expert == v->moe.n) no_gradient(v, r);
 }
 
 static void dO_unweighted(et_deviant *v, const et_row *r)
@@ -1865,7 +1894,7 @@ static const et_hypothesis table[] = {
     {.doc = {"last-row-dropped", "an expert's last row is missing", "forward"},
      .variants = {"", "in y alone", "in y, and from there back", "in the backward pass, too"},
      .hooks = {{.at = ET_AT_OUT, .variants = 1 | 8, .row = drop_last_row}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_without_last_rows},
-               {.at = ET_AT_DWEIGHT, .variants = 4 | 8, .row = no_gradient_of_last_row}, {.at = ET_AT_DOUT, .variants = 4 | 8, .row = no_gradient_of_last_row}}},
+               {.at = ET_AT_DWEIGHT, .variants = 4 | 8, .row = last_row_without_dw}, {.at = ET_AT_DOUT, .variants = 4 | 8, .row = last_row_without_dO}}},
     {.doc = {"last-tile-dropped", "an expert's last rows, which fill no whole tile, are missing", "forward"},
      .variants = {"tiles of 16", "tiles of 32", "tiles of 64", "tiles of 128", "tiles of 256",
                   "tiles of 16, in the backward pass, too", "tiles of 32, in the backward pass, too", "tiles of 64, in the backward pass, too",
@@ -1873,20 +1902,20 @@ static const et_hypothesis table[] = {
                   "tiles of 32, in y, and from there back", "tiles of 64, in y, and from there back", "tiles of 128, in y, and from there back",
                   "tiles of 256, in y, and from there back"},
      .hooks = {{.at = ET_AT_OUT, .variants = 31 | 31 << 5, .row = drop_last_tile}, {.at = ET_AT_Y, .variants = 31 << 10, .token = y_without_last_tiles},
-               {.at = ET_AT_DWEIGHT, .variants = 31 << 5 | 31 << 10, .row = no_gradient_of_last_tile},
-               {.at = ET_AT_DOUT, .variants = 31 << 5 | 31 << 10, .row = no_gradient_of_last_tile}}},
+               {.at = ET_AT_DWEIGHT, .variants = 31 << 5 | 31 << 10, .row = last_tile_without_dw},
+               {.at = ET_AT_DOUT, .variants = 31 << 5 | 31 << 10, .row = last_tile_without_dO}}},
     {.doc = {"slot-added-twice", "a slot is added to y twice", "forward"},
      .applies = is_moe, .variants = {"each token's first", "each token's last", "the first of all", "the last of all"},
      .hooks = {{.at = ET_AT_Y, .token = add_slot_again}}},
     {.doc = {"second-slot-overwrites", "a token's slots overwrite each other in y", "forward"},
      .applies = is_moe, .variants = {"the last stays", "the last stays, without the shared expert", "the first stays", "the last stays, and from there back",
                   "the last stays, without the shared expert, and from there back", "the first stays, and from there back"},
-     .hooks = {{.at = ET_AT_Y, .token = overwrite_slots}, {.at = ET_AT_DWEIGHT, .variants = 56, .row = no_gradient_of_overwritten},
-               {.at = ET_AT_DOUT, .variants = 56, .row = no_gradient_of_overwritten}}},
+     .hooks = {{.at = ET_AT_Y, .token = overwrite_slots}, {.at = ET_AT_DWEIGHT, .variants = 56, .row = overwritten_without_dw},
+               {.at = ET_AT_DOUT, .variants = 56, .row = overwritten_without_dO}}},
     {.doc = {"shared-forgotten", "the shared expert is missing", "forward"},
      .applies = has_shared, .variants = {"", "in y alone", "in y, and from there back"},
      .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = shared_weighs_nothing}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_without_shared},
-               {.at = ET_AT_DWEIGHT, .variants = 4, .row = no_gradient_of_shared}, {.at = ET_AT_DOUT, .variants = 4, .row = no_gradient_of_shared}}},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .row = shared_without_dw}, {.at = ET_AT_DOUT, .variants = 4, .row = shared_without_dO}}},
     {.doc = {"shared-twice", "the shared expert is added twice", "forward"},
      .applies = has_shared, .variants = {"", "in y alone", "in y, and from there back"},
      .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = shared_weighs_twice}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_with_shared_twice},

@@ -266,6 +266,9 @@ static bool errs_in_many_rows(const et_exhibit *x)
     return 16 * noisy >= rows;
 }
 
+/* A mean square, in variances, that is too large for an honest kernel's errors. */
+static const double beyond_bars = 1.3;
+
 /* Are errors larger than the verdict's own variances say in most of the tensor? Where they are in a part of it
  * alone, another arithmetic is not what made them. */
 static bool is_beyond_bars(const et_inquiry *q, const et_exhibit *x)
@@ -275,7 +278,7 @@ static bool is_beyond_bars(const et_inquiry *q, const et_exhibit *x)
         size_t width = count - from < each ? count - from : each;
         double square = mean_square(q, x, x->variance, from, width);
         stretches += square >= 0;
-        beyond += square > 1.3;
+        beyond += square > beyond_bars;
     }
     return 2 * beyond >= stretches;
 }
@@ -354,13 +357,12 @@ static double part_of_slopes(const et_exhibit *x)
     return all > 0 ? slopes / all : 0;
 }
 
-/* Does more than a column here and there have errors? */
-static bool is_in_many_columns(const et_inquiry *q, const et_exhibit *x)
+/* Are errors larger than the verdict's variances say in a fourth of the columns, and not in one here and there? */
+static bool is_beyond_in_columns(const et_inquiry *q, const et_exhibit *x)
 {
     size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
-    size_t count = et_tensor_count(x->got), noisy = 0, filled = 0;
+    size_t count = et_tensor_count(x->got), beyond = 0, filled = 0;
     const et_real *right = x->right;
-    double all = mean_square(q, x, x->variance, 0, count);
     for (size_t c = 0; c < columns; c++) {
         double sum = 0, n = 0;
         for (size_t i = c; i < count; i += columns) {
@@ -370,9 +372,9 @@ static bool is_in_many_columns(const et_inquiry *q, const et_exhibit *x)
             n++;
         }
         filled += n > 0;
-        noisy += sum > 0.001 * all * n;
+        beyond += sum > beyond_bars * n;
     }
-    return 8 * noisy >= filled;
+    return 4 * beyond >= filled;
 }
 
 /* Is every number one of so many bits? */
@@ -410,7 +412,8 @@ static bool look_like_sums(const et_inquiry *q, int bits)
         beyond += is_beyond_bars(q, x);
         wide += is_wide(x);
         if (!is_product(q, x)) continue;
-        if (errors_of(x).all < ldexp(0.25, -bits) || !is_in_many_columns(q, x)) return false;
+        if (errors_of(x).all < ldexp(0.25, -bits)) return false;
+        if (is_beyond_bars(q, x) && !is_beyond_in_columns(q, x)) return false;
         products++;
         slopes += part_of_slopes(x);
         kinds |= 1u << (x->stage == ET_AT_DUP ? ET_AT_DDOWN : x->stage);
