@@ -418,6 +418,14 @@ START_TEST(files_that_are_no_candidates_are_refused)
 }
 END_TEST
 
+START_TEST(the_golden_comes_first)
+{
+    write_candidate(&honest);
+    expect_failure(RUN("verify", candidate, golden), 2,
+                   "the golden comes first, the candidate second");
+}
+END_TEST
+
 START_TEST(unreadable_candidates_are_refused)
 {
     struct stat facts;
@@ -542,6 +550,9 @@ START_TEST(junit_is_written_also_where_there_is_no_verdict)
     expect_failure(RUN("verify", golden, hostile, "--format=junit"), 2, "No such file");
     xml x = parse_xml();
     ck_assert(x.cases == 1 && x.errors == 1);
+    expect_failure(RUN("verify", hostile, "--format=junit"), 2, "No such file");
+    x = parse_xml();
+    ck_assert(x.cases == 1 && x.errors == 1);
     ck_assert_int_eq(RUN("verify", golden, "--format=junit"), 0);
     x = parse_xml();
     ck_assert(x.cases > 20 && x.failures + x.errors + x.skipped == 0);
@@ -588,6 +599,7 @@ int main(void)
     tcase_add_test(tests, the_profile_decides);
     tcase_add_test(tests, options_that_make_no_sense_are_refused);
     tcase_add_test(tests, files_that_are_no_candidates_are_refused);
+    tcase_add_test(tests, the_golden_comes_first);
     tcase_add_test(tests, unreadable_candidates_are_refused);
     tcase_add_test(tests, a_bundle_of_another_case_is_no_candidate);
     tcase_add_test(tests, json_holds_everything);

@@ -236,13 +236,25 @@ static et_status find_routing(judgement *j, et_error *error)
     return status;
 }
 
+/* Says which file it was, if the library did not, and in which order the two belong. */
+static et_status open_golden(judgement *j, et_error *error)
+{
+    const char *path = j->options->golden;
+    et_status status = et_bundle_open(&j->golden_file, &j->golden, path, memory_limit(), error);
+    et_error own = *error;
+    if (status != ET_EINVAL) return status;
+    bool named = strncmp(own.text, path, strlen(path)) == 0;
+    bool other = strstr(own.text, "not a bundle") != NULL;
+    return et_fail(error, status, "%s%s%s%s", named ? "" : path, named ? "" : ": ", own.text,
+                   other ? "; the golden comes first, the candidate second" : "");
+}
+
 /* Opens the candidate before the reference is computed: a slip in the file's name shows at once. */
 static et_status compute(judgement *j, et_error *error)
 {
     const verify_options *o = j->options;
     et_engine engine = o->engine < 0 ? ET_BLAS : (et_engine)o->engine;
-    et_status status =
-        et_bundle_open(&j->golden_file, &j->golden, o->golden, memory_limit(), error);
+    et_status status = open_golden(j, error);
     if (status != ET_OK) return status;
     status = et_tensor_file_open(&j->candidate_file, o->candidate, error);
     if (status == ET_OK) {
@@ -292,13 +304,13 @@ static int report(const judgement *j)
     return statuses[j->verdict.outcome];
 }
 
-/* A CI system that waits for a report is given one also where there is no verdict. */
-static int report_error(const judgement *j, et_status status, const et_error *error)
+int report_no_verdict(const verify_options *o, const char *suite, et_status status,
+                      const et_error *error)
 {
     junit rows = {0};
-    if (j->options->format == FORMAT_JUNIT) {
+    if (o->format == FORMAT_JUNIT) {
         junit_add(&rows, "verdict", JUNIT_ERROR, error->text, NULL);
-        junit_print(&rows, "etref.verify");
+        junit_print(&rows, suite);
     }
     return fail_status(status, error);
 }
@@ -308,7 +320,8 @@ int verify_candidate(const verify_options *o)
     et_error error = {0};
     judgement j = {.options = o, .golden_file.descriptor = -1, .candidate_file.descriptor = -1};
     et_status status = compute(&j, &error);
-    int result = status == ET_OK ? report(&j) : report_error(&j, status, &error);
+    int result =
+        status == ET_OK ? report(&j) : report_no_verdict(o, "etref.verify", status, &error);
     judgement_free(&j);
     return result;
 }

@@ -26,6 +26,10 @@ typedef struct verify_options {
 int verify_integrity(const verify_options *o);
 int verify_candidate(const verify_options *o);
 
+/* The error; and for a CI system that waits for a report, one that says so. Returns the exit status. */
+int report_no_verdict(const verify_options *o, const char *suite, et_status status,
+                      const et_error *error);
+
 /* A candidate judged: what was read, what was computed, what came of it. */
 typedef struct judgement {
     const verify_options *options;
