@@ -101,6 +101,8 @@ static et_status check_required(const word_list *required, const judgement *j, e
     for (size_t i = 0; i < required->count && status == ET_OK; i++) {
         const char *word = required->at[i], *near = nearest_word(word, names.at);
         if (names_something(word, &names)) continue;
+        if (near && !names_something(near, &names))
+            near = NULL; /* "loss.*" of a case without losses */
         bool bundle = et_tensor_doc_find(word) != NULL;
         status =
             et_fail(error, ET_EINVAL, "--require %s: %s%s%s%s", word,
