@@ -286,7 +286,7 @@ bool cp_report_floors(const cp_report *r)
         fprintf(r->to, "%s%s\n", caught ? "" : "  MISSED",
                 one->rejected > 0 ? ", the healthy kernel is rejected" : "");
         if (file)
-            fprintf(file, "%s,%s,%.0f,%g,%g\n", one->profile, one->name, one->seeds, one->floor,
+            fprintf(file, "%s,\"%s\",%.0f,%g,%g\n", one->profile, one->name, one->seeds, one->floor,
                     one->bound);
         kept = kept && within;
     }
