@@ -265,8 +265,8 @@ enum { HABITS = sizeof habits / sizeof *habits };
 
 static const char *const layers[] = {
     "'rule':'tc','top_k':2,'gate':'softmax','experts':8,'d_expert':96,'precision':'bf16'",
-    "'rule':'tc','top_k':1,'norm':'sum','gate':'sigmoid','experts':4,'d_expert':64,'precision':'"
-    "f32'",
+    ("'rule':'tc','top_k':1,'norm':'sum','gate':'sigmoid','experts':4,'d_expert':64,"
+     "'precision':'f32'"),
     "'rule':'et','gate':'sigmoid','norm':'fanout','experts':8,'d_expert':64,'precision':'bf16'",
     "'rule':'ec','gate':'softmax','experts':6,'d_expert':96,'shared':false,'precision':'f32'",
     "'layer':'dense','d_expert':192,'precision':'bf16'",
