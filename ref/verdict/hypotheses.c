@@ -974,27 +974,27 @@ static void y_weighted_twice(et_deviant *v, size_t t)
     reweigh_y(v, t, true);
 }
 
-static void y_without_last_rows(et_deviant *v, size_t t)
+/* y_t without the rows that end an expert's load: those that fill no whole tile; or the last, with tile = 0. */
+static void y_without_end(et_deviant *v, size_t t, size_t tile)
 {
     const int32_t *slots;
     size_t count = et_slots_of(v, t, &slots);
     start_y(v, t);
     for (size_t j = 0; j < count; j++) {
         size_t slot = (size_t)slots[j], e = (size_t)v->a->slot_expert[slot];
-        if ((int32_t)slot + 1 != v->a->expert_offsets[e + 1]) add_slot(v, t, slot, 1);
+        size_t lost = tile ? (size_t)v->a->load[e] % tile : 1;
+        if (slot + lost < (size_t)v->a->expert_offsets[e + 1]) add_slot(v, t, slot, 1);
     }
+}
+
+static void y_without_last_rows(et_deviant *v, size_t t)
+{
+    y_without_end(v, t, 0);
 }
 
 static void y_without_last_tiles(et_deviant *v, size_t t)
 {
-    const int32_t *slots;
-    size_t count = et_slots_of(v, t, &slots);
-    start_y(v, t);
-    for (size_t j = 0; j < count; j++) {
-        size_t slot = (size_t)slots[j], e = (size_t)v->a->slot_expert[slot];
-        size_t whole = (size_t)v->a->load[e] - (size_t)v->a->load[e] % dropped_tile(v);
-        if (slot < (size_t)v->a->expert_offsets[e] + whole) add_slot(v, t, slot, 1);
-    }
+    y_without_end(v, t, dropped_tile(v));
 }
 
 /* Variant 0: each token's first slot; 1: its last; 2: the first slot of all; 3: the last of all. */
