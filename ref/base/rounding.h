@@ -68,6 +68,14 @@ static inline bool rounding_flushes(const rounding *r, double value, double inco
     return r->ftz && (above < 0 || above * above < 81 * incoming);
 }
 
+/* Exactly half way between two numbers of the format: rounded to nearest it errs by ulp/2, whichever way it goes.
+ * Values of few bits often are. */
+static inline bool rounding_is_tie(const rounding *r, double value)
+{
+    double steps = fabs(value) / rounding_ulp(r, value);
+    return !r->truncates && steps - floor(steps) == 0.5;
+}
+
 /* Variance of the error of rounding `value`, which brings an error of variance `incoming`. */
 static inline double rounding_site(const rounding *r, double value, double incoming)
 {
@@ -76,7 +84,8 @@ static inline double rounding_site(const rounding *r, double value, double incom
     /* the power of two at or below |value|, by cutting its significand off */
     double power = from_bits(to_bits(value) & (uint64_t)0x7ff << 52);
     if (power < r->smallest) power = r->smallest;
-    return r->variance * (power * power);
+    double tie = incoming == 0 && rounding_is_tie(r, value) ? 3 : 1;
+    return tie * r->variance * (power * power);
 }
 
 /* fmax is a call of the library: too slow for every element. */

@@ -22,6 +22,7 @@
  * relu^2's errors is spread unevenly over them: E[R^8]/E[R^4]^2 = 23 for a normal H. Few sources make
  * the test of a small group weak, and no test of it stronger than it may be. Tokens that are copies of
  * one another err alike and count once; gates, and what follows from their errors, are counted in groups.c.
+ * Where tokens lie in one direction, so do their errors in dW, and a row of it errs as a whole: aligned.c.
  *
  * c and b. What is left: c, a factor on the deviation, for each tensor and kind of group; b, an allowance
  * on the slope, for each profile, since the squares of 8-bit significands are not uniform modulo the

@@ -13,7 +13,8 @@
  * with t from alpha, c, b, b' and k from calibration.c (b' is 1.2, k is 1, as a rule). The last fraction, at most 1, lets
  * groups go that are smaller than an ulp of theirs: such values round to 0, or far above, by chance. And n / f^2 errors that are independent of each other:
  *
- *     f^2 = n / sources                                      fewer sources than elements (calibration.c)
+ *     f^2 = n / sources                                      fewer sources than elements (calibration.c,
+ *                                                            and of dW_up and dW_down aligned.c)
  *           + sum over rows v (sum u^2/V)^2 / sum(u^2/V)     a gate errs by sqrt(v) of itself, and all
  *                                                            of its row with it
  *
@@ -65,6 +66,8 @@ typedef struct jury {
     /* [n] of dW_r alone, else NULL: of each row, see share_router */
     double *router, *router_alike, *router_shift;
     double router_together; /* of dW_r whose rows err together, see there; else 0 */
+    et_aligned *aligned;    /* of W_up and W_down: [n], or [1], see share_rows; else NULL */
+    size_t rows_of_expert;  /* all where there are none */
     double directions;      /* tokens that err independently, at most */
     bool gates_together;    /* an expert's gates of all tokens share one sum: softmax_tokens */
     bool alike_rows;        /* of dx: tokens have nearly the same dr, and round it alike */
@@ -324,6 +327,29 @@ static group_sums router_whole(const jury *q)
     return g;
 }
 
+/* How many elements of these rows, and of these parts of columns, err as one, see share_rows; of other tensors 1. */
+static et_aligned mean_aligned(const jury *q, size_t first, size_t end)
+{
+    et_aligned sum = {0, 0};
+    double uu = 0;
+    for (size_t r = first; q->aligned && r < end; r++) {
+        et_aligned each = q->aligned[r / q->rows_of_expert];
+        uu += q->rows[r].uu;
+        sum.rows += each.rows * q->rows[r].uu;
+        sum.columns += each.columns * q->rows[r].uu;
+    }
+    return uu > 0 ? (et_aligned){sum.rows / uu, sum.columns / uu} : (et_aligned){1, 1};
+}
+
+/* Rows of the gradient of W_up or W_down, so many different tokens behind them: an expert's, or all. */
+static group_sums gradient_of(const jury *q, size_t first, size_t end, double tokens)
+{
+    et_sums s = plain_sum(q->rows, first, end);
+    et_aligned as_one = mean_aligned(q, first, end);
+    double sources = fmin(of_tokens(q, tokens), s.n / (as_one.rows + as_one.columns - 1));
+    return of_sources(s, sources, common_of_gates(q, tokens));
+}
+
 static void judge_whole(jury *q)
 {
     const et_sheet *f = q->f;
@@ -333,9 +359,7 @@ static void judge_whole(jury *q)
     } else if (q->router) {
         all = router_whole(q);
     } else {
-        double tokens = tokens_behind(q, q->reference->c.experts);
-        all = of_sources(plain_sum(q->rows, 0, f->rows), of_tokens(q, tokens),
-                         common_of_gates(q, tokens));
+        all = gradient_of(q, 0, f->rows, tokens_behind(q, q->reference->c.experts));
     }
     q->common = all.s.uu > 0 ? all.s.common / (all.s.uu * all.s.uu) : 0;
     judge(q, "tensor", "reference", 0, all);
@@ -345,10 +369,12 @@ static void judge_whole(jury *q)
  * column have each their own row's. With dW_down, dO' A, it is the other way round. */
 static void judge_gradient_rows(jury *q)
 {
-    size_t rows = q->f->rows, n = q->reference->c.experts;
-    size_t each = q->f->kind == ET_ROWS_EXPERTS ? rows / n : rows;
-    double sources = strstr(q->f->got->name, "_down") ? of_tokens(q, 1) : 1, common = 0;
+    size_t rows = q->f->rows, each = q->rows_of_expert;
+    bool down = strstr(q->f->got->name, "_down") != NULL;
+    double common = 0;
     for (size_t r = 0; rows > 1 && r < rows; r++) {
+        double as_one = mean_aligned(q, r, r + 1).rows;
+        double sources = down ? fmin(of_tokens(q, 1), q->rows[r].n / as_one) : 1;
         if (r % each == 0) common = common_of_gates(q, tokens_behind(q, r / each));
         judge(q, "row", "reference", r,
               q->router ? router_row(q, r) : of_sources(q->rows[r], sources, common));
@@ -372,7 +398,9 @@ static double column_sources(const jury *q)
     if (q->router || q->alike_rows) return 1; /* a token may hand one error to all experts' rows */
     if (rows_are_tokens(q->f))
         return fmin(different(q, NULL, slots, 0, q->f->rows), q->directions) / 24;
-    return strstr(q->f->got->name, "_up") ? fmax(1, experts * hidden_of(q) / 24) : 1;
+    if (!strstr(q->f->got->name, "_up")) return 1;
+    double rows = (double)q->f->rows, as_one = mean_aligned(q, 0, q->f->rows).columns;
+    return fmax(1, fmin(experts * hidden_of(q) / 24, rows / as_one));
 }
 
 static void judge_columns(jury *q)
@@ -451,10 +479,9 @@ static void judge_experts(jury *q)
         if (f->kind == ET_ROWS_SLOTS) {
             judge(q, "expert", "reference", i, rows_of(q, first, end));
         } else if (f->kind == ET_ROWS_EXPERTS && f->rows > n) {
-            double tokens = tokens_behind(q, i);
+            size_t each = f->rows / n;
             judge(q, "expert", "reference", i,
-                  of_sources(plain_sum(q->rows, i * (f->rows / n), (i + 1) * (f->rows / n)),
-                             of_tokens(q, tokens), common_of_gates(q, tokens)));
+                  gradient_of(q, i * each, (i + 1) * each, tokens_behind(q, i)));
         } else if (pairs) {
             judge(q, "expert", "reference", i,
                   of_sources(sum_on_slots(q, i), of_tokens(q, different(q, NULL, true, first, end)),
@@ -756,6 +783,26 @@ out:
     return status;
 }
 
+/* Of each expert's gradient of W_up or W_down: how many elements of a row, and of a column, count as one, by
+ * aligned.c; and as many times more as there are copies of a token, whose errors add up. `room` [2n]. */
+static et_status share_rows(jury *q, double *room, et_error *error)
+{
+    const et_assignment *a = &q->reference->assignment;
+    bool by_expert = q->f->kind == ET_ROWS_EXPERTS;
+    size_t experts = by_expert ? q->reference->c.experts : 1;
+    q->aligned = (et_aligned *)(void *)room;
+    et_status status = et_find_aligned(q->j, q->f, q->rows, q->aligned, error);
+    for (size_t i = 0; status == ET_OK && i < experts; i++) {
+        size_t first = by_expert ? (size_t)a->expert_offsets[i] : 0;
+        size_t end = by_expert ? (size_t)a->expert_offsets[i + 1] : q->reference->c.tokens;
+        double different_ones = fmin(different(q, NULL, by_expert, first, end), q->directions);
+        double copies = end > first ? (double)(end - first) / different_ones : 1;
+        q->aligned[i].rows = 1 + copies * fmax(0, q->aligned[i].rows);
+        q->aligned[i].columns = 1 + copies * fmax(0, q->aligned[i].columns);
+    }
+    return status;
+}
+
 /* How gates' errors come into this tensor's rows. `room` [S+N]. */
 static void share_gates(jury *q, double *room)
 {
@@ -799,20 +846,21 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
     bool moe = reference->c.layer == ET_MOE;
     size_t N = reference->c.tokens, S = reference->assignment.slots; /* a deviant's may differ */
     if (j->reference->assignment.slots > S) S = j->reference->assignment.slots;
-    jury q = {.j = j,
-              .f = f,
-              .reference = reference,
-              .rows = rows,
-              .columns = columns,
-              .out = out,
-              .coarse = et_tail_is_coarse(p, name),
-              .limits = et_group_limits_of(j->alpha, j->tests, et_tail_is_coarse(p, name)),
-              .numbers = f->columns <= 1 || is_pairs(f),
-              .spread = et_systematic_spread(name, j->systematic.dy),
-              .b = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, false),
-              .b_whole = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, true),
-              .b_router =
-                  et_systematic_slope(p) + et_noise_slope(&j->systematic, "bwd.w_router", true)};
+    jury q = {
+        .j = j,
+        .f = f,
+        .reference = reference,
+        .rows = rows,
+        .columns = columns,
+        .out = out,
+        .coarse = et_tail_is_coarse(p, name),
+        .limits = et_group_limits_of(j->alpha, j->tests, et_tail_is_coarse(p, name)),
+        .rows_of_expert = f->kind == ET_ROWS_EXPERTS ? f->rows / reference->c.experts : f->rows,
+        .numbers = f->columns <= 1 || is_pairs(f),
+        .spread = et_systematic_spread(name, j->systematic.dy),
+        .b = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, false),
+        .b_whole = et_systematic_slope(p) + et_noise_slope(&j->systematic, name, true),
+        .b_router = et_systematic_slope(p) + et_noise_slope(&j->systematic, "bwd.w_router", true)};
     bool by_expert = moe && reference->c.gate == ET_GATE_SOFTMAX_TOKENS;
     /* there p_ti = e_ti / sum_s e_si and dr_ti = p_ti (dp_ti - D_i): one number for all tokens */
     q.gates_together = by_expert;
@@ -821,8 +869,9 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
     /* by chance it is 0.6 2^-p over the root of the tokens */
     q.alike_rows = dx && j->systematic.router.most > ldexp(0.125, -p->bits[ET_OPERANDS]);
     void *room;
-    et_status status = et_allocate(&room, 3 * N + S + 3 * reference->c.experts + f->columns,
-                                   sizeof(double), "groups", error);
+    size_t experts = reference->c.experts > 0 ? reference->c.experts : 1;
+    et_status status =
+        et_allocate(&room, 3 * N + S + 3 * experts + f->columns, sizeof(double), "groups", error);
     if (status != ET_OK) return status;
     q.seen = room;
     if (strcmp(name, "bwd.w_router") == 0)
@@ -830,6 +879,8 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
     else if (moe)
         share_gates(&q, q.seen + N);
     if (moe && dx) share_dr(&q, q.seen + 2 * N + S);
+    if (strstr(name, "_up") || strstr(name, "_down"))
+        status = share_rows(&q, q.seen + 2 * N + S, error);
     if (moe && dx) status = share_columns(&q, q.seen + 3 * N + S, error);
     if (status == ET_OK) {
         judge_whole(&q);

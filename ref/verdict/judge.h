@@ -6,6 +6,7 @@
  *     unseen.c      what hangs on open decisions that it does not show
  *     elements.c    one tensor, element by element
  *     groups.c      slope and spread of a tensor and of its groups
+ *     aligned.c     rows and columns of weight gradients that err as wholes
  *     calibration.c the limits: quantiles, and what was measured on honest kernels
  *     explain.c     the catalogue tried on a mismatch; deviant.c and hypotheses.c serve it
  */
@@ -209,6 +210,19 @@ et_status et_judge_groups(const et_judgement *j, const et_sheet *f, const et_ste
 
 /* At least as many tests as et_judge_groups makes. */
 double et_group_tests(const et_tensor_out *t, size_t experts);
+
+/* ---- aligned.c ---- */
+
+/* By which share the variance of sum(e u / V) over an expert's gradient exceeds sum(u^2/V), since errors move whole
+ * rows, or whole columns; below 0 if they oppose each other. */
+typedef struct et_aligned {
+    double rows, columns;
+} et_aligned;
+
+/* Of W_up or W_down, an expert's or the shared one's, under j's variances. rows: sums over all rows of f; list out:
+ * one for each expert, for a tensor that has no experts one. ET_ENOMEM. */
+et_status et_find_aligned(const et_judgement *j, const et_sheet *f, const et_sums *rows,
+                          et_aligned *list, et_error *error);
 
 /* ---- explain.c ---- */
 

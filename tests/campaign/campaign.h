@@ -219,7 +219,6 @@ void cp_sums_add(cp_sums *to, const cp_sums *more);
 /* c of slopes and of spreads as these sums have it, and b: the mean slope and its deviation. */
 typedef struct cp_measured {
     double slope, spread, mean, mean_sigma, level; /* level: root mean square of error/sigma */
-    double extreme; /* c that the farthest group would have had to have */
 } cp_measured;
 cp_measured cp_measure(const cp_sums *s);
 

@@ -8,8 +8,8 @@
  *     c of slopes  rms of (s - m) / sigma
  *     c of spreads q has the deviation sqrt(2/n) if errors are independent and normal, sqrt(0.8/n) if
  *                  uniform: rms of (q - Q) sqrt(n/2), Q = sum(n q) / sum(n)
- *     extreme      the group that is farthest out, over the normal quantile that the farthest of so
- *                  many reaches with even odds: c again, where groups differ among themselves
+ *     farthest     of all cases the group that is farthest out, over the normal quantile that the farthest
+ *                  of so many reaches with even odds: c again, where groups differ among themselves
  */
 #include "ref/verdict/calibration.h"
 #include "ref/verdict/judge.h"
@@ -125,6 +125,5 @@ cp_measured cp_measure(const cp_sums *s)
     m.mean = s->ws / s->w;
     m.slope = sqrt(fmax(0, s->wss - s->ws * s->ws / s->w) / left);
     m.mean_sigma = m.slope / sqrt(s->w);
-    m.extreme = s->most / et_normal_quantile(0.25 / s->count);
     return m;
 }
