@@ -85,6 +85,12 @@ START_TEST(a_site_is_as_wide_as_its_rounding)
         }
     ck_assert_double_eq(et_site_variance(profile("bf16"), ET_OUTPUTS, 1.5, 0), 0);
     ck_assert_double_eq(et_site_variance(profile("bf16"), ET_OUTPUTS, 1.5, 1e-9), 0x1p-14 / 12);
+    ck_assert_double_eq(et_site_variance(profile("bf16"), ET_OUTPUTS, 1 + 0x1p-8, 0), 0x1p-16);
+    ck_assert_double_eq(et_site_variance(profile("bf16"), ET_OUTPUTS, 1 + 0x1p-8, 1e-9),
+                        0x1p-14 / 12);
+    ck_assert_double_eq(et_site_variance(profile("f16"), ET_OUTPUTS, 0x1p-25, 0), 0x1p-50);
+    ck_assert_double_eq(et_site_variance(profile("tf32-rz"), ET_OPERANDS, 1 + 0x1p-11, 0),
+                        0x1p-20 / 3);
     ck_assert_double_eq(et_site_variance(profile("tf32-rz"), ET_OPERANDS, 0.1, 0), 0x1p-28 / 3);
     et_profile flush = *profile("f16");
     flush.ftz = true;

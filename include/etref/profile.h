@@ -81,7 +81,8 @@ double et_place_ulp(const et_profile *p, et_place place, double value);
 bool et_place_holds(const et_profile *p, et_place place, double value);
 
 /* Variance of the error made when `value`, which already carries an error of variance `incoming`, is
- * rounded at this place: 0 if incoming is 0 and the value is representable. */
+ * rounded at this place: 0 if incoming is 0 and the value is representable; (ulp/2)^2 if incoming is 0 and it lies
+ * half way between two that are. */
 double et_site_variance(const et_profile *p, et_place place, double value, double incoming);
 
 #ifdef __cplusplus

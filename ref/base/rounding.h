@@ -2,7 +2,7 @@
  *
  * A format of p bits has the spacing ulp = 2^(e-p+1) for |v| in [2^e, 2^(e+1)), and that of its
  * smallest normal numbers below them. Rounding to nearest errs uniformly on +-ulp/2 (variance
- * ulp^2/12), truncation on [0, ulp) (second moment ulp^2/3).
+ * ulp^2/12; a known value half way between two, by ulp/2), truncation on [0, ulp) (second moment ulp^2/3).
  */
 #ifndef ET_ROUNDING_H
 #define ET_ROUNDING_H
