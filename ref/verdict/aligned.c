@@ -7,9 +7,9 @@
  *
  *     sum_t V[p_ti] ((q_t y)^2 - sum_j q_tj^2 y_j^2)
  *
- * That is nothing in tokens of all directions, and up to d - 1 times what it is where all x point one way, as
- * those of x = z + 2v do, or as A >= 0 always does a little: then a row errs as a whole, and the gradient as so many
- * numbers as it has rows. Errors of q do the same to columns.
+ * In tokens of all directions that comes to nothing. Where all x point one way, as x = z + 2v do, and A >= 0 always
+ * does a little, it comes to as much as d - 1 times sum u^2/V: then a row errs as a whole, and the gradient like as
+ * many numbers as it has rows. Errors of q do the same to columns.
  *
  * All rows would cost as much as the gradient itself. SAMPLE of them tell: those at which the running sum of
  * u^2/V passes the middle of each of SAMPLE equal parts; a row so large that it decides cannot be passed over.
