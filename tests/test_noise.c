@@ -5,7 +5,9 @@
  */
 #include "etref/etref.h"
 #include "ref/base/product_noise.h"
+#include "ref/base/rounding.h"
 #include "ref/layers/twins.h"
+#include "ref/oracle/noise.h"
 #include "tests/check_main.h"
 #include "tests/run_case.h"
 
@@ -369,6 +371,62 @@ static double softmax_of_three(const double *r)
 }
 
 /* Six deviations of a logit move a gate by no more than six of its own, and by no less where it is straight. */
+/* ---- parameters ---- */
+
+/* Root mean square of the error that rounded operands make of dW_up, in deviations of V. */
+static double moved_by(const et_step *s, const et_step *V, const et_profile *p)
+{
+    const rounding r = rounding_at(p, ET_OPERANDS);
+    const et_case *c = &s->c;
+    size_t d = c->d_model, h = c->d_expert;
+    et_step moved;
+    et_error error;
+    double squares = 0;
+    ck_assert_int_eq(et_step_create(&moved, c, 0, &error), ET_OK);
+    for (size_t i = 0; i < c->tokens * d; i++) moved.in.x[i] = rounding_result(&r, s->in.x[i]);
+    for (size_t i = 0; i < h * d; i++) moved.in.up[i] = rounding_result(&r, s->in.up[i]);
+    for (size_t i = 0; i < h * d; i++) moved.in.down[i] = rounding_result(&r, s->in.down[i]);
+    memcpy(moved.in.dy, s->in.dy, c->tokens * d * sizeof *s->in.dy);
+    ck_assert_int_eq(et_step_run(&moved, ET_PLAIN, NULL, NULL, &error), ET_OK);
+    for (size_t i = 0; i < h * d; i++) {
+        double e = moved.bwd.up[i] - s->bwd.up[i];
+        squares += e * e / V->bwd.up[i] / (double)(h * d);
+    }
+    et_step_free(&moved);
+    return sqrt(squares);
+}
+
+/* 0: dy by chance; 1: dy = x, where all tokens' errors add up. */
+START_TEST(a_rounded_parameter_errs_for_all_tokens)
+{
+    const et_profile *p = profile("tf32");
+    bool follows = _i == 1;
+    et_case c;
+    et_step s, chance, V;
+    et_error error;
+    ck_assert_int_eq(parse_quoted(&c,
+                                  "{'name':'all','layer':'dense','tokens':8192,'d_model':8,"
+                                  "'d_expert':24,'precision':'f32','input':{'source':'normal'}}",
+                                  NULL),
+                     ET_OK);
+    draw_case(&s, &c);
+    for (size_t i = 0; follows && i < c.tokens * c.d_model; i++) s.in.dy[i] = s.in.x[i];
+    ck_assert_int_eq(et_step_run(&s, ET_PLAIN, NULL, NULL, &error), ET_OK);
+    ck_assert_int_eq(et_noise_by_chance(&chance, &s, p, &error), ET_OK);
+    ck_assert_int_eq(et_step_noise(&V, &s, p, &error), ET_OK);
+    double before = moved_by(&s, &chance, p), after = moved_by(&s, &V, p);
+    if (follows) {
+        ck_assert_msg(before > 3, "%g deviations", before);
+        ck_assert_msg(after < 1.1, "%g deviations", after);
+    } else {
+        ck_assert_msg(before < 1.1 && after > 0.9 * before, "%g, %g deviations", before, after);
+    }
+    et_step_free(&V);
+    et_step_free(&chance);
+    et_step_free(&s);
+}
+END_TEST
+
 START_TEST(gates_err_as_far_as_their_logits)
 {
     static const double at[] = {-300, -40, -8, -1, 0, 2, 15, 200}, by[] = {1e-5, 0.05, 1, 10, 60};
@@ -406,6 +464,7 @@ int main(void)
     tcase_add_test(steps, multiples_are_found);
     tcase_add_test(steps, positive_weights_go_one_way);
     tcase_add_test(steps, directions_are_counted);
+    tcase_add_loop_test(steps, a_rounded_parameter_errs_for_all_tokens, 0, 2);
     TCase *gates = add_case(suite, "gates");
     tcase_add_test(gates, gates_err_as_far_as_their_logits);
     return run_suite(suite);

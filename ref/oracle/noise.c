@@ -628,6 +628,18 @@ static et_shift slot_shift(const et_step *s, rounding r, size_t width, const et_
     return (et_shift){fmax(shift.whole, own), fmax(shift.most, own)};
 }
 
+static bool any_parameter_errs(const et_step *s, const et_profile *p)
+{
+    const rounding r = rounding_at(p, ET_OPERANDS);
+    const et_case *c = &s->c;
+    const et_step_inputs *in = &s->in;
+    size_t n = c->layer == ET_MOE ? c->experts : 1, size = n * c->d_expert * c->d_model;
+    size_t shared = c->shared_d_expert * c->d_model;
+    return loses(&r, n * c->d_model, in->router) || loses(&r, size, in->up) ||
+           loses(&r, size, in->down) || loses(&r, shared, in->shared_up) ||
+           loses(&r, shared, in->shared_down);
+}
+
 static et_systematic find_systematic(const et_step *s, const et_profile *p)
 {
     et_systematic by = {0};
@@ -640,12 +652,8 @@ static et_systematic find_systematic(const et_step *s, const et_profile *p)
     }
     const rounding r = rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
-    size_t n = c->layer == ET_MOE ? c->experts : 1, size = n * c->d_expert * c->d_model;
-    size_t shared = c->shared_d_expert * c->d_model;
     const et_step_inputs *in = &s->in;
-    by.parameters = loses(&r, n * c->d_model, in->router) || loses(&r, size, in->up) ||
-                    loses(&r, size, in->down) || loses(&r, shared, in->shared_up) ||
-                    loses(&r, shared, in->shared_down);
+    by.parameters = any_parameter_errs(s, p);
     const rounding intermediate = rounding_at(p, ET_INTERMEDIATES);
     by.dy = loses(&intermediate, c->tokens * c->d_model, in->dy);
     if (!p->truncate_operands) return by;
@@ -760,7 +768,8 @@ static et_status moe_noise(step_noise *q, et_error *error)
     return ET_OK;
 }
 
-et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p, et_error *error)
+et_status et_noise_by_chance(et_step *variance, const et_step *s, const et_profile *p,
+                             et_error *error)
 {
     step_noise q = {.s = s, .V = variance, .p = p, .sum = rounding_at(p, ET_ACCUMULATOR)};
     q.a = 0.18 * ldexp(1, -2 * p->bits[ET_ACCUMULATOR]);
@@ -771,6 +780,15 @@ et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p
         status = s->c.layer == ET_MOE ? moe_noise(&q, error) : dense_noise(&q, error);
     if (status == ET_OK && p->truncate_operands) status = shrink(&q, error);
     et_free_twins(&q.twins);
+    if (status != ET_OK) et_step_free(variance);
+    return status;
+}
+
+et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p, et_error *error)
+{
+    et_status status = et_noise_by_chance(variance, s, p, error);
+    if (status != ET_OK || !any_parameter_errs(s, p)) return status;
+    status = et_noise_of_parameters(variance, s, p, error);
     if (status != ET_OK) et_step_free(variance);
     return status;
 }

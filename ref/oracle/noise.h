@@ -40,4 +40,13 @@ et_status et_noise_systematic(et_systematic *by, const et_step *s, const et_prof
  * its groups. */
 double et_noise_slope(const et_systematic *by, const char *tensor, bool whole);
 
+/* et_step_noise without the next: what is not the layer, as a deviation of it, cannot be run once more. */
+et_status et_noise_by_chance(et_step *variance, const et_step *s, const et_profile *p,
+                             et_error *error);
+
+/* Widens the variances of weight gradients in V by what rounded operands move all tokens' shares by together:
+ * parameters.c. ET_ENOMEM. */
+et_status et_noise_of_parameters(et_step *V, const et_step *s, const et_profile *p,
+                                 et_error *error);
+
 #endif

@@ -19,7 +19,7 @@
  * the error does not count against it, nor do a few of which it explains something; in a small
  * problem, where the full judgement costs nothing, a few more. What survives on all tokens is judged by
  * et_judge_tensor; where that finds little to object to (in a small problem: anything), once more
- * with the variances that et_step_noise has for the deviant's own values, which cost as much as all
+ * with the variances that et_noise_by_chance has for the deviant's own values, which cost as much as all
  * the rest.
  */
 #include "ref/base/memory.h"
@@ -498,7 +498,7 @@ et_status et_deviant_passes(const et_inquiry *q, const et_deviant *v, bool *pass
         step.max_bytes = 0;
         if (!et_gate_has_anchor(step.c.gate)) step.fwd.anchor = NULL; /* the deviant's own room */
         if (!v->rerouted) step.route.mask = q->right->route.mask;     /* which the values follow */
-        status = et_step_noise(&noise, &step, q->j->options->profile, error);
+        status = et_noise_by_chance(&noise, &step, q->j->options->profile, error);
         if (status != ET_OK) return status;
         status = judge_all(q, v, &noise, &fails, &grossly, error);
         et_step_free(&noise);
