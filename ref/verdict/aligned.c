@@ -113,11 +113,12 @@ typedef struct expert {
     double *y;  /* [SAMPLE,longer of a and b] */
 } expert;
 
-/* y of element `at`. */
-static double weighed(const expert *x, size_t at)
+/* y of one element of the tensor. */
+static double weighed(const expert *x, size_t row, size_t column)
 {
+    size_t at = row * x->f->columns + column;
     double V = x->f->scale * x->f->variance[at] + x->f->extra;
-    bool counts = x->f->variance[at] > 0 && isfinite(V) && x->rows[at / x->f->columns].uu > 0;
+    bool counts = x->f->variance[at] > 0 && isfinite(V) && x->rows[row].uu > 0;
     return counts ? x->f->want[at] / V : 0;
 }
 
@@ -126,12 +127,17 @@ static void sum_rows(const expert *x)
     for (size_t i = 0; i < x->of->p.columns; i++) x->uu[i] = x->rows[x->first_row + i].uu;
 }
 
+/* Some columns a thread; the rows in their order. */
 static void sum_columns(const expert *x)
 {
-    size_t a = x->of->p.columns, b = x->of->q.columns, first = x->first_row * b;
+    enum { SIDE = 64 };
+    size_t a = x->of->p.columns, b = x->of->q.columns, end = x->first_row + a;
     memset(x->uu, 0, b * sizeof *x->uu);
-    for (size_t i = 0; i < a * b; i++)
-        x->uu[i % b] += x->f->want[first + i] * weighed(x, first + i);
+#pragma omp parallel for if (a * b > ET_WORTH_THREADS)
+    for (size_t side = 0; side < b; side += SIDE)
+        for (size_t r = x->first_row; r < end; r++)
+            for (size_t c = side; c < side + SIDE && c < b; c++)
+                x->uu[c] += x->f->want[r * b + c] * weighed(x, r, c);
 }
 
 /* Where the running sum of uu passes k + 1/2 parts of SAMPLE, k = 0, 1, ..; returns all of it. */
@@ -161,7 +167,7 @@ static bool errs(const expert *x, const factor *own)
 static double sample(const expert *x, const factor *own, const factor *other)
 {
     bool is_p = own == &x->of->p;
-    size_t picks[SAMPLE], b = x->of->q.columns, start = x->first_row * b, step = is_p ? 1 : b;
+    size_t picks[SAMPLE], first = x->first_row;
     double sums[SAMPLE], share = 0;
     if (!errs(x, own)) return 0;
     if (is_p)
@@ -172,8 +178,8 @@ static double sample(const expert *x, const factor *own, const factor *other)
 #pragma omp parallel for if (other->columns * (x->end - x->first) > ET_WORTH_THREADS)
     for (size_t k = 0; k < SAMPLE; k++) {
         double *y = x->y + k * other->columns;
-        size_t at = start + picks[k] * (is_p ? b : 1);
-        for (size_t i = 0; i < other->columns; i++) y[i] = weighed(x, at + i * step);
+        for (size_t i = 0; i < other->columns; i++)
+            y[i] = is_p ? weighed(x, first + picks[k], i) : weighed(x, first + i, picks[k]);
         sums[k] = add_up(x->of, own, picks[k], other, y, x->first, x->end);
     }
     for (size_t k = 0; k < SAMPLE; k++) share += sums[k] / (x->uu[picks[k]] * SAMPLE);
