@@ -370,7 +370,6 @@ static double softmax_of_three(const double *r)
     return 1 / (1 + exp(r[1] - r[0]) + exp(r[2] - r[0]));
 }
 
-/* Six deviations of a logit move a gate by no more than six of its own, and by no less where it is straight. */
 /* ---- parameters ---- */
 
 /* Root mean square of the error that rounded operands make of dW_up, in deviations of V. */
@@ -427,6 +426,7 @@ START_TEST(a_rounded_parameter_errs_for_all_tokens)
 }
 END_TEST
 
+/* Six deviations of a logit move a gate by no more than six of its own, and by no less where it is straight. */
 START_TEST(gates_err_as_far_as_their_logits)
 {
     static const double at[] = {-300, -40, -8, -1, 0, 2, 15, 200}, by[] = {1e-5, 0.05, 1, 10, 60};

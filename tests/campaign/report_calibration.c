@@ -154,12 +154,12 @@ bool cp_report_calibration(const cp_report *r)
 
 /* ---- limits ---- */
 
+enum { FEW = 20 }; /* groups from which nothing is taken */
+
 /* The largest that was measured for one tensor and kind of group under one profile, and where. c holds for all
  * cases: it is the farthest group of them all that it is held against. Mean slopes are taken of whole tensors
  * alone, over seeds: inside one run, groups share their sources. They may reach b and one deviation: what all seeds
  * round alike, as the weight 1/3, errs once, by chance. */
-enum { FEW = 20 }; /* groups from which nothing is taken */
-
 typedef struct extreme {
     double slope, spread, most, mean, mean_sigma, b, level, use, groups;
     char slope_at[80], most_at[80], spread_at[80], mean_at[80];
