@@ -204,9 +204,12 @@ static squares mixed(et_noisy x, double factor, size_t count)
 
 /* ---- products of squares ---- */
 
+/* Results are worked on in pieces of a row, which stay in the cache. */
+enum { PIECE = 256 };
+
 void et_product_room_free(et_product_room *room)
 {
-    for (size_t i = 0; i < 3; i++) free(room->at[i]);
+    for (size_t i = 0; i < sizeof room->at / sizeof *room->at; i++) free(room->at[i]);
     *room = (et_product_room){0};
 }
 
@@ -223,13 +226,19 @@ static et_status grow(et_product_room *room, size_t i, size_t count, size_t size
     return ET_OK;
 }
 
-/* A product of squares: as W, or as floats times a scale that is applied when an element is asked for. */
-typedef struct product {
-    const et_real *W;
+/* A product of squares in floats, times a scale that is applied when an element is asked for. */
+typedef struct floats {
     const float *w;
     double scale;
+    bool underflows; /* 0 may have been more */
     const squares *X, *Y;
-    size_t N, K;
+} floats;
+
+/* What V is made of: W, or the sum of one or two products. */
+typedef struct product {
+    const et_real *W;
+    floats of[2];
+    size_t count, N, K;
 } product;
 
 static et_status multiply_plain(et_product_room *room, size_t M, size_t N, size_t K,
@@ -248,19 +257,38 @@ static et_status multiply_plain(et_product_room *room, size_t M, size_t N, size_
     return ET_OK;
 }
 
-/* to = the squares times a power of two that brings the largest near 1; returns its inverse. */
-static double scaled(const squares *x, float *to)
+/* Squares first .. first+PIECE, as far as there are any; returns how many. */
+static size_t take_squares(const squares *x, size_t first, double *to)
 {
-    double largest = 0;
+    size_t count = x->count - first < PIECE ? x->count - first : PIECE;
+    for (size_t i = 0; i < count; i++) to[i] = square_at(x, first + i);
+    return count;
+}
+
+/* to = the squares times a power of two that brings the largest near 1; returns its inverse. *small: a square
+ * is there, and yet so small that a float may not hold a product with another one like it. */
+static double scaled(const squares *x, float *to, bool *small)
+{
+    double largest = 0, few = 0;
 #pragma omp parallel for reduction(max : largest) if (x->count > ET_WORTH_THREADS)
-    for (size_t i = 0; i < x->count; i++) {
-        double square = square_at(x, i);
-        largest = square > largest ? square : largest;
+    for (size_t first = 0; first < x->count; first += PIECE) {
+        double piece[PIECE];
+        size_t count = take_squares(x, first, piece);
+        largest = larger(largest, largest_in(count, piece));
     }
     int exponent = largest > 0 ? ilogb(largest) : 0;
     double scale = ldexp(1, -exponent);
-#pragma omp parallel for if (x->count > ET_WORTH_THREADS)
-    for (size_t i = 0; i < x->count; i++) to[i] = (float)(scale * square_at(x, i));
+#pragma omp parallel for reduction(+ : few) if (x->count > ET_WORTH_THREADS)
+    for (size_t first = 0; first < x->count; first += PIECE) {
+        double piece[PIECE];
+        size_t count = take_squares(x, first, piece);
+        for (size_t i = 0; i < count; i++) piece[i] *= scale;
+        for (size_t i = 0; i < count; i++) to[first + i] = (float)piece[i];
+#pragma omp simd reduction(+ : few)
+        for (size_t i = 0; i < count; i++) /* what is no number counts, too */
+            few += (piece[i] >= 0x1p-63) | (piece[i] == 0) ? 0.0 : 1.0;
+    }
+    *small = few > 0;
     return ldexp(1, exponent);
 }
 
@@ -273,37 +301,51 @@ static double dot_of_squares(size_t K, const squares *X, const squares *Y, size_
     return sum;
 }
 
-/* A float that underflows to 0 is computed once more. */
-static inline double product_at(const product *q, size_t i)
+/* w = elements at .. at+count, or their sums; a float that underflows to 0 is computed once more. */
+static void products_at(const product *q, size_t at, size_t count, double *w)
 {
-    if (q->W) return (double)q->W[i];
-    if (q->w[i] > 0) return q->scale * (double)q->w[i];
-    return dot_of_squares(q->K, q->X, q->Y, i / q->N, i % q->N);
+    for (size_t i = 0; q->W && i < count; i++) w[i] = (double)q->W[at + i];
+    for (size_t k = 0; k < q->count; k++) {
+        const floats *f = &q->of[k];
+        for (size_t i = 0; i < count; i++) {
+            float positive = f->w[at + i] > 0 ? f->w[at + i] : 0;
+            w[i] = (k > 0 ? w[i] : 0) + f->scale * (double)positive;
+        }
+        for (size_t i = 0; f->underflows && i < count; i++)
+            if (!(f->w[at + i] > 0))
+                w[i] += dot_of_squares(q->K, f->X, f->Y, (at + i) / q->N, (at + i) % q->N);
+    }
 }
 
-/* The floats stay in the room until the next product. */
+/* The floats stay in the room until the next variance. */
 static et_status multiply_blas(et_product_room *room, size_t M, size_t N, size_t K,
                                const squares *X, const squares *Y, product *out, et_error *error)
 {
     et_status status;
+    size_t place = 2 + out->count;
     if ((status = grow(room, 0, M * K, sizeof(float), error)) ||
         (status = grow(room, 1, K * N, sizeof(float), error)) ||
-        (status = grow(room, 2, M * N, sizeof(float), error)))
+        (status = grow(room, place, M * N, sizeof(float), error)))
         return status;
-    float *x = room->at[0], *y = room->at[1], *w = room->at[2];
-    double scale = scaled(X, x) * scaled(Y, y);
+    float *x = room->at[0], *y = room->at[1], *w = room->at[place];
+    bool small_x, small_y;
+    double scale = scaled(X, x, &small_x) * scaled(Y, y, &small_y);
     cblas_sgemm(CblasRowMajor, X->at.transposed ? CblasTrans : CblasNoTrans,
                 Y->at.transposed ? CblasTrans : CblasNoTrans, (blasint)M, (blasint)N, (blasint)K, 1,
                 x, (blasint)X->at.stride, y, (blasint)Y->at.stride, 0, w, (blasint)N);
-    *out = (product){.w = w, .scale = scale, .X = X, .Y = Y, .N = N, .K = K};
+    out->of[out->count++] = (floats){w, scale, small_x || small_y, X, Y};
     return ET_OK;
 }
 
-static void add_product(const product *q, size_t count, bool accumulate, et_real *W)
+/* W += X Y: by BLAS in floats, or all of it in `sum`. */
+static et_status multiply(bool blas, et_product_room *room, size_t M, size_t N, size_t K,
+                          const squares *X, const squares *Y, et_real *sum, product *W,
+                          et_error *error)
 {
-#pragma omp parallel for if (count > ET_WORTH_THREADS)
-    for (size_t i = 0; i < count; i++)
-        W[i] = (et_real)(product_at(q, i) + (accumulate ? (double)W[i] : 0));
+    if (blas) return multiply_blas(room, M, N, K, X, Y, W, error);
+    et_status status = multiply_plain(room, M, N, K, X, Y, W->W != NULL, sum, error);
+    W->W = sum;
+    return status;
 }
 
 /* ---- which elements are exact ---- */
@@ -358,9 +400,14 @@ static et_status sum_if_needed(exactness *e, et_engine engine, const et_profile 
     bool undecided = false;
 #pragma omp parallel for reduction(|| : undecided) if (M * N > ET_WORTH_THREADS)
     for (size_t i = 0; i < M; i++)
-        for (size_t j = 0; j < N && !undecided; j++) {
-            double q = product_at(Q, i * N + j) / per_square, most = largest_exact(e, p, i, j);
-            undecided = sqrt(q) <= 1.000001 * most && 1.000001 * sqrt((double)K * q) > most;
+        for (size_t first = 0; first < N && !undecided; first += PIECE) {
+            double w[PIECE];
+            size_t width = N - first < PIECE ? N - first : PIECE;
+            products_at(Q, i * N + first, width, w);
+            for (size_t j = 0; j < width && !undecided; j++) {
+                double q = w[j] / per_square, most = largest_exact(e, p, i, first + j);
+                undecided = sqrt(q) <= 1.000001 * most && 1.000001 * sqrt((double)K * q) > most;
+            }
         }
     if (!undecided) return ET_OK;
     void *x = NULL, *y = NULL, *sums = NULL;
@@ -414,30 +461,73 @@ static double with_tail(double acc, double site)
     return acc > site ? acc + (reach * reach - 1) * (acc - site) : acc;
 }
 
-/* V (+)= (W + square * C^2) times[j], but 0 where the sum is exact; then the rounding. W [M,N] is everything
- * else. acc_alone: it is acc and nothing else. */
-static void finish(size_t M, size_t N, size_t K, const et_profile *p, const exactness *e,
-                   et_sum_noise c, const double *times, const et_real *C, const product *W,
-                   bool acc_alone, et_place place, bool accumulate, et_real *V)
+/* What becomes of W: V (+)= (W + square * C^2) times[j], but 0 where the sum is exact; then the rounding. */
+typedef struct finishing {
+    const et_profile *p;
+    const product *W; /* [M,N], everything else */
+    const exactness *exact;
+    et_sum_noise c;
+    const double *times; /* [N], NULL: 1 */
+    const et_real *C;    /* [M,N], NULL: not kept */
+    rounding site;
+    bool rounded, tail; /* is there a site; is W acc and nothing else, and the site coarser */
+    bool accumulate;
+} finishing;
+
+/* w = 0 where sum_k |X_ik Y_kj| <= 2^p q. The bound comes from floats: a little more than it. */
+static void clear_exact(const finishing *f, size_t i, size_t first, size_t count, double *w)
 {
-    bool tail = acc_alone && place != ET_NOWHERE && p->bits[place] < p->bits[ET_ACCUMULATOR];
-    const rounding site = place == ET_NOWHERE ? (rounding){0} : rounding_at(p, place);
+    const exactness *e = f->exact;
+    size_t N = f->W->N;
+    for (size_t j = 0; j < count && e->rows[i] != INT_MIN; j++) {
+        double most = largest_exact(e, f->p, i, first + j);
+        if (most < 0) continue;
+        double bound = 1.000001 * sqrt((double)f->W->K * w[j] / f->c.squares);
+        double sum = e->sums ? (double)e->sums[i * N + first + j] : bound;
+        if (sum <= most) w[j] = 0;
+    }
+}
+
+/* w += the rounding of C, at first as if all of them erred. */
+static void add_site(const finishing *f, size_t count, const double *C, double *w)
+{
+    double site[PIECE], exact = 0;
+#pragma omp simd reduction(+ : exact)
+    for (size_t j = 0; j < count; j++) {
+        site[j] = rounding_usual(&f->site, C[j]);
+        exact += w[j] == 0 ? 1.0 : 0.0;
+    }
+    for (size_t j = 0; (f->site.ftz || exact > 0) && j < count; j++)
+        site[j] = rounding_site(&f->site, C[j], w[j]);
+    for (size_t j = 0; f->tail && j < count; j++) w[j] = with_tail(w[j], site[j]);
+    for (size_t j = 0; j < count; j++) w[j] += site[j];
+}
+
+/* Elements first .. first+count of row i, in loops that a compiler makes vectors of: a condition chooses between two
+ * results, and does not decide whether one is computed. */
+static void finish_piece(const finishing *f, size_t i, size_t first, size_t count, et_real *V)
+{
+    size_t at = i * f->W->N + first;
+    double w[PIECE], C[PIECE], square = f->c.square;
+    products_at(f->W, at, count, w);
+    if (f->exact->rows) clear_exact(f, i, first, count, w);
+    for (size_t j = 0; j < count; j++) C[j] = f->C ? (double)f->C[at + j] : 0;
+    for (size_t j = 0; j < count; j++) {
+        double all = (w[j] + square * C[j] * C[j]) * (f->times ? f->times[first + j] : 1);
+        w[j] = w[j] > 0 ? all : w[j];
+    }
+    if (f->rounded) add_site(f, count, C, w);
+    for (size_t j = 0; j < count; j++)
+        V[at + j] = (et_real)((f->accumulate ? (double)V[at + j] : 0) + w[j]);
+}
+
+static void finish(const finishing *f, size_t M, et_real *V)
+{
+    size_t N = f->W->N;
 #pragma omp parallel for if (M * N > ET_WORTH_THREADS)
     for (size_t i = 0; i < M; i++)
-        for (size_t j = 0; j < N; j++) {
-            size_t at = i * N + j;
-            double w = product_at(W, at), value = C ? (double)C[at] : 0;
-            if (e->rows) {
-                /* the bound comes from floats: a little more than it */
-                double bound = 1.000001 * sqrt((double)K * w / c.squares);
-                double sum = e->sums ? (double)e->sums[at] : bound;
-                if (sum <= largest_exact(e, p, i, j)) w = 0;
-            }
-            if (w > 0) w = (w + c.square * value * value) * (times ? times[j] : 1);
-            double rounded = place != ET_NOWHERE ? rounding_site(&site, value, w) : 0;
-            w = (tail ? with_tail(w, rounded) : w) + rounded;
-            V[at] = (et_real)((accumulate ? (double)V[at] : 0) + w);
-        }
+        for (size_t j = 0; j < N; j += PIECE)
+            finish_piece(f, i, j, N - j < PIECE ? N - j : PIECE, V);
 }
 
 /* ---- short sums, one by one ---- */
@@ -513,40 +603,31 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
     c.square *= part * alike;
     c.squares *= part * alike * alike;
     exactness e = {0};
-    /* (V[X] + squares X o X) (Y o Y + V[Y]) */
+    /* (V[X] + squares X o X) (Y o Y + V[Y]), then (X o X) V[Y] */
     squares x = mixed(X, c.squares, M * K), y = mixed(Y, 1, K * N);
-    product W = {0};
+    squares coherent = {X.coherent ? NULL : X.at.at, X.coherent, 1, X.at, M * K};
+    squares variance = {NULL, Y.variance, 0, Y.at, K * N};
+    product W = {.N = N, .K = K};
     double *times;
-    et_real *sum = V; /* where it cannot be left in floats */
-    bool floats = engine == ET_BLAS && is_countable(M, N, K),
-         apart = accumulate && !(floats && !Y.variance);
+    et_real *sum = V; /* of the plain engine; not V where that is added to */
+    bool blas = engine == ET_BLAS && is_countable(M, N, K);
     et_status status = columns_lost(p, plain, part, M, N, K, X, Y, &times, error);
-    if (status == ET_OK && apart)
+    if (status == ET_OK && accumulate && !blas)
         status = et_allocate((void **)&sum, M * N, sizeof *sum, "variances", error);
     if (status != ET_OK) goto out;
-    if (floats) {
-        status = multiply_blas(room, M, N, K, &x, &y, &W, error);
-    } else {
-        status = multiply_plain(room, M, N, K, &x, &y, false, sum, error);
-        W.W = sum;
-    }
-    if (status == ET_OK) status = find_exact(&e, engine, p, M, N, K, X, Y, &W, c.squares, error);
-    if (status == ET_OK && Y.variance) { /* (X o X) V[Y] */
-        squares coherent = {X.coherent ? NULL : X.at.at, X.coherent, 1, X.at, M * K};
-        squares variance = {NULL, Y.variance, 0, Y.at, K * N};
-        if (floats) {
-            add_product(&W, M * N, false, sum);
-            status = multiply_blas(room, M, N, K, &coherent, &variance, &W, error);
-            if (status == ET_OK) add_product(&W, M * N, true, sum);
-        } else {
-            status = multiply_plain(room, M, N, K, &coherent, &variance, true, sum, error);
-        }
-        W = (product){.W = sum};
-    }
-    bool acc_alone = !X.variance && !Y.variance;
-    if (status == ET_OK) finish(M, N, K, p, &e, c, times, C, &W, acc_alone, place, accumulate, V);
-    if (apart) free(sum);
+    if ((status = multiply(blas, room, M, N, K, &x, &y, sum, &W, error)) ||
+        (status = find_exact(&e, engine, p, M, N, K, X, Y, &W, c.squares, error)) ||
+        (Y.variance &&
+         (status = multiply(blas, room, M, N, K, &coherent, &variance, sum, &W, error))))
+        goto out;
+    finishing f = {.p = p, .W = &W, .exact = &e, .c = c, .times = times, .C = C};
+    f.rounded = place != ET_NOWHERE;
+    if (f.rounded) f.site = rounding_at(p, place);
+    f.tail = f.rounded && !X.variance && !Y.variance && p->bits[place] < p->bits[ET_ACCUMULATOR];
+    f.accumulate = accumulate;
+    finish(&f, M, V);
 out:
+    if (sum != V) free(sum);
     free(times);
     free(e.rows);
     free(e.sums);

@@ -55,8 +55,8 @@ et_sum_noise et_sum_noise_of(const et_profile *p, size_t K);
 /* Scratch that is kept from one product to the next, as large as the largest so far: taking it anew
  * each time would cost more than the smaller products themselves. Begin with zeros. */
 typedef struct et_product_room {
-    void *at[3];
-    size_t bytes[3];
+    void *at[4];
+    size_t bytes[4];
 } et_product_room;
 void et_product_room_free(et_product_room *room);
 

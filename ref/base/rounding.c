@@ -6,6 +6,7 @@
  * ulp.
  */
 #include "ref/base/rounding.h"
+#include "ref/base/parallel.h"
 
 static int least_exponent(const et_profile *p, et_place place)
 {
@@ -31,6 +32,34 @@ rounding rounding_at(const et_profile *p, et_place place)
 rounding rounding_coarser(const et_profile *p, et_place a, et_place b)
 {
     return rounding_at(p, p->bits[a] < p->bits[b] ? a : b);
+}
+
+/* Few values have to be asked one by one: those of a piece in which one is out of the normal range or has a bit set
+ * that the format has not. */
+static bool changes_piece(const rounding *r, size_t count, const et_real *values)
+{
+    uint64_t bits = 0;
+    double outside = 0, smallest = r->smallest, largest = r->largest;
+    for (size_t i = 0; i < count; i++) bits |= to_bits((double)values[i]);
+#pragma omp simd reduction(+ : outside)
+    for (size_t i = 0; i < count; i++) {
+        double size = fabs((double)values[i]);
+        outside += (size >= smallest) & (size <= largest) ? 0.0 : 1.0;
+    }
+    bool changes = false;
+    for (size_t i = 0; ((bits & r->tail) != 0 || outside > 0) && !changes && i < count; i++)
+        changes = !rounding_holds(r, (double)values[i]);
+    return changes;
+}
+
+bool rounding_changes(const rounding *r, size_t count, const et_real *values)
+{
+    enum { PIECE = 256 };
+    bool changes = false;
+#pragma omp parallel for reduction(|| : changes) if (count > ET_WORTH_THREADS)
+    for (size_t i = 0; i < (values ? count : 0); i += PIECE)
+        changes = changes || changes_piece(r, count - i < PIECE ? count - i : PIECE, values + i);
+    return changes;
 }
 
 double et_place_smallest(const et_profile *p, et_place place)

@@ -8,6 +8,7 @@
 #define ET_ROUNDING_H
 
 #include "etref/profile.h"
+#include "etref/real.h"
 #include "ref/base/bits.h"
 
 #include <math.h>
@@ -46,6 +47,9 @@ static inline bool rounding_holds(const rounding *r, double value)
     return !r->ftz && steps == floor(steps);
 }
 
+/* Is any of them none of the format's? values NULL: there are none. */
+bool rounding_changes(const rounding *r, size_t count, const et_real *values);
+
 /* What becomes of the value; out of range it stays as it is. */
 static inline double rounding_result(const rounding *r, double value)
 {
@@ -76,22 +80,42 @@ static inline bool rounding_is_tie(const rounding *r, double value)
     return !r->truncates && steps - floor(steps) == 0.5;
 }
 
+/* Variance of the error of rounding a value whose last bits may be anything, and which is not flushed. */
+static inline double rounding_usual(const rounding *r, double value)
+{
+    /* the power of two at or below |value|, by cutting its significand off */
+    double power = from_bits(to_bits(value) & (uint64_t)0x7ff << 52);
+    power = power < r->smallest ? r->smallest : power;
+    return r->variance * (power * power);
+}
+
 /* Variance of the error of rounding `value`, which brings an error of variance `incoming`. */
 static inline double rounding_site(const rounding *r, double value, double incoming)
 {
     if (incoming == 0 && rounding_holds(r, value)) return 0;
     if (rounding_flushes(r, value, incoming)) return value * value;
-    /* the power of two at or below |value|, by cutting its significand off */
-    double power = from_bits(to_bits(value) & (uint64_t)0x7ff << 52);
-    if (power < r->smallest) power = r->smallest;
     double tie = incoming == 0 && rounding_is_tie(r, value) ? 3 : 1;
-    return tie * r->variance * (power * power);
+    return tie * rounding_usual(r, value);
 }
 
 /* fmax is a call of the library: too slow for every element. */
 static inline double larger(double a, double b)
 {
     return a > b ? a : b;
+}
+
+/* The largest of them and 0. In lanes of their own, since no compiler may reorder maxima of what, for all that it knows, could be
+ * NaN. */
+static inline double largest_in(size_t columns, const double *values)
+{
+    enum { LANES = 8 };
+    double lane[LANES] = {0}, most = 0;
+    size_t c = 0;
+    for (; c + LANES <= columns; c += LANES)
+        for (size_t k = 0; k < LANES; k++) lane[k] = larger(lane[k], values[c + k]);
+    for (; c < columns; c++) most = larger(most, values[c]);
+    for (size_t k = 0; k < LANES; k++) most = larger(most, lane[k]);
+    return most;
 }
 
 /* Beyond first order. Hardly one error in 1e9 is as large as 6 of its deviations, and the verdict allows an

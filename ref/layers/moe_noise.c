@@ -81,10 +81,7 @@ static et_status parameter(noise_room *s, size_t count, const et_real *value, et
                            et_error *error)
 {
     const rounding r = rounding_at(s->p, ET_OPERANDS);
-    bool exact = true;
-#pragma omp parallel for reduction(&& : exact) if (count > ET_WORTH_THREADS)
-    for (size_t i = 0; i < count; i++) exact = exact && rounding_holds(&r, (double)value[i]);
-    if (exact) return ET_OK;
+    if (!rounding_changes(&r, count, value)) return ET_OK;
     et_status status = take(s, out, count, sizeof(et_real), error);
     for (size_t i = 0; status == ET_OK && i < count; i++)
         (*out)[i] = (et_real)rounding_site(&r, (double)value[i], 0);

@@ -458,15 +458,6 @@ static const struct {
     {"metric.cutoff_gap", 0, 1, 1}, {"metric.cutoff_gap_abs", 0, 1, 1},
 };
 
-static bool loses(const rounding *r, size_t count, const et_real *values)
-{
-    bool all = true;
-#pragma omp parallel for reduction(&& : all) if (count > ET_WORTH_THREADS)
-    for (size_t i = 0; i < (values ? count : 0); i++)
-        all = all && rounding_holds(r, (double)values[i]);
-    return !all;
-}
-
 /* sum (round(v) - v) v and sum v^2: their ratio is the factor that rounding puts on values as a whole. */
 typedef struct factor {
     double eu, uu;
@@ -635,9 +626,10 @@ static bool any_parameter_errs(const et_step *s, const et_profile *p)
     const et_step_inputs *in = &s->in;
     size_t n = c->layer == ET_MOE ? c->experts : 1, size = n * c->d_expert * c->d_model;
     size_t shared = c->shared_d_expert * c->d_model;
-    return loses(&r, n * c->d_model, in->router) || loses(&r, size, in->up) ||
-           loses(&r, size, in->down) || loses(&r, shared, in->shared_up) ||
-           loses(&r, shared, in->shared_down);
+    return rounding_changes(&r, n * c->d_model, in->router) ||
+           rounding_changes(&r, size, in->up) || rounding_changes(&r, size, in->down) ||
+           rounding_changes(&r, shared, in->shared_up) ||
+           rounding_changes(&r, shared, in->shared_down);
 }
 
 static et_systematic find_systematic(const et_step *s, const et_profile *p)
@@ -653,12 +645,12 @@ static et_systematic find_systematic(const et_step *s, const et_profile *p)
     const rounding r = rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
     const et_step_inputs *in = &s->in;
-    by.parameters = any_parameter_errs(s, p);
     const rounding intermediate = rounding_at(p, ET_INTERMEDIATES);
-    by.dy = loses(&intermediate, c->tokens * c->d_model, in->dy);
+    by.dy = rounding_changes(&intermediate, c->tokens * c->d_model, in->dy);
     if (!p->truncate_operands) return by;
     by.each = 0.72 * ldexp(1, -p->bits[ET_OPERANDS]);
-    by.x = loses(&r, c->tokens * c->d_model, in->x);
+    by.x = rounding_changes(&r, c->tokens * c->d_model, in->x);
+    by.parameters = any_parameter_errs(s, p);
     if (c->layer == ET_MOE && (by.x || by.parameters)) find_score_changes(s, &by);
     return by;
 }
@@ -735,8 +727,8 @@ static et_status find_crowd(step_noise *q, et_error *error)
     const rounding r = rounding_at(q->p, ET_OPERANDS);
     double directions;
     q->crowd = 1;
-    q->lossy_x = loses(&r, c->tokens * c->d_model, q->s->in.x);
-    if (!(q->s->loss_aux || q->s->loss_z) || !loses(&r, c->experts * c->d_model, q->s->in.router))
+    q->lossy_x = rounding_changes(&r, c->tokens * c->d_model, q->s->in.x);
+    if (!(q->s->loss_aux || q->s->loss_z) || !rounding_changes(&r, c->experts * c->d_model, q->s->in.router))
         return ET_OK;
     et_status status =
         et_find_directions(&directions, c->tokens, c->d_model, q->s->in.x, NULL, error);

@@ -233,20 +233,6 @@ static tally count_piece(size_t columns, const double *want, const piece *p, con
     return (tally){{0}, (double)columns, failed, exact, same, V1, V2, u2};
 }
 
-/* In lanes of their own, since no compiler may reorder maxima of what, for all that it knows, could be
- * NaN. */
-static double largest_in(size_t columns, const double *values)
-{
-    enum { LANES = 8 };
-    double lane[LANES] = {0}, most = 0;
-    size_t c = 0;
-    for (; c + LANES <= columns; c += LANES)
-        for (size_t k = 0; k < LANES; k++) lane[k] = larger(lane[k], values[c + k]);
-    for (; c < columns; c++) most = larger(most, values[c]);
-    for (size_t k = 0; k < LANES; k++) most = larger(most, lane[k]);
-    return most;
-}
-
 static void add_sums(et_sums *to, et_sums more)
 {
     to->n += more.n;
