@@ -282,11 +282,12 @@ static double scaled(const squares *x, float *to, bool *small)
     for (size_t first = 0; first < x->count; first += PIECE) {
         double piece[PIECE];
         size_t count = take_squares(x, first, piece);
-        for (size_t i = 0; i < count; i++) piece[i] *= scale;
-        for (size_t i = 0; i < count; i++) to[first + i] = (float)piece[i];
 #pragma omp simd reduction(+ : few)
-        for (size_t i = 0; i < count; i++) /* what is no number counts, too */
-            few += (piece[i] >= 0x1p-63) | (piece[i] == 0) ? 0.0 : 1.0;
+        for (size_t i = 0; i < count; i++) {
+            double square = scale * piece[i];
+            to[first + i] = (float)square;
+            few += (square >= 0x1p-63) | (square == 0) ? 0.0 : 1.0; /* NaN counts, too */
+        }
     }
     *small = few > 0;
     return ldexp(1, exponent);
@@ -304,15 +305,15 @@ static double dot_of_squares(size_t K, const squares *X, const squares *Y, size_
 /* w = elements at .. at+count, or their sums; a float that underflows to 0 is computed once more. */
 static void products_at(const product *q, size_t at, size_t count, double *w)
 {
-    for (size_t i = 0; q->W && i < count; i++) w[i] = (double)q->W[at + i];
+    for (size_t i = 0; i < count; i++) w[i] = q->W ? (double)q->W[at + i] : 0;
     for (size_t k = 0; k < q->count; k++) {
         const floats *f = &q->of[k];
-        for (size_t i = 0; i < count; i++) {
-            float positive = f->w[at + i] > 0 ? f->w[at + i] : 0;
-            w[i] = (k > 0 ? w[i] : 0) + f->scale * (double)positive;
-        }
+        const float *from = f->w + at;
+        double value[PIECE], scale = f->scale;
+        for (size_t i = 0; i < count; i++) value[i] = (double)from[i];
+        for (size_t i = 0; i < count; i++) w[i] += scale * larger(value[i], 0);
         for (size_t i = 0; f->underflows && i < count; i++)
-            if (!(f->w[at + i] > 0))
+            if (!(from[i] > 0))
                 w[i] += dot_of_squares(q->K, f->X, f->Y, (at + i) / q->N, (at + i) % q->N);
     }
 }
@@ -509,11 +510,12 @@ static void finish_piece(const finishing *f, size_t i, size_t first, size_t coun
 {
     size_t at = i * f->W->N + first;
     double w[PIECE], C[PIECE], square = f->c.square;
+    const double *times = f->times ? f->times + first : NULL;
     products_at(f->W, at, count, w);
     if (f->exact->rows) clear_exact(f, i, first, count, w);
     for (size_t j = 0; j < count; j++) C[j] = f->C ? (double)f->C[at + j] : 0;
     for (size_t j = 0; j < count; j++) {
-        double all = (w[j] + square * C[j] * C[j]) * (f->times ? f->times[first + j] : 1);
+        double all = (w[j] + square * C[j] * C[j]) * (times ? times[j] : 1);
         w[j] = w[j] > 0 ? all : w[j];
     }
     if (f->rounded) add_site(f, count, C, w);

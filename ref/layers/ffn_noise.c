@@ -379,9 +379,9 @@ static void find_apart(const et_profile *p, size_t m, size_t h, const et_ffn_ten
     for (size_t t = 0; t < m; t++) {
         double all = 0, own = 0;
         for (size_t i = t * h; i < (t + 1) * h; i++) {
-            double VH = (double)V->H[i], acc = fmax(VH - rounding_site(&r, (double)v->H[i], 1), 0);
+            double VH = (double)V->H[i], acc = larger(VH - rounding_site(&r, (double)v->H[i], 1), 0);
             all += (double)V->A[i];
-            if (VH > 0) own += (double)V->A[i] * fmin(1, 4 * acc / VH);
+            if (VH > 0) own += (double)V->A[i] * (4 * acc < VH ? 4 * acc / VH : 1);
         }
         apart[t] = (et_real)(all > 0 ? own / all : 0);
     }
@@ -413,8 +413,9 @@ static void twin_upstream(const et_profile *p, size_t m, size_t d, const et_upst
     if (!u->w) return;
     sum_by_leader(m, d, twins->input, u->dy, s->right);
 #pragma omp parallel for if (m * d > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * d; i++)
-        s->left[i] += s->right[i] * s->right[i] * u->w_variance[i / d];
+    for (size_t t = 0; t < m; t++)
+        for (size_t i = t * d; i < (t + 1) * d; i++)
+            s->left[i] += s->right[i] * s->right[i] * u->w_variance[t];
 }
 
 /* The same for V[dH]: (sum 2 dA)^2 V[H] + (sum 2 R g)^2 V[w] + (sum of own deviations)^2. */
@@ -426,20 +427,23 @@ static void twin_hidden(const et_profile *p, size_t m, size_t h, const et_upstre
     own_deviations(p, m * h, v->dH, V->dH, s->dH_own, row);
     sum_by_leader(m, h, twins->both, row, s->left);
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * h; i++) s->left[i] *= s->left[i];
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * h; i++)
+    for (size_t i = 0; i < m * h; i++) {
+        s->left[i] *= s->left[i];
         row[i] = may_be_positive((double)v->H[i], (double)V->H[i]) ? 2 * v->dA[i] : 0;
+    }
     sum_by_leader(m, h, twins->input, row, s->sum);
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * h; i++)
-        s->left[i] += (s->sum[i] * s->sum[i] + s->apart[i / h] * row[i] * row[i]) * V->H[i];
+    for (size_t t = 0; t < m; t++)
+        for (size_t i = t * h; i < (t + 1) * h; i++) {
+            s->left[i] += (s->sum[i] * s->sum[i] + s->apart[t] * row[i] * row[i]) * V->H[i];
+            row[i] = slope(v->H[i]) * s->g[i];
+        }
     if (!u->w) return;
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * h; i++) row[i] = slope(v->H[i]) * s->g[i];
     sum_by_leader(m, h, twins->input, row, s->sum);
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * h; i++) s->left[i] += s->sum[i] * s->sum[i] * u->w_variance[i / h];
+    for (size_t t = 0; t < m; t++)
+        for (size_t i = t * h; i < (t + 1) * h; i++)
+            s->left[i] += s->sum[i] * s->sum[i] * u->w_variance[t];
 }
 
 /* (sum of rows of the same input)^2, for the operand whose partner's error they share; and each row's own
@@ -449,10 +453,11 @@ static const et_real *twin_squares(size_t m, size_t columns, const et_twins *twi
 {
     sum_by_leader(m, columns, twins->input, rows, to);
 #pragma omp parallel for if (m * columns > ET_WORTH_THREADS)
-    for (size_t i = 0; i < m * columns; i++) {
-        to[i] *= to[i];
-        if (apart) to[i] += apart[i / columns] * rows[i] * rows[i];
-    }
+    for (size_t t = 0; t < m; t++)
+        for (size_t i = t * columns; i < (t + 1) * columns; i++) {
+            to[i] *= to[i];
+            if (apart) to[i] += apart[t] * rows[i] * rows[i];
+        }
     return to;
 }
 
@@ -882,7 +887,8 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
     if (status == ET_OK) status = common_in_dx(f, m, v, V, &s, error);
     if (status != ET_OK || !weight) goto out;
     find_common_dw(f, W, m, v, &s, weight->common);
-    if ((status = dw_noise(f, p, W, m, u, twins, v, V, &s, weight, error))) goto out;
+    status = dw_noise(f, p, W, m, u, twins, v, V, &s, weight, error);
+    if (status != ET_OK || !weight->shared) goto out;
         /* cov(dx, dw) = 4 (dA g R V[H]) W_up */
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t i = 0; i < m * h; i++)

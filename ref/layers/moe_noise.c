@@ -467,7 +467,8 @@ static et_status expert_noise(const et_moe *moe, const et_assignment *a,
     bool any;
     et_twins twins = row_twins(job, s, &any);
     et_upstream up = {s->rows[ROWS_DY], w, Vw};
-    et_weight_noise weight = {s->dw, s->dw_sum, s->rows[ROWS_SHARED], s->dw_common};
+    et_real *shared = feeds_router ? s->rows[ROWS_SHARED] : NULL;
+    et_weight_noise weight = {s->dw, s->dw_sum, shared, s->dw_common};
     status = et_ffn_backward_noise(&job->f, s->p, job->W, m, &up, any ? &twins : NULL, &v, &V,
                                    &weight, &s->room, error);
     if (status != ET_OK) return status;
