@@ -351,9 +351,9 @@ static et_status multiply(bool blas, et_product_room *room, size_t M, size_t N, 
 
 /* ---- which elements are exact ---- */
 
-/* Of each of `lines` vectors of an operand (rows of X, columns of Y): the lowest set bit of its values,
- * or INT_MIN if it carries an error. */
-static void find_quanta(et_noisy x, size_t lines, size_t length, bool along_rows, int *lowest)
+/* Of each of `lines` vectors of an operand (rows of X, columns of Y): the lowest set bit of its values, as a power of
+ * two; infinite where all are 0, and NaN, which nothing is compared to be below, if one carries an error. */
+static void find_quanta(et_noisy x, size_t lines, size_t length, bool along_rows, double *quanta)
 {
 #pragma omp parallel for if (lines * length > ET_WORTH_THREADS)
     for (size_t i = 0; i < lines; i++) {
@@ -364,14 +364,14 @@ static void find_quanta(et_noisy x, size_t lines, size_t length, bool along_rows
             if (bit < least) least = bit;
             if (x.variance && x.variance[at] > 0) least = INT_MIN;
         }
-        lowest[i] = least;
+        quanta[i] = least == INT_MIN ? NAN : ldexp(1, least);
     }
 }
 
-static bool any_without_error(const int *lowest, size_t lines)
+static bool any_without_error(const double *quanta, size_t lines)
 {
     for (size_t i = 0; i < lines; i++)
-        if (lowest[i] != INT_MIN) return true;
+        if (!isnan(quanta[i])) return true;
     return false;
 }
 
@@ -383,20 +383,21 @@ static bool all_zero(const et_real *variance, size_t count)
 }
 
 typedef struct exactness {
-    int *rows, *columns; /* lowest set bits, INT_MIN: with errors; NULL: nothing is exact */
-    et_real *sums;       /* sum_k |X_ik Y_kj|, or NULL: Cauchy-Schwarz decides */
+    double *rows, *columns; /* quanta; NULL: nothing is exact */
+    double span;            /* 2^p of the accumulator */
+    et_real *sums;          /* sum_k |X_ik Y_kj|, or NULL: Cauchy-Schwarz decides */
 } exactness;
 
-static double largest_exact(const exactness *e, const et_profile *p, size_t i, size_t j)
+/* NaN if there are errors. */
+static double largest_exact(const exactness *e, size_t i, size_t j)
 {
-    if (e->rows[i] == INT_MIN || e->columns[j] == INT_MIN) return -1;
-    return ldexp(1, p->bits[ET_ACCUMULATOR] + e->rows[i] + e->columns[j]);
+    return e->span * e->rows[i] * e->columns[j];
 }
 
 /* The sums of absolute values, if there is an element for which the cheap bound does not decide. */
-static et_status sum_if_needed(exactness *e, et_engine engine, const et_profile *p, size_t M,
-                               size_t N, size_t K, et_noisy X, et_noisy Y, const product *Q,
-                               double per_square, et_error *error)
+static et_status sum_if_needed(exactness *e, et_engine engine, size_t M, size_t N, size_t K,
+                               et_noisy X, et_noisy Y, const product *Q, double per_square,
+                               et_error *error)
 {
     bool undecided = false;
 #pragma omp parallel for reduction(|| : undecided) if (M * N > ET_WORTH_THREADS)
@@ -406,7 +407,7 @@ static et_status sum_if_needed(exactness *e, et_engine engine, const et_profile 
             size_t width = N - first < PIECE ? N - first : PIECE;
             products_at(Q, i * N + first, width, w);
             for (size_t j = 0; j < width && !undecided; j++) {
-                double q = w[j] / per_square, most = largest_exact(e, p, i, first + j);
+                double q = w[j] / per_square, most = largest_exact(e, i, first + j);
                 undecided = sqrt(q) <= 1.000001 * most && 1.000001 * sqrt((double)K * q) > most;
             }
         }
@@ -435,8 +436,9 @@ static et_status find_exact(exactness *e, et_engine engine, const et_profile *p,
                             et_error *error)
 {
     void *room;
-    et_status status = et_allocate(&room, M + N, sizeof(int), "lowest bits", error);
+    et_status status = et_allocate(&room, M + N, sizeof(double), "lowest bits", error);
     if (status != ET_OK) return status;
+    e->span = ldexp(1, p->bits[ET_ACCUMULATOR]);
     e->rows = room;
     e->columns = e->rows + M;
     find_quanta(X, M, K, !X.at.transposed, e->rows);
@@ -447,7 +449,7 @@ static et_status find_exact(exactness *e, et_engine engine, const et_profile *p,
         return ET_OK;
     }
     if (!all_zero(X.variance, M * K) || !all_zero(Y.variance, K * N)) return ET_OK;
-    return sum_if_needed(e, engine, p, M, N, K, X, Y, Q, per_square, error);
+    return sum_if_needed(e, engine, M, N, K, X, Y, Q, per_square, error);
 }
 
 /* ---- the product ---- */
@@ -464,7 +466,6 @@ static double with_tail(double acc, double site)
 
 /* What becomes of W: V (+)= (W + square * C^2) times[j], but 0 where the sum is exact; then the rounding. */
 typedef struct finishing {
-    const et_profile *p;
     const product *W; /* [M,N], everything else */
     const exactness *exact;
     et_sum_noise c;
@@ -480,12 +481,10 @@ static void clear_exact(const finishing *f, size_t i, size_t first, size_t count
 {
     const exactness *e = f->exact;
     size_t N = f->W->N;
-    for (size_t j = 0; j < count && e->rows[i] != INT_MIN; j++) {
-        double most = largest_exact(e, f->p, i, first + j);
-        if (most < 0) continue;
+    for (size_t j = 0; j < count && !isnan(e->rows[i]); j++) {
         double bound = 1.000001 * sqrt((double)f->W->K * w[j] / f->c.squares);
         double sum = e->sums ? (double)e->sums[i * N + first + j] : bound;
-        if (sum <= most) w[j] = 0;
+        if (sum <= largest_exact(e, i, first + j)) w[j] = 0;
     }
 }
 
@@ -622,7 +621,7 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
         (Y.variance &&
          (status = multiply(blas, room, M, N, K, &coherent, &variance, sum, &W, error))))
         goto out;
-    finishing f = {.p = p, .W = &W, .exact = &e, .c = c, .times = times, .C = C};
+    finishing f = {.W = &W, .exact = &e, .c = c, .times = times, .C = C};
     f.rounded = place != ET_NOWHERE;
     if (f.rounded) f.site = rounding_at(p, place);
     f.tail = f.rounded && !X.variance && !Y.variance && p->bits[place] < p->bits[ET_ACCUMULATOR];
