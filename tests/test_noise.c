@@ -188,22 +188,45 @@ START_TEST(sums_that_fit_are_exact)
 }
 END_TEST
 
-/* Tiny numbers must not become exact by underflow in float. */
-START_TEST(nothing_becomes_exact_by_underflow)
+static void product_by_blas(et_noisy X, et_noisy Y, et_real *V)
 {
     et_product_room room = {0};
     et_error error;
-    et_real x[4] = {1, 1, (et_real)1.1e-30, (et_real)1.3e-30}, y[2] = {(et_real)0.3, (et_real)0.7};
-    et_real Vx[4] = {(et_real)1e-4, (et_real)1e-4, (et_real)1e-34, (et_real)1e-34}, V[2];
-    et_noisy X = {et_rows(x, 2), Vx, NULL, 0}, Y = {et_rows(y, 1), NULL, NULL, 0};
-    ck_assert_int_eq(et_product_noise(ET_BLAS, profile("bf16"), &room, 2, 1, 2, X, Y, NULL,
+    ck_assert_int_eq(et_product_noise(ET_BLAS, profile("f32"), &room, 2, 1, 2, X, Y, NULL,
                                       ET_NOWHERE, false, V, &error),
                      ET_OK);
-    ck_assert_double_gt((double)V[1], 0.5e-34);
-    ck_assert_double_lt((double)V[1], 0.7e-34);
     et_product_room_free(&room);
 }
+
+/* Tiny numbers must not become exact by underflow in float: neither those of X's errors, nor of Y's. */
+START_TEST(nothing_becomes_exact_by_underflow)
+{
+    const et_real tiny = (et_real)1e-36, x[4] = {1, 1, 0, (et_real)1e-18},
+                  y[2] = {1, (et_real)1e-3};
+    const et_real Vx[4] = {10000, 1, 0, tiny}, Vy[2] = {10000, (et_real)1e-6};
+    et_real V[2];
+    product_by_blas((et_noisy){et_rows(x, 2), Vx, NULL, 0},
+                    (et_noisy){et_rows(y, 1), NULL, NULL, 0}, V);
+    ck_assert_double_eq_tol((double)V[1], 1e-42, 1e-44);
+    product_by_blas((et_noisy){et_rows(x, 2), Vx, NULL, 0}, (et_noisy){et_rows(y, 1), Vy, NULL, 0},
+                    V);
+    ck_assert_double_eq_tol((double)V[1], 3e-42, 3e-44);
+}
 END_TEST
+
+#ifndef ETREF_F32
+/* A square beyond binary64's range is infinite, and the others are what they were. */
+START_TEST(an_infinite_square_stays_in_its_row)
+{
+    const et_real x[4] = {1e200, 1, 1, 1}, y[2] = {1, 2}, Vx[4] = {0, 0, 1e-4, 1e-4};
+    et_real V[2];
+    product_by_blas((et_noisy){et_rows(x, 2), Vx, NULL, 0},
+                    (et_noisy){et_rows(y, 1), NULL, NULL, 0}, V);
+    ck_assert(isinf(V[0]));
+    ck_assert_double_eq_tol(V[1], 5e-4, 1e-9);
+}
+END_TEST
+#endif
 
 /* ---- whole steps ---- */
 
@@ -458,6 +481,9 @@ int main(void)
     tcase_add_test(products, sums_in_float_err_as_predicted);
     tcase_add_test(products, sums_that_fit_are_exact);
     tcase_add_test(products, nothing_becomes_exact_by_underflow);
+#ifndef ETREF_F32
+    tcase_add_test(products, an_infinite_square_stays_in_its_row);
+#endif
     TCase *steps = add_case(suite, "steps");
     tcase_add_test(steps, variances_are_numbers_and_integers_exact);
     tcase_add_test(steps, twins_are_found);

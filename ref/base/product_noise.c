@@ -6,6 +6,7 @@
 #include "ref/base/rounding.h"
 
 #include <cblas.h>
+#include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -226,11 +227,11 @@ static et_status grow(et_product_room *room, size_t i, size_t count, size_t size
     return ET_OK;
 }
 
-/* A product of squares in floats, times a scale that is applied when an element is asked for. */
+/* A product of squares in floats, times scales that are applied when an element is asked for. */
 typedef struct floats {
     const float *w;
-    double scale;
-    bool underflows; /* 0 may have been more */
+    double of_X, of_Y; /* finite; their product need not be */
+    bool underflows;   /* 0 may have been more */
     const squares *X, *Y;
 } floats;
 
@@ -276,7 +277,7 @@ static double scaled(const squares *x, float *to, bool *small)
         size_t count = take_squares(x, first, piece);
         largest = larger(largest, largest_in(count, piece));
     }
-    int exponent = largest > 0 ? ilogb(largest) : 0;
+    int exponent = largest > 0 ? ilogb(fmin(largest, DBL_MAX)) : 0;
     double scale = ldexp(1, -exponent);
 #pragma omp parallel for reduction(+ : few) if (x->count > ET_WORTH_THREADS)
     for (size_t first = 0; first < x->count; first += PIECE) {
@@ -286,7 +287,7 @@ static double scaled(const squares *x, float *to, bool *small)
         for (size_t i = 0; i < count; i++) {
             double square = scale * piece[i];
             to[first + i] = (float)square;
-            few += (square >= 0x1p-63) | (square == 0) ? 0.0 : 1.0; /* NaN counts, too */
+            few += (square >= 0x1p-63) | (piece[i] == 0) ? 0.0 : 1.0; /* NaN counts, too */
         }
     }
     *small = few > 0;
@@ -309,9 +310,9 @@ static void products_at(const product *q, size_t at, size_t count, double *w)
     for (size_t k = 0; k < q->count; k++) {
         const floats *f = &q->of[k];
         const float *from = f->w + at;
-        double value[PIECE], scale = f->scale;
+        double value[PIECE], of_X = f->of_X, of_Y = f->of_Y;
         for (size_t i = 0; i < count; i++) value[i] = (double)from[i];
-        for (size_t i = 0; i < count; i++) w[i] += scale * larger(value[i], 0);
+        for (size_t i = 0; i < count; i++) w[i] += of_X * (of_Y * larger(value[i], 0));
         for (size_t i = 0; f->underflows && i < count; i++)
             if (!(from[i] > 0))
                 w[i] += dot_of_squares(q->K, f->X, f->Y, (at + i) / q->N, (at + i) % q->N);
@@ -330,11 +331,11 @@ static et_status multiply_blas(et_product_room *room, size_t M, size_t N, size_t
         return status;
     float *x = room->at[0], *y = room->at[1], *w = room->at[place];
     bool small_x, small_y;
-    double scale = scaled(X, x, &small_x) * scaled(Y, y, &small_y);
+    double of_X = scaled(X, x, &small_x), of_Y = scaled(Y, y, &small_y);
     cblas_sgemm(CblasRowMajor, X->at.transposed ? CblasTrans : CblasNoTrans,
                 Y->at.transposed ? CblasTrans : CblasNoTrans, (blasint)M, (blasint)N, (blasint)K, 1,
                 x, (blasint)X->at.stride, y, (blasint)Y->at.stride, 0, w, (blasint)N);
-    out->of[out->count++] = (floats){w, scale, small_x || small_y, X, Y};
+    out->of[out->count++] = (floats){w, of_X, of_Y, small_x || small_y, X, Y};
     return ET_OK;
 }
 
@@ -352,7 +353,7 @@ static et_status multiply(bool blas, et_product_room *room, size_t M, size_t N, 
 /* ---- which elements are exact ---- */
 
 /* Of each of `lines` vectors of an operand (rows of X, columns of Y): the lowest set bit of its values, as a power of
- * two; infinite where all are 0, and NaN, which nothing is compared to be below, if one carries an error. */
+ * two; infinite where all are 0, and NaN, below which nothing is, if one carries an error. */
 static void find_quanta(et_noisy x, size_t lines, size_t length, bool along_rows, double *quanta)
 {
 #pragma omp parallel for if (lines * length > ET_WORTH_THREADS)

@@ -104,16 +104,16 @@ static inline double larger(double a, double b)
     return a > b ? a : b;
 }
 
-/* The largest of them and 0. In lanes of their own, since no compiler may reorder maxima of what, for all that it knows, could be
- * NaN. */
-static inline double largest_in(size_t columns, const double *values)
+/* The largest of them and 0. In lanes of their own, since no compiler may reorder maxima of what, for all that it
+ * knows, could be NaN. */
+static inline double largest_in(size_t count, const double *values)
 {
     enum { LANES = 8 };
     double lane[LANES] = {0}, most = 0;
-    size_t c = 0;
-    for (; c + LANES <= columns; c += LANES)
-        for (size_t k = 0; k < LANES; k++) lane[k] = larger(lane[k], values[c + k]);
-    for (; c < columns; c++) most = larger(most, values[c]);
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (size_t k = 0; k < LANES; k++) lane[k] = larger(lane[k], values[i + k]);
+    for (; i < count; i++) most = larger(most, values[i]);
     for (size_t k = 0; k < LANES; k++) most = larger(most, lane[k]);
     return most;
 }

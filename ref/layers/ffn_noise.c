@@ -379,7 +379,8 @@ static void find_apart(const et_profile *p, size_t m, size_t h, const et_ffn_ten
     for (size_t t = 0; t < m; t++) {
         double all = 0, own = 0;
         for (size_t i = t * h; i < (t + 1) * h; i++) {
-            double VH = (double)V->H[i], acc = larger(VH - rounding_site(&r, (double)v->H[i], 1), 0);
+            double VH = (double)V->H[i],
+                   acc = larger(VH - rounding_site(&r, (double)v->H[i], 1), 0);
             all += (double)V->A[i];
             if (VH > 0) own += (double)V->A[i] * (4 * acc < VH ? 4 * acc / VH : 1);
         }

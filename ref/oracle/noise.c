@@ -626,9 +626,8 @@ static bool any_parameter_errs(const et_step *s, const et_profile *p)
     const et_step_inputs *in = &s->in;
     size_t n = c->layer == ET_MOE ? c->experts : 1, size = n * c->d_expert * c->d_model;
     size_t shared = c->shared_d_expert * c->d_model;
-    return rounding_changes(&r, n * c->d_model, in->router) ||
-           rounding_changes(&r, size, in->up) || rounding_changes(&r, size, in->down) ||
-           rounding_changes(&r, shared, in->shared_up) ||
+    return rounding_changes(&r, n * c->d_model, in->router) || rounding_changes(&r, size, in->up) ||
+           rounding_changes(&r, size, in->down) || rounding_changes(&r, shared, in->shared_up) ||
            rounding_changes(&r, shared, in->shared_down);
 }
 
@@ -728,7 +727,8 @@ static et_status find_crowd(step_noise *q, et_error *error)
     double directions;
     q->crowd = 1;
     q->lossy_x = rounding_changes(&r, c->tokens * c->d_model, q->s->in.x);
-    if (!(q->s->loss_aux || q->s->loss_z) || !rounding_changes(&r, c->experts * c->d_model, q->s->in.router))
+    if (!(q->s->loss_aux || q->s->loss_z) ||
+        !rounding_changes(&r, c->experts * c->d_model, q->s->in.router))
         return ET_OK;
     et_status status =
         et_find_directions(&directions, c->tokens, c->d_model, q->s->in.x, NULL, error);

@@ -627,7 +627,8 @@ static void conclude_real(exam *x, const et_sheet *f, const tally *all, bool gro
     /* a reference of zeros is no smaller than it may be: whatever is not 0 within its bar has failed */
     x->doubt->harmless = all->reference2 > 0 && all->reference2 < 100 * all->variance;
     if (x->doubt->harmless)
-        find(x, ET_INCONCLUSIVE, "below its noise: root mean square %.2g, less than 10 deviations of %.2g",
+        find(x, ET_INCONCLUSIVE,
+             "below its noise: root mean square %.2g, less than 10 deviations of %.2g",
              sqrt(all->reference2 / all->judged), sqrt(all->variance / all->judged));
     else if (x->doubt->identical && !finer)
         find(x, ET_INCONCLUSIVE,
