@@ -74,7 +74,7 @@ et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_no
  *     dw      the variance of dw, without the rounding of dw itself
  *     dw_sum  over rows of the same input these add up to the variance of the sum of their dw: the first has
  *             what they share, each what is its own
- *     shared  [m,d] what dx and dw have in common: cov(dx_c, dw), both through H; or NULL
+ *     shared  [m,d] what dx and dw have in common: cov(dx_c, dw), both through H; NULL: not wanted
  *     common  the deviation that rounding W_up and W_down brings into dw, with its sign where dy has one main
  *             direction (dy = 1 in all rows): then all rows err together; else 0
  * twins NULL: no two rows have the same input. ET_ENOMEM. */

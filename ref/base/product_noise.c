@@ -218,20 +218,20 @@ void et_product_room_free(et_product_room *room)
 static et_status grow(et_product_room *room, size_t i, size_t count, size_t size, et_error *error)
 {
     if (room->at[i] && room->bytes[i] / size >= count) return ET_OK;
-    void *larger;
-    et_status status = et_allocate(&larger, count, size, "squares", error);
+    void *more;
+    et_status status = et_allocate(&more, count, size, "squares", error);
     if (status != ET_OK) return status;
     free(room->at[i]);
-    room->at[i] = larger;
+    room->at[i] = more;
     room->bytes[i] = count * size;
     return ET_OK;
 }
 
-/* A product of squares in floats, times scales that are applied when an element is asked for. */
+/* A product of squares in floats, times 2^exponent, which is applied when an element is asked for. */
 typedef struct floats {
     const float *w;
-    double of_X, of_Y; /* finite; their product need not be */
-    bool underflows;   /* 0 may have been more */
+    int exponent;
+    bool underflows; /* 0 may have been more */
     const squares *X, *Y;
 } floats;
 
@@ -266,19 +266,19 @@ static size_t take_squares(const squares *x, size_t first, double *to)
     return count;
 }
 
-/* to = the squares times a power of two that brings the largest near 1; returns its inverse. *small: a square
- * is there, and yet so small that a float may not hold a product with another one like it. */
-static double scaled(const squares *x, float *to, bool *small)
+/* to = the squares / 2^exponent, which brings the largest near 1; returns the exponent. *small: a square is there,
+ * and yet so small that a float may not hold a product with another one like it. Beside an infinite one all are. */
+static int scaled(const squares *x, float *to, bool *small)
 {
     double largest = 0, few = 0;
 #pragma omp parallel for reduction(max : largest) if (x->count > ET_WORTH_THREADS)
     for (size_t first = 0; first < x->count; first += PIECE) {
         double piece[PIECE];
         size_t count = take_squares(x, first, piece);
-        largest = larger(largest, largest_in(count, piece));
+        largest = larger(largest_in(count, piece), largest);
     }
-    int exponent = largest > 0 ? ilogb(fmin(largest, DBL_MAX)) : 0;
-    double scale = ldexp(1, -exponent);
+    int exponent = largest > 0 && isfinite(largest) ? ilogb(fmax(largest, DBL_MIN)) : 0;
+    double scale = isfinite(largest) ? ldexp(1, -exponent) : 0;
 #pragma omp parallel for reduction(+ : few) if (x->count > ET_WORTH_THREADS)
     for (size_t first = 0; first < x->count; first += PIECE) {
         double piece[PIECE];
@@ -291,7 +291,7 @@ static double scaled(const squares *x, float *to, bool *small)
         }
     }
     *small = few > 0;
-    return ldexp(1, exponent);
+    return exponent;
 }
 
 static double dot_of_squares(size_t K, const squares *X, const squares *Y, size_t i, size_t j)
@@ -303,16 +303,18 @@ static double dot_of_squares(size_t K, const squares *X, const squares *Y, size_
     return sum;
 }
 
-/* w = elements at .. at+count, or their sums; a float that underflows to 0 is computed once more. */
+/* w = elements at .. at+count, at most PIECE, or their sums; a float that underflows to 0 is computed once more. */
 static void products_at(const product *q, size_t at, size_t count, double *w)
 {
     for (size_t i = 0; i < count; i++) w[i] = q->W ? (double)q->W[at + i] : 0;
     for (size_t k = 0; k < q->count; k++) {
         const floats *f = &q->of[k];
         const float *from = f->w + at;
-        double value[PIECE], of_X = f->of_X, of_Y = f->of_Y;
+        /* in two steps: 2^exponent may be out of binary64's range */
+        double value[PIECE], half = ldexp(1, f->exponent / 2);
+        double rest = ldexp(1, f->exponent - f->exponent / 2);
         for (size_t i = 0; i < count; i++) value[i] = (double)from[i];
-        for (size_t i = 0; i < count; i++) w[i] += of_X * (of_Y * larger(value[i], 0));
+        for (size_t i = 0; i < count; i++) w[i] += rest * (half * larger(value[i], 0));
         for (size_t i = 0; f->underflows && i < count; i++)
             if (!(from[i] > 0))
                 w[i] += dot_of_squares(q->K, f->X, f->Y, (at + i) / q->N, (at + i) % q->N);
@@ -331,11 +333,11 @@ static et_status multiply_blas(et_product_room *room, size_t M, size_t N, size_t
         return status;
     float *x = room->at[0], *y = room->at[1], *w = room->at[place];
     bool small_x, small_y;
-    double of_X = scaled(X, x, &small_x), of_Y = scaled(Y, y, &small_y);
+    int exponent = scaled(X, x, &small_x) + scaled(Y, y, &small_y);
     cblas_sgemm(CblasRowMajor, X->at.transposed ? CblasTrans : CblasNoTrans,
                 Y->at.transposed ? CblasTrans : CblasNoTrans, (blasint)M, (blasint)N, (blasint)K, 1,
                 x, (blasint)X->at.stride, y, (blasint)Y->at.stride, 0, w, (blasint)N);
-    out->of[out->count++] = (floats){w, of_X, of_Y, small_x || small_y, X, Y};
+    out->of[out->count++] = (floats){w, exponent, small_x || small_y, X, Y};
     return ET_OK;
 }
 
@@ -353,7 +355,7 @@ static et_status multiply(bool blas, et_product_room *room, size_t M, size_t N, 
 /* ---- which elements are exact ---- */
 
 /* Of each of `lines` vectors of an operand (rows of X, columns of Y): the lowest set bit of its values, as a power of
- * two; infinite where all are 0, and NaN, below which nothing is, if one carries an error. */
+ * two; infinite where all are 0, and NaN (no comparison holds) if one carries an error. */
 static void find_quanta(et_noisy x, size_t lines, size_t length, bool along_rows, double *quanta)
 {
 #pragma omp parallel for if (lines * length > ET_WORTH_THREADS)
@@ -363,7 +365,8 @@ static void find_quanta(et_noisy x, size_t lines, size_t length, bool along_rows
             size_t at = along_rows ? i * x.at.stride + k : k * x.at.stride + i;
             int bit = et_lowest_bit((double)x.at.at[at]);
             if (bit < least) least = bit;
-            if (x.variance && x.variance[at] > 0) least = INT_MIN;
+            if ((x.variance && x.variance[at] > 0) || !isfinite((double)x.at.at[at]))
+                least = INT_MIN;
         }
         quanta[i] = least == INT_MIN ? NAN : ldexp(1, least);
     }
@@ -437,7 +440,7 @@ static et_status find_exact(exactness *e, et_engine engine, const et_profile *p,
                             et_error *error)
 {
     void *room;
-    et_status status = et_allocate(&room, M + N, sizeof(double), "lowest bits", error);
+    et_status status = et_allocate(&room, M + N, sizeof(double), "quanta", error);
     if (status != ET_OK) return status;
     e->span = ldexp(1, p->bits[ET_ACCUMULATOR]);
     e->rows = room;
@@ -611,12 +614,13 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
     squares variance = {NULL, Y.variance, 0, Y.at, K * N};
     product W = {.N = N, .K = K};
     double *times;
-    et_real *sum = V; /* of the plain engine; not V where that is added to */
+    void *own = NULL; /* the plain engine's sum, where V is added to */
     bool blas = engine == ET_BLAS && is_countable(M, N, K);
     et_status status = columns_lost(p, plain, part, M, N, K, X, Y, &times, error);
     if (status == ET_OK && accumulate && !blas)
-        status = et_allocate((void **)&sum, M * N, sizeof *sum, "variances", error);
+        status = et_allocate(&own, M * N, sizeof *V, "variances", error);
     if (status != ET_OK) goto out;
+    et_real *sum = own ? own : V;
     if ((status = multiply(blas, room, M, N, K, &x, &y, sum, &W, error)) ||
         (status = find_exact(&e, engine, p, M, N, K, X, Y, &W, c.squares, error)) ||
         (Y.variance &&
@@ -629,7 +633,7 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
     f.accumulate = accumulate;
     finish(&f, M, V);
 out:
-    if (sum != V) free(sum);
+    free(own);
     free(times);
     free(e.rows);
     free(e.sums);

@@ -18,8 +18,8 @@
  * sums are those of K/m terms m times as large, which makes Q in them m Q.
  *
  * Squares by BLAS are taken in float: a variance needs no sixteen digits, and a product takes half the
- * time. Float's range is met by powers of two; an element that comes out as 0 is summed once more in
- * double, so that nothing becomes exact by underflow.
+ * time. Float's range is met by powers of two; an element that comes out as 0, where squares are so
+ * small, is summed once more in double, so that nothing becomes exact by underflow.
  *
  * Exact. If row i of X and column j of Y carry no error, all products are multiples of a quantum q,
  * the lowest set bits' product, and if sum_k |X_ik Y_kj| <= 2^p q, no partial sum in whatever order is

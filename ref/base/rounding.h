@@ -47,7 +47,7 @@ static inline bool rounding_holds(const rounding *r, double value)
     return !r->ftz && steps == floor(steps);
 }
 
-/* Is any of them none of the format's? values NULL: there are none. */
+/* Is any of the values not one of the format's? NULL: there are none. */
 bool rounding_changes(const rounding *r, size_t count, const et_real *values);
 
 /* What becomes of the value; out of range it stays as it is. */
@@ -104,17 +104,17 @@ static inline double larger(double a, double b)
     return a > b ? a : b;
 }
 
-/* The largest of them and 0. In lanes of their own, since no compiler may reorder maxima of what, for all that it
- * knows, could be NaN. */
+/* The largest of them and 0; NaN is passed over. In lanes of their own, since no compiler may reorder maxima of what,
+ * for all that it knows, could be NaN. */
 static inline double largest_in(size_t count, const double *values)
 {
     enum { LANES = 8 };
     double lane[LANES] = {0}, most = 0;
     size_t i = 0;
     for (; i + LANES <= count; i += LANES)
-        for (size_t k = 0; k < LANES; k++) lane[k] = larger(lane[k], values[i + k]);
-    for (; i < count; i++) most = larger(most, values[i]);
-    for (size_t k = 0; k < LANES; k++) most = larger(most, lane[k]);
+        for (size_t k = 0; k < LANES; k++) lane[k] = larger(values[i + k], lane[k]);
+    for (; i < count; i++) most = larger(values[i], most);
+    for (size_t k = 0; k < LANES; k++) most = larger(lane[k], most);
     return most;
 }
 

@@ -644,12 +644,12 @@ static et_systematic find_systematic(const et_step *s, const et_profile *p)
     const rounding r = rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
     const et_step_inputs *in = &s->in;
+    by.parameters = any_parameter_errs(s, p);
     const rounding intermediate = rounding_at(p, ET_INTERMEDIATES);
     by.dy = rounding_changes(&intermediate, c->tokens * c->d_model, in->dy);
     if (!p->truncate_operands) return by;
     by.each = 0.72 * ldexp(1, -p->bits[ET_OPERANDS]);
     by.x = rounding_changes(&r, c->tokens * c->d_model, in->x);
-    by.parameters = any_parameter_errs(s, p);
     if (c->layer == ET_MOE && (by.x || by.parameters)) find_score_changes(s, &by);
     return by;
 }

@@ -22,8 +22,8 @@ typedef struct et_shift {
     double whole, most;
 } et_shift;
 
-/* What one truncation takes (0: the profile rounds to nearest, and x and parameters are not looked at), whether x and
- * the parameters are not representable, and dy in the format of intermediates; what rounding does to dO, to the
+/* What one truncation takes (0: the profile rounds to nearest, and x is not looked at), whether x and the parameters
+ * are not representable, and dy in the format of intermediates; what rounding does to dO, to the
  * weights w, to the gates, to dr as it is stored and as an operand; how large dr W_r is beside all of dx; and, under
  * truncation, the relative change of the weights w, and the largest of any gate, for one of the logits. */
 typedef struct et_systematic {
