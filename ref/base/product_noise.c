@@ -287,7 +287,7 @@ static int scaled(const squares *x, float *to, bool *small)
         for (size_t i = 0; i < count; i++) {
             double square = scale * piece[i];
             to[first + i] = (float)square;
-            few += (square >= 0x1p-63) | (piece[i] == 0) ? 0.0 : 1.0; /* NaN counts, too */
+            few += ((square >= 0x1p-63) | (piece[i] == 0)) ? 0.0 : 1.0; /* NaN counts, too */
         }
     }
     *small = few > 0;

@@ -44,7 +44,7 @@ static bool changes_piece(const rounding *r, size_t count, const et_real *values
 #pragma omp simd reduction(+ : outside)
     for (size_t i = 0; i < count; i++) {
         double size = fabs((double)values[i]);
-        outside += (size >= smallest) & (size <= largest) ? 0.0 : 1.0;
+        outside += ((size >= smallest) & (size <= largest)) ? 0.0 : 1.0;
     }
     bool changes = false;
     for (size_t i = 0; ((bits & r->tail) != 0 || outside > 0) && !changes && i < count; i++)
