@@ -245,7 +245,7 @@ START_TEST(numbers_of_any_size_have_their_variance)
 END_TEST
 #endif
 
-/* Sums of two products, added to what is there, in rows that are longer than a piece. */
+/* Sums of two products, added to what is there, in rows that are longer than a piece. Sums of 40 floats: 40 ulps, 2.4e-6. */
 START_TEST(engines_agree_on_the_variance)
 {
     enum { M = 5, N = 300, K = 40 };

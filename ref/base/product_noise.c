@@ -267,7 +267,8 @@ static size_t take_squares(const squares *x, size_t first, double *to)
 }
 
 /* to = the squares / 2^exponent, which brings the largest near 1; returns the exponent. *small: a square is there,
- * and yet so small that a float may not hold a product with another one like it. Beside an infinite one all are. */
+ * and yet below 2^-63: the product of two such may be below 2^-126, float's smallest normal number. Beside an infinite
+ * one all are. */
 static int scaled(const squares *x, float *to, bool *small)
 {
     double largest = 0, few = 0;
