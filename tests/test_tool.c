@@ -212,6 +212,7 @@ START_TEST(routings_are_compared)
     ck_assert(json_number_value(json_object_get(report, "divergence")) == 0);
     json_decref(report);
     ck_assert_int_eq(RUN("show", tc, "--against", ec), 0);
+    ck_assert_ptr_nonnull(strstr(output, "Jensen-Shannon, in bits"));
     expect_failure(RUN("show", tc, "--against", in_folder("ffn.safetensors")), 2, "no route.mask");
 }
 END_TEST

@@ -124,7 +124,7 @@ typedef struct et_overlap {
     /* |A and B| / |A or B| and 2 |A and B| / (|A| + |B|) over all pairs; both empty: 1 */
     double pooled_jaccard, pooled_dice;
     double jaccard, dice; /* means over tokens; both empty 1, one empty 0 */
-    double divergence;    /* mean Jensen-Shannon divergence, natural log; both empty 0, one empty 1 */
+    double divergence;    /* mean Jensen-Shannon divergence, in bits; both empty 0, one empty 1 */
     double variation;     /* mean total variation; both empty 0, one empty 1 */
 } et_overlap;
 

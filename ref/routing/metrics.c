@@ -6,10 +6,11 @@
  *     Jaccard  c / (a+b-c)        Dice  2c / (a+b)
  *     TV       1/2 ( (a-c)/a + (b-c)/b + c |1/a - 1/b| )
  *     JSD      1/2 KL(P||M) + 1/2 KL(Q||M), M = (P+Q)/2, where
- *              KL(P||M) = (a-c)/a log 2 + c/a log( (1/a) / ((1/a + 1/b)/2) )
- *                       = (a-c)/a log 2 + c/a log( 2b/(a+b) )
+ *              KL(P||M) = (a-c)/a log2(2) + c/a log2( (1/a) / ((1/a + 1/b)/2) )
+ *                       = (a-c)/a + c/a log2( 2b/(a+b) )
  *
- * Source: paper, appendix F.2. Every mean runs over tokens in order.
+ * Source: paper, appendix F.2. It does not name the logarithm; its figures 8 and 14 fit base 2
+ * alone, in which the divergence is at most 1 (no expert in common). Every mean runs over tokens in order.
  */
 #include "etref/elementary.h"
 #include "etref/routing.h"
@@ -50,7 +51,7 @@ et_capacity_use et_capacity_measure(size_t M, size_t n, et_capacity bounds, cons
 /* KL(P||M) of the formula above. */
 static double half_divergence(double a, double b, double c)
 {
-    return (a - c) / a * et_log(2) + c / a * et_log(2 * b / (a + b));
+    return (a - c) / a + c / a * (et_log(2 * b / (a + b)) / et_log(2));
 }
 
 static void add_token(et_overlap *o, double a, double b, double c)

@@ -285,7 +285,7 @@ static void print_overlap(const et_overlap *overlap, const show_options *o)
         {"pooled_dice", overlap->pooled_dice, "twice the pairs in both, of the pairs of each"},
         {"jaccard", overlap->jaccard, "the same of each token's experts, averaged over tokens"},
         {"dice", overlap->dice, "the same of each token's experts, averaged over tokens"},
-        {"divergence", overlap->divergence, "Jensen-Shannon, natural log, averaged over tokens"},
+        {"divergence", overlap->divergence, "Jensen-Shannon, in bits, averaged over tokens"},
         {"variation", overlap->variation, "total variation, averaged over tokens"}};
     size_t count = sizeof rows / sizeof *rows;
     if (o->format == 1) {
