@@ -53,38 +53,85 @@ static size_t verify(const char *name, et_engine engine, double *largest)
 }
 
 #ifndef ETREF_F32
-static const char *const witness_files[] = {"ec-batch",
-                                            "ec-fine-grained",
-                                            "ec-noshared",
-                                            "ec-sequence-pool",
-                                            "ec-softmax-tokens",
-                                            "et-cold-capacity",
-                                            "et-eval",
-                                            "et-relu-gate",
-                                            "et-softmax-shared-anchor",
-                                            "et-train-capacity",
-                                            "et-train-warm",
-                                            "tc-aux-error",
-                                            "tc-aux",
-                                            "tc-lossfree",
-                                            "tc-plain",
-                                            "tc-softmax",
-                                            "tc-top2-noshared",
-                                            "tc-top3-fine"};
+static const char *const released_files[] = {"ec-batch",
+                                             "ec-fine-grained",
+                                             "ec-noshared",
+                                             "ec-sequence-pool",
+                                             "ec-softmax-tokens",
+                                             "et-cold-capacity",
+                                             "et-eval",
+                                             "et-relu-gate",
+                                             "et-softmax-shared-anchor",
+                                             "et-train-capacity",
+                                             "et-train-warm",
+                                             "tc-aux-error",
+                                             "tc-aux",
+                                             "tc-lossfree",
+                                             "tc-plain",
+                                             "tc-softmax",
+                                             "tc-top2-noshared",
+                                             "tc-top3-fine"};
 
-/* The released PyTorch code is the first witness: below 1e-13 of each tensor's largest element. */
-START_TEST(the_released_code_agrees)
+static const char *const autograd_files[] = {
+    "autograd-aux-tc-global",
+    "autograd-fanout-ec",
+    "autograd-fanout-et-anchor",
+    "autograd-fanout-et-noshared",
+    "autograd-lossfree-tc-global",
+    "autograd-micro-ec-pools",
+    "autograd-micro-et-capacity",
+    "autograd-out-ec",
+    "autograd-out-ec-fanout",
+    "autograd-out-ec-fine",
+    "autograd-out-ec-noshared",
+    "autograd-out-et",
+    "autograd-out-et-eval",
+    "autograd-out-et-fine-capacity",
+    "autograd-out-et-noshared",
+    "autograd-out-et-warmup",
+    "autograd-out-tc",
+    "autograd-paper-et",
+    "autograd-proportional-tc",
+    "autograd-softmax-et",
+    "autograd-softmax-tokens-et-micro",
+    "autograd-sum-et",
+    "autograd-sum-tc",
+    "autograd-ties-ec",
+    "autograd-ties-et-capacity",
+    "autograd-ties-et-relu",
+    "autograd-ties-et-strict",
+    "autograd-ties-tc",
+    "autograd-z-loss-et",
+    "autograd-z-loss-tc-micro",
+};
+
+/* Bundles that others computed: below 1e-13 of each tensor's largest element. */
+static void others_agree(const char *who, const char *const *files, size_t count, size_t tensors)
 {
     const char *data = getenv("ETREF_DATA");
     double largest = 0;
-    for (size_t i = 0; i < sizeof witness_files / sizeof *witness_files; i++) {
+    for (size_t i = 0; i < count; i++) {
         char name[4200];
-        snprintf(name, sizeof name, "%s/witness/%s.safetensors", data ? data : "data",
-                 witness_files[i]);
-        ck_assert_uint_ge(verify(name, ET_PLAIN, &largest), 8);
+        snprintf(name, sizeof name, "%s/witness/%s.safetensors", data ? data : "data", files[i]);
+        ck_assert_uint_ge(verify(name, ET_PLAIN, &largest), tensors);
     }
-    printf("released code: largest error %.2g of a tensor's largest element\n", largest);
+    printf("%s: largest error %.2g of a tensor's largest element\n", who, largest);
     ck_assert(largest > 0 && largest < 1e-13); /* 0 would mean that nothing was compared */
+}
+
+/* The released PyTorch code is the first witness. */
+START_TEST(the_released_code_agrees)
+{
+    size_t count = sizeof released_files / sizeof *released_files;
+    others_agree("released code", released_files, count, 8);
+}
+END_TEST
+
+/* tests/witness/autograd.py: the switches on which no bundle of the released code bears. */
+START_TEST(autograd_agrees)
+{
+    size_t count = sizeof autograd_files / sizeof *autograd_files;
+    others_agree("autograd", autograd_files, count, 17);
 }
 END_TEST
 #endif
@@ -592,6 +639,7 @@ int main(void)
 #endif
 #ifndef ETREF_F32
     tcase_add_test(limits, the_released_code_agrees);
+    tcase_add_test(limits, autograd_agrees);
 #endif
     tcase_add_test(limits, a_logit_that_overflows_is_an_error);
     tcase_add_test(limits, memory_is_limited);

@@ -20,7 +20,8 @@ typedef enum et_gate {
     ET_GATE_RELU,               /* p = max(r, 0) */
     ET_GATE_SOFTMAX,            /* over the n experts of a token */
     ET_GATE_SOFTMAX_ANCHOR,     /* over [0, r_t1 .. r_tn]; the zero stands for the shared expert */
-    ET_GATE_SOFTMAX_ANCHOR_OUT, /* the same, but the shared expert's weight is the constant 1/G */
+    ET_GATE_SOFTMAX_ANCHOR_OUT, /* the same, but a constant weighs the shared expert: 1/(G+1), in EC
+                                   and ET (one of the G+1 experts that a token gets) */
     ET_GATE_SOFTMAX_TOKENS      /* over the tokens of the batch, for each expert: not causal */
 } et_gate;
 

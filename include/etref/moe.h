@@ -4,7 +4,7 @@
  *     r = x W_r'          p = gate(r)                                     (paper, Eq. 1)
  *     y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t)                  (paper, Eq. 2)
  *
- * norm = none    w_ti = p_ti, s_t as the gate says (1, the anchor's share, or 1/G)
+ * norm = none    w_ti = p_ti, s_t as the gate says (1, the anchor's share, or 1/(G+1))
  * norm = fanout  both divided by n_t = sum_i z_ti + (1 if there is a shared expert);
  *                y_t = 0 if n_t = 0
  * norm = sum     w_ti = p_ti / sum_j z_tj p_tj (0 if that sum is 0), s_t unchanged
@@ -35,7 +35,7 @@ typedef struct et_moe {
     et_norm norm;
     size_t gate_tokens;        /* softmax_tokens: consecutive tokens of one softmax; divides N */
     bool anchor_weighs_shared; /* s_t = a_t0 (softmax_anchor under EC and ET) */
-    et_real shared_constant;   /* s_t otherwise: 1, or 1/G for softmax_anchor_out */
+    et_real shared_constant;   /* s_t otherwise: 1, or 1/(G+1) (softmax_anchor_out, EC and ET) */
     const et_real *router;     /* [n,d] */
     const et_real *up, *down;  /* [n,h,d], [n,d,h] */
     const et_real *shared_up, *shared_down; /* [hs,d], [d,hs]; NULL if hs = 0 */

@@ -45,7 +45,8 @@ typedef struct et_step_routing {
 typedef struct et_step_metrics {
     et_real *usage;            /* [n] load / N */
     et_real *fanout_histogram; /* [n+1] tokens with 0, 1, .. n experts */
-    et_real *cutoff_gap;       /* [n] batch cutoff - threshold, or NULL */
+    et_real *cutoff_gap;       /* [n] batch cutoff - the moving average's threshold, also where the
+                                * step routes by choice; NULL for tc and in evaluation */
     et_real *cutoff_gap_abs;   /* [n] its absolute value, or NULL */
     et_real *raw_usage;        /* [n] passed / N, before capacity, or NULL */
     et_real *saturation, *starvation, *overflow_rate,

@@ -4,7 +4,8 @@
  *   relu                p = max(r,0)                         p' = [r > 0]
  *   softmax             p_i = e^r_i / sum_j e^r_j            dr_i = p_i sum_j p_j (dp_i - dp_j)
  *   softmax_anchor      the same over [0, r_1 .. r_n]        the same, j over the anchor, too
- *   softmax_anchor_out  the same values                      the same with da_0 = 0
+ *   softmax_anchor_out  the same values                      the same with da_0 = 0, for the
+ *                                                            shared expert's weight is a constant
  *   softmax_tokens      softmax down a column                the same down a column
  *
  * Source: paper, Eq. 1 (sigmoid); the other gates are those of the released code.

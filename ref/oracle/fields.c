@@ -140,7 +140,8 @@ const et_field et_fields[] = {
          "P: tokens among which expert choice chooses; divides tokens / micro_batches"),
      AT(pool_tokens), COUNT_FROM(1), .applies = is_ec_or_et, .exclusive = true},
     {DOC("gate", "sigmoid|relu|softmax|softmax_anchor|softmax_anchor_out|softmax_tokens",
-         "\"sigmoid\"", "layer moe", "from a logit to the weight of an expert's output"),
+         "\"sigmoid\"", "layer moe", "from a logit to the weight of an expert's output; under ec and et the shared expert weighs 1, "
+         "the anchor's share (softmax_anchor) or 1/(granularity+1) (softmax_anchor_out)"),
      AT(gate), .kind = ET_WORD, .applies = is_moe},
     {DOC("norm", "none|fanout|sum", "\"none\"", "layer moe", "what the weights are divided by"),
      AT(norm), .kind = ET_WORD, .applies = is_moe},

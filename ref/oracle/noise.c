@@ -331,21 +331,24 @@ static void routing_noise(const step_noise *q)
     }
 }
 
-static void threshold_noise(const step_noise *q)
+/* Of a threshold of this value, computed from in.ema. */
+static double threshold_noise(const step_noise *q, double value)
 {
-    const et_step *s = q->s;
-    const et_case *c = &s->c;
+    const et_case *c = &q->s->c;
     double beta = c->ema_decay, u = (double)c->ema_updates, relative = 0;
     if (c->ema_bias_correction && c->ema_updates > 0) {
         double weight = et_ema_weight(beta, c->ema_updates), power = 1 - weight;
         double by = beta > 0 ? u * power / (beta * weight) : 0;
         relative = by * by * rounding_site(&q->sum, beta, 0) + q->a * (4 / (weight * weight) + 1);
     }
-    for (size_t i = 0; i < c->experts; i++) {
-        double value = (double)s->route.threshold[i];
-        double in = rounding_site(&q->sum, value, 0);
-        q->V->route.threshold[i] = (et_real)(in + relative * value * value);
-    }
+    return rounding_site(&q->sum, value, 0) + relative * value * value;
+}
+
+static void thresholds_noise(const step_noise *q)
+{
+    const et_step *s = q->s;
+    for (size_t i = 0; i < s->c.experts; i++)
+        q->V->route.threshold[i] = (et_real)threshold_noise(q, (double)s->route.threshold[i]);
 }
 
 /* Evaluation only stores it, where the caller asks for it at all. */
@@ -419,8 +422,9 @@ static void metrics_noise(const step_noise *q)
     ratio_noise(q, 1, m->overflow_rate, V->overflow_rate);
     ratio_noise(q, 1, m->underflow_rate, V->underflow_rate);
     for (size_t i = 0; m->cutoff_gap && i < n; i++) {
-        double in = (double)q->V->route.cutoff[i] + (double)q->V->route.threshold[i];
-        V->cutoff_gap[i] = (et_real)rounded(q, (double)m->cutoff_gap[i], in, 1);
+        double gap = (double)m->cutoff_gap[i], threshold = (double)s->route.cutoff[i] - gap;
+        double in = (double)q->V->route.cutoff[i] + threshold_noise(q, threshold);
+        V->cutoff_gap[i] = (et_real)rounded(q, gap, in, 1);
         V->cutoff_gap_abs[i] = V->cutoff_gap[i];
     }
     moments_noise(q, N * n, logits, m->logit_mean, m->logit_std, V->logit_mean, V->logit_std);
@@ -751,7 +755,7 @@ static et_status moe_noise(step_noise *q, et_error *error)
         return status;
     if (s->loss_z && (status = z_in_dx(q, error)) != ET_OK) return status;
     routing_noise(q);
-    if (s->route.threshold) threshold_noise(q);
+    if (s->route.threshold) thresholds_noise(q);
     if (s->c.eval)
         stored_state_noise(q);
     else

@@ -176,8 +176,10 @@ static et_status run_dense(et_step *s, et_error *error)
 et_moe et_step_layer(const et_step *s)
 {
     const et_case *c = &s->c;
-    bool pooled = c->rule != ET_TC; /* EC and ET: the anchor stands for the shared expert */
-    bool out = c->gate == ET_GATE_SOFTMAX_ANCHOR_OUT;
+    /* EC and ET: the anchor stands for the shared expert. One of G+1 experts that a token gets, it weighs
+     * 1/(G+1) where its weight is constant (released: 1/G, with a G that counts it). */
+    bool stands = c->rule != ET_TC && c->shared;
+    bool out = c->gate == ET_GATE_SOFTMAX_ANCHOR_OUT && stands;
     return (et_moe){.engine = s->engine,
                     .N = c->tokens,
                     .d = c->d_model,
@@ -187,9 +189,8 @@ et_moe et_step_layer(const et_step *s)
                     .gate = c->gate,
                     .norm = c->norm,
                     .gate_tokens = et_case_micro_tokens(c),
-                    .anchor_weighs_shared =
-                        c->gate == ET_GATE_SOFTMAX_ANCHOR && pooled && c->shared,
-                    .shared_constant = out ? 1 / (et_real)c->granularity : 1,
+                    .anchor_weighs_shared = c->gate == ET_GATE_SOFTMAX_ANCHOR && stands,
+                    .shared_constant = out ? 1 / (et_real)(c->granularity + 1) : 1,
                     .router = s->in.router,
                     .up = s->in.up,
                     .down = s->in.down,
@@ -467,11 +468,14 @@ static void measure_usage(et_step *s)
     const et_assignment *a = &s->assignment;
     et_step_metrics *m = &s->metric;
     et_real N = (et_real)a->tokens;
+    if (m->cutoff_gap) /* first the thresholds, also where no test has used them */
+        et_ema_threshold(a->experts, s->in.ema, s->c.ema_decay, s->c.ema_bias_correction,
+                         s->c.ema_updates, m->cutoff_gap);
     for (size_t t = 0; t < a->tokens; t++) m->fanout_histogram[a->fanout[t]] += 1;
     for (size_t i = 0; i < a->experts; i++) {
         m->usage[i] = (et_real)a->load[i] / N;
         if (m->cutoff_gap) {
-            m->cutoff_gap[i] = s->route.cutoff[i] - s->route.threshold[i];
+            m->cutoff_gap[i] = s->route.cutoff[i] - m->cutoff_gap[i];
             m->cutoff_gap_abs[i] = (et_real)fabs(m->cutoff_gap[i]);
         }
         if (m->raw_usage) {
@@ -516,7 +520,7 @@ static et_status take_metrics(et_step *s, et_error *error)
     const et_case *c = &s->c;
     et_step_metrics *m = &s->metric;
     size_t n = c->experts;
-    bool threshold = s->route.threshold != NULL, gap = threshold && s->route.cutoff != NULL;
+    bool threshold = s->route.threshold != NULL, gap = s->route.cutoff != NULL;
     bool capacity = threshold && c->has_capacity && !c->eval;
     const wanted list[] = {{&m->usage, true, n, 1},
                            {&m->fanout_histogram, true, n + 1, 1},

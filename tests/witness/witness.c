@@ -546,7 +546,8 @@ static quad selected_gates(const witness_case *c, const witness *w, size_t t)
 }
 
 /* none: w = p.  fanout: w = p / n_t, s likewise.  sum: w = p / sum_j z p, s as it was; where all
- * selected gates are 0 (relu), w = 0. The shared expert's s is 1, a_t0, or the constant 1/G. */
+ * selected gates are 0 (relu), w = 0. The shared expert's s is 1; under EC and ET a_t0, or
+ * the constant 1/(G+1), it being one of the G+1 experts that a token gets. */
 static void compute_weights(const witness_case *c, witness *w)
 {
     for (size_t t = 0; t < c->N; t++) {
@@ -559,7 +560,8 @@ static void compute_weights(const witness_case *c, witness *w)
         if (c->hs == 0) continue;
         quad s = 1;
         if (anchor_weighs(c)) s = w->value[ANCHOR][t];
-        if (is(c->gate, "softmax_anchor_out")) s = (quad)1 / (quad)c->granularity;
+        if (is(c->gate, "softmax_anchor_out") && !token_choice(c))
+            s = (quad)1 / (quad)(c->granularity + 1);
         w->value[FWD_SHARED_WEIGHT][t] = s / divisor(c, w, t);
     }
 }

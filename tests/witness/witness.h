@@ -33,7 +33,7 @@ typedef struct witness_case {
     size_t top_k;      /* K, tc */
     size_t k;    /* target load, >= 1: of a pool (ec, and et in warm-up) or of a micro-batch (et) */
     size_t pool; /* P, tokens of a pool (ec, and et in warm-up); divides N/M */
-    size_t granularity; /* G of softmax_anchor_out's 1/G; for tc the caller passes top_k */
+    size_t granularity; /* G of softmax_anchor_out's 1/(G+1); ec and et */
     const char *gate;   /* sigmoid relu softmax softmax_anchor softmax_anchor_out softmax_tokens */
     const char *norm;   /* none fanout sum */
     int inclusive;      /* threshold test: 1 for >=, 0 for > */

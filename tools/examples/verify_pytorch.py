@@ -259,8 +259,8 @@ class Layer:
         s = torch.ones(len(p), dtype=self.work, requires_grad=True)
         if self.case["gate"] == "softmax_anchor" and self.rule != "tc":
             s = anchor
-        if self.case["gate"] == "softmax_anchor_out":
-            s = s / self.case["granularity"]
+        if self.case["gate"] == "softmax_anchor_out" and self.rule != "tc":
+            s = s / (self.case["granularity"] + 1)
         if self.case["norm"] == "fanout":
             s = s / fanout
         return w, s
