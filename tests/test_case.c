@@ -619,7 +619,7 @@ START_TEST(every_witness_case_parses_and_prints)
         files++;
     }
     closedir(open_folder);
-    ck_assert_uint_ge(files, 48);
+    ck_assert_uint_ge(files, 50);
 }
 END_TEST
 

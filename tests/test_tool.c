@@ -165,6 +165,43 @@ START_TEST(what_is_generated_can_be_shown)
 }
 END_TEST
 
+/* A capacity that clamps nobody is said where it is asked for, and where it is looked for. */
+START_TEST(an_idle_capacity_is_said)
+{
+    static const struct {
+        const char *set, *noted, *shown; /* NULL: nothing is said */
+    } known[] = {
+        {"capacity_factor=0.5", "46 to 78 tokens pass a threshold, and 32 to 96 may",
+         "capacity 0.5: 32 to 96 tokens; it clamps no expert"},
+        {"capacity_factor=0.1", NULL,
+         "capacity 0.1: 57 to 70 tokens; 25 % of the experts are cut, 12.5 % padded"},
+        {"mode=eval", "evaluation has no capacity", NULL},
+        {"warmup_steps=1", "a step of the warm-up routes by choice", NULL},
+        {"capacity_factor=null", NULL, NULL},
+    };
+    write_text("mine.json",
+               "{\"name\": \"mine\", \"rule\": \"et\", \"tokens\": 512, \"d_model\": 64,"
+               " \"d_expert\": 2, \"experts\": 8, \"ema_updates\": 5000,"
+               " \"capacity_factor\": 0.5, \"precision\": \"bf16\","
+               " \"input\": {\"source\": \"normal\", \"seed\": 7}}");
+    for (size_t v = 0; v < COUNT(known); v++) {
+        ck_assert_int_eq(RUN("generate", "--case", in_folder("mine.json"), "--set", known[v].set,
+                             "--out", folder),
+                         0);
+        ck_assert_msg(known[v].noted ? strstr(errors, known[v].noted) != NULL : errors[0] == '\0',
+                      "%s: %s", known[v].set, errors);
+        ck_assert_int_eq(RUN("show", in_folder("mine.safetensors")), 0);
+        const char *line = strstr(output, "\n  capacity 0");
+        ck_assert_msg(known[v].shown ? line && strstr(line, known[v].shown) : line == NULL,
+                      "%s: %s", known[v].set, line ? line : "no line");
+    }
+    ck_assert_int_eq(RUN("generate", "--lean", "--case", in_folder("mine.json"), "--out", folder),
+                     0);
+    ck_assert_int_eq(RUN("show", in_folder("mine.safetensors")), 0);
+    ck_assert_ptr_nonnull(strstr(output, "\n  capacity 0.5: 32 to 96 tokens\n")); /* no metrics */
+}
+END_TEST
+
 /* JSON carries every digit: reading it back gives the stored value. */
 START_TEST(a_tensor_is_shown_to_the_last_bit)
 {
@@ -542,6 +579,7 @@ static Suite *tool_suite(void)
     tcase_add_checked_fixture(made, make_bundles, remove_all);
     tcase_add_test(made, what_is_generated_verifies);
     tcase_add_test(made, what_is_generated_can_be_shown);
+    tcase_add_test(made, an_idle_capacity_is_said);
     tcase_add_test(made, a_tensor_is_shown_to_the_last_bit);
     tcase_add_test(made, long_tensors_are_cut_unless_all_is_asked_for);
     tcase_add_test(made, routings_are_compared);

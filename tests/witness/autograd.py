@@ -62,6 +62,7 @@ CASES = [
     # the paper's threshold: strict, ema as it is
     ("paper-et", "et", dict(tokens=50, paper_threshold=True, corrected=False, updates=40)),
     ("micro-et-capacity", "et", dict(micro=3, capacity=0.5)),
+    ("warmup-over-et", "et", dict(warmup=3)),
     ("micro-ec-pools", "ec", dict(micro=2, pool=12)),
     # scores that equal each other and the threshold: whole numbers
     ("ties-tc", "tc", dict(ties=True, G=4)),
@@ -74,6 +75,7 @@ CASES = [
     ("z-loss-tc-micro", "tc", dict(zeta=0.1, micro=2, G=4)),
     ("proportional-tc", "tc", dict(balance="proportional", rate=0.005, G=4)),
     ("lossfree-tc-global", "tc", dict(balance="lossfree", rate=0.005, micro=2, global_load=True)),
+    ("aux-tc-micro", "tc", dict(balance="aux", coef=0.5, micro=2, G=4)),
     ("aux-tc-global", "tc", dict(balance="aux", coef=0.5, micro=2, global_load=True, G=4)),
 ]
 

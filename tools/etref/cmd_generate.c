@@ -199,6 +199,32 @@ static et_status take_inputs(et_step *step, const et_case *c, const generate_opt
     return status == ET_OK ? et_step_draw_inputs(step, error) : status;
 }
 
+/* A capacity that clamps nobody looks just like one that was forgotten: say so. */
+static void note_idle_capacity(const et_step *s)
+{
+    const et_case *c = &s->c;
+    size_t N = et_case_micro_tokens(c), count = c->micro_batches * c->experts;
+    if (!c->has_capacity) return;
+    if (!et_case_routes_by_threshold(c) || c->eval) {
+        fprintf(stderr, "etref: note: case '%s': capacity_factor %g clamps no expert: %s\n",
+                c->name, c->capacity_factor,
+                c->eval ? "evaluation has no capacity" : "a step of the warm-up routes by choice");
+        return;
+    }
+    et_capacity bounds = et_capacity_bounds(c->target_load, c->capacity_factor, N);
+    size_t least = N, most = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t passed = (size_t)s->route.passed[i];
+        least = passed < least ? passed : least;
+        most = passed > most ? passed : most;
+    }
+    if (least < bounds.lower || most > bounds.upper) return;
+    fprintf(stderr,
+            "etref: note: case '%s': capacity_factor %g clamps no expert: %zu to %zu tokens pass a "
+            "threshold, and %zu to %zu may; a smaller one clamps sooner\n",
+            c->name, c->capacity_factor, least, most, bounds.lower, bounds.upper);
+}
+
 static et_status generate_one(const et_case *c, const char *path, const generate_options *o,
                               size_t *slots, et_error *error)
 {
@@ -210,8 +236,9 @@ static et_status generate_one(const et_case *c, const char *path, const generate
         status = et_step_run(&step, (et_engine)o->engine, progress_show, (void *)c->name, error);
     if (status == ET_OK) status = write_guarded(path, &step, o, error);
     *slots = c->layer == ET_MOE ? step.assignment.slots : c->tokens;
-    et_step_free(&step);
     progress_clear();
+    if (status == ET_OK) note_idle_capacity(&step);
+    et_step_free(&step);
     return status;
 }
 

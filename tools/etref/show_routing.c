@@ -62,6 +62,34 @@ static void print_loads(const et_case *c, const double *load)
         printf("  and %zu more: see 'etref show FILE route.load --all'\n", c->experts - listed);
 }
 
+/* How the capacity acted: between which bounds, and on what share of the experts, which is known
+ * where the bundle holds metrics. */
+static et_status print_capacity(const shown *s, et_error *error)
+{
+    const et_case *c = &s->c;
+    double *above = NULL, *below = NULL;
+    if (!c->has_capacity || c->eval || !et_case_routes_by_threshold(c)) return ET_OK;
+    et_capacity bounds =
+        et_capacity_bounds(c->target_load, c->capacity_factor, et_case_micro_tokens(c));
+    et_status status = read_shaped(&above, &s->file, "metric.overflow_rate", 1, 0, error);
+    if (status == ET_OK)
+        status = read_shaped(&below, &s->file, "metric.underflow_rate", 1, 0, error);
+    if (status == ET_OK) {
+        printf("  capacity %g: %zu to %zu tokens%s", c->capacity_factor, bounds.lower, bounds.upper,
+               c->micro_batches > 1 ? " of a micro-batch" : "");
+        if (above && below && above[0] == 0 && below[0] == 0)
+            puts("; it clamps no expert");
+        else if (above && below)
+            printf("; %.3g %% of the experts are cut, %.3g %% padded\n", 100 * above[0],
+                   100 * below[0]);
+        else
+            putchar('\n');
+    }
+    free(above);
+    free(below);
+    return status;
+}
+
 /* ---- fanout ---- */
 
 typedef struct fanout_counts {
@@ -356,7 +384,10 @@ et_status show_routing_text(const shown *s, et_error *error)
     double *load;
     fanout_counts fanout;
     et_status status = read_shaped(&load, &s->file, "route.load", s->c.experts, 0, error);
-    if (status == ET_OK && load) print_loads(&s->c, load);
+    if (status == ET_OK && load) {
+        print_loads(&s->c, load);
+        status = print_capacity(s, error);
+    }
     free(load);
     if (status != ET_OK) return status;
     status = read_fanout(&fanout, s, error);
