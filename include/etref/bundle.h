@@ -19,11 +19,13 @@
 extern "C" {
 #endif
 
-/* One row of the table. */
+/* One row of the table. Letters of shapes: N tokens, d width, h and hs hidden widths of a routed and of
+ * the shared expert, n routed experts, S slots, K choices of a token (tc), k choices of an expert in a
+ * pool (ec), pools, B blocks and R padded rows of a block layout. A dense layer has no leading n. */
 typedef struct et_tensor_doc {
     const char *name;
     const char *type;    /* "case" (the case's precision), "F64", "I32", "U8" */
-    const char *shape;   /* "[N,d]" in the letters of step.h */
+    const char *shape;   /* "[N,d]", in the letters above */
     const char *meaning; /* a few words */
     bool lean;           /* kept in a lean bundle */
 } et_tensor_doc;

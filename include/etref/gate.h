@@ -1,4 +1,4 @@
-/* gate.h: from router logits to gate values, and back. Section "Router and gates" of README's map.
+/* gate.h: from router logits to gate values, and back. Formulas: the head of ref/layers/gate.c.
  *
  * N tokens, n routed experts; logits r and gate values p are [N,n], row-major. Gates are computed
  * from the unbiased logits over ALL experts; selection picks among them afterwards.
@@ -32,8 +32,8 @@ typedef enum et_gate {
 void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real *p,
                      et_real *anchor);
 
-/* dr [N,n] += Jacobian' dp. dp [N,n] is dL/dp for every expert, zero off the slots; danchor [N] is
- * dL/da_t0, or NULL where the anchor weighs nothing. p and anchor are et_gate_forward's. */
+/* dr [N,n] += Jacobian' dp. dp [N,n] is dL/dp for every expert: off the slots 0, or the share of an aux
+ * loss, which reaches every gate value. danchor [N] is dL/da_t0, or NULL where the anchor weighs nothing. p and anchor are et_gate_forward's. */
 void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const et_real *p,
                       const et_real *anchor, const et_real *dp, const et_real *danchor,
                       et_real *dr);

@@ -40,8 +40,8 @@ typedef struct et_step_routing {
     int32_t *passed;      /* [M,n] tokens above the threshold before capacity, per micro-batch */
 } et_step_routing;
 
-/* Section "What is measured of a routing": names as in the bundle's metric.*; see
- * ref/routing/metrics.c for the formulas. */
+/* What is measured of a routing, under the names of the bundle's metric.*. Definitions: beside the
+ * fields here, and in routing.h (et_capacity_use, et_mean_std). */
 typedef struct et_step_metrics {
     et_real *usage;            /* [n] load / N */
     et_real *fanout_histogram; /* [n+1] tokens with 0, 1, .. n experts */
