@@ -381,9 +381,10 @@ static int report_table(const shape *shapes, size_t count, et_engine engine, siz
 {
     text_table t;
     json_t *rows = json_array();
-    const char *const heads[] = {"N", "n", "G", "h", "ms", "us/token", "GFLOP/s", "/peak", "/bare"};
-    table_begin(&t, "rrrrrrrrr");
-    for (size_t i = 0; i < 9; i++) table_cell(&t, "%s", heads[i]);
+    const char *const heads[] = {"N",  "d",        "h",       "n",     "G",
+                                 "ms", "us/token", "GFLOP/s", "/peak", "/bare"};
+    table_begin(&t, "rrrrrrrrrr");
+    for (size_t i = 0; i < 10; i++) table_cell(&t, "%s", heads[i]);
     for (size_t i = 0; i < count; i++) {
         shape s = shapes[i];
         bench *b;
@@ -397,9 +398,10 @@ static int report_table(const shape *shapes, size_t count, et_engine engine, siz
         bench_free(b);
         json_array_append_new(rows, summary_json(s, m));
         table_cell(&t, "%zu", s.tokens);
+        table_cell(&t, "%zu", s.d);
+        table_cell(&t, "%zu", s.h);
         table_cell(&t, "%zu", s.experts);
         table_cell(&t, "%zu", s.granularity);
-        table_cell(&t, "%zu", s.h);
         table_cell(&t, "%.1f", 1e3 * m.seconds);
         table_cell(&t, "%.1f", 1e6 * m.seconds / (double)s.tokens);
         table_cell(&t, "%.1f", m.gflops_layer);
@@ -423,7 +425,7 @@ int cmd_bench(int argc, char **argv)
     size_t threads = 0, rounds = 7;
     word_list words = {0};
     const option table[] = {{"--engine", OPTION_CHOICE, &engine, "plain|blas"},
-                            {"--table", OPTION_CHOICE, &what, "layer|tokens|granularity|verify"},
+                            {"--table", OPTION_CHOICE, &what, "layer|tokens|granularity|width|verify"},
                             {"--threads", OPTION_THREADS, &threads, NULL},
                             {"--rounds", OPTION_COUNT, &rounds, NULL},
                             {"--format", OPTION_CHOICE, &format, "text|json"},
@@ -445,12 +447,15 @@ int cmd_bench(int argc, char **argv)
     if (what == 2) /* the same arithmetic in ever smaller experts; no shared one to dilute it */
         for (size_t G = 1; G <= 16; G *= 2)
             shapes[count++] = (shape){2048, 768, 3072 / G, 8 * G, G, 0};
-    if (what == 3 && sizeof(et_real) != sizeof(double))
+    if (what == 3) /* layers as d12's, also so narrow that more than their products counts */
+        for (const size_t *d = (const size_t[]){128, 256, 768, 0}; *d > 0; d++)
+            shapes[count++] = (shape){2048, *d, 2 * *d, 16, 1, 2 * *d};
+    if (what == 4 && sizeof(et_real) != sizeof(double))
         return fail("bench --table verify: the float build does not judge; use the usual build");
-    if (what == 3 && engine == ET_PLAIN)
+    if (what == 4 && engine == ET_PLAIN)
         return fail(
             "bench --table verify: a verdict computes on the blas engine; leave out --engine");
-    if (what == 3) return bench_verify(rounds, format);
+    if (what == 4) return bench_verify(rounds, format);
     if (what == 0) return report_layer(d12, engine, rounds, format);
     return report_table(shapes, count, engine, rounds, format);
 }

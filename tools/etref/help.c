@@ -182,6 +182,7 @@ const char help_bench[] =
     "large product, the best that this machine does.\n\n"
     "  --table TABLE       layer: the paper's d12 layer (default); tokens: it, over the number of\n"
     "                      tokens; granularity: the same arithmetic in ever smaller experts;\n"
+    "                      width: layers of d 128, 256, 768 and h = 2d;\n"
     "                      verify: a verdict on d12-et, passed and explained, beside the layer\n"
     "  --engine ENGINE     blas (default) or plain\n"
     "  --rounds N          rounds of which the median is shown, at most 99 (default: 7)\n"
