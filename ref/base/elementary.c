@@ -1,6 +1,6 @@
 /* elementary.c: exp and log by argument reduction and Taylor's series. See etref/elementary.h.
  *
- * Both functions bring their argument into a short interval around the point where the series is
+ * exp itself stands in exponential.h, for loops to include. Both functions bring their argument into a short interval around the point where the series is
  * good, and keep what the reduction and the first rounding lose in a second, small number. The
  * coefficients are those of the textbook (1/n!, 2/(2n+1)), so that nothing has to be believed.
  *
@@ -19,6 +19,7 @@
  */
 #include "etref/elementary.h"
 #include "ref/base/bits.h"
+#include "ref/base/exponential.h"
 
 #include <float.h>
 #include <math.h> /* INFINITY and NAN; no function of libm is called */
@@ -26,18 +27,6 @@
 #include <string.h>
 
 _Static_assert(FLT_EVAL_METHOD == 0, "doubles must be evaluated as doubles, not in x87 registers");
-
-/* ln 2 in two parts: the first ends at bit 2^-41, so that k * LN2_HIGH is exact for |k| < 2^12; the
- * second is the rest, correct to 2^-102. */
-static const double LN2_HIGH = 0x1.62e42fefa3p-1;
-static const double LN2_LOW = 0x1.3de6af278ece6p-42;
-static const double INVERSE_LN2 = 0x1.71547652b82fep+0;
-
-/* 2^k for -1022 <= k <= 1023: the exponent field alone. */
-static double power_of_two(int k)
-{
-    return from_bits((uint64_t)(k + 1023) << 52);
-}
 
 /* c[0] + r c[1] + ... + r^n c[n], by Horner's rule. */
 static double polynomial(const double *c, int n, double r)
@@ -47,71 +36,9 @@ static double polynomial(const double *c, int n, double r)
     return sum;
 }
 
-/* exp
- *
- * Method: x = k ln 2 + r with k an integer and |r| < 0.3466, then e^x = 2^k e^r and
- *     e^r = 1 + r + r^2 P(r),   P(r) = 1/2! + r/3! + ... + r^12/14!.
- * The rest of the series is below r^15/15! < 10^-19 = 0.001 u. `r` carries its rounding error d
- * along: e^(r+d) = e^r + d (1 + r), short of d r^2/2 < 0.02 u.
- *
- * Error, in u, for r >= 0 (result in [1, 1.42), last place 2u) and for r < 0 (in [0.7, 1), u):
- *                                             r >= 0   r < 0
- *     P = 1/2 + r (1/6 + ...)      its error   0.70     0.45   halved where P < 1/2
- *         times r^2 < 0.1202                   0.085    0.055
- *     r * r, relative u, times t               0.068    0.054  t < 0.0677 and t < 0.0538
- *     t = (r * r) * P              rounding    0.063    0.032
- *     d r^2/2, and the series' rest            0.017    0.017
- *     small = t + (d + d r)        rounding    0.063    0.032
- *     (e + small)                  rounding    0.063    0.032
- *     altogether before the last rounding      0.36     0.23
- *     in last places                           0.18     0.23
- *     the last addition                        0.50     0.50
- * hence below 0.73 ulp. A subnormal result is rounded a second time when it is scaled: at most half
- * its last place, besides at most half of the error above; below 0.87 ulp. */
-static const double EXP_SERIES[] = {1.0 / 2,
-                                    1.0 / 6,
-                                    1.0 / 24,
-                                    1.0 / 120,
-                                    1.0 / 720,
-                                    1.0 / 5040,
-                                    1.0 / 40320,
-                                    1.0 / 362880,
-                                    1.0 / 3628800,
-                                    1.0 / 39916800,
-                                    1.0 / 479001600,
-                                    1.0 / 6227020800.0,
-                                    1.0 / 87178291200.0};
-
-/* y * 2^k for y in [0.7, 1.42] and -1076 <= k <= 1024: at most one rounding, and that one only into
- * the subnormals or to infinity. */
-static double scale(double y, int k)
-{
-    if (k > 1023) return y * 0x1p1023 * 2;
-    if (k < -1021) return y * power_of_two(k + 1000) * 0x1p-1000;
-    return y * power_of_two(k);
-}
-
 double et_exp(double x)
 {
-    if (x != x) return x + x;
-    if (x > 710) return INFINITY; /* e^710 > 2^1024 */
-    if (x < -746) return 0;       /* e^-746 < 2^-1076, nearer to 0 than to 2^-1074 */
-
-    double turns = x * INVERSE_LN2;
-    int k = (int)(turns + (turns < 0 ? -0.5 : 0.5)); /* |k| <= 1076; the cast drops the fraction */
-
-    /* For k != 0, x is a multiple of 2^-54, k LN2_HIGH of 2^-41, and their difference is below 1/2:
-     * it fits into 53 bits, so `high` is exact. |low| < 2^-31 and errs by less than 2^-84. */
-    double high = x - k * LN2_HIGH;
-    double low = k * LN2_LOW;
-    double r = high - low;
-    double d = (high - r) - low; /* r + d = high - low; |d| <= 2^-55 = u/4 */
-
-    double t = (r * r) * polynomial(EXP_SERIES, 12, r);
-    double small = t + (d + d * r);
-    double y = 1 + r;
-    double e = r - (y - 1); /* Fast2Sum: y + e = 1 + r exactly */
-    return scale(y + (e + small), k);
+    return exponential(x);
 }
 
 /* log

@@ -8,6 +8,9 @@
 #include "etref/ffn.h"
 #include "ref/base/parallel.h"
 
+/* v where v > 0, and +0 elsewhere: also for -0 and for NaN, which is not above 0. Half of the elements are,
+ * in no order that a processor could foresee, so nothing must branch here: the loops below become vectors,
+ * in which this is a comparison and a mask. */
 static et_real relu(et_real v)
 {
     return v > 0 ? v : 0;

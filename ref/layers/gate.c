@@ -12,16 +12,17 @@
  * Every sum runs in index order. Left out: selection. A gate knows nothing of the assignment.
  */
 #include "etref/gate.h"
-#include "etref/elementary.h"
+#include "ref/base/exponential.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product_noise.h"
 #include "ref/base/rounding.h"
+#include "ref/base/twofold.h"
 
 #include <math.h>
 
-static et_real exponential(et_real v)
+static et_real e_to(et_real v)
 {
-    return (et_real)et_exp((double)v);
+    return (et_real)exponential((double)v);
 }
 
 bool et_gate_has_anchor(et_gate gate)
@@ -32,15 +33,15 @@ bool et_gate_has_anchor(et_gate gate)
 /* Written with e^-|r| <= 1, so that nothing overflows: for r < 0, 1/(1+e^-r) = e^r/(1+e^r). */
 static et_real sigmoid(et_real r)
 {
-    et_real e = exponential(-(et_real)fabs(r));
-    return r < 0 ? e / (1 + e) : 1 / (1 + e);
+    et_real e = e_to(-(et_real)fabs(r));
+    return (r < 0 ? e : 1) / (1 + e);
 }
 
 /* p(1-p) = e^-|r| / (1+e^-|r|)^2: the same number for r and -r. The product itself would lose all
  * its digits by r = 30, where p rounds to 1. */
 static et_real sigmoid_slope(et_real r)
 {
-    et_real e = exponential(-(et_real)fabs(r));
+    et_real e = e_to(-(et_real)fabs(r));
     return e / ((1 + e) * (1 + e));
 }
 
@@ -51,11 +52,9 @@ static void softmax(size_t count, size_t step, const et_real *r, et_real *p, et_
     et_real largest = anchor ? 0 : r[0];
     for (size_t i = 0; i < count; i++)
         if (r[i * step] > largest) largest = r[i * step];
-    et_real zero_share = anchor ? exponential(-largest) : 0, sum = zero_share;
-    for (size_t i = 0; i < count; i++) {
-        p[i * step] = exponential(r[i * step] - largest);
-        sum += p[i * step];
-    }
+    et_real zero_share = anchor ? e_to(-largest) : 0, sum = zero_share;
+    for (size_t i = 0; i < count; i++) p[i * step] = e_to(r[i * step] - largest);
+    for (size_t i = 0; i < count; i++) sum += p[i * step];
     for (size_t i = 0; i < count; i++) p[i * step] /= sum;
     if (anchor) *anchor = zero_share / sum;
 }
@@ -90,17 +89,54 @@ void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real
  *
  *     dr_i = p_i dp_i - p_i sum_j p_j dp_j = p_i sum_j p_j (dp_i - dp_j),
  *
- * the last step because the p_j (the anchor's share among them) add up to 1. The form with the
- * difference inside the sum is free of cancellation when one p is close to 1: it never subtracts
- * two nearly equal sums. The anchor's logit is fixed at 0, so it receives nothing; its share p_0
- * stands in the sum with its own upstream gradient da_0. */
+ * the last step because the p_j (the anchor's share among them) add up to 1. The form with the differences
+ * is the one to compute: it is as exact as its terms where one p is close to 1, and where the dp are large
+ * and nearly equal. Term by term it takes count^2 steps; but for any number c, with S = sum_j p_j,
+ *
+ *     sum_j p_j (dp_i - dp_j) = S (dp_i - c) - D,     D = sum_j p_j (dp_j - c),
+ *
+ * whatever S is: the rounded p_j do not add up to 1 exactly, and to write dp_i for S dp_i would bring in
+ * the part of dp that all have in common. What is left is cancellation between the two terms on the
+ * right. c = dp_m of the largest share p_m bounds it: with T_i = sum_j p_j |dp_i - dp_j|,
+ *
+ *     p_m |dp_i - c| <= T_i,   p_m >= S / (count + 1)      S |dp_i - c|          <= (count + 1) T_i
+ *     |dp_j - c| <= |dp_j - dp_i| + |dp_i - c|              sum_j p_j |dp_j - c| <= (count + 2) T_i
+ *
+ * so that sums of 106 bits (each step errs by at most 8 u^2, see twofold.h) leave less than
+ * 8 (count + 3) (2 count + 3) u^2 T_i, 2^-77 T_i for 4096 tokens. Two roundings follow, of the bracket
+ * and of its product with p_i:
+ *
+ *     error of dr_i <= 2 u |dr_i| + 2^-77 p_i T_i + 2^-1040
+ *
+ * (the last where a product is so small that it cannot be split without a rest any more). dp must be
+ * finite, and below 2^996. The anchor's logit is fixed at 0, so it receives nothing; its share p_0 stands in
+ * the sums with its own upstream gradient da_0. */
+typedef struct softmax_sums {
+    double c;        /* the dp of the largest share */
+    et_twofold S, D; /* sum_j p_j, sum_j p_j (dp_j - c) */
+} softmax_sums;
+
+static void add_share(softmax_sums *s, double p, double dp)
+{
+    s->S = twofold_add(s->S, (et_twofold){p, 0});
+    s->D = twofold_add(s->D, twofold_scale(twofold_sum(dp, -s->c), p));
+}
+
 static void softmax_backward(size_t count, size_t step, const et_real *p, const et_real *dp,
                              et_real anchor, et_real danchor, et_real *dr)
 {
+    softmax_sums s = {.c = (double)danchor};
+    et_real largest = anchor;
+    for (size_t j = 0; j < count; j++) {
+        s.c = p[j * step] > largest ? (double)dp[j * step] : s.c;
+        largest = p[j * step] > largest ? p[j * step] : largest;
+    }
+    add_share(&s, (double)anchor, (double)danchor);
+    for (size_t j = 0; j < count; j++) add_share(&s, (double)p[j * step], (double)dp[j * step]);
     for (size_t i = 0; i < count; i++) {
-        et_real sum = anchor * (dp[i * step] - danchor);
-        for (size_t j = 0; j < count; j++) sum += p[j * step] * (dp[i * step] - dp[j * step]);
-        dr[i * step] += p[i * step] * sum;
+        et_twofold apart = twofold_sum((double)dp[i * step], -s.c);
+        et_twofold bracket = twofold_subtract(twofold_times(s.S, apart), s.D);
+        dr[i * step] += (et_real)((double)p[i * step] * bracket.high);
     }
 }
 

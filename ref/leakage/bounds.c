@@ -13,7 +13,7 @@
  */
 #include "etref/leakage.h"
 #include "ref/base/bits.h"
-#include "ref/leakage/twofold.h"
+#include "ref/base/twofold.h"
 
 #include <math.h> /* INFINITY; no function of libm is called */
 
@@ -38,7 +38,7 @@ static const size_t MOST_BITS = 64;
  *     their sum      57   |log x| > |log m|, |e ln 2| < 2 |log x|:  35 + 2 * 9 + 4 */
 enum { LOG_TERMS = 20 };
 
-et_twofold et_twofold_log(et_twofold x)
+static et_twofold twofold_log(et_twofold x)
 {
     int e = (int)(to_bits(x.high) >> 52) - 1023;
     double unit = from_bits((uint64_t)(1023 - e) << 52); /* 2^-e */
@@ -73,12 +73,12 @@ static et_twofold log_factorial(size_t n)
     if (n < 32) {
         et_twofold product = {1, 0};
         for (size_t i = 2; i <= n; i++) product = twofold_scale(product, (double)i);
-        return et_twofold_log(product);
+        return twofold_log(product);
     }
     double x = (double)n, w = 1 / (x * x);
     double series =
         (1.0 / 12 - w * (1.0 / 360 - w * (1.0 / 1260 - w * (1.0 / 1680 - w / 1188)))) / x;
-    et_twofold sum = twofold_times(et_twofold_log((et_twofold){x, 0}), twofold_sum(x, 0.5));
+    et_twofold sum = twofold_times(twofold_log((et_twofold){x, 0}), twofold_sum(x, 0.5));
     sum = twofold_subtract(sum, (et_twofold){x, 0});
     return twofold_add(sum, twofold_add(HALF_LN_2PI, (et_twofold){series, 0}));
 }
@@ -99,7 +99,7 @@ static et_twofold log2_choose(size_t N, size_t k)
 
 static et_twofold log2_of(et_twofold x)
 {
-    return twofold_times(et_twofold_log(x), INVERSE_LN2);
+    return twofold_times(twofold_log(x), INVERSE_LN2);
 }
 
 et_status et_log2_choose(size_t N, size_t k, double *bits, et_error *error)
@@ -158,8 +158,8 @@ static et_status check_setup(const et_leakage_setup *s, et_error *error)
  * below 2^-20 unless it is 0. */
 static et_twofold log2_ratio(size_t a, size_t b)
 {
-    et_twofold difference = twofold_subtract(et_twofold_log((et_twofold){(double)a, 0}),
-                                             et_twofold_log((et_twofold){(double)b, 0}));
+    et_twofold difference = twofold_subtract(twofold_log((et_twofold){(double)a, 0}),
+                                             twofold_log((et_twofold){(double)b, 0}));
     return twofold_times(difference, INVERSE_LN2);
 }
 

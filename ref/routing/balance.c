@@ -11,6 +11,7 @@
  * Source: paper, sections on baselines; aux in the form of the released code.
  */
 #include "etref/elementary.h"
+#include "ref/base/exponential.h"
 #include "etref/routing.h"
 
 static et_real fraction(size_t N, size_t n, size_t K, et_real load)
@@ -50,12 +51,12 @@ et_real et_z_loss(size_t N, size_t n, const et_real *r, double scale, et_real *d
         double largest = (double)row[0], sum = 0;
         for (size_t i = 1; i < n; i++)
             if ((double)row[i] > largest) largest = (double)row[i];
-        for (size_t i = 0; i < n; i++) sum += et_exp((double)row[i] - largest);
+        for (size_t i = 0; i < n; i++) sum += exponential((double)row[i] - largest);
         double lse = largest + et_log(sum);
         loss += (et_real)(lse * lse);
         double each = scale * 2 * lse / (double)N;
         for (size_t i = 0; dr != NULL && i < n; i++)
-            dr[t * n + i] += (et_real)(each * (et_exp((double)row[i] - largest) / sum));
+            dr[t * n + i] += (et_real)(each * (exponential((double)row[i] - largest) / sum));
     }
     return loss / (et_real)N;
 }

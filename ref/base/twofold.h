@@ -3,12 +3,12 @@
  * x = high + low with high = x rounded to double, so high alone is x to 0.5 ulp. Error bounds are
  * relative to the result, in units of u^2 with u = 2^-53:
  *
- *     sum 4      product 8      quotient 16      log 64
+ *     sum 4      product 8      quotient 16
  *
  * They hold for normal numbers far from overflow and underflow: 2^-400 to 2^400, and 0.
  * Source: Dekker 1971 (product without fused multiply-add, Fast2Sum), Knuth (2Sum); the bounds of
  * Joldes, Muller and Popescu, ACM TOMS 44 (2017): 3u^2 (AccurateDWPlusDW), 7u^2 (DWTimesDW1), 15u^2
- * (DWDivDW1), each plus terms in u^3. The logarithm is our own.
+ * (DWDivDW1), each plus terms in u^3.
  */
 #ifndef ET_TWOFOLD_H
 #define ET_TWOFOLD_H
@@ -74,8 +74,4 @@ static inline et_twofold twofold_divide(et_twofold a, et_twofold b)
     et_twofold rest = twofold_subtract(a, twofold_scale(b, first));
     return twofold_fast(first, rest.high / b.high);
 }
-
-/* Natural logarithm. x > 0, from 2^-400 to 2^400. */
-et_twofold et_twofold_log(et_twofold x);
-
 #endif
