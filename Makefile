@@ -46,6 +46,7 @@ EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain hypotheses deviant comp
 KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
 CAMPAIGN := $(call objects,$(wildcard tests/campaign/*.c))
 CHECKS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
+PRELOADS := $(patsubst %.c,$(BUILD)/%.so,$(wildcard tests/preload/*.c))
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 TESTS   ?= $(CHECKS:$(BUILD)/tests/%=%)
 
@@ -54,7 +55,7 @@ all: $(BUILD)/libetref.a $(BUILD)/libetref.so $(BUILD)/etref $(BUILD)/etref.pc
 ## check: install what is missing, build, run every test (some: TESTS='test_base test_moe')
 check: deps
 	@$(MAKE) run-tests
-run-tests: all $(CHECKS)
+run-tests: all $(CHECKS) $(PRELOADS)
 	@ETREF_TOOL=$(BUILD)/etref ETREF_DATA=data CK_DEFAULT_TIMEOUT=900 \
 	    tools/run-tests $(BUILD)/$(or $(LOG),check).log $(TESTS:%=$(BUILD)/tests/%)
 deps:
@@ -148,6 +149,10 @@ $(BUILD)/forget: $(call objects,tools/examples/forget.c) $(BUILD)/libetref.a
 	$(LINK) -o $@ $^ $(LIBS)
 $(CHECKS): %: %.o $(BUILD)/libcampaign.a $(BUILD)/libcandidates.a $(BUILD)/libwitness.a $(BUILD)/libetref.a
 	$(LINK) $(LDFLAGS_$(@F)) -o $@ $^ $(CHECK_LIBS) $(LIBS) -lquadmath
+# Of a process of its own: not the sanitizers' business.
+$(PRELOADS): $(BUILD)/%.so: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -O1 -g -fPIC -Wall -Wextra $(DEFINES) -shared -o $@ $< -ldl
 $(FUZZERS): %: %.o $(BUILD)/libetref.a
 	$(LINK) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 $(BUILD)/etref.pc: tools/etref.pc.in $(BUILD)/flags

@@ -75,6 +75,77 @@ START_TEST(the_version_names_precision_and_library)
 }
 END_TEST
 
+/* ---- OpenBLAS's kernels ---- */
+
+/* The preloaded library lies beside the tool's objects. */
+static void set_old_kernels(const char *when)
+{
+    char library[4400];
+    snprintf(library, sizeof library, "%.*s/tests/preload/old_kernels.so",
+             (int)(strrchr(tool(), '/') - tool()), tool());
+    ck_assert_msg(access(library, R_OK) == 0, "%s is not there: make run-tests builds it", library);
+    setenv("LD_PRELOAD", library, 1);
+    setenv("OLD_KERNELS", when, 1);
+    setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1); /* its library need not be the first */
+}
+
+static void forget_old_kernels(void)
+{
+    unsetenv("LD_PRELOAD");
+    unsetenv("OLD_KERNELS");
+    unsetenv("ASAN_OPTIONS");
+    unsetenv("OPENBLAS_CORETYPE");
+}
+
+/* What this processor can run, and OpenBLAS has on it. */
+static const char *best_kernels(void)
+{
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) return "SkylakeX";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "Haswell";
+#endif
+    return NULL;
+}
+
+static void expect_kernels(const char *kernels, bool noted)
+{
+    char line[64];
+    snprintf(line, sizeof line, "\nkernels %s\n", kernels);
+    ck_assert_int_eq(RUN("--version"), 0);
+    ck_assert_msg(strstr(output, line) != NULL, "not%s in: %s", line, output);
+    bool said = strstr(errors, "etref: note: OpenBLAS multiplies with kernels for ") != NULL;
+    ck_assert_msg(said == noted, "kernels %s: '%s'", kernels, errors);
+    if (noted) ck_assert_ptr_nonnull(strstr(errors, "set OPENBLAS_CORETYPE="));
+}
+
+START_TEST(old_kernels_are_replaced_by_better_ones)
+{
+    const char *best = best_kernels();
+    forget_old_kernels();
+    set_old_kernels("unless-set");
+    expect_kernels(best != NULL ? best : "Prescott", false);
+    expect_failure(RUN("verfy"), 2, "'verify'"); /* words and status go through */
+    ck_assert_int_eq(RUN("list", "layers"), 0);
+    set_old_kernels("always"); /* it does not help: once is enough */
+    expect_kernels("Prescott", best != NULL);
+    forget_old_kernels();
+}
+END_TEST
+
+START_TEST(the_users_kernels_are_kept_and_spoken_of)
+{
+    const char *best = best_kernels();
+    forget_old_kernels();
+    setenv("OPENBLAS_CORETYPE", "Prescott", 1);
+    expect_kernels("Prescott", best != NULL);
+    if (best != NULL) {
+        setenv("OPENBLAS_CORETYPE", best, 1);
+        expect_kernels(best, false);
+    }
+    forget_old_kernels();
+}
+END_TEST
+
 START_TEST(wrong_usage_is_named_and_corrected)
 {
     expect_failure(RUN("verfy"), 2, "'verify'");
@@ -574,6 +645,8 @@ static Suite *tool_suite(void)
     TCase *writing = add_case(suite, "writing");
     tcase_add_test(usage, every_command_has_help);
     tcase_add_test(usage, the_version_names_precision_and_library);
+    tcase_add_test(usage, old_kernels_are_replaced_by_better_ones);
+    tcase_add_test(usage, the_users_kernels_are_kept_and_spoken_of);
     tcase_add_test(usage, wrong_usage_is_named_and_corrected);
     tcase_add_test(usage, lists_parse_as_json);
     tcase_add_checked_fixture(made, make_bundles, remove_all);

@@ -7,6 +7,7 @@
 #include "etref/elementary.h"
 #include "etref/random.h"
 #include "etref/matmul.h"
+#include "etref/engine.h"
 #include "etref/profile.h"
 #include "etref/ffn.h"
 #include "etref/gate.h"

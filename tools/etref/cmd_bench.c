@@ -326,6 +326,19 @@ static json_t *summary_json(shape s, summary m)
     return object;
 }
 
+static const char *engine_name(et_engine engine)
+{
+    return engine == ET_BLAS ? "blas" : "plain";
+}
+
+/* What every table and the layer's report are about. */
+static void print_setting(et_engine engine, size_t rounds)
+{
+    printf("%s, engine %s", ET_REAL_NAME, engine_name(engine));
+    if (engine == ET_BLAS) printf(" (%s kernels)", et_engine_kernels());
+    printf(", %d threads, medians of %zu rounds\n\n", omp_get_max_threads(), rounds);
+}
+
 static void print_phases(const bench *b, summary m)
 {
     text_table t;
@@ -353,16 +366,17 @@ static int report_layer(shape s, et_engine engine, size_t rounds, bool json)
         for (int phase = 0; phase < PHASES; phase++)
             json_object_set_new(phases, phase_names[phase], json_real(median_phase(b, phase)));
         json_object_set_new(object, "threads", json_integer(omp_get_max_threads()));
-        json_object_set_new(object, "engine", json_string(engine == ET_BLAS ? "blas" : "plain"));
+        json_object_set_new(object, "engine", json_string(engine_name(engine)));
+        if (engine == ET_BLAS)
+            json_object_set_new(object, "kernels", json_string(et_engine_kernels()));
         json_object_set_new(object, "precision", json_string(ET_REAL_NAME));
         json_object_set_new(object, "phase_seconds", phases);
         json_print(object);
     } else {
         printf("layer: N %zu, d %zu, h %zu, %zu routed experts of load %zu, shared expert of width "
-               "%zu\n"
-               "%s, engine %s, %d threads, medians of %zu rounds\n\n",
-               s.tokens, s.d, s.h, s.experts, b->step.c.target_load, s.hs, ET_REAL_NAME,
-               engine == ET_BLAS ? "blas" : "plain", omp_get_max_threads(), rounds);
+               "%zu\n",
+               s.tokens, s.d, s.h, s.experts, b->step.c.target_load, s.hs);
+        print_setting(engine, rounds);
         print_phases(b, m);
         printf("\nforward and backward  %8.1f ms  %6.1f GFLOP/s\n", 1e3 * m.seconds,
                m.gflops_layer);
@@ -413,6 +427,7 @@ static int report_table(const shape *shapes, size_t count, et_engine engine, siz
         table_free(&t);
     } else {
         json_decref(rows);
+        print_setting(engine, rounds);
         table_print(&t);
     }
     return STATUS_PASS;
@@ -424,12 +439,13 @@ int cmd_bench(int argc, char **argv)
     int engine = ET_BLAS, what = 0, format = 0;
     size_t threads = 0, rounds = 7;
     word_list words = {0};
-    const option table[] = {{"--engine", OPTION_CHOICE, &engine, "plain|blas"},
-                            {"--table", OPTION_CHOICE, &what, "layer|tokens|granularity|width|verify"},
-                            {"--threads", OPTION_THREADS, &threads, NULL},
-                            {"--rounds", OPTION_COUNT, &rounds, NULL},
-                            {"--format", OPTION_CHOICE, &format, "text|json"},
-                            {NULL, OPTION_FLAG, NULL, NULL}};
+    const option table[] = {
+        {"--engine", OPTION_CHOICE, &engine, "plain|blas"},
+        {"--table", OPTION_CHOICE, &what, "layer|tokens|granularity|width|verify"},
+        {"--threads", OPTION_THREADS, &threads, NULL},
+        {"--rounds", OPTION_COUNT, &rounds, NULL},
+        {"--format", OPTION_CHOICE, &format, "text|json"},
+        {NULL, OPTION_FLAG, NULL, NULL}};
     bool read = options_parse(table, argc, argv, &words);
     size_t extra = words.count;
     word_list_free(&words);
@@ -455,6 +471,7 @@ int cmd_bench(int argc, char **argv)
     if (what == 4 && engine == ET_PLAIN)
         return fail(
             "bench --table verify: a verdict computes on the blas engine; leave out --engine");
+    if (engine == ET_BLAS) note_slow_kernels();
     if (what == 4) return bench_verify(rounds, format);
     if (what == 0) return report_layer(d12, engine, rounds, format);
     return report_table(shapes, count, engine, rounds, format);

@@ -11,9 +11,13 @@
 
 #include <cblas.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
+#include <unistd.h>
 
 const subcommand commands[] = {
     {"generate", "compute golden bundles from cases", cmd_generate, help_generate},
@@ -56,7 +60,7 @@ static void print_usage(FILE *out)
         fprintf(out, "  %-9s %s\n", c->name, c->summary);
     fputs(
         "\n  etref help COMMAND    options and examples of a command\n"
-        "  etref --version       version, precision and matrix library\n\n"
+        "  etref --version       version, precision, matrix library and its kernels\n\n"
         "Exit status: 0 pass, 1 mismatch, 2 bad usage or unreadable input, 3 inconclusive,\n"
         "128 + the number of a signal. Results go to standard output, errors to standard error.\n",
         out);
@@ -78,8 +82,9 @@ static int print_help(int argc, char **argv)
 
 static int print_version(void)
 {
-    printf("etref %s\nprecision %s\nmatrices %s\n", ETREF_VERSION, ET_REAL_NAME,
-           openblas_get_config());
+    printf("etref %s\nprecision %s\nmatrices %s\nkernels %s\n", ETREF_VERSION, ET_REAL_NAME,
+           openblas_get_config(), et_engine_kernels());
+    note_slow_kernels();
     return STATUS_PASS;
 }
 
@@ -121,8 +126,25 @@ static int finish_output(int status)
     return status == STATUS_PASS ? failed : status;
 }
 
+/* OpenBLAS has chosen its kernels before main. Where it could have better ones the tool is started once
+ * more, with OPENBLAS_CORETYPE set; where the user has set it, or it did not help, it stays as it is. A
+ * program that was started through the dynamic loader (which then has no base address of its own) is
+ * not the file to start, and a file that cannot be started again goes on with the kernels it has. */
+static void take_best_kernels(char **argv)
+{
+    char self[PATH_MAX];
+    const char *better = et_engine_better_kernels();
+    if (better == NULL || getenv("OPENBLAS_CORETYPE") != NULL || getauxval(AT_BASE) == 0) return;
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length <= 0 || setenv("OPENBLAS_CORETYPE", better, 1) != 0) return;
+    self[length] = '\0';
+    execv(self, argv);
+    unsetenv("OPENBLAS_CORETYPE");
+}
+
 int main(int argc, char **argv)
 {
+    take_best_kernels(argv);
     partial_install();
     return finish_output(dispatch(argc, argv));
 }

@@ -4,6 +4,7 @@
  * not mean something else when --energy is added.
  */
 #include "tools/etref/options.h"
+#include "etref/engine.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/terminal.h"
 
@@ -274,4 +275,10 @@ void use_threads(size_t threads)
 {
     if (threads > 0) omp_set_num_threads((int)threads);
     if (omp_get_max_threads() > MAX_THREADS) omp_set_num_threads(MAX_THREADS);
+}
+
+void note_slow_kernels(void)
+{
+    const char *warning = et_engine_warning();
+    if (warning != NULL) fprintf(stderr, "etref: note: %s\n", warning);
 }

@@ -86,4 +86,7 @@ enum { MAX_THREADS = 1024 };
  * cut at MAX_THREADS. */
 void use_threads(size_t threads);
 
+/* Says on standard error that the processor can run better kernels than OpenBLAS's, if so. */
+void note_slow_kernels(void);
+
 #endif
