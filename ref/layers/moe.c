@@ -152,14 +152,22 @@ et_status et_moe_experts(const et_moe *moe, const et_real *x, const et_assignmen
 
 /* ---- combine: y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t) ---- */
 
+/* to = w * row. */
+static void scale(size_t d, et_real w, const et_real *row, et_real *to)
+{
+    for (size_t c = 0; c < d; c++) to[c] = w * row[c];
+}
+
 void et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
     size_t d = moe->d;
 #pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
     for (size_t t = 0; t < moe->N; t++) {
         et_real *y = v->y + t * d;
-        for (size_t c = 0; c < d; c++)
-            y[c] = moe->hs > 0 ? v->shared_weight[t] * v->shared_out[t * d + c] : 0;
+        if (moe->hs > 0)
+            scale(d, v->shared_weight[t], v->shared_out + t * d, y);
+        else
+            memset(y, 0, d * sizeof *y);
         for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
             size_t slot = (size_t)a->token_slots[j];
             const et_real w = v->slot_weight[slot], *out = v->slot_out + slot * d;
@@ -195,36 +203,42 @@ et_status et_moe_forward(const et_moe *moe, const et_real *x, const et_assignmen
  * and off the slots dp = 0.
  */
 
-static et_real dot(size_t d, const et_real *a, const et_real *b)
-{
-    et_real sum = 0;
-    for (size_t c = 0; c < d; c++) sum += a[c] * b[c];
-    return sum;
-}
+/* Rows whose sums are taken side by side. Each is one chain of additions, in order, and an addition waits
+ * for the one before; other rows' are what the processor can do meanwhile. */
+enum { TOGETHER = 4 };
 
-/* to = w * dy; one row. */
-static void scale(size_t d, et_real w, const et_real *dy, et_real *to)
+/* For m rows f [m,d] that entered y with weights w [m]: dw [m] and dO [m,d] out. Row j belongs to token
+ * tokens[j], or to token j where tokens is NULL. */
+static void weighted_rows_backward(size_t m, size_t d, const et_real *dy, const int32_t *tokens,
+                                   const et_real *w, const et_real *f, et_real *dw, et_real *dO)
 {
-    for (size_t c = 0; c < d; c++) to[c] = w * dy[c];
+#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+    for (size_t first = 0; first < m; first += TOGETHER) {
+        size_t rows = m - first < TOGETHER ? m - first : TOGETHER;
+        const et_real *upstream[TOGETHER], *out[TOGETHER];
+        et_real sums[TOGETHER] = {0};
+        for (size_t j = 0; j < TOGETHER; j++) {
+            size_t row = first + (j < rows ? j : 0); /* the last ones may be fewer */
+            upstream[j] = dy + (tokens ? (size_t)tokens[row] : row) * d;
+            out[j] = f + row * d;
+        }
+        for (size_t c = 0; c < d; c++)
+            for (size_t j = 0; j < TOGETHER; j++) sums[j] += upstream[j][c] * out[j][c];
+        for (size_t j = 0; j < rows; j++) {
+            dw[first + j] = sums[j];
+            scale(d, w[first + j], upstream[j], dO + (first + j) * d);
+        }
+    }
 }
 
 void et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
                              const et_moe_values *v, et_moe_grads *g)
 {
-    size_t d = moe->d;
-#pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
-    for (size_t t = 0; t < moe->N; t++) {
-        const et_real *dyt = dy + t * d;
-        for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
-            size_t slot = (size_t)a->token_slots[j];
-            g->slot_weight[slot] = dot(d, dyt, v->slot_out + slot * d);
-            scale(d, v->slot_weight[slot], dyt, g->slot_out + slot * d);
-        }
-        if (moe->hs > 0) {
-            g->shared_weight[t] = dot(d, dyt, v->shared_out + t * d);
-            scale(d, v->shared_weight[t], dyt, g->shared_out + t * d);
-        }
-    }
+    weighted_rows_backward(a->slots, moe->d, dy, a->slot_token, v->slot_weight, v->slot_out,
+                           g->slot_weight, g->slot_out);
+    if (moe->hs > 0)
+        weighted_rows_backward(moe->N, moe->d, dy, NULL, v->shared_weight, v->shared_out,
+                               g->shared_weight, g->shared_out);
 }
 
 /* to[token of row j] += rows[j]. An expert meets a token once, so the rows go to different places. */
