@@ -1,6 +1,6 @@
 /* test_elementary.c: et_exp and et_log against binary128, and their special values.
  *
- * The header claims an error below 1 ulp; the budgets in elementary.c claim 0.73 (0.87 where the
+ * The header claims an error below 1 ulp; the budgets in exponential.h and elementary.c claim 0.73 (0.87 where the
  * result is subnormal) and 0.63. The narrower claims are what is tested here: on random arguments
  * over the whole range, and densely where the method has seams. A hash over many results pins every
  * bit: compilers, optimisation levels and machines must all produce the same one.

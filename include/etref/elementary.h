@@ -2,7 +2,8 @@
  *
  * libm's last bit differs between machines; golden values must not. Both functions are a
  * deterministic sequence of IEEE-754 binary64 operations (and exact scalings by powers of two),
- * with an error below 1 ulp (derived in ref/base/elementary.c, tested against binary128 in tests/).
+ * with an error below 1 ulp (derived in ref/base/exponential.h and elementary.c, tested against binary128
+ * in tests/).
  * Rounding must be to nearest even, and subnormals must not be flushed to zero.
  */
 #ifndef ETREF_ELEMENTARY_H

@@ -32,8 +32,11 @@ typedef enum et_gate {
 void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real *p,
                      et_real *anchor);
 
-/* dr [N,n] += Jacobian' dp. dp [N,n] is dL/dp for every expert: off the slots 0, or the share of an aux
- * loss, which reaches every gate value. danchor [N] is dL/da_t0, or NULL where the anchor weighs nothing. p and anchor are et_gate_forward's. */
+/* dr [N,n] += Jacobian' dp. dp [N,n] is dL/dp for every expert: off the slots 0, or the share of an
+ * aux loss, which reaches every gate value. danchor [N] is dL/da_t0, or NULL where the anchor weighs
+ * nothing. p and anchor are et_gate_forward's.
+ * Error of a softmax over m members, for the p given and dr = 0 before: below 2 u |dr_i| + 2^-77 p_i
+ * sum_j p_j |dp_i - dp_j| for m <= 4096 (growing as m^2), in time m. dp finite and below 2^996. */
 void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const et_real *p,
                       const et_real *anchor, const et_real *dp, const et_real *danchor,
                       et_real *dr);
