@@ -11,8 +11,11 @@
  * vector lanes, which are as independent as the columns are.
  *
  *     K in blocks of KC                the packed pieces of A and B below fit the caches
- *       columns in panels of NR        B packed to [k][NR]: one row of a panel is NR/V vectors
- *         rows in strips of MR         A packed to [k][MR]; MR*NR sums live in registers
+ *       rows in strips of MR           A packed to [k][MR], one strip at a time
+ *         columns in panels of NR      B packed to [k][NR]: one row of a panel is NR/V vectors;
+ *                                      MR*NR sums live in registers
+ *
+ * The packed pieces lie on the stack, which may be a small thread's: 52 KiB together.
  *
  * Source of the scheme: Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication,
  * ACM TOMS 34(3), 2008. Left out: anything that would change a bit (fused multiply-add, partial
@@ -45,9 +48,9 @@ enum {
     MR = 4,                   /* rows of a register tile */
     NV = 3,                   /* vectors in a row of it: 12 sums + 3 of B + 1 of A = 16 registers */
     NR = NV * V,              /* columns of it */
-    KC = 256,                 /* terms between two visits to C */
-    MC = 64,                  /* rows of A packed at a time: MC*KC*8 = 128 KiB, half an L2 cache */
-    NC = NR * 16              /* columns of B packed at a time: KC*NC*8 = 192 KiB */
+    KC = 128,                 /* terms between two visits to C */
+    MC = 128,                 /* rows of C in a block */
+    NC = NR * 8               /* columns of C in a block, of B packed at a time: 48 KiB */
 };
 
 /* The steps in memory from one row, and from one column, of op(X) to the next. */
@@ -61,15 +64,13 @@ static size_t column_step(et_matrix X)
     return X.transposed ? X.stride : 1;
 }
 
-/* op(A) rows [i0, i0+rows), terms [k0, k0+terms) into strips of [terms][MR]; rows beyond are 0. */
+/* op(A) rows [i0, i0+rows), terms [k0, k0+terms) into a strip [terms][MR]; rows beyond are 0. */
 static void pack_rows(et_matrix A, size_t i0, size_t rows, size_t k0, size_t terms, et_real *to)
 {
     size_t down = row_step(A), across = column_step(A);
     const et_real *from = A.at + i0 * down + k0 * across;
-    for (size_t strip = 0; strip < rows; strip += MR)
-        for (size_t k = 0; k < terms; k++)
-            for (size_t i = strip; i < strip + MR; i++)
-                *to++ = i < rows ? from[i * down + k * across] : 0;
+    for (size_t k = 0; k < terms; k++)
+        for (size_t i = 0; i < MR; i++) *to++ = i < rows ? from[i * down + k * across] : 0;
 }
 
 /* op(B) terms [k0, k0+terms), columns [j0, j0+columns) into panels of [terms][NR], 0 beyond. */
@@ -119,17 +120,18 @@ static size_t smaller(size_t a, size_t b)
 static void block(size_t M, size_t N, size_t K, et_matrix A, et_matrix B, size_t i0, size_t j0,
                   bool accumulate, et_real *C, size_t stride)
 {
-    et_real packed_a[MC * KC], packed_b[NC * KC];
+    et_real packed_a[MR * KC], packed_b[NC * KC];
     size_t rows = smaller(MC, M - i0), columns = smaller(NC, N - j0);
     for (size_t k0 = 0; k0 < K; k0 += KC) {
         size_t terms = smaller(KC, K - k0);
-        pack_rows(A, i0, rows, k0, terms, packed_a);
         pack_columns(B, k0, terms, j0, columns, packed_b);
-        for (size_t j = 0; j < columns; j += NR)
-            for (size_t i = 0; i < rows; i += MR)
-                tile_at(terms, packed_a + i * terms, packed_b + j * terms, smaller(MR, rows - i),
+        for (size_t i = 0; i < rows; i += MR) {
+            pack_rows(A, i0 + i, smaller(MR, rows - i), k0, terms, packed_a);
+            for (size_t j = 0; j < columns; j += NR)
+                tile_at(terms, packed_a, packed_b + j * terms, smaller(MR, rows - i),
                         smaller(NR, columns - j), accumulate || k0 > 0,
                         C + (i0 + i) * stride + j0 + j, stride);
+        }
     }
 }
 

@@ -57,13 +57,14 @@ void csv_begin(csv_file *f, const char *name)
 {
     *f = (csv_file){.name = name};
     f->out = open_memstream(&f->text, &f->length);
-    if (f->out == NULL) exit(fail("no memory for %s", name));
+    if (f->out == NULL) leave(fail("no memory for %s", name));
 }
 
 et_status csv_end(csv_file *f, const char *folder, et_error *error)
 {
     et_status status = ET_OK;
-    if (fclose(f->out) != 0)
+    bool written = !ferror(f->out);
+    if (fclose(f->out) != 0 || !written)
         status = et_fail(error, ET_ENOMEM, "no memory for %s", f->name);
     else
         status = write_whole(folder, f->name, f->text, f->length, error);

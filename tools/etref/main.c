@@ -146,5 +146,6 @@ int main(int argc, char **argv)
 {
     take_best_kernels(argv);
     partial_install();
-    return finish_output(dispatch(argc, argv));
+    give_jansson_memory();
+    leave(finish_output(dispatch(argc, argv)));
 }

@@ -6,10 +6,10 @@
 #include "tools/etref/options.h"
 #include "etref/engine.h"
 #include "tools/etref/commands.h"
+#include "tools/etref/ending.h"
 #include "tools/etref/terminal.h"
 
 #include <errno.h>
-#include <omp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,13 +18,6 @@
 #include <unistd.h>
 
 /* ---- words ---- */
-
-void *allocate(size_t count, size_t size)
-{
-    void *room = calloc(count ? count : 1, size);
-    if (room == NULL) exit(fail("no memory for %zu elements of %zu bytes", count, size));
-    return room;
-}
 
 /* Grows when the count is a power of two, so that adding n words copies at most 2n. */
 void word_list_add(word_list *list, const char *word)
@@ -269,12 +262,6 @@ size_t memory_limit(void)
 {
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
     return pages > 0 && size > 0 ? (size_t)pages / 4 * 3 * (size_t)size : 0;
-}
-
-void use_threads(size_t threads)
-{
-    if (threads > 0) omp_set_num_threads((int)threads);
-    if (omp_get_max_threads() > MAX_THREADS) omp_set_num_threads(MAX_THREADS);
 }
 
 void note_slow_kernels(void)

@@ -8,6 +8,7 @@
 #define ETREF_TOOL_OPTIONS_H
 
 #include "etref/status.h"
+#include "tools/etref/ending.h"
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -71,20 +72,8 @@ const char *nearest_word(const char *word, const char *const *known);
 et_status read_text(const char *path, size_t limit, const char *what, char **text, size_t *length,
                     et_error *error);
 
-/* calloc that ends the tool with a message instead of returning NULL: a command has nothing better
- * to do, and its files are written by the library, whole or not at all. */
-void *allocate(size_t count, size_t size);
-
 /* Three quarters of the machine's memory: the most a step may take. */
 size_t memory_limit(void);
-
-/* More threads than this are a slip: the system would refuse to start them, and OpenMP then ends the
- * process. */
-enum { MAX_THREADS = 1024 };
-
-/* Threads for OpenMP and OpenBLAS; 0 leaves the default (OMP_NUM_THREADS, or the machine's cores),
- * cut at MAX_THREADS. */
-void use_threads(size_t threads);
 
 /* Says on standard error that the processor can run better kernels than OpenBLAS's, if so. */
 void note_slow_kernels(void);

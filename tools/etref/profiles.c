@@ -59,6 +59,6 @@ json_t *profile_json(const et_profile *p)
     json_t *object = NULL;
     if (et_profile_print(&text, p, NULL) == ET_OK) object = json_loads(text, 0, NULL);
     free(text);
-    if (object == NULL) exit(fail("no memory for a profile"));
+    if (object == NULL) leave(fail("no memory for a profile"));
     return object;
 }

@@ -210,7 +210,7 @@ enum { JSON_FORM = JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENSURE_ASCII 
 static char *json_text(json_t *value)
 {
     char *text = value ? json_dumps(value, JSON_FORM) : NULL;
-    if (text == NULL) exit(fail("no memory for the JSON output"));
+    if (text == NULL) leave(fail("no memory for the JSON output"));
     json_decref(value);
     return text;
 }

@@ -1,0 +1,31 @@
+/* ending.h: the process ends with the tool's own status, or with STATUS_BAD and a line.
+ *
+ * Libraries end a process in their own way: OpenMP calls exit(1) where it cannot start its threads,
+ * and 1 would say that a kernel is wrong; OpenBLAS tries for ever where it cannot map its buffers;
+ * Jansson drops what it finds no memory for. Here each of them gets an end that says what is missing.
+ */
+#ifndef ETREF_TOOL_ENDING_H
+#define ETREF_TOOL_ENDING_H
+
+#include <stddef.h>
+#include <stdnoreturn.h>
+
+/* Ends the process: the only way that counts as the tool's own. */
+noreturn void leave(int status);
+
+/* calloc that ends the tool with a line instead of returning NULL: a command has nothing better to
+ * do, and its files are written by the library, whole or not at all. */
+void *allocate(size_t count, size_t size);
+
+/* Jansson allocates in the same way from here on, in the library's readers and writers, too. */
+void give_jansson_memory(void);
+
+/* More threads than this are a slip: the system would refuse to start them. */
+enum { MAX_THREADS = 1024 };
+
+/* Threads for OpenMP and OpenBLAS; 0 leaves the default (OMP_NUM_THREADS, or the machine's cores),
+ * cut at MAX_THREADS. They are started at once, with what OpenBLAS needs for each, so that a command
+ * that cannot have them ends before it has done anything. */
+void use_threads(size_t threads);
+
+#endif
