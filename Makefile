@@ -45,7 +45,9 @@ QUAD    := $(call objects,$(wildcard tests/witness/*.c))
 EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain hypotheses deviant compare precision residual)
 KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
 CAMPAIGN := $(call objects,$(wildcard tests/campaign/*.c))
-CHECKS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
+# A sanitizer has an allocator and address space of its own, so nothing can be withheld from it.
+SPARED  := $(if $(findstring -fsanitize=,$(CFLAGS)),tests/test_failures.c)
+CHECKS  := $(patsubst %.c,$(BUILD)/%,$(filter-out $(SPARED),$(wildcard tests/test_*.c)))
 PRELOADS := $(patsubst %.c,$(BUILD)/%.so,$(wildcard tests/preload/*.c))
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 TESTS   ?= $(CHECKS:$(BUILD)/tests/%=%)
@@ -56,7 +58,7 @@ all: $(BUILD)/libetref.a $(BUILD)/libetref.so $(BUILD)/etref $(BUILD)/etref.pc
 check: deps
 	@$(MAKE) run-tests
 run-tests: all $(CHECKS) $(PRELOADS)
-	@ETREF_TOOL=$(BUILD)/etref ETREF_DATA=data CK_DEFAULT_TIMEOUT=900 \
+	@ETREF_TOOL=$(BUILD)/etref ETREF_FAILING_MEMORY=$(BUILD)/tests/preload/failing_memory.so ETREF_DATA=data CK_DEFAULT_TIMEOUT=900 \
 	    tools/run-tests $(BUILD)/$(or $(LOG),check).log $(TESTS:%=$(BUILD)/tests/%)
 deps:
 	@tools/install-deps build $(if $(findstring clang,$(CC)),clang) $(GROUP)

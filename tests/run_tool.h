@@ -41,8 +41,9 @@ static inline void read_back(FILE *file, char *text)
 
 /* How a child is to be started. */
 typedef struct setting {
-    const char *output; /* a file for its standard output, or NULL */
-    rlim_t file_limit;  /* bytes a file may have; 0: no limit */
+    const char *output;   /* a file for its standard output, or NULL */
+    rlim_t file_limit;    /* bytes a file may have; 0: no limit */
+    rlim_t address_limit; /* bytes of address space; 0: no limit */
 } setting;
 
 static inline void become_tool(const char *const *words, const setting *s, FILE *out, FILE *err)
@@ -52,6 +53,10 @@ static inline void become_tool(const char *const *words, const setting *s, FILE 
     if (s->file_limit > 0) {
         struct rlimit limit = {s->file_limit, s->file_limit};
         if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(97);
+    }
+    if (s->address_limit > 0) {
+        struct rlimit limit = {s->address_limit, s->address_limit};
+        if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(97);
     }
     signal(SIGINT, SIG_DFL); /* a test run in the background may have inherited "ignore" */
     signal(SIGTERM, SIG_DFL);

@@ -59,12 +59,12 @@ static void end_of_a_library(void)
     _exit(STATUS_BAD);
 }
 
-/* Other implementations of OpenMP abort where threads cannot be had. Any other abort is a defect, and
- * ends the process as it would have. */
+/* clang's OpenMP aborts instead. What aborts has no result, and no file that is half-written. */
 static void on_abort(int number)
 {
-    if (starting > 0) end_of_a_library();
-    signal(number, SIG_DFL);
+    (void)number;
+    own_end = false;
+    end_of_a_library();
 }
 
 /* ---- before any library starts ---- */
@@ -114,6 +114,31 @@ static size_t threads_of_blas(char **environment)
     return wanted > 0 && wanted < most ? wanted : most;
 }
 
+static void say_and_end(const char *line, size_t length)
+{
+    if (write(STDERR_FILENO, line, length) < 0) _exit(STATUS_BAD);
+    _exit(STATUS_BAD);
+}
+
+/* Fortran's library, which OpenBLAS brings, calls itself without end where it finds no memory. */
+static void on_crash(int number)
+{
+    static const char line[] = "etref: a library crashed while it was loaded, most likely since "
+                               "memory could not be had: see 'ulimit -a'\n";
+    (void)number;
+    say_and_end(line, sizeof line - 1);
+}
+
+static struct sigaction usual_crash;
+
+static void catch_crashes(void)
+{
+    static char stack[1 << 14];
+    const stack_t other = {.ss_sp = stack, .ss_size = sizeof stack};
+    const struct sigaction action = {.sa_handler = on_crash, .sa_flags = SA_ONSTACK};
+    if (sigaltstack(&other, NULL) == 0) sigaction(SIGSEGV, &action, &usual_crash);
+}
+
 /* Where OpenBLAS cannot map a buffer it tries again for ever, and first while it is loaded. So this
  * runs before the constructors of all libraries, when little of the C library works. */
 static void before_libraries(int argc, char **argv, char **environment)
@@ -123,9 +148,10 @@ static void before_libraries(int argc, char **argv, char **environment)
         "thread: raise 'ulimit -v', or set OMP_NUM_THREADS=1\n";
     (void)argc, (void)argv;
     atexit(end_of_a_library);
+    catch_crashes();
+    signal(SIGABRT, on_abort);
     if (buffers_can_be_had(threads_of_blas(environment))) return;
-    if (write(STDERR_FILENO, line, sizeof line - 1) < 0) _exit(STATUS_BAD);
-    _exit(STATUS_BAD);
+    say_and_end(line, sizeof line - 1);
 }
 
 __attribute__((section(".preinit_array"),
@@ -149,8 +175,9 @@ static void *allocate_bytes(size_t size)
     return memory_or_end(malloc(size), size, 1);
 }
 
-void give_jansson_memory(void)
+void begin(void)
 {
+    sigaction(SIGSEGV, &usual_crash, NULL);
     json_set_alloc_funcs(allocate_bytes, free);
 }
 
@@ -185,7 +212,6 @@ void use_threads(size_t threads)
     char stack[80];
     if (threads > 0) omp_set_num_threads((int)threads);
     if (omp_get_max_threads() > MAX_THREADS) omp_set_num_threads(MAX_THREADS);
-    signal(SIGABRT, on_abort);
     starting = (size_t)omp_get_max_threads();
 #pragma omp parallel reduction(min : least)
     least = stack_size();

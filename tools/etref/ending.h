@@ -17,8 +17,9 @@ noreturn void leave(int status);
  * do, and its files are written by the library, whole or not at all. */
 void *allocate(size_t count, size_t size);
 
-/* Jansson allocates in the same way from here on, in the library's readers and writers, too. */
-void give_jansson_memory(void);
+/* Called first in main: the libraries are loaded. Jansson allocates in the same way from here on, in
+ * the library's readers and writers, too. */
+void begin(void);
 
 /* More threads than this are a slip: the system would refuse to start them. */
 enum { MAX_THREADS = 1024 };

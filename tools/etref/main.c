@@ -5,6 +5,7 @@
  */
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
+#include "tools/etref/ending.h"
 #include "tools/etref/help.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
@@ -146,6 +147,6 @@ int main(int argc, char **argv)
 {
     take_best_kernels(argv);
     partial_install();
-    give_jansson_memory();
+    begin();
     leave(finish_output(dispatch(argc, argv)));
 }
