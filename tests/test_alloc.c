@@ -2,7 +2,8 @@
  *
  * Every allocation is made to fail in turn: the first, then the second, ... until the work gets
  * through. Each time there must be ET_ENOMEM and a message, and nothing left: no descriptor, no
- * temporary file, no half-written one (and, under a sanitizer or valgrind, no memory).
+ * temporary file, no half-written one (and, under a sanitizer or valgrind, no memory). All that come
+ * after it fail, too; then it alone fails, which is what code overlooks that goes on.
  *
  * Needs the linker option -Wl,--wrap=calloc: the project's calls of calloc come here first.
  */
@@ -16,8 +17,23 @@
 #include <stdint.h>
 #include <string.h>
 
-static int own_until_failure = -1;  /* so many calls of calloc succeed; -1: all */
-static int json_until_failure = -1; /* the same for Jansson's malloc */
+/* So many calls succeed; -1: all. Then all fail, or `once`. */
+static int own_until_failure = -1;  /* of the project's calloc */
+static int json_until_failure = -1; /* of Jansson's malloc */
+static bool once;
+static bool failed; /* one has failed */
+
+static bool fails(int *until_failure)
+{
+    if (*until_failure > 0)
+        (*until_failure)--;
+    else if (*until_failure == 0) {
+        if (once) *until_failure = -1;
+        errno = ENOMEM;
+        return failed = true;
+    }
+    return false;
+}
 
 /* The linker's names for the true calloc, and for what is called in its place. */
 void *true_calloc(size_t count, size_t size) __asm__("__real_calloc");
@@ -25,22 +41,28 @@ void *failing_calloc(size_t count, size_t size) __asm__("__wrap_calloc");
 
 void *failing_calloc(size_t count, size_t size)
 {
-    if (own_until_failure == 0) {
-        errno = ENOMEM;
-        return NULL;
-    }
-    if (own_until_failure > 0) own_until_failure--;
-    return true_calloc(count, size);
+    return fails(&own_until_failure) ? NULL : true_calloc(count, size);
 }
 
 static void *json_malloc(size_t size)
 {
-    if (json_until_failure == 0) {
-        errno = ENOMEM;
-        return NULL;
-    }
-    if (json_until_failure > 0) json_until_failure--;
-    return malloc(size);
+    return fails(&json_until_failure) ? NULL : malloc(size);
+}
+
+/* The k-th allocation is to fail. */
+static void begin(int *until_failure, int k)
+{
+    *until_failure = k;
+    failed = false;
+}
+
+/* It failed, and the work says so; or there are not so many, and it succeeded. */
+static void end(int *until_failure, int k, et_status status, const et_error *error)
+{
+    *until_failure = -1;
+    ck_assert_msg(status == (failed ? ET_ENOMEM : ET_OK), "allocation %d: '%s', %s", k,
+                  et_status_name(status), error->text);
+    ck_assert((status == ET_OK) == (error->text[0] == '\0'));
 }
 
 /* Makes the k-th allocation fail, for every k until the work succeeds. */
@@ -59,16 +81,11 @@ static void assert_survives_failures(int *until_failure, bool writing)
         ck_assert_int_lt(k, 1000);
         et_tensor_file file;
         et_error error;
-        *until_failure = k;
+        begin(until_failure, k);
         status = writing ? et_tensor_file_write(path, tensors, 2, metadata, &error)
                          : et_tensor_file_open(&file, path, &error);
-        *until_failure = -1;
-        ck_assert_msg(status == ET_OK || status == ET_ENOMEM, "allocation %d: '%s', %s", k,
-                      et_status_name(status), error.text);
-        if (status == ET_OK)
-            ck_assert_str_eq(error.text, "");
-        else
-            ck_assert_ptr_nonnull(strstr(error.text, "no memory"));
+        end(until_failure, k, status, &error);
+        if (status != ET_OK) ck_assert_ptr_nonnull(strstr(error.text, "no memory"));
         if (!writing && status == ET_OK) et_tensor_file_close(&file);
         ck_assert_int_eq(open_descriptors(), descriptors);
         ck_assert_int_eq(entries_in_folder(), 1);
@@ -163,12 +180,9 @@ static void assert_half_survives(const char *json, int *until_failure)
     et_status status = ET_ENOMEM;
     for (; status != ET_OK; k++) {
         et_error error = {""};
-        *until_failure = k;
+        begin(until_failure, k);
         status = json != NULL ? compute_and_write(json, &error) : open_and_compare(&error);
-        *until_failure = -1;
-        ck_assert_msg(status == ET_OK || status == ET_ENOMEM, "allocation %d: '%s', %s", k,
-                      et_status_name(status), error.text);
-        ck_assert((status == ET_OK) == (error.text[0] == '\0'));
+        end(until_failure, k, status, &error);
         ck_assert_int_eq(open_descriptors(), descriptors);
         ck_assert_int_le(entries_in_folder(), 1); /* the whole bundle, or nothing */
         ck_assert_int_lt(k, 5000);
@@ -244,12 +258,9 @@ START_TEST(every_allocation_of_a_verdict_may_fail)
     size_t count = break_golden(&golden, zeros, candidate);
     for (; status != ET_OK; k = next(k)) {
         et_error error = {""};
-        own_until_failure = k;
+        begin(&own_until_failure, k);
         status = et_verify(&verdict, &golden, candidate, count, &options, &error);
-        own_until_failure = -1;
-        ck_assert_msg(status == ET_OK || status == ET_ENOMEM, "allocation %d: '%s', %s", k,
-                      et_status_name(status), error.text);
-        ck_assert((status == ET_OK) == (error.text[0] == '\0'));
+        end(&own_until_failure, k, status, &error);
         if (status != ET_OK) ck_assert_ptr_null(verdict.tensors);
     }
     ck_assert_int_gt(k, 50);
@@ -287,33 +298,49 @@ START_TEST(every_allocation_of_leakage_may_fail)
     int k = 0;
     for (; status != ET_OK; k++) {
         et_error error = {""};
-        own_until_failure = k;
+        begin(&own_until_failure, k);
         status = leakage[_i](&error);
-        own_until_failure = -1;
-        ck_assert_msg(status == ET_OK || status == ET_ENOMEM, "allocation %d: '%s', %s", k,
-                      et_status_name(status), error.text);
-        ck_assert((status == ET_OK) == (error.text[0] == '\0'));
+        end(&own_until_failure, k, status, &error);
     }
     ck_assert_int_gt(k, 1);
 }
 END_TEST
 
-int main(void)
+static void fail_for_good(void)
 {
-    Suite *suite = suite_create("alloc");
-    TCase *memory = add_case(suite, "safetensors");
+    once = false;
+}
+
+static void fail_once(void)
+{
+    once = true;
+}
+
+static void add_cases(Suite *suite, void (*mode)(void))
+{
+    int count = sizeof ways / sizeof *ways;
+    TCase *memory = add_case(suite, "safetensors"), *steps = add_case(suite, "steps");
+    TCase *verdicts = add_case(suite, "verdicts"), *leaks = add_case(suite, "leakage");
+    tcase_add_unchecked_fixture(memory, mode, NULL);
     tcase_add_checked_fixture(memory, make_folder, remove_folder);
     tcase_add_test(memory, every_allocation_may_fail);
     tcase_add_test(memory, every_allocation_of_jansson_may_fail);
-    TCase *steps = add_case(suite, "steps");
-    int count = sizeof ways / sizeof *ways;
+    tcase_add_unchecked_fixture(steps, mode, NULL);
     tcase_add_checked_fixture(steps, make_folder, remove_folder);
     tcase_add_loop_test(steps, every_allocation_of_a_step_may_fail, 0, count);
     tcase_add_loop_test(steps, every_allocation_of_jansson_in_a_step_may_fail, 0, count);
-    TCase *verdicts = add_case(suite, "verdicts"), *leaks = add_case(suite, "leakage");
+    tcase_add_unchecked_fixture(verdicts, mode, NULL);
     if (sizeof(et_real) == sizeof(double)) /* the float build does not judge */
         tcase_add_loop_test(verdicts, every_allocation_of_a_verdict_may_fail, 0, count);
+    tcase_add_unchecked_fixture(leaks, mode, NULL);
     tcase_add_loop_test(leaks, every_allocation_of_leakage_may_fail, 0,
                         sizeof leakage / sizeof *leakage);
+}
+
+int main(void)
+{
+    Suite *suite = suite_create("alloc");
+    add_cases(suite, fail_for_good);
+    add_cases(suite, fail_once);
     return run_suite(suite);
 }

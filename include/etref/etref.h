@@ -1,4 +1,15 @@
-/* etref.h: everything. The reading order of the mathematics is in README.md. */
+/* etref.h: everything. The reading order of the mathematics is in README.md.
+ *
+ * Processes and threads. The library computes with OpenMP, whose threads do not live on in a child
+ * process: after a function has used threads, a child made by fork must not call the library before
+ * it calls exec, or it may wait for ever. Make children first, or let them exec.
+ *
+ * What the library itself cannot have is an et_status. OpenMP and OpenBLAS know no such thing: where
+ * threads cannot be started OpenMP ends the process (GNU's with exit status 1), and where a buffer
+ * of 128 MiB for each thread cannot be mapped OpenBLAS tries for ever, already while it is loaded. A
+ * program that runs under narrow limits (ulimit -u, -v; OMP_STACKSIZE) sets OMP_NUM_THREADS to what
+ * they allow. A thread that calls the library has at least 256 KiB of stack.
+ */
 #ifndef ETREF_ETREF_H
 #define ETREF_ETREF_H
 

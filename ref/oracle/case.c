@@ -103,7 +103,9 @@ static et_status refuse_unknown(const struct parse *p, const char *name)
 static et_status store_literal(const et_field *f, et_case *c, const char *json,
                                const struct parse *p)
 {
-    json_t *v = json_loads(json, JSON_DECODE_ANY, NULL);
+    json_error_t trouble;
+    bool out_of_memory;
+    json_t *v = et_json_load(json, strlen(json), true, &trouble, &out_of_memory);
     bool stored = v != NULL && et_field_store(f, c, v);
     json_decref(v);
     return stored ? ET_OK : no_memory(p->where, p->error);
@@ -357,12 +359,8 @@ static size_t digits_of(json_t *v)
 {
     for (size_t digits = 15; digits < 17; digits++) {
         char text[40];
-        et_line line = {.text = text, .room = sizeof text};
-        json_dump_callback(v, et_line_append, &line, JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits));
-        json_t *back = json_loads(text, JSON_DECODE_ANY, NULL);
-        bool same = json_is_real(back) && json_real_value(back) == json_real_value(v);
-        json_decref(back);
-        if (same) return digits;
+        snprintf(text, sizeof text, "%.*g", (int)digits, json_real_value(v));
+        if (strtod(text, NULL) == json_real_value(v)) return digits;
     }
     return 17;
 }

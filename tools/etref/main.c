@@ -62,8 +62,9 @@ static void print_usage(FILE *out)
     fputs(
         "\n  etref help COMMAND    options and examples of a command\n"
         "  etref --version       version, precision, matrix library and its kernels\n\n"
-        "Exit status: 0 pass, 1 mismatch, 2 bad usage or unreadable input, 3 inconclusive,\n"
-        "128 + the number of a signal. Results go to standard output, errors to standard error.\n",
+        "Exit status: 0 pass; 1 mismatch; 2 bad usage, unreadable input, no memory or threads to be\n"
+        "had; 3 inconclusive; 128 + the number of a signal. Results go to standard output, errors to\n"
+        "standard error.\n",
         out);
 }
 
