@@ -56,7 +56,8 @@ static inline void become_tool(const char *const *words, const setting *s, FILE 
     }
     if (s->address_limit > 0) {
         struct rlimit limit = {s->address_limit, s->address_limit};
-        if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(97);
+        const struct rlimit seconds = {20, 20}; /* of computing: who waits for memory spins */
+        if (setrlimit(RLIMIT_AS, &limit) != 0 || setrlimit(RLIMIT_CPU, &seconds) != 0) _exit(97);
     }
     signal(SIGINT, SIG_DFL); /* a test run in the background may have inherited "ignore" */
     signal(SIGTERM, SIG_DFL);

@@ -51,7 +51,8 @@ et_quote et_json_quote(json_t *v)
     size_t flags = JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT | JSON_REAL_PRECISION(15);
     if (json_dump_callback(v, et_line_append, &line, flags) != 0)
         snprintf(q.text, sizeof q.text, "(no memory to show it)");
-    else if (line.full) memcpy(q.text + line.used, " ...", sizeof " ...");
+    else if (line.full)
+        memcpy(q.text + line.used, " ...", sizeof " ...");
     return q;
 }
 

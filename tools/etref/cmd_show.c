@@ -63,8 +63,8 @@ static et_status shown_open(shown *s, const char *path, et_error *error)
     if (status != ET_OK) return status;
     const char *text = et_tensor_file_metadata(&s->file, "case");
     s->bundle = is_bundle(&s->file);
-    s->has_case =
-        s->bundle && text && et_case_parse(&s->c, text, strlen(text), path, NULL) == ET_OK;
+    s->has_case = s->bundle && text &&
+                  could_be_read(et_case_parse(&s->c, text, strlen(text), path, NULL));
     order_tensors(s);
     return ET_OK;
 }
@@ -75,7 +75,7 @@ static json_t *case_json(const shown *s)
 {
     char *text = NULL;
     json_t *fields = NULL;
-    if (s->has_case && et_case_print(&text, &s->c, NULL) == ET_OK)
+    if (s->has_case && could_be_read(et_case_print(&text, &s->c, NULL)))
         fields = json_loads(text, 0, NULL);
     free(text);
     return fields;

@@ -170,6 +170,12 @@ void *allocate(size_t count, size_t size)
     return memory_or_end(calloc(count ? count : 1, size), count, size);
 }
 
+bool could_be_read(et_status status)
+{
+    if (status == ET_ENOMEM) leave(fail("no memory for what a file says of itself"));
+    return status == ET_OK;
+}
+
 static void *allocate_bytes(size_t size)
 {
     return memory_or_end(malloc(size), size, 1);

@@ -7,6 +7,8 @@
 #ifndef ETREF_TOOL_ENDING_H
 #define ETREF_TOOL_ENDING_H
 
+#include "etref/status.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdnoreturn.h>
 
@@ -16,6 +18,10 @@ noreturn void leave(int status);
 /* calloc that ends the tool with a line instead of returning NULL: a command has nothing better to
  * do, and its files are written by the library, whole or not at all. */
 void *allocate(size_t count, size_t size);
+
+/* True for ET_OK; ends the tool where memory was missing. For what a report leaves out when it cannot
+ * be read, and must not leave out for another reason. */
+bool could_be_read(et_status status);
 
 /* Called first in main: the libraries are loaded. Jansson allocates in the same way from here on, in
  * the library's readers and writers, too. */

@@ -77,7 +77,8 @@ static et_status same_case(pair *p, et_error *error)
     et_case c[2];
     for (int i = 0; i < 2; i++) {
         const char *text = et_tensor_file_metadata(&p->inputs[i], "case");
-        if (text == NULL || et_case_parse(&c[i], text, strlen(text), p->names[i], NULL) != ET_OK)
+        if (text == NULL ||
+            !could_be_read(et_case_parse(&c[i], text, strlen(text), p->names[i], NULL)))
             return ET_OK;
         memset(c[i].name, 0, sizeof c[i].name);
         memset(c[i].hunts, 0, sizeof c[i].hunts);

@@ -57,7 +57,7 @@ json_t *profile_json(const et_profile *p)
 {
     char *text = NULL;
     json_t *object = NULL;
-    if (et_profile_print(&text, p, NULL) == ET_OK) object = json_loads(text, 0, NULL);
+    if (could_be_read(et_profile_print(&text, p, NULL))) object = json_loads(text, 0, NULL);
     free(text);
     if (object == NULL) leave(fail("no memory for a profile"));
     return object;
