@@ -22,6 +22,12 @@
 static bool own_end;
 static size_t starting; /* so many threads are being started */
 
+/* Without memory the libraries' own handlers cannot be trusted to come to an end. */
+void leave_without_memory(void)
+{
+    _exit(STATUS_BAD);
+}
+
 void leave(int status)
 {
     own_end = true;
@@ -123,8 +129,9 @@ static void say_and_end(const char *line, size_t length)
 /* Fortran's library, which OpenBLAS brings, calls itself without end where it finds no memory. */
 static void on_crash(int number)
 {
-    static const char line[] = "etref: a library crashed while it was loaded, most likely since "
-                               "memory could not be had: see 'ulimit -a'\n";
+    static const char line[] = "etref: a library crashed while it was loaded or started its "
+                               "threads, most likely since memory could not be had: see 'ulimit "
+                               "-a'\n";
     (void)number;
     say_and_end(line, sizeof line - 1);
 }
@@ -137,6 +144,11 @@ static void catch_crashes(void)
     const stack_t other = {.ss_sp = stack, .ss_size = sizeof stack};
     const struct sigaction action = {.sa_handler = on_crash, .sa_flags = SA_ONSTACK};
     if (sigaltstack(&other, NULL) == 0) sigaction(SIGSEGV, &action, &usual_crash);
+}
+
+static void release_crashes(void)
+{
+    sigaction(SIGSEGV, &usual_crash, NULL);
 }
 
 /* Where OpenBLAS cannot map a buffer it tries again for ever, and first while it is loaded. So this
@@ -161,7 +173,10 @@ __attribute__((section(".preinit_array"),
 
 static void *memory_or_end(void *room, size_t count, size_t size)
 {
-    if (room == NULL) leave(fail("no memory for %zu elements of %zu bytes", count, size));
+    if (room == NULL) {
+        fail("no memory for %zu elements of %zu bytes", count, size);
+        leave_without_memory();
+    }
     return room;
 }
 
@@ -172,7 +187,7 @@ void *allocate(size_t count, size_t size)
 
 bool could_be_read(et_status status)
 {
-    if (status == ET_ENOMEM) leave(fail("no memory for what a file says of itself"));
+    if (status == ET_ENOMEM) fail_status(status, &(et_error){"no memory to read a description"});
     return status == ET_OK;
 }
 
@@ -183,7 +198,7 @@ static void *allocate_bytes(size_t size)
 
 void begin(void)
 {
-    sigaction(SIGSEGV, &usual_crash, NULL);
+    release_crashes();
     json_set_alloc_funcs(allocate_bytes, free);
 }
 
@@ -219,6 +234,7 @@ void use_threads(size_t threads)
     if (threads > 0) omp_set_num_threads((int)threads);
     if (omp_get_max_threads() > MAX_THREADS) omp_set_num_threads(MAX_THREADS);
     starting = (size_t)omp_get_max_threads();
+    catch_crashes();
 #pragma omp parallel reduction(min : least)
     least = stack_size();
     describe_stack(stack, sizeof stack);
@@ -230,5 +246,6 @@ void use_threads(size_t threads)
         leave(fail("not enough address space for %zu threads of OpenBLAS, which takes 256 MiB for "
                    "each: raise 'ulimit -v', or take fewer threads (--threads, OMP_NUM_THREADS)",
                    starting));
+    release_crashes();
     starting = 0;
 }

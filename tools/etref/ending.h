@@ -15,6 +15,10 @@
 /* Ends the process: the only way that counts as the tool's own. */
 noreturn void leave(int status);
 
+/* The same with STATUS_BAD, after a message, where memory is missing: without the handlers of
+ * libraries, which may not come to an end then. */
+noreturn void leave_without_memory(void);
+
 /* calloc that ends the tool with a line instead of returning NULL: a command has nothing better to
  * do, and its files are written by the library, whole or not at all. */
 void *allocate(size_t count, size_t size);

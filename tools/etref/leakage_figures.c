@@ -53,18 +53,34 @@ static et_status write_whole(const char *folder, const char *name, const char *t
     return status;
 }
 
+/* A stream into memory that grows or ends the tool. (open_memstream's loses what it finds no memory
+ * for, and says so to nobody but the call that wrote it.) */
+static ssize_t keep(void *to, const char *bytes, size_t count)
+{
+    csv_file *f = to;
+    if (f->length + count > f->room) {
+        f->room = 2 * (f->length + count);
+        char *grown = allocate(f->room, 1);
+        if (f->length) memcpy(grown, f->text, f->length);
+        free(f->text);
+        f->text = grown;
+    }
+    memcpy(f->text + f->length, bytes, count);
+    f->length += count;
+    return (ssize_t)count;
+}
+
 void csv_begin(csv_file *f, const char *name)
 {
     *f = (csv_file){.name = name};
-    f->out = open_memstream(&f->text, &f->length);
+    f->out = fopencookie(f, "w", (cookie_io_functions_t){.write = keep});
     if (f->out == NULL) leave(fail("no memory for %s", name));
 }
 
 et_status csv_end(csv_file *f, const char *folder, et_error *error)
 {
     et_status status = ET_OK;
-    bool written = !ferror(f->out);
-    if (fclose(f->out) != 0 || !written)
+    if (fclose(f->out) != 0)
         status = et_fail(error, ET_ENOMEM, "no memory for %s", f->name);
     else
         status = write_whole(folder, f->name, f->text, f->length, error);

@@ -95,7 +95,7 @@ et_status study_start(start_study *a, score_stream *s, const study_options *o, e
 typedef struct csv_file {
     const char *name;
     char *text;
-    size_t length;
+    size_t length, room;
     FILE *out;
 } csv_file;
 

@@ -58,6 +58,7 @@ int fail(const char *format, ...)
 int fail_status(et_status status, const et_error *error)
 {
     fail("%s", error->text[0] ? error->text : et_status_name(status));
+    if (status == ET_ENOMEM) leave_without_memory();
     return STATUS_BAD;
 }
 

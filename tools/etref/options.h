@@ -54,7 +54,7 @@ size_t parse_count(const char *text);
  * names go through here), and returns STATUS_BAD. */
 int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* The same for an error of the library. */
+/* The same for an error of the library; ends the tool where memory was missing. */
 int fail_status(et_status status, const et_error *error);
 
 /* Prints that `word` is no known `what`, with the nearest of `known` (NULL-terminated) if one is
