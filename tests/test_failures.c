@@ -8,7 +8,8 @@
  * once, which is what code overlooks that goes on, or for good. k goes through a sample of 16 for
  * each command; ETREF_SWEEP=10000 in the environment takes as many (hours, and nearly every k).
  *
- * A sanitizer brings an allocator and address space of its own: the Makefile lists this test out.
+ * A sanitizer brings an allocator and address space of its own, and clang's OpenMP does not survive
+ * a lack of memory: for both the Makefile lists this test out.
  */
 #include "etref/bundle.h"
 #include "etref/matmul.h"
