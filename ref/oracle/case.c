@@ -105,7 +105,7 @@ static et_status store_literal(const et_field *f, et_case *c, const char *json,
 {
     json_error_t trouble;
     bool out_of_memory;
-    json_t *v = et_json_load(json, strlen(json), true, &trouble, &out_of_memory);
+    json_t *v = et_json_load(json, strlen(json), JSON_DECODE_ANY, &trouble, &out_of_memory);
     bool stored = v != NULL && et_field_store(f, c, v);
     json_decref(v);
     return stored ? ET_OK : no_memory(p->where, p->error);

@@ -25,7 +25,7 @@ et_status et_json_read(json_t **root, const char *text, size_t length, size_t li
                        limit);
     if (is_blank(text, length))
         return et_fail(error, ET_EINVAL, "%s: is empty; %s belongs here", where, what);
-    *root = et_json_load(text, length, true, &trouble, &no_memory);
+    *root = et_json_load(text, length, JSON_DECODE_ANY, &trouble, &no_memory);
     if (*root != NULL) return ET_OK;
     if (no_memory) return et_json_no_memory(where, what, error);
     return et_fail(error, ET_EINVAL, "%s: line %d, column %d: cannot be read as JSON: %s", where,

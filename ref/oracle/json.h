@@ -9,9 +9,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* The text as JSON, duplicate keys refused; `any` allows a value that is neither object nor array. A
- * new reference, or NULL with *trouble filled in, or *no_memory set. */
-json_t *et_json_load(const char *text, size_t length, bool any, json_error_t *trouble,
+/* The text as JSON, duplicate keys refused; `flags` as json_loadb takes them. A new reference, or NULL
+ * with *trouble filled in, or with *no_memory set. */
+json_t *et_json_load(const char *text, size_t length, size_t flags, json_error_t *trouble,
                      bool *no_memory);
 
 /* The same for a text of at most `limit` bytes that a user wrote: *root is a new reference, of any

@@ -195,7 +195,7 @@ static et_status parse_header(const char *path, const char *text, size_t length,
     if (status != ET_OK) return status;
     json_error_t trouble;
     bool no_memory;
-    *header = et_json_load(text, length, false, &trouble, &no_memory);
+    *header = et_json_load(text, length, 0, &trouble, &no_memory);
     if (*header != NULL) return ET_OK;
     if (no_memory)
         return et_fail(error, ET_ENOMEM, "%s: no memory to parse the header of %zu bytes",
