@@ -141,7 +141,20 @@ const et_tensor_doc *et_tensor_doc_find(const char *name)
     return NULL;
 }
 
+const void *et_tensor_place_in(const et_step *s, const char *name)
+{
+    for (size_t i = 0; i < ROWS; i++)
+        if (strcmp(table[i].doc.name, name) == 0) return (const char *)s + table[i].offset;
+    return NULL;
+}
+
 /* ---- from letters to sizes ---- */
+
+bool et_rows_are(const char *shape, const char *letter)
+{
+    size_t length = strlen(letter);
+    return strcspn(shape + 1, ",]") == length && memcmp(shape + 1, letter, length) == 0;
+}
 
 static size_t size_of_letter(const et_step *s, const char *letter, size_t length)
 {

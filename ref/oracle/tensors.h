@@ -12,6 +12,12 @@ bool et_tensor_fits(const et_step *s, const et_tensor_doc *doc, size_t rank, con
 /* Element i of a tensor as a double, whatever its source. */
 double et_tensor_element(const et_tensor_out *t, size_t i);
 
+/* Is the first dimension of a row's shape in letters this one? "[n,h,d]" has "n"; "[n+1]" has "n+1" and not "n". */
+bool et_rows_are(const char *shape, const char *letter);
+
+/* Where a step keeps the array of a tensor of the table: the address of the pointer. NULL: there is no such row. */
+const void *et_tensor_place_in(const et_step *s, const char *name);
+
 /* "[2,3]" into a buffer, for messages. */
 void et_shape_print(size_t rank, const size_t *shape, char *to, size_t room);
 

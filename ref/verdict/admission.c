@@ -149,7 +149,7 @@ et_status et_admit_slots(const et_judgement *j, const et_assignment *assignment,
     size_t have = et_step_tensors(&view, false, own);
     for (size_t i = 0; i < j->count; i++) {
         const et_tensor_out *t = &j->candidate[i], *must = et_tensor_named(own, have, t->name);
-        if (et_tensor_doc_find(t->name)->shape[1] == 'S' && !et_same_shape(t, must))
+        if (et_rows_are(et_tensor_doc_find(t->name)->shape, "S") && !et_same_shape(t, must))
             return wrong_shape(t, must, ": a row for each slot of its own routing", error);
     }
     return ET_OK;

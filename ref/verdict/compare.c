@@ -25,11 +25,13 @@
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/rounding.h"
+#include "ref/oracle/tensors.h"
 #include "ref/verdict/calibration.h"
 #include "ref/verdict/inquiry.h"
 
 #include <float.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -185,8 +187,8 @@ static void each_row(const et_deviant *v, const view *w, visitor *visit, et_fit 
     const char *shape = w->x->shape;
     size_t N = v->moe.N, n = v->moe.n,
            rows = w->columns > 0 ? et_tensor_count(w->x->got) / w->columns : 0;
-    bool moe = v->s.c.layer == ET_MOE, slots = shape[1] == 'S';
-    if (shape[1] == 'N' && shape[2] != '+') {
+    bool moe = v->s.c.layer == ET_MOE, slots = et_rows_are(shape, "S");
+    if (et_rows_are(shape, "N")) {
         for (size_t t = 0; t < N; t++)
             if (p->token[t]) visit(w, t, fit);
     } else if (slots) {
@@ -388,21 +390,12 @@ static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const 
     return ET_OK;
 }
 
-/* The place in a step of an array, by its address. */
-static size_t place_in_step(const et_step *s, const void *values)
-{
-    const char *from = (const char *)s;
-    for (size_t at = 0; at + sizeof values <= sizeof *s; at += sizeof values)
-        if (memcmp(from + at, &values, sizeof values) == 0) return at;
-    return SIZE_MAX;
-}
-
 et_yardstick et_yardstick_with(const et_inquiry *q, const et_exhibit *x, const et_real *V)
 {
     const et_judgement *j = q->j;
     et_yardstick by = {j->options->profile, j->systematic, *j->variance};
-    size_t at = place_in_step(j->variance, x->variance);
-    if (at != SIZE_MAX) memcpy((char *)&by.variance + at, &V, sizeof V);
+    void *at = (void *)(uintptr_t)et_tensor_place_in(&by.variance, x->got->name); /* by's own */
+    memcpy(at, &V, sizeof V);
     return by;
 }
 
@@ -425,13 +418,13 @@ static et_status judge_exhibit(const et_inquiry *q, const et_deviant *v, const e
                                et_error *error)
 {
     const et_real *least = NULL;
-    size_t at = place_in_step(q->j->variance, x->variance);
     et_real *V = NULL;
-    if (noise && at != SIZE_MAX) memcpy(&least, (const char *)noise + at, sizeof least);
+    if (noise) memcpy(&least, et_tensor_place_in(noise, x->got->name), sizeof least);
     et_status status = make_variances(q, x, wrong, least, &V, error);
     if (status == ET_OK) {
         et_yardstick by = et_yardstick_with(q, x, V);
-        status = et_judge_under(q, x, &by, &v->s, out, error);
+        et_step reference = et_deviant_step(v);
+        status = et_judge_under(q, x, &by, &reference, out, error);
     }
     free(V);
     return status;
@@ -488,16 +481,17 @@ static et_status judge_all(const et_inquiry *q, const et_deviant *v, const et_st
     return status;
 }
 
-et_status et_deviant_passes(const et_inquiry *q, const et_deviant *v, bool *passes, et_error *error)
+et_status et_deviant_passes(const et_inquiry *q, et_deviant *v, bool *passes, et_error *error)
 {
     bool fails, grossly;
-    et_step noise, step = v->s;
+    et_step noise;
     et_status status = judge_all(q, v, NULL, &fails, &grossly, error);
     if (status == ET_OK && fails && (!grossly || q->small)) {
+        status = et_deviant_complete(v, error);
+        if (status != ET_OK) return status;
+        et_step step = et_deviant_step(v);
         step.engine = ET_BLAS;
         step.max_bytes = 0;
-        if (!et_gate_has_anchor(step.c.gate)) step.fwd.anchor = NULL; /* the deviant's own room */
-        if (!v->rerouted) step.route.mask = q->right->route.mask;     /* which the values follow */
         status = et_noise_by_chance(&noise, &step, q->j->options->profile, error);
         if (status != ET_OK) return status;
         status = judge_all(q, v, &noise, &fails, &grossly, error);

@@ -1363,6 +1363,24 @@ static void turn_back(et_deviant *v)
     v->loss_gates = v->loss_logits = NULL;
 }
 
+et_status et_deviant_complete(et_deviant *v, et_error *error)
+{
+    et_status status = ET_OK;
+    for (int stage = ET_AT_DWEIGHT; status == ET_OK && v->rerouted && stage < ET_AT_LAYOUT; stage++)
+        if (!(v->dirty >> stage & 1)) status = et_deviant_stage(v, (et_stage)stage, error);
+    return status;
+}
+
+et_step et_deviant_step(const et_deviant *v)
+{
+    et_step s = v->s;
+    if (!is_moe(&s)) return s;
+    s.assignment = *v->a;
+    if (!v->rerouted) s.route.mask = v->on->right->route.mask;
+    if (!et_gate_has_anchor(s.c.gate)) s.fwd.anchor = NULL; /* the deviant's own room */
+    return s;
+}
+
 et_status et_deviant_stage(et_deviant *v, et_stage stage, et_error *error)
 {
     if (stage == ET_AT_DWEIGHT) turn_back(v);

@@ -88,7 +88,7 @@ typedef struct et_weights {
     size_t expert;
     bool backward; /* for dA and dx, not for H and O */
     const et_real *up, *down;
-    bool up_turned, down_turned; /* read as if transposed; only where h = d */
+    bool up_turned, down_turned; /* read as if transposed; only where it is as wide as d */
 } et_weights;
 
 /* Where a hypothesis puts its hand. One of the six functions; `whole`, `token` and `row` are called when
@@ -215,6 +215,15 @@ void et_deviant_close(et_deviant *v);
 
 /* Computes one stage, if it differs from the reference. To be called for each stage in order. */
 et_status et_deviant_stage(et_deviant *v, et_stage stage, et_error *error);
+
+/* Every stage of the arithmetic has been computed afterwards, for a deviant with another assignment: its
+ * backward pass may have been left out, since the candidate shows nothing of it, and rows of slots that were still the
+ * reference's would be too few, or too many. */
+et_status et_deviant_complete(et_deviant *v, et_error *error);
+
+/* The deviant as a step that can be computed with: the assignment by which its rows lie, and the mask that makes it;
+ * what a stage of the layout, or of a selection that nothing follows, has written over them is for show. */
+et_step et_deviant_step(const et_deviant *v);
 
 /* Is there such a variant? */
 bool et_hypothesis_has(const et_hypothesis *what, size_t variant);

@@ -363,8 +363,8 @@ static et_sheet lay_out(const et_judgement *j, const et_tensor_out *got, const e
                   .scale = j->scale};
     f.columns = want->rank > 1 ? want->shape[want->rank - 1] : 1;
     f.rows = f.columns > 0 ? et_tensor_count(want) / f.columns : 0;
-    if (shape[1] == 'N') f.kind = ET_ROWS_TOKENS;
-    if (shape[1] == 'S') f.kind = moe ? ET_ROWS_SLOTS : ET_ROWS_TOKENS;
+    if (et_rows_are(shape, "N")) f.kind = ET_ROWS_TOKENS;
+    if (et_rows_are(shape, "S")) f.kind = moe ? ET_ROWS_SLOTS : ET_ROWS_TOKENS;
     if (moe && strncmp(shape, "[n,", 3) == 0) f.kind = ET_ROWS_EXPERTS;
     return f;
 }
@@ -422,16 +422,17 @@ static void print_place(const exam *x, char *text, size_t room)
     const char *shape = et_tensor_doc_find(t->name)->shape;
     const et_assignment *a = &x->reference->assignment;
     size_t columns = t->rank > 1 ? t->shape[t->rank - 1] : 1, row = x->out->worst / columns;
-    bool moe = x->j->golden->c.layer == ET_MOE, offsets = shape[2] == '+';
+    bool moe = x->j->golden->c.layer == ET_MOE, slots = et_rows_are(shape, "S");
+    bool experts = moe && et_rows_are(shape, "n");
     int used;
-    if (moe && shape[1] == 'S' && row < a->slots)
+    if (moe && slots && row < a->slots)
         used = snprintf(text, room, "slot %zu (token %d, expert %d)", row, (int)a->slot_token[row],
                         (int)a->slot_expert[row]);
-    else if (moe && shape[1] == 'n' && t->rank == 3)
+    else if (experts && t->rank == 3)
         used = snprintf(text, room, "expert %zu, row %zu", row / t->shape[1], row % t->shape[1]);
-    else if (moe && shape[1] == 'n' && !offsets)
+    else if (experts)
         used = snprintf(text, room, "expert %zu", row);
-    else if ((shape[1] == 'N' || shape[1] == 'S') && !offsets)
+    else if (slots || et_rows_are(shape, "N"))
         used = snprintf(text, room, "token %zu", row);
     else
         used = snprintf(text, room, "row %zu", row);

@@ -132,8 +132,8 @@ static size_t expert_of(const et_inquiry *q, const et_exhibit *x, size_t row, si
     bool moe = q->right->c.layer == ET_MOE;
     if (is_shared(x)) return n;
     if (strcmp(x->shape, "[N,n]") == 0) return column;
-    if (moe && x->shape[1] == 'S') return (size_t)q->right->assignment.slot_expert[row];
-    if (moe && x->shape[1] == 'n' && x->got->rank > 1)
+    if (moe && et_rows_are(x->shape, "S")) return (size_t)q->right->assignment.slot_expert[row];
+    if (moe && et_rows_are(x->shape, "n") && x->got->rank > 1)
         return x->got->rank == 3 ? row / x->got->shape[1] : row;
     return n + 1;
 }
@@ -143,10 +143,10 @@ static size_t expert_of(const et_inquiry *q, const et_exhibit *x, size_t row, si
 static void mark(et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
 {
     size_t expert = expert_of(q, x, row, column);
-    bool by_slot = x->shape[1] == 'S', moe = q->right->c.layer == ET_MOE;
+    bool by_slot = et_rows_are(x->shape, "S"), moe = q->right->c.layer == ET_MOE;
     if (by_slot && moe)
         q->bad_token[q->right->assignment.slot_token[row]] = 1;
-    else if (by_slot || x->shape[1] == 'N')
+    else if (by_slot || et_rows_are(x->shape, "N"))
         q->bad_token[row] = 1;
     if (expert <= experts_of(q) && x->stage == q->first_failure) q->bad_expert[expert] = 1;
 }
@@ -454,7 +454,7 @@ static void open_deviant(et_deviant *v, et_subject *on, const et_inquiry *q, con
 static bool reaches(const et_inquiry *q, const attempt *t, const et_exhibit *x)
 {
     bool layout = et_hypothesis_starts(t->what, t->variant) == ET_AT_LAYOUT;
-    if (layout) return x->stage == ET_AT_LAYOUT || x->shape[1] == 'S';
+    if (layout) return x->stage == ET_AT_LAYOUT || et_rows_are(x->shape, "S");
     if (q->j->mask == NULL && x->part == ET_PART_ARITHMETIC && x->stage > ET_AT_GATES &&
         et_hypothesis_reaches(t->what, t->variant, false, ET_AT_MASK))
         return true;

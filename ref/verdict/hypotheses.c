@@ -28,9 +28,10 @@ static bool is_moe(const et_step *s)
     return s->c.layer == ET_MOE;
 }
 
+/* Of some expert: one whose weights can be read as if transposed. */
 static bool is_square(const et_step *s)
 {
-    return s->c.d_expert == s->c.d_model;
+    return s->c.d_expert == s->c.d_model || (is_moe(s) && s->c.shared_d_expert == s->c.d_model);
 }
 
 static bool has_shared(const et_step *s)
@@ -769,14 +770,20 @@ static void first_experts_weights(et_deviant *v, et_weights *w)
     if (!w->backward || v->variant == 1) use_expert(v, w, 0);
 }
 
+/* The shared expert may have another width than the routed ones: only what is square is turned. */
+static bool can_be_turned(const et_deviant *v, const et_weights *w)
+{
+    return (w->expert < v->moe.n ? v->moe.h : v->moe.hs) == v->moe.d;
+}
+
 static void turn_up(et_deviant *v, et_weights *w)
 {
-    w->up_turned = !w->backward || v->variant == 1;
+    w->up_turned = can_be_turned(v, w) && (!w->backward || v->variant == 1);
 }
 
 static void turn_down(et_deviant *v, et_weights *w)
 {
-    w->down_turned = !w->backward || v->variant == 1;
+    w->down_turned = can_be_turned(v, w) && (!w->backward || v->variant == 1);
 }
 
 /* One row through other weights: variants 4 to 6 of neighbour-expert, the last rows of an expert

@@ -86,8 +86,7 @@ et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_yard
                          const et_step *reference, et_tensor_verdict *out, et_error *error);
 
 /* The full judgement of the exhibits that the deviant touches; it has been computed on all tokens. */
-et_status et_deviant_passes(const et_inquiry *q, const et_deviant *v, bool *passes,
-                            et_error *error);
+et_status et_deviant_passes(const et_inquiry *q, et_deviant *v, bool *passes, et_error *error);
 
 /* ---- explain.c ---- */
 

@@ -104,6 +104,13 @@ static bool fails(const damage *d, size_t row, size_t column)
     return !(e * e <= t * t * d->q->j->scale * V);
 }
 
+/* A row a token: [N,.], and in a dense layer [S,.], too. */
+static bool rows_are_tokens(const damage *d)
+{
+    bool dense = d->q->right->c.layer == ET_DENSE;
+    return et_rows_are(d->x->shape, "N") || (dense && et_rows_are(d->x->shape, "S"));
+}
+
 static void note_element(damage *d, size_t row, size_t column)
 {
     const et_assignment *a = &d->q->right->assignment;
@@ -115,13 +122,13 @@ static void note_element(damage *d, size_t row, size_t column)
     d->zeros += value == 0;
     d->row[row] = 1;
     d->column[column] = 1;
-    if (shape[1] == 'N' || (shape[1] == 'S' && !moe)) d->token[row] = 1;
-    if (shape[1] == 'S' && moe) {
+    if (rows_are_tokens(d)) d->token[row] = 1;
+    if (et_rows_are(shape, "S") && moe) {
         d->token[a->slot_token[row]] = 1;
         d->expert[a->slot_expert[row]] = 1;
     }
     if (strcmp(shape, "[N,n]") == 0) d->expert[column] = 1;
-    if (shape[1] == 'n' && moe) d->expert[d->tiles ? row / d->tiles : row] = 1;
+    if (et_rows_are(shape, "n") && moe) d->expert[d->tiles ? row / d->tiles : row] = 1;
 }
 
 static et_status find_damage(damage *d, const et_inquiry *q, const et_exhibit *x, et_error *error)
@@ -188,15 +195,14 @@ static size_t identify(const damage *d, size_t row)
 /* "token 3", "slot 5", "expert 1's row 7" */
 static void name_row(const damage *d, size_t row, char name[64])
 {
-    bool dense = d->q->right->c.layer == ET_DENSE;
     if (d->x->got->rank == 3)
         snprintf(name, 64, "expert %zu's row %zu", row / d->x->got->shape[1],
                  row % d->x->got->shape[1]);
     else
         snprintf(name, 64, "%s %zu",
-                 d->x->shape[1] == 'N' || (dense && d->x->shape[1] == 'S') ? "token"
-                 : d->x->shape[1] == 'S'                                   ? "slot"
-                                                                           : "row",
+                 rows_are_tokens(d)              ? "token"
+                 : et_rows_are(d->x->shape, "S") ? "slot"
+                                                 : "row",
                  row);
 }
 

@@ -169,15 +169,16 @@ static void fit_run(const search *s, const et_step *reference, const et_step *va
 {
     et_tensor_out want[ET_MAX_STEP_TENSORS], noise[ET_MAX_STEP_TENSORS];
     size_t have = et_step_tensors(reference, false, want);
-    et_step_tensors(variance, false, noise);
+    size_t noisy = et_step_tensors(variance, false, noise);
     for (size_t i = 0; i < have; i++) {
         const et_tensor_out *got = et_tensor_named(s->j->candidate, s->j->count, want[i].name);
-        if (!got || !et_tensor_is_real(got) ||
+        const et_tensor_out *V = et_tensor_named(noise, noisy, want[i].name);
+        if (!got || !V || !et_tensor_is_real(got) ||
             et_tensor_hangs(&reference->c, got->name) != ET_HANGS_BY_TOKEN)
             continue;
         for (size_t t = 0; t < s->N; t++) {
             if (isnan(fit[t])) continue;
-            double here = fit_of_row(got, &want[i], &noise[i], s->j->scale, t);
+            double here = fit_of_row(got, &want[i], V, s->j->scale, t);
             if (here > fit[t]) fit[t] = here;
         }
     }
