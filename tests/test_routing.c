@@ -1063,13 +1063,31 @@ START_TEST(blocks_are_refused)
     et_error error;
     ck_assert_int_eq(et_assignment_build(&a, 1, 2, mask, NULL), ET_OK);
     refused(et_block_layout_build(&l, &a, 0, &error), &error,
-            "block layout: tile of 0 slots; 1 to 2^31-1");
-    refused(et_block_layout_build(&l, &a, (size_t)INT32_MAX + 1, &error), &error,
-            "block layout: tile of 2147483648 slots; 1 to 2^31-1");
-    refused(et_block_layout_build(&l, &a, INT32_MAX, &error), &error,
-            "block layout: 2 blocks of 2147483647 rows; at most 2^31-1 rows");
+            "block layout: tile of 0 slots; 1 to 65536");
+    refused(et_block_layout_build(&l, &a, 65537, &error), &error,
+            "block layout: tile of 65537 slots; 1 to 65536");
     ck_assert_ptr_null(l.padded_slot); /* nothing to free */
     et_assignment_free(&a);
+}
+END_TEST
+
+/* 2^15 experts with a slot each, and the largest tile: 2^31 rows, one more than can be numbered. */
+START_TEST(layouts_have_a_last_row)
+{
+    enum { EXPERTS = 32768 };
+    uint8_t *mask = malloc(EXPERTS);
+    et_assignment a;
+    et_block_layout l;
+    et_error error;
+    ck_assert_ptr_nonnull(mask);
+    memset(mask, 1, EXPERTS);
+    ck_assert_int_eq(et_assignment_build(&a, 1, EXPERTS, mask, NULL), ET_OK);
+    ck_assert_uint_eq(et_block_count(&a, ET_MAX_BLOCK), EXPERTS);
+    refused(et_block_layout_build(&l, &a, ET_MAX_BLOCK, &error), &error,
+            "block layout: 32768 blocks of 65536 rows; at most 2^31-1 rows");
+    ck_assert_ptr_null(l.padded_slot);
+    et_assignment_free(&a);
+    free(mask);
 }
 END_TEST
 
@@ -1124,6 +1142,7 @@ static void add_results(Suite *suite)
     tcase_add_test(assignment, random_assignments_keep_their_order);
     tcase_add_test(assignment, blocks_by_hand);
     tcase_add_test(assignment, blocks_are_refused);
+    tcase_add_test(assignment, layouts_have_a_last_row);
 }
 
 int main(void)

@@ -158,6 +158,7 @@ START_TEST(wrong_usage_is_named_and_corrected)
     expect_failure(RUN("generate", "--out"), 2, "--out needs a value");
     expect_failure(RUN("generate", "--lean=yes"), 2, "--lean takes no value");
     expect_failure(RUN("generate", "--layout", "block:0", "--suite", "smoke"), 2, "block:M");
+    expect_failure(RUN("generate", "--layout", "block:65537", "--suite", "smoke"), 2, "65536");
     expect_failure(RUN("generate"), 2, "no case given");
     expect_failure(RUN("generate", "tc"), 2, "--case tc");
     expect_failure(RUN("generate", "--suite", "nosuch"), 2, "nosuch");
@@ -362,6 +363,8 @@ START_TEST(layouts_are_added_on_request)
     const char *file = in_folder("cases.json");
     ck_assert_int_eq(RUN("generate", "--case", file, "--layout", "block:8", "--out", folder), 0);
     ck_assert_int_eq(RUN("show", in_folder("tc.safetensors"), "layout.padded_slot"), 0);
+    ck_assert_int_eq(RUN("verify", in_folder("tc.safetensors"), "--quiet"), 0);
+    ck_assert_int_eq(RUN("generate", "--case", file, "--layout", "block:65536", "--out", folder), 0);
     ck_assert_int_eq(RUN("verify", in_folder("tc.safetensors"), "--quiet"), 0);
 }
 END_TEST

@@ -43,8 +43,14 @@ typedef struct et_block_layout {
     int32_t *block_expert;   /* [B] whose block this is */
 } et_block_layout;
 
-/* block >= 1. An expert without slots has no block. ET_EINVAL: block 0, or more than INT32_MAX
- * rows; ET_ENOMEM. */
+/* The largest tile: beyond it padding would dwarf the data. */
+enum { ET_MAX_BLOCK = 65536 };
+
+/* How many blocks of M >= 1 rows an assignment fills; an expert without slots has none. */
+size_t et_block_count(const et_assignment *a, size_t block);
+
+/* ET_EINVAL: block not from 1 to ET_MAX_BLOCK, or more than INT32_MAX rows; ET_ENOMEM. On failure there is
+ * nothing to free. */
 et_status et_block_layout_build(et_block_layout *layout, const et_assignment *a, size_t block,
                                 et_error *error);
 void et_block_layout_free(et_block_layout *layout);

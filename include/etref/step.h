@@ -66,7 +66,7 @@ typedef struct et_step {
     et_real *state_ema, *state_bias; /* [n] after the step, or NULL */
     int32_t *state_updates;          /* [1] or NULL */
     et_step_metrics metric;
-    size_t block; /* layout.*: tile size; set before et_step_run, 0: none */
+    size_t block; /* layout.*: tile size, at most ET_MAX_BLOCK; set before et_step_run, 0: none */
     const uint8_t
         *given_mask; /* [N,n] set before et_step_run: this assignment instead of the rule's
                                 * own (margins, thresholds and cutoffs stay the rule's), or NULL */

@@ -15,10 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    CHUNK = 65536,     /* elements read from a file at a time */
-    MAX_BLOCK = 65536, /* the largest tile of a layout: beyond it padding would dwarf the data */
-};
+enum { CHUNK = 65536 }; /* elements read from a file at a time */
 
 const char *et_bundle_producer(et_engine engine)
 {
@@ -112,10 +109,10 @@ static et_status read_layout(const et_tensor_file *file, size_t *block, et_error
     unsigned long value = 0;
     if (strncmp(text, "block:", 6) == 0 && text[6] >= '1' && text[6] <= '9')
         value = strtoul(text + 6, &end, 10);
-    if (end == NULL || *end != '\0' || value > MAX_BLOCK)
+    if (end == NULL || *end != '\0' || value > ET_MAX_BLOCK)
         return et_fail(error, ET_EINVAL,
                        "%s: metadata 'layout' is '%.40s', must be block:1 to block:%d", file->path,
-                       text, MAX_BLOCK);
+                       text, ET_MAX_BLOCK);
     *block = value;
     return ET_OK;
 }

@@ -25,21 +25,28 @@
 
 /* ---- memory: every array is registered, counted and freed in one place ---- */
 
-static et_status take(et_step *s, void **out, size_t rows, size_t columns, size_t size,
-                      et_error *error)
+/* Counts what is about to be taken; refuses what is more than the step may take. */
+static et_status count_bytes(et_step *s, size_t rows, size_t columns, size_t size, et_error *error)
 {
     size_t count, bytes;
     if (!et_size_mul(rows, columns, &count) || !et_size_mul(count, size, &bytes) ||
         bytes > SIZE_MAX - s->bytes || (s->max_bytes > 0 && s->bytes + bytes > s->max_bytes))
         return et_fail(error, ET_ENOMEM,
                        "case '%s' needs more than the %zu MB this run may take; use fewer tokens, "
-                       "experts or columns",
-                       s->c.name, s->max_bytes / 1000000);
-    et_status status = et_allocate(out, count, size, s->c.name, error);
-    if (status != ET_OK) return status;
+                       "experts or columns%s",
+                       s->c.name, s->max_bytes / 1000000,
+                       s->block > 0 ? ", or a smaller block layout" : "");
     s->bytes += bytes;
-    s->owned[s->owned_count++] = *out;
     return ET_OK;
+}
+
+static et_status take(et_step *s, void **out, size_t rows, size_t columns, size_t size,
+                      et_error *error)
+{
+    et_status status = count_bytes(s, rows, columns, size, error);
+    if (status == ET_OK) status = et_allocate(out, rows * columns, size, s->c.name, error);
+    if (status == ET_OK) s->owned[s->owned_count++] = *out;
+    return status;
 }
 
 static et_status reals(et_step *s, et_real **out, size_t rows, size_t columns, et_error *error)
@@ -549,6 +556,18 @@ static et_status measure(et_step *s, et_error *error)
     return measure_gates(s, error);
 }
 
+/* ---- the block layout ---- */
+
+/* Its arrays are the layout's own, and counted all the same: an int32_t a padded row. */
+static et_status lay_out(et_step *s, et_error *error)
+{
+    if (s->block == 0) return ET_OK;
+    size_t blocks = et_block_count(&s->assignment, s->block);
+    et_status status = count_bytes(s, blocks, s->block, sizeof(int32_t), error);
+    return status == ET_OK ? et_block_layout_build(&s->layout, &s->assignment, s->block, error)
+                           : status;
+}
+
 /* ---- room alone ---- */
 
 et_status et_step_take_like(et_step *to, const et_step *s, et_error *error)
@@ -614,6 +633,5 @@ et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void 
              et_moe_backward(&moe, s->in.x, s->in.dy, &s->assignment, &s->fwd, &s->bwd, error)) ||
         (status = update_state(s, error)) || (status = measure(s, error)))
         return status;
-    if (s->block > 0) status = et_block_layout_build(&s->layout, &s->assignment, s->block, error);
-    return status;
+    return lay_out(s, error);
 }

@@ -98,6 +98,13 @@ static size_t blocks_of(int32_t load, size_t block)
     return ((size_t)load + block - 1) / block;
 }
 
+size_t et_block_count(const et_assignment *a, size_t block)
+{
+    size_t blocks = 0;
+    for (size_t i = 0; i < a->experts; i++) blocks += blocks_of(a->load[i], block);
+    return blocks;
+}
+
 static void fill_layout(et_block_layout *l, const et_assignment *a)
 {
     size_t b = 0;
@@ -116,9 +123,10 @@ et_status et_block_layout_build(et_block_layout *l, const et_assignment *a, size
                                 et_error *error)
 {
     *l = (et_block_layout){.block = block};
-    if (block == 0 || block > INT32_MAX)
-        return et_fail(error, ET_EINVAL, "block layout: tile of %zu slots; 1 to 2^31-1", block);
-    for (size_t i = 0; i < a->experts; i++) l->blocks += blocks_of(a->load[i], block);
+    if (block == 0 || block > ET_MAX_BLOCK)
+        return et_fail(error, ET_EINVAL, "block layout: tile of %zu slots; 1 to %d", block,
+                       ET_MAX_BLOCK);
+    l->blocks = et_block_count(a, block);
     if (l->blocks > INT32_MAX / block)
         return et_fail(error, ET_EINVAL,
                        "block layout: %zu blocks of %zu rows; at most 2^31-1 rows", l->blocks,

@@ -62,9 +62,9 @@ static et_status check_layout(generate_options *o, et_error *error)
 {
     if (o->layout == NULL) return ET_OK;
     if (strncmp(o->layout, "block:", 6) == 0) o->block = parse_count(o->layout + 6);
-    if (o->block > 0) return ET_OK;
-    return et_fail(error, ET_EINVAL, "--layout %s: block:M with M at least 1 belongs here",
-                   o->layout);
+    if (o->block > 0 && o->block <= ET_MAX_BLOCK) return ET_OK;
+    return et_fail(error, ET_EINVAL, "--layout %s: block:M with M from 1 to %d belongs here",
+                   o->layout, ET_MAX_BLOCK);
 }
 
 /* --text goes into the case itself, so that the bundle says from what it was drawn. */

@@ -19,6 +19,7 @@ const char help_generate[] =
     "  --lean              keep inputs, routing, outputs and gradients; leave out what lies "
     "between\n"
     "  --layout block:M    add layout.*: each expert's slots padded to multiples of M\n"
+    "                      (1 to 65536)\n"
     "  --profile NAME|FILE add noise.*: the standard deviation of the error that a kernel of this\n"
     "                      precision profile must be expected to make in each element\n"
     "  --text FILE         the bytes from which cases with input source text are drawn\n"
