@@ -657,28 +657,32 @@ static et_status judge_sheet(exam *x, const et_sheet *f, bool grouped, et_error 
     return status;
 }
 
-/* The distance of a score to its boundary errs with both; the golden's variance is that of one score. It
- * is infinite where nothing was refused or taken: such a margin is right or wrong, and equal ones are
- * put down as 0. */
+/* The distance of a score to its boundary errs with both, and their difference is rounded: scores may be exact
+ * (one product each, where d = 1) and their difference not. The golden's variance is that of one score. A margin is
+ * infinite where nothing was refused or taken: such a one is right or wrong, and equal ones are put down as 0. */
 static et_status judge_margins(exam *x, et_sheet f, et_error *error)
 {
     void *room;
+    const rounding difference = rounding_at(x->j->options->profile, ET_ACCUMULATOR);
     size_t count = f.rows * f.columns;
-    et_status status = et_allocate(&room, 2 * count, sizeof(double), "margins", error);
+    et_status status = et_allocate(&room, 3 * count, sizeof(double), "margins", error);
     if (status != ET_OK) return status;
-    double *got = room, *want = got + count;
+    double *got = room, *want = got + count, *variance = want + count;
+    f.extra = margin_extra(x->j);
     for (size_t i = 0; i < count; i++) {
-        double is = et_tensor_element(x->got, i);
+        double is = et_tensor_element(x->got, i), both = f.variance[i] + f.extra / f.scale;
         bool same = is == f.want[i];
         got[i] = same ? 0 : is;
         want[i] = same ? 0 : f.want[i];
+        variance[i] = f.variance[i];
+        if (isfinite(f.want[i])) variance[i] += rounding_site(&difference, f.want[i], both);
     }
     et_tensor_out copy = *x->got;
     copy.values = got;
     copy.source = ET_FROM_F64;
     f.got = &copy;
     f.want = want;
-    f.extra = margin_extra(x->j);
+    f.variance = variance;
     status = judge_sheet(x, &f, false, error);
     free(room);
     return status;
