@@ -35,6 +35,9 @@ WITNESS  = $(GCC) -std=gnu11 -O2 -g -ffp-contract=off -fno-fast-math -Wall -Wext
 LINK     = $(CC) $(CFLAGS) -fopenmp $(LDFLAGS)
 LIBS     = $(PKG_LIBS) $(OPENMP_BLAS:%=-Wl,-rpath,%) -lm
 LDFLAGS_test_alloc := -Wl,--wrap=calloc
+WATCHED  := -Wl,--wrap=et_matmul,--wrap=cblas_sgemm # three plain loops: tests/fuzz/verdicts.h
+LDFLAGS_test_random_verdicts := $(WATCHED)
+LDFLAGS_fuzz_verify := $(WATCHED)
 
 VERSION := $(shell sed -n 's/^.define ETREF_VERSION *"\(.*\)"/\1/p' include/etref/version.h)
 SONAME  := libetref.so.$(firstword $(subst ., ,$(VERSION)))
@@ -157,7 +160,7 @@ $(PRELOADS): $(BUILD)/%.so: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) -std=c11 -O1 -g -fPIC -Wall -Wextra $(DEFINES) -shared -o $@ $< -ldl
 $(FUZZERS): %: %.o $(BUILD)/libetref.a
-	$(LINK) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+	$(LINK) -fsanitize=fuzzer $(LDFLAGS_$(@F)) -o $@ $^ $(LIBS)
 $(BUILD)/etref.pc: tools/etref.pc.in $(BUILD)/flags
 	sed 's|@VERSION@|$(VERSION)|; s|@DEFINES@|$(filter -DETREF%,$(DEFINES))|' $< > $@
 $(BUILD)/tests/witness/%.o: tests/witness/%.c $(BUILD)/flags

@@ -1,0 +1,34 @@
+/* test_random_verdicts.c: verdicts on layers and candidates that nobody chose: what fuzz_verify.c looks for,
+ * here with fixed seeds, so that compilers, sanitizers and Valgrind all see the same ones.
+ *
+ * Its products are three plain loops (tests/fuzz/verdicts.h): Valgrind then sees what they read as well. A
+ * failure names its number; ETREF_RANDOM_FROM=n ETREF_RANDOM_COUNT=1 repeats it alone.
+ */
+#include "tests/fuzz/verdicts.h"
+#include "tests/check_main.h"
+
+static size_t number_from(const char *name, size_t otherwise)
+{
+    const char *text = getenv(name);
+    return text ? strtoul(text, NULL, 10) : otherwise;
+}
+
+START_TEST(nothing_breaks)
+{
+    size_t from = number_from("ETREF_RANDOM_FROM", 0), judged = 0;
+    size_t count = number_from("ETREF_RANDOM_COUNT", 400);
+    for (size_t i = from; i < from + count; i++) {
+        const uint8_t bytes[] = {i & 255, i >> 8 & 255, i >> 16 & 255};
+        const char *wrong = try_verdict(bytes, sizeof bytes, &judged);
+        ck_assert_msg(wrong == NULL, "number %zu: %s", i, wrong);
+    }
+    ck_assert_uint_ge(2 * judged, count > 1 ? count : 0); /* most numbers make a candidate */
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("random verdicts");
+    tcase_add_test(add_case(suite, "verdicts"), nothing_breaks);
+    return run_suite(suite);
+}
