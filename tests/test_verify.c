@@ -892,6 +892,35 @@ START_TEST(margins_are_judged_where_nothing_is_open)
 }
 END_TEST
 
+/* One, two or three products of numbers of 11 bits: exact scores, whose difference 24 bits do not hold. */
+START_TEST(margins_of_exact_scores_are_rounded)
+{
+    char json[512];
+    honest k;
+    snprintf(json, sizeof json,
+             "{'name':'narrow','rule':'ec','target_load':12,'tokens':64,'d_model':%d,"
+             "'d_expert':4,'experts':5,'precision':'f16','input':{'source':'outlier','seed':3}}",
+             _i);
+    make_honest(&k, json, "f16", 1);
+    double *margins = values_of(&k, "route.margin");
+    size_t rounded = 0;
+    for (size_t i = 0; i < elements_of(tensor_of(&k, "route.margin")); i++) {
+        double exact = k.golden.route.margin[i];
+        margins[i] = (double)(float)exact;
+        rounded += margins[i] != exact;
+    }
+    ck_assert_uint_gt(rounded, 0);
+    et_verdict v = judge_by(&k, (et_verify_options){0});
+    ck_assert_int_eq(verdict_on(&v, "route.margin")->outcome, ET_PASS);
+    et_verdict_free(&v);
+    for (size_t i = 0; i < 64; i++) margins[i] *= 1 + 0x1p-16; /* far more than that */
+    v = judge_by(&k, (et_verify_options){0});
+    ck_assert_int_eq(verdict_on(&v, "route.margin")->outcome, ET_MISMATCH);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
 START_TEST(progress_is_told)
 {
     honest k;
@@ -954,6 +983,7 @@ int main(void)
     tcase_add_test(elements, too_coarse_a_type_is_named);
     tcase_add_test(elements, floats_are_read);
     tcase_add_test(elements, margins_are_judged_where_nothing_is_open);
+    tcase_add_loop_test(elements, margins_of_exact_scores_are_rounded, 1, 4);
     TCase *groups = add_case(suite, "groups");
     tcase_add_loop_test(groups, hidden_factors_are_found, 0, sizeof scaled / sizeof *scaled);
     tcase_add_loop_test(groups, hidden_noise_is_found, 0, sizeof noisy / sizeof *noisy);

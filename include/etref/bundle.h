@@ -39,7 +39,13 @@ const et_tensor_doc *et_tensor_doc_find(const char *name); /* NULL if there is n
 enum { ET_MAX_STEP_TENSORS = 96 };
 size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STEP_TENSORS]);
 
-/* Writes the bundle, whole or not at all (et_tensor_file_write). */
+/* Every value that has been computed is a number. Inputs are finite, but what is made of them may leave the
+ * range of binary64: relu(H)^2 does so beyond |H| = 1e154, and inf - inf is NaN. No kernel can be measured by that. (A
+ * margin is infinite by design where nothing was refused, or taken.) ET_EINVAL names the first tensor, in the
+ * order of the mathematics, its element and the remedy. */
+et_status et_step_check_values(const et_step *s, et_error *error);
+
+/* Writes the bundle, whole or not at all (et_tensor_file_write). ET_EINVAL: et_step_check_values. */
 et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_error *error);
 
 /* The same with the noise of profile `p` for every real tensor that is written and was computed.

@@ -52,7 +52,8 @@ et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_erro
 {
     et_tensor_out tensors[ET_MAX_STEP_TENSORS];
     size_t count = et_step_tensors(s, lean, tensors);
-    return write_tensors(path, s, tensors, count, NULL, error);
+    et_status status = et_step_check_values(s, error);
+    return status == ET_OK ? write_tensors(path, s, tensors, count, NULL, error) : status;
 }
 
 et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, const et_profile *p,
@@ -62,7 +63,8 @@ et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, c
     et_deviations noise;
     char *profile;
     size_t count = et_step_tensors(s, lean, tensors);
-    et_status status = et_profile_print(&profile, p, error);
+    et_status status = et_step_check_values(s, error);
+    if (status == ET_OK) status = et_profile_print(&profile, p, error);
     if (status != ET_OK) return status;
     status = et_deviations_compute(&noise, s, lean, p, error);
     if (status == ET_OK) {

@@ -9,6 +9,7 @@
  */
 #include "ref/oracle/tensors.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -271,6 +272,41 @@ size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STE
         measure(s, doc->shape, size_of_letter, &out[count++]);
     }
     return count;
+}
+
+static size_t count_of(const et_tensor_out *t)
+{
+    size_t count = 1;
+    for (size_t i = 0; i < t->rank; i++) count *= t->shape[i];
+    return count;
+}
+
+/* The first element that is no number, or `count`. */
+static size_t find_no_number(const et_tensor_out *t, size_t count)
+{
+    bool margin = strcmp(t->name, "route.margin") == 0;
+    const et_real *values = t->values;
+    size_t i = 0;
+    while (i < count && (isfinite(values[i]) || (margin && !isnan(values[i])))) i++;
+    return i;
+}
+
+et_status et_step_check_values(const et_step *s, et_error *error)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(s, false, tensors);
+    for (size_t i = 0; i < have; i++) {
+        const et_tensor_out *t = &tensors[i];
+        size_t count = count_of(t), at;
+        if (t->source != memory_type("F64")) continue; /* counts and masks */
+        if ((at = find_no_number(t, count)) == count) continue;
+        return et_fail(error, ET_EINVAL,
+                       "case '%s': %s[%zu] is %s: what comes before it leaves the range of %s; "
+                       "scale in.* down",
+                       s->c.name, t->name, at,
+                       isnan(((const et_real *)t->values)[at]) ? "NaN" : "infinite", ET_REAL_NAME);
+    }
+    return ET_OK;
 }
 
 double et_tensor_element(const et_tensor_out *t, size_t i)

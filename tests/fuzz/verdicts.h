@@ -601,6 +601,7 @@ static const char *try_verdict(const uint8_t *bytes, size_t count, size_t *judge
     size_t block = c.layer == ET_MOE && one_in(&d, 3) ? 1 + roll(&d, 5) : 0;
     if (run_like(&golden, &c, NULL, block, NULL) != ET_OK) return NULL; /* huge: it overflows */
     if (draw_candidate(&d, &k, &golden)) {
+        k.honest &= et_step_check_values(&golden, NULL) == ET_OK; /* else nothing is */
         wrong = judge_candidate(&d, &golden, &k);
         if (judged) ++*judged;
     }

@@ -114,6 +114,7 @@ static et_status compute(integrity *v, const verify_options *o, et_error *error)
     if (status == ET_OK)
         status = et_step_run(&v->step, o->engine < 0 ? ET_PLAIN : (et_engine)o->engine,
                              progress_show, (void *)o->golden, error);
+    if (status == ET_OK) status = et_step_check_values(&v->step, error);
     if (status == ET_OK)
         status = et_bundle_compare(&v->tensors, &v->count, &v->file, &v->step, error);
     progress_clear();

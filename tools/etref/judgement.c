@@ -265,6 +265,7 @@ static et_status compute(judgement *j, et_error *error)
     }
     if (status == ET_OK)
         status = et_step_run(&j->golden, engine, progress_show, (void *)o->golden, error);
+    if (status == ET_OK) status = et_step_check_values(&j->golden, error);
     if (status == ET_OK) status = read_candidate(j, error);
     if (status == ET_OK) status = judge(j, error);
     if (status == ET_OK) status = look_for_copy(j, error);
