@@ -339,6 +339,91 @@ START_TEST(every_layer_can_be_asked_about)
 }
 END_TEST
 
+/* ---- a deviant's arrays are its own: these read past the reference's (ASan, Valgrind) ---- */
+
+/* Only y is shown, and its routing has more slots than the golden's: what it was computed by must be made out from
+ * y alone. The backward pass of so many slots is nobody's, but their error bars ask for it. */
+START_TEST(a_routing_of_more_slots_is_explained)
+{
+    honest k;
+    et_step more;
+    et_case c;
+    char json[512];
+    static const char *const form =
+        "{'name':'more','rule':'tc','experts':4,'top_k':%d," SMALL "," DRAWN "}";
+    snprintf(json, sizeof json, form, 2);
+    make_honest(&k, json, "bf16", 5);
+    snprintf(json, sizeof json, form, 3);
+    ck_assert_int_eq(parse_quoted(&c, json, NULL), ET_OK);
+    draw_case(&more, &c); /* whose decisive tokens are others */
+    memcpy(more.in.x, k.golden.in.x, c.tokens * c.d_model * sizeof *more.in.x);
+    ck_assert_int_eq(et_step_run(&more, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+    keep_only(&k, "fwd.y", "fwd.y");
+    double *y = values_of(&k, "fwd.y");
+    for (size_t i = 0; i < k.golden.c.tokens * k.golden.c.d_model; i++)
+        y[i] = et_round_to_dtype(more.fwd.y[i], ET_BF16);
+    et_verdict v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    expect_explained(&v, "k-plus-one", "everywhere");
+    et_verdict_free(&v);
+    y[7] +=
+        1; /* and one element wrong beside it: no name fits, and all of them are tried to the end */
+    v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    ck_assert_ptr_null(explanation(&v, "k-plus-one"));
+    ck_assert_str_ne(v.residual, "");
+    et_verdict_free(&v);
+    et_step_free(&more);
+    free_honest(&k);
+}
+END_TEST
+
+static void transpose(size_t count, size_t d, et_real *W)
+{
+    for (size_t i = 0; i < count; i++, W += d * d)
+        for (size_t r = 0; r < d; r++)
+            for (size_t c = 0; c < r; c++) {
+                et_real kept = W[r * d + c];
+                W[r * d + c] = W[c * d + r];
+                W[c * d + r] = kept;
+            }
+}
+
+/* h = d beside a shared expert of another width, and the other way round: only square weights can be read
+ * transposed, whichever expert's they are. */
+START_TEST(square_experts_beside_others)
+{
+    static const char *const widths[] = {"'d_expert':24,'shared_d_expert':3",
+                                         "'d_expert':3,'shared_d_expert':24",
+                                         "'d_expert':24,'shared_d_expert':200"};
+    char json[512];
+    honest k;
+    et_step turned;
+    et_case c;
+    snprintf(json, sizeof json,
+             "{'name':'square','rule':'tc','experts':4,'top_k':2,'tokens':96,'d_model':24,%s,"
+             "'precision':'bf16'," DRAWN "}",
+             widths[_i]);
+    make_honest(&k, json, "bf16", 5);
+    keep_only(&k, "fwd.y", "route.mask");
+    ck_assert_int_eq(parse_quoted(&c, json, NULL), ET_OK);
+    draw_case(&turned, &c);
+    if (_i == 1)
+        transpose(1, 24, turned.in.shared_up);
+    else
+        transpose(4, 24, turned.in.up);
+    ck_assert_int_eq(et_step_run(&turned, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+    for (size_t i = 0; i < c.tokens * c.d_model; i++)
+        values_of(&k, "fwd.y")[i] = et_round_to_dtype(turned.fwd.y[i], ET_BF16);
+    et_verdict v = judge_by(&k, explained);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    expect_explained(&v, "up-transposed", "everywhere; or in the backward pass, too");
+    et_verdict_free(&v);
+    et_step_free(&turned);
+    free_honest(&k);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("explanations");
@@ -354,6 +439,8 @@ int main(void)
     tcase_add_test(unnamed, what_has_no_name_is_described);
     tcase_add_test(unnamed, a_tensor_that_passes_speaks_against_a_name);
     tcase_add_test(unnamed, what_is_free_of_a_rounding_speaks_against_it);
+    tcase_add_test(all, a_routing_of_more_slots_is_explained);
+    tcase_add_loop_test(all, square_experts_beside_others, 0, 3);
     tcase_add_loop_test(all, every_layer_can_be_asked_about, 0, LAYERS * SOURCES);
     return run_suite(suite);
 }

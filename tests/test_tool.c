@@ -369,6 +369,26 @@ START_TEST(layouts_are_added_on_request)
 }
 END_TEST
 
+/* Finite inputs of which the layer makes infinities: they may come in any file. */
+START_TEST(a_golden_without_numbers_is_not_written)
+{
+    et_step s;
+    et_case c;
+    const char *json = "{\"name\": \"far\", \"rule\": \"tc\", \"tokens\": 4, \"d_model\": 2, "
+                       "\"d_expert\": 3, \"experts\": 2}";
+    ck_assert_int_eq(et_case_parse(&c, json, strlen(json), "far", NULL), ET_OK);
+    ck_assert_int_eq(et_step_create(&s, &c, 0, NULL), ET_OK);
+    for (size_t i = 0; i < 8; i++) s.in.x[i] = (et_real)0x1p600;
+    for (size_t i = 0; i < 12; i++) s.in.up[i] = s.in.down[i] = 1;
+    ck_assert_int_eq(et_bundle_write(in_folder("inputs.safetensors"), &s, false, NULL), ET_OK);
+    et_step_free(&s);
+    expect_failure(RUN("generate", "--inputs", in_folder("inputs.safetensors"), "--out", folder), 2,
+                   "fwd.slot_act[0] is infinite");
+    ck_assert(!exists("far.safetensors"));
+    expect_failure(RUN("verify", in_folder("inputs.safetensors")), 2, "scale in.* down");
+}
+END_TEST
+
 /* The first case of the smoke suite, by its name and out of the program. */
 START_TEST(a_built_in_case_verifies)
 {
@@ -669,6 +689,7 @@ static Suite *tool_suite(void)
     tcase_add_test(writing, fields_can_be_set);
     tcase_add_test(writing, nothing_is_computed_when_one_case_is_refused);
     tcase_add_test(writing, layouts_are_added_on_request);
+    tcase_add_test(writing, a_golden_without_numbers_is_not_written);
     tcase_add_test(writing, noise_is_generated_verified_and_shown);
     tcase_add_test(writing, noise_of_a_bad_profile_is_not_generated);
     tcase_add_test(writing, a_listed_profile_can_be_edited);
