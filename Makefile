@@ -78,7 +78,7 @@ tsan:
 valgrind:
 	@WRAP='valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite' \
 	    $(MAKE) check GROUP=valgrind LOG=valgrind
-## fuzz: libFuzzer on every reader, FUZZ_SECONDS=60 in all
+## fuzz: libFuzzer on every reader and on verdicts, FUZZ_SECONDS=60 in all
 fuzz:
 	@tools/install-deps build clang
 	@$(MAKE) fuzzers CC=clang BUILD=$(BUILD)-fuzz CFLAGS='$(SANE)fuzzer-no-link,address,undefined'
