@@ -40,7 +40,7 @@ static void *take(size_t size)
     if (r == NULL) return usual_malloc(size);
     size = (size + alignof(max_align_t) - 1) / alignof(max_align_t) * alignof(max_align_t);
     if (r->last == NULL || r->last->size - r->last->used < size) {
-        size_t room = r->last ? 2 * r->last->size : 4096;
+        size_t room = r->last ? 2 * r->last->size : 256;
         if (room < size) room = size;
         void *fresh;
         r->no_memory = et_allocate(&fresh, sizeof(block) + room, 1, "JSON", NULL) != ET_OK;
