@@ -24,15 +24,26 @@ PKG_CFLAGS  := $(shell $(PKG) --cflags openblas jansson check 2>/dev/null)
 PKG_LIBS    := $(shell $(PKG) --libs openblas jansson 2>/dev/null)
 CHECK_LIBS  := $(shell $(PKG) --libs check 2>/dev/null)
 
-# -fno-trapping-math: nothing asks for exception flags, and no value depends on it; without it gcc makes no
-# vectors of a loop that compares.
+# What a distribution asks of every program: canaries, checked library calls (they need an optimiser,
+# and the sanitizers check the same calls better), relocations that are read-only once the program
+# runs, a position-independent program. None of it touches arithmetic. Of the library only the names
+# that include/etref declares are visible.
+optimised = $(filter-out -O0,$(filter -O%,$(CFLAGS)))
+sanitized = $(findstring -fsanitize,$(CFLAGS))
+HARDEN    = -fvisibility=hidden -fstack-protector-strong \
+            $(if $(sanitized),,$(if $(optimised),-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2))
+HARDEN_LINK = -Wl,-z,relro,-z,now
+
+# -fno-trapping-math: nothing asks for exception flags, and no value depends on it; without it gcc
+# makes no vectors of a loop that compares.
 DEFINES := -D_GNU_SOURCE $(if $(filter f32,$(PRECISION)),-DETREF_F32)
-COMPILE  = $(CC) -std=c11 $(CFLAGS) -ffp-contract=off -fno-fast-math -fno-trapping-math -fopenmp -fPIC \
-           -fno-semantic-interposition -Wall -Wextra -Wpedantic -Wshadow $(DEFINES) -I. -Iinclude \
-           $(PKG_CFLAGS) $(CPPFLAGS)
+COMPILE  = $(CC) -std=c11 $(CFLAGS) -ffp-contract=off -fno-fast-math -fno-trapping-math -fopenmp \
+           -fPIC -fno-semantic-interposition $(HARDEN) -Wall -Wextra -Wpedantic -Wshadow $(DEFINES) \
+           -I. -Iinclude $(PKG_CFLAGS) $(CPPFLAGS)
 # The witness needs __float128, which clang's headers lack.
-WITNESS  = $(GCC) -std=gnu11 -O2 -g -ffp-contract=off -fno-fast-math -Wall -Wextra -Wshadow -I.
-LINK     = $(CC) $(CFLAGS) -fopenmp $(LDFLAGS)
+WITNESS  = $(GCC) -std=gnu11 -O2 -g -fPIE -ffp-contract=off -fno-fast-math -Wall -Wextra -Wshadow -I.
+LINK     = $(CC) $(CFLAGS) -fopenmp $(HARDEN_LINK) $(LDFLAGS)
+PROGRAM  = $(LINK) -pie
 LIBS     = $(PKG_LIBS) $(OPENMP_BLAS:%=-Wl,-rpath,%) -lm
 LDFLAGS_test_alloc := -Wl,--wrap=calloc
 WATCHED  := -Wl,--wrap=et_matmul,--wrap=cblas_sgemm # three plain loops: tests/fuzz/verdicts.h
@@ -148,19 +159,19 @@ $(BUILD)/libetref.so: $(LIB)
 	ln -sf libetref.so.$(VERSION) $(BUILD)/$(SONAME)
 	ln -sf $(SONAME) $@
 $(BUILD)/etref: $(TOOL) $(BUILD)/libetref.a
-	$(LINK) -o $@ $^ $(LIBS)
+	$(PROGRAM) -o $@ $^ $(LIBS)
 $(BUILD)/tests/campaign/campaign: $(CAMPAIGN) $(BUILD)/libcandidates.a $(BUILD)/libetref.a
-	$(LINK) -o $@ $^ $(LIBS)
+	$(PROGRAM) -o $@ $^ $(LIBS)
 $(BUILD)/forget: $(call objects,tools/examples/forget.c) $(BUILD)/libetref.a
-	$(LINK) -o $@ $^ $(LIBS)
+	$(PROGRAM) -o $@ $^ $(LIBS)
 $(CHECKS): %: %.o $(BUILD)/libcampaign.a $(BUILD)/libcandidates.a $(BUILD)/libwitness.a $(BUILD)/libetref.a
-	$(LINK) $(LDFLAGS_$(@F)) -o $@ $^ $(CHECK_LIBS) $(LIBS) -lquadmath
+	$(PROGRAM) $(LDFLAGS_$(@F)) -o $@ $^ $(CHECK_LIBS) $(LIBS) -lquadmath
 # Of a process of its own: not the sanitizers' business.
 $(PRELOADS): $(BUILD)/%.so: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) -std=c11 -O1 -g -fPIC -Wall -Wextra $(DEFINES) -shared -o $@ $< -ldl
 $(FUZZERS): %: %.o $(BUILD)/libetref.a
-	$(LINK) -fsanitize=fuzzer $(LDFLAGS_$(@F)) -o $@ $^ $(LIBS)
+	$(PROGRAM) -fsanitize=fuzzer $(LDFLAGS_$(@F)) -o $@ $^ $(LIBS)
 $(BUILD)/etref.pc: tools/etref.pc.in $(BUILD)/flags
 	sed 's|@VERSION@|$(VERSION)|; s|@DEFINES@|$(filter -DETREF%,$(DEFINES))|' $< > $@
 $(BUILD)/tests/witness/%.o: tests/witness/%.c $(BUILD)/flags

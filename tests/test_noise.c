@@ -444,7 +444,7 @@ static double softmax_of_three(const double *r)
 /* Root mean square of the error that rounded operands make of dW_up, in deviations of V. */
 static double moved_by(const et_step *s, const et_step *V, const et_profile *p)
 {
-    const rounding r = rounding_at(p, ET_OPERANDS);
+    const rounding r = et_rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
     size_t d = c->d_model, h = c->d_expert;
     et_step moved;

@@ -234,7 +234,7 @@ START_TEST(dy_may_be_rounded_before_dO_is)
                 "'input':{'source':'normal','seed':7}}",
                 "bf16", 1);
     keep_only(&k, "bwd.shared_out", "route.mask");
-    const rounding r = rounding_at(k.profile, ET_INTERMEDIATES);
+    const rounding r = et_rounding_at(k.profile, ET_INTERMEDIATES);
     double *dO = values_of(&k, "bwd.shared_out");
     for (size_t i = 0; i < 512 * 64; i++)
         dO[i] = rounding_result(&r, 0.2 * rounding_result(&r, k.golden.in.dy[i]));

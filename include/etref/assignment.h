@@ -19,6 +19,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef struct et_assignment {
     size_t tokens, experts, slots;     /* N, n, S */
@@ -55,6 +56,7 @@ et_status et_block_layout_build(et_block_layout *layout, const et_assignment *a,
                                 et_error *error);
 void et_block_layout_free(et_block_layout *layout);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -18,6 +18,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 /* One row of the table. Letters of shapes: N tokens, d width, h and hs hidden widths of a routed and of
  * the shared expert, n routed experts, S slots, K choices of a token (tc), k choices of an expert in a
@@ -85,6 +86,7 @@ typedef struct et_comparison {
 et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_file *file,
                             const et_step *step, et_error *error);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

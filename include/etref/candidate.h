@@ -18,6 +18,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 /* The file's tensor `mine` is to be judged as the bundle's tensor `name`. */
 typedef struct et_alias {
@@ -42,6 +43,7 @@ et_status et_candidate_read(et_candidate *c, const et_tensor_file *file, const e
                             et_error *error);
 void et_candidate_free(et_candidate *c); /* accepts zeros */
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

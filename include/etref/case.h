@@ -18,6 +18,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum et_layer { ET_DENSE, ET_MOE } et_layer;
 
@@ -121,6 +122,7 @@ typedef struct et_field_doc {
 } et_field_doc;
 const et_field_doc *et_case_field(size_t index);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

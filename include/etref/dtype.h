@@ -15,6 +15,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 /* clang-format off */
 typedef enum et_dtype {
@@ -48,6 +49,7 @@ double et_dtype_decode(const unsigned char *bytes, et_dtype dtype);
  * range with |value| < 2^63; BOOL: 0 gives 0, anything else 1. F8: all bytes 0. */
 void et_dtype_encode(double value, et_dtype dtype, unsigned char *bytes);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

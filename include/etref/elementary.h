@@ -12,6 +12,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 /* e^x. x > 709.782712893384 gives +inf; results below 2^-1022 are rounded a second time, to a
  * subnormal, or to 0 for x <= -745.1332191019412. exp(-inf) = 0, exp(inf) = inf, NaN gives NaN,
@@ -22,6 +23,7 @@ double et_exp(double x);
  * Subnormal arguments are handled to full accuracy. Error: < 0.63 ulp. */
 double et_log(double x);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

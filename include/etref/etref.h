@@ -1,5 +1,8 @@
 /* etref.h: everything. The reading order of the mathematics is in README.md.
  *
+ * What a header declares between its two visibility pragmas is what libetref.so exports: it is
+ * compiled with all other names hidden.
+ *
  * Processes and threads. The library computes with OpenMP, whose threads do not live on in a child
  * process: after a function has used threads, a child made by fork must not call the library before
  * it calls exec, or it may wait for ever. Make children first, or let them exec.

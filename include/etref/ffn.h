@@ -16,6 +16,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef struct et_ffn {
     et_engine engine;
@@ -86,6 +87,7 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
                                 const et_ffn_tensors *v, et_ffn_tensors *V, et_weight_noise *weight,
                                 struct et_product_room *room, et_error *error);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

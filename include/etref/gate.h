@@ -14,6 +14,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum et_gate {
     ET_GATE_SIGMOID,            /* p = 1/(1+e^-r): the paper's choice */
@@ -65,6 +66,7 @@ void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t 
 /* True for the gates that have an anchor. */
 bool et_gate_has_anchor(et_gate gate);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

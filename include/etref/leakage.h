@@ -31,6 +31,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 /* ---- Bounds (ref/leakage/bounds.c) ---- */
 
@@ -210,6 +211,7 @@ et_status et_audit_adversary(const et_audit_rule *rule, size_t N, const et_real 
                              const uint8_t *mask, size_t cut, et_audit_count *count,
                              et_error *error);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -21,6 +21,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum et_engine { ET_PLAIN, ET_BLAS } et_engine;
 
@@ -41,6 +42,7 @@ void et_matmul(et_engine engine, size_t M, size_t N, size_t K, et_matrix A, et_m
 et_matrix et_rows(const et_real *at, size_t columns);
 et_matrix et_transposed(const et_real *at, size_t columns);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -23,6 +23,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum et_norm { ET_NORM_NONE, ET_NORM_FANOUT, ET_NORM_SUM } et_norm;
 
@@ -104,6 +105,7 @@ et_status et_moe_noise(const et_moe *moe, const et_profile *p, const et_real *x,
                        const et_assignment *a, const et_moe_values *v, const et_moe_grads *g,
                        et_moe_values *V, et_moe_grads *G, et_error *error);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

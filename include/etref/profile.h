@@ -25,6 +25,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum et_place {
     ET_OPERANDS,
@@ -85,6 +86,7 @@ bool et_place_holds(const et_profile *p, et_place place, double value);
  * half way between two that are. */
 double et_site_variance(const et_profile *p, et_place place, double value, double incoming);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

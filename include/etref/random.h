@@ -15,6 +15,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 /* One application of Philox4x32-10: out = bijection of `counter` under `key`. out may be counter.
  */
@@ -38,6 +39,7 @@ double et_uniform(et_stream stream, uint64_t index, unsigned lane);
  * hence the same on every machine. */
 double et_normal(et_stream stream, uint64_t index);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

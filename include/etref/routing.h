@@ -25,6 +25,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum et_rule { ET_TC, ET_EC, ET_ET } et_rule;
 
@@ -131,6 +132,7 @@ typedef struct et_overlap {
 /* masks [N,n], N >= 1. */
 et_overlap et_routing_overlap(size_t N, size_t n, const uint8_t *a, const uint8_t *b);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

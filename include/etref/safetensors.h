@@ -25,6 +25,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 enum { ET_MAX_RANK = 8, ET_MAX_TENSOR_NAME = 255 };
 
@@ -97,6 +98,7 @@ et_status et_tensor_file_write(const char *path, const et_tensor_out *tensors, s
  * handler that must remove it. Returns 0, or -1 if `room` is too small. */
 int et_partial_path(const char *path, char *buffer, size_t room);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -10,6 +10,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum et_status {
     ET_OK = 0,    /* done */
@@ -34,6 +35,7 @@ __attribute__((format(printf, 3, 4)))
 et_status
 et_fail(et_error *error, et_status status, const char *format, ...);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -18,6 +18,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 enum { ET_MAX_STEP_ARRAYS = 96 };
 
@@ -109,6 +110,7 @@ et_moe et_step_layer(const et_step *s);
 
 void et_step_free(et_step *s); /* accepts zeros */
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -35,6 +35,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum et_outcome { ET_PASS, ET_MISMATCH, ET_INCONCLUSIVE } et_outcome;
 
@@ -134,6 +135,7 @@ typedef struct et_hypothesis_doc {
 } et_hypothesis_doc;
 const et_hypothesis_doc *et_hypothesis_at(size_t index); /* NULL past the end */
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -76,7 +76,7 @@ typedef struct followed {
 static followed follow(const et_profile *p, et_sum_noise c, size_t K, et_matrix X, et_matrix Y,
                        size_t i, size_t j, bool backwards)
 {
-    const rounding operand = rounding_at(p, ET_OPERANDS);
+    const rounding operand = et_rounding_at(p, ET_OPERANDS);
     double sum = 0, squares = 0, lost = 0;
     int last = INT_MAX / 4;
     for (size_t step = 0; step < K; step++) {
@@ -578,7 +578,7 @@ static double short_sum_noise(const et_profile *p, et_sum_noise c, size_t K, et_
 static void short_sums_noise(const et_profile *p, size_t M, size_t N, size_t K, et_noisy X,
                              et_noisy Y, et_place place, bool accumulate, et_real *V)
 {
-    const rounding site = place == ET_NOWHERE ? (rounding){0} : rounding_at(p, place);
+    const rounding site = place == ET_NOWHERE ? (rounding){0} : et_rounding_at(p, place);
     et_sum_noise c = et_sum_noise_of(p, K);
 #pragma omp parallel for if (M * N * K > ET_WORTH_THREADS)
     for (size_t at = 0; at < M * N; at++) {
@@ -629,7 +629,7 @@ et_status et_product_noise(et_engine engine, const et_profile *p, et_product_roo
         goto out;
     finishing f = {.W = &W, .exact = &e, .c = c, .times = times, .C = C};
     f.rounded = place != ET_NOWHERE;
-    if (f.rounded) f.site = rounding_at(p, place);
+    if (f.rounded) f.site = et_rounding_at(p, place);
     f.tail = f.rounded && !X.variance && !Y.variance && p->bits[place] < p->bits[ET_ACCUMULATOR];
     f.accumulate = accumulate;
     finish(&f, M, V);

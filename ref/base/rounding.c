@@ -14,7 +14,7 @@ static int least_exponent(const et_profile *p, et_place place)
     return p->bits[place] <= 11 && p->exponent_bits == 5 ? -14 : -126;
 }
 
-rounding rounding_at(const et_profile *p, et_place place)
+rounding et_rounding_at(const et_profile *p, et_place place)
 {
     int bits = p->bits[place], kept = bits > 24 ? 24 : bits;
     bool truncated = (place == ET_OPERANDS && p->truncate_operands) ||
@@ -29,9 +29,9 @@ rounding rounding_at(const et_profile *p, et_place place)
                       .truncates = truncated};
 }
 
-rounding rounding_coarser(const et_profile *p, et_place a, et_place b)
+rounding et_rounding_coarser(const et_profile *p, et_place a, et_place b)
 {
-    return rounding_at(p, p->bits[a] < p->bits[b] ? a : b);
+    return et_rounding_at(p, p->bits[a] < p->bits[b] ? a : b);
 }
 
 /* Few values have to be asked one by one: those of a piece in which one is out of the normal range or has a bit set
@@ -52,7 +52,7 @@ static bool changes_piece(const rounding *r, size_t count, const et_real *values
     return changes;
 }
 
-bool rounding_changes(const rounding *r, size_t count, const et_real *values)
+bool et_rounding_changes(const rounding *r, size_t count, const et_real *values)
 {
     enum { PIECE = 256 };
     bool changes = false;
@@ -74,18 +74,18 @@ double et_place_largest(const et_profile *p, et_place place)
 
 double et_place_ulp(const et_profile *p, et_place place, double value)
 {
-    rounding r = rounding_at(p, place);
+    rounding r = et_rounding_at(p, place);
     return rounding_ulp(&r, value);
 }
 
 bool et_place_holds(const et_profile *p, et_place place, double value)
 {
-    rounding r = rounding_at(p, place);
+    rounding r = et_rounding_at(p, place);
     return rounding_holds(&r, value);
 }
 
 double et_site_variance(const et_profile *p, et_place place, double value, double incoming)
 {
-    rounding r = rounding_at(p, place);
+    rounding r = et_rounding_at(p, place);
     return rounding_site(&r, value, incoming);
 }

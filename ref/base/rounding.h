@@ -22,9 +22,9 @@ typedef struct rounding {
     bool ftz, truncates;
 } rounding;
 
-rounding rounding_at(const et_profile *p, et_place place);
+rounding et_rounding_at(const et_profile *p, et_place place);
 /* The coarser of two places where the same values are rounded one after the other. */
-rounding rounding_coarser(const et_profile *p, et_place a, et_place b);
+rounding et_rounding_coarser(const et_profile *p, et_place a, et_place b);
 
 /* 2^(e-p+1) of a value; exponents below binary64's are of no interest to anybody here. */
 static inline double rounding_ulp(const rounding *r, double value)
@@ -48,7 +48,7 @@ static inline bool rounding_holds(const rounding *r, double value)
 }
 
 /* Is any of the values not one of the format's? NULL: there are none. */
-bool rounding_changes(const rounding *r, size_t count, const et_real *values);
+bool et_rounding_changes(const rounding *r, size_t count, const et_real *values);
 
 /* What becomes of the value; out of range it stays as it is. */
 static inline double rounding_result(const rounding *r, double value)

@@ -47,7 +47,7 @@ void et_alike_columns(size_t rows, size_t columns, const et_real *shift, et_real
 et_status et_alike_gates(const et_profile *p, size_t rows, size_t columns, const et_real *gates,
                          et_real *V, et_error *error)
 {
-    const rounding gate = rounding_at(p, ET_GATES);
+    const rounding gate = et_rounding_at(p, ET_GATES);
     size_t count = rows * columns;
     void *room;
     et_status status = et_allocate(&room, count, sizeof(et_real), "gates", error);
@@ -129,7 +129,7 @@ et_status et_alike_dr(const et_moe *moe, const et_profile *p, const rounding *la
                       const et_assignment *a, const et_moe_values *v, const et_moe_grads *g,
                       et_real *shift, et_error *error)
 {
-    const rounding gate = rounding_at(p, ET_GATES);
+    const rounding gate = et_rounding_at(p, ET_GATES);
     size_t N = moe->N, n = moe->n;
     void *room;
     et_status status = et_allocate(&room, N, sizeof(et_real), "dr", error);

@@ -38,7 +38,7 @@ static et_real slope(et_real H)
 static void round_at(const et_profile *p, et_place place, size_t count, const et_real *value,
                      et_real *variance)
 {
-    const rounding r = rounding_at(p, place);
+    const rounding r = et_rounding_at(p, place);
 #pragma omp parallel for if (count > ET_WORTH_THREADS)
     for (size_t i = 0; i < count; i++)
         variance[i] += (et_real)rounding_site(&r, (double)value[i], (double)variance[i]);
@@ -307,7 +307,7 @@ static double upstream_site(const rounding *intermediate, const rounding *operan
 static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_upstream *u,
                            const et_real *dO, parts *s, et_real *VdO)
 {
-    const rounding r = rounding_at(p, ET_INTERMEDIATES), operand = rounding_at(p, ET_OPERANDS);
+    const rounding r = et_rounding_at(p, ET_INTERMEDIATES), operand = et_rounding_at(p, ET_OPERANDS);
 #pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t t = 0; t < m; t++) {
         double w = u->w ? (double)u->w[t] : 1, Vw = u->w ? (double)u->w_variance[t] : 0;
@@ -348,7 +348,7 @@ static void find_one_factor(size_t m, size_t d, const et_upstream *u, const et_r
 static void activation_backward_noise(const et_profile *p, size_t m, size_t h, const et_upstream *u,
                                       const et_ffn_tensors *v, parts *s, et_ffn_tensors *V)
 {
-    const rounding r = rounding_at(p, ET_INTERMEDIATES);
+    const rounding r = et_rounding_at(p, ET_INTERMEDIATES);
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t t = 0; t < m; t++) {
         double w = u->w ? (double)u->w[t] : 1, Vw = u->w ? (double)u->w_variance[t] : 0;
@@ -374,7 +374,7 @@ static void activation_backward_noise(const et_profile *p, size_t m, size_t h, c
 static void find_apart(const et_profile *p, size_t m, size_t h, const et_ffn_tensors *v,
                        const et_ffn_tensors *V, et_real *apart)
 {
-    const rounding r = rounding_at(p, ET_INTERMEDIATES);
+    const rounding r = et_rounding_at(p, ET_INTERMEDIATES);
 #pragma omp parallel for if (m * h > ET_WORTH_THREADS)
     for (size_t t = 0; t < m; t++) {
         double all = 0, own = 0;
@@ -392,7 +392,7 @@ static void find_apart(const et_profile *p, size_t m, size_t h, const et_ffn_ten
 static void own_deviations(const et_profile *p, size_t count, const et_real *value,
                            const et_real *V, const et_real *own, et_real *to)
 {
-    const rounding r = rounding_at(p, ET_OPERANDS);
+    const rounding r = et_rounding_at(p, ET_OPERANDS);
     bool shorter = p->bits[ET_OPERANDS] < p->bits[ET_INTERMEDIATES];
 #pragma omp parallel for if (count > ET_WORTH_THREADS)
     for (size_t i = 0; i < count; i++) {
@@ -692,7 +692,7 @@ static void own_output_noise(const et_ffn *f, const et_profile *p, const et_real
                              const et_real *mean_noise, const et_copies *alike, const et_real *A,
                              const et_real *out, const et_real *Vout, et_real *own)
 {
-    const rounding r = rounding_at(p, ET_INTERMEDIATES);
+    const rounding r = et_rounding_at(p, ET_INTERMEDIATES);
     et_sum_noise c = et_sum_noise_of(p, f->h);
     double length = 0;
     for (size_t j = 0; j < f->h; j++) length += (double)A[j] * (double)A[j];
@@ -802,7 +802,7 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
     et_status status =
         et_allocate(&room, m * (d + h) + (2 + threads) * d, sizeof(double), "dw noise", error);
     if (status != ET_OK) return status;
-    const rounding coarser = rounding_coarser(p, ET_INTERMEDIATES, ET_OPERANDS);
+    const rounding coarser = et_rounding_coarser(p, ET_INTERMEDIATES, ET_OPERANDS);
     double *all_terms = room;
     et_real *mean_square = (et_real *)(all_terms + threads * d), *mean_noise = mean_square + d;
     et_real *own = mean_noise + d;

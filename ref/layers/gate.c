@@ -233,7 +233,7 @@ static double underflow(const et_profile *p, double value)
 static void sigmoid_noise(const et_profile *p, size_t count, const et_real *r, const et_real *gates,
                           const et_real *Vr, et_real *Vp)
 {
-    const rounding site = rounding_at(p, ET_GATES);
+    const rounding site = et_rounding_at(p, ET_GATES);
     double a = unit(p), nothing = ldexp(1, -p->bits[ET_ACCUMULATOR] - 3);
     for (size_t i = 0; i < count; i++) {
         double z = (double)r[i], s = sqrt((double)Vr[i]), missing = exp(-z);
@@ -256,7 +256,7 @@ static bool may_change_sign(double r, double Vr)
 static void relu_noise(const et_profile *p, size_t count, const et_real *r, const et_real *gates,
                        const et_real *Vr, et_real *Vp)
 {
-    const rounding site = rounding_at(p, ET_GATES);
+    const rounding site = et_rounding_at(p, ET_GATES);
     for (size_t i = 0; i < count; i++) {
         bool open = r[i] > 0 || may_change_sign((double)r[i], (double)Vr[i]);
         double v = open ? (double)Vr[i] : 0;
@@ -347,7 +347,7 @@ static double member_noise(const et_profile *p, const members *m, size_t i)
 static et_real member_in_all(const et_profile *p, const members *m, size_t i, double value,
                              double lost)
 {
-    const rounding site = rounding_at(p, ET_GATES);
+    const rounding site = et_rounding_at(p, ET_GATES);
     double below = logit_of(m, i) - m->most;
     double relative = unit(p) * (below * below + 3 + (double)m->logits / 2) + lost * lost;
     double v = member_noise(p, m, i) + value * value * relative + underflow(p, value);
@@ -411,7 +411,7 @@ static void softmax_backward_noise(const et_profile *p, size_t count, size_t ste
                                    const et_real *Vanchor, const et_real *Vdp, et_real *VD,
                                    et_real *Vdr)
 {
-    const rounding site = rounding_at(p, ET_ACCUMULATOR);
+    const rounding site = et_rounding_at(p, ET_ACCUMULATOR);
     double a = unit(p), D = 0, squares = 0, through_p = 0, through_dp = 0;
     et_sum_noise sum = et_sum_noise_of(p, count + 1);
     if (anchor && danchor) {
@@ -445,7 +445,7 @@ void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t 
                             const et_real *Vp, const et_real *Vanchor, const et_real *Vdp,
                             et_real *VD, et_real *Vdr)
 {
-    const rounding site = rounding_at(p, ET_ACCUMULATOR);
+    const rounding site = et_rounding_at(p, ET_ACCUMULATOR);
     bool anchored = et_gate_has_anchor(gate) && danchor;
     switch (gate) {
     case ET_GATE_SIGMOID:

@@ -80,8 +80,8 @@ static void free_room(noise_room *s)
 static et_status parameter(noise_room *s, size_t count, const et_real *value, et_real **out,
                            et_error *error)
 {
-    const rounding r = rounding_at(s->p, ET_OPERANDS);
-    if (!rounding_changes(&r, count, value)) return ET_OK;
+    const rounding r = et_rounding_at(s->p, ET_OPERANDS);
+    if (!et_rounding_changes(&r, count, value)) return ET_OK;
     et_status status = take(s, out, count, sizeof(et_real), error);
     for (size_t i = 0; status == ET_OK && i < count; i++)
         (*out)[i] = (et_real)rounding_site(&r, (double)value[i], 0);
@@ -251,7 +251,7 @@ static double weight_noise(const et_moe *moe, const et_assignment *a, const et_m
 static et_status weigh_noise(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
                              et_moe_values *V, const noise_room *s, et_error *error)
 {
-    const rounding gate = rounding_at(s->p, ET_GATES), sum = rounding_at(s->p, ET_ACCUMULATOR);
+    const rounding gate = et_rounding_at(s->p, ET_GATES), sum = et_rounding_at(s->p, ET_ACCUMULATOR);
     for (size_t slot = 0; slot < a->slots; slot++) {
         double w = (double)v->slot_weight[slot];
         double in = weight_noise(moe, a, v, V, (size_t)a->slot_token[slot], slot);
@@ -332,7 +332,7 @@ static norm_sum norm_sum_of(const et_moe *moe, const et_assignment *a, const et_
 static double difference_noise(const norm_sum *sum, double dw, double size, double by,
                                const noise_room *s)
 {
-    const rounding site = rounding_at(s->p, ET_ACCUMULATOR);
+    const rounding site = et_rounding_at(s->p, ET_ACCUMULATOR);
     return rounding_site(&site, by * (dw - sum->C), 1) +
            by * by * (rounding_site(&site, size, 1) + rounding_site(&site, sum->C, 1));
 }
@@ -472,7 +472,7 @@ static et_status expert_noise(const et_moe *moe, const et_assignment *a,
     status = et_ffn_backward_noise(&job->f, s->p, job->W, m, &up, any ? &twins : NULL, &v, &V,
                                    &weight, &s->room, error);
     if (status != ET_OK) return status;
-    const rounding gate = rounding_at(s->p, ET_GATES);
+    const rounding gate = et_rounding_at(s->p, ET_GATES);
 #pragma omp parallel for if (m * d > ET_WORTH_THREADS)
     for (size_t j = 0; j < m; j++) {
         double in = (double)s->dw[j], site = rounding_site(&gate, (double)dw[j], in);
@@ -598,7 +598,7 @@ static void combine_noise(const et_moe *moe, const et_assignment *a, const et_mo
                           et_moe_values *V, const noise_room *s)
 {
     size_t d = moe->d;
-    const rounding site = rounding_at(s->p, ET_OUTPUTS);
+    const rounding site = et_rounding_at(s->p, ET_OUTPUTS);
 #pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
     for (size_t t = 0; t < moe->N; t++) {
         double *terms = s->terms + (size_t)omp_get_thread_num() * (moe->n + 1);
@@ -704,7 +704,7 @@ static et_status score_backward_noise(const et_moe *moe, const et_real *x, const
     }
     for (size_t t = 0; moe->norm == ET_NORM_SUM && !mixes && t < N; t++)
         norm_backward_noise(moe, a, v, g, V, G, t, s, rest + t * n);
-    const rounding site = rounding_at(s->p, ET_LOGITS), operand = rounding_at(s->p, ET_OPERANDS);
+    const rounding site = et_rounding_at(s->p, ET_LOGITS), operand = et_rounding_at(s->p, ET_OPERANDS);
     bool shorter = s->p->bits[ET_OPERANDS] < s->p->bits[ET_LOGITS];
     for (size_t i = 0; i < N * n; i++) {
         double dr = (double)g->logits[i], in = (double)rest[i] + (double)s->from_dw[i];
@@ -743,7 +743,7 @@ static void dx_noise(const et_moe *moe, const et_assignment *a, const et_moe_gra
                      et_moe_grads *G, const noise_room *s)
 {
     size_t d = moe->d;
-    const rounding site = rounding_at(s->p, ET_OUTPUTS);
+    const rounding site = et_rounding_at(s->p, ET_OUTPUTS);
 #pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
     for (size_t t = 0; t < moe->N; t++) {
         et_sum_noise c = et_sum_noise_of(s->p, (size_t)a->fanout[t] + 2);

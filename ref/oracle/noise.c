@@ -65,7 +65,7 @@ static et_status dense_noise(step_noise *q, et_error *error)
     const et_case *c = &s->c;
     size_t N = c->tokens, d = c->d_model, h = c->d_expert;
     et_ffn f = {s->engine, d, h, s->in.up, s->in.down};
-    const rounding operand = rounding_at(q->p, ET_OPERANDS), out = rounding_at(q->p, ET_OUTPUTS);
+    const rounding operand = et_rounding_at(q->p, ET_OPERANDS), out = et_rounding_at(q->p, ET_OUTPUTS);
     void *room;
     et_status status = et_allocate(&room, N * d + 2 * h * d, sizeof(et_real), "noise", error);
     if (status != ET_OK) return status;
@@ -123,7 +123,7 @@ static et_status dense_noise(step_noise *q, et_error *error)
 static void aux_noise(const step_noise *q, size_t first, size_t N, const et_real *F, double *V)
 {
     size_t n = q->s->c.experts;
-    const rounding gate = rounding_at(q->p, ET_GATES);
+    const rounding gate = et_rounding_at(q->p, ET_GATES);
     double total = 0, squares = 0, missing = 0;
     for (size_t i = 0; i < n; i++) {
         double weight = (double)F[i] - (q->s->c.balance == ET_BALANCE_AUX_ERROR ? 1 : 0);
@@ -580,8 +580,8 @@ static et_shift column_shift(size_t N, size_t n, const et_real *e, const et_real
 static et_status find_shifts_of_scores(const et_step *s, const et_profile *p, et_systematic *by,
                                        et_error *error)
 {
-    const rounding gate = rounding_at(p, ET_GATES), logit = rounding_at(p, ET_LOGITS),
-                   last = rounding_coarser(p, ET_OPERANDS, ET_LOGITS);
+    const rounding gate = et_rounding_at(p, ET_GATES), logit = et_rounding_at(p, ET_LOGITS),
+                   last = et_rounding_coarser(p, ET_OPERANDS, ET_LOGITS);
     size_t N = s->c.tokens, n = s->c.experts;
     et_moe moe = et_step_layer(s);
     void *room;
@@ -625,35 +625,35 @@ static et_shift slot_shift(const et_step *s, rounding r, size_t width, const et_
 
 static bool any_parameter_errs(const et_step *s, const et_profile *p)
 {
-    const rounding r = rounding_at(p, ET_OPERANDS);
+    const rounding r = et_rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
     const et_step_inputs *in = &s->in;
     size_t n = c->layer == ET_MOE ? c->experts : 1, size = n * c->d_expert * c->d_model;
     size_t shared = c->shared_d_expert * c->d_model;
-    return rounding_changes(&r, n * c->d_model, in->router) || rounding_changes(&r, size, in->up) ||
-           rounding_changes(&r, size, in->down) || rounding_changes(&r, shared, in->shared_up) ||
-           rounding_changes(&r, shared, in->shared_down);
+    return et_rounding_changes(&r, n * c->d_model, in->router) || et_rounding_changes(&r, size, in->up) ||
+           et_rounding_changes(&r, size, in->down) || et_rounding_changes(&r, shared, in->shared_up) ||
+           et_rounding_changes(&r, shared, in->shared_down);
 }
 
 static et_systematic find_systematic(const et_step *s, const et_profile *p)
 {
     et_systematic by = {0};
     if (s->c.layer == ET_MOE) {
-        by.upstream = slot_shift(s, rounding_coarser(p, ET_INTERMEDIATES, ET_OPERANDS),
+        by.upstream = slot_shift(s, et_rounding_coarser(p, ET_INTERMEDIATES, ET_OPERANDS),
                                  s->c.d_model, s->bwd.slot_out, s->bwd.shared_out);
         by.weight =
-            slot_shift(s, rounding_at(p, ET_GATES), 1, s->fwd.slot_weight, s->fwd.shared_weight);
+            slot_shift(s, et_rounding_at(p, ET_GATES), 1, s->fwd.slot_weight, s->fwd.shared_weight);
         by.router_share = router_share(s);
     }
-    const rounding r = rounding_at(p, ET_OPERANDS);
+    const rounding r = et_rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
     const et_step_inputs *in = &s->in;
     by.parameters = any_parameter_errs(s, p);
-    const rounding intermediate = rounding_at(p, ET_INTERMEDIATES);
-    by.dy = rounding_changes(&intermediate, c->tokens * c->d_model, in->dy);
+    const rounding intermediate = et_rounding_at(p, ET_INTERMEDIATES);
+    by.dy = et_rounding_changes(&intermediate, c->tokens * c->d_model, in->dy);
     if (!p->truncate_operands) return by;
     by.each = 0.72 * ldexp(1, -p->bits[ET_OPERANDS]);
-    by.x = rounding_changes(&r, c->tokens * c->d_model, in->x);
+    by.x = et_rounding_changes(&r, c->tokens * c->d_model, in->x);
     if (c->layer == ET_MOE && (by.x || by.parameters)) find_score_changes(s, &by);
     return by;
 }
@@ -727,12 +727,12 @@ static et_status shrink(const step_noise *q, et_error *error)
 static et_status find_crowd(step_noise *q, et_error *error)
 {
     const et_case *c = &q->s->c;
-    const rounding r = rounding_at(q->p, ET_OPERANDS);
+    const rounding r = et_rounding_at(q->p, ET_OPERANDS);
     double directions;
     q->crowd = 1;
-    q->lossy_x = rounding_changes(&r, c->tokens * c->d_model, q->s->in.x);
+    q->lossy_x = et_rounding_changes(&r, c->tokens * c->d_model, q->s->in.x);
     if (!(q->s->loss_aux || q->s->loss_z) ||
-        !rounding_changes(&r, c->experts * c->d_model, q->s->in.router))
+        !et_rounding_changes(&r, c->experts * c->d_model, q->s->in.router))
         return ET_OK;
     et_status status =
         et_find_directions(&directions, c->tokens, c->d_model, q->s->in.x, NULL, error);
@@ -767,7 +767,7 @@ static et_status moe_noise(step_noise *q, et_error *error)
 et_status et_noise_by_chance(et_step *variance, const et_step *s, const et_profile *p,
                              et_error *error)
 {
-    step_noise q = {.s = s, .V = variance, .p = p, .sum = rounding_at(p, ET_ACCUMULATOR)};
+    step_noise q = {.s = s, .V = variance, .p = p, .sum = et_rounding_at(p, ET_ACCUMULATOR)};
     q.a = 0.18 * ldexp(1, -2 * p->bits[ET_ACCUMULATOR]);
     et_status status = et_step_take_like(variance, s, error);
     if (status == ET_OK)

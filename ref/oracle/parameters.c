@@ -104,7 +104,7 @@ static et_status run_rounded(et_step *moved, const et_step *s, const rounding *r
 
 et_status et_noise_of_parameters(et_step *V, const et_step *s, const et_profile *p, et_error *error)
 {
-    const rounding r = rounding_at(p, ET_OPERANDS);
+    const rounding r = et_rounding_at(p, ET_OPERANDS);
     const et_case *c = &s->c;
     size_t n = c->layer == ET_MOE ? c->experts : 1, d = c->d_model, h = c->d_expert;
     size_t hs = c->shared_d_expert;

@@ -55,7 +55,7 @@ static product factors_of(const et_judgement *j, const char *name)
     size_t d = s->c.d_model, h = shared ? s->c.shared_d_expert : s->c.d_expert;
     const et_moe_grads *g = &s->bwd, *Vg = &V->bwd;
     const int32_t *token = s->c.layer == ET_MOE ? s->assignment.slot_token : NULL;
-    product of = {.operand = rounding_at(p, ET_OPERANDS), .scale = j->scale};
+    product of = {.operand = et_rounding_at(p, ET_OPERANDS), .scale = j->scale};
     if (up && shared)
         of.p = (factor){g->shared_pre, Vg->shared_pre, NULL, h, shorter}, of.q = given_x(s, NULL);
     else if (up)

@@ -74,8 +74,8 @@ typedef struct bars {
 static bars bars_of(const et_inquiry *q, const et_exhibit *x)
 {
     const et_profile *p = q->j->options->profile;
-    bars b = {.sum = rounding_at(p, ET_ACCUMULATOR),
-              .place = rounding_at(p, et_tensor_place(x->got->name)),
+    bars b = {.sum = et_rounding_at(p, ET_ACCUMULATOR),
+              .place = et_rounding_at(p, et_tensor_place(x->got->name)),
               .rho = x->noise,
               .unit = ldexp(1, -p->bits[ET_ACCUMULATOR])};
     int bits = b.place.bits;

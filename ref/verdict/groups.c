@@ -696,7 +696,7 @@ static et_status find_moved(const jury *q, et_real *moved, et_error *error)
 {
     const et_step *s = q->j->reference;
     const et_profile *p = q->j->options->profile;
-    const rounding last = rounding_coarser(p, ET_OPERANDS, ET_LOGITS);
+    const rounding last = et_rounding_coarser(p, ET_OPERANDS, ET_LOGITS);
     const et_moe moe = et_step_layer(s);
     return et_alike_dr(&moe, p, &last, &s->assignment, &s->fwd, &s->bwd, moved, error);
 }

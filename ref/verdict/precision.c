@@ -204,7 +204,7 @@ static bool is_gates(const et_exhibit *x)
 static bool is_spared(const et_profile *p, const et_exhibit *x, const et_real *V, size_t first,
                       size_t count)
 {
-    const rounding r = rounding_at(p, ET_GATES);
+    const rounding r = et_rounding_at(p, ET_GATES);
     const et_real *right = x->right;
     double moves = 0, variance = 0;
     for (size_t i = first; i < first + count; i++) {
