@@ -16,6 +16,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 /* The kernels in use, by OpenBLAS's own name: "Prescott", "Haswell", "SkylakeX". Never NULL. */
 const char *et_engine_kernels(void);
@@ -29,6 +30,7 @@ const char *et_engine_better_kernels(void);
  * string is constant. */
 const char *et_engine_warning(void);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif
