@@ -3,6 +3,11 @@
  * What a header declares between its two visibility pragmas is what libetref.so exports: it is
  * compiled with all other names hidden.
  *
+ * Results do not depend on the caller's floating-point environment (rounding direction, flush to
+ * zero, traps): a function that computes sets the default one for its own thread and OpenMP's
+ * workers, and gives each its own back when it returns. The exceptions are functions of single
+ * numbers, which stand in inner loops: elementary.h, dtype.h, and et_place_... of profile.h.
+ *
  * Processes and threads. The library computes with OpenMP, whose threads do not live on in a child
  * process: after a function has used threads, a child made by fork must not call the library before
  * it calls exec, or it may wait for ever. Make children first, or let them exec.

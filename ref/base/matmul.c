@@ -23,6 +23,7 @@
  */
 #include "etref/matmul.h"
 
+#include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
 
 #include <cblas.h>
@@ -141,7 +142,7 @@ static void plain(size_t M, size_t N, size_t K, et_matrix A, et_matrix B, bool a
     size_t down = (M + MC - 1) / MC, across = (N + NC - 1) / NC;
     /* Blocks of C are disjoint: whoever computes one, it gets the same bits. */
 #pragma omp parallel for schedule(dynamic) if (down * across > 1 &&                                \
-                                               M * N / 8 * K > ET_WORTH_THREADS)
+                                               et_worth_threads(M * N / 8 * K))
     for (size_t b = 0; b < down * across; b++)
         block(M, N, K, A, B, b % down * MC, b / down * NC, accumulate, C, stride);
 }
@@ -154,6 +155,7 @@ static void blas(size_t M, size_t N, size_t K, et_matrix A, et_matrix B, bool ac
 #else
 #define GEMM cblas_dgemm
 #endif
+    et_worth_threads(M * N / 8 * K); /* OpenBLAS shares the threads: they are made ready */
     GEMM(CblasRowMajor, A.transposed ? CblasTrans : CblasNoTrans,
          B.transposed ? CblasTrans : CblasNoTrans, (int)M, (int)N, (int)K, 1, A.at, (int)A.stride,
          B.at, (int)B.stride, accumulate ? 1 : 0, C, (int)stride);
@@ -168,6 +170,7 @@ static bool fits_blas(size_t M, size_t N, size_t K, et_matrix A, et_matrix B, si
 void et_matmul(et_engine engine, size_t M, size_t N, size_t K, et_matrix A, et_matrix B,
                bool accumulate, et_real *C, size_t c_stride)
 {
+    ET_ARITHMETIC;
     if (M == 0 || N == 0) return;
     if (K == 0) { /* an empty sum; spelled out, since no block of k would run */
         for (size_t i = 0; i < M && !accumulate; i++)

@@ -272,7 +272,7 @@ static size_t take_squares(const squares *x, size_t first, double *to)
 static int scaled(const squares *x, float *to, bool *small)
 {
     double largest = 0, few = 0;
-#pragma omp parallel for reduction(max : largest) if (x->count > ET_WORTH_THREADS)
+#pragma omp parallel for reduction(max : largest) if (et_worth_threads(x->count))
     for (size_t first = 0; first < x->count; first += PIECE) {
         double piece[PIECE];
         size_t count = take_squares(x, first, piece);
@@ -280,7 +280,7 @@ static int scaled(const squares *x, float *to, bool *small)
     }
     int exponent = largest > 0 && isfinite(largest) ? ilogb(fmax(largest, DBL_MIN)) : 0;
     double scale = isfinite(largest) ? ldexp(1, -exponent) : 0;
-#pragma omp parallel for reduction(+ : few) if (x->count > ET_WORTH_THREADS)
+#pragma omp parallel for reduction(+ : few) if (et_worth_threads(x->count))
     for (size_t first = 0; first < x->count; first += PIECE) {
         double piece[PIECE];
         size_t count = take_squares(x, first, piece);
@@ -359,7 +359,7 @@ static et_status multiply(bool blas, et_product_room *room, size_t M, size_t N, 
  * two; infinite where all are 0, and NaN (no comparison holds) if one carries an error. */
 static void find_quanta(et_noisy x, size_t lines, size_t length, bool along_rows, double *quanta)
 {
-#pragma omp parallel for if (lines * length > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(lines * length))
     for (size_t i = 0; i < lines; i++) {
         int least = INT_MAX / 4;
         for (size_t k = 0; k < length && least != INT_MIN; k++) {
@@ -405,7 +405,7 @@ static et_status sum_if_needed(exactness *e, et_engine engine, size_t M, size_t 
                                et_error *error)
 {
     bool undecided = false;
-#pragma omp parallel for reduction(|| : undecided) if (M * N > ET_WORTH_THREADS)
+#pragma omp parallel for reduction(|| : undecided) if (et_worth_threads(M * N))
     for (size_t i = 0; i < M; i++)
         for (size_t first = 0; first < N && !undecided; first += PIECE) {
             double w[PIECE];
@@ -530,7 +530,7 @@ static void finish_piece(const finishing *f, size_t i, size_t first, size_t coun
 static void finish(const finishing *f, size_t M, et_real *V)
 {
     size_t N = f->W->N;
-#pragma omp parallel for if (M * N > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(M * N))
     for (size_t i = 0; i < M; i++)
         for (size_t j = 0; j < N; j += PIECE)
             finish_piece(f, i, j, N - j < PIECE ? N - j : PIECE, V);
@@ -580,7 +580,7 @@ static void short_sums_noise(const et_profile *p, size_t M, size_t N, size_t K, 
 {
     const rounding site = place == ET_NOWHERE ? (rounding){0} : et_rounding_at(p, place);
     et_sum_noise c = et_sum_noise_of(p, K);
-#pragma omp parallel for if (M * N * K > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(M * N * K))
     for (size_t at = 0; at < M * N; at++) {
         double sum, v = short_sum_noise(p, c, K, X, Y, at / N, at % N, &sum);
         if (place != ET_NOWHERE) v += rounding_site(&site, sum, v);

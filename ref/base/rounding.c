@@ -56,7 +56,7 @@ bool et_rounding_changes(const rounding *r, size_t count, const et_real *values)
 {
     enum { PIECE = 256 };
     bool changes = false;
-#pragma omp parallel for reduction(|| : changes) if (count > ET_WORTH_THREADS)
+#pragma omp parallel for reduction(|| : changes) if (et_worth_threads(count))
     for (size_t i = 0; i < (values ? count : 0); i += PIECE)
         changes = changes || changes_piece(r, count - i < PIECE ? count - i : PIECE, values + i);
     return changes;

@@ -6,6 +6,7 @@
  * element-by-element step stands alone, as a reader would write them down.
  */
 #include "etref/ffn.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
 
 /* v where v > 0, and +0 elsewhere: also for -0 and for NaN, which is not above 0. Half of the elements are,
@@ -19,11 +20,12 @@ static et_real relu(et_real v)
 void et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
                     et_real *out)
 {
+    ET_ARITHMETIC;
     /* H = x W_up' */
     et_matmul(f->engine, m, f->h, f->d, et_rows(x, f->d), et_transposed(f->up, f->d), false, H,
               f->h);
     /* A = relu(H)^2 */
-#pragma omp parallel for if (m * f->h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * f->h))
     for (size_t i = 0; i < m * f->h; i++) A[i] = relu(H[i]) * relu(H[i]);
     /* f = A W_down' */
     et_matmul(f->engine, m, f->d, f->h, et_rows(A, f->h), et_transposed(f->down, f->h), false, out,
@@ -44,13 +46,14 @@ void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real 
                      const et_real *A, const et_real *dO, et_real *dA, et_real *dH, et_real *dup,
                      et_real *ddown, bool accumulate_dx, et_real *dx)
 {
+    ET_ARITHMETIC;
     /* dA = dO W_down */
     et_matmul(f->engine, m, f->h, f->d, et_rows(dO, f->d), et_rows(f->down, f->h), false, dA, f->h);
     /* dW_down += dO' A */
     et_matmul(f->engine, f->d, f->h, m, et_transposed(dO, f->d), et_rows(A, f->h), true, ddown,
               f->h);
     /* dH = dA * 2 relu(H) */
-#pragma omp parallel for if (m * f->h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * f->h))
     for (size_t i = 0; i < m * f->h; i++) dH[i] = dA[i] * (2 * relu(H[i]));
     /* dW_up += dH' x */
     et_matmul(f->engine, f->h, f->d, m, et_transposed(dH, f->h), et_rows(x, f->d), true, dup, f->d);

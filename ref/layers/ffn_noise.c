@@ -18,6 +18,7 @@
  * positive, and its A is e^2.
  */
 #include "etref/ffn.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product_noise.h"
@@ -39,7 +40,7 @@ static void round_at(const et_profile *p, et_place place, size_t count, const et
                      et_real *variance)
 {
     const rounding r = et_rounding_at(p, place);
-#pragma omp parallel for if (count > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++)
         variance[i] += (et_real)rounding_site(&r, (double)value[i], (double)variance[i]);
 }
@@ -62,7 +63,7 @@ static const et_real *with_copies(size_t m, size_t h, const et_copies *copies, c
                                   et_real *to)
 {
     if (!copies->of) return V;
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t i = 0; i < m * h; i++) to[i] = V[i] * copies->of[i % h];
     return to;
 }
@@ -75,7 +76,7 @@ static bool may_be_positive(double value, double variance)
 
 static void activation_noise(size_t count, const et_real *H, const et_real *VH, et_real *VA)
 {
-#pragma omp parallel for if (count > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++) {
         double s = (double)slope(H[i]), v = (double)VH[i], r = s / 2;
         double most = larger((double)H[i] + rounding_tail * sqrt(v), 0);
@@ -115,6 +116,7 @@ et_status et_ffn_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter_no
                        const et_ffn_tensors *v, et_ffn_tensors *V, struct et_product_room *room,
                        et_error *error)
 {
+    ET_ARITHMETIC;
     size_t d = f->d, h = f->h;
     void *operand;
     et_real *along = NULL;
@@ -181,7 +183,7 @@ static void sum_by_leader(size_t m, size_t columns, const int32_t *leader, const
                           et_real *to)
 {
     enum { BLOCK = 64 }; /* of columns: a leader's sum stays with one thread */
-#pragma omp parallel for if (m * columns > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * columns))
     for (size_t c = 0; c < columns; c += BLOCK) {
         size_t end = c + BLOCK < columns ? c + BLOCK : columns;
         for (size_t t = 0; t < m; t++) memset(to + t * columns + c, 0, (end - c) * sizeof *to);
@@ -253,7 +255,7 @@ static void free_parts(parts *s)
 static void unweighted_gradient(const et_ffn *f, size_t m, const et_upstream *u, const et_real *dA,
                                 et_real *g)
 {
-#pragma omp parallel for if (m * f->h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * f->h))
     for (size_t t = 0; t < m; t++) {
         et_real w = u->w ? u->w[t] : 1;
         for (size_t j = 0; w != 0 && j < f->h; j++) g[t * f->h + j] = dA[t * f->h + j] / w;
@@ -308,7 +310,7 @@ static void upstream_noise(const et_profile *p, size_t m, size_t d, const et_ups
                            const et_real *dO, parts *s, et_real *VdO)
 {
     const rounding r = et_rounding_at(p, ET_INTERMEDIATES), operand = et_rounding_at(p, ET_OPERANDS);
-#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t t = 0; t < m; t++) {
         double w = u->w ? (double)u->w[t] : 1, Vw = u->w ? (double)u->w_variance[t] : 0;
         double more = beyond_weight(p, w, Vw);
@@ -328,7 +330,7 @@ static void find_one_factor(size_t m, size_t d, const et_upstream *u, const et_r
                             const et_real *own, et_real *to, et_real *one_factor)
 {
     const double next_to_nothing = 1e-20;
-#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t t = 0; t < m; t++) {
         double size = 0, variance = 0;
         bool one_size = true;
@@ -349,7 +351,7 @@ static void activation_backward_noise(const et_profile *p, size_t m, size_t h, c
                                       const et_ffn_tensors *v, parts *s, et_ffn_tensors *V)
 {
     const rounding r = et_rounding_at(p, ET_INTERMEDIATES);
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t t = 0; t < m; t++) {
         double w = u->w ? (double)u->w[t] : 1, Vw = u->w ? (double)u->w_variance[t] : 0;
         double more = beyond_weight(p, w, Vw);
@@ -375,7 +377,7 @@ static void find_apart(const et_profile *p, size_t m, size_t h, const et_ffn_ten
                        const et_ffn_tensors *V, et_real *apart)
 {
     const rounding r = et_rounding_at(p, ET_INTERMEDIATES);
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t t = 0; t < m; t++) {
         double all = 0, own = 0;
         for (size_t i = t * h; i < (t + 1) * h; i++) {
@@ -394,7 +396,7 @@ static void own_deviations(const et_profile *p, size_t count, const et_real *val
 {
     const rounding r = et_rounding_at(p, ET_OPERANDS);
     bool shorter = p->bits[ET_OPERANDS] < p->bits[ET_INTERMEDIATES];
-#pragma omp parallel for if (count > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++) {
         double operand = shorter ? rounding_site(&r, (double)value[i], (double)V[i]) : 0;
         to[i] = (et_real)sqrt((double)own[i] + operand);
@@ -409,11 +411,11 @@ static void twin_upstream(const et_profile *p, size_t m, size_t d, const et_upst
     et_real *own = s->right;
     own_deviations(p, m * d, v->dO, V->dO, s->dO_own, own);
     sum_by_leader(m, d, twins->both, own, s->left);
-#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t i = 0; i < m * d; i++) s->left[i] *= s->left[i];
     if (!u->w) return;
     sum_by_leader(m, d, twins->input, u->dy, s->right);
-#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t t = 0; t < m; t++)
         for (size_t i = t * d; i < (t + 1) * d; i++)
             s->left[i] += s->right[i] * s->right[i] * u->w_variance[t];
@@ -427,13 +429,13 @@ static void twin_hidden(const et_profile *p, size_t m, size_t h, const et_upstre
     et_real *row = s->right;
     own_deviations(p, m * h, v->dH, V->dH, s->dH_own, row);
     sum_by_leader(m, h, twins->both, row, s->left);
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t i = 0; i < m * h; i++) {
         s->left[i] *= s->left[i];
         row[i] = may_be_positive((double)v->H[i], (double)V->H[i]) ? 2 * v->dA[i] : 0;
     }
     sum_by_leader(m, h, twins->input, row, s->sum);
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t t = 0; t < m; t++)
         for (size_t i = t * h; i < (t + 1) * h; i++) {
             s->left[i] += (s->sum[i] * s->sum[i] + s->apart[t] * row[i] * row[i]) * V->H[i];
@@ -441,7 +443,7 @@ static void twin_hidden(const et_profile *p, size_t m, size_t h, const et_upstre
         }
     if (!u->w) return;
     sum_by_leader(m, h, twins->input, row, s->sum);
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t t = 0; t < m; t++)
         for (size_t i = t * h; i < (t + 1) * h; i++)
             s->left[i] += s->sum[i] * s->sum[i] * u->w_variance[t];
@@ -453,7 +455,7 @@ static const et_real *twin_squares(size_t m, size_t columns, const et_twins *twi
                                    const et_real *rows, const et_real *apart, et_real *to)
 {
     sum_by_leader(m, columns, twins->input, rows, to);
-#pragma omp parallel for if (m * columns > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * columns))
     for (size_t t = 0; t < m; t++)
         for (size_t i = t * columns; i < (t + 1) * columns; i++) {
             to[i] *= to[i];
@@ -502,7 +504,7 @@ static void sum_along(const et_ffn *f, size_t n, et_real *a, et_real *x, et_real
     for (size_t i = 0; i < n * h; i++) a[i] *= a[i];
     for (size_t i = 0; i < n * d; i++) x[i] *= x[i];
     et_matmul(f->engine, h, d, n, et_transposed(a, h), et_rows(x, d), false, squares, d);
-#pragma omp parallel for if (h * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(h * d))
     for (size_t i = 0; i < h * d; i++)
         more[i] = (et_real)larger((double)more[i] * (double)more[i] - (double)squares[i], 0);
 }
@@ -568,7 +570,7 @@ static void from_weights(const et_ffn *f, et_ffn_parameter_noise W, const et_rea
                          const et_real *more, et_ffn_tensors *V)
 {
     size_t d = f->d, h = f->h;
-#pragma omp parallel for if (h * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(h * d))
     for (size_t j = 0; j < h; j++) {
         double from_down = 0, from_up = 0;
         for (size_t c = 0; W.down && c < d; c++)
@@ -753,7 +755,7 @@ static double dot_noise(const et_profile *p, size_t d, const et_real *dy, const 
 /* The mean of each row of W (power 1) or of its squares (power 2); W NULL: 0. */
 static void row_means(size_t rows, size_t columns, const et_real *W, int power, et_real *to)
 {
-#pragma omp parallel for if (rows * columns > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(rows * columns))
     for (size_t i = 0; i < rows; i++) {
         double sum = 0;
         for (size_t j = 0; W && j < columns; j++) {
@@ -810,7 +812,7 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
     VA = with_copies(m, h, &s->copies, VA, own + m * d);
     row_means(d, h, f->down, 2, mean_square);
     row_means(d, h, W.down, 1, mean_noise);
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t t = 0; t < m; t++) {
         double *terms = all_terms + (size_t)omp_get_thread_num() * d;
         own_output_noise(f, p, mean_square, mean_noise, &s->outputs, v->A + t * h, v->out + t * d,
@@ -826,7 +828,7 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
     if (twins) { /* the sum of dw is linear in g and dy: their sums over rows of the same input */
         sum_by_leader(m, h, twins->input, s->g, s->left);
         sum_by_leader(m, d, twins->input, u->dy, s->sum);
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * h))
         for (size_t t = 0; t < m; t++)
             weight->dw_sum[t] = s->apart[t] * weight->dw[t] +
                                 (et_real)through_expert(d, h, s->left + t * h, VA + t * h,
@@ -859,6 +861,7 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
                                 const et_ffn_tensors *v, et_ffn_tensors *V, et_weight_noise *weight,
                                 struct et_product_room *room, et_error *error)
 {
+    ET_ARITHMETIC;
     size_t d = f->d, h = f->h;
     parts s;
     et_status status = take_parts(&s, m, d, h, error);
@@ -891,7 +894,7 @@ et_status et_ffn_backward_noise(const et_ffn *f, const et_profile *p, et_ffn_par
     status = dw_noise(f, p, W, m, u, twins, v, V, &s, weight, error);
     if (status != ET_OK || !weight->shared) goto out;
         /* cov(dx, dw) = 4 (dA g R V[H]) W_up */
-#pragma omp parallel for if (m * h > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t i = 0; i < m * h; i++)
         s.left[i] = 2 * v->dA[i] * s.g[i] * slope(v->H[i]) * V->H[i] *
                     (s.copies.of ? s.copies.of[i % h] : 1);

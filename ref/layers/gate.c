@@ -12,6 +12,7 @@
  * Every sum runs in index order. Left out: selection. A gate knows nothing of the assignment.
  */
 #include "etref/gate.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/exponential.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product_noise.h"
@@ -62,10 +63,11 @@ static void softmax(size_t count, size_t step, const et_real *r, et_real *p, et_
 void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real *p,
                      et_real *anchor)
 {
+    ET_ARITHMETIC;
     if (N == 0 || n == 0) return;
     switch (gate) {
     case ET_GATE_SIGMOID:
-#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t i = 0; i < N * n; i++) p[i] = sigmoid(r[i]);
         return;
     case ET_GATE_RELU:
@@ -74,12 +76,12 @@ void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real
     case ET_GATE_SOFTMAX:
     case ET_GATE_SOFTMAX_ANCHOR:
     case ET_GATE_SOFTMAX_ANCHOR_OUT:
-#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t t = 0; t < N; t++)
             softmax(n, 1, r + t * n, p + t * n, et_gate_has_anchor(gate) ? anchor + t : NULL);
         return;
     case ET_GATE_SOFTMAX_TOKENS:
-#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t i = 0; i < n; i++) softmax(N, n, r + i, p + i, NULL);
         return;
     }
@@ -143,9 +145,10 @@ static void softmax_backward(size_t count, size_t step, const et_real *p, const 
 void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const et_real *p,
                       const et_real *anchor, const et_real *dp, const et_real *danchor, et_real *dr)
 {
+    ET_ARITHMETIC;
     switch (gate) {
     case ET_GATE_SIGMOID:
-#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t i = 0; i < N * n; i++) dr[i] += dp[i] * sigmoid_slope(r[i]);
         return;
     case ET_GATE_RELU:
@@ -154,13 +157,13 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
     case ET_GATE_SOFTMAX:
     case ET_GATE_SOFTMAX_ANCHOR:
     case ET_GATE_SOFTMAX_ANCHOR_OUT:
-#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t t = 0; t < N; t++)
             softmax_backward(n, 1, p + t * n, dp + t * n, et_gate_has_anchor(gate) ? anchor[t] : 0,
                              danchor ? danchor[t] : 0, dr + t * n);
         return;
     case ET_GATE_SOFTMAX_TOKENS:
-#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t i = 0; i < n; i++) softmax_backward(N, n, p + i, dp + i, 0, 0, dr + i);
         return;
     }
@@ -371,6 +374,7 @@ void et_gate_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const 
                    const et_real *gates, const et_real *anchor, const et_real *Vr, bool together,
                    et_real *Vp, et_real *Vanchor)
 {
+    ET_ARITHMETIC;
     if (N == 0 || n == 0) return;
     switch (gate) {
     case ET_GATE_SIGMOID: sigmoid_noise(p, N * n, r, gates, Vr, Vp); return;
@@ -445,6 +449,7 @@ void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t 
                             const et_real *Vp, const et_real *Vanchor, const et_real *Vdp,
                             et_real *VD, et_real *Vdr)
 {
+    ET_ARITHMETIC;
     const rounding site = et_rounding_at(p, ET_ACCUMULATOR);
     bool anchored = et_gate_has_anchor(gate) && danchor;
     switch (gate) {

@@ -14,6 +14,7 @@
  * of token-choice models. Left out: dropping of tokens (a rule's business) and any fused kernel.
  */
 #include "etref/moe.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 
@@ -25,6 +26,7 @@
 
 void et_moe_score(const et_moe *moe, const et_real *x, et_moe_values *v)
 {
+    ET_ARITHMETIC;
     size_t n = moe->n;
     et_matmul(moe->engine, moe->N, n, moe->d, et_rows(x, moe->d),
               et_transposed(moe->router, moe->d), false, v->logits, n);
@@ -61,7 +63,8 @@ static et_real shared_divisor(const et_moe *moe, const et_assignment *a, size_t 
 
 void et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
-#pragma omp parallel for if (moe->N * moe->n > ET_WORTH_THREADS)
+    ET_ARITHMETIC;
+#pragma omp parallel for if (et_worth_threads(moe->N * moe->n))
     for (size_t t = 0; t < moe->N; t++) {
         et_real divide_by = divisor(moe, a, v, t);
         for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
@@ -100,7 +103,7 @@ static size_t largest_load(const et_assignment *a)
 /* to [m,d] = the rows of x named by tokens[0..m). */
 static void gather(size_t m, size_t d, const et_real *x, const int32_t *tokens, et_real *to)
 {
-#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t j = 0; j < m; j++) memcpy(to + j * d, x + (size_t)tokens[j] * d, d * sizeof *to);
 }
 
@@ -110,7 +113,7 @@ static void gather(size_t m, size_t d, const et_real *x, const int32_t *tokens, 
 static bool one_expert_a_thread(const et_moe *moe, const et_assignment *a)
 {
     size_t threads = (size_t)omp_get_max_threads();
-    return threads > 1 && a->slots * moe->d > ET_WORTH_THREADS &&
+    return threads > 1 && et_worth_threads(a->slots * moe->d) &&
            largest_load(a) <= a->slots / (4 * threads);
 }
 
@@ -129,6 +132,7 @@ static et_status take_rows(et_real **rows, const et_moe *moe, const et_assignmen
 et_status et_moe_experts(const et_moe *moe, const et_real *x, const et_assignment *a,
                          et_moe_values *v, et_error *error)
 {
+    ET_ARITHMETIC;
     size_t d = moe->d, h = moe->h, most = largest_load(a);
     et_real *room;
     et_status status = take_rows(&room, moe, a, 1, error);
@@ -160,8 +164,9 @@ static void scale(size_t d, et_real w, const et_real *row, et_real *to)
 
 void et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
+    ET_ARITHMETIC;
     size_t d = moe->d;
-#pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(moe->N * d))
     for (size_t t = 0; t < moe->N; t++) {
         et_real *y = v->y + t * d;
         if (moe->hs > 0)
@@ -179,6 +184,7 @@ void et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 et_status et_moe_forward(const et_moe *moe, const et_real *x, const et_assignment *a,
                          et_moe_values *v, et_error *error)
 {
+    ET_ARITHMETIC;
     et_moe_weigh(moe, a, v);
     et_status status = et_moe_experts(moe, x, a, v, error);
     if (status == ET_OK) et_moe_combine(moe, a, v);
@@ -212,7 +218,7 @@ enum { TOGETHER = 4 };
 static void weighted_rows_backward(size_t m, size_t d, const et_real *dy, const int32_t *tokens,
                                    const et_real *w, const et_real *f, et_real *dw, et_real *dO)
 {
-#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t first = 0; first < m; first += TOGETHER) {
         size_t rows = m - first < TOGETHER ? m - first : TOGETHER;
         const et_real *upstream[TOGETHER], *out[TOGETHER];
@@ -234,6 +240,7 @@ static void weighted_rows_backward(size_t m, size_t d, const et_real *dy, const 
 void et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
                              const et_moe_values *v, et_moe_grads *g)
 {
+    ET_ARITHMETIC;
     weighted_rows_backward(a->slots, moe->d, dy, a->slot_token, v->slot_weight, v->slot_out,
                            g->slot_weight, g->slot_out);
     if (moe->hs > 0)
@@ -244,7 +251,7 @@ void et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assi
 /* to[token of row j] += rows[j]. An expert meets a token once, so the rows go to different places. */
 static void scatter_add(size_t m, size_t d, const et_real *rows, const int32_t *tokens, et_real *to)
 {
-#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t j = 0; j < m; j++)
         for (size_t c = 0; c < d; c++) to[(size_t)tokens[j] * d + c] += rows[j * d + c];
 }
@@ -252,6 +259,7 @@ static void scatter_add(size_t m, size_t d, const et_real *rows, const int32_t *
 et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
                                   const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
+    ET_ARITHMETIC;
     size_t d = moe->d, h = moe->h, size = h * d, most = largest_load(a);
     et_real *room;
     et_status status = take_rows(&room, moe, a, 2, error);
@@ -301,6 +309,7 @@ static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_m
 et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
                                 const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
+    ET_ARITHMETIC;
     size_t N = moe->N, n = moe->n, d = moe->d;
     void *room = NULL;
     if (moe->anchor_weighs_shared) {
@@ -308,7 +317,7 @@ et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_as
         if (status != ET_OK) return status;
     }
     et_real *danchor = room; /* da_t0 = ds_t (over n_t under fanout), or NULL */
-#pragma omp parallel for if (N * n > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(N * n))
     for (size_t t = 0; t < N; t++) {
         weigh_backward(moe, a, v, t, g);
         if (danchor) danchor[t] = g->shared_weight[t] / shared_divisor(moe, a, t);
@@ -327,6 +336,7 @@ et_status et_moe_backward(const et_moe *moe, const et_real *x, const et_real *dy
                           const et_assignment *a, const et_moe_values *v, et_moe_grads *g,
                           et_error *error)
 {
+    ET_ARITHMETIC;
     et_moe_combine_backward(moe, dy, a, v, g);
     et_status status = et_moe_experts_backward(moe, x, a, v, g, error);
     if (status == ET_OK) status = et_moe_score_backward(moe, x, a, v, g, error);

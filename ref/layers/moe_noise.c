@@ -24,6 +24,7 @@
  * are as coarse as everything else, and cancel on the average over columns.
  */
 #include "etref/moe.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product_noise.h"
@@ -197,6 +198,7 @@ static et_status score_noise(const et_moe *moe, const et_real *x, const et_moe_v
 et_status et_moe_score_noise(const et_moe *moe, const et_profile *p, const et_real *x,
                              const et_moe_values *v, et_moe_values *V, et_error *error)
 {
+    ET_ARITHMETIC;
     noise_room s = {.p = p};
     et_status status;
     if ((status = parameter(&s, moe->N * moe->d, x, &s.x, error)) == ET_OK &&
@@ -473,7 +475,7 @@ static et_status expert_noise(const et_moe *moe, const et_assignment *a,
                                    &weight, &s->room, error);
     if (status != ET_OK) return status;
     const rounding gate = et_rounding_at(s->p, ET_GATES);
-#pragma omp parallel for if (m * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t j = 0; j < m; j++) {
         double in = (double)s->dw[j], site = rounding_site(&gate, (double)dw[j], in);
         Vdw[j] = (et_real)(in + site);
@@ -599,7 +601,7 @@ static void combine_noise(const et_moe *moe, const et_assignment *a, const et_mo
 {
     size_t d = moe->d;
     const rounding site = et_rounding_at(s->p, ET_OUTPUTS);
-#pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(moe->N * d))
     for (size_t t = 0; t < moe->N; t++) {
         double *terms = s->terms + (size_t)omp_get_thread_num() * (moe->n + 1);
         for (size_t c = 0; c < d; c++) {
@@ -744,7 +746,7 @@ static void dx_noise(const et_moe *moe, const et_assignment *a, const et_moe_gra
 {
     size_t d = moe->d;
     const rounding site = et_rounding_at(s->p, ET_OUTPUTS);
-#pragma omp parallel for if (moe->N * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(moe->N * d))
     for (size_t t = 0; t < moe->N; t++) {
         et_sum_noise c = et_sum_noise_of(s->p, (size_t)a->fanout[t] + 2);
         for (size_t i = t * d; i < (t + 1) * d; i++) {
@@ -759,6 +761,7 @@ et_status et_moe_noise(const et_moe *moe, const et_profile *p, const et_real *x,
                        const et_assignment *a, const et_moe_values *v, const et_moe_grads *g,
                        et_moe_values *V, et_moe_grads *G, et_error *error)
 {
+    ET_ARITHMETIC;
     noise_room s = {.p = p};
     et_status status = take_room(&s, moe, x, dy, a, error);
     if (status != ET_OK) goto out;

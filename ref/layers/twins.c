@@ -87,7 +87,7 @@ static et_status find(const row_set *r, int32_t *first, size_t *different, et_er
     }
     uint64_t *hash = hashes;
     int32_t *table = entries;
-#pragma omp parallel for if (r->count * r->hashed > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(r->count * r->hashed))
     for (size_t t = 0; t < r->count; t++) hash[t] = hash_of(r, t);
     for (size_t i = 0; i < size; i++) table[i] = -1;
     for (size_t t = 0; t < r->count; t++) {
@@ -244,7 +244,7 @@ static et_status mean_square(size_t rows, size_t columns, et_matrix W, double *m
     et_status status = et_allocate(&room, lines, sizeof(double), "squares of weights", error);
     if (status != ET_OK) return status;
     double *squares = room;
-#pragma omp parallel for if (rows * columns > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(rows * columns))
     for (size_t line = 0; line < lines; line++) /* as they lie in memory */
         for (size_t i = 0; i < in_line; i++) {
             double w = (double)W.at[line * W.stride + i];

@@ -43,6 +43,7 @@
  * normalises over the batch, so its weights see the future even where its decisions do not.
  */
 #include "etref/leakage.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 
 #include <stdlib.h>
@@ -115,6 +116,7 @@ static et_status check(const et_audit_rule *rule, size_t N, et_error *error)
 et_status et_audit_route(const et_audit_rule *rule, size_t N, const et_real *r, uint8_t *mask,
                          et_error *error)
 {
+    ET_ARITHMETIC;
     room w;
     size_t size = rule->batch * rule->experts;
     et_status status = check(rule, N, error);
@@ -192,6 +194,7 @@ et_status et_audit_replace(const et_audit_rule *rule, size_t N, const et_real *r
                            const uint8_t *mask, const et_real *scores, size_t cut,
                            et_audit_count *count, et_error *error)
 {
+    ET_ARITHMETIC;
     const future f = {.scores = scores};
     return audit(rule, N, r, mask, &f, 1, cut, count, error);
 }
@@ -200,6 +203,7 @@ et_status et_audit_adversary(const et_audit_rule *rule, size_t N, const et_real 
                              const uint8_t *mask, size_t cut, et_audit_count *count,
                              et_error *error)
 {
+    ET_ARITHMETIC;
     const future extremes[] = {{NULL, -ET_REAL_MAX}, {NULL, ET_REAL_MAX}};
     return audit(rule, N, r, mask, extremes, 2, cut, count, error);
 }

@@ -12,6 +12,7 @@
  * G log2(E/(E-1)) + (n-G) log2(n/(n-G)); all three are reported.
  */
 #include "etref/leakage.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/bits.h"
 #include "ref/base/twofold.h"
 
@@ -104,6 +105,7 @@ static et_twofold log2_of(et_twofold x)
 
 et_status et_log2_choose(size_t N, size_t k, double *bits, et_error *error)
 {
+    ET_ARITHMETIC;
     if (N > MOST || k > N)
         return et_fail(error, ET_EINVAL,
                        "log2 of a binomial: N = %zu, k = %zu; k at most N, N at most 2^40", N, k);
@@ -120,6 +122,7 @@ static et_twofold log2_tied(size_t b, size_t k)
 
 et_status et_log2_tied_cutoff(size_t b, size_t k, double *bits, et_error *error)
 {
+    ET_ARITHMETIC;
     if (b > MOST_BITS || k > MOST)
         return et_fail(error, ET_EINVAL,
                        "cutoff with ties: b = %zu bits, k = %zu; at most 64 bits, k = 2^40", b, k);
@@ -130,6 +133,7 @@ et_status et_log2_tied_cutoff(size_t b, size_t k, double *bits, et_error *error)
 /* Rounding the labels to double moves the result by at most 2^-52, its last place is then 2^-47. */
 double et_leakage_bits(uint64_t labels)
 {
+    ET_ARITHMETIC;
     if (labels == 0) return -INFINITY;
     return log2_of((et_twofold){(double)labels, 0}).high;
 }
@@ -172,6 +176,7 @@ static double per_token(const et_leakage_setup *s, et_twofold bits)
 
 et_status et_leakage_bound(const et_leakage_setup *s, et_leakage_bounds *out, et_error *error)
 {
+    ET_ARITHMETIC;
     et_status status = check_setup(s, error);
     if (status != ET_OK) return status;
     size_t n = s->experts, G = s->granularity, refused = n - G, b = s->score_bits;

@@ -22,6 +22,7 @@
  * cutoff has N digits, but takes no more than C(N,k) values.
  */
 #include "etref/leakage.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 
 #include <stdbool.h>
@@ -98,6 +99,7 @@ static et_status check_type(et_dtype type, et_error *error)
 et_status et_codec_encode_in(et_dtype type, size_t N, const uint8_t *z, double *scores,
                              double *cutoff, size_t *carried, et_error *error)
 {
+    ET_ARITHMETIC;
     et_status status = check_type(type, error);
     if (status != ET_OK) return status;
     bracket b = {0, 1};
@@ -113,6 +115,7 @@ et_status et_codec_encode_in(et_dtype type, size_t N, const uint8_t *z, double *
 
 et_status et_codec_decode_in(et_dtype type, size_t N, double cutoff, uint8_t *z, et_error *error)
 {
+    ET_ARITHMETIC;
     et_status status = check_type(type, error);
     if (status != ET_OK) return status;
     bracket b = {0, 1};
@@ -139,6 +142,7 @@ static size_t halvings(et_dtype type, bool taken)
 
 et_status et_codec_reach(et_dtype type, size_t *every, size_t *some, et_error *error)
 {
+    ET_ARITHMETIC;
     et_status status = check_type(type, error);
     if (status != ET_OK) return status;
     *every = halvings(type, false);

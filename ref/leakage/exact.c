@@ -157,6 +157,7 @@
  */
 #include "etref/leakage.h"
 #include "etref/routing.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 
 #include <stdbool.h>
@@ -365,6 +366,7 @@ static et_status check_case(const et_leakage_case *c, et_error *error)
 
 et_status et_leakage_labels(const et_leakage_case *c, uint64_t *labels, et_error *error)
 {
+    ET_ARITHMETIC;
     et_status status = check_case(c, error);
     if (status != ET_OK) return status;
     uint64_t N = c->tokens, k = c->select, M = c->levels;
@@ -384,6 +386,7 @@ et_status et_leakage_labels(const et_leakage_case *c, uint64_t *labels, et_error
 
 et_status et_leakage_labels_suffice(const et_leakage_case *c, uint64_t *labels, et_error *error)
 {
+    ET_ARITHMETIC;
     et_status status = check_case(c, error);
     if (status != ET_OK) return status;
     uint64_t M = c->levels, a = c->passing;

@@ -6,6 +6,7 @@
  */
 #include "etref/bundle.h"
 #include "etref/version.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/deviations.h"
 #include "ref/oracle/tensors.h"
@@ -50,6 +51,7 @@ static et_status write_tensors(const char *path, const et_step *s, const et_tens
 
 et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_error *error)
 {
+    ET_ARITHMETIC;
     et_tensor_out tensors[ET_MAX_STEP_TENSORS];
     size_t count = et_step_tensors(s, lean, tensors);
     et_status status = et_step_check_values(s, error);
@@ -59,6 +61,7 @@ et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_erro
 et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, const et_profile *p,
                                 et_error *error)
 {
+    ET_ARITHMETIC;
     et_tensor_out tensors[2 * ET_MAX_STEP_TENSORS];
     et_deviations noise;
     char *profile;
@@ -231,6 +234,7 @@ static et_status check_names(const et_tensor_file *file, const et_step *s, et_er
 et_status et_bundle_open(et_tensor_file *file, et_step *step, const char *path, size_t max_bytes,
                          et_error *error)
 {
+    ET_ARITHMETIC;
     et_case c;
     size_t block;
     *step = (et_step){0};
@@ -373,6 +377,7 @@ static et_status compare_noise(comparing *c, const et_step *step, et_error *erro
 et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_file *file,
                             const et_step *step, et_error *error)
 {
+    ET_ARITHMETIC;
     const char *producer = et_tensor_file_metadata(file, "producer");
     void *list = NULL, *chunk = NULL;
     comparing c = {.file = file};

@@ -15,6 +15,7 @@
  * (et_step_create knows what a step takes; here only sizes that cannot be addressed are refused).
  */
 #include "etref/case.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/json.h"
 #include "ref/oracle/contradictions.h"
@@ -281,6 +282,7 @@ static et_status load_text(json_t **root, const char *json, size_t length, const
 et_status et_case_parse(et_case *c, const char *json, size_t length, const char *where,
                         et_error *error)
 {
+    ET_ARITHMETIC;
     json_t *root;
     et_status status = load_text(&root, json, length, where, error);
     if (status != ET_OK) return status;
@@ -315,6 +317,7 @@ static et_status check_names(json_t *array, const char *where, et_error *error)
 et_status et_case_count(size_t *count, const char *json, size_t length, const char *where,
                         et_error *error)
 {
+    ET_ARITHMETIC;
     json_t *root;
     et_status status = load_text(&root, json, length, where, error);
     if (status != ET_OK) return status;
@@ -332,6 +335,7 @@ et_status et_case_count(size_t *count, const char *json, size_t length, const ch
 et_status et_case_parse_nth(et_case *c, size_t index, const char *json, size_t length,
                             const char *where, et_error *error)
 {
+    ET_ARITHMETIC;
     json_t *root;
     et_status status = load_text(&root, json, length, where, error);
     if (status != ET_OK) return status;
@@ -391,6 +395,7 @@ static bool append_field(et_line *line, const et_field *f, const et_case *c)
 
 et_status et_case_print(char **json, const et_case *c, et_error *error)
 {
+    ET_ARITHMETIC;
     char text[MAX_LINE]; /* 41 names and short values, and 480 bytes of text, escaped to 6 each */
     et_line line = {.text = text, .room = sizeof text};
     for (size_t i = 0; i < ET_FIELDS; i++)

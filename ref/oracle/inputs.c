@@ -33,6 +33,8 @@
 #include "etref/random.h"
 #include "etref/routing.h"
 #include "etref/step.h"
+#include "ref/base/arithmetic.h"
+#include "ref/base/parallel.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/decide.h"
 #include "ref/oracle/text.h"
@@ -146,7 +148,7 @@ static void draw_weight(const et_case *c, const input *w)
 {
     et_stream stream = et_stream_open(c->input.seed, w->name);
     size_t count = w->at != NULL ? w->count : 0;
-#pragma omp parallel for schedule(static) if (count > 10000)
+#pragma omp parallel for schedule(static) if (et_worth_threads(3 * count))
     for (size_t i = 0; i < count; i++) w->at[i] = in_precision(c, weight(c, w, stream, i));
 }
 
@@ -354,6 +356,7 @@ static et_status open_source(source *from, et_error *error)
 
 et_status et_step_draw_inputs(et_step *s, et_error *error)
 {
+    ET_ARITHMETIC;
     const et_case *c = &s->c;
     source from = {.c = c};
     input in[INPUTS];
@@ -421,6 +424,7 @@ static et_status check_load(const et_step *s, const input *load, et_error *error
 
 et_status et_step_check_inputs(const et_step *s, et_error *error)
 {
+    ET_ARITHMETIC;
     input in[INPUTS];
     et_status status = ET_OK;
     list_inputs(s, in);

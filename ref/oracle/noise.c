@@ -19,6 +19,7 @@
  */
 #include "etref/bundle.h"
 #include "etref/elementary.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product_noise.h"
@@ -782,6 +783,7 @@ et_status et_noise_by_chance(et_step *variance, const et_step *s, const et_profi
 
 et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p, et_error *error)
 {
+    ET_ARITHMETIC;
     et_status status = et_noise_by_chance(variance, s, p, error);
     if (status != ET_OK || !any_parameter_errs(s, p)) return status;
     status = et_noise_of_parameters(variance, s, p, error);

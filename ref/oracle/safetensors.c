@@ -14,6 +14,7 @@
  * process); locking (two writers of one path in one process would share a temporary file).
  */
 #include "etref/safetensors.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/json.h"
 
@@ -446,6 +447,7 @@ const char *et_tensor_file_metadata(const et_tensor_file *file, const char *key)
 et_status et_tensor_file_read(const et_tensor_file *file, const et_tensor_info *tensor,
                               size_t first, size_t count, double *out, et_error *error)
 {
+    ET_ARITHMETIC;
     const char *path = shown(file->path);
     if (tensor->dtype == ET_F8_E4M3 || tensor->dtype == ET_F8_E5M2)
         return et_fail(error, ET_EINVAL,
@@ -763,6 +765,7 @@ static et_status write_and_publish(const char *path, const char *header, size_t 
 et_status et_tensor_file_write(const char *path, const et_tensor_out *tensors, size_t count,
                                const char *const *metadata, et_error *error)
 {
+    ET_ARITHMETIC;
     void *order = NULL;
     char *text = NULL;
     size_t length = 0;

@@ -16,6 +16,7 @@
  * been averaged into in.ema.
  */
 #include "etref/step.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/decide.h"
 
@@ -614,6 +615,7 @@ static void tell(et_progress *progress, void *user, const char *phase, double do
 et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void *user,
                       et_error *error)
 {
+    ET_ARITHMETIC;
     s->engine = engine;
     if (!is_moe(&s->c)) {
         tell(progress, user, "feed-forward", 0);

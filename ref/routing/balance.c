@@ -13,6 +13,7 @@
 #include "etref/elementary.h"
 #include "ref/base/exponential.h"
 #include "etref/routing.h"
+#include "ref/base/arithmetic.h"
 
 static et_real fraction(size_t N, size_t n, size_t K, et_real load)
 {
@@ -21,6 +22,7 @@ static et_real fraction(size_t N, size_t n, size_t K, et_real load)
 
 void et_balance_fractions(size_t N, size_t n, size_t K, const et_real *load, et_real *F)
 {
+    ET_ARITHMETIC;
     for (size_t i = 0; i < n; i++) F[i] = fraction(N, n, K, load[i]);
 }
 
@@ -29,6 +31,7 @@ void et_balance_fractions(size_t N, size_t n, size_t K, const et_real *load, et_
 et_real et_aux_loss(et_balance balance, size_t N, size_t n, const et_real *F, const et_real *p,
                     double scale, et_real *dp)
 {
+    ET_ARITHMETIC;
     et_real loss = 0;
     for (size_t i = 0; i < n; i++) {
         et_real weight = balance == ET_BALANCE_AUX_ERROR ? F[i] - 1 : F[i];
@@ -45,6 +48,7 @@ et_real et_aux_loss(et_balance balance, size_t N, size_t n, const et_real *F, co
  * d(lse^2)/dr_i = 2 lse e^(r_i - lse) = 2 lse softmax_i. */
 et_real et_z_loss(size_t N, size_t n, const et_real *r, double scale, et_real *dr)
 {
+    ET_ARITHMETIC;
     et_real loss = 0;
     for (size_t t = 0; t < N; t++) {
         const et_real *row = r + t * n;
@@ -69,6 +73,7 @@ static et_real sign(et_real v)
 void et_bias_update(et_balance balance, size_t N, size_t n, size_t K, const et_real *load,
                     double rate, et_real *bias)
 {
+    ET_ARITHMETIC;
     et_real total = 0;
     for (size_t i = 0; i < n; i++) total += load[i];
     for (size_t i = 0; i < n; i++) {

@@ -5,6 +5,7 @@
  * what expert threshold routing replaces by a cutoff known beforehand.
  */
 #include "etref/routing.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/routing/top.h"
 
@@ -27,6 +28,7 @@ et_status et_expert_choice(size_t N, size_t n, size_t P, size_t k, const et_real
                            et_real *margin, et_real *pool_cutoff, int32_t *topk, size_t first_token,
                            et_error *error)
 {
+    ET_ARITHMETIC;
     if (P < 1 || N % P != 0)
         return et_fail(error, ET_EINVAL, "expert choice: pools of %zu tokens do not divide %zu", P,
                        N);

@@ -10,6 +10,7 @@
  * Eq. 6, Algorithm 1; the released code tests >= and divides the average by 1 - beta^u.
  */
 #include "etref/routing.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/routing/top.h"
 
@@ -26,6 +27,7 @@ static size_t floor_to(double bound, size_t N)
  * k = 10, C = 0.9, where 10 * (1 - 0.9) = 0.99999999999999978 is floored to 0. */
 et_capacity et_capacity_bounds(size_t k, double C, size_t N)
 {
+    ET_ARITHMETIC;
     return (et_capacity){floor_to((double)k * (1.0 - C), N), floor_to((double)k * (1.0 + C), N)};
 }
 
@@ -59,6 +61,7 @@ et_status et_expert_threshold(size_t N, size_t n, const et_real *r, const et_rea
                               bool inclusive, const et_capacity *capacity, uint8_t *mask,
                               et_real *margin, int32_t *passed, et_error *error)
 {
+    ET_ARITHMETIC;
     void *items = NULL;
     et_status status = et_allocate(&items, N, sizeof(et_ranked), "expert threshold", error);
     if (status != ET_OK) return status;
@@ -79,6 +82,7 @@ et_status et_expert_threshold(size_t N, size_t n, const et_real *r, const et_rea
 et_status et_kth_largest(size_t N, size_t n, size_t k, const et_real *r, et_real *kth,
                          et_error *error)
 {
+    ET_ARITHMETIC;
     if (k < 1 || k > N)
         return et_fail(error, ET_EINVAL, "k-th largest: k = %zu of %zu tokens; 1 to %zu", k, N, N);
     void *room = NULL;
@@ -102,6 +106,7 @@ et_status et_kth_largest(size_t N, size_t n, size_t k, const et_real *r, et_real
  * sums and products of numbers between 0 and 2, without a difference of close ones. */
 double et_ema_weight(double beta, size_t updates)
 {
+    ET_ARITHMETIC;
     double weight = 0, rest = 1 - beta; /* 1 - beta^(bits so far), 1 - beta^(2^bit) */
     for (; updates > 0; updates /= 2, rest *= 2 - rest)
         if (updates % 2 == 1) weight += rest * (1 - weight);
@@ -113,12 +118,14 @@ double et_ema_weight(double beta, size_t updates)
 void et_ema_threshold(size_t n, const et_real *ema, double beta, bool bias_correction,
                       size_t updates, et_real *c)
 {
+    ET_ARITHMETIC;
     double weight = bias_correction ? et_ema_weight(beta, updates) : 1;
     for (size_t i = 0; i < n; i++) c[i] = weight > 0 ? (et_real)((double)ema[i] / weight) : 0;
 }
 
 void et_ema_update(size_t n, double beta, const et_real *kth, et_real *ema)
 {
+    ET_ARITHMETIC;
     for (size_t i = 0; i < n; i++)
         ema[i] = (et_real)(beta * (double)ema[i] + (1 - beta) * (double)kth[i]);
 }

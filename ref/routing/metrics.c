@@ -14,11 +14,13 @@
  */
 #include "etref/elementary.h"
 #include "etref/routing.h"
+#include "ref/base/arithmetic.h"
 
 #include <math.h>
 
 void et_mean_std(size_t count, const et_real *values, et_real *mean, et_real *std)
 {
+    ET_ARITHMETIC;
     double sum = 0, squares = 0;
     for (size_t i = 0; i < count; i++) sum += (double)values[i];
     double m = count ? sum / (double)count : 0;
@@ -29,6 +31,7 @@ void et_mean_std(size_t count, const et_real *values, et_real *mean, et_real *st
 
 et_capacity_use et_capacity_measure(size_t M, size_t n, et_capacity bounds, const int32_t *passed)
 {
+    ET_ARITHMETIC;
     size_t all = 0, dropped = 0, padded = 0, above = 0, below = 0;
     for (size_t i = 0; i < M * n; i++) {
         size_t m = (size_t)passed[i];
@@ -72,6 +75,7 @@ static void add_token(et_overlap *o, double a, double b, double c)
 
 et_overlap et_routing_overlap(size_t N, size_t n, const uint8_t *A, const uint8_t *B)
 {
+    ET_ARITHMETIC;
     et_overlap o = {0};
     double all_a = 0, all_b = 0, common = 0;
     for (size_t t = 0; t < N; t++) {

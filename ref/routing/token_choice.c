@@ -5,6 +5,7 @@
  * Causal: what token t gets depends on token t alone.
  */
 #include "etref/routing.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/routing/top.h"
 
@@ -27,6 +28,7 @@ static void choose(size_t t, size_t n, size_t K, const et_real *r, const et_real
 et_status et_token_choice(size_t N, size_t n, size_t K, const et_real *r, const et_real *bias,
                           uint8_t *mask, et_real *margin, int32_t *topk, et_error *error)
 {
+    ET_ARITHMETIC;
     if (K < 1 || K > n)
         return et_fail(error, ET_EINVAL, "token choice: K = %zu of %zu experts; 1 to %zu", K, n, n);
     void *items = NULL;

@@ -133,7 +133,7 @@ static void sum_columns(const expert *x)
     enum { SIDE = 64 };
     size_t a = x->of->p.columns, b = x->of->q.columns, end = x->first_row + a;
     memset(x->uu, 0, b * sizeof *x->uu);
-#pragma omp parallel for if (a * b > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(a * b))
     for (size_t side = 0; side < b; side += SIDE)
         for (size_t r = x->first_row; r < end; r++)
             for (size_t c = side; c < side + SIDE && c < b; c++)
@@ -175,7 +175,7 @@ static double sample(const expert *x, const factor *own, const factor *other)
     else
         sum_columns(x);
     if (!(pick_some(x->uu, own->columns, picks) > 0)) return 0;
-#pragma omp parallel for if (other->columns * (x->end - x->first) > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(other->columns * (x->end - x->first)))
     for (size_t k = 0; k < SAMPLE; k++) {
         double *y = x->y + k * other->columns;
         for (size_t i = 0; i < other->columns; i++)

@@ -4,6 +4,7 @@
  * takes memory and reads. What a file claims decides neither how much is taken nor what is computed.
  */
 #include "etref/candidate.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/deviations.h"
 #include "ref/oracle/fields.h"
@@ -319,6 +320,7 @@ et_status et_candidate_read(et_candidate *c, const et_tensor_file *file, const e
                             const et_alias *aliases, size_t alias_count, size_t max_bytes,
                             et_error *error)
 {
+    ET_ARITHMETIC;
     reading r = {.file = file,
                  .golden = golden,
                  .aliases = aliases,

@@ -380,7 +380,7 @@ static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const 
     if (status != ET_OK) return status;
     *out = room;
     et_real *V = *out;
-#pragma omp parallel for if (count > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(count))
     for (size_t row = 0; row < (columns > 0 ? count / columns : 0); row++) {
         size_t from = row * columns;
         deviant_variances(&b, columns, right + from, wrong + from, x->variance + from, V + from);

@@ -335,7 +335,7 @@ static et_status sweep_all(sweep *s, et_error *error)
         (status = et_allocate((void **)&s->figures, CHUNKS * columns, 4 * sizeof(double), "sums",
                               error)))
         return status;
-#pragma omp parallel for schedule(dynamic) if (f->rows * columns > ET_WORTH_THREADS)
+#pragma omp parallel for schedule(dynamic) if (et_worth_threads(f->rows * columns))
     for (size_t chunk = 0; chunk < CHUNKS; chunk++) sweep_chunk(s, chunk);
     s->most.at = SIZE_MAX;
     for (size_t chunk = 0; chunk < CHUNKS; chunk++) gather_chunk(s, chunk);
@@ -663,7 +663,7 @@ static et_status judge_sheet(exam *x, const et_sheet *f, bool grouped, et_error 
 static et_status judge_margins(exam *x, et_sheet f, et_error *error)
 {
     void *room;
-    const rounding difference = rounding_at(x->j->options->profile, ET_ACCUMULATOR);
+    const rounding difference = et_rounding_at(x->j->options->profile, ET_ACCUMULATOR);
     size_t count = f.rows * f.columns;
     et_status status = et_allocate(&room, 3 * count, sizeof(double), "margins", error);
     if (status != ET_OK) return status;

@@ -619,7 +619,7 @@ static et_status regress_all(const jury *q, parts *p, regress *one, et_error *er
     void *room;
     et_status status = et_allocate(&room, 3 * workers * d, sizeof(double), "parts", error);
     if (status != ET_OK) return status;
-#pragma omp parallel for if (f->rows * d > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(f->rows * d))
     for (size_t t = 0; t < f->rows; t++) {
         double *mine = (double *)room + 3 * (size_t)omp_get_thread_num() * d;
         bench b = {mine, mine + d, mine + 2 * d};

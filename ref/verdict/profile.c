@@ -4,6 +4,7 @@
  * rounding error at each place, is ref/base/rounding.c.
  */
 #include "etref/profile.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/json.h"
 
@@ -274,6 +275,7 @@ static et_status parse_object(et_profile *p, json_t *object, const char *where, 
 et_status et_profile_parse(et_profile *p, const char *json, size_t length, const char *where,
                            et_error *error)
 {
+    ET_ARITHMETIC;
     json_t *root;
     et_profile parsed = {.exponent_bits = 8};
     et_status status = et_json_read(&root, json, length, MAX_TEXT, where, "the profile", error);
@@ -310,6 +312,7 @@ static void print_field(et_line *line, const et_profile *p, const field *f)
 
 et_status et_profile_print(char **json, const et_profile *p, et_error *error)
 {
+    ET_ARITHMETIC;
     char text[1024];
     void *copy;
     et_line line = {.text = text, .room = sizeof text};

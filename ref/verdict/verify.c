@@ -13,6 +13,7 @@
  *
  * Left out: reading files (the tool's business).
  */
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/oracle/decide.h"
@@ -124,7 +125,7 @@ static double largest_of(const et_tensor_out *t)
     const double *values = t->values;
     size_t count = et_tensor_count(t);
     double most = 0;
-#pragma omp parallel for reduction(max : most) if (count > ET_WORTH_THREADS)
+#pragma omp parallel for reduction(max : most) if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++)
         if (fabs(values[i]) > most) most = fabs(values[i]);
     return most;
@@ -566,6 +567,7 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_ba
                          const et_verify_options *options, et_group_visit *visit, void *user,
                          et_error *error)
 {
+    ET_ARITHMETIC;
     *verdict = (et_verdict){0};
     et_status status = check_options(options, error);
     if (status != ET_OK) return status;

@@ -9,7 +9,6 @@
  * At each value stands where it is rounded, which switch of the kernel spares it that, and which fault
  * would sit there.
  */
-#include "ref/base/parallel.h"
 #include "tests/candidates/work.h"
 
 #include <cblas.h>

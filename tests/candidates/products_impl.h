@@ -218,7 +218,7 @@ static void product(const sums *how, size_t M, size_t N, size_t K, matrix A, mat
     bool reversed = s.order == CD_REVERSED;
     pack(a, A.at, M, K, A.transposed ? 1 : A.stride, A.transposed ? A.stride : 1, MR, reversed);
     pack(b, B.at, N, K, B.transposed ? B.stride : 1, B.transposed ? 1 : B.stride, NR, reversed);
-#pragma omp parallel for schedule(static) if (M * N * K > ET_WORTH_THREADS * 32)
+#pragma omp parallel for schedule(static) if (M * N * K > 1 << 20)
     for (size_t p = 0; p < panels; p++)
         for (size_t q = 0; q < strips; q++) {
             block sum;
