@@ -65,7 +65,7 @@ static double losses_at(const et_step *s, const et_moe_values *v)
 static double objective(const et_step *s, et_step *trial)
 {
     et_moe layer = et_step_layer(trial);
-    et_moe_score(&layer, trial->in.x, &trial->fwd);
+    ck_assert(et_moe_score(&layer, trial->in.x, &trial->fwd, NULL) == ET_OK);
     double sum = losses_at(s, &trial->fwd);
     ck_assert(et_moe_forward(&layer, trial->in.x, &s->assignment, &trial->fwd, NULL) == ET_OK);
     for (size_t i = 0; i < layer.N * layer.d; i++)

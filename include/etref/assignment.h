@@ -50,8 +50,8 @@ enum { ET_MAX_BLOCK = 65536 };
 /* How many blocks of M >= 1 rows an assignment fills; an expert without slots has none. */
 size_t et_block_count(const et_assignment *a, size_t block);
 
-/* ET_EINVAL: block not from 1 to ET_MAX_BLOCK, or more than INT32_MAX rows; ET_ENOMEM. On failure there is
- * nothing to free. */
+/* ET_EINVAL: block not from 1 to ET_MAX_BLOCK, more than INT32_MAX rows, an assignment that
+ * contradicts itself; ET_ENOMEM. On failure there is nothing to free. */
 et_status et_block_layout_build(et_block_layout *layout, const et_assignment *a, size_t block,
                                 et_error *error);
 void et_block_layout_free(et_block_layout *layout);

@@ -93,6 +93,11 @@ typedef struct et_case {
 et_status et_case_parse(et_case *c, const char *json, size_t length, const char *where,
                         et_error *error);
 
+/* What et_case_parse asks of a case, asked of one that was put together in memory: each field that
+ * applies is in its range, and no two contradict each other; those that do not apply may hold
+ * anything. et_step_create and et_step_run ask it. ET_EINVAL names the field; ET_ENOMEM. */
+et_status et_case_check(const et_case *c, et_error *error);
+
 /* The number of cases in a text that holds one case or an array of them, and case number `index` of
  * it, from 0. A text is at most 1 MiB and an array at most 10000 cases. The count also refuses two
  * cases of one name, which would write one file. */
@@ -102,7 +107,7 @@ et_status et_case_parse_nth(et_case *c, size_t index, const char *json, size_t l
                             const char *where, et_error *error);
 
 /* The case as one line of JSON with every field that applies to it, in the table's order, such that
- * parsing it gives the same case. Allocated; the caller frees it. */
+ * parsing it gives the same case. Allocated; the caller frees it. ET_EINVAL as et_case_check. */
 et_status et_case_print(char **json, const et_case *c, et_error *error);
 
 /* Tokens of one micro-batch: N / M. */

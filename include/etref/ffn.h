@@ -24,18 +24,21 @@ typedef struct et_ffn {
     const et_real *up, *down; /* [h,d], [d,h] */
 } et_ffn;
 
-/* x [m,d] in; H, A [m,h] and f [m,d] out. m = 0 is legal and touches nothing. */
-void et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
-                    et_real *out);
+/* x [m,d] in; H, A [m,h] and f [m,d] out. m = 0 is legal and touches nothing. ET_EINVAL, and nothing
+ * is touched: an unknown engine, weights that are NULL, sizes that cannot be addressed. */
+et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
+                         et_real *out, et_error *error);
 
 /* From dO = dL/df [m,d]:
  *     dA = dO W_down            dH = dA * 2 relu(H)           (out, [m,h])
  *     dW_down += dO' A          dW_up += dH' x                (accumulated, [d,h], [h,d])
  *     dx (+)= dH W_up           (accumulated if accumulate_dx, else out; [m,d])
- * relu(H)^2 is continuously differentiable; its derivative at 0 is 0. dx may alias nothing. */
-void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
-                     const et_real *A, const et_real *dO, et_real *dA, et_real *dH, et_real *dup,
-                     et_real *ddown, bool accumulate_dx, et_real *dx);
+ * relu(H)^2 is continuously differentiable; its derivative at 0 is 0. dx may alias nothing. ET_EINVAL
+ * as above. */
+et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
+                          const et_real *A, const et_real *dO, et_real *dA, et_real *dH,
+                          et_real *dup, et_real *ddown, bool accumulate_dx, et_real *dx,
+                          et_error *error);
 
 /* ---- noise: the variance of the error that a kernel of a given profile makes ---- */
 

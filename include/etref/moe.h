@@ -34,7 +34,8 @@ typedef struct et_moe {
     size_t hs; /* 0: no shared expert */
     et_gate gate;
     et_norm norm;
-    size_t gate_tokens;        /* softmax_tokens: consecutive tokens of one softmax; divides N */
+    size_t gate_tokens;        /* softmax_tokens: consecutive tokens of one softmax; divides N.
+                                * The other gates do not look at it */
     bool anchor_weighs_shared; /* s_t = a_t0 (softmax_anchor under EC and ET) */
     et_real shared_constant;   /* s_t otherwise: 1, or 1/(G+1) (softmax_anchor_out, EC and ET) */
     const et_real *router;     /* [n,d] */
@@ -63,8 +64,13 @@ typedef struct et_moe_grads {
     et_real *shared_weight, *shared_out, *shared_act, *shared_pre;
 } et_moe_grads;
 
+/* All of these functions check what they are given before they touch anything. ET_EINVAL: a switch
+ * out of its range, gate_tokens under softmax_tokens that does not divide N, a shared expert's switch
+ * without one, sizes that cannot be addressed, an array that is NULL and has elements, an assignment
+ * that is not of N tokens to n experts or contradicts itself. */
+
 /* r and p (and the anchor's share), for all tokens and all experts. x [N,d] in. */
-void et_moe_score(const et_moe *moe, const et_real *x, et_moe_values *v);
+et_status et_moe_score(const et_moe *moe, const et_real *x, et_moe_values *v, et_error *error);
 
 /* Everything after the routing: slot weights, experts, shared expert, y. Needs logits and gates in
  * `v` and an assignment of N tokens to n experts. ET_ENOMEM: no room to gather an expert's rows. */
@@ -79,13 +85,15 @@ et_status et_moe_backward(const et_moe *moe, const et_real *x, const et_real *dy
                           et_error *error);
 
 /* The phases of which the two above are made, in order; for those who time or study them singly. */
-void et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v);
+et_status et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v,
+                       et_error *error);
 et_status et_moe_experts(const et_moe *moe, const et_real *x, const et_assignment *a,
                          et_moe_values *v, et_error *error);
-void et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_values *v);
+et_status et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_values *v,
+                         et_error *error);
 
-void et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
-                             const et_moe_values *v, et_moe_grads *g);
+et_status et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
+                                  const et_moe_values *v, et_moe_grads *g, et_error *error);
 et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
                                   const et_moe_values *v, et_moe_grads *g, et_error *error);
 et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
@@ -93,7 +101,8 @@ et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_as
 
 /* ---- noise: the variance of the rounding error that a kernel of profile `p` must be expected to make,
  * for every array of values and gradients: V and G, array for array. Exactly 0 where a value must be
- * exact. v and g are et_moe_forward's and et_moe_backward's, g->gates included. ET_ENOMEM. ---- */
+ * exact. v and g are et_moe_forward's and et_moe_backward's, g->gates included. gate_tokens divides N here,
+ * whatever the gate. ET_EINVAL as above; ET_ENOMEM. ---- */
 
 /* V->logits, gates, anchor (out). */
 et_status et_moe_score_noise(const et_moe *moe, const et_profile *p, const et_real *x,

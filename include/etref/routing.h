@@ -47,7 +47,8 @@ et_status et_expert_choice(size_t N, size_t n, size_t P, size_t k, const et_real
 /* ---- Expert threshold: z_ti = [r_ti > c_i] (paper, Eq. 6), or >= as released. ---- */
 
 /* Lower and upper bound of an expert's load in a batch of N: floor(k(1-C)) and floor(k(1+C)), both
- * computed in binary64 as the released code does (k = 10, C = 0.9 gives 0), the upper at most N. */
+ * computed in binary64 as the released code does (k = 10, C = 0.9 gives 0), the upper at most N. Any C
+ * is legal: below 0 a bound is 0, and if C is NaN both are. */
 typedef struct et_capacity {
     size_t lower, upper;
 } et_capacity;

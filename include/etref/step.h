@@ -82,7 +82,7 @@ typedef struct et_step {
  * far, 0 to 1. */
 typedef void et_progress(void *user, const char *phase, double done);
 
-/* Allocates the inputs' arrays of a validated case, zeroed. `max_bytes` (0: no limit) bounds what
+/* Allocates the inputs' arrays of a case, zeroed. ET_EINVAL as et_case_check. `max_bytes` (0: no limit) bounds what
  * the whole step may take, inputs, values and gradients together: checked here for all that the
  * case decides, and again in et_step_run once the number of slots is known. */
 et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_error *error);
@@ -93,7 +93,8 @@ et_status et_step_draw_inputs(et_step *s, et_error *error);
 /* Checks in.*: finite, and not contradicting the case (u = 0 with an EMA). */
 et_status et_step_check_inputs(const et_step *s, et_error *error);
 
-/* Everything else. Call once. progress may be NULL. On failure the step may only be freed. */
+/* Everything else, once: ET_EINVAL for a step that has been run, and for a case that et_case_check
+ * refuses. progress may be NULL. On failure the step may only be freed. */
 et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void *user,
                       et_error *error);
 

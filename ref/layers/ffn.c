@@ -8,6 +8,8 @@
 #include "etref/ffn.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
+#include "ref/layers/check.h"
+#include "ref/layers/ffn.h"
 
 /* v where v > 0, and +0 elsewhere: also for -0 and for NaN, which is not above 0. Half of the elements are,
  * in no order that a processor could foresee, so nothing must branch here: the loops below become vectors,
@@ -17,10 +19,9 @@ static et_real relu(et_real v)
     return v > 0 ? v : 0;
 }
 
-void et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
-                    et_real *out)
+void et_ffn_values(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
+                   et_real *out)
 {
-    ET_ARITHMETIC;
     /* H = x W_up' */
     et_matmul(f->engine, m, f->h, f->d, et_rows(x, f->d), et_transposed(f->up, f->d), false, H,
               f->h);
@@ -42,11 +43,10 @@ void et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_
  *   H_tj = sum_c x_tc W_up_jc       so   dL/dW_up_jc = sum_t dH_tj x_tc           dW_up += dH' x
  *                                   and  dL/dx_tc = sum_j dH_tj W_up_jc           dx = dH W_up
  */
-void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
-                     const et_real *A, const et_real *dO, et_real *dA, et_real *dH, et_real *dup,
-                     et_real *ddown, bool accumulate_dx, et_real *dx)
+void et_ffn_gradients(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
+                      const et_real *A, const et_real *dO, et_real *dA, et_real *dH, et_real *dup,
+                      et_real *ddown, bool accumulate_dx, et_real *dx)
 {
-    ET_ARITHMETIC;
     /* dA = dO W_down */
     et_matmul(f->engine, m, f->h, f->d, et_rows(dO, f->d), et_rows(f->down, f->h), false, dA, f->h);
     /* dW_down += dO' A */
@@ -60,4 +60,27 @@ void et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real 
     /* dx (+)= dH W_up */
     et_matmul(f->engine, m, f->d, f->h, et_rows(dH, f->h), et_rows(f->up, f->d), accumulate_dx, dx,
               f->d);
+}
+
+/* ---- the same for callers who bring a struct of their own ---- */
+
+et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
+                         et_real *out, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = et_ffn_check(f, m, error);
+    if (status == ET_OK) et_ffn_values(f, m, x, H, A, out);
+    return status;
+}
+
+et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
+                          const et_real *A, const et_real *dO, et_real *dA, et_real *dH,
+                          et_real *dup, et_real *ddown, bool accumulate_dx, et_real *dx,
+                          et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = et_ffn_check(f, m, error);
+    if (status == ET_OK)
+        et_ffn_gradients(f, m, x, H, A, dO, dA, dH, dup, ddown, accumulate_dx, dx);
+    return status;
 }

@@ -17,6 +17,8 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
+#include "ref/layers/check.h"
+#include "ref/layers/ffn.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -24,14 +26,19 @@
 
 /* ---- score: r = x W_r', p = gate(r) ---- */
 
-void et_moe_score(const et_moe *moe, const et_real *x, et_moe_values *v)
+/* Tokens that a gate takes at once: all of them, unless a softmax over tokens takes fewer. */
+static size_t tokens_at_once(const et_moe *moe)
 {
-    ET_ARITHMETIC;
-    size_t n = moe->n;
+    return moe->gate == ET_GATE_SOFTMAX_TOKENS ? moe->gate_tokens : moe->N;
+}
+
+static void score(const et_moe *moe, const et_real *x, et_moe_values *v)
+{
+    size_t n = moe->n, at_once = tokens_at_once(moe);
     et_matmul(moe->engine, moe->N, n, moe->d, et_rows(x, moe->d),
               et_transposed(moe->router, moe->d), false, v->logits, n);
-    for (size_t t = 0; t < moe->N; t += moe->gate_tokens)
-        et_gate_forward(moe->gate, moe->gate_tokens, n, v->logits + t * n, v->gates + t * n,
+    for (size_t t = 0; t < moe->N; t += at_once)
+        et_gate_forward(moe->gate, at_once, n, v->logits + t * n, v->gates + t * n,
                         v->anchor ? v->anchor + t : NULL);
 }
 
@@ -61,9 +68,8 @@ static et_real shared_divisor(const et_moe *moe, const et_assignment *a, size_t 
     return moe->norm == ET_NORM_FANOUT ? fanout(moe, a, t) : 1;
 }
 
-void et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
+static void weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
-    ET_ARITHMETIC;
 #pragma omp parallel for if (et_worth_threads(moe->N * moe->n))
     for (size_t t = 0; t < moe->N; t++) {
         et_real divide_by = divisor(moe, a, v, t);
@@ -129,10 +135,9 @@ static et_status take_rows(et_real **rows, const et_moe *moe, const et_assignmen
     return status;
 }
 
-et_status et_moe_experts(const et_moe *moe, const et_real *x, const et_assignment *a,
+static et_status experts(const et_moe *moe, const et_real *x, const et_assignment *a,
                          et_moe_values *v, et_error *error)
 {
-    ET_ARITHMETIC;
     size_t d = moe->d, h = moe->h, most = largest_load(a);
     et_real *room;
     et_status status = take_rows(&room, moe, a, 1, error);
@@ -143,12 +148,12 @@ et_status et_moe_experts(const et_moe *moe, const et_real *x, const et_assignmen
         et_real *rows = room + (size_t)omp_get_thread_num() * most * d;
         et_ffn f = expert(moe, i);
         gather(m, d, x, a->slot_token + first, rows);
-        et_ffn_forward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
-                       v->slot_out + first * d);
+        et_ffn_values(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
+                      v->slot_out + first * d);
     }
     if (moe->hs > 0) {
         et_ffn f = shared_expert(moe);
-        et_ffn_forward(&f, moe->N, x, v->shared_pre, v->shared_act, v->shared_out);
+        et_ffn_values(&f, moe->N, x, v->shared_pre, v->shared_act, v->shared_out);
     }
     free(room);
     return ET_OK;
@@ -162,9 +167,8 @@ static void scale(size_t d, et_real w, const et_real *row, et_real *to)
     for (size_t c = 0; c < d; c++) to[c] = w * row[c];
 }
 
-void et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
+static void combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
-    ET_ARITHMETIC;
     size_t d = moe->d;
 #pragma omp parallel for if (et_worth_threads(moe->N * d))
     for (size_t t = 0; t < moe->N; t++) {
@@ -179,16 +183,6 @@ void et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
             for (size_t c = 0; c < d; c++) y[c] += w * out[c];
         }
     }
-}
-
-et_status et_moe_forward(const et_moe *moe, const et_real *x, const et_assignment *a,
-                         et_moe_values *v, et_error *error)
-{
-    ET_ARITHMETIC;
-    et_moe_weigh(moe, a, v);
-    et_status status = et_moe_experts(moe, x, a, v, error);
-    if (status == ET_OK) et_moe_combine(moe, a, v);
-    return status;
 }
 
 /* ---- backward ----
@@ -237,10 +231,9 @@ static void weighted_rows_backward(size_t m, size_t d, const et_real *dy, const 
     }
 }
 
-void et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
+static void combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
                              const et_moe_values *v, et_moe_grads *g)
 {
-    ET_ARITHMETIC;
     weighted_rows_backward(a->slots, moe->d, dy, a->slot_token, v->slot_weight, v->slot_out,
                            g->slot_weight, g->slot_out);
     if (moe->hs > 0)
@@ -256,10 +249,9 @@ static void scatter_add(size_t m, size_t d, const et_real *rows, const int32_t *
         for (size_t c = 0; c < d; c++) to[(size_t)tokens[j] * d + c] += rows[j * d + c];
 }
 
-et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
+static et_status experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
                                   const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
-    ET_ARITHMETIC;
     size_t d = moe->d, h = moe->h, size = h * d, most = largest_load(a);
     et_real *room;
     et_status status = take_rows(&room, moe, a, 2, error);
@@ -271,17 +263,17 @@ et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_
                 *drows = rows + most * d;
         et_ffn f = expert(moe, i);
         gather(m, d, x, a->slot_token + first, rows);
-        et_ffn_backward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
-                        g->slot_out + first * d, g->slot_act + first * h, g->slot_pre + first * h,
-                        g->up + i * size, g->down + i * size, false, drows);
+        et_ffn_gradients(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
+                         g->slot_out + first * d, g->slot_act + first * h, g->slot_pre + first * h,
+                         g->up + i * size, g->down + i * size, false, drows);
         /* Expert after expert, whoever is ready first: a token's rows are added in slot order. */
 #pragma omp ordered
         scatter_add(m, d, drows, a->slot_token + first, g->x);
     }
     if (moe->hs > 0) {
         et_ffn f = shared_expert(moe);
-        et_ffn_backward(&f, moe->N, x, v->shared_pre, v->shared_act, g->shared_out, g->shared_act,
-                        g->shared_pre, g->shared_up, g->shared_down, true, g->x);
+        et_ffn_gradients(&f, moe->N, x, v->shared_pre, v->shared_act, g->shared_out, g->shared_act,
+                         g->shared_pre, g->shared_up, g->shared_down, true, g->x);
     }
     free(room);
     return ET_OK;
@@ -306,11 +298,10 @@ static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_m
 
 /* From dw and the losses' dp and dr to dr, and then r = x W_r' gives
  *     dW_r += dr' x        dx += dr W_r */
-et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
+static et_status score_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
                                 const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
-    ET_ARITHMETIC;
-    size_t N = moe->N, n = moe->n, d = moe->d;
+    size_t N = moe->N, n = moe->n, d = moe->d, at_once = tokens_at_once(moe);
     void *room = NULL;
     if (moe->anchor_weighs_shared) {
         et_status status = et_allocate(&room, N, sizeof(et_real), "anchor gradient", error);
@@ -322,8 +313,8 @@ et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_as
         weigh_backward(moe, a, v, t, g);
         if (danchor) danchor[t] = g->shared_weight[t] / shared_divisor(moe, a, t);
     }
-    for (size_t t = 0; t < N; t += moe->gate_tokens)
-        et_gate_backward(moe->gate, moe->gate_tokens, n, v->logits + t * n, v->gates + t * n,
+    for (size_t t = 0; t < N; t += at_once)
+        et_gate_backward(moe->gate, at_once, n, v->logits + t * n, v->gates + t * n,
                          v->anchor ? v->anchor + t : NULL, g->gates + t * n,
                          danchor ? danchor + t : NULL, g->logits + t * n);
     et_matmul(moe->engine, n, d, N, et_transposed(g->logits, n), et_rows(x, d), true, g->router, d);
@@ -332,13 +323,113 @@ et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_as
     return ET_OK;
 }
 
+/* ---- the public functions: what a caller brings is checked, then the phases above ---- */
+
+static et_status check_forward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                               et_error *error)
+{
+    et_status status = et_moe_check(moe, error);
+    return status == ET_OK ? et_moe_check_values(moe, a, v, error) : status;
+}
+
+static et_status check_backward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                                const et_moe_grads *g, et_error *error)
+{
+    et_status status = check_forward(moe, a, v, error);
+    return status == ET_OK ? et_moe_check_grads(moe, a, g, error) : status;
+}
+
+et_status et_moe_score(const et_moe *moe, const et_real *x, et_moe_values *v, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status;
+    if ((status = et_moe_check(moe, error)) ||
+        (status = et_moe_check_tokens(moe, "x", x, error)) ||
+        (status = et_moe_check_scores(moe, v, error)))
+        return status;
+    score(moe, x, v);
+    return ET_OK;
+}
+
+et_status et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = check_forward(moe, a, v, error);
+    if (status == ET_OK) weigh(moe, a, v);
+    return status;
+}
+
+et_status et_moe_experts(const et_moe *moe, const et_real *x, const et_assignment *a,
+                         et_moe_values *v, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = check_forward(moe, a, v, error);
+    if (status == ET_OK) status = et_moe_check_tokens(moe, "x", x, error);
+    return status == ET_OK ? experts(moe, x, a, v, error) : status;
+}
+
+et_status et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_values *v,
+                         et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = check_forward(moe, a, v, error);
+    if (status == ET_OK) combine(moe, a, v);
+    return status;
+}
+
+et_status et_moe_forward(const et_moe *moe, const et_real *x, const et_assignment *a,
+                         et_moe_values *v, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status;
+    if ((status = check_forward(moe, a, v, error)) ||
+        (status = et_moe_check_tokens(moe, "x", x, error)))
+        return status;
+    weigh(moe, a, v);
+    status = experts(moe, x, a, v, error);
+    if (status == ET_OK) combine(moe, a, v);
+    return status;
+}
+
+et_status et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
+                                  const et_moe_values *v, et_moe_grads *g, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = check_backward(moe, a, v, g, error);
+    if (status == ET_OK) status = et_moe_check_tokens(moe, "dy", dy, error);
+    if (status == ET_OK) combine_backward(moe, dy, a, v, g);
+    return status;
+}
+
+et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
+                                  const et_moe_values *v, et_moe_grads *g, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = check_backward(moe, a, v, g, error);
+    if (status == ET_OK) status = et_moe_check_tokens(moe, "x", x, error);
+    return status == ET_OK ? experts_backward(moe, x, a, v, g, error) : status;
+}
+
+et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
+                                const et_moe_values *v, et_moe_grads *g, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = check_backward(moe, a, v, g, error);
+    if (status == ET_OK) status = et_moe_check_tokens(moe, "x", x, error);
+    return status == ET_OK ? score_backward(moe, x, a, v, g, error) : status;
+}
+
 et_status et_moe_backward(const et_moe *moe, const et_real *x, const et_real *dy,
                           const et_assignment *a, const et_moe_values *v, et_moe_grads *g,
                           et_error *error)
 {
     ET_ARITHMETIC;
-    et_moe_combine_backward(moe, dy, a, v, g);
-    et_status status = et_moe_experts_backward(moe, x, a, v, g, error);
-    if (status == ET_OK) status = et_moe_score_backward(moe, x, a, v, g, error);
-    return status;
+    et_status status;
+    if ((status = check_backward(moe, a, v, g, error)) ||
+        (status = et_moe_check_tokens(moe, "x", x, error)) ||
+        (status = et_moe_check_tokens(moe, "dy", dy, error)))
+        return status;
+    combine_backward(moe, dy, a, v, g);
+    status = experts_backward(moe, x, a, v, g, error);
+    return status == ET_OK ? score_backward(moe, x, a, v, g, error) : status;
 }

@@ -30,6 +30,7 @@
 #include "ref/base/product_noise.h"
 #include "ref/base/rounding.h"
 #include "ref/layers/alike.h"
+#include "ref/layers/check.h"
 #include "ref/layers/twins.h"
 
 #include <math.h>
@@ -195,12 +196,24 @@ static et_status score_noise(const et_moe *moe, const et_real *x, const et_moe_v
     return et_alike_gates(s->p, N, n, v->gates, V->gates, error);
 }
 
+/* Here gates of every kind are taken gate_tokens at a time. */
+static et_status check_layer(const et_moe *moe, et_error *error)
+{
+    et_status status = et_moe_check(moe, error);
+    if (status == ET_OK && (moe->gate_tokens == 0 || moe->N % moe->gate_tokens != 0))
+        status = et_fail(error, ET_EINVAL, "et_moe: gate_tokens = %zu does not divide N = %zu",
+                         moe->gate_tokens, moe->N);
+    return status;
+}
+
 et_status et_moe_score_noise(const et_moe *moe, const et_profile *p, const et_real *x,
                              const et_moe_values *v, et_moe_values *V, et_error *error)
 {
     ET_ARITHMETIC;
     noise_room s = {.p = p};
     et_status status;
+    if ((status = check_layer(moe, error)) || (status = et_moe_check_scores(moe, v, error)))
+        return status;
     if ((status = parameter(&s, moe->N * moe->d, x, &s.x, error)) == ET_OK &&
         (status = parameter(&s, moe->n * moe->d, moe->router, &s.router, error)) == ET_OK)
         status = score_noise(moe, x, v, V, &s, error);
@@ -763,7 +776,12 @@ et_status et_moe_noise(const et_moe *moe, const et_profile *p, const et_real *x,
 {
     ET_ARITHMETIC;
     noise_room s = {.p = p};
-    et_status status = take_room(&s, moe, x, dy, a, error);
+    et_status status;
+    if ((status = check_layer(moe, error)) ||
+        (status = et_moe_check_values(moe, a, v, error)) ||
+        (status = et_moe_check_grads(moe, a, g, error)))
+        return status;
+    status = take_room(&s, moe, x, dy, a, error);
     if (status != ET_OK) goto out;
     status = weigh_noise(moe, a, v, V, &s, error);
     if (status != ET_OK) goto out;

@@ -110,6 +110,11 @@ static et_status check(const et_audit_rule *rule, size_t N, et_error *error)
     if (rule->batch < 1 || N % rule->batch != 0)
         return et_fail(error, ET_EINVAL, "audit: batches of %zu tokens do not divide %zu",
                        rule->batch, N);
+    if (rule->rule == ET_ET && rule->threshold == NULL && rule->experts > 0)
+        return et_fail(error, ET_EINVAL, "audit: threshold is NULL; one for each of %zu experts",
+                       rule->experts);
+    if (rule->rule == ET_ET && rule->has_capacity && !(rule->capacity >= 0))
+        return et_fail(error, ET_EINVAL, "audit: capacity = %g; 0 or more", rule->capacity);
     return ET_OK;
 }
 

@@ -273,6 +273,34 @@ static et_status parse_case(et_case *c, const char *where, size_t number, json_t
     return status;
 }
 
+et_status et_case_settle(et_case *settled, const et_case *c, et_error *error)
+{
+    struct parse p = {.where = "et_case", .error = error};
+    if (c == NULL) return et_fail(error, ET_EINVAL, "et_case: NULL; a case belongs here");
+    et_status status = set_defaults(&p);
+    if (status != ET_OK) return status;
+    for (size_t i = 0; i < ET_FIELDS; i++) {
+        p.given[i] = et_fields[i].applies(c);
+        if (p.given[i] && !et_field_fits(&et_fields[i], c))
+            return et_fail(error, ET_EINVAL, "et_case: %s is out of its range; allowed: %s",
+                           et_fields[i].doc.name, et_fields[i].doc.type);
+    }
+    p.value = *c;
+    p.value.has_capacity = c->has_capacity && given(&p, "capacity_factor");
+    if (!p.value.has_capacity) p.value.capacity_factor = 0; /* as null leaves it */
+    reset_unused(&p);
+    derive(&p);
+    status = check_contradictions(&p);
+    if (status == ET_OK) *settled = p.value;
+    return status;
+}
+
+et_status et_case_check(const et_case *c, et_error *error)
+{
+    et_case settled;
+    return et_case_settle(&settled, c, error);
+}
+
 static et_status load_text(json_t **root, const char *json, size_t length, const char *where,
                            et_error *error)
 {
@@ -398,13 +426,15 @@ et_status et_case_print(char **json, const et_case *c, et_error *error)
     ET_ARITHMETIC;
     char text[MAX_LINE]; /* 41 names and short values, and 480 bytes of text, escaped to 6 each */
     et_line line = {.text = text, .room = sizeof text};
+    et_status status = et_case_check(c, error);
+    if (status != ET_OK) return status;
     for (size_t i = 0; i < ET_FIELDS; i++)
         if (is_printed(&et_fields[i], c) && !append_field(&line, &et_fields[i], c))
             return et_fail(error, ET_ENOMEM, "case '%s': no memory to print it, or not UTF-8",
                            c->name);
     append_text(&line, c->input.source == ET_INPUT_NONE ? "}" : "}}");
     void *copy;
-    et_status status = et_allocate(&copy, line.used + 1, 1, "a case's text", error);
+    status = et_allocate(&copy, line.used + 1, 1, "a case's text", error);
     if (status != ET_OK) return status;
     memcpy(copy, text, line.used + 1);
     *json = copy;

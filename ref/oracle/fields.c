@@ -332,6 +332,51 @@ bool et_field_store(const et_field *f, et_case *c, const json_t *v)
     return true;
 }
 
+static size_t words_in(const char *list)
+{
+    size_t count = 1;
+    for (; *list != '\0'; list++) count += *list == '|';
+    return count;
+}
+
+static bool word_fits(const et_field *f, const et_case *c)
+{
+    unsigned char flag;
+    int value;
+    memcpy(&flag, (const char *)c + f->offset, sizeof flag);
+    if (f->size == sizeof(bool)) return flag <= 1;
+    memcpy(&value, (const char *)c + f->offset, sizeof value);
+    for (size_t i = 0; i < words_in(f->doc.type); i++)
+        if (value == (f->values != NULL ? f->values[i] : (int)i)) return true;
+    return false;
+}
+
+static bool text_fits(const et_field *f, const char *text)
+{
+    if (memchr(text, '\0', f->size) == NULL) return false;
+    if (f->kind == ET_NAME) return et_is_name(text) && text[0] != '\0';
+    return text[0] != '\0' || strcmp(f->doc.initial, "none") == 0;
+}
+
+bool et_field_fits(const et_field *f, const et_case *c)
+{
+    const void *at = (const char *)c + f->offset;
+    switch (f->kind) {
+    case ET_NAME:
+    case ET_TEXT: return text_fits(f, at);
+    case ET_COUNT:
+        return *(const size_t *)at >= (size_t)f->low && *(const size_t *)at <= (size_t)f->high;
+    case ET_LONG: return *(const uint64_t *)at <= (uint64_t)f->high;
+    case ET_NUMBER_OR_NULL:
+        if (!c->has_capacity) return true; /* null */
+        /* fall through */
+    case ET_NUMBER: return *(const double *)at >= f->low && *(const double *)at <= f->high;
+    case ET_SWITCH:
+    case ET_WORD: break;
+    }
+    return word_fits(f, c);
+}
+
 json_t *et_field_load(const et_field *f, const et_case *c)
 {
     const void *at = (const char *)c + f->offset;

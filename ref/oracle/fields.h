@@ -32,13 +32,19 @@ typedef struct et_field {
 enum { ET_FIELDS = 41 };
 extern const et_field et_fields[ET_FIELDS];
 
+/* et_case_check, and the case as parsing it would leave it: what does not apply, at its default. */
+et_status et_case_settle(et_case *settled, const et_case *c, et_error *error);
+
 const et_field *et_field_named(const char *name); /* or NULL */
 
 /* Puts a JSON value into its member of *c; false, and nothing stored, if it is not of the kind or
  * range that f->doc.type describes. */
 bool et_field_store(const et_field *f, et_case *c, const json_t *v);
 
-/* The member as a new JSON value; NULL if there is no memory, or a text is not UTF-8. */
+/* Whether the member of *c, which may hold anything, is a value that f->doc.type describes. */
+bool et_field_fits(const et_field *f, const et_case *c);
+
+/* The member as a new JSON value; its value fits. NULL if there is no memory, or a text is not UTF-8. */
 json_t *et_field_load(const et_field *f, const et_case *c);
 
 #endif

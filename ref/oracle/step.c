@@ -19,6 +19,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/decide.h"
+#include "ref/oracle/fields.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -124,7 +125,12 @@ static bool has_z_loss(const et_case *c)
 
 et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_error *error)
 {
-    *s = (et_step){.c = *c, .max_bytes = max_bytes};
+    et_case settled;
+    *s = (et_step){0};
+    et_status status = et_case_settle(&settled, c, error);
+    if (status != ET_OK) return status;
+    *s = (et_step){.c = settled, .max_bytes = max_bytes};
+    c = &s->c;
     et_step_inputs *in = &s->in;
     size_t N = c->tokens, d = c->d_model, h = c->d_expert, n = is_moe(c) ? c->experts : 1, nh;
     size_t hs = shared_width(c);
@@ -142,7 +148,7 @@ et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_erro
         {&in->bias, keeps_bias(c), n, 1},
         {&in->load, is_moe(c) && c->global_load, n, 1},
     };
-    et_status status = TAKE_ALL(s, list, error);
+    status = TAKE_ALL(s, list, error);
     if (status != ET_OK) et_step_free(s);
     return status;
 }
@@ -171,12 +177,12 @@ static et_status run_dense(et_step *s, et_error *error)
     et_status status = take_dense(s, error);
     if (status != ET_OK) return status;
     et_ffn f = {s->engine, d, h, s->in.up, s->in.down};
-    et_ffn_forward(&f, N, s->in.x, v->slot_pre, v->slot_act, v->slot_out);
+    status = et_ffn_forward(&f, N, s->in.x, v->slot_pre, v->slot_act, v->slot_out, error);
+    if (status != ET_OK) return status;
     memcpy(v->y, v->slot_out, N * d * sizeof(et_real));
     memcpy(g->slot_out, s->in.dy, N * d * sizeof(et_real));
-    et_ffn_backward(&f, N, s->in.x, v->slot_pre, v->slot_act, g->slot_out, g->slot_act, g->slot_pre,
-                    g->up, g->down, true, g->x);
-    return ET_OK;
+    return et_ffn_backward(&f, N, s->in.x, v->slot_pre, v->slot_act, g->slot_out, g->slot_act,
+                           g->slot_pre, g->up, g->down, true, g->x, error);
 }
 
 /* ---- the MoE layer: score ---- */
@@ -224,7 +230,7 @@ static et_status score(et_step *s, const et_moe *moe, et_error *error)
      * the rest: a hundredth of the work, and every engine routes alike. */
     et_moe exact = *moe;
     exact.engine = ET_PLAIN;
-    et_moe_score(&exact, s->in.x, v);
+    if ((status = et_moe_score(&exact, s->in.x, v, error))) return status;
     for (size_t i = 0; i < moe->N * moe->n; i++)
         if (!isfinite(v->logits[i]))
             return et_fail(error, ET_EINVAL,
@@ -607,6 +613,24 @@ et_status et_step_decide(et_step *s, et_error *error)
 
 /* ---- the whole step ---- */
 
+bool et_step_has_run(const et_step *s)
+{
+    return s->fwd.y != NULL;
+}
+
+/* A step is run once, with inputs in its arrays, by the case for which they were made. */
+static et_status check_step(et_step *s, et_engine engine, et_error *error)
+{
+    if (engine != ET_PLAIN && engine != ET_BLAS)
+        return et_fail(error, ET_EINVAL, "step: engine = %d; ET_PLAIN or ET_BLAS", (int)engine);
+    if (s->in.x == NULL || s->in.dy == NULL)
+        return et_fail(error, ET_EINVAL, "step: no inputs; et_step_create makes room for them");
+    if (s->fwd.logits != NULL || s->fwd.slot_pre != NULL)
+        return et_fail(error, ET_EINVAL,
+                       "step: case '%.63s' has been run already; create another step", s->c.name);
+    return et_case_settle(&s->c, &s->c, error);
+}
+
 static void tell(et_progress *progress, void *user, const char *phase, double done)
 {
     if (progress) progress(user, phase, done);
@@ -616,13 +640,14 @@ et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void 
                       et_error *error)
 {
     ET_ARITHMETIC;
+    et_status status = check_step(s, engine, error);
+    if (status != ET_OK) return status;
     s->engine = engine;
     if (!is_moe(&s->c)) {
         tell(progress, user, "feed-forward", 0);
         return run_dense(s, error);
     }
     et_moe moe = et_step_layer(s);
-    et_status status;
     tell(progress, user, "route", 0);
     if ((status = score(s, &moe, error)) || (status = route(s, error)) ||
         (status = take_values(s, &moe, error)) || (status = take_grads(s, &moe, error)))

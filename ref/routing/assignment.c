@@ -6,6 +6,7 @@
  */
 #include "etref/assignment.h"
 #include "ref/base/memory.h"
+#include "ref/layers/check.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -123,6 +124,8 @@ et_status et_block_layout_build(et_block_layout *l, const et_assignment *a, size
                                 et_error *error)
 {
     *l = (et_block_layout){.block = block};
+    et_status status = et_assignment_check(a, error);
+    if (status != ET_OK) return status;
     if (block == 0 || block > ET_MAX_BLOCK)
         return et_fail(error, ET_EINVAL, "block layout: tile of %zu slots; 1 to %d", block,
                        ET_MAX_BLOCK);
@@ -131,7 +134,6 @@ et_status et_block_layout_build(et_block_layout *l, const et_assignment *a, size
         return et_fail(error, ET_EINVAL,
                        "block layout: %zu blocks of %zu rows; at most 2^31-1 rows", l->blocks,
                        block);
-    et_status status;
     if ((status = integers(&l->padded_offsets, a->experts + 1, error)) ||
         (status = integers(&l->padded_slot, l->blocks * block, error)) ||
         (status = integers(&l->block_expert, l->blocks, error))) {

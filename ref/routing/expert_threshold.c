@@ -17,10 +17,12 @@
 #include <math.h>
 #include <stdlib.h>
 
+/* min(floor(bound), N), and 0 for what is below 0 or no number. */
 static size_t floor_to(double bound, size_t N)
 {
     double whole = floor(bound);
-    return whole <= 0 ? 0 : whole >= (double)N ? N : (size_t)whole;
+    if (!(whole > 0)) return 0;
+    return whole >= (double)N ? N : (size_t)whole;
 }
 
 /* In binary64, as released, whatever et_real is: the rounding of 1-C decides cases such as

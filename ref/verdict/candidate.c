@@ -111,6 +111,8 @@ static et_status check_aliases(const reading *r)
 {
     for (size_t i = 0; i < r->alias_count; i++) {
         const et_alias *a = &r->aliases[i];
+        if (r->aliases == NULL || a->mine == NULL || a->name == NULL)
+            return et_fail(r->error, ET_EINVAL, "alias %zu: two names belong to it", i);
         const char *near = nearest_output(a->name);
         if (et_tensor_doc_find(a->name) == NULL)
             return et_fail(r->error, ET_EINVAL,

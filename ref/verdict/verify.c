@@ -81,7 +81,7 @@ static et_status check_options(const et_verify_options *o, et_error *error)
         return et_fail(error, ET_EINVAL, "alpha = %g; 0 for the default of 1e-9, or from %g to 1",
                        o->alpha, least);
     for (size_t i = 0; i < o->require_count; i++)
-        if (o->require[i] == NULL)
+        if (o->require == NULL || o->require[i] == NULL)
             return et_fail(error, ET_EINVAL, "required name %zu is missing", i);
     return ET_OK;
 }
@@ -570,6 +570,10 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_ba
     ET_ARITHMETIC;
     *verdict = (et_verdict){0};
     et_status status = check_options(options, error);
+    if (status == ET_OK && !et_step_has_run(golden))
+        status = et_fail(error, ET_EINVAL, "golden: not computed yet; et_step_run does that");
+    if (status == ET_OK && candidate == NULL && count > 0)
+        status = et_fail(error, ET_EINVAL, "candidate: NULL, of %zu tensors", count);
     if (status != ET_OK) return status;
     double alpha = options->alpha > 0 ? options->alpha : 1e-9;
     bool as_large = options->profile->bits[ET_ACCUMULATOR] >= DBL_MANT_DIG;

@@ -94,8 +94,9 @@ static et_status time_layer(trial *t, double *seconds, et_error *error)
     double start = omp_get_wtime();
     for (size_t i = 0; i < sizeof gradients / sizeof *gradients; i++)
         memset(gradients[i].at, 0, gradients[i].count * sizeof(et_real));
-    et_moe_score(&moe, s->in.x, &s->fwd);
-    et_status status = et_moe_forward(&moe, s->in.x, &s->assignment, &s->fwd, error);
+    et_status status = et_moe_score(&moe, s->in.x, &s->fwd, error);
+    if (status == ET_OK)
+        status = et_moe_forward(&moe, s->in.x, &s->assignment, &s->fwd, error);
     if (status == ET_OK)
         status = et_moe_backward(&moe, s->in.x, s->in.dy, &s->assignment, &s->fwd, g, error);
     *seconds = omp_get_wtime() - start;

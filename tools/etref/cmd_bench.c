@@ -154,21 +154,20 @@ static et_status route(bench *b, et_error *error)
     return et_assignment_build(&s->assignment, c->tokens, c->experts, s->route.mask, error);
 }
 
-/* One phase; those that cannot fail say so. */
+/* One phase. */
 static et_status run_phase(bench *b, enum phase phase, et_error *error)
 {
     et_step *s = &b->step;
     const et_assignment *a = &s->assignment;
     switch (phase) {
-    case SCORE: et_moe_score(&b->moe, s->in.x, &s->fwd); return ET_OK;
+    case SCORE: return et_moe_score(&b->moe, s->in.x, &s->fwd, error);
     case ROUTE: return route(b, error);
-    case WEIGH: et_moe_weigh(&b->moe, a, &s->fwd); return ET_OK;
+    case WEIGH: return et_moe_weigh(&b->moe, a, &s->fwd, error);
     case EXPERTS: return et_moe_experts(&b->moe, s->in.x, a, &s->fwd, error);
-    case COMBINE: et_moe_combine(&b->moe, a, &s->fwd); return ET_OK;
+    case COMBINE: return et_moe_combine(&b->moe, a, &s->fwd, error);
     case ZERO: zero_gradients(b); return ET_OK;
     case COMBINE_BACK:
-        et_moe_combine_backward(&b->moe, s->in.dy, a, &s->fwd, &s->bwd);
-        return ET_OK;
+        return et_moe_combine_backward(&b->moe, s->in.dy, a, &s->fwd, &s->bwd, error);
     case EXPERTS_BACK: return et_moe_experts_backward(&b->moe, s->in.x, a, &s->fwd, &s->bwd, error);
     case SCORE_BACK: return et_moe_score_backward(&b->moe, s->in.x, a, &s->fwd, &s->bwd, error);
     case PHASES: break;
