@@ -627,6 +627,64 @@ START_TEST(bad_bundles_are_refused)
 }
 END_TEST
 
+/* Writes the step's inputs in 64 bits, under the step's own case, and opens that as a bundle. */
+static et_status open_inputs_of(const et_step *s, et_error *error)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    et_tensor_file file;
+    et_step opened;
+    char *json;
+    ck_assert_int_eq(et_case_print(&json, &s->c, NULL), ET_OK);
+    const char *metadata[] = {"format", "etref-bundle", "version", "1", "case", json, NULL};
+    size_t count = et_step_tensors(s, false, tensors);
+    for (size_t i = 0; i < count; i++) tensors[i].dtype = ET_F64;
+    ck_assert_int_eq(et_tensor_file_write(path, tensors, count, metadata, NULL), ET_OK);
+    et_status status = et_bundle_open(&file, &opened, path, 0, error);
+    if (status == ET_OK) {
+        et_step_free(&opened);
+        et_tensor_file_close(&file);
+    }
+    free(json);
+    ck_assert_int_eq(unlink(path), 0);
+    return status;
+}
+
+/* Inputs that the case's precision does not hold: neither written, where they would be rounded and
+ * contradict what was computed from them, nor taken from a file. */
+START_TEST(inputs_finer_than_the_precision_are_refused)
+{
+    et_case c;
+    et_step s;
+    et_error error = {""};
+    ck_assert_int_eq(et_case_parse(&c, good_case, strlen(good_case), "test", NULL), ET_OK);
+    c.precision = ET_BF16;
+    ck_assert_int_eq(et_step_create(&s, &c, 0, NULL), ET_OK);
+    ck_assert_int_eq(et_step_draw_inputs(&s, NULL), ET_OK);
+    ck_assert_msg(open_inputs_of(&s, &error) == ET_OK, "%s", error.text);
+    et_real was = s.in.down[4];
+    const struct {
+        et_real value;
+        const char *remedy;
+    } finer[] = {{(et_real)(1 + 0x1p-30), "set precision to f64"},
+                 {(et_real)(1 + 0x1p-8), "set precision to f32"}};
+    for (size_t i = sizeof(et_real) == sizeof(float); i < 2; i++) {
+        s.in.down[4] = finer[i].value;
+        ck_assert_int_eq(open_inputs_of(&s, &error), ET_EINVAL);
+        ck_assert_msg(strstr(error.text, "in.w_down[4] = 1.0") != NULL &&
+                          strstr(error.text, finer[i].remedy) != NULL,
+                      "%s", error.text);
+    }
+    ck_assert_int_eq(et_step_run(&s, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+    ck_assert_int_eq(et_bundle_write(path, &s, false, &error), ET_EINVAL);
+    ck_assert_msg(strstr(error.text, "set precision to f32") != NULL, "%s", error.text);
+    ck_assert_int_eq(et_bundle_write_noise(path, &s, false, et_profile_at(0), &error), ET_EINVAL);
+    ck_assert_int_eq(entries_in_folder(), 0);
+    s.in.down[4] = was;
+    ck_assert_int_eq(et_bundle_write(path, &s, false, &error), ET_OK);
+    et_step_free(&s);
+}
+END_TEST
+
 /* The inputs are finite, their product is not: no mask can come of it. */
 START_TEST(a_logit_that_overflows_is_an_error)
 {
@@ -670,6 +728,7 @@ int main(void)
     tcase_add_test(files, what_is_no_number_is_not_written);
 #endif
     tcase_add_test(files, every_tensor_is_documented);
+    tcase_add_test(files, inputs_finer_than_the_precision_are_refused);
     tcase_add_loop_test(files, bad_bundles_are_refused, 0, BAD);
     tcase_add_loop_test(files, the_noise_is_that_of_the_step, 0, 2); /* whole and lean */
     tcase_add_loop_test(files, a_bundle_with_noise_verifies, 0, 2);

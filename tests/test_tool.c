@@ -533,6 +533,24 @@ START_TEST(nothing_to_compare_is_inconclusive)
 }
 END_TEST
 
+/* `generate --inputs` of values that the bundle's own case cannot store. */
+START_TEST(inputs_finer_than_their_case_make_no_golden)
+{
+    static const char json[] = "{\"name\": \"fine\", \"layer\": \"dense\", \"tokens\": 1, "
+                               "\"d_model\": 1, \"d_expert\": 1, \"precision\": \"bf16\"}";
+    const float third = 1.0f / 3;
+    const char *metadata[] = {"format", "etref-bundle", "version", "1", "case", json, NULL};
+    const et_tensor_out tensors[] = {{"in.x", ET_F32, 2, {1, 1}, &third, ET_FROM_F32},
+                                     {"in.dy", ET_F32, 2, {1, 1}, &third, ET_FROM_F32},
+                                     {"in.w_up", ET_F32, 2, {1, 1}, &third, ET_FROM_F32},
+                                     {"in.w_down", ET_F32, 2, {1, 1}, &third, ET_FROM_F32}};
+    const char *name = in_folder("brought.safetensors");
+    ck_assert_int_eq(et_tensor_file_write(name, tensors, COUNT(tensors), metadata, NULL), ET_OK);
+    expect_failure(RUN("generate", "--inputs", name, "--out", folder), 2, "set precision to f32");
+    ck_assert(!exists("fine.safetensors"));
+}
+END_TEST
+
 START_TEST(a_changed_slot_is_named_by_token_and_expert)
 {
     const char *name = in_folder("tc.safetensors");
@@ -681,6 +699,7 @@ static Suite *tool_suite(void)
     tcase_add_test(made, routings_are_compared);
     tcase_add_test(made, one_changed_bit_is_found);
     tcase_add_test(made, nothing_to_compare_is_inconclusive);
+    tcase_add_test(made, inputs_finer_than_their_case_make_no_golden);
     tcase_add_test(made, a_changed_slot_is_named_by_token_and_expert);
     tcase_add_test(made, unreadable_files_are_refused);
     tcase_add_test(made, a_strange_file_is_shown_and_does_not_move_the_cursor);

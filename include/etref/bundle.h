@@ -46,7 +46,9 @@ size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STE
  * order of the mathematics, its element and the remedy. */
 et_status et_step_check_values(const et_step *s, et_error *error);
 
-/* Writes the bundle, whole or not at all (et_tensor_file_write). ET_EINVAL: et_step_check_values. */
+/* Writes the bundle, whole or not at all (et_tensor_file_write). ET_EINVAL: et_step_check_values; or
+ * et_step_check_inputs, since inputs finer than the case's precision would be stored rounded, and what
+ * was computed from them would contradict them. */
 et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_error *error);
 
 /* The same with the noise of profile `p` for every real tensor that is written and was computed.
@@ -58,7 +60,8 @@ et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, c
 const char *et_bundle_producer(et_engine engine);
 
 /* Opens a bundle: checks the metadata, parses the case, and reads in.* into a new step that is
- * ready for et_step_run. Missing, misshaped, mistyped or non-finite in.* tensors, tensors that no
+ * ready for et_step_run. Missing, misshaped, mistyped or non-finite in.* tensors, in.x, in.dy and
+ * weights with values that are not numbers of the case's precision, tensors that no
  * bundle has, and cases larger than max_bytes are errors. On success the caller closes the file and
  * frees the step; on failure neither. */
 et_status et_bundle_open(et_tensor_file *file, et_step *step, const char *path, size_t max_bytes,

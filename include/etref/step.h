@@ -90,7 +90,8 @@ et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_erro
 /* Draws in.* as the case's input source says. */
 et_status et_step_draw_inputs(et_step *s, et_error *error);
 
-/* Checks in.*: finite, and not contradicting the case (u = 0 with an EMA). */
+/* Checks in.*: finite, and not contradicting the case: x, dy and the weights are numbers of its
+ * precision, and u = 0 has no EMA. Asked of every bundle that is opened or written. */
 et_status et_step_check_inputs(const et_step *s, et_error *error);
 
 /* Everything else, once: ET_EINVAL for a step that has been run, and for a case that et_case_check

@@ -34,7 +34,8 @@ static et_status write_tensors(const char *path, const et_step *s, const et_tens
     const char *metadata[16] = {"format", "etref-bundle", "version",
                                 "1",      "producer",     et_bundle_producer(s->engine)};
     size_t used = 6;
-    et_status status = et_case_print(&json, &s->c, error);
+    et_status status = et_step_check_inputs(s, error);
+    if (status == ET_OK) status = et_case_print(&json, &s->c, error);
     if (status != ET_OK) return status;
     snprintf(layout, sizeof layout, "block:%zu", s->block);
     const char *more[][2] = {

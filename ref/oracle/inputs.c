@@ -43,6 +43,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* The significand of et_real: no type that has as much can be too coarse for it. */
+enum { REAL_DIGITS = sizeof(et_real) == sizeof(double) ? DBL_MANT_DIG : FLT_MANT_DIG };
+
 /* ---- the tensors ---- */
 
 typedef struct input {
@@ -394,6 +397,33 @@ static et_status check_finite(const et_step *s, const input *x, et_error *error)
     return ET_OK;
 }
 
+/* Does the type hold all of x, dy and the weights, up to `*which` at `*at`? */
+static bool holds_inputs(const input in[INPUTS], et_dtype type, int *which, size_t *at)
+{
+    if (et_dtype_significand(type) >= REAL_DIGITS) return true;
+    for (*which = X; *which <= SHARED_DOWN; (*which)++)
+        for (*at = 0; in[*which].at != NULL && *at < in[*which].count; (*at)++) {
+            double value = (double)in[*which].at[*at];
+            if (et_round_to_dtype(value, type) != value) return false;
+        }
+    return true;
+}
+
+/* A bundle stores these tensors in the case's precision. What that cannot hold would be computed
+ * from, stored rounded, and contradict everything else in the bundle. */
+static et_status check_precision(const et_step *s, const input in[INPUTS], et_error *error)
+{
+    int which, other;
+    size_t at, elsewhere;
+    if (holds_inputs(in, s->c.precision, &which, &at)) return ET_OK;
+    return et_fail(error, ET_EINVAL,
+                   "case '%s': %s[%zu] = %.17g is finer than the case's precision, %s; set "
+                   "precision to %s, or round in.* to it",
+                   s->c.name, in[which].name, at, (double)in[which].at[at],
+                   et_dtype_name(s->c.precision),
+                   holds_inputs(in, ET_F32, &other, &elsewhere) ? "f32" : "f64");
+}
+
 static et_status check_ema(const et_step *s, const input *ema, et_error *error)
 {
     bool must_be_zero = s->c.ema_bias_correction && s->c.ema_updates == 0;
@@ -429,6 +459,7 @@ et_status et_step_check_inputs(const et_step *s, et_error *error)
     et_status status = ET_OK;
     list_inputs(s, in);
     for (int i = 0; status == ET_OK && i < INPUTS; i++) status = check_finite(s, &in[i], error);
+    if (status == ET_OK) status = check_precision(s, in, error);
     if (status == ET_OK) status = check_ema(s, &in[EMA], error);
     if (status == ET_OK) status = check_load(s, &in[LOAD], error);
     return status;
