@@ -49,6 +49,7 @@ LDFLAGS_test_alloc := -Wl,--wrap=calloc
 WATCHED  := -Wl,--wrap=et_matmul,--wrap=cblas_sgemm # three plain loops: tests/fuzz/verdicts.h
 LDFLAGS_test_random_verdicts := $(WATCHED)
 LDFLAGS_fuzz_verify := $(WATCHED)
+LDFLAGS_test_whole := -Wl,--wrap=openat,--wrap=linkat
 
 VERSION := $(shell sed -n 's/^.define ETREF_VERSION *"\(.*\)"/\1/p' include/etref/version.h)
 SONAME  := libetref.so.$(firstword $(subst ., ,$(VERSION)))

@@ -459,9 +459,11 @@ START_TEST(a_stale_temporary_file_is_no_obstacle)
 
     /* Its name, and the room that it needs. */
     char expected[5000], exact[64];
-    snprintf(expected, sizeof expected, "%s.%ld.part", path, (long)getpid());
-    ck_assert_str_eq(partial, expected);
-    int length = snprintf(expected, sizeof expected, "f.%ld.part", (long)getpid());
+    int length = snprintf(expected, sizeof expected, "%s.%ld-", path, (long)getpid());
+    ck_assert_int_eq(strncmp(partial, expected, (size_t)length), 0);
+    ck_assert_uint_eq(strspn(partial + length, "0123456789abcdef"), 16);
+    ck_assert_str_eq(partial + length + 16, ".part");
+    length = snprintf(expected, sizeof expected, "f.%ld-0123456789abcdef.part", (long)getpid());
     ck_assert_int_eq(et_partial_path("f", exact, (size_t)length + 1), 0);
     ck_assert_int_eq(et_partial_path("f", exact, (size_t)length), -1);
     ck_assert_int_eq(et_partial_path("f", exact, 0), -1);

@@ -82,20 +82,31 @@ typedef struct et_tensor_out {
     et_source source;
 } et_tensor_out;
 
-/* Writes `path` atomically: into et_partial_path(path), fsync, rename, fsync of the folder. On any
- * failure the partial file is removed and an existing `path` is as it was. `metadata` is key,
- * value, ..., NULL, or NULL for none; written with keys in the order given. Names and keys must be
- * unique and UTF-8. Deterministic: same tensors and metadata, same bytes, whatever the order of the
- * array. A symbolic link at `path` is replaced by the file; a folder, pipe or device there is
- * refused. One path may be written by one thread of a process at a time. ET_EINVAL: a contradiction
- * in the arguments; ET_EIO: folder missing, disk full, ...; ET_ENOMEM. One exception to "as it
- * was": if only the folder's fsync fails, the new file stands complete under its name, and ET_EIO
- * says that it may not survive a power failure. */
+/* Writes `path`, whole or not at all, as et_file_write. `metadata` is key, value, ..., NULL, or NULL
+ * for none; written with keys in the order given. Names and keys must be unique and UTF-8.
+ * Deterministic: same tensors and metadata, same bytes, whatever the order of the array. ET_EINVAL:
+ * a contradiction in the arguments; ET_EIO, ET_ENOMEM as et_file_write. */
 et_status et_tensor_file_write(const char *path, const et_tensor_out *tensors, size_t count,
                                const char *const *metadata, et_error *error);
 
-/* The name of the temporary file that et_tensor_file_write uses in this process, for a signal
- * handler that must remove it. Returns 0, or -1 if `room` is too small. */
+/* Writes a file's bytes to an open descriptor. On failure it returns another status than ET_OK. */
+typedef et_status et_file_content(int descriptor, void *user, et_error *error);
+
+/* Any file, whole or not at all: content, fsync, rename, fsync of the folder. On any failure an
+ * existing `path` is as it was, and nothing else is left. A process that is killed meanwhile, by
+ * whatever, leaves nothing either where the file system has files without a name (O_TMPFILE); where
+ * it has none, et_partial_path(path), until the next file is written into that folder: files of such
+ * names whose writers no longer live (nobody holds their lock) are then removed. A symbolic link at
+ * `path` is replaced by the file; a folder, pipe or device there is refused. Several processes may
+ * write one path at a time, whichever their numbers and machines: one of their files stays. Of one
+ * process, one thread may. ET_EIO: folder missing, disk full, ...; ET_ENOMEM. One exception to "as it
+ * was": if only the folder's fsync fails, the new file stands complete under its name, and ET_EIO
+ * says that it may not survive a power failure. */
+et_status et_file_write(const char *path, et_file_content *content, void *user, et_error *error);
+
+/* The name of the temporary file that et_file_write uses in this process, for a signal handler that
+ * removes it: PATH.PROCESS-RANDOM.part, with 64 random bits, so that it is nobody else's. Returns 0,
+ * or -1 if `room` is too small. */
 int et_partial_path(const char *path, char *buffer, size_t room);
 
 #pragma GCC visibility pop

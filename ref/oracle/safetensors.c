@@ -8,10 +8,11 @@
  * most some forty bytes per byte while the file is being opened, and values are read in small
  * pieces on request.
  *
- * The writer streams: it holds the header and one small buffer, however large the tensors are.
+ * The writer streams: it holds the header and one small buffer, however large the tensors are. That
+ * a file is there whole or not at all is the work of whole.c.
  *
  * Left out: F8 values; mapping the file into memory (a file cut short under a mapping kills the
- * process); locking (two writers of one path in one process would share a temporary file).
+ * process).
  */
 #include "etref/safetensors.h"
 #include "ref/base/arithmetic.h"
@@ -681,84 +682,19 @@ static et_status write_tensor(int descriptor, const char *path, const et_tensor_
     return ET_OK;
 }
 
-/* Writes everything into a new file `partial`; on ET_OK its bytes are on the disk. The caller
- * removes it if anything fails. */
-static et_status write_partial(const char *path, const char *partial, const char *header,
-                               size_t length, const et_tensor_out *const *order, size_t count,
-                               et_error *error)
-{
-    unlink(partial); /* left behind by a process of the same number that was killed */
-    int descriptor = open(partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (descriptor < 0)
-        return et_fail(error, ET_EIO, "%s: cannot create the temporary file beside it: %s", path,
-                       strerror(errno));
-    et_status status = write_bytes(descriptor, path, header, length, error);
-    for (size_t i = 0; status == ET_OK && i < count; i++)
-        status = write_tensor(descriptor, path, order[i], error);
-    if (status == ET_OK && fsync(descriptor) != 0)
-        status =
-            et_fail(error, ET_EIO, "%s: cannot write: %s; nothing was kept", path, strerror(errno));
-    if (close(descriptor) != 0 && status == ET_OK)
-        status =
-            et_fail(error, ET_EIO, "%s: cannot write: %s; nothing was kept", path, strerror(errno));
-    return status;
-}
+/* What a file is made of. */
+typedef struct content {
+    const char *path, *header;
+    size_t length, count;
+    const et_tensor_out *const *order;
+} content;
 
-/* The folder of `path`, opened to be made durable after the rename. */
-static et_status open_folder(const char *path, int *descriptor, et_error *error)
+static et_status write_content(int descriptor, void *user, et_error *error)
 {
-    const char *slash = strrchr(path, '/');
-    char *folder = NULL;
-    et_status status = slash == NULL   ? copy_text(&folder, ".", 1, error)
-                       : slash == path ? copy_text(&folder, "/", 1, error)
-                                       : copy_text(&folder, path, (size_t)(slash - path), error);
-    if (status != ET_OK) return status;
-    *descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    free(folder);
-    if (*descriptor >= 0) return ET_OK;
-    return et_fail(error, ET_EIO, "%s: cannot open its folder: %s; create it first", shown(path),
-                   strerror(errno));
-}
-
-/* Gives the finished file its name. Some file systems cannot sync a folder and say EINVAL. */
-static et_status publish(const char *path, const char *partial, int folder, et_error *error)
-{
-    if (rename(partial, path) != 0)
-        return et_fail(error, ET_EIO, "%s: cannot rename the temporary file to this: %s",
-                       shown(path), strerror(errno));
-    if (fsync(folder) != 0 && errno != EINVAL)
-        return et_fail(error, ET_EIO, "%s: is written, but may not survive a power failure: %s",
-                       shown(path), strerror(errno));
-    return ET_OK;
-}
-
-int et_partial_path(const char *path, char *buffer, size_t room)
-{
-    int length = snprintf(buffer, room, "%s.%ld.part", path, (long)getpid());
-    return length >= 0 && (size_t)length < room ? 0 : -1;
-}
-
-static et_status write_and_publish(const char *path, const char *header, size_t length,
-                                   const et_tensor_out *const *order, size_t count, et_error *error)
-{
-    /* A rename would silently replace a device such as /dev/null, or a pipe, by a file. */
-    struct stat facts;
-    if (stat(path, &facts) == 0 && !S_ISREG(facts.st_mode))
-        return et_fail(error, ET_EIO, "%s: exists and is not a regular file; choose another name",
-                       shown(path));
-    void *partial = NULL;
-    size_t room = strlen(path) + sizeof ".-9223372036854775808.part";
-    int folder = -1;
-    et_status status = et_allocate(&partial, room, 1, "a name", error);
-    if (status == ET_OK) status = open_folder(path, &folder, error);
-    if (status == ET_OK) {
-        et_partial_path(path, partial, room);
-        status = write_partial(shown(path), partial, header, length, order, count, error);
-        if (status == ET_OK) status = publish(path, partial, folder, error);
-        if (status != ET_OK) unlink(partial);
-    }
-    if (folder >= 0) close(folder);
-    free(partial);
+    const content *c = user;
+    et_status status = write_bytes(descriptor, c->path, c->header, c->length, error);
+    for (size_t i = 0; status == ET_OK && i < c->count; i++)
+        status = write_tensor(descriptor, c->path, c->order[i], error);
     return status;
 }
 
@@ -779,7 +715,8 @@ et_status et_tensor_file_write(const char *path, const et_tensor_out *tensors, s
         status = make_header(shown(path), tensors, count, metadata, order, header, error);
     if (status == ET_OK) status = print_header(shown(path), header, &text, &length, error);
     json_decref(header);
-    if (status == ET_OK) status = write_and_publish(path, text, length, order, count, error);
+    content all = {shown(path), text, length, count, order};
+    if (status == ET_OK) status = et_file_write(path, write_content, &all, error);
     free(text);
     free(order);
     return status == ET_OK ? succeed(error) : status;

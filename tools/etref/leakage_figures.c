@@ -33,22 +33,34 @@ static const char *const types[FIGURE_TYPES] = {"svg", "png"};
 
 /* ---- files ---- */
 
-static et_status write_whole(const char *folder, const char *name, const char *text, size_t length,
+typedef struct text {
+    const char *path, *at;
+    size_t length;
+} text;
+
+static et_status write_text(int descriptor, void *user, et_error *error)
+{
+    const text *t = user;
+    for (size_t done = 0; done < t->length;) {
+        ssize_t written = write(descriptor, t->at + done, t->length - done);
+        if (written < 0 && errno == EINTR) continue;
+        if (written < 0)
+            return et_fail(error, ET_EIO, "%s: cannot write: %s", t->path, strerror(errno));
+        done += (size_t)written;
+    }
+    return ET_OK;
+}
+
+static et_status write_whole(const char *folder, const char *name, const char *from, size_t length,
                              et_error *error)
 {
-    char path[PATH_MAX - 64], partial[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path ||
-        et_partial_path(path, partial, sizeof partial) != 0)
+    char path[PATH_MAX - 64];
+    text t = {path, from, length};
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path)
         return et_fail(error, ET_EINVAL, "--out %s: the path is too long", folder);
     et_status status = partial_guard(path, error);
     if (status != ET_OK) return status;
-    FILE *file = fopen(partial, "w");
-    bool written = file && fwrite(text, 1, length, file) == length;
-    if (file && fclose(file) != 0) written = false;
-    if (!written || rename(partial, path) != 0) {
-        status = et_fail(error, ET_EIO, "%s: %s", path, strerror(errno));
-        unlink(partial);
-    }
+    status = et_file_write(path, write_text, &t, error);
     partial_release();
     return status;
 }

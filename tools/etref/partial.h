@@ -1,8 +1,9 @@
 /* partial.h: no half-written file survives SIGINT, SIGTERM or SIGHUP.
  *
- * The library writes into et_partial_path(path) and renames. A signal in between would leave the
- * partial file; the handler here removes it, and then lets the signal end the process as it would
- * have, so that a shell or a build sees 128 + its number.
+ * The library writes into a file without a name, which vanishes with the process, or, where the file
+ * system has none, into et_partial_path(path), which would stay until the next file is written into
+ * that folder. The handler here removes it at once, and then lets the signal end the process as it
+ * would have, so that a shell or a build sees 128 + its number.
  */
 #ifndef ETREF_TOOL_PARTIAL_H
 #define ETREF_TOOL_PARTIAL_H
