@@ -393,6 +393,32 @@ END_TEST
 
 /* Dyadic numbers of any length, digits not given being 0, are ordered as strings are, but that
  * trailing zeros count for nothing; no score has any. */
+/* All scores of a long selection: half a billion digits, which nobody need hold together. */
+START_TEST(many_scores_take_little_memory)
+{
+    enum { DIGITS = 1 << 15 };
+    static char digits[DIGITS + 1];
+    const char *name = in_folder("long");
+    for (size_t i = 0; i < DIGITS; i++) digits[i] = i % 3 == 0 ? '1' : '0';
+    write_text("long", digits);
+    static const char *const formats[] = {"text", "json"};
+    for (size_t f = 0; f < COUNT(formats); f++) {
+        const char *const words[] = {"leakage",  "encode",   "--all", "--format",
+                                     formats[f], name, NULL};
+        FILE *out = tmpfile(), *err = tmpfile();
+        struct rusage use;
+        int status;
+        pid_t child = start(words, &(setting){.output = "/dev/null"}, out, err);
+        ck_assert_int_eq(wait4(child, &status, 0, &use), child);
+        fclose(out);
+        fclose(err);
+        ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        ck_assert_msg(use.ru_maxrss < 200000, "%s: %ld KB", formats[f], use.ru_maxrss);
+    }
+    unlink(name);
+}
+END_TEST
+
 START_TEST(taken_scores_lie_above_the_cutoff)
 {
     const char *selection = "011010011100001";
@@ -1239,6 +1265,7 @@ int main(void)
     tcase_add_test(plain, exact_refuses);
     tcase_add_checked_fixture(codec, make_folder, remove_all);
     tcase_add_test(codec, selections_survive_the_codec);
+    tcase_add_test(codec, many_scores_take_little_memory);
     tcase_add_test(codec, taken_scores_lie_above_the_cutoff);
     tcase_add_test(codec, each_type_breaks_where_it_must);
     tcase_add_test(codec, the_codec_refuses);

@@ -17,6 +17,7 @@
 #include "tools/etref/bench.h"
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
+#include "tools/etref/memory.h"
 #include "tools/etref/suites.h"
 #include "tools/etref/terminal.h"
 

@@ -4,6 +4,7 @@
  */
 #include "tools/etref/commands.h"
 #include "tools/etref/leakage.h"
+#include "tools/etref/memory.h"
 
 #include <errno.h>
 #include <math.h>

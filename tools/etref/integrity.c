@@ -8,6 +8,7 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/describe.h"
 #include "tools/etref/junit.h"
+#include "tools/etref/memory.h"
 #include "tools/etref/terminal.h"
 #include "tools/etref/verify.h"
 

@@ -7,6 +7,7 @@
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/junit.h"
+#include "tools/etref/memory.h"
 #include "tools/etref/profiles.h"
 #include "tools/etref/terminal.h"
 #include "tools/etref/verify.h"

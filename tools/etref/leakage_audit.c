@@ -11,6 +11,7 @@
 #include "tools/etref/leakage.h"
 #include "tools/etref/leakage_audit.h"
 #include "tools/etref/leakage_fresh.h"
+#include "tools/etref/memory.h"
 #include "tools/etref/terminal.h"
 
 #include <math.h>

@@ -153,21 +153,24 @@ static bool shows_scores(const codec_options *o, size_t N)
 
 /* ---- encode, exactly ---- */
 
-static json_t *encoded_json(const codec_options *o, const selection *s, const char *cutoff)
+/* The scores have N(N+1)/2 digits: they are printed one by one, and never held together. */
+static void print_encoded_json(const codec_options *o, const selection *s, const char *cutoff)
 {
-    json_t *report = json_object(), *scores = json_array();
+    json_t *report = json_object();
     char *score = allocate(s->N + 1, 1);
     json_object_set_new(report, "tokens", json_integer((json_int_t)s->N));
     json_object_set_new(report, "select", json_integer((json_int_t)s->k));
     json_object_set_new(report, "selection", selection_json(s));
     json_object_set_new(report, "cutoff", json_string(cutoff));
-    for (size_t t = 0; t < s->N && shows_scores(o, s->N); t++) {
+    json_print_open(report);
+    fputs(",\n  \"scores\": [", stdout);
+    size_t shown = shows_scores(o, s->N) ? s->N : 0;
+    for (size_t t = 0; t < shown; t++) {
         et_codec_score(t, s->z, score);
-        json_array_append_new(scores, json_stringn(score, t + 1));
+        printf("%s\n    \"%.*s\"", t > 0 ? "," : "", (int)(t + 1), score);
     }
-    json_object_set_new(report, "scores", scores);
+    puts(shown > 0 ? "\n  ]\n}" : "]\n}");
     free(score);
-    return report;
 }
 
 static void print_encoded(const codec_options *o, const selection *s, const char *cutoff)
@@ -192,7 +195,7 @@ static int encode_exactly(const codec_options *o, const selection *s)
     if (o->quiet)
         puts(cutoff);
     else if (o->format == FORM_JSON)
-        json_print(encoded_json(o, s, cutoff));
+        print_encoded_json(o, s, cutoff);
     else
         print_encoded(o, s, cutoff);
     free(cutoff);

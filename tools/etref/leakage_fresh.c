@@ -6,6 +6,7 @@
  */
 #include "tools/etref/leakage_fresh.h"
 #include "etref/matmul.h"
+#include "tools/etref/memory.h"
 #include "tools/etref/options.h"
 
 #include <math.h>

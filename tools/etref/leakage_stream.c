@@ -3,6 +3,7 @@
 #include "etref/matmul.h"
 #include "etref/random.h"
 #include "etref/step.h"
+#include "tools/etref/memory.h"
 #include "tools/etref/options.h"
 
 #include <errno.h>

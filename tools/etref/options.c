@@ -259,12 +259,6 @@ bool options_parse(const option *table, int argc, char **argv, word_list *words)
 
 /* ---- the machine ---- */
 
-size_t memory_limit(void)
-{
-    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-    return pages > 0 && size > 0 ? (size_t)pages / 4 * 3 * (size_t)size : 0;
-}
-
 void note_slow_kernels(void)
 {
     const char *warning = et_engine_warning();

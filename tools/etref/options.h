@@ -72,9 +72,6 @@ const char *nearest_word(const char *word, const char *const *known);
 et_status read_text(const char *path, size_t limit, const char *what, char **text, size_t *length,
                     et_error *error);
 
-/* Three quarters of the machine's memory: the most a step may take. */
-size_t memory_limit(void);
-
 /* Says on standard error that the processor can run better kernels than OpenBLAS's, if so. */
 void note_slow_kernels(void);
 

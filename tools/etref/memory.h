@@ -1,0 +1,15 @@
+/* memory.h: how much memory this process may take. */
+#ifndef ETREF_TOOL_MEMORY_H
+#define ETREF_TOOL_MEMORY_H
+
+#include <stddef.h>
+
+/* Three quarters of what there is: of the machine's memory, or of the least limit that a control
+ * group of this process sets (a container's). */
+size_t memory_limit(void);
+
+/* The least limit among the groups that `groups` names (/proc/self/cgroup), and the groups above
+ * them, as their files below `mount` (/sys/fs/cgroup) give it; SIZE_MAX if there is none. */
+size_t memory_limit_of_groups(const char *groups, const char *mount);
+
+#endif
