@@ -86,7 +86,7 @@ static inline void add_tensors(honest *k, const et_step *from, const et_step *no
         ck_assert(copy != NULL);
         memcpy(copy, own[i].values, bytes);
         *t = own[i];
-        t->values = copy;
+        t->values = copy; /* the kernel's own. NOLINT(clang-analyzer-unix.Malloc) */
         if (own[i].source != ET_FROM_F64) continue;
         et_stream stream = et_stream_open(seed, own[i].name);
         const et_tensor_out *bar = variance;

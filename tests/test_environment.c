@@ -32,8 +32,11 @@ static void set_environment(int direction, int underflow)
 #endif
 }
 
+/* clang's OpenMP hands the caller's environment to the workers at every loop, and undoes what a loop
+ * does to the caller's; gcc's leaves each thread what it has. */
 static void set_everywhere(int direction, int underflow)
 {
+    set_environment(direction, underflow);
 #pragma omp parallel
     set_environment(direction, underflow);
 }

@@ -578,8 +578,9 @@ static double short_sum_noise(const et_profile *p, et_sum_noise c, size_t K, et_
 static void short_sums_noise(const et_profile *p, size_t M, size_t N, size_t K, et_noisy X,
                              et_noisy Y, et_place place, bool accumulate, et_real *V)
 {
-    const rounding site = place == ET_NOWHERE ? (rounding){0} : et_rounding_at(p, place);
+    rounding site = {0};
     et_sum_noise c = et_sum_noise_of(p, K);
+    if (place != ET_NOWHERE) site = et_rounding_at(p, place);
 #pragma omp parallel for if (et_worth_threads(M * N * K))
     for (size_t at = 0; at < M * N; at++) {
         double sum, v = short_sum_noise(p, c, K, X, Y, at / N, at % N, &sum);

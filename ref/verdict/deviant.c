@@ -1234,6 +1234,7 @@ static et_status anchor_gradient(et_deviant *v, et_real **danchor, et_error *err
     if (!v->moe.anchor_weighs_shared) return ET_OK;
     et_status status = renew(v, danchor, v->moe.N, 1, error);
     for (size_t t = 0; status == ET_OK && t < v->moe.N; t++)
+        /* renew has set it, or failed. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
         (*danchor)[t] = v->s.bwd.shared_weight[t] / et_shared_divisor(v, t);
     return status;
 }

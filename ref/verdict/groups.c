@@ -155,6 +155,7 @@ static double different(const jury *q, const et_real *weight, bool slots, size_t
     for (size_t i = first; i < end; i++) {
         double *seen = &q->seen[leader(q, slots, i)];
         double energy = weight ? (double)weight[i] * (double)weight[i] : 1;
+        /* q->seen has been allocated, or the judging failed. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
         squares += (2 * *seen + energy) * energy;
         *seen += energy;
         all += energy;

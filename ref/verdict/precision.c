@@ -188,6 +188,7 @@ static double mean_square(const et_inquiry *q, const et_exhibit *x, const et_rea
     double sum = 0, n = 0;
     for (size_t i = first; i < first + count; i++) {
         double e = et_tensor_element(x->got, i) - (double)right[i];
+        /* V was computed, or the inquiry failed. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
         if (!(V[i] > 0)) continue;
         sum += e * e / (q->j->scale * (double)V[i]);
         n++;
@@ -210,6 +211,7 @@ static bool is_spared(const et_profile *p, const et_exhibit *x, const et_real *V
     for (size_t i = first; i < first + count; i++) {
         double by = rounding_moves(&r, (double)right[i]);
         moves += by * by;
+        /* V as above. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
         variance += (double)V[i];
     }
     return moves < 0.01 * variance;

@@ -146,9 +146,9 @@ static bool find_floor(const cp_subject *s, const cd_candidate *k, const quantit
     const et_tensor_out *sums = cd_tensor(k, q->tensor);
     size_t count = cd_count(sums), floor = GRID;
     double *room = calloc(2 * count + 1, sizeof *room);
-    bench b = {s, k, sums, room, room + count};
     bool healthy_rejected = false;
     if (!room) return et_fail(error, ET_ENOMEM, "no memory") == ET_OK;
+    bench b = {s, k, sums, room, room + count};
     if (q->slots)
         add_slots(k, q->one_expert, b.part);
     else

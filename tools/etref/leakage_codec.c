@@ -125,6 +125,7 @@ static et_status read_selection(selection *s, const codec_options *o, et_error *
     if (status == ET_OK && !o->mask) {
         s->N = d.count;
         s->z = allocate(s->N, 1);
+        /* d.at was read, or reading failed. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
         for (size_t t = 0; t < s->N; t++) s->z[t] = d.at[t] == '1';
     }
     for (size_t t = 0; status == ET_OK && t < s->N; t++) s->k += s->z[t];
