@@ -27,7 +27,7 @@ et_arithmetic et_arithmetic_enter(void);
 void et_arithmetic_leave(et_arithmetic *a);
 
 #define ET_ARITHMETIC                                                                              \
-    __attribute__((cleanup(et_arithmetic_leave))) et_arithmetic et_arithmetic_before =             \
+    __attribute__((cleanup(et_arithmetic_leave), unused)) et_arithmetic et_arithmetic_before =     \
         et_arithmetic_enter()
 
 /* The workers of the calling thread's team get the default environment until the outermost public
