@@ -18,10 +18,12 @@
 
 static bool nameless_files = true, names_can_be_given = true;
 
+/* The linker gives these names. NOLINTBEGIN(bugprone-reserved-identifier) */
 int __real_openat(int folder_fd, const char *name, int flags, ...);
 int __wrap_openat(int folder_fd, const char *name, int flags, ...);
 int __real_linkat(int from_fd, const char *from, int to_fd, const char *to, int flags);
 int __wrap_linkat(int from_fd, const char *from, int to_fd, const char *to, int flags);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 int __wrap_openat(int folder_fd, const char *name, int flags, ...)
 {

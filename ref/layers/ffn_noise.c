@@ -806,6 +806,7 @@ static et_status dw_noise(const et_ffn *f, const et_profile *p, et_ffn_parameter
     if (status != ET_OK) return status;
     const rounding coarser = et_rounding_coarser(p, ET_INTERMEDIATES, ET_OPERANDS);
     double *all_terms = room;
+    /* cppcheck-suppress invalidPointerCast ; room behind the doubles, read as what it is written */
     et_real *mean_square = (et_real *)(all_terms + threads * d), *mean_noise = mean_square + d;
     et_real *own = mean_noise + d;
     const et_real *VA = as_operand(p, m * h, v->A, V->A, own + m * d);

@@ -179,6 +179,7 @@ static double z_token_noise(const step_noise *q, size_t t, double scale, double 
 {
     size_t n = q->s->c.experts;
     const et_real *r = q->s->fwd.logits + t * n, *Vr = q->V->fwd.logits + t * n;
+    /* cppcheck-suppress invalidPointerCast ; room behind the doubles, read as what it is written */
     et_real *p = (et_real *)(softmax + n), *Vp = p + n;
     et_profile as_sums = *q->p;
     double largest;
