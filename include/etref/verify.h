@@ -40,13 +40,16 @@ extern "C" {
 typedef enum et_outcome { ET_PASS, ET_MISMATCH, ET_INCONCLUSIVE } et_outcome;
 
 typedef struct et_verify_options {
-    const et_profile *profile;  /* required */
+    const et_profile *profile;  /* NULL: et_profile_for chooses one */
     double alpha;               /* from 1e-200 to 1; 0: 1e-9 */
     bool ties_any;              /* exact ties may be broken in any way */
     const char *const *require; /* names that must be present; "bwd.*": all of these outputs and
                                  * gradients that a lean bundle of the case has (bundle.h) */
     size_t require_count;
-    bool explain;     /* on a mismatch, try the catalogue of hypotheses */
+    bool explain; /* on a mismatch, try other profiles and the catalogue of hypotheses */
+    double explain_seconds; /* of the process's CPU time, for that; 0: no limit, and the same result on every machine.
+                             * No piece of work begins for which, by the longest of its kind so far, there is no time;
+                             * the first may go past the limit. */
     size_t max_bytes; /* for a reference or its error bars, each; 0: no limit */
     et_progress *progress;
     void *user;
@@ -99,17 +102,43 @@ typedef struct et_explanation {
 
 enum { ET_MAX_EXPLANATIONS = 8 };
 
+/* A profile, and from what it was chosen. */
+typedef struct et_profile_choice {
+    const et_profile *profile; /* a built-in one */
+    char reason[120];          /* "fwd.y is stored as BF16" */
+} et_profile_choice;
+
+/* The profile by which a candidate should be judged, from its own numbers: the tightest of f64, f32, f16, bf16 and
+ * bf16-low that asks no tensor for more bits than its numbers have, at the place where the profile rounds it (sums:
+ * 24 bits always do). A tensor has the bits of its type; or of BF16, F16, F32, if it holds numbers of that type alone
+ * where at least 8 of the golden's are none: it was widened before it was saved.
+ *
+ *     all in F64                          f64         y, dW in F32, whatever the inputs are         f32
+ *     y in BF16, gates and dW in F32      bf16        y in F16, gates in F32                        f16
+ *     gates or logits in BF16, F16        bf16-low    F32 that holds numbers of BF16 alone          bf16
+ *
+ * Without a real tensor: by the type of the golden's inputs, which otherwise say nothing: kernels of f32 are tried on
+ * inputs of bf16. A kernel that rounds to bf16 inside and writes F32 is judged by f32; et_verify then says that it
+ * passes under bf16. `golden` has been run. Tensors that et_verify would refuse are passed over. */
+et_profile_choice et_profile_for(const et_step *golden, const et_tensor_out *candidate,
+                                 size_t count);
+
 typedef struct et_verdict {
     et_outcome outcome;
-    char line[400]; /* the verdict in one line, for the end of a log */
+    char line[600];  /* the verdict in one line, for the end of a log */
     double alpha;
     et_profile profile;
+    char chosen_from[120]; /* of a profile that et_profile_for chose: from what; "": the caller's */
+    char note[200]; /* on a pass: every tensor of many elements stays below a tenth of the profile's deviations, so a
+                     * tighter profile should judge; "": not so */
     et_routing_verdict routing; /* decisions = 0 for a dense layer */
     size_t tensor_count;
     et_tensor_verdict *tensors; /* in the order of the tensor table */
+    const char *passes_under; /* on a mismatch: the tightest built-in profile under which it passes, or NULL */
     size_t explanation_count;
-    et_explanation explanations[ET_MAX_EXPLANATIONS];
+    et_explanation explanations[ET_MAX_EXPLANATIONS]; /* factors and roundings by how tightly they fit */
     char residual[800]; /* where nothing explains a mismatch: what is wrong, and where */
+    char search[120];   /* of a search that its limit cut: what was left out */
 } et_verdict;
 
 /* Judges `candidate`, `count` tensors as a writer would describe them: values in memory, row-major,

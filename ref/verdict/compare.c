@@ -500,3 +500,15 @@ et_status et_deviant_passes(const et_inquiry *q, et_deviant *v, bool *passes, et
     *passes = !fails;
     return status;
 }
+
+double et_deviant_fit(const et_inquiry *q, const et_deviant *v)
+{
+    et_likelihood l = {0};
+    own o;
+    list_own(v, &o);
+    for (size_t i = 0; i < q->count; i++)
+        if (et_fails_as_numbers(&q->exhibits[i]))
+            et_fit_add(&l, q, &q->exhibits[i],
+                       &(et_guess){.values = touched(&q->exhibits[i], &o)});
+    return et_fit_of(&l);
+}

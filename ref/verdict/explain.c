@@ -14,10 +14,17 @@
  * given the candidate's own routing; a hypothesis that accounts for both stands alone. Factors and
  * roundings come last, if nothing else explains the arithmetic: they fit too much.
  *
+ * First of all it is asked whether the candidate passes under another built-in profile (choice.c): it may be an
+ * honest kernel of another precision. A catalogue's mistake may explain it better, so that goes on.
+ *
  * Everywhere comes before "for the experts that fail" and "for the tokens that fail": a scope taken from
  * the failures fits more than it explains, so it is tried only where nothing else does. What is
- * reported: all that fit, those that deviate at a later stage of the step, and so in less of it, first.
+ * reported: all that fit, those that deviate at a later stage of the step, and so in less of it, first; factors and
+ * roundings by how tightly they fit (fit.c), and not at all where another fits far more tightly.
  * Where nothing fits the residual says what is wrong (residual.c).
+ *
+ * A caller may limit the CPU time. Then formulas have three fifths of it, half of that for the looks that choose
+ * survivors, half for judging these; factors another fifth, roundings the rest. What was left out is counted and said.
  *
  * Left out: two faults at once, but for one in each part.
  */
@@ -29,6 +36,43 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+/* ---- the budget ---- */
+
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t) != 0) return 0;
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void budget_open(et_budget *b, double limit)
+{
+    *b = (et_budget){.limit = limit, .doing = -1};
+    if (limit > 0) b->start = b->now = cpu_seconds();
+    b->until = limit;
+}
+
+bool et_budget_allows(et_budget *b, int kind)
+{
+    if (!(b->limit > 0)) return true;
+    double now = cpu_seconds();
+    if (b->doing >= 0) b->longest[b->doing] = fmax(b->longest[b->doing], now - b->now);
+    b->now = now;
+    bool allowed = now - b->start + b->longest[kind] <= b->until;
+    b->doing = allowed ? kind : -1;
+    b->left_out += !allowed;
+    return allowed;
+}
+
+/* What follows may use up `share` of what is left until `part` of the limit is spent. */
+static void budget_until(et_budget *b, double part, double share)
+{
+    if (!(b->limit > 0)) return;
+    double spent = cpu_seconds() - b->start, left = part * b->limit - spent;
+    b->until = left > 0 ? spent + share * left : 0;
+}
 
 /* ---- exhibits ---- */
 
@@ -241,6 +285,7 @@ et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement
                           et_error *error)
 {
     *q = (et_inquiry){.verdict = verdict, .j = j, .right = j->reference};
+    budget_open(&q->budget, j->options->explain_seconds);
     q->routing_failed = verdict->routing.outcome == ET_MISMATCH;
     q->small = is_small(q->right);
     et_status status = take_exhibits(q, error);
@@ -441,6 +486,7 @@ typedef struct attempt {
     double factor, deviation; /* ET_BY_FACTOR: the factor, and its standard deviation */
     bool covers[ET_PARTS];
     size_t order; /* in which it was tried */
+    double fit;   /* of one that passed the full judgement; factors alone are compared by it */
 } attempt;
 
 static void open_deviant(et_deviant *v, et_subject *on, const et_inquiry *q, const attempt *t)
@@ -513,8 +559,8 @@ static bool is_complete(const et_inquiry *q, const attempt *t, const bool *seen)
 
 /* Computes the deviant stage by stage until the candidate contradicts it. `judge`: by the full judgement
  * at the end, in a large problem only then. */
-static et_status look(et_subject *on, const et_inquiry *q, const attempt *t, bool judge,
-                      bool *agrees, et_error *error)
+static et_status look(et_subject *on, const et_inquiry *q, attempt *t, bool judge, bool *agrees,
+                      et_error *error)
 {
     et_deviant v;
     bool seen[ET_MAX_STEP_TENSORS] = {false};
@@ -528,6 +574,8 @@ static et_status look(et_subject *on, const et_inquiry *q, const attempt *t, boo
     }
     if (status == ET_OK && *agrees && on->pick.whole) *agrees = is_complete(q, t, seen);
     if (status == ET_OK && *agrees && judge) status = et_deviant_passes(q, &v, agrees, error);
+    if (status == ET_OK && *agrees && judge && t->what->nature == ET_BY_FACTOR)
+        t->fit = et_deviant_fit(q, &v);
     et_deviant_close(&v);
     return status;
 }
@@ -650,7 +698,8 @@ static et_status attempt_one(search *s, attempt t, bool *survives, et_error *err
     et_status status = ET_OK;
     bool whole_alone = et_hypothesis_starts(t.what, t.variant) == ET_AT_LAYOUT;
     size_t last = s->looks.count - 1;
-    *survives = is_promising(s->q, &t) && !is_refuted(s->q, &t);
+    *survives = is_promising(s->q, &t) && !is_refuted(s->q, &t) &&
+                et_budget_allows(&s->q->budget, ET_ATTEMPT);
     if (*survives && t.what->nature == ET_BY_FACTOR)
         status = fit_factor(&s->looks.on[last], s->q, &t, survives, error);
     for (size_t i = 0; status == ET_OK && *survives && i <= last; i++)
@@ -680,7 +729,8 @@ static et_status attempt_form(search *s, int tier, const et_hypothesis *what, si
                          .variant = variant,
                          .forward_only = forward_only,
                          .scope = where,
-                         .factor = 1};
+                         .factor = 1,
+                         .fit = INFINITY};
             status = attempt_one(s, t, &one, error);
             survives |= one;
         }
@@ -713,7 +763,8 @@ static int by_specificity(const void *left, const void *right)
     return (a->order > b->order) - (a->order < b->order);
 }
 
-void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where, const char *how)
+void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where, const char *how,
+                     double fit)
 {
     et_verdict *v = q->verdict;
     for (size_t i = 0; i < v->explanation_count; i++) {
@@ -722,9 +773,11 @@ void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where
         if (e->name != what->doc.name) continue;
         if (used + strlen(how) + 8 < sizeof e->scope && how[0])
             snprintf(e->scope + used, sizeof e->scope - used, "; or %s", how);
+        q->fits[i] = fmax(q->fits[i], fit);
         return;
     }
     if (v->explanation_count == ET_MAX_EXPLANATIONS) return;
+    q->fits[v->explanation_count] = fit;
     et_explanation *e = &v->explanations[v->explanation_count++];
     *e = (et_explanation){.name = what->doc.name, .sentence = what->doc.sentence};
     snprintf(e->scope, sizeof e->scope, "%s%s%s", where, how[0] ? ": " : "", how);
@@ -739,7 +792,7 @@ static void note(search *s, const attempt *t)
         snprintf(how, sizeof how, "%s times %.7g +- %.1g", form, t->factor, t->deviation);
     else
         snprintf(how, sizeof how, "%s%s%s", form, form[0] && only[0] ? ", " : "", only);
-    et_inquiry_note(s->q, t->what, t->scope->text, how);
+    et_inquiry_note(s->q, t->what, t->scope->text, how, t->fit);
 }
 
 /* How many full judgements may be made: 2 in a large problem, more in a smaller one. */
@@ -767,6 +820,7 @@ static et_status confirm(search *s, bool *confirmed, et_error *error)
     for (size_t i = 0; status == ET_OK && i < s->count && i < most; i++) {
         attempt *t = &s->survivors[i];
         bool fits = true;
+        if (!et_budget_allows(&s->q->budget, ET_JUDGEMENT)) continue;
         if (t->what->nature == ET_BY_FACTOR) status = fit_factor(&on, s->q, t, &fits, error);
         if (status == ET_OK && fits) status = look(&on, s->q, t, true, &confirmed[i], error);
     }
@@ -798,33 +852,118 @@ static bool is_explained(const et_inquiry *q, const bool explained[ET_PARTS])
     return (!q->failed[0] || explained[0]) && (!q->failed[1] || explained[1]);
 }
 
-static et_status attempt_nature(search *s, et_nature nature, bool explained[ET_PARTS],
+/* `part` of the limit may have been used up when this ends. */
+static et_status attempt_nature(search *s, et_nature nature, double part, bool explained[ET_PARTS],
                                 et_error *error)
 {
     bool confirmed[SURVIVORS];
     et_status status = ET_OK;
+    et_budget *b = &s->q->budget;
     for (int tier = 0; status == ET_OK && tier < TIERS && !is_explained(s->q, explained); tier++) {
         s->count = 0;
+        budget_until(b, part, 0.5);
         status = attempt_all(s, nature, tier, error);
+        budget_until(b, part, 1);
         if (status == ET_OK) status = confirm(s, confirmed, error);
         if (status == ET_OK) report(s, confirmed, explained);
     }
     return status;
 }
 
+/* ---- another profile, and the order of what fits ---- */
+
+/* A profile whose bars hold the errors, as a part of its deviations; below that it merely covers them. */
+static const double fills = 0.3;
+/* Differences of fits: as tight; so much less tight that it is no explanation beside the other. The latter are bars
+ * twelve times as wide. */
+static const double as_tight = 0.05, looser = 0.3, far_looser = 2.5;
+
+typedef struct other_profile {
+    const et_profile *profile; /* NULL: none passes */
+    double fit;
+    bool fills; /* the errors are as large as it says */
+} other_profile;
+
+static bool goes_on(void *user)
+{
+    return et_budget_allows(user, ET_JUDGEMENT);
+}
+
+static et_status find_other_profile(et_inquiry *q, other_profile *other, et_error *error)
+{
+    double spread = 0;
+    *other = (other_profile){.fit = -INFINITY};
+    if (!et_could_be_rounding(q)) return ET_OK;
+    budget_until(&q->budget, 1, 1);
+    et_status status =
+        et_find_passing_profile(&other->profile, q->j, goes_on, &q->budget, error);
+    if (status != ET_OK || !other->profile) return status;
+    q->verdict->passes_under = other->profile->name;
+    status = et_profile_fit(q, other->profile, &other->fit, &spread, error);
+    other->fills = !q->failed[ET_PART_ARITHMETIC] || spread >= fills;
+    return status;
+}
+
+/* Few bits of sums fit too much (precision.c): beside a whole profile they must fit better, others not worse. */
+static bool gives_way(const et_inquiry *q, size_t i, double best, const other_profile *other)
+{
+    bool sums = strncmp(q->verdict->explanations[i].name, "accumulator-", 12) == 0;
+    double needed = best - far_looser;
+    if (other->fills) needed = fmax(needed, other->fit + (sums ? as_tight : -looser));
+    return q->fits[i] < needed;
+}
+
+/* Explanations `first` and on, which are compared by their fits: the tightest first. */
+static void order_by_fit(et_inquiry *q, size_t first, const other_profile *other)
+{
+    et_verdict *v = q->verdict;
+    double best = -INFINITY;
+    size_t kept = first;
+    for (size_t i = first; i < v->explanation_count; i++) best = fmax(best, q->fits[i]);
+    for (size_t i = first; i < v->explanation_count; i++) {
+        et_explanation e = v->explanations[i];
+        double fit = q->fits[i];
+        if (gives_way(q, i, best, other)) continue;
+        size_t at = kept++;
+        for (; at > first && q->fits[at - 1] + as_tight < fit; at--) {
+            v->explanations[at] = v->explanations[at - 1];
+            q->fits[at] = q->fits[at - 1];
+        }
+        v->explanations[at] = e;
+        q->fits[at] = fit;
+    }
+    v->explanation_count = kept;
+}
+
+/* ---- the search ---- */
+
+static void say_left_out(const et_inquiry *q)
+{
+    const et_budget *b = &q->budget;
+    if (b->left_out == 0) return;
+    snprintf(q->verdict->search, sizeof q->verdict->search,
+             "the search was cut at its limit of %g s of CPU: %zu attempts were left out", b->limit,
+             b->left_out);
+}
+
 static et_status run_search(search *s, et_error *error)
 {
     et_inquiry *q = s->q;
     bool explained[ET_PARTS] = {false};
-    et_status status = attempt_nature(s, ET_BY_VALUE, explained, error);
+    other_profile other;
+    et_status status = find_other_profile(q, &other, error);
+    if (status == ET_OK) status = attempt_nature(s, ET_BY_VALUE, 0.6, explained, error);
     size_t before = q->verdict->explanation_count;
     if (status == ET_OK && q->failed[1] && !explained[1]) {
-        status = et_explain_precision(q, error);
-        if (status == ET_OK) status = attempt_nature(s, ET_BY_FACTOR, explained, error);
+        status = attempt_nature(s, ET_BY_FACTOR, 0.8, explained, error);
+        budget_until(&q->budget, 1, 1);
+        if (status == ET_OK) status = et_explain_precision(q, error);
+        order_by_fit(q, before, &other);
         explained[1] = q->verdict->explanation_count > before;
     }
-    if (status == ET_OK && !is_explained(q, explained)) status = et_describe_residual(q, error);
-    return status;
+    say_left_out(q);
+    bool named = is_explained(q, explained) || (other.profile && other.fills);
+    return status == ET_OK && !named ? et_describe_residual(q, error) : status;
 }
 
 et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error)

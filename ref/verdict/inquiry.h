@@ -2,6 +2,8 @@
  *
  *     explain.c      which hypotheses are tried, on how much, in what order; what is reported
  *     compare.c      a deviant against the candidate; the variances under which it is compared
+ *     fit.c          how tightly a hypothesis fits
+ *     choice.c       another profile under which everything passes
  *     precision.c    hypotheses about rounding, which change no reference value
  *     residual.c     what is wrong, and where, if nothing explains it
  *     deviant.c, hypotheses.c    the step with one thing done wrong, and the catalogue
@@ -31,6 +33,19 @@ typedef struct et_exhibit {
     double limit;            /* of an element, in deviations */
 } et_exhibit;
 
+/* CPU seconds that a search may take. Asked before each piece of work: is there enough left for one as long as the
+ * longest so far? */
+typedef struct et_budget {
+    double limit;      /* 0: none */
+    double start, now; /* of the process's CPU time; now: when it was last asked */
+    double until;      /* the part of the limit that the present phase may use up */
+    double longest[2]; /* an attempt; a judgement or a profile's error bars */
+    int doing;         /* which of the two was begun last; -1: nothing */
+    size_t left_out;   /* pieces that there was no time for */
+} et_budget;
+
+enum { ET_ATTEMPT, ET_JUDGEMENT };
+
 typedef struct et_inquiry {
     et_verdict *verdict;
     const et_judgement *j;
@@ -45,6 +60,8 @@ typedef struct et_inquiry {
     et_stage first_failure; /* of a tensor that belongs to experts; ET_STAGES: none */
     size_t bad_tokens, bad_experts;
     et_real *room; /* for the longest row of an exhibit */
+    double fits[ET_MAX_EXPLANATIONS]; /* how tightly each explanation fits; INFINITY: not compared */
+    et_budget budget;
 } et_inquiry;
 
 et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
@@ -90,11 +107,45 @@ et_status et_deviant_passes(const et_inquiry *q, et_deviant *v, bool *passes, et
 
 /* ---- explain.c ---- */
 
-/* Notes an explanation: the hypothesis, where it applies, and how. To be called in order, the most
- * specific first; another form of one noted before is added to its scope. */
-void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where, const char *how);
+/* Notes an explanation: the hypothesis, where it applies, how, and how tightly it fits. To be called in order, the
+ * most specific first; another form of one noted before is added to its scope. */
+void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where, const char *how,
+                     double fit);
+
+/* May another piece of work of this kind begin? If not, it is counted as left out. */
+bool et_budget_allows(et_budget *b, int kind);
+
+/* ---- fit.c ---- */
+
+/* A failing tensor of reals. */
+bool et_fails_as_numbers(const et_exhibit *x);
+
+/* What a hypothesis expects of a tensor: values, and the variances of its errors. */
+typedef struct et_guess {
+    const et_real *values;   /* NULL: the reference's */
+    const et_real *variance; /* NULL: the verdict's own */
+    double slope;            /* this part of the reference is added */
+    int bits;                /* besides it is rounded to so many; 0: it is not */
+} et_guess;
+
+typedef struct et_likelihood {
+    double sum, squares, n; /* squares: of the errors, in variances */
+} et_likelihood;
+
+void et_fit_add(et_likelihood *l, const et_inquiry *q, const et_exhibit *x, const et_guess *guess);
+double et_fit_of(const et_likelihood *l);
+
+/* How tightly the deviant fits, which passes the full judgement. */
+double et_deviant_fit(const et_inquiry *q, const et_deviant *v);
 
 /* ---- precision.c ---- */
+
+/* Are all errors small enough for rounding? True, too, where no tensor of reals fails. */
+bool et_could_be_rounding(const et_inquiry *q);
+
+/* How tightly profile p fits as a whole, and how many of its deviations the errors are, as a root mean square. */
+et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, double *spread,
+                         et_error *error);
 
 /* Tries the hypotheses about rounding on the arithmetic part. */
 et_status et_explain_precision(et_inquiry *q, et_error *error);

@@ -8,6 +8,7 @@
  *     groups.c      slope and spread of a tensor and of its groups
  *     aligned.c     rows and columns of weight gradients that err as wholes
  *     calibration.c the limits: quantiles, and what was measured on honest kernels
+ *     choice.c      which profile judges, where none is named; would another one do?
  *     explain.c     the catalogue tried on a mismatch; deviant.c and hypotheses.c serve it
  */
 #ifndef ET_JUDGE_H
@@ -224,9 +225,19 @@ typedef struct et_aligned {
 et_status et_find_aligned(const et_judgement *j, const et_sheet *f, const et_sums *rows,
                           et_aligned *list, et_error *error);
 
+/* ---- choice.c ---- */
+
+/* verdict->note, after a pass. */
+void et_note_exactness(et_verdict *v);
+
+/* After a mismatch: the tightest built-in profile under which the candidate passes, NULL if there is none, among those
+ * that round something more coarsely than the one that judged. goes_on is asked before each verdict. */
+et_status et_find_passing_profile(const et_profile **found, const et_judgement *j,
+                                  bool (*goes_on)(void *user), void *user, et_error *error);
+
 /* ---- explain.c ---- */
 
-/* After a mismatch: fills in verdict->explanations or verdict->residual. Reads verdict->tensors and
+/* After a mismatch: fills in verdict->passes_under, explanations, residual and search. Reads verdict->tensors and
  * verdict->routing. ET_ENOMEM. */
 et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error);
 

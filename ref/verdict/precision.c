@@ -32,12 +32,6 @@
 
 /* ---- the failures' sizes ---- */
 
-/* A failing tensor of reals. */
-static bool counts(const et_exhibit *x)
-{
-    return x->failed && x->part == ET_PART_ARITHMETIC && x->stage != ET_STAGES && x->variance;
-}
-
 /* The errors of a tensor, e = slope * u + rest, as parts of the reference's root mean square: all of
  * them, and the rest. */
 typedef struct errors {
@@ -65,11 +59,59 @@ static bool is_small(const et_inquiry *q)
 {
     bool any = false;
     for (size_t i = 0; i < q->count; i++) {
-        if (!counts(&q->exhibits[i])) continue;
+        if (!et_fails_as_numbers(&q->exhibits[i])) continue;
         if (!(errors_of(&q->exhibits[i]).all < 0.3)) return false;
         any = true;
     }
     return any;
+}
+
+bool et_could_be_rounding(const et_inquiry *q)
+{
+    for (size_t i = 0; i < q->count; i++)
+        if (et_fails_as_numbers(&q->exhibits[i]) && !(errors_of(&q->exhibits[i]).all < 0.3))
+            return false;
+    return true;
+}
+
+/* The fit of one guess for all that fails: its format, or the verdict's own variances about each tensor's slope. */
+static double fit_of_guess(const et_inquiry *q, bool slopes, int bits)
+{
+    et_likelihood l = {0};
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!et_fails_as_numbers(x)) continue;
+        et_fit_add(&l, q, x,
+                   &(et_guess){.slope = slopes ? errors_of(x).slope : 0, .bits = bits});
+    }
+    return et_fit_of(&l);
+}
+
+static et_likelihood likelihood_under(const et_inquiry *q, const et_step *variance)
+{
+    et_likelihood l = {0};
+    et_tensor_out list[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(variance, false, list);
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        const et_tensor_out *V = et_tensor_named(list, have, x->got->name);
+        if (V && et_fails_as_numbers(x)) et_fit_add(&l, q, x, &(et_guess){.variance = V->values});
+    }
+    return l;
+}
+
+et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, double *spread,
+                         et_error *error)
+{
+    et_step variance, view = *q->right;
+    view.engine = ET_BLAS;
+    et_status status = et_step_noise(&variance, &view, p, error);
+    if (status != ET_OK) return status;
+    et_likelihood l = likelihood_under(q, &variance);
+    et_step_free(&variance);
+    *fit = et_fit_of(&l);
+    *spread = l.n > 0 ? sqrt(l.squares / l.n) : 0;
+    return ET_OK;
 }
 
 /* ---- a coarser format ---- */
@@ -106,13 +148,13 @@ static void try_format(et_inquiry *q, const et_hypothesis *what)
     bool any = false;
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
-        if (!counts(x)) continue;
+        if (!et_fails_as_numbers(x)) continue;
         any = true;
         if (p->bits[et_tensor_place(x->got->name)] <= bits || !is_of_format(x, what->format) ||
             !is_rounded_to(q, x, what->format))
             return;
     }
-    if (any) et_inquiry_note(q, what, "everywhere", "");
+    if (any) et_inquiry_note(q, what, "everywhere", "", fit_of_guess(q, false, bits));
 }
 
 /* ---- truncation ---- */
@@ -155,13 +197,13 @@ static void try_truncation(et_inquiry *q, const et_hypothesis *what)
     double unit = ldexp(1, 1 - coarsest(q->j->options->profile));
     bool any = false;
     for (size_t i = 0; i < q->count; i++) {
-        if (!counts(&q->exhibits[i])) continue;
+        if (!et_fails_as_numbers(&q->exhibits[i])) continue;
         errors e = errors_of(&q->exhibits[i]);
         if (!(e.slope >= -6 * unit && e.slope <= 0.1 * unit && e.rest <= 2 * unit)) return;
         if (e.slope <= -0.2 * unit && !is_smaller_everywhere(&q->exhibits[i])) return;
         any |= e.slope <= -0.2 * unit;
     }
-    if (any) et_inquiry_note(q, what, "everywhere", "");
+    if (any) et_inquiry_note(q, what, "everywhere", "", fit_of_guess(q, true, 0));
 }
 
 /* ---- another profile ---- */
@@ -172,7 +214,7 @@ static bool is_scattered(const et_inquiry *q)
 {
     double slopes = 0, tensors = 0;
     for (size_t i = 0; i < q->count; i++) {
-        if (!counts(&q->exhibits[i])) continue;
+        if (!et_fails_as_numbers(&q->exhibits[i])) continue;
         errors e = errors_of(&q->exhibits[i]);
         slopes += e.all > 0 ? e.slope * e.slope / (e.all * e.all) : 0;
         tensors++;
@@ -326,7 +368,7 @@ static bool is_flushed(const et_inquiry *q, const et_exhibit *x)
 static bool fails_at(const et_inquiry *q, et_stage stage)
 {
     for (size_t i = 0; i < q->count; i++)
-        if (counts(&q->exhibits[i]) && q->exhibits[i].stage == stage) return true;
+        if (et_fails_as_numbers(&q->exhibits[i]) && q->exhibits[i].stage == stage) return true;
     return false;
 }
 
@@ -409,7 +451,7 @@ static bool look_like_sums(const et_inquiry *q, int bits)
     double slopes = 0;
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
-        if (!counts(x)) continue;
+        if (!et_fails_as_numbers(x)) continue;
         failing++;
         beyond += is_beyond_bars(q, x);
         wide += is_wide(x);
@@ -478,7 +520,7 @@ static et_status fits_profile(const et_inquiry *q, const et_step *variance, cons
         const et_real *V = theirs ? theirs->values : NULL;
         if (V && !sums && !flushes) *fits = !speaks_against(q, x, V);
         bool aside = x->failed && V && x->stage == ET_STAGES; /* logits, metrics */
-        if (!counts(x) && !aside) continue;
+        if (!et_fails_as_numbers(x) && !aside) continue;
         status = et_judge_under(q, x, &by, q->right, &out, error);
         if (status != ET_OK) return status;
         *fits = sums ? 1000 * out.failed <= out.judged : out.outcome != ET_MISMATCH;
@@ -517,7 +559,7 @@ static bool could_be(const et_inquiry *q, const et_profile *p)
         gates_pass |= gates && x->passed;
         gates_fail |= gates && x->failed;
         logits_pass |= x->passed && strcmp(x->got->name, "fwd.logits") == 0;
-        if (!counts(x)) continue;
+        if (!et_fails_as_numbers(x)) continue;
         if (!flushes && !errs_in_many_rows(x)) return false;
         flushed |= flushes && is_flushed(q, x);
         large |= relative_error(x) >= least;
@@ -541,12 +583,14 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flu
         coarser |= p.bits[i] < own->bits[i];
     }
     if ((!coarser && p.ftz == own->ftz) || !could_be(q, &p)) return ET_OK;
+    if (!et_budget_allows(&q->budget, ET_JUDGEMENT)) return ET_OK;
     view.engine = ET_BLAS;
     et_status status = et_step_noise(&variance, &view, &p, error);
     if (status != ET_OK) return status;
     status = fits_profile(q, &variance, &p, &fits, error);
+    et_likelihood l = likelihood_under(q, &variance);
     et_step_free(&variance);
-    if (status == ET_OK && fits) et_inquiry_note(q, what, "everywhere", "");
+    if (status == ET_OK && fits) et_inquiry_note(q, what, "everywhere", "", et_fit_of(&l));
     *flushed = status == ET_OK && fits && p.ftz != own->ftz;
     return status;
 }

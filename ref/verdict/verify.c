@@ -69,10 +69,11 @@ static et_status check_options(const et_verify_options *o, et_error *error)
         return et_fail(error, ET_EINVAL,
                        "a library built with PRECISION=f32 cannot judge: its own errors are a "
                        "kernel's; use the usual build");
-    if (o == NULL || o->profile == NULL)
-        return et_fail(error, ET_EINVAL,
-                       "no profile to judge by; 'etref list profiles' shows them");
-    for (int i = 0; i < ET_PLACES; i++)
+    if (o == NULL) return et_fail(error, ET_EINVAL, "no options to judge by");
+    if (!(o->explain_seconds >= 0 && o->explain_seconds < INFINITY))
+        return et_fail(error, ET_EINVAL, "explain_seconds = %g; 0 for no limit, or above",
+                       o->explain_seconds);
+    for (int i = 0; o->profile && i < ET_PLACES; i++)
         if (o->profile->bits[i] < 2 || o->profile->bits[i] > 53)
             return et_fail(error, ET_EINVAL, "profile '%s': place %d has %d bits; 2 to 53",
                            o->profile->name, i, o->profile->bits[i]);
@@ -557,9 +558,23 @@ static et_status try_candidate(trial *t, et_error *error)
     find_vanishing_sums(j);
     if ((status = judge_tensors(t, error))) return status;
     pronounce_all(t, &missing);
+    et_note_exactness(t->verdict);
     if (!j->options->explain || t->verdict->outcome != ET_MISMATCH) return ET_OK;
     tell(t, "explanation", 0.9);
     return et_explain(t->verdict, j, error);
+}
+
+/* ", passes under profile bf16", by whose choice it was judged, and the note: at the end of the line. */
+static void complete_line(et_verdict *v)
+{
+    size_t used = strlen(v->line), room = sizeof v->line;
+    if (v->passes_under)
+        used += (size_t)snprintf(v->line + used, room - used, "; passes under profile %s",
+                                 v->passes_under);
+    if (v->chosen_from[0] && used < room)
+        used += (size_t)snprintf(v->line + used, room - used, " [profile %s: %s]", v->profile.name,
+                                 v->chosen_from);
+    if (v->note[0] && used < room) snprintf(v->line + used, room - used, "; NOTE: %s", v->note);
 }
 
 et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_bars *bars,
@@ -575,9 +590,14 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_ba
     if (status == ET_OK && candidate == NULL && count > 0)
         status = et_fail(error, ET_EINVAL, "candidate: NULL, of %zu tensors", count);
     if (status != ET_OK) return status;
+    et_verify_options own = *options;
+    et_profile_choice choice = {.profile = options->profile};
+    if (!choice.profile) choice = et_profile_for(golden, candidate, count);
+    own.profile = choice.profile;
     double alpha = options->alpha > 0 ? options->alpha : 1e-9;
-    bool as_large = options->profile->bits[ET_ACCUMULATOR] >= DBL_MANT_DIG;
-    *verdict = (et_verdict){.alpha = alpha, .profile = *options->profile};
+    bool as_large = own.profile->bits[ET_ACCUMULATOR] >= DBL_MANT_DIG;
+    *verdict = (et_verdict){.alpha = alpha, .profile = *own.profile};
+    memcpy(verdict->chosen_from, choice.reason, sizeof choice.reason);
     trial t = {.verdict = verdict, .bars = bars, .golden = *golden};
     show_state(&t.golden, &t.updates);
     t.j = (et_judgement){.golden = &t.golden,
@@ -586,12 +606,13 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_ba
                          .scale = as_large ? 2 : 1,
                          .candidate = candidate,
                          .count = count,
-                         .options = options,
+                         .options = &own,
                          .alpha = alpha,
                          .visit = visit,
                          .user = user};
     status = try_candidate(&t, error);
     end_trial(&t);
+    if (status == ET_OK) complete_line(verdict);
     if (status != ET_OK) et_verdict_free(verdict);
     return status;
 }

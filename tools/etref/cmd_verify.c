@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { EXPLAIN_SECONDS = 10 }; /* of CPU, unless --explain-limit says otherwise */
+
 static bool check_words(const word_list *words)
 {
     if (words->count == 1 || words->count == 2) return true;
@@ -27,7 +29,8 @@ static bool check_alone(const verify_options *o)
         const char *name;
     } rows[] = {{o->profile != NULL, "--profile"}, {o->require.count > 0, "--require"},
                 {o->ties >= 0, "--ties"},          {o->alpha > 0, "--alpha"},
-                {o->aliases.count > 0, "--alias"}, {o->no_explain, "--no-explain"}};
+                {o->aliases.count > 0, "--alias"}, {o->no_explain, "--no-explain"},
+                {o->explain_limit > 0, "--explain-limit"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (!rows[i].given) continue;
         fail(
@@ -48,6 +51,7 @@ static bool read_options(verify_options *o, int argc, char **argv)
                             {"--alpha", OPTION_CHANCE, &o->alpha, NULL},
                             {"--alias", OPTION_LIST, &o->aliases, NULL},
                             {"--no-explain", OPTION_FLAG, &o->no_explain, NULL},
+                            {"--explain-limit", OPTION_COUNT, &o->explain_limit, NULL},
                             {"--engine", OPTION_CHOICE, &o->engine, "plain|blas"},
                             {"--format", OPTION_CHOICE, &o->format, "text|json|junit"},
                             {"--quiet", OPTION_FLAG, &o->quiet, NULL},
@@ -61,7 +65,13 @@ static bool read_options(verify_options *o, int argc, char **argv)
         fail("verify: --quiet is a line of text; leave out --quiet or --format");
         return false;
     }
-    return fine && (o->candidate || check_alone(o));
+    if (fine && o->no_explain && o->explain_limit > 0) {
+        fail("verify: --no-explain looks for no explanation; leave out --explain-limit");
+        return false;
+    }
+    if (fine && !o->candidate) return check_alone(o);
+    if (o->explain_limit == 0) o->explain_limit = EXPLAIN_SECONDS;
+    return fine;
 }
 
 int cmd_verify(int argc, char **argv)

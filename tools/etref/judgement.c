@@ -19,17 +19,11 @@
 
 /* ---- what is asked for ---- */
 
-/* Without --profile: the precision in which the case stores its inputs. */
+/* Without --profile the library chooses, from the candidate's own numbers. */
 static et_status choose_profile(judgement *j, et_error *error)
 {
-    static const struct {
-        et_dtype precision;
-        const char *name;
-    } rows[] = {{ET_BF16, "bf16"}, {ET_F16, "f16"}, {ET_F32, "f32"}, {ET_F64, "f64"}};
-    if (j->options->profile) return profile_choose(&j->profile, j->options->profile, error);
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (rows[i].precision == j->golden.c.precision) j->profile = *et_profile_find(rows[i].name);
-    return ET_OK;
+    const char *named = j->options->profile;
+    return named ? profile_choose(&j->profile, named, error) : ET_OK;
 }
 
 /* "mine=fwd.y", cut in two. `text` is a copy that the aliases then point into. */
@@ -137,17 +131,19 @@ static et_status judge_with(judgement *j, const word_list *required, et_error *e
 {
     const verify_options *o = j->options;
     size_t limit = memory_limit(), used = j->golden.bytes + j->candidate.bytes;
-    et_verify_options options = {.profile = &j->profile,
+    et_verify_options options = {.profile = o->profile ? &j->profile : NULL,
                                  .alpha = o->alpha,
                                  .ties_any = o->ties == 1,
                                  .require = required->at,
                                  .require_count = required->count,
                                  .explain = !o->no_explain,
+                                 .explain_seconds = (double)o->explain_limit,
                                  .max_bytes = used < limit ? limit - used : 1,
                                  .progress = progress_show,
                                  .user = (void *)o->candidate};
     et_status status = et_verify(&j->verdict, &j->golden, j->candidate.tensors, j->candidate.count,
                                  &options, error);
+    if (status == ET_OK) j->profile = j->verdict.profile;
     return status == ET_OK ? ET_OK : name_candidate(o->candidate, status, error);
 }
 
@@ -208,6 +204,7 @@ static et_status look_for_copy(judgement *j, et_error *error)
     }
     if (v->outcome != ET_PASS || (copies == 0 && !j->same_file)) return ET_OK;
     v->outcome = ET_INCONCLUSIVE;
+    v->note[0] = '\0';
     snprintf(v->line, sizeof v->line, "INCONCLUSIVE: the candidate is the golden %s",
              j->same_file ? "itself: both are one file" : "itself: every value is its own");
     return ET_OK;

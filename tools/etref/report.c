@@ -163,9 +163,11 @@ static void print_head(const judgement *j)
     }
     text[0] = '\0';
     describe_profile(text, sizeof text, &j->profile);
-    if (j->options->profile == NULL)
-        append(text, sizeof text, " (the default: the inputs' precision)");
     print_line("profile", text);
+    if (j->verdict.chosen_from[0]) {
+        snprintf(text, sizeof text, "(chosen: %s)", j->verdict.chosen_from);
+        print_line("", text);
+    }
     snprintf(text, sizeof text, "%g for the whole verdict", j->verdict.alpha);
     print_line("alpha", text);
     describe_routing(text, sizeof text, j);
@@ -313,13 +315,17 @@ static void print_explanation(const judgement *j)
     const et_verdict *v = &j->verdict;
     if (v->outcome != ET_MISMATCH || j->options->no_explain) return;
     putchar('\n');
+    if (v->passes_under)
+        printf("passes under profile %s: bars of %s are too narrow for it, those of %s are not\n",
+               v->passes_under, v->profile.name, v->passes_under);
     for (size_t i = 0; i < v->explanation_count; i++) {
         const et_explanation *e = &v->explanations[i];
         printf("%s %s: %s (%s)\n", i ? "       or by" : "explained by", e->name, e->sentence,
                e->scope);
     }
-    if (v->explanation_count == 0) puts("explained by no hypothesis of 'etref list hypotheses'");
+    if (v->explanation_count == 0 && !v->passes_under) puts("explained by no hypothesis of 'etref list hypotheses'");
     if (v->residual[0]) print_wrapped(2, v->residual);
+    if (v->search[0]) printf("%s; --explain-limit SECONDS allows more\n", v->search);
 }
 
 void report_text(const judgement *j)
@@ -436,12 +442,17 @@ void report_json(const judgement *j)
     json_object_set_new(report, "alpha", json_number(v->alpha));
     json_object_set_new(report, "profile", profile_json(&j->profile));
     json_object_set_new(report, "default_profile", json_boolean(j->options->profile == NULL));
+    json_object_set_new(report, "profile_chosen_from", json_clean(v->chosen_from));
+    json_object_set_new(report, "note", json_clean(v->note));
     json_object_set_new(report, "routing", routing_json(j));
     for (size_t i = 0; i < v->tensor_count; i++)
         json_array_append_new(rows, tensor_json(j, &v->tensors[i]));
     json_object_set_new(report, "tensors", rows);
+    json_object_set_new(report, "passes_under",
+                        v->passes_under ? json_string(v->passes_under) : json_null());
     json_object_set_new(report, "explanations", explanations_json(v));
     json_object_set_new(report, "residual", json_clean(v->residual));
+    json_object_set_new(report, "search", json_clean(v->search));
     json_object_set_new(report, "command", json_clean(command));
     json_print(report);
 }
@@ -476,10 +487,13 @@ static void add_verdict_junit(junit *rows, const judgement *j)
 {
     const et_verdict *v = &j->verdict;
     char detail[8192] = "", command[4096];
+    if (v->passes_under)
+        append(detail, sizeof detail, "passes under profile %s\n", v->passes_under);
     for (size_t i = 0; i < v->explanation_count; i++)
         append(detail, sizeof detail, "explained by %s: %s (%s)\n", v->explanations[i].name,
                v->explanations[i].sentence, v->explanations[i].scope);
     if (v->residual[0]) append(detail, sizeof detail, "%s\n", v->residual);
+    if (v->search[0]) append(detail, sizeof detail, "%s\n", v->search);
     describe_command(command, sizeof command, j);
     append(detail, sizeof detail, "again: %s\n", command);
     junit_add(rows, "verdict",

@@ -15,6 +15,7 @@ typedef struct verify_options {
     int format, ties;               /* ties: 0 rule, 1 any; -1: not given */
     bool quiet, no_explain;
     size_t threads;
+    size_t explain_limit; /* CPU seconds; 0: not given */
     double alpha;        /* 0: not given */
     const char *profile; /* NULL: not given */
     word_list require, aliases;
@@ -36,7 +37,7 @@ typedef struct judgement {
     et_tensor_file golden_file, candidate_file;
     et_step golden;
     et_candidate candidate;
-    et_profile profile;
+    et_profile profile; /* the one named, or chosen */
     bool same_file; /* golden and candidate are one file under two names, or under one */
     et_verdict verdict;
     et_assignment routing; /* the candidate's own where it shows one; names slots in the report */
