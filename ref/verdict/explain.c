@@ -23,8 +23,8 @@
  * roundings by how tightly they fit (fit.c), and not at all where another fits far more tightly.
  * Where nothing fits the residual says what is wrong (residual.c).
  *
- * A caller may limit the CPU time. Then formulas have three fifths of it, half of that for the looks that choose
- * survivors, half for judging these; factors another fifth, roundings the rest. What was left out is counted and said.
+ * A caller may limit the CPU time. Then formulas have three quarters of it, half of that for the looks that choose
+ * survivors, half for judging these; factors go on to nine tenths, roundings have the rest. What was left out is counted and said.
  *
  * Left out: two faults at once, but for one in each part.
  */
@@ -878,10 +878,11 @@ static const double fills = 0.3;
  * twelve times as wide. */
 static const double as_tight = 0.05, looser = 0.3, far_looser = 2.5;
 
+/* A profile that explains: its errors are of that size, and far from those of the profile that judged. */
 typedef struct other_profile {
     const et_profile *profile; /* NULL: none passes */
     double fit;
-    bool fills; /* the errors are as large as it says */
+    bool explains;
 } other_profile;
 
 static bool goes_on(void *user)
@@ -900,7 +901,8 @@ static et_status find_other_profile(et_inquiry *q, other_profile *other, et_erro
     if (status != ET_OK || !other->profile) return status;
     q->verdict->passes_under = other->profile->name;
     status = et_profile_fit(q, other->profile, &other->fit, &spread, error);
-    other->fills = !q->failed[ET_PART_ARITHMETIC] || spread >= fills;
+    other->explains = !q->failed[ET_PART_ARITHMETIC] ||
+                      (spread >= fills && other->fit > et_own_fit(q) + 1);
     return status;
 }
 
@@ -909,7 +911,7 @@ static bool gives_way(const et_inquiry *q, size_t i, double best, const other_pr
 {
     bool sums = strncmp(q->verdict->explanations[i].name, "accumulator-", 12) == 0;
     double needed = best - far_looser;
-    if (other->fills) needed = fmax(needed, other->fit + (sums ? as_tight : -looser));
+    if (other->explains) needed = fmax(needed, other->fit + (sums ? as_tight : -looser));
     return q->fits[i] < needed;
 }
 
@@ -952,17 +954,17 @@ static et_status run_search(search *s, et_error *error)
     bool explained[ET_PARTS] = {false};
     other_profile other;
     et_status status = find_other_profile(q, &other, error);
-    if (status == ET_OK) status = attempt_nature(s, ET_BY_VALUE, 0.6, explained, error);
+    if (status == ET_OK) status = attempt_nature(s, ET_BY_VALUE, 0.75, explained, error);
     size_t before = q->verdict->explanation_count;
     if (status == ET_OK && q->failed[1] && !explained[1]) {
-        status = attempt_nature(s, ET_BY_FACTOR, 0.8, explained, error);
+        status = attempt_nature(s, ET_BY_FACTOR, 0.9, explained, error);
         budget_until(&q->budget, 1, 1);
         if (status == ET_OK) status = et_explain_precision(q, error);
         order_by_fit(q, before, &other);
         explained[1] = q->verdict->explanation_count > before;
     }
     say_left_out(q);
-    bool named = is_explained(q, explained) || (other.profile && other.fills);
+    bool named = is_explained(q, explained) || (other.profile && other.explains);
     return status == ET_OK && !named ? et_describe_residual(q, error) : status;
 }
 

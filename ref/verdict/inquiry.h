@@ -143,6 +143,9 @@ double et_deviant_fit(const et_inquiry *q, const et_deviant *v);
 /* Are all errors small enough for rounding? True, too, where no tensor of reals fails. */
 bool et_could_be_rounding(const et_inquiry *q);
 
+/* How tightly the profile that judged fits. */
+double et_own_fit(const et_inquiry *q);
+
 /* How tightly profile p fits as a whole, and how many of its deviations the errors are, as a root mean square. */
 et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, double *spread,
                          et_error *error);

@@ -316,8 +316,8 @@ static void print_explanation(const judgement *j)
     if (v->outcome != ET_MISMATCH || j->options->no_explain) return;
     putchar('\n');
     if (v->passes_under)
-        printf("passes under profile %s: bars of %s are too narrow for it, those of %s are not\n",
-               v->passes_under, v->profile.name, v->passes_under);
+        printf("passes under profile %s, and under no tighter one of 'etref list profiles'\n",
+               v->passes_under);
     for (size_t i = 0; i < v->explanation_count; i++) {
         const et_explanation *e = &v->explanations[i];
         printf("%s %s: %s (%s)\n", i ? "       or by" : "explained by", e->name, e->sentence,
