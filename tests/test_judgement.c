@@ -146,7 +146,7 @@ static void read_tag(xml *x)
     bool closing = x->at[1] == '/';
     char name[32];
     x->at += 1 + closing;
-    size_t length = strspn(x->at, "abcdefghijklmnopqrstuvwxyz");
+    size_t length = strspn(x->at, "abcdefghijklmnopqrstuvwxyz-");
     ck_assert(length > 0 && length < sizeof name);
     snprintf(name, sizeof name, "%.*s", (int)length, x->at);
     x->at += length;
@@ -211,7 +211,8 @@ START_TEST(a_right_kernel_passes)
     ck_assert_msg(RUN("verify", golden, candidate) == 0, "%s", output);
     ck_assert_str_eq(errors, "");
     ck_assert_ptr_nonnull(strstr(output, "profile    bf16: operands 8, intermediates 8, gates 24, "
-                                         "logits 24, accumulator 24, outputs 8 bits (the default"));
+                                         "logits 24, accumulator 24, outputs 8 bits\n"
+                                         "           (chosen: fwd.y is stored as BF16)"));
     ck_assert_ptr_nonnull(strstr(output, "alpha      1e-09"));
     ck_assert_ptr_nonnull(
         strstr(output, "routing    shown by the candidate; 192 decisions, 0 open"));
@@ -227,7 +228,7 @@ START_TEST(a_right_kernel_passes)
                          "1e-6", "--threads", "1"),
                      0);
     ck_assert_ptr_nonnull(strstr(output, "alpha      1e-06"));
-    ck_assert_ptr_null(strstr(output, "the default"));
+    ck_assert_ptr_null(strstr(output, "stored as BF16"));
 }
 END_TEST
 
@@ -470,6 +471,11 @@ START_TEST(json_holds_everything)
     ck_assert_str_eq(json_string_value(at(report, "case")), "judged");
     ck_assert_str_eq(json_string_value(at(at(report, "profile"), "name")), "bf16");
     ck_assert(json_is_true(at(report, "default_profile")));
+    ck_assert_str_eq(json_string_value(at(report, "profile_chosen_from")),
+                     "fwd.y is stored as BF16");
+    ck_assert_str_eq(json_string_value(at(report, "note")), "");
+    ck_assert(json_is_null(at(report, "passes_under")));
+    ck_assert_str_eq(json_string_value(at(report, "search")), "");
     ck_assert(json_is_false(at(report, "same_file")));
     ck_assert(json_number_value(at(report, "alpha")) == 1e-9);
     ck_assert_int_eq(json_integer_value(at(at(report, "routing"), "decisions")), 192);

@@ -156,8 +156,10 @@ START_TEST(bad_options_are_refused)
     make_honest(&k, ec_case, "bf16", 1);
     et_profile bad = *k.profile;
     const char *const names[] = {"fwd.nothing"}, *const missing[] = {NULL};
-    assert_refused(&k, k.tensors, 1, NULL, "no profile");
-    assert_refused(&k, k.tensors, 1, &(et_verify_options){0}, "no profile");
+    assert_refused(&k, k.tensors, 1, NULL, "no options");
+    assert_refused(&k, k.tensors, 1,
+                   &(et_verify_options){.profile = k.profile, .explain_seconds = -1},
+                   "explain_seconds = -1");
     bad.bits[ET_OUTPUTS] = 0;
     assert_refused(&k, k.tensors, 1, &(et_verify_options){.profile = &bad}, "0 bits");
     const double alphas[] = {-1e-9, 1, NAN, INFINITY, 1e-320};

@@ -152,6 +152,19 @@ et_status et_verify(et_verdict *verdict, const et_step *golden, const et_tensor_
                     size_t count, const et_verify_options *options, et_error *error);
 void et_verdict_free(et_verdict *verdict); /* accepts zeros */
 
+/* Can a candidate of this case be conclusive under `profile`, if fwd.y and bwd.* are required of it? */
+typedef struct et_conclusiveness {
+    bool conclusive;
+    char reason[320]; /* "bwd.logits: below its noise: ..." where it is not */
+} et_conclusiveness;
+
+/* Judges the best that any kernel can do: y and the gradients of a lean bundle, computed exactly and rounded once. Not
+ * conclusive: one of them cancels to less than 10 deviations of its own noise, or leaves the profile's range. Such a
+ * case says what it says by other tensors. `golden` has been run; max_bytes as in et_verify_options. ET_EINVAL,
+ * ET_ENOMEM as et_verify. */
+et_status et_find_conclusive(et_conclusiveness *out, const et_step *golden,
+                             const et_profile *profile, size_t max_bytes, et_error *error);
+
 /* "pass", "mismatch", "inconclusive" */
 const char *et_outcome_name(et_outcome outcome);
 

@@ -630,8 +630,9 @@ static void conclude_real(exam *x, const et_sheet *f, const tally *all, bool gro
     x->doubt->harmless = all->reference2 > 0 && all->reference2 < 100 * all->variance;
     if (x->doubt->harmless)
         find(x, ET_INCONCLUSIVE,
-             "below its noise: root mean square %.2g, less than 10 deviations of %.2g",
-             sqrt(all->reference2 / all->judged), sqrt(all->variance / all->judged));
+             "below its noise: root mean square %.2g, less than 10 deviations of %.2g; so it is for "
+             "any kernel of profile %s",
+             sqrt(all->reference2 / all->judged), sqrt(all->variance / all->judged), p->name);
     else if (x->doubt->identical && !finer)
         find(x, ET_INCONCLUSIVE,
              "the golden itself, or as free of errors: a kernel would have rounded");

@@ -9,6 +9,7 @@
  *     aligned.c     rows and columns of weight gradients that err as wholes
  *     calibration.c the limits: quantiles, and what was measured on honest kernels
  *     choice.c      which profile judges, where none is named; would another one do?
+ *     conclusive.c  can any kernel's results be judged?
  *     explain.c     the catalogue tried on a mismatch; deviant.c and hypotheses.c serve it
  */
 #ifndef ET_JUDGE_H

@@ -25,10 +25,12 @@
 typedef struct generate_options {
     word_list cases, suites, settings;
     const char *out, *layout, *text, *profile;
+    const char *conclusive; /* a profile: leave out cases in which none of its kernels can pass */
     const char *inputs; /* a bundle whose case and in.* are taken */
     int engine;         /* et_engine */
     bool lean;
-    et_profile noise; /* where `profile` is not NULL */
+    et_profile noise;  /* where `profile` is not NULL */
+    et_profile judges; /* where `conclusive` is not NULL */
     size_t threads, block;
 } generate_options;
 
@@ -44,6 +46,7 @@ static bool read_options(generate_options *o, int argc, char **argv)
                             {"--engine", OPTION_CHOICE, &o->engine, "plain|blas"},
                             {"--lean", OPTION_FLAG, &o->lean, NULL},
                             {"--profile", OPTION_WORD, &o->profile, NULL},
+                            {"--conclusive", OPTION_WORD, &o->conclusive, NULL},
                             {"--layout", OPTION_WORD, &o->layout, NULL},
                             {"--text", OPTION_WORD, &o->text, NULL},
                             {"--inputs", OPTION_WORD, &o->inputs, NULL},
@@ -147,6 +150,8 @@ static et_status collect(case_list *list, generate_options *o, et_error *error)
 {
     et_status status = check_layout(o, error);
     if (status == ET_OK && o->profile) status = profile_choose(&o->noise, o->profile, error);
+    if (status == ET_OK && o->conclusive)
+        status = profile_choose(&o->judges, o->conclusive, error);
     if (status == ET_OK && o->inputs) return take_case(list, o, error);
     for (size_t i = 0; i < o->suites.count && status == ET_OK; i++)
         status = case_list_add_suite(list, o->suites.at[i], &o->settings, error);
@@ -226,8 +231,20 @@ static void note_idle_capacity(const et_step *s)
             c->name, c->capacity_factor, least, most, bounds.lower, bounds.upper);
 }
 
+static et_status look_whether_conclusive(et_conclusiveness *found, const et_step *step,
+                                         const generate_options *o, et_error *error)
+{
+    size_t limit = memory_limit();
+    *found = (et_conclusiveness){.conclusive = true};
+    if (!o->conclusive) return ET_OK;
+    progress_show((void *)step->c.name, "verdict", 0.9);
+    return et_find_conclusive(found, step, &o->judges,
+                              step->bytes < limit ? limit - step->bytes : 1, error);
+}
+
+/* Writes no file where *found says that the case is not conclusive. */
 static et_status generate_one(const et_case *c, const char *path, const generate_options *o,
-                              size_t *slots, et_error *error)
+                              size_t *slots, et_conclusiveness *found, et_error *error)
 {
     et_step step = {0};
     progress_show((void *)c->name, "inputs", 0);
@@ -235,7 +252,8 @@ static et_status generate_one(const et_case *c, const char *path, const generate
     step.block = c->layer == ET_MOE ? o->block : 0;
     if (status == ET_OK)
         status = et_step_run(&step, (et_engine)o->engine, progress_show, (void *)c->name, error);
-    if (status == ET_OK) status = write_guarded(path, &step, o, error);
+    if (status == ET_OK) status = look_whether_conclusive(found, &step, o, error);
+    if (status == ET_OK && found->conclusive) status = write_guarded(path, &step, o, error);
     *slots = c->layer == ET_MOE ? step.assignment.slots : c->tokens;
     progress_clear();
     if (status == ET_OK) note_idle_capacity(&step);
@@ -285,8 +303,14 @@ static et_status generate_all(const case_list *list, const generate_options *o, 
         double start = seconds_now();
         if (snprintf(path, sizeof path, "%s/%s.safetensors", o->out, c->name) >= (int)sizeof path)
             return et_fail(error, ET_EINVAL, "--out %s: the path is too long", o->out);
-        status = generate_one(c, path, o, &slots, error);
-        if (status == ET_OK) print_row(width, c->name, path, slots, seconds_now() - start);
+        et_conclusiveness found;
+        status = generate_one(c, path, o, &slots, &found, error);
+        if (status != ET_OK) break;
+        if (found.conclusive)
+            print_row(width, c->name, path, slots, seconds_now() - start);
+        else
+            printf("%-*s  skipped: %s\n", width, c->name, found.reason);
+        fflush(stdout);
     }
     return status;
 }

@@ -64,16 +64,17 @@ static void add_case(listing *l, const char *suite, const et_case *c)
                                  sizes[2],
                                  sizes[3],
                                  c->layer == ET_MOE ? gate_name(c->gate) : "",
-                                 c->hunts};
+                                 c->hunts,
+                                 suite_remark(c->name)};
     listing_row(l, words);
 }
 
 static int list_cases(bool json)
 {
     static const char *const columns[] = {"suite", "case", "layer", "rule", "N",
-                                          "d",     "h",    "n",     "gate", "hunts"};
+                                          "d",     "h",    "n",     "gate", "hunts", "remark"};
     listing l;
-    listing_begin(&l, json, "llllrrrrll", columns);
+    listing_begin(&l, json, "llllrrrrlll", columns);
     et_error error = {0};
     et_status status = ET_OK;
     for (const case_suite *s = suites; s->name && status == ET_OK; s++) {

@@ -78,13 +78,19 @@ static void print_counts(const junit *j, const char *suite)
 
 static void print_row(const junit_row *row, const char *suite)
 {
-    static const char *const words[] = {NULL, "failure", "error", "skipped"};
+    static const char *const words[] = {NULL, "failure", "error", "skipped", "system-out"};
     const char *word = words[row->result];
     fputs("    <testcase", stdout);
     print_attribute("classname", suite);
     print_attribute("name", row->name);
     if (word == NULL) {
         fputs("/>\n", stdout);
+        return;
+    }
+    if (row->result == JUNIT_NOTE) {
+        fputs(">\n      <system-out>", stdout);
+        print_escaped(row->message ? row->message : "");
+        fputs("</system-out>\n    </testcase>\n", stdout);
         return;
     }
     printf(">\n      <%s", word);

@@ -4,8 +4,15 @@
 
 #include <stddef.h>
 
-typedef enum junit_result { JUNIT_PASS, JUNIT_FAILURE, JUNIT_ERROR, JUNIT_SKIPPED } junit_result;
-enum { JUNIT_RESULTS = JUNIT_SKIPPED + 1 };
+/* JUNIT_NOTE: a pass whose message is shown as the test's output. */
+typedef enum junit_result {
+    JUNIT_PASS,
+    JUNIT_FAILURE,
+    JUNIT_ERROR,
+    JUNIT_SKIPPED,
+    JUNIT_NOTE
+} junit_result;
+enum { JUNIT_RESULTS = JUNIT_NOTE + 1 };
 
 typedef struct junit_row {
     char *name, *message, *detail;

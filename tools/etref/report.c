@@ -497,7 +497,7 @@ static void add_verdict_junit(junit *rows, const judgement *j)
     describe_command(command, sizeof command, j);
     append(detail, sizeof detail, "again: %s\n", command);
     junit_add(rows, "verdict",
-              v->outcome == ET_PASS       ? JUNIT_PASS
+              v->outcome == ET_PASS       ? v->note[0] ? JUNIT_NOTE : JUNIT_PASS
               : v->outcome == ET_MISMATCH ? JUNIT_FAILURE
                                           : JUNIT_ERROR,
               v->line, detail);

@@ -18,6 +18,10 @@ extern const case_suite suites[]; /* ends with a NULL name */
 
 const case_suite *suite_find(const char *name); /* or NULL */
 
+/* Of a built-in case: why no kernel can be conclusive on it if bwd.* is required, under the profiles of 8 to 24 bits;
+ * "" where it can. (`generate --conclusive` finds out for any case and profile.) */
+const char *suite_remark(const char *name);
+
 /* Cases in the order asked for. */
 typedef struct case_list {
     et_case *at;
