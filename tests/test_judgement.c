@@ -342,6 +342,7 @@ START_TEST(options_that_make_no_sense_are_refused)
     for (size_t i = 0; i < COUNT(alone); i++)
         expect_failure(RUN("verify", golden, alone[i][0], alone[i][1]), 2, "none is given");
     expect_failure(RUN("verify", golden, "--no-explain"), 2, "--no-explain");
+    expect_failure(RUN("verify", golden, "--explain-limit", "3"), 2, "--explain-limit");
     write_candidate(&honest);
     static const char *const bad[][3] = {
         {"--require", "fwd.yy", "did you mean fwd.y?"},
@@ -350,6 +351,7 @@ START_TEST(options_that_make_no_sense_are_refused)
         {"--require", "in.x", "--require in.x"},
         {"--require", ",", "fwd.y,bwd.*"},
         {"--require", "layout.*", "--require layout.*"},
+        {"--explain-limit", "0", "--explain-limit 0"},
         {"--alpha", "0", "above 0 and below 1"},
         {"--alpha", "1", "above 0 and below 1"},
         {"--alpha", "-1e-9", "above 0 and below 1"},
@@ -451,6 +453,92 @@ START_TEST(a_bundle_of_another_case_is_no_candidate)
                      0);
     expect_failure(RUN("verify", golden, candidate), 2,
                    "a bundle of another case: input.seed = 2, the golden's case 'judged' has 1");
+}
+END_TEST
+
+/* ---- profiles that nobody named, and cases that nobody can pass ---- */
+
+static void nudge(et_step *s)
+{
+    for (size_t i = 0; i < s->c.tokens * s->c.d_model; i++)
+        s->fwd.y[i] *= 1 + 0x1p-20 * (double)(i % 7);
+}
+
+START_TEST(what_is_far_more_exact_is_noted_in_every_form)
+{
+    write_candidate(&(kernel){.fault = nudge, .type = ET_F32, .names = {"fwd.y"}});
+    ck_assert_int_eq(RUN("verify", golden, candidate, "--profile", "bf16", "--quiet"), 0);
+    ck_assert_msg(strstr(output, "; NOTE: far more exact than bf16"), "%s", output);
+    ck_assert_int_eq(RUN("verify", golden, candidate, "--profile", "bf16", "--format=json"), 0);
+    json_t *report = parse_output();
+    ck_assert_msg(strstr(json_string_value(at(report, "note")), "judge it by profile f32"), "%s",
+                  output);
+    json_decref(report);
+    ck_assert_int_eq(RUN("verify", golden, candidate, "--profile", "bf16", "--format=junit"), 0);
+    xml x = parse_xml();
+    ck_assert_uint_eq(x.failures + x.errors, 0);
+    ck_assert_msg(strstr(output, "<system-out>PASS: "), "%s", output);
+    expect_failure(RUN("verify", golden, candidate, "--format=junit"), 1,
+                   "[profile f32: fwd.y is stored as F32]"); /* and so it is found */
+    parse_xml();
+}
+END_TEST
+
+/* A kernel of bf16 judged by f32. */
+START_TEST(the_profile_that_passes_is_named_in_every_form)
+{
+    write_candidate(&(kernel){.type = ET_BF16, .names = {"fwd.y", "bwd.x"}});
+    ck_assert_int_eq(RUN("verify", golden, candidate, "--profile", "f32"), 1);
+    ck_assert_msg(strstr(output, "\npasses under profile bf16, and under no tighter one"), "%s",
+                  output);
+    ck_assert_msg(strstr(last_line(output), "; passes under profile bf16"), "%s", output);
+    expect_failure(RUN("verify", golden, candidate, "--profile", "f32", "--format=json"), 1,
+                   "; passes under profile bf16");
+    json_t *report = parse_output();
+    ck_assert_str_eq(json_string_value(at(report, "passes_under")), "bf16");
+    json_decref(report);
+    expect_failure(RUN("verify", golden, candidate, "--profile", "f32", "--format=junit"), 1,
+                   "; passes under profile bf16");
+    ck_assert_msg(strstr(output, "\npasses under profile bf16") ||
+                      strstr(output, ">passes under profile bf16"),
+                  "%s", output);
+}
+END_TEST
+
+/* What the list remarks on is what is left out, and nothing else. */
+START_TEST(inconclusive_cases_are_marked_and_left_out)
+{
+    enum { MOST = 16 };
+    char marked[MOST][80];
+    size_t count = 0, skipped = 0, i;
+    json_t *row;
+    ck_assert_int_eq(RUN("list", "cases", "--format", "json"), 0);
+    json_t *rows = parse_output();
+    json_array_foreach(rows, i, row)
+    {
+        if (json_string_value(at(row, "remark"))[0] == '\0') continue;
+        ck_assert_uint_lt(count, MOST);
+        snprintf(marked[count++], sizeof *marked, "%s", json_string_value(at(row, "case")));
+    }
+    json_decref(rows);
+    ck_assert_uint_eq(count, 6);
+    static const char *const profiles[] = {"bf16", "f32"};
+    for (size_t p = 0; p < COUNT(profiles); p++) {
+        ck_assert_msg(RUN("generate", "--suite", "core", "--engine", "blas", "--lean",
+                          "--conclusive", profiles[p], "--out", folder) == 0,
+                      "%s", errors);
+        skipped = 0;
+        for (const char *at_line = output; (at_line = strstr(at_line, "  skipped: ")); at_line++)
+            skipped++;
+        ck_assert_uint_eq(skipped, count);
+        for (i = 0; i < count; i++) {
+            char path[128];
+            snprintf(path, sizeof path, "%.79s.safetensors", marked[i]);
+            ck_assert_msg(!exists(path), "%s is there under %s", marked[i], profiles[p]);
+        }
+        ck_assert(exists("top-1-tc.safetensors"));
+    }
+    expect_failure(RUN("generate", "--suite", "core", "--conclusive", "bf17"), 2, "bf17");
 }
 END_TEST
 
@@ -608,6 +696,9 @@ int main(void)
     tcase_add_test(tests, the_golden_comes_first);
     tcase_add_test(tests, unreadable_candidates_are_refused);
     tcase_add_test(tests, a_bundle_of_another_case_is_no_candidate);
+    tcase_add_test(tests, what_is_far_more_exact_is_noted_in_every_form);
+    tcase_add_test(tests, the_profile_that_passes_is_named_in_every_form);
+    tcase_add_test(tests, inconclusive_cases_are_marked_and_left_out);
     tcase_add_test(tests, json_holds_everything);
     tcase_add_test(tests, nan_is_a_mismatch_and_still_json);
     tcase_add_test(tests, junit_shows_each_part);

@@ -63,7 +63,9 @@ static et_dtype format_of(const et_tensor_out *t, const et_tensor_out *right)
 
 /* ---- the choice ---- */
 
-static const char *const tightest_first[] = {"f64", "f32", "f16", "bf16", "bf16-low"};
+/* Those of tf32 are never chosen: what they write has the bits of f32. */
+static const char *const tightest_first[] = {"f64", "f32",  "tf32",    "tf32-rz",
+                                             "f16", "bf16", "bf16-low"};
 
 enum { CHOICES = sizeof tightest_first / sizeof *tightest_first };
 
@@ -97,35 +99,63 @@ static void say_why(et_profile_choice *choice, const et_tensor_out *t, et_dtype 
 static et_profile_choice by_inputs(const et_step *golden)
 {
     et_dtype type = golden->c.precision;
-    et_profile_choice choice = {.profile =
-                                    et_profile_find(tightest_first[first_choice(
-                                        "fwd.y", et_dtype_significand(type))])};
+    et_profile_choice choice = {
+        .profile =
+            et_profile_find(tightest_first[first_choice("fwd.y", et_dtype_significand(type))])};
     snprintf(choice.reason, sizeof choice.reason,
              "the candidate shows no real numbers, and the inputs are stored as %s",
              et_dtype_name(type));
     return choice;
 }
 
+/* The candidate's tensor of that name, if it is real and et_verify would take it. */
+static const et_tensor_out *real_named(const et_tensor_out *candidate, size_t count,
+                                       const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        const et_tensor_out *t = &candidate[i];
+        if (t->name && strcmp(t->name, name) == 0 && t->values && t->rank <= ET_MAX_RANK &&
+            et_tensor_is_real(t) && et_dtype_significand(t->dtype) > 0)
+            return t;
+    }
+    return NULL;
+}
+
+/* Calls `see` with each output that is real, in the order of the table of tensors, and the type of its numbers. */
+static void each_real(const et_step *golden, const et_tensor_out *candidate, size_t count,
+                      void (*see)(void *user, const et_tensor_out *t, et_dtype format), void *user)
+{
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(golden, false, own);
+    const et_tensor_doc *doc;
+    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++) {
+        const et_tensor_out *t = real_named(candidate, count, doc->name);
+        if (t && strncmp(doc->name, "in.", 3) != 0)
+            see(user, t, format_of(t, et_tensor_named(own, have, doc->name)));
+    }
+}
+
+typedef struct choosing {
+    et_profile_choice choice;
+    size_t coarsest;
+} choosing;
+
+static void choose(void *user, const et_tensor_out *t, et_dtype format)
+{
+    choosing *c = user;
+    size_t least = first_choice(t->name, et_dtype_significand(format));
+    if (c->choice.profile && least <= c->coarsest) return;
+    c->coarsest = least;
+    c->choice.profile = et_profile_find(tightest_first[least]);
+    say_why(&c->choice, t, format);
+}
+
 et_profile_choice et_profile_for(const et_step *golden, const et_tensor_out *candidate,
                                  size_t count)
 {
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(golden, false, own), coarsest = 0;
-    et_profile_choice choice = {0};
-    for (size_t i = 0; i < count; i++) {
-        const et_tensor_out *t = &candidate[i];
-        bool judged = t->name && t->values && t->rank <= ET_MAX_RANK && et_tensor_is_real(t) &&
-                      et_dtype_significand(t->dtype) > 0 && et_tensor_doc_find(t->name) &&
-                      strncmp(t->name, "in.", 3) != 0;
-        if (!judged) continue;
-        et_dtype format = format_of(t, et_tensor_named(own, have, t->name));
-        size_t least = first_choice(t->name, et_dtype_significand(format));
-        if (choice.profile && least <= coarsest) continue;
-        coarsest = least;
-        choice.profile = et_profile_find(tightest_first[coarsest]);
-        say_why(&choice, t, format);
-    }
-    return choice.profile ? choice : by_inputs(golden);
+    choosing c = {.coarsest = 0};
+    each_real(golden, candidate, count, choose, &c);
+    return c.choice.profile ? c.choice : by_inputs(golden);
 }
 
 /* ---- too coarse ---- */
@@ -187,6 +217,19 @@ static bool covers(const et_profile *a, const et_profile *b)
     return range && operands && sums;
 }
 
+/* Profiles that a candidate could be of: the loosest, and those that ask no tensor for more bits than it has. */
+typedef struct possible {
+    bool is[CHOICES];
+} possible;
+
+static void rule_out(void *user, const et_tensor_out *t, et_dtype format)
+{
+    possible *p = user;
+    int bits = et_dtype_significand(format);
+    for (size_t i = 0; i + 1 < CHOICES; i++)
+        if (asks_too_much(et_profile_find(tightest_first[i]), t->name, bits)) p->is[i] = false;
+}
+
 static et_status judge_by(et_outcome *outcome, const et_profile *p, const et_judgement *j,
                           et_error *error)
 {
@@ -196,8 +239,8 @@ static et_status judge_by(et_outcome *outcome, const et_profile *p, const et_jud
     options.explain = false;
     options.require_count = 0;
     options.progress = NULL;
-    et_status status = et_verify_with(&v, j->golden, NULL, j->candidate, j->count, &options, NULL,
-                                      NULL, error);
+    et_status status =
+        et_verify_with(&v, j->golden, NULL, j->candidate, j->count, &options, NULL, NULL, error);
     if (status != ET_OK) return status;
     *outcome = v.outcome;
     et_verdict_free(&v);
@@ -207,22 +250,27 @@ static et_status judge_by(et_outcome *outcome, const et_profile *p, const et_jud
 et_status et_find_passing_profile(const et_profile **found, const et_judgement *j,
                                   bool (*goes_on)(void *user), void *user, et_error *error)
 {
-    const et_profile *own = j->options->profile, *p, *failed = NULL;
+    const et_profile *own = j->options->profile, *failed = NULL;
     const et_profile *loosest = et_profile_find(tightest_first[CHOICES - 1]);
-    et_outcome outcome = ET_MISMATCH;
+    et_outcome outcome = ET_MISMATCH, at_loosest = ET_INCONCLUSIVE;
     et_status status = ET_OK;
+    possible could;
+    memset(could.is, true, sizeof could.is);
+    each_real(j->golden, j->candidate, j->count, rule_out, &could);
     *found = NULL;
     if (!covers(own, loosest)) {
         if (!goes_on(user)) return ET_OK;
-        status = judge_by(&outcome, loosest, j, error);
-        if (outcome == ET_MISMATCH) failed = loosest;
+        status = judge_by(&at_loosest, loosest, j, error);
+        if (at_loosest == ET_MISMATCH) failed = loosest;
     }
-    for (size_t i = 0; status == ET_OK && !*found && (p = et_profile_at(i)) != NULL; i++) {
-        if (covers(own, p) || (failed && covers(failed, p))) continue;
+    for (size_t i = 0; status == ET_OK && !*found && i + 1 < CHOICES; i++) {
+        const et_profile *p = et_profile_find(tightest_first[i]);
+        if (!could.is[i] || covers(own, p) || (failed && covers(failed, p))) continue;
         if (!goes_on(user)) return ET_OK;
         outcome = ET_MISMATCH;
         status = judge_by(&outcome, p, j, error);
         if (outcome == ET_PASS) *found = p;
     }
+    if (status == ET_OK && !*found && at_loosest == ET_PASS) *found = loosest;
     return status;
 }

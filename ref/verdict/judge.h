@@ -232,7 +232,7 @@ et_status et_find_aligned(const et_judgement *j, const et_sheet *f, const et_sum
 void et_note_exactness(et_verdict *v);
 
 /* After a mismatch: the tightest built-in profile under which the candidate passes, NULL if there is none, among those
- * that round something more coarsely than the one that judged. goes_on is asked before each verdict. */
+ * that round something more coarsely than the one that judged, and ask no tensor for more bits than its numbers have. goes_on is asked before each verdict. */
 et_status et_find_passing_profile(const et_profile **found, const et_judgement *j,
                                   bool (*goes_on)(void *user), void *user, et_error *error);
 
