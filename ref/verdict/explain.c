@@ -778,6 +778,7 @@ void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where
     }
     if (v->explanation_count == ET_MAX_EXPLANATIONS) return;
     q->fits[v->explanation_count] = fit;
+    q->named[v->explanation_count] = what;
     et_explanation *e = &v->explanations[v->explanation_count++];
     *e = (et_explanation){.name = what->doc.name, .sentence = what->doc.sentence};
     snprintf(e->scope, sizeof e->scope, "%s%s%s", where, how[0] ? ": " : "", how);
@@ -872,17 +873,16 @@ static et_status attempt_nature(search *s, et_nature nature, double part, bool e
 
 /* ---- another profile, and the order of what fits ---- */
 
-/* A profile whose bars hold the errors, as a part of its deviations; below that it merely covers them. */
-static const double fills = 0.3;
-/* Differences of fits: as tight; so much less tight that it is no explanation beside the other. The latter are bars
- * twelve times as wide. */
-static const double as_tight = 0.05, looser = 0.3, far_looser = 2.5;
+/* Differences of fits: as tight; so much less tight that it is no explanation beside the other, its bars being twelve
+ * times as wide. */
+static const double as_tight = 0.05, far_looser = 2.5;
 
-/* A profile that explains: its errors are of that size, and far from those of the profile that judged. */
+/* A profile that explains: the errors are of the size that it says, and far from what the one that judged says.
+ * evident: the candidate's numbers are of that profile, too. */
 typedef struct other_profile {
     const et_profile *profile; /* NULL: none passes */
     double fit;
-    bool explains;
+    bool explains, evident;
 } other_profile;
 
 static bool goes_on(void *user)
@@ -892,7 +892,7 @@ static bool goes_on(void *user)
 
 static et_status find_other_profile(et_inquiry *q, other_profile *other, et_error *error)
 {
-    double spread = 0;
+    bool accounts = false;
     *other = (other_profile){.fit = -INFINITY};
     if (!et_could_be_rounding(q)) return ET_OK;
     budget_until(&q->budget, 1, 1);
@@ -900,19 +900,30 @@ static et_status find_other_profile(et_inquiry *q, other_profile *other, et_erro
         et_find_passing_profile(&other->profile, q->j, goes_on, &q->budget, error);
     if (status != ET_OK || !other->profile) return status;
     q->verdict->passes_under = other->profile->name;
-    status = et_profile_fit(q, other->profile, &other->fit, &spread, error);
+    status = et_profile_fit(q, other->profile, &other->fit, &accounts, error);
     other->explains = !q->failed[ET_PART_ARITHMETIC] ||
-                      (spread >= fills && other->fit > et_own_fit(q) + 1);
+                      (accounts && other->fit > et_own_fit(q) + 1);
+    other->evident =
+        other->explains &&
+        et_profile_for(q->j->golden, q->j->candidate, q->j->count).profile == other->profile;
     return status;
 }
 
-/* Few bits of sums fit too much (precision.c): beside a whole profile they must fit better, others not worse. */
+/* Does it bring bars of its own, as wide as a rounding asks? */
+static bool has_wide_bars(const et_hypothesis *what)
+{
+    return what->nature == ET_BY_PROFILE || what->nature == ET_BY_TRUNCATION;
+}
+
+/* Beside one that fits within the verdict's own bars far looser ones are none. And few bits of sums fit too much
+ * (precision.c): where the candidate is evidently of another profile, they must fit better. */
 static bool gives_way(const et_inquiry *q, size_t i, double best, const other_profile *other)
 {
-    bool sums = strncmp(q->verdict->explanations[i].name, "accumulator-", 12) == 0;
-    double needed = best - far_looser;
-    if (other->explains) needed = fmax(needed, other->fit + (sums ? as_tight : -looser));
-    return q->fits[i] < needed;
+    const et_hypothesis *what = q->named[i];
+    bool sums = strncmp(what->doc.name, "accumulator-", 12) == 0;
+    if (!has_wide_bars(what)) return false;
+    return q->fits[i] < best - far_looser ||
+           (sums && other->evident && q->fits[i] < other->fit + as_tight);
 }
 
 /* Explanations `first` and on, which are compared by their fits: the tightest first. */
@@ -921,18 +932,22 @@ static void order_by_fit(et_inquiry *q, size_t first, const other_profile *other
     et_verdict *v = q->verdict;
     double best = -INFINITY;
     size_t kept = first;
-    for (size_t i = first; i < v->explanation_count; i++) best = fmax(best, q->fits[i]);
+    for (size_t i = first; i < v->explanation_count; i++)
+        if (!has_wide_bars(q->named[i])) best = fmax(best, q->fits[i]);
     for (size_t i = first; i < v->explanation_count; i++) {
         et_explanation e = v->explanations[i];
         double fit = q->fits[i];
+        const et_hypothesis *what = q->named[i];
         if (gives_way(q, i, best, other)) continue;
         size_t at = kept++;
         for (; at > first && q->fits[at - 1] + as_tight < fit; at--) {
             v->explanations[at] = v->explanations[at - 1];
             q->fits[at] = q->fits[at - 1];
+            q->named[at] = q->named[at - 1];
         }
         v->explanations[at] = e;
         q->fits[at] = fit;
+        q->named[at] = what;
     }
     v->explanation_count = kept;
 }

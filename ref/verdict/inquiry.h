@@ -61,6 +61,7 @@ typedef struct et_inquiry {
     size_t bad_tokens, bad_experts;
     et_real *room; /* for the longest row of an exhibit */
     double fits[ET_MAX_EXPLANATIONS]; /* how tightly each explanation fits; INFINITY: not compared */
+    const et_hypothesis *named[ET_MAX_EXPLANATIONS]; /* of each explanation */
     et_budget budget;
 } et_inquiry;
 
@@ -146,8 +147,9 @@ bool et_could_be_rounding(const et_inquiry *q);
 /* How tightly the profile that judged fits. */
 double et_own_fit(const et_inquiry *q);
 
-/* How tightly profile p fits as a whole, and how many of its deviations the errors are, as a root mean square. */
-et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, double *spread,
+/* How tightly profile p fits as a whole; and does it account for the errors, which are of the size that it says, in
+ * all that fails, and not absent from what passes? */
+et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, bool *accounts,
                          et_error *error);
 
 /* Tries the hypotheses about rounding on the arithmetic part. */

@@ -105,20 +105,6 @@ static et_likelihood likelihood_under(const et_inquiry *q, const et_step *varian
     return l;
 }
 
-et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, double *spread,
-                         et_error *error)
-{
-    et_step variance, view = *q->right;
-    view.engine = ET_BLAS;
-    et_status status = et_step_noise(&variance, &view, p, error);
-    if (status != ET_OK) return status;
-    et_likelihood l = likelihood_under(q, &variance);
-    et_step_free(&variance);
-    *fit = et_fit_of(&l);
-    *spread = l.n > 0 ? sqrt(l.squares / l.n) : 0;
-    return ET_OK;
-}
-
 /* ---- a coarser format ---- */
 
 static bool is_of_format(const et_exhibit *x, et_dtype format)
@@ -503,6 +489,27 @@ static bool speaks_against(const et_inquiry *q, const et_exhibit *x, const et_re
         own += (double)x->variance[i];
     }
     return own > 0 && theirs > 1e3 * own && mean_square(q, x, V, 0, count) < 1e-4;
+}
+
+et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, bool *accounts,
+                         et_error *error)
+{
+    const double fills = 0.3; /* below that part of its deviations a profile merely covers the errors */
+    et_step variance, view = *q->right;
+    et_tensor_out list[ET_MAX_STEP_TENSORS];
+    view.engine = ET_BLAS;
+    et_status status = et_step_noise(&variance, &view, p, error);
+    if (status != ET_OK) return status;
+    et_likelihood l = likelihood_under(q, &variance);
+    size_t have = et_step_tensors(&variance, false, list);
+    *fit = et_fit_of(&l);
+    *accounts = l.n == 0 || l.squares >= fills * fills * l.n;
+    for (size_t i = 0; i < q->count && *accounts; i++) {
+        const et_tensor_out *V = et_tensor_named(list, have, q->exhibits[i].got->name);
+        *accounts = !V || !speaks_against(q, &q->exhibits[i], V->values);
+    }
+    et_step_free(&variance);
+    return ET_OK;
 }
 
 /* Every failing tensor passes, and one at least has errors of the size to be expected. Roundings of operands,
