@@ -58,7 +58,7 @@ LIB     := $(call objects,$(wildcard ref/*/*.c))
 TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S))
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))
 EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain hypotheses deviant compare precision residual \
-             fit choice)
+             fit ranking budget choice)
 KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
 CAMPAIGN := $(call objects,$(wildcard tests/campaign/*.c))
 # A sanitizer has an allocator and address space of its own, so nothing can be withheld from it;

@@ -241,6 +241,21 @@ START_TEST(another_precision_is_named)
 }
 END_TEST
 
+/* Bars of operands in 8 bits hold errors of gates in 8 bits, too, and are wider. */
+START_TEST(the_tightest_explanation_comes_first)
+{
+    subject s;
+    make(&s, usual_case, "f32", "gates-bf16", 0);
+    s.shown[2] = s.shown[5]; /* y, dx, the mask */
+    s.count = 3;
+    et_verdict v = judge(&s, "f32", 0);
+    ck_assert_msg(v.explanation_count > 1, "%s", v.line);
+    ck_assert_str_eq(v.explanations[0].name, "gates-bf16");
+    et_verdict_free(&v);
+    end(&s);
+}
+END_TEST
+
 START_TEST(what_no_precision_makes_passes_under_none)
 {
     subject s;
@@ -354,6 +369,7 @@ int main(void)
     tcase_add_test(choice, bad_tensors_choose_nothing);
     tcase_add_test(other, a_small_mistake_of_an_f32_kernel_is_found);
     tcase_add_loop_test(other, another_precision_is_named, 0, sizeof others / sizeof *others);
+    tcase_add_test(other, the_tightest_explanation_comes_first);
     tcase_add_test(other, what_no_precision_makes_passes_under_none);
     tcase_add_test(rest, what_is_far_more_exact_is_noted);
     tcase_add_test(rest, a_search_that_is_cut_says_so);

@@ -326,6 +326,45 @@ START_TEST(routings_are_compared)
 }
 END_TEST
 
+/* What the list remarks on is what is left out, and nothing else. (The float build does not judge.) */
+#ifndef ETREF_F32
+START_TEST(inconclusive_cases_are_marked_and_left_out)
+{
+    enum { MOST = 16 };
+    char marked[MOST][80];
+    size_t count = 0, skipped = 0, i;
+    json_t *row;
+    ck_assert_int_eq(RUN("list", "cases", "--format", "json"), 0);
+    json_t *rows = parse_output();
+    json_array_foreach(rows, i, row)
+    {
+        if (json_string_value(at(row, "remark"))[0] == '\0') continue;
+        ck_assert_uint_lt(count, MOST);
+        snprintf(marked[count++], sizeof *marked, "%s", json_string_value(at(row, "case")));
+    }
+    json_decref(rows);
+    ck_assert_uint_eq(count, 6);
+    static const char *const profiles[] = {"bf16", "f32"};
+    for (size_t p = 0; p < COUNT(profiles); p++) {
+        ck_assert_msg(RUN("generate", "--suite", "core", "--engine", "blas", "--lean",
+                          "--conclusive", profiles[p], "--out", folder) == 0,
+                      "%s", errors);
+        skipped = 0;
+        for (const char *at_line = output; (at_line = strstr(at_line, "  skipped: ")); at_line++)
+            skipped++;
+        ck_assert_uint_eq(skipped, count);
+        for (i = 0; i < count; i++) {
+            char path[128];
+            snprintf(path, sizeof path, "%.79s.safetensors", marked[i]);
+            ck_assert_msg(!exists(path), "%s is there under %s", marked[i], profiles[p]);
+        }
+        ck_assert(exists("top-1-tc.safetensors"));
+    }
+    expect_failure(RUN("generate", "--suite", "core", "--conclusive", "bf17"), 2, "bf17");
+}
+END_TEST
+#endif
+
 START_TEST(fields_can_be_set)
 {
     const char *file = in_folder("cases.json");
@@ -729,6 +768,9 @@ static Suite *tool_suite(void)
     tcase_add_test(made, a_strange_file_is_shown_and_does_not_move_the_cursor);
     tcase_add_test(made, a_bundle_of_another_precision_is_refused);
     tcase_add_checked_fixture(writing, make_cases, remove_all);
+#ifndef ETREF_F32
+    tcase_add_test(writing, inconclusive_cases_are_marked_and_left_out);
+#endif
     tcase_add_test(writing, fields_can_be_set);
     tcase_add_test(writing, nothing_is_computed_when_one_case_is_refused);
     tcase_add_test(writing, layouts_are_added_on_request);

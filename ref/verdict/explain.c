@@ -36,43 +36,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-/* ---- the budget ---- */
-
-static double cpu_seconds(void)
-{
-    struct timespec t;
-    if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t) != 0) return 0;
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void budget_open(et_budget *b, double limit)
-{
-    *b = (et_budget){.limit = limit, .doing = -1};
-    if (limit > 0) b->start = b->now = cpu_seconds();
-    b->until = limit;
-}
-
-bool et_budget_allows(et_budget *b, int kind)
-{
-    if (!(b->limit > 0)) return true;
-    double now = cpu_seconds();
-    if (b->doing >= 0) b->longest[b->doing] = fmax(b->longest[b->doing], now - b->now);
-    b->now = now;
-    bool allowed = now - b->start + b->longest[kind] <= b->until;
-    b->doing = allowed ? kind : -1;
-    b->left_out += !allowed;
-    return allowed;
-}
-
-/* What follows may use up `share` of what is left until `part` of the limit is spent. */
-static void budget_until(et_budget *b, double part, double share)
-{
-    if (!(b->limit > 0)) return;
-    double spent = cpu_seconds() - b->start, left = part * b->limit - spent;
-    b->until = left > 0 ? spent + share * left : 0;
-}
 
 /* ---- exhibits ---- */
 
@@ -285,7 +248,7 @@ et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement
                           et_error *error)
 {
     *q = (et_inquiry){.verdict = verdict, .j = j, .right = j->reference};
-    budget_open(&q->budget, j->options->explain_seconds);
+    et_budget_open(&q->budget, j->options->explain_seconds);
     q->routing_failed = verdict->routing.outcome == ET_MISMATCH;
     q->small = is_small(q->right);
     et_status status = take_exhibits(q, error);
@@ -862,94 +825,13 @@ static et_status attempt_nature(search *s, et_nature nature, double part, bool e
     et_budget *b = &s->q->budget;
     for (int tier = 0; status == ET_OK && tier < TIERS && !is_explained(s->q, explained); tier++) {
         s->count = 0;
-        budget_until(b, part, 0.5);
+        et_budget_until(b, part, 0.5);
         status = attempt_all(s, nature, tier, error);
-        budget_until(b, part, 1);
+        et_budget_until(b, part, 1);
         if (status == ET_OK) status = confirm(s, confirmed, error);
         if (status == ET_OK) report(s, confirmed, explained);
     }
     return status;
-}
-
-/* ---- another profile, and the order of what fits ---- */
-
-/* Differences of fits: as tight; so much less tight that it is no explanation beside the other, its bars being twelve
- * times as wide. */
-static const double as_tight = 0.05, far_looser = 2.5;
-
-/* A profile that explains: the errors are of the size that it says, and far from what the one that judged says.
- * evident: the candidate's numbers are of that profile, too. */
-typedef struct other_profile {
-    const et_profile *profile; /* NULL: none passes */
-    double fit;
-    bool explains, evident;
-} other_profile;
-
-static bool goes_on(void *user)
-{
-    return et_budget_allows(user, ET_JUDGEMENT);
-}
-
-static et_status find_other_profile(et_inquiry *q, other_profile *other, et_error *error)
-{
-    bool accounts = false;
-    *other = (other_profile){.fit = -INFINITY};
-    if (!et_could_be_rounding(q)) return ET_OK;
-    budget_until(&q->budget, 1, 1);
-    et_status status =
-        et_find_passing_profile(&other->profile, q->j, goes_on, &q->budget, error);
-    if (status != ET_OK || !other->profile) return status;
-    q->verdict->passes_under = other->profile->name;
-    status = et_profile_fit(q, other->profile, &other->fit, &accounts, error);
-    other->explains = !q->failed[ET_PART_ARITHMETIC] ||
-                      (accounts && other->fit > et_own_fit(q) + 1);
-    other->evident =
-        other->explains &&
-        et_profile_for(q->j->golden, q->j->candidate, q->j->count).profile == other->profile;
-    return status;
-}
-
-/* Does it bring bars of its own, as wide as a rounding asks? */
-static bool has_wide_bars(const et_hypothesis *what)
-{
-    return what->nature == ET_BY_PROFILE || what->nature == ET_BY_TRUNCATION;
-}
-
-/* Beside one that fits within the verdict's own bars far looser ones are none. And few bits of sums fit too much
- * (precision.c): where the candidate is evidently of another profile, they must fit better. */
-static bool gives_way(const et_inquiry *q, size_t i, double best, const other_profile *other)
-{
-    const et_hypothesis *what = q->named[i];
-    bool sums = strncmp(what->doc.name, "accumulator-", 12) == 0;
-    if (!has_wide_bars(what)) return false;
-    return q->fits[i] < best - far_looser ||
-           (sums && other->evident && q->fits[i] < other->fit + as_tight);
-}
-
-/* Explanations `first` and on, which are compared by their fits: the tightest first. */
-static void order_by_fit(et_inquiry *q, size_t first, const other_profile *other)
-{
-    et_verdict *v = q->verdict;
-    double best = -INFINITY;
-    size_t kept = first;
-    for (size_t i = first; i < v->explanation_count; i++)
-        if (!has_wide_bars(q->named[i])) best = fmax(best, q->fits[i]);
-    for (size_t i = first; i < v->explanation_count; i++) {
-        et_explanation e = v->explanations[i];
-        double fit = q->fits[i];
-        const et_hypothesis *what = q->named[i];
-        if (gives_way(q, i, best, other)) continue;
-        size_t at = kept++;
-        for (; at > first && q->fits[at - 1] + as_tight < fit; at--) {
-            v->explanations[at] = v->explanations[at - 1];
-            q->fits[at] = q->fits[at - 1];
-            q->named[at] = q->named[at - 1];
-        }
-        v->explanations[at] = e;
-        q->fits[at] = fit;
-        q->named[at] = what;
-    }
-    v->explanation_count = kept;
 }
 
 /* ---- the search ---- */
@@ -967,15 +849,15 @@ static et_status run_search(search *s, et_error *error)
 {
     et_inquiry *q = s->q;
     bool explained[ET_PARTS] = {false};
-    other_profile other;
-    et_status status = find_other_profile(q, &other, error);
+    et_other_profile other;
+    et_status status = et_find_other_profile(q, &other, error);
     if (status == ET_OK) status = attempt_nature(s, ET_BY_VALUE, 0.75, explained, error);
     size_t before = q->verdict->explanation_count;
     if (status == ET_OK && q->failed[1] && !explained[1]) {
         status = attempt_nature(s, ET_BY_FACTOR, 0.9, explained, error);
-        budget_until(&q->budget, 1, 1);
+        et_budget_until(&q->budget, 1, 1);
         if (status == ET_OK) status = et_explain_precision(q, error);
-        order_by_fit(q, before, &other);
+        et_order_by_fit(q, before, &other);
         explained[1] = q->verdict->explanation_count > before;
     }
     say_left_out(q);

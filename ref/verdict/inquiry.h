@@ -3,6 +3,8 @@
  *     explain.c      which hypotheses are tried, on how much, in what order; what is reported
  *     compare.c      a deviant against the candidate; the variances under which it is compared
  *     fit.c          how tightly a hypothesis fits
+ *     ranking.c      another profile as an explanation, and the order of what fits
+ *     budget.c       how much CPU time all of it may take
  *     choice.c       another profile under which everything passes
  *     precision.c    hypotheses about rounding, which change no reference value
  *     residual.c     what is wrong, and where, if nothing explains it
@@ -113,8 +115,28 @@ et_status et_deviant_passes(const et_inquiry *q, et_deviant *v, bool *passes, et
 void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where, const char *how,
                      double fit);
 
+/* ---- budget.c ---- */
+
+void et_budget_open(et_budget *b, double limit);
 /* May another piece of work of this kind begin? If not, it is counted as left out. */
 bool et_budget_allows(et_budget *b, int kind);
+/* What follows may use up `share` of what is left until `part` of the limit is spent. */
+void et_budget_until(et_budget *b, double part, double share);
+
+/* ---- ranking.c ---- */
+
+/* A profile that explains: the errors are of the size that it says, and far from what the one that judged says.
+ * evident: the candidate's numbers are of that profile, too. */
+typedef struct et_other_profile {
+    const et_profile *profile; /* NULL: none passes */
+    double fit;
+    bool explains, evident;
+} et_other_profile;
+
+/* verdict->passes_under. */
+et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error *error);
+/* Explanations `first` and on, which are compared by their fits: the tightest first. */
+void et_order_by_fit(et_inquiry *q, size_t first, const et_other_profile *other);
 
 /* ---- fit.c ---- */
 
