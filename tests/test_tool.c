@@ -338,9 +338,9 @@ START_TEST(inconclusive_cases_are_marked_and_left_out)
     json_t *rows = parse_output();
     json_array_foreach(rows, i, row)
     {
-        if (json_string_value(at(row, "remark"))[0] == '\0') continue;
+        if (json_string_value(json_object_get(row, "remark"))[0] == '\0') continue;
         ck_assert_uint_lt(count, MOST);
-        snprintf(marked[count++], sizeof *marked, "%s", json_string_value(at(row, "case")));
+        snprintf(marked[count++], sizeof *marked, "%s", json_string_value(json_object_get(row, "case")));
     }
     json_decref(rows);
     ck_assert_uint_eq(count, 6);
@@ -354,9 +354,9 @@ START_TEST(inconclusive_cases_are_marked_and_left_out)
             skipped++;
         ck_assert_uint_eq(skipped, count);
         for (i = 0; i < count; i++) {
-            char path[128];
-            snprintf(path, sizeof path, "%.79s.safetensors", marked[i]);
-            ck_assert_msg(!exists(path), "%s is there under %s", marked[i], profiles[p]);
+            char name[128];
+            snprintf(name, sizeof name, "%.79s.safetensors", marked[i]);
+            ck_assert_msg(!exists(name), "%s is there under %s", marked[i], profiles[p]);
         }
         ck_assert(exists("top-1-tc.safetensors"));
     }

@@ -158,6 +158,30 @@ et_profile_choice et_profile_for(const et_step *golden, const et_tensor_out *can
     return c.choice.profile ? c.choice : by_inputs(golden);
 }
 
+typedef struct likeness {
+    const et_profile *p;
+    size_t seen, finer;
+} likeness;
+
+/* Gradients of weights are often summed and kept in 24 bits, whatever else is rounded. */
+static void compare_bits(void *user, const et_tensor_out *t, et_dtype format)
+{
+    likeness *l = user;
+    et_place place = et_tensor_place(t->name);
+    bool weights = strncmp(t->name, "bwd.w_", 6) == 0 || strcmp(t->name, "bwd.shared_up") == 0 ||
+                   strcmp(t->name, "bwd.shared_down") == 0;
+    if (weights || (place != ET_OUTPUTS && place != ET_INTERMEDIATES)) return;
+    l->seen++;
+    l->finer += et_dtype_significand(format) > l->p->bits[place];
+}
+
+bool et_has_numbers_of(const et_judgement *j, const et_profile *p)
+{
+    likeness l = {.p = p};
+    each_real(j->golden, j->candidate, j->count, compare_bits, &l);
+    return l.seen > 0 && l.finer == 0;
+}
+
 /* ---- too coarse ---- */
 
 /* A tensor is far inside its bars if its largest error is below a tenth of one deviation: of so many elements a

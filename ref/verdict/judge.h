@@ -228,6 +228,9 @@ et_status et_find_aligned(const et_judgement *j, const et_sheet *f, const et_sum
 
 /* ---- choice.c ---- */
 
+/* Have all the candidate's results and intermediates, but gradients of weights, no more bits than p stores? */
+bool et_has_numbers_of(const et_judgement *j, const et_profile *p);
+
 /* verdict->note, after a pass. */
 void et_note_exactness(et_verdict *v);
 

@@ -29,9 +29,7 @@ et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error
     status = et_profile_fit(q, other->profile, &other->fit, &accounts, error);
     other->explains =
         !q->failed[ET_PART_ARITHMETIC] || (accounts && other->fit > et_own_fit(q) + 1);
-    other->evident =
-        other->explains &&
-        et_profile_for(q->j->golden, q->j->candidate, q->j->count).profile == other->profile;
+    other->evident = other->explains && et_has_numbers_of(q->j, other->profile);
     return status;
 }
 
