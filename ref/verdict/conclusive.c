@@ -6,6 +6,7 @@
  *
  * Left out: what hangs on open decisions; a candidate that shows its routing can be judged there.
  */
+#include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/rounding.h"
 #include "ref/oracle/tensors.h"
@@ -25,7 +26,7 @@ static bool is_required(const et_tensor_out *t)
 /* t with values of its own, rounded where the profile stores them. */
 static et_status round_once(et_tensor_out *t, const et_profile *p, et_error *error)
 {
-    const rounding r = rounding_at(p, et_tensor_place(t->name));
+    const rounding r = et_rounding_at(p, et_tensor_place(t->name));
     size_t count = et_tensor_count(t);
     void *room;
     et_status status = et_allocate(&room, count, sizeof(double), "rounded results", error);
@@ -61,6 +62,7 @@ static void read_verdict(et_conclusiveness *out, const et_verdict *v)
 et_status et_find_conclusive(et_conclusiveness *out, const et_step *golden, const et_profile *p,
                              size_t max_bytes, et_error *error)
 {
+    ET_ARITHMETIC;
     et_tensor_out all[ET_MAX_STEP_TENSORS], best[ET_MAX_STEP_TENSORS];
     size_t have = et_step_tensors(golden, true, all), count = 0, rounded = 0;
     et_status status = ET_OK;
