@@ -1,0 +1,58 @@
+/* rounding.h: a kernel's roundings, put into the reference.
+ *
+ * The layers compute without any rounding but binary64's own. Where a mixed-precision kernel would
+ * store an array, et_round stands in their code. It does nothing in a golden. With an et_rounding it
+ * rounds that array as the profile says, so that the layer becomes
+ *
+ *     a replica   ET_ROUND_RANDOM: every number goes up or down by chance. What moves from one
+ *                 replica to the next is what may move between honest kernels: replicas are what
+ *                 error bars are made of.
+ *     a kernel    ET_ROUND_NEAREST: every number goes to the nearest of its format, ties to the even
+ *                 one. An emulated kernel: what `etref generate --emulate` writes.
+ */
+#ifndef ETREF_ROUNDING_H
+#define ETREF_ROUNDING_H
+
+#include "etref/profile.h"
+#include "etref/real.h"
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum et_rounding_mode { ET_ROUND_RANDOM, ET_ROUND_NEAREST } et_rounding_mode;
+
+typedef struct et_rounding {
+    const et_profile *profile;
+    et_rounding_mode mode;
+    uint64_t seed; /* of the chances; one a replica */
+} et_rounding;
+
+/* Rounds `count` values in place, as numbers of `place`'s format. rounding NULL: nothing happens.
+ * `site` names the line ("H", "dA"): at one site of one replica, equal numbers are rounded alike.
+ *
+ * ET_ROUND_RANDOM. Let v lie between two neighbours lo <= |v| < lo + ulp of the format, and
+ * f = (|v| - lo) / ulp. Then
+ *
+ *     up  = hash(seed, site, lo) < f                 hash: uniform on [0,1), one number for each lo
+ *     |v| <- |v| + (rounded - |v|) / sqrt(2)         rounded = lo + ulp if up, else lo
+ *
+ * The error has mean 0 and variance f (1-f) ulp^2 / 2, on the average over f ulp^2 / 12: that of
+ * rounding to nearest. It is 0 where v is a number of the format (f = 0), so that what is exact in a
+ * kernel is exact here. All numbers between the same neighbours share one hash: numbers that a kernel
+ * stores as the same number err alike, and nearly equal ones do. v and -v err as mirror images.
+ *
+ * Either mode: a place that truncates gives lo; results beyond the format's largest number become
+ * infinite (truncating: stay the largest); below its smallest normal number the spacing is fixed, and
+ * with `ftz` the result is 0. NaN and infinity stay as they are. A place of 53 bits: binary64 itself, whose
+ * numbers have been rounded already. ET_ROUND_NEAREST leaves them alone; ET_ROUND_RANDOM moves
+ * those of more than 24 bits by one ulp, up or down with chance 1/24 each (variance ulp^2 / 12). */
+void et_round(const et_rounding *rounding, et_place place, const char *site, size_t count,
+              et_real *values);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,165 @@
+/* test_round.c: rounding as a kernel does, and by chance.
+ *
+ * To nearest and by truncation: against the candidates' own rounding (tests/candidates/rounding.h),
+ * which shares nothing with the library's. By chance: mean and variance over many seeds against the
+ * formula; what errs alike, and what does not.
+ */
+#include "etref/random.h"
+#include "etref/rounding.h"
+#include "tests/candidates/rounding.h"
+#include "tests/check_main.h"
+
+enum { MANY = 20000 };
+
+/* A profile with the same format at each place. */
+static et_profile all_places(int bits, int exponent_bits)
+{
+    et_profile p = {.name = "test", .exponent_bits = exponent_bits};
+    for (int place = 0; place < ET_PLACES; place++) p.bits[place] = bits;
+    return p;
+}
+
+static double rounded(const et_profile *p, et_rounding_mode mode, uint64_t seed, const char *site,
+                      double v)
+{
+    const et_rounding r = {p, mode, seed};
+    et_real value = (et_real)v;
+    et_round(&r, ET_OPERANDS, site, 1, &value);
+    return (double)value;
+}
+
+/* Numbers of every size that a format has, and beyond: significands of 53 random bits, or of few. */
+static double some_number(et_stream s, uint64_t i, int least, int most)
+{
+    double fraction = 1 + et_uniform(s, i, 0) + 0x1p-33 * et_uniform(s, i, 1);
+    int exponent = least + (int)(et_uniform(s, i, 2) * (most - least));
+    double v = ldexp(fraction, exponent);
+    int kept = i % 3 == 0 ? 9 : i % 3 == 1 ? 12 : 53; /* few bits: ties, and what is representable */
+    double ulp = ldexp(1, exponent + 1 - kept);
+    v = kept == 53 ? v : floor(v / ulp) * ulp;
+    return i & 1 ? -v : v;
+}
+
+static void agrees(int bits, int exponent_bits, bool truncate, bool ftz)
+{
+    int emin = exponent_bits == 5 ? -14 : -126;
+    cd_format f = {.bits = bits, .emin = emin, .truncate = truncate, .ftz = ftz};
+    f.smallest = ldexp(1, emin);
+    f.largest = ldexp(2 - ldexp(1, 1 - bits), 1 - emin);
+    et_profile p = all_places(bits, exponent_bits);
+    p.truncate_operands = truncate;
+    p.ftz = ftz;
+    et_stream s = et_stream_open(5, "numbers");
+    for (uint64_t i = 0; i < MANY; i++) {
+        double v = some_number(s, i, emin - bits - 3, 2 - emin);
+        double got = rounded(&p, ET_ROUND_NEAREST, 1, "x", v), want = cd_round(&f, v);
+        ck_assert_msg(got == want && signbit(got) == signbit(want),
+                      "%d bits, emin %d, truncate %d, ftz %d: %a becomes %a, not %a", bits, emin,
+                      truncate, ftz, v, got, want);
+    }
+}
+
+START_TEST(nearest_and_truncated_as_the_candidates_round)
+{
+    for (int switches = 0; switches < 4; switches++) {
+        bool truncate = switches & 1, ftz = switches & 2;
+        agrees(8, 8, truncate, ftz);
+        agrees(11, 5, truncate, ftz);
+        agrees(11, 8, truncate, ftz);
+        agrees(24, 8, truncate, ftz);
+        agrees(2, 8, truncate, ftz);
+    }
+}
+END_TEST
+
+START_TEST(what_the_format_holds_stays)
+{
+    const et_profile formats[] = {all_places(8, 8), all_places(11, 5), all_places(24, 8)};
+    const double held[] = {0, -0.0, 1, -1.5, 3.25, 0x1.fcp3, 0x1p-14, 0x1p-24};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        for (size_t j = 0; j < sizeof held / sizeof *held; j++)
+            for (uint64_t seed = 0; seed < 50; seed++) {
+                double got = rounded(&formats[i], ET_ROUND_RANDOM, seed, "x", held[j]);
+                ck_assert_msg(got == held[j] && signbit(got) == signbit(held[j]), "%a became %a",
+                              held[j], got);
+            }
+    et_real values[2] = {(et_real)0x1.2345678p0, 7};
+    et_round(NULL, ET_OPERANDS, "x", 2, values);
+    ck_assert(values[0] == (et_real)0x1.2345678p0 && values[1] == 7);
+    ck_assert(isnan(rounded(&formats[0], ET_ROUND_RANDOM, 1, "x", NAN)));
+    ck_assert(isinf(rounded(&formats[0], ET_ROUND_RANDOM, 1, "x", -INFINITY)));
+}
+END_TEST
+
+/* Mean 0 and variance f(1-f) ulp^2/2 over seeds, within 5 standard deviations of what is drawn. */
+static void scatters(const et_profile *p, double v, double ulp, double f)
+{
+    double mean = 0, square = 0, V = f * (1 - f) * ulp * ulp / 2;
+    for (uint64_t seed = 0; seed < MANY; seed++) {
+        double e = rounded(p, ET_ROUND_RANDOM, seed, "x", v) - v;
+        mean += e / MANY;
+        square += e * e / MANY;
+    }
+    /* e takes two values, a with chance f and b: its square has the variance f(1-f) (a^2 - b^2)^2. */
+    double spread = sqrt(f * (1 - f)) * fabs((1 - f) * (1 - f) - f * f) * ulp * ulp / 2;
+    ck_assert_msg(fabs(mean) <= 5 * sqrt(V / MANY), "%a: mean error %g ulp", v, mean / ulp);
+    ck_assert_msg(fabs(square - V) <= 5 * spread / sqrt(MANY) + 1e-12 * V,
+                  "%a: variance %g of what it should be", v, square / V);
+}
+
+START_TEST(by_chance_without_bias)
+{
+    const et_profile bf16 = all_places(8, 8), f16 = all_places(11, 5);
+    const double parts[] = {0.5, 0.25, 0.01, 0.9375};
+    for (size_t i = 0; i < 4; i++) {
+        scatters(&bf16, 1.5 + parts[i] * 0x1p-7, 0x1p-7, parts[i]);
+        scatters(&bf16, -(0x1.fep9 + parts[i] * 0x1p2), 0x1p2, parts[i]); /* a carry */
+        scatters(&f16, 0x1.9p-16 + parts[i] * 0x1p-24, 0x1p-24, parts[i]); /* subnormal */
+    }
+}
+END_TEST
+
+START_TEST(equal_and_neighbouring_numbers_err_alike)
+{
+    const et_profile p = all_places(8, 8);
+    int alike = 0, other_site = 0, other_cell = 0;
+    for (uint64_t seed = 0; seed < MANY; seed++) {
+        double v = 1 + 0.5 * 0x1p-7, near = v + 0x1p-40, next = v + 0x1p-7;
+        bool up = rounded(&p, ET_ROUND_RANDOM, seed, "H", v) > v;
+        ck_assert_int_eq(up, rounded(&p, ET_ROUND_RANDOM, seed, "H", -v) < -v);
+        alike += up == (rounded(&p, ET_ROUND_RANDOM, seed, "H", near) > near);
+        other_site += up == (rounded(&p, ET_ROUND_RANDOM, seed, "A", v) > v);
+        other_cell += up == (rounded(&p, ET_ROUND_RANDOM, seed, "H", next) > next);
+    }
+    ck_assert_int_eq(alike, MANY);
+    ck_assert_int_lt(abs(other_site - MANY / 2), 5 * 71); /* sqrt(20000 / 4) = 71 */
+    ck_assert_int_lt(abs(other_cell - MANY / 2), 5 * 71);
+}
+END_TEST
+
+START_TEST(fifty_three_bits_move_by_an_ulp)
+{
+    const et_profile p = all_places(53, 8);
+    double v = 1.0 / 3, square = 0;
+    for (uint64_t seed = 0; seed < MANY; seed++) {
+        double steps = (rounded(&p, ET_ROUND_RANDOM, seed, "x", v) - v) / 0x1p-54;
+        ck_assert(steps == 0 || fabs(steps) == 1);
+        square += steps * steps / MANY;
+        ck_assert(rounded(&p, ET_ROUND_RANDOM, seed, "x", 0.375) == 0.375);
+    }
+    ck_assert_double_le(fabs(square - 1.0 / 12), 5 * sqrt(11.0 / 144 / MANY));
+    ck_assert(rounded(&p, ET_ROUND_NEAREST, 1, "x", v) == v);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("round");
+    TCase *tests = add_case(suite, "round");
+    tcase_add_test(tests, nearest_and_truncated_as_the_candidates_round);
+    tcase_add_test(tests, what_the_format_holds_stays);
+    tcase_add_test(tests, by_chance_without_bias);
+    tcase_add_test(tests, equal_and_neighbouring_numbers_err_alike);
+    tcase_add_test(tests, fifty_three_bits_move_by_an_ulp);
+    return run_suite(suite);
+}
