@@ -1,13 +1,15 @@
-/* test_round.c: rounding as a kernel does, and by chance.
+/* test_round.c: rounding as a kernel does, and by chance; and layers that round.
  *
  * To nearest and by truncation: against the candidates' own rounding (tests/candidates/rounding.h),
  * which shares nothing with the library's. By chance: mean and variance over many seeds against the
- * formula; what errs alike, and what does not.
+ * formula; what errs alike, and what does not. Layers: every array of an emulated kernel is in the
+ * profile's format, and the verdict, which knows nothing of et_round, finds kernel and replicas honest.
  */
-#include "etref/random.h"
-#include "etref/rounding.h"
+#include "etref/etref.h"
+#include "ref/verdict/judge.h"
 #include "tests/candidates/rounding.h"
 #include "tests/check_main.h"
+#include "tests/run_case.h"
 
 enum { MANY = 20000 };
 
@@ -34,7 +36,9 @@ static double some_number(et_stream s, uint64_t i, int least, int most)
     double fraction = 1 + et_uniform(s, i, 0) + 0x1p-33 * et_uniform(s, i, 1);
     int exponent = least + (int)(et_uniform(s, i, 2) * (most - least));
     double v = ldexp(fraction, exponent);
-    int kept = i % 3 == 0 ? 9 : i % 3 == 1 ? 12 : 53; /* few bits: ties, and what is representable */
+    int kept = i % 3 == 0   ? 9
+               : i % 3 == 1 ? 12
+                            : 53; /* few bits: ties, and what is representable */
     double ulp = ldexp(1, exponent + 1 - kept);
     v = kept == 53 ? v : floor(v / ulp) * ulp;
     return i & 1 ? -v : v;
@@ -113,7 +117,7 @@ START_TEST(by_chance_without_bias)
     const double parts[] = {0.5, 0.25, 0.01, 0.9375};
     for (size_t i = 0; i < 4; i++) {
         scatters(&bf16, 1.5 + parts[i] * 0x1p-7, 0x1p-7, parts[i]);
-        scatters(&bf16, -(0x1.fep9 + parts[i] * 0x1p2), 0x1p2, parts[i]); /* a carry */
+        scatters(&bf16, -(0x1.fep9 + parts[i] * 0x1p2), 0x1p2, parts[i]);  /* a carry */
         scatters(&f16, 0x1.9p-16 + parts[i] * 0x1p-24, 0x1p-24, parts[i]); /* subnormal */
     }
 }
@@ -152,6 +156,116 @@ START_TEST(fifty_three_bits_move_by_an_ulp)
 }
 END_TEST
 
+/* ---- layers ---- */
+
+#ifndef ETREF_F32
+
+static void run_rounded(et_step *s, const et_case *c, const et_rounding *rounding)
+{
+    et_error error;
+    draw_case(s, c);
+    s->rounding = rounding;
+    ck_assert_msg(et_step_run(s, ET_PLAIN, NULL, NULL, &error) == ET_OK, "%s", error.text);
+}
+
+static void is_no_mismatch(const et_step *golden, const et_step *kernel, const et_rounding *r)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    et_verdict v;
+    et_error error;
+    const et_verify_options options = {.profile = r->profile};
+    size_t count = et_step_tensors(kernel, false, tensors);
+    ck_assert_msg(et_verify(&v, golden, tensors, count, &options, &error) == ET_OK, "%s: %s",
+                  golden->c.name, error.text);
+    ck_assert_msg(v.outcome != ET_MISMATCH, "%s: %s", golden->c.name, v.line);
+    et_verdict_free(&v);
+}
+
+/* What a kernel computed stands in the format in which it stores it. */
+static void is_in_format(const et_step *kernel, const et_profile *p)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t count = et_step_tensors(kernel, false, tensors);
+    for (size_t i = 0; i < count; i++) {
+        const et_tensor_out *t = &tensors[i];
+        bool stored = strncmp(t->name, "fwd.", 4) == 0 || strncmp(t->name, "bwd.", 4) == 0 ||
+                      strncmp(t->name, "loss.", 5) == 0 || strncmp(t->name, "state.", 6) == 0;
+        if (!stored || !et_tensor_is_real(t)) continue;
+        for (size_t e = 0; e < et_tensor_count(t); e++)
+            ck_assert_msg(et_place_holds(p, et_tensor_place(t->name), et_tensor_element(t, e)),
+                          "%s under %s: %s[%zu] = %a", kernel->c.name, p->name, t->name, e,
+                          et_tensor_element(t, e));
+    }
+}
+
+static const et_profile *rounding_profile(size_t index)
+{
+    return et_profile_at(index + 1); /* the first, f64, rounds nothing */
+}
+
+START_TEST(layers_round_where_the_profile_says)
+{
+    size_t length;
+    char *suite = read_suite(_i == 0 ? "smoke.json" : "core.json", &length);
+    size_t cases, rounded = 0;
+    ck_assert(et_case_count(&cases, suite, length, "suite", NULL) == ET_OK);
+    for (size_t i = 0; i < cases; i++) {
+        et_case c;
+        et_step golden, kernel;
+        ck_assert(et_case_parse_nth(&c, i, suite, length, "suite", NULL) == ET_OK);
+        if (c.tokens * c.d_model > 4096) continue;
+        const et_profile *p = rounding_profile(i % 6);
+        run_case(&golden, &c);
+        const et_rounding r = {.profile = p, .mode = ET_ROUND_NEAREST};
+        run_rounded(&kernel, &c, &r);
+        is_in_format(&kernel, p);
+        is_no_mismatch(&golden, &kernel, &r);
+        et_step_free(&kernel);
+        et_step_free(&golden);
+        rounded++;
+    }
+    free(suite);
+    ck_assert_uint_gt(rounded, cases / 2);
+}
+END_TEST
+
+/* Tokens that are copies of each other go through the layer alike, rounded or not. */
+START_TEST(replicas_move_and_equal_tokens_stay_equal)
+{
+    et_case c;
+    et_step golden, replica, again;
+    et_error error;
+    ck_assert_msg(parse_quoted(&c,
+                               "{'name':'copies','rule':'ec','tokens':16,'d_model':8,'d_expert':12,"
+                               "'experts':4,'precision':'bf16','input':{'source':'ties'}}",
+                               &error) == ET_OK,
+                  "%s", error.text);
+    const et_rounding r = {et_profile_find("bf16"), ET_ROUND_RANDOM, 1},
+                      other = {r.profile, r.mode, 2};
+    run_case(&golden, &c);
+    run_rounded(&replica, &c, &r);
+    size_t d = c.d_model, row = d * sizeof(et_real), copies = 0;
+    ck_assert(memcmp(replica.fwd.y, golden.fwd.y, c.tokens * row) != 0);
+    for (size_t t = 0; t < c.tokens; t++)
+        for (size_t u = 0; u < t; u++) {
+            if (memcmp(golden.fwd.y + t * d, golden.fwd.y + u * d, row) != 0) continue;
+            ck_assert(memcmp(replica.fwd.y + t * d, replica.fwd.y + u * d, row) == 0);
+            copies++;
+        }
+    ck_assert_uint_gt(copies, 0);
+    run_rounded(&again, &c, &r);
+    ck_assert(memcmp(replica.bwd.x, again.bwd.x, c.tokens * row) == 0);
+    et_step_free(&again);
+    run_rounded(&again, &c, &other);
+    ck_assert(memcmp(replica.bwd.x, again.bwd.x, c.tokens * row) != 0);
+    et_step_free(&again);
+    et_step_free(&replica);
+    et_step_free(&golden);
+}
+END_TEST
+
+#endif
+
 int main(void)
 {
     Suite *suite = suite_create("round");
@@ -161,5 +275,10 @@ int main(void)
     tcase_add_test(tests, by_chance_without_bias);
     tcase_add_test(tests, equal_and_neighbouring_numbers_err_alike);
     tcase_add_test(tests, fifty_three_bits_move_by_an_ulp);
+#ifndef ETREF_F32
+    TCase *layers = add_case(suite, "layers");
+    tcase_add_test(layers, replicas_move_and_equal_tokens_stay_equal);
+    tcase_add_loop_test(layers, layers_round_where_the_profile_says, 0, 2);
+#endif
     return run_suite(suite);
 }

@@ -340,7 +340,8 @@ START_TEST(inconclusive_cases_are_marked_and_left_out)
     {
         if (json_string_value(json_object_get(row, "remark"))[0] == '\0') continue;
         ck_assert_uint_lt(count, MOST);
-        snprintf(marked[count++], sizeof *marked, "%s", json_string_value(json_object_get(row, "case")));
+        snprintf(marked[count++], sizeof *marked, "%s",
+                 json_string_value(json_object_get(row, "case")));
     }
     json_decref(rows);
     ck_assert_uint_eq(count, 6);
@@ -403,7 +404,8 @@ START_TEST(layouts_are_added_on_request)
     ck_assert_int_eq(RUN("generate", "--case", file, "--layout", "block:8", "--out", folder), 0);
     ck_assert_int_eq(RUN("show", in_folder("tc.safetensors"), "layout.padded_slot"), 0);
     ck_assert_int_eq(RUN("verify", in_folder("tc.safetensors"), "--quiet"), 0);
-    ck_assert_int_eq(RUN("generate", "--case", file, "--layout", "block:65536", "--out", folder), 0);
+    ck_assert_int_eq(RUN("generate", "--case", file, "--layout", "block:65536", "--out", folder),
+                     0);
     ck_assert_int_eq(RUN("verify", in_folder("tc.safetensors"), "--quiet"), 0);
 }
 END_TEST
@@ -429,6 +431,23 @@ START_TEST(a_golden_without_numbers_is_not_written)
 END_TEST
 
 /* The first case of the smoke suite, by its name and out of the program. */
+START_TEST(an_emulated_kernel_is_a_candidate_and_no_golden)
+{
+    const char *golden = in_folder("smoke-et.safetensors");
+    const char *kernel = in_folder("smoke-et.bf16.safetensors");
+    ck_assert_int_eq(RUN("generate", "--case", "smoke-et", "--out", folder), 0);
+    ck_assert_int_eq(RUN("generate", "--case", "smoke-et", "--emulate", "bf16", "--out", folder),
+                     0);
+    ck_assert_int_eq(RUN("verify", golden, kernel), 0);
+    ck_assert_msg(strstr(last_line(output), "[profile bf16: ") != NULL, "%s", last_line(output));
+    ck_assert_int_eq(RUN("verify", golden), 0);
+    expect_failure(RUN("verify", kernel), 2, "judge it with 'etref verify GOLDEN ");
+    expect_failure(RUN("generate", "--case", "smoke-et", "--emulate", "bf16", "--profile", "bf16"),
+                   2, "belong to its golden");
+    expect_failure(RUN("generate", "--case", "smoke-et", "--emulate", "bf17"), 2, "bf17");
+}
+END_TEST
+
 START_TEST(a_built_in_case_verifies)
 {
     ck_assert_int_eq(RUN("list", "cases", "--format=json"), 0);
@@ -778,6 +797,7 @@ static Suite *tool_suite(void)
     tcase_add_test(writing, noise_is_generated_verified_and_shown);
     tcase_add_test(writing, noise_of_a_bad_profile_is_not_generated);
     tcase_add_test(writing, a_listed_profile_can_be_edited);
+    tcase_add_test(writing, an_emulated_kernel_is_a_candidate_and_no_golden);
     tcase_add_test(writing, a_built_in_case_verifies);
     tcase_add_test(writing, a_full_disk_is_no_success);
     tcase_add_test(writing, a_file_that_cannot_be_written_whole_is_not_there);

@@ -64,7 +64,7 @@ END_TEST
 static void same_activation(size_t count, const et_real *H, const et_real *dO)
 {
     const et_real one = 1;
-    const et_ffn f = {ET_PLAIN, 1, 1, &one, &one};
+    const et_ffn f = {ET_PLAIN, 1, 1, &one, &one, NULL};
     et_real pre[MOST], act[MOST], out[MOST], dA[MOST], dH[MOST], dx[MOST], dup = 0, ddown = 0;
     ck_assert_int_eq(et_ffn_forward(&f, count, H, pre, act, out, NULL), ET_OK);
     ck_assert_int_eq(
@@ -102,7 +102,7 @@ START_TEST(relu_of_zeros_and_nan_is_zero)
     const et_real dO[] = {1, 1, 1, -1, -1, 1}, A[] = {0, 0, 0, 0, 9, (et_real)INFINITY};
     const double dH[] = {0.0, 0.0, 0.0, -0.0, -6, INFINITY};
     const et_real one = 1;
-    const et_ffn f = {ET_PLAIN, 1, 1, &one, &one};
+    const et_ffn f = {ET_PLAIN, 1, 1, &one, &one, NULL};
     et_real pre[6], act[6], out[6], dA[6], got[6], dx[6], dup = 0, ddown = 0;
     ck_assert_int_eq(et_ffn_forward(&f, 6, H, pre, act, out, NULL), ET_OK);
     ck_assert_int_eq(et_ffn_backward(&f, 6, H, H, act, dO, dA, got, &dup, &ddown, false, dx, NULL),

@@ -28,6 +28,7 @@
 #include "etref/matmul.h"
 #include "etref/engine.h"
 #include "etref/profile.h"
+#include "etref/rounding.h"
 #include "etref/ffn.h"
 #include "etref/gate.h"
 #include "etref/assignment.h"

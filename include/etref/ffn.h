@@ -11,6 +11,7 @@
 
 #include "etref/matmul.h"
 #include "etref/profile.h"
+#include "etref/rounding.h"
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -21,11 +22,13 @@ extern "C" {
 typedef struct et_ffn {
     et_engine engine;
     size_t d, h;
-    const et_real *up, *down; /* [h,d], [d,h] */
+    const et_real *up, *down;    /* [h,d], [d,h] */
+    const et_rounding *rounding; /* a kernel's, of each array; NULL: none */
 } et_ffn;
 
 /* x [m,d] in; H, A [m,h] and f [m,d] out. m = 0 is legal and touches nothing. ET_EINVAL, and nothing
- * is touched: an unknown engine, weights that are NULL, sizes that cannot be addressed. */
+ * is touched: an unknown engine, weights that are NULL, sizes that cannot be addressed. ET_ENOMEM: with a
+ * rounding alone. */
 et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
                          et_real *out, et_error *error);
 
@@ -34,7 +37,8 @@ et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H
  *     dW_down += dO' A          dW_up += dH' x                (accumulated, [d,h], [h,d])
  *     dx (+)= dH W_up           (accumulated if accumulate_dx, else out; [m,d])
  * relu(H)^2 is continuously differentiable; its derivative at 0 is 0. dx may alias nothing. ET_EINVAL
- * as above. */
+ * and ET_ENOMEM as above. A kernel rounds dW_up and dW_down when they are complete: that is left to the
+ * caller, who may add more to them. */
 et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
                           const et_real *A, const et_real *dO, et_real *dA, et_real *dH,
                           et_real *dup, et_real *ddown, bool accumulate_dx, et_real *dx,

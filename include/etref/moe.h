@@ -41,6 +41,7 @@ typedef struct et_moe {
     const et_real *router;     /* [n,d] */
     const et_real *up, *down;  /* [n,h,d], [n,d,h] */
     const et_real *shared_up, *shared_down; /* [hs,d], [d,hs]; NULL if hs = 0 */
+    const et_rounding *rounding; /* a kernel's, of each array that it would store; NULL: none */
 } et_moe;
 
 /* What the forward pass computes, kept because the backward pass needs it. All out. */

@@ -21,6 +21,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum et_rounding_mode { ET_ROUND_RANDOM, ET_ROUND_NEAREST } et_rounding_mode;
 
@@ -52,6 +53,7 @@ typedef struct et_rounding {
 void et_round(const et_rounding *rounding, et_place place, const char *site, size_t count,
               et_real *values);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

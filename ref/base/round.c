@@ -10,6 +10,7 @@
  * new is that the chance hangs on the cell [lo, lo + ulp) instead of on the operation.
  */
 #include "etref/rounding.h"
+#include "ref/base/arithmetic.h"
 #include "ref/base/bits.h"
 #include "ref/base/parallel.h"
 
@@ -119,8 +120,9 @@ static inline double round_one(const grid *g, double v)
 void et_round(const et_rounding *rounding, et_place place, const char *site, size_t count,
               et_real *values)
 {
+    ET_ARITHMETIC;
     if (rounding == NULL) return;
     const grid g = grid_of(rounding, place, site);
-#pragma omp parallel for if (count > ET_WORTH_THREADS)
+#pragma omp parallel for if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++) values[i] = (et_real)round_one(&g, (double)values[i]);
 }

@@ -8,8 +8,8 @@
 #include "etref/ffn.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
+#include "ref/base/product.h"
 #include "ref/layers/check.h"
-#include "ref/layers/ffn.h"
 
 /* v where v > 0, and +0 elsewhere: also for -0 and for NaN, which is not above 0. Half of the elements are,
  * in no order that a processor could foresee, so nothing must branch here: the loops below become vectors,
@@ -19,18 +19,39 @@ static et_real relu(et_real v)
     return v > 0 ? v : 0;
 }
 
-void et_ffn_values(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
-                   et_real *out)
+/* An operand without gaps between its rows. */
+static et_operand rows_of(const char *site, const et_real *at, size_t columns)
 {
+    return (et_operand){et_rows(at, columns), site};
+}
+
+static et_operand transpose_of(const char *site, const et_real *at, size_t columns)
+{
+    return (et_operand){et_transposed(at, columns), site};
+}
+
+et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
+                         et_real *out, et_error *error)
+{
+    ET_ARITHMETIC;
+    const et_rounding *r = f ? f->rounding : NULL;
+    et_status status = et_ffn_check(f, m, error);
+    if (status != ET_OK) return status;
+    size_t d = f->d, h = f->h;
     /* H = x W_up' */
-    et_matmul(f->engine, m, f->h, f->d, et_rows(x, f->d), et_transposed(f->up, f->d), false, H,
-              f->h);
+    status = et_product(r, f->engine, m, h, d, rows_of("x", x, d), transpose_of("W_up", f->up, d),
+                        false, H, h, error);
+    if (status != ET_OK) return status;
+    et_round(r, ET_INTERMEDIATES, "H", m * h, H);
     /* A = relu(H)^2 */
-#pragma omp parallel for if (et_worth_threads(m * f->h))
-    for (size_t i = 0; i < m * f->h; i++) A[i] = relu(H[i]) * relu(H[i]);
+#pragma omp parallel for if (et_worth_threads(m * h))
+    for (size_t i = 0; i < m * h; i++) A[i] = relu(H[i]) * relu(H[i]);
+    et_round(r, ET_INTERMEDIATES, "A", m * h, A);
     /* f = A W_down' */
-    et_matmul(f->engine, m, f->d, f->h, et_rows(A, f->h), et_transposed(f->down, f->h), false, out,
-              f->d);
+    status = et_product(r, f->engine, m, d, h, rows_of("A", A, h),
+                        transpose_of("W_down", f->down, h), false, out, d, error);
+    if (status == ET_OK) et_round(r, ET_INTERMEDIATES, "f", m * d, out);
+    return status;
 }
 
 /* With L a scalar and dO = dL/df given, the chain rule runs the three lines above from the last:
@@ -43,44 +64,34 @@ void et_ffn_values(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_r
  *   H_tj = sum_c x_tc W_up_jc       so   dL/dW_up_jc = sum_t dH_tj x_tc           dW_up += dH' x
  *                                   and  dL/dx_tc = sum_j dH_tj W_up_jc           dx = dH W_up
  */
-void et_ffn_gradients(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
-                      const et_real *A, const et_real *dO, et_real *dA, et_real *dH, et_real *dup,
-                      et_real *ddown, bool accumulate_dx, et_real *dx)
-{
-    /* dA = dO W_down */
-    et_matmul(f->engine, m, f->h, f->d, et_rows(dO, f->d), et_rows(f->down, f->h), false, dA, f->h);
-    /* dW_down += dO' A */
-    et_matmul(f->engine, f->d, f->h, m, et_transposed(dO, f->d), et_rows(A, f->h), true, ddown,
-              f->h);
-    /* dH = dA * 2 relu(H) */
-#pragma omp parallel for if (et_worth_threads(m * f->h))
-    for (size_t i = 0; i < m * f->h; i++) dH[i] = dA[i] * (2 * relu(H[i]));
-    /* dW_up += dH' x */
-    et_matmul(f->engine, f->h, f->d, m, et_transposed(dH, f->h), et_rows(x, f->d), true, dup, f->d);
-    /* dx (+)= dH W_up */
-    et_matmul(f->engine, m, f->d, f->h, et_rows(dH, f->h), et_rows(f->up, f->d), accumulate_dx, dx,
-              f->d);
-}
-
-/* ---- the same for callers who bring a struct of their own ---- */
-
-et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
-                         et_real *out, et_error *error)
-{
-    ET_ARITHMETIC;
-    et_status status = et_ffn_check(f, m, error);
-    if (status == ET_OK) et_ffn_values(f, m, x, H, A, out);
-    return status;
-}
-
 et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
                           const et_real *A, const et_real *dO, et_real *dA, et_real *dH,
                           et_real *dup, et_real *ddown, bool accumulate_dx, et_real *dx,
                           et_error *error)
 {
     ET_ARITHMETIC;
+    const et_rounding *r = f ? f->rounding : NULL;
     et_status status = et_ffn_check(f, m, error);
-    if (status == ET_OK)
-        et_ffn_gradients(f, m, x, H, A, dO, dA, dH, dup, ddown, accumulate_dx, dx);
-    return status;
+    if (status != ET_OK) return status;
+    size_t d = f->d, h = f->h;
+    /* dA = dO W_down */
+    status = et_product(r, f->engine, m, h, d, rows_of("dO", dO, d), rows_of("W_down", f->down, h),
+                        false, dA, h, error);
+    if (status != ET_OK) return status;
+    et_round(r, ET_INTERMEDIATES, "dA", m * h, dA);
+    /* dW_down += dO' A */
+    status = et_product(r, f->engine, d, h, m, transpose_of("dO", dO, d), rows_of("A", A, h), true,
+                        ddown, h, error);
+    if (status != ET_OK) return status;
+        /* dH = dA * 2 relu(H) */
+#pragma omp parallel for if (et_worth_threads(m * h))
+    for (size_t i = 0; i < m * h; i++) dH[i] = dA[i] * (2 * relu(H[i]));
+    et_round(r, ET_INTERMEDIATES, "dH", m * h, dH);
+    /* dW_up += dH' x */
+    status = et_product(r, f->engine, h, d, m, transpose_of("dH", dH, h), rows_of("x", x, d), true,
+                        dup, d, error);
+    if (status != ET_OK) return status;
+    /* dx (+)= dH W_up */
+    return et_product(r, f->engine, m, d, h, rows_of("dH", dH, h), rows_of("W_up", f->up, d),
+                      accumulate_dx, dx, d, error);
 }

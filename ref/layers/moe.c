@@ -17,8 +17,8 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
+#include "ref/base/product.h"
 #include "ref/layers/check.h"
-#include "ref/layers/ffn.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -32,14 +32,20 @@ static size_t tokens_at_once(const et_moe *moe)
     return moe->gate == ET_GATE_SOFTMAX_TOKENS ? moe->gate_tokens : moe->N;
 }
 
-static void score(const et_moe *moe, const et_real *x, et_moe_values *v)
+static et_status score(const et_moe *moe, const et_real *x, et_moe_values *v, et_error *error)
 {
-    size_t n = moe->n, at_once = tokens_at_once(moe);
-    et_matmul(moe->engine, moe->N, n, moe->d, et_rows(x, moe->d),
-              et_transposed(moe->router, moe->d), false, v->logits, n);
-    for (size_t t = 0; t < moe->N; t += at_once)
+    size_t N = moe->N, n = moe->n, d = moe->d, at_once = tokens_at_once(moe);
+    et_operand tokens = {et_rows(x, d), "x"}, router = {et_transposed(moe->router, d), "W_r"};
+    et_status status =
+        et_product(moe->rounding, moe->engine, N, n, d, tokens, router, false, v->logits, n, error);
+    if (status != ET_OK) return status;
+    et_round(moe->rounding, ET_LOGITS, "r", N * n, v->logits);
+    for (size_t t = 0; t < N; t += at_once)
         et_gate_forward(moe->gate, at_once, n, v->logits + t * n, v->gates + t * n,
                         v->anchor ? v->anchor + t : NULL);
+    et_round(moe->rounding, ET_GATES, "p", N * n, v->gates);
+    if (v->anchor) et_round(moe->rounding, ET_GATES, "p", N, v->anchor);
+    return ET_OK;
 }
 
 /* ---- weigh: from gate values to the weights w and s with which outputs enter y ---- */
@@ -83,6 +89,8 @@ static void weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
             v->shared_weight[t] = s / shared_divisor(moe, a, t);
         }
     }
+    et_round(moe->rounding, ET_GATES, "w", a->slots, v->slot_weight);
+    if (moe->hs > 0) et_round(moe->rounding, ET_GATES, "w", moe->N, v->shared_weight);
 }
 
 /* ---- experts: f_i(x_t) for every slot, f_shared(x_t) for every token ---- */
@@ -90,12 +98,13 @@ static void weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 static et_ffn expert(const et_moe *moe, size_t i)
 {
     size_t size = moe->h * moe->d;
-    return (et_ffn){moe->engine, moe->d, moe->h, moe->up + i * size, moe->down + i * size};
+    return (et_ffn){moe->engine,          moe->d,       moe->h, moe->up + i * size,
+                    moe->down + i * size, moe->rounding};
 }
 
 static et_ffn shared_expert(const et_moe *moe)
 {
-    return (et_ffn){moe->engine, moe->d, moe->hs, moe->shared_up, moe->shared_down};
+    return (et_ffn){moe->engine, moe->d, moe->hs, moe->shared_up, moe->shared_down, moe->rounding};
 }
 
 static size_t largest_load(const et_assignment *a)
@@ -135,6 +144,11 @@ static et_status take_rows(et_real **rows, const et_moe *moe, const et_assignmen
     return status;
 }
 
+static et_status no_room(et_error *error)
+{
+    return et_fail(error, ET_ENOMEM, "no memory for an expert's rounded operands");
+}
+
 static et_status experts(const et_moe *moe, const et_real *x, const et_assignment *a,
                          et_moe_values *v, et_error *error)
 {
@@ -142,21 +156,23 @@ static et_status experts(const et_moe *moe, const et_real *x, const et_assignmen
     et_real *room;
     et_status status = take_rows(&room, moe, a, 1, error);
     if (status != ET_OK) return status;
-#pragma omp parallel for schedule(dynamic) if (one_expert_a_thread(moe, a))
+    bool failed = false; /* for want of memory: the rest has been checked */
+#pragma omp parallel for schedule(dynamic) reduction(|| : failed) if (one_expert_a_thread(moe, a))
     for (size_t i = 0; i < moe->n; i++) {
         size_t first = (size_t)a->expert_offsets[i], m = (size_t)a->load[i];
         et_real *rows = room + (size_t)omp_get_thread_num() * most * d;
         et_ffn f = expert(moe, i);
         gather(m, d, x, a->slot_token + first, rows);
-        et_ffn_values(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
-                      v->slot_out + first * d);
+        failed |= et_ffn_forward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
+                                 v->slot_out + first * d, NULL) != ET_OK;
     }
     if (moe->hs > 0) {
         et_ffn f = shared_expert(moe);
-        et_ffn_values(&f, moe->N, x, v->shared_pre, v->shared_act, v->shared_out);
+        failed |= et_ffn_forward(&f, moe->N, x, v->shared_pre, v->shared_act, v->shared_out,
+                                 NULL) != ET_OK;
     }
     free(room);
-    return ET_OK;
+    return failed ? no_room(error) : ET_OK;
 }
 
 /* ---- combine: y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t) ---- */
@@ -183,6 +199,7 @@ static void combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
             for (size_t c = 0; c < d; c++) y[c] += w * out[c];
         }
     }
+    et_round(moe->rounding, ET_OUTPUTS, "y", moe->N * d, v->y);
 }
 
 /* ---- backward ----
@@ -234,11 +251,16 @@ static void weighted_rows_backward(size_t m, size_t d, const et_real *dy, const 
 static void combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
                              const et_moe_values *v, et_moe_grads *g)
 {
+    const et_rounding *r = moe->rounding;
     weighted_rows_backward(a->slots, moe->d, dy, a->slot_token, v->slot_weight, v->slot_out,
                            g->slot_weight, g->slot_out);
-    if (moe->hs > 0)
-        weighted_rows_backward(moe->N, moe->d, dy, NULL, v->shared_weight, v->shared_out,
-                               g->shared_weight, g->shared_out);
+    et_round(r, ET_GATES, "dw", a->slots, g->slot_weight);
+    et_round(r, ET_INTERMEDIATES, "dO", a->slots * moe->d, g->slot_out);
+    if (moe->hs == 0) return;
+    weighted_rows_backward(moe->N, moe->d, dy, NULL, v->shared_weight, v->shared_out,
+                           g->shared_weight, g->shared_out);
+    et_round(r, ET_GATES, "dw", moe->N, g->shared_weight);
+    et_round(r, ET_INTERMEDIATES, "dO", moe->N * moe->d, g->shared_out);
 }
 
 /* to[token of row j] += rows[j]. An expert meets a token once, so the rows go to different places. */
@@ -256,26 +278,37 @@ static et_status experts_backward(const et_moe *moe, const et_real *x, const et_
     et_real *room;
     et_status status = take_rows(&room, moe, a, 2, error);
     if (status != ET_OK) return status;
-#pragma omp parallel for ordered schedule(dynamic) if (one_expert_a_thread(moe, a))
+    bool failed = false;
+#pragma omp parallel for ordered schedule(dynamic)                                                 \
+    reduction(||                                                                                   \
+              : failed) if (one_expert_a_thread(moe, a))
     for (size_t i = 0; i < moe->n; i++) {
         size_t first = (size_t)a->expert_offsets[i], m = (size_t)a->load[i];
         et_real *rows = room + (size_t)omp_get_thread_num() * 2 * most * d,
                 *drows = rows + most * d;
         et_ffn f = expert(moe, i);
         gather(m, d, x, a->slot_token + first, rows);
-        et_ffn_gradients(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
-                         g->slot_out + first * d, g->slot_act + first * h, g->slot_pre + first * h,
-                         g->up + i * size, g->down + i * size, false, drows);
+        failed |= et_ffn_backward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
+                                  g->slot_out + first * d, g->slot_act + first * h,
+                                  g->slot_pre + first * h, g->up + i * size, g->down + i * size,
+                                  false, drows, NULL) != ET_OK;
         /* Expert after expert, whoever is ready first: a token's rows are added in slot order. */
 #pragma omp ordered
         scatter_add(m, d, drows, a->slot_token + first, g->x);
     }
     if (moe->hs > 0) {
         et_ffn f = shared_expert(moe);
-        et_ffn_gradients(&f, moe->N, x, v->shared_pre, v->shared_act, g->shared_out, g->shared_act,
-                         g->shared_pre, g->shared_up, g->shared_down, true, g->x);
+        failed |= et_ffn_backward(&f, moe->N, x, v->shared_pre, v->shared_act, g->shared_out,
+                                  g->shared_act, g->shared_pre, g->shared_up, g->shared_down, true,
+                                  g->x, NULL) != ET_OK;
     }
     free(room);
+    if (failed) return no_room(error);
+    /* A kernel adds up in the accumulator, and stores the sums. */
+    et_round(moe->rounding, ET_OUTPUTS, "dW_up", moe->n * size, g->up);
+    et_round(moe->rounding, ET_OUTPUTS, "dW_down", moe->n * size, g->down);
+    et_round(moe->rounding, ET_OUTPUTS, "dW_up", moe->hs * d, g->shared_up);
+    et_round(moe->rounding, ET_OUTPUTS, "dW_down", moe->hs * d, g->shared_down);
     return ET_OK;
 }
 
@@ -301,12 +334,13 @@ static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_m
 static et_status score_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
                                 const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
+    const et_rounding *rounding = moe->rounding;
     size_t N = moe->N, n = moe->n, d = moe->d, at_once = tokens_at_once(moe);
     void *room = NULL;
-    if (moe->anchor_weighs_shared) {
-        et_status status = et_allocate(&room, N, sizeof(et_real), "anchor gradient", error);
-        if (status != ET_OK) return status;
-    }
+    et_status status = ET_OK;
+    if (moe->anchor_weighs_shared)
+        status = et_allocate(&room, N, sizeof(et_real), "anchor gradient", error);
+    if (status != ET_OK) return status;
     et_real *danchor = room; /* da_t0 = ds_t (over n_t under fanout), or NULL */
 #pragma omp parallel for if (et_worth_threads(N * n))
     for (size_t t = 0; t < N; t++) {
@@ -317,10 +351,17 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
         et_gate_backward(moe->gate, at_once, n, v->logits + t * n, v->gates + t * n,
                          v->anchor ? v->anchor + t : NULL, g->gates + t * n,
                          danchor ? danchor + t : NULL, g->logits + t * n);
-    et_matmul(moe->engine, n, d, N, et_transposed(g->logits, n), et_rows(x, d), true, g->router, d);
-    et_matmul(moe->engine, N, d, n, et_rows(g->logits, n), et_rows(moe->router, d), true, g->x, d);
     free(room);
-    return ET_OK;
+    et_round(rounding, ET_LOGITS, "dr", N * n, g->logits);
+    et_operand tokens = {et_rows(x, d), "x"}, router = {et_rows(moe->router, d), "W_r"};
+    et_operand by_expert = {et_transposed(g->logits, n), "dr"}, dr = {et_rows(g->logits, n), "dr"};
+    status =
+        et_product(rounding, moe->engine, n, d, N, by_expert, tokens, true, g->router, d, error);
+    if (status == ET_OK)
+        status = et_product(rounding, moe->engine, N, d, n, dr, router, true, g->x, d, error);
+    et_round(rounding, ET_OUTPUTS, "dW_r", n * d, g->router);
+    et_round(rounding, ET_OUTPUTS, "dx", N * d, g->x);
+    return status;
 }
 
 /* ---- the public functions: what a caller brings is checked, then the phases above ---- */
@@ -343,12 +384,10 @@ et_status et_moe_score(const et_moe *moe, const et_real *x, et_moe_values *v, et
 {
     ET_ARITHMETIC;
     et_status status;
-    if ((status = et_moe_check(moe, error)) ||
-        (status = et_moe_check_tokens(moe, "x", x, error)) ||
+    if ((status = et_moe_check(moe, error)) || (status = et_moe_check_tokens(moe, "x", x, error)) ||
         (status = et_moe_check_scores(moe, v, error)))
         return status;
-    score(moe, x, v);
-    return ET_OK;
+    return score(moe, x, v, error);
 }
 
 et_status et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v, et_error *error)

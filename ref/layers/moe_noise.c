@@ -510,7 +510,7 @@ static et_status experts_noise(const et_moe *moe, const et_real *x, const et_rea
     et_status status = ET_OK;
     for (size_t i = 0; status == ET_OK && i < moe->n; i++) {
         size_t first = (size_t)a->expert_offsets[i];
-        expert_job job = {{moe->engine, d, h, moe->up + i * size, moe->down + i * size},
+        expert_job job = {{moe->engine, d, h, moe->up + i * size, moe->down + i * size, NULL},
                           {s->up ? s->up + i * size : NULL, s->down ? s->down + i * size : NULL},
                           i,
                           (size_t)a->load[i],
@@ -537,7 +537,7 @@ static et_status experts_noise(const et_moe *moe, const et_real *x, const et_rea
                               G->slot_weight + first, G->x, true, s, error);
     }
     if (status != ET_OK || moe->hs == 0) return status;
-    expert_job job = {{moe->engine, d, moe->hs, moe->shared_up, moe->shared_down},
+    expert_job job = {{moe->engine, d, moe->hs, moe->shared_up, moe->shared_down, NULL},
                       {s->shared_up, s->shared_down},
                       moe->n,
                       moe->N,

@@ -65,7 +65,7 @@ static et_status dense_noise(step_noise *q, et_error *error)
     const et_step *s = q->s;
     const et_case *c = &s->c;
     size_t N = c->tokens, d = c->d_model, h = c->d_expert;
-    et_ffn f = {s->engine, d, h, s->in.up, s->in.down};
+    et_ffn f = {s->engine, d, h, s->in.up, s->in.down, NULL};
     const rounding operand = et_rounding_at(q->p, ET_OPERANDS), out = et_rounding_at(q->p, ET_OUTPUTS);
     void *room;
     et_status status = et_allocate(&room, N * d + 2 * h * d, sizeof(et_real), "noise", error);

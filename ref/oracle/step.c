@@ -176,13 +176,20 @@ static et_status run_dense(et_step *s, et_error *error)
     et_moe_grads *g = &s->bwd;
     et_status status = take_dense(s, error);
     if (status != ET_OK) return status;
-    et_ffn f = {s->engine, d, h, s->in.up, s->in.down};
+    const et_rounding *r = s->rounding;
+    et_ffn f = {s->engine, d, h, s->in.up, s->in.down, r};
     status = et_ffn_forward(&f, N, s->in.x, v->slot_pre, v->slot_act, v->slot_out, error);
     if (status != ET_OK) return status;
     memcpy(v->y, v->slot_out, N * d * sizeof(et_real));
+    et_round(r, ET_OUTPUTS, "y", N * d, v->y);
     memcpy(g->slot_out, s->in.dy, N * d * sizeof(et_real));
-    return et_ffn_backward(&f, N, s->in.x, v->slot_pre, v->slot_act, g->slot_out, g->slot_act,
-                           g->slot_pre, g->up, g->down, true, g->x, error);
+    et_round(r, ET_INTERMEDIATES, "dO", N * d, g->slot_out);
+    status = et_ffn_backward(&f, N, s->in.x, v->slot_pre, v->slot_act, g->slot_out, g->slot_act,
+                             g->slot_pre, g->up, g->down, true, g->x, error);
+    et_round(r, ET_OUTPUTS, "dW_up", h * d, g->up);
+    et_round(r, ET_OUTPUTS, "dW_down", h * d, g->down);
+    et_round(r, ET_OUTPUTS, "dx", N * d, g->x);
+    return status;
 }
 
 /* ---- the MoE layer: score ---- */
@@ -209,7 +216,8 @@ et_moe et_step_layer(const et_step *s)
                     .up = s->in.up,
                     .down = s->in.down,
                     .shared_up = s->in.shared_up,
-                    .shared_down = s->in.shared_down};
+                    .shared_down = s->in.shared_down,
+                    .rounding = s->rounding};
 }
 
 static et_status take_scores(et_step *s, const et_moe *moe, et_error *error)
@@ -428,6 +436,8 @@ static et_status losses(et_step *s, et_error *error)
     }
     if (s->loss_aux) *s->loss_aux /= (et_real)M;
     if (s->loss_z) *s->loss_z /= (et_real)M;
+    if (s->loss_aux) et_round(s->rounding, ET_ACCUMULATOR, "loss", 1, s->loss_aux);
+    if (s->loss_z) et_round(s->rounding, ET_ACCUMULATOR, "loss", 1, s->loss_z);
     free(F);
     return status;
 }
@@ -450,6 +460,7 @@ static et_status update_bias(et_step *s, et_error *error)
                        s->state_bias);
     else
         et_bias_update(c->balance, c->tokens, n, c->top_k, load, c->bias_rate, s->state_bias);
+    et_round(s->rounding, ET_ACCUMULATOR, "bias", n, s->state_bias);
     free(room);
     return ET_OK;
 }
@@ -462,6 +473,7 @@ static et_status update_ema(et_step *s, et_error *error)
     if (status != ET_OK) return status;
     memcpy(s->state_ema, s->in.ema, c->experts * sizeof(et_real));
     et_ema_update(c->experts, c->ema_decay, s->route.cutoff, s->state_ema);
+    et_round(s->rounding, ET_ACCUMULATOR, "ema", c->experts, s->state_ema);
     *s->state_updates = (int32_t)(c->ema_updates + 1);
     return ET_OK;
 }

@@ -26,11 +26,13 @@ typedef struct generate_options {
     word_list cases, suites, settings;
     const char *out, *layout, *text, *profile;
     const char *conclusive; /* a profile: leave out cases in which none of its kernels can pass */
-    const char *inputs; /* a bundle whose case and in.* are taken */
-    int engine;         /* et_engine */
+    const char *emulate;    /* a profile: write what such a kernel computes, a candidate */
+    const char *inputs;     /* a bundle whose case and in.* are taken */
+    int engine;             /* et_engine */
     bool lean;
     et_profile noise;  /* where `profile` is not NULL */
     et_profile judges; /* where `conclusive` is not NULL */
+    et_profile kernel; /* where `emulate` is not NULL */
     size_t threads, block;
 } generate_options;
 
@@ -47,6 +49,7 @@ static bool read_options(generate_options *o, int argc, char **argv)
                             {"--lean", OPTION_FLAG, &o->lean, NULL},
                             {"--profile", OPTION_WORD, &o->profile, NULL},
                             {"--conclusive", OPTION_WORD, &o->conclusive, NULL},
+                            {"--emulate", OPTION_WORD, &o->emulate, NULL},
                             {"--layout", OPTION_WORD, &o->layout, NULL},
                             {"--text", OPTION_WORD, &o->text, NULL},
                             {"--inputs", OPTION_WORD, &o->inputs, NULL},
@@ -118,6 +121,14 @@ static et_status check_case(const et_case *c, et_error *error)
     return status;
 }
 
+/* A candidate never takes the name of its golden. False: too long. */
+static bool name_file(char *path, size_t room, const generate_options *o, const char *name)
+{
+    int length = snprintf(path, room, "%s/%s%s%s.safetensors", o->out, name, o->emulate ? "." : "",
+                          o->emulate ? o->kernel.name : "");
+    return length >= 0 && (size_t)length < room;
+}
+
 /* --inputs: the bundle brings its case. Its file must not be the one that would be written. */
 static et_status take_case(case_list *list, const generate_options *o, et_error *error)
 {
@@ -132,7 +143,7 @@ static et_status take_case(case_list *list, const generate_options *o, et_error 
     if (status != ET_OK) return status;
     char path[PATH_MAX];
     struct stat from, to;
-    snprintf(path, sizeof path, "%s/%s.safetensors", o->out, step.c.name);
+    name_file(path, sizeof path, o, step.c.name);
     if (stat(path, &to) == 0 && stat(o->inputs, &from) == 0 && from.st_dev == to.st_dev &&
         from.st_ino == to.st_ino)
         status =
@@ -150,8 +161,13 @@ static et_status collect(case_list *list, generate_options *o, et_error *error)
 {
     et_status status = check_layout(o, error);
     if (status == ET_OK && o->profile) status = profile_choose(&o->noise, o->profile, error);
-    if (status == ET_OK && o->conclusive)
-        status = profile_choose(&o->judges, o->conclusive, error);
+    if (status == ET_OK && o->conclusive) status = profile_choose(&o->judges, o->conclusive, error);
+    if (status == ET_OK && o->emulate && (o->profile || o->conclusive || o->block > 0))
+        status = et_fail(error, ET_EINVAL,
+                         "--emulate %s: writes a candidate; --profile, --conclusive and --layout "
+                         "belong to its golden",
+                         o->emulate);
+    if (status == ET_OK && o->emulate) status = profile_choose(&o->kernel, o->emulate, error);
     if (status == ET_OK && o->inputs) return take_case(list, o, error);
     for (size_t i = 0; i < o->suites.count && status == ET_OK; i++)
         status = case_list_add_suite(list, o->suites.at[i], &o->settings, error);
@@ -250,6 +266,8 @@ static et_status generate_one(const et_case *c, const char *path, const generate
     progress_show((void *)c->name, "inputs", 0);
     et_status status = take_inputs(&step, c, o, error);
     step.block = c->layer == ET_MOE ? o->block : 0;
+    const et_rounding kernel = {.profile = &o->kernel, .mode = ET_ROUND_NEAREST};
+    step.rounding = o->emulate ? &kernel : NULL;
     if (status == ET_OK)
         status = et_step_run(&step, (et_engine)o->engine, progress_show, (void *)c->name, error);
     if (status == ET_OK) status = look_whether_conclusive(found, &step, o, error);
@@ -301,7 +319,7 @@ static et_status generate_all(const case_list *list, const generate_options *o, 
         char path[PATH_MAX];
         size_t slots = 0;
         double start = seconds_now();
-        if (snprintf(path, sizeof path, "%s/%s.safetensors", o->out, c->name) >= (int)sizeof path)
+        if (!name_file(path, sizeof path, o, c->name))
             return et_fail(error, ET_EINVAL, "--out %s: the path is too long", o->out);
         et_conclusiveness found;
         status = generate_one(c, path, o, &slots, &found, error);

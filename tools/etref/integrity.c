@@ -111,7 +111,12 @@ static et_status compute(integrity *v, const verify_options *o, et_error *error)
 {
     et_status status = et_bundle_open(&v->file, &v->step, o->golden, memory_limit(), error);
     if (status != ET_OK) return status;
-    status = check_precision(&v->file, error);
+    if (et_tensor_file_metadata(&v->file, "emulates"))
+        status = et_fail(error, ET_EINVAL,
+                         "%s: what a kernel of profile %.40s would compute, no golden: judge it with "
+                         "'etref verify GOLDEN %s'",
+                         o->golden, et_tensor_file_metadata(&v->file, "emulates"), o->golden);
+    if (status == ET_OK) status = check_precision(&v->file, error);
     if (status == ET_OK)
         status = et_step_run(&v->step, o->engine < 0 ? ET_PLAIN : (et_engine)o->engine,
                              progress_show, (void *)o->golden, error);
