@@ -190,7 +190,9 @@ static void is_in_format(const et_step *kernel, const et_profile *p)
         const et_tensor_out *t = &tensors[i];
         bool stored = strncmp(t->name, "fwd.", 4) == 0 || strncmp(t->name, "bwd.", 4) == 0 ||
                       strncmp(t->name, "loss.", 5) == 0 || strncmp(t->name, "state.", 6) == 0 ||
-                      strcmp(t->name, "route.slot_weight") == 0;
+                      strcmp(t->name, "route.slot_weight") == 0 ||
+                      strcmp(t->name, "route.threshold") == 0 ||
+                      strcmp(t->name, "route.cutoff") == 0;
         if (!stored || !et_tensor_is_real(t)) continue;
         for (size_t e = 0; e < et_tensor_count(t); e++)
             ck_assert_msg(et_place_holds(p, et_tensor_place(t->name), et_tensor_element(t, e)),

@@ -323,9 +323,11 @@ static et_status route(et_step *s, et_error *error)
     et_status status = take_routing(s, error);
     if (status == ET_OK) status = et_allocate(&room, n, sizeof(et_real), "cutoffs", error);
     et_real *kth = room;
-    if (status == ET_OK && s->route.threshold)
+    if (status == ET_OK && s->route.threshold) {
         et_ema_threshold(n, s->in.ema, c->ema_decay, c->ema_bias_correction, c->ema_updates,
                          s->route.threshold);
+        et_round(s->rounding, ET_ACCUMULATOR, "c", n, s->route.threshold);
+    }
     for (size_t batch = 0; status == ET_OK && batch < M; batch++) {
         if (c->rule == ET_TC)
             status = route_by_token(s, batch, error);
@@ -338,6 +340,8 @@ static et_status route(et_step *s, et_error *error)
     }
     for (size_t i = 0; status == ET_OK && s->route.cutoff && i < n; i++)
         s->route.cutoff[i] /= (et_real)M;
+    if (status == ET_OK && s->route.cutoff)
+        et_round(s->rounding, ET_ACCUMULATOR, "cutoff", n, s->route.cutoff);
     free(room);
     if (status == ET_OK && s->given_mask)
         memcpy(s->route.mask, s->given_mask, c->tokens * n * sizeof *s->route.mask);
