@@ -75,7 +75,7 @@ all: $(BUILD)/libetref.a $(BUILD)/libetref.so $(BUILD)/etref $(BUILD)/etref.pc
 check: deps
 	@$(MAKE) run-tests
 run-tests: all $(CHECKS) $(PRELOADS)
-	@ETREF_TOOL=$(BUILD)/etref ETREF_FAILING_MEMORY=$(BUILD)/tests/preload/failing_memory.so ETREF_DATA=data CK_DEFAULT_TIMEOUT=900 \
+	@ETREF_TOOL=$(BUILD)/etref ETREF_DATA=data CK_DEFAULT_TIMEOUT=900 \
 	    tools/run-tests $(BUILD)/$(or $(LOG),check).log $(TESTS:%=$(BUILD)/tests/%)
 deps:
 	@tools/install-deps build $(if $(findstring clang,$(CC)),clang) $(GROUP)

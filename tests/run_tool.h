@@ -31,6 +31,16 @@ static inline const char *tool(void)
     return name != NULL ? name : "build/etref";
 }
 
+/* Loads tests/preload/NAME.c, which lies built beside the tool's objects, into what is run next. */
+static inline void set_preload(const char *name)
+{
+    char library[4400];
+    snprintf(library, sizeof library, "%.*s/tests/preload/%s.so",
+             (int)(strrchr(tool(), '/') - tool()), tool(), name);
+    ck_assert_msg(access(library, R_OK) == 0, "%s is not there: make run-tests builds it", library);
+    setenv("LD_PRELOAD", library, 1);
+}
+
 static inline void read_back(FILE *file, char *text)
 {
     rewind(file);

@@ -187,17 +187,11 @@ static void remove_files(void)
 
 /* ---- memory ---- */
 
-static const char *preload(void)
-{
-    const char *name = getenv("ETREF_FAILING_MEMORY");
-    return name != NULL ? name : "build/tests/preload/failing_memory.so";
-}
-
 /* Runs the command with allocations that fail as `wish` says. */
 static int run_failing(const char *wish, const char *const *words)
 {
     setenv("ETREF_FAIL", wish, 1);
-    setenv("LD_PRELOAD", preload(), 1);
+    set_preload("failing_memory");
     int status = run_as(&(setting){0}, words);
     unsetenv("LD_PRELOAD");
     unsetenv("ETREF_FAIL");
@@ -211,7 +205,7 @@ static size_t count_allocations(const char *const *words)
     run_failing("nothing", words);
     unsetenv("ETREF_COUNT");
     FILE *file = fopen(in_folder("count"), "r");
-    ck_assert_msg(file != NULL, "%s was not loaded", preload());
+    ck_assert_msg(file != NULL, "failing_memory.so was not loaded");
     ck_assert_int_eq(fscanf(file, "%zu", &count), 1);
     fclose(file);
     return count;

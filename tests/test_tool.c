@@ -77,14 +77,9 @@ END_TEST
 
 /* ---- OpenBLAS's kernels ---- */
 
-/* The preloaded library lies beside the tool's objects. */
 static void set_old_kernels(const char *when)
 {
-    char library[4400];
-    snprintf(library, sizeof library, "%.*s/tests/preload/old_kernels.so",
-             (int)(strrchr(tool(), '/') - tool()), tool());
-    ck_assert_msg(access(library, R_OK) == 0, "%s is not there: make run-tests builds it", library);
-    setenv("LD_PRELOAD", library, 1);
+    set_preload("old_kernels");
     setenv("OLD_KERNELS", when, 1);
     setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1); /* its library need not be the first */
 }
