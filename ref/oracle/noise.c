@@ -766,6 +766,22 @@ static et_status moe_noise(step_noise *q, et_error *error)
     return ET_OK;
 }
 
+/* Near the end of binary64's range variances overflow on the way, and inf - inf or 0 inf is NaN. Nobody knows
+ * then how far a kernel may be off: any distance. */
+static void unknown_is_infinite(et_step *variance)
+{
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(variance, false, tensors);
+    for (size_t i = 0; i < have; i++) {
+        size_t count = 1;
+        bool real = tensors[i].source == ET_FROM_F64 || tensors[i].source == ET_FROM_F32;
+        if (!real || strncmp(tensors[i].name, "in.", 3) == 0) continue;
+        for (size_t r = 0; r < tensors[i].rank; r++) count *= tensors[i].shape[r];
+        et_real *V = (et_real *)(uintptr_t)tensors[i].values;
+        for (size_t e = 0; e < count; e++) V[e] = isnan(V[e]) ? (et_real)INFINITY : V[e];
+    }
+}
+
 et_status et_noise_by_chance(et_step *variance, const et_step *s, const et_profile *p,
                              et_error *error)
 {
@@ -778,6 +794,7 @@ et_status et_noise_by_chance(et_step *variance, const et_step *s, const et_profi
         status = s->c.layer == ET_MOE ? moe_noise(&q, error) : dense_noise(&q, error);
     if (status == ET_OK && p->truncate_operands) status = shrink(&q, error);
     et_free_twins(&q.twins);
+    if (status == ET_OK) unknown_is_infinite(variance);
     if (status != ET_OK) et_step_free(variance);
     return status;
 }
@@ -788,6 +805,7 @@ et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p
     et_status status = et_noise_by_chance(variance, s, p, error);
     if (status != ET_OK || !any_parameter_errs(s, p)) return status;
     status = et_noise_of_parameters(variance, s, p, error);
+    if (status == ET_OK) unknown_is_infinite(variance);
     if (status != ET_OK) et_step_free(variance);
     return status;
 }
