@@ -189,7 +189,9 @@ static void router_of_zeros(made *m)
 
 static void sharp_router(made *m)
 {
-    if (m->in->router) scale(m->c->experts * m->c->d_model, 20, m->in->router);
+    if (m->in->router)
+        scale(m->c->experts * m->c->d_model, 16,
+              m->in->router); /* a power of two: still of the case's format */
 }
 
 static void constant_weights(made *m)
