@@ -34,9 +34,9 @@ et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H
                          et_real *out, et_error *error)
 {
     ET_ARITHMETIC;
-    const et_rounding *r = f ? f->rounding : NULL;
     et_status status = et_ffn_check(f, m, error);
     if (status != ET_OK) return status;
+    const et_rounding *r = f->rounding;
     size_t d = f->d, h = f->h;
     /* H = x W_up' */
     status = et_product(r, f->engine, m, h, d, rows_of("x", x, d), transpose_of("W_up", f->up, d),
@@ -70,9 +70,9 @@ et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_
                           et_error *error)
 {
     ET_ARITHMETIC;
-    const et_rounding *r = f ? f->rounding : NULL;
     et_status status = et_ffn_check(f, m, error);
     if (status != ET_OK) return status;
+    const et_rounding *r = f->rounding;
     size_t d = f->d, h = f->h;
     /* dA = dO W_down */
     status = et_product(r, f->engine, m, h, d, rows_of("dO", dO, d), rows_of("W_down", f->down, h),

@@ -18,10 +18,12 @@
 #include <string.h>
 #include <unistd.h>
 
+/* glibc's own names for its allocator. NOLINTBEGIN(bugprone-reserved-identifier) */
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *room, size_t size);
 void *__libc_memalign(size_t alignment, size_t size);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 enum { UNREAD, NONE, ONCE, FROM, THREADS };
 

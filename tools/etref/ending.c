@@ -34,6 +34,9 @@ void leave(int status)
     exit(status);
 }
 
+/* NOLINTBEGIN(bugprone-signal-handler): on_abort runs where this process itself calls abort(), and
+ * interrupts nothing. */
+
 /* " with OMP_STACKSIZE=16k", where it is set. */
 static void describe_stack(char *out, size_t room)
 {
@@ -72,6 +75,8 @@ static void on_abort(int number)
     own_end = false;
     end_of_a_library();
 }
+
+/* NOLINTEND(bugprone-signal-handler) */
 
 /* ---- before any library starts ---- */
 
