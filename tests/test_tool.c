@@ -437,6 +437,7 @@ START_TEST(an_emulated_kernel_is_a_candidate_and_no_golden)
     ck_assert_msg(strstr(last_line(output), "[profile bf16: ") != NULL, "%s", last_line(output));
     ck_assert_int_eq(RUN("verify", golden), 0);
     expect_failure(RUN("verify", kernel), 2, "judge it with 'etref verify GOLDEN ");
+    expect_failure(RUN("verify", kernel, golden), 2, "judge it with 'etref verify GOLDEN ");
     expect_failure(RUN("generate", "--case", "smoke-et", "--emulate", "bf16", "--profile", "bf16"),
                    2, "belong to its golden");
     expect_failure(RUN("generate", "--case", "smoke-et", "--emulate", "bf17"), 2, "bf17");

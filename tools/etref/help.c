@@ -82,8 +82,8 @@ const char help_verify[] =
     "examples:\n"
     "  etref verify golden.safetensors kernel.safetensors --profile bf16 --require 'fwd.y,bwd.*'\n"
     "  etref verify golden.safetensors out.safetensors --alias out=fwd.y --format junit > out.xml\n"
-    "  etref list profiles bf16 --format json > mine.json     # change it, and its name:\n"
-    "  etref verify golden.safetensors kernel.safetensors --profile mine.json\n"
+    "  etref list profiles bf16 --format json > profile.json  # change it, and its name:\n"
+    "  etref verify golden.safetensors kernel.safetensors --profile profile.json\n"
     "  for f in data/golden/*.safetensors; do etref verify --quiet \"$f\" || exit; done\n\n"
     "a candidate from Python:\n"
     "  from safetensors.torch import load_file, save_file\n"
@@ -123,7 +123,7 @@ const char help_list[] =
     "  etref list\n"
     "  etref list fields\n"
     "  etref list tensors --format json\n"
-    "  etref list profiles bf16 --format json > mine.json    # to be changed, and named anew\n";
+    "  etref list profiles bf16 --format json > profile.json # to be changed, and named anew\n";
 
 const char help_leakage[] =
     "usage: etref leakage bound [--tokens N] [--experts n] [--granularity G] [OPTION]...\n"

@@ -107,15 +107,21 @@ static et_status check_precision(const et_tensor_file *file, et_error *error)
                    file->path, precision, ET_REAL_NAME, precision);
 }
 
+et_status refuse_emulated(const et_tensor_file *file, et_error *error)
+{
+    const char *profile = et_tensor_file_metadata(file, "emulates");
+    if (profile == NULL) return ET_OK;
+    return et_fail(error, ET_EINVAL,
+                   "%s: what a kernel of profile %.40s would compute, no golden: judge it with "
+                   "'etref verify GOLDEN %s'",
+                   file->path, profile, file->path);
+}
+
 static et_status compute(integrity *v, const verify_options *o, et_error *error)
 {
     et_status status = et_bundle_open(&v->file, &v->step, o->golden, memory_limit(), error);
     if (status != ET_OK) return status;
-    if (et_tensor_file_metadata(&v->file, "emulates"))
-        status = et_fail(error, ET_EINVAL,
-                         "%s: what a kernel of profile %.40s would compute, no golden: judge it with "
-                         "'etref verify GOLDEN %s'",
-                         o->golden, et_tensor_file_metadata(&v->file, "emulates"), o->golden);
+    status = refuse_emulated(&v->file, error);
     if (status == ET_OK) status = check_precision(&v->file, error);
     if (status == ET_OK)
         status = et_step_run(&v->step, o->engine < 0 ? ET_PLAIN : (et_engine)o->engine,

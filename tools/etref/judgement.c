@@ -241,6 +241,7 @@ static et_status open_golden(judgement *j, et_error *error)
 {
     const char *path = j->options->golden;
     et_status status = et_bundle_open(&j->golden_file, &j->golden, path, memory_limit(), error);
+    if (status == ET_OK) return refuse_emulated(&j->golden_file, error);
     et_error own = *error;
     if (status != ET_EINVAL) return status;
     bool named = strncmp(own.text, path, strlen(path)) == 0;

@@ -31,6 +31,9 @@ int verify_candidate(const verify_options *o);
 int report_no_verdict(const verify_options *o, const char *suite, et_status status,
                       const et_error *error);
 
+/* ET_EINVAL if the file is an emulated kernel's output: nothing is to be measured by it. */
+et_status refuse_emulated(const et_tensor_file *file, et_error *error);
+
 /* A candidate judged: what was read, what was computed, what came of it. */
 typedef struct judgement {
     const verify_options *options;
