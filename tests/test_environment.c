@@ -303,6 +303,36 @@ START_TEST(the_environment_is_given_back)
 }
 END_TEST
 
+/* A caller's own, smaller team: OpenMP ends the workers that it has no use for. */
+static void use_fewer_threads(void *user, const char *phase, double done)
+{
+    (void)user, (void)phase, (void)done;
+#pragma omp parallel num_threads(2)
+    (void)omp_get_thread_num();
+}
+
+START_TEST(new_workers_are_left_as_they_are)
+{
+    et_case c;
+    et_step s;
+    et_error error;
+    int trapping = 0;
+    const char *json = "{\"name\": \"team\", \"rule\": \"tc\", \"tokens\": 2048, \"d_model\": 64, "
+                       "\"d_expert\": 64, \"experts\": 8, \"top_k\": 2, "
+                       "\"input\": {\"source\": \"normal\"}}";
+    omp_set_num_threads(4);
+    ck_assert_int_eq(et_case_parse(&c, json, strlen(json), "test", &error), ET_OK);
+    ck_assert_int_eq(et_step_create(&s, &c, 0, &error), ET_OK);
+    ck_assert_int_eq(et_step_draw_inputs(&s, &error), ET_OK);
+    ck_assert_int_eq(et_step_run(&s, ET_BLAS, use_fewer_threads, NULL, &error), ET_OK);
+    et_step_free(&s);
+#pragma omp parallel num_threads(4) reduction(+ : trapping)
+    trapping += fegetexcept() != 0;
+    omp_set_num_threads(THREADS);
+    ck_assert_int_eq(trapping, 0);
+}
+END_TEST
+
 int main(void)
 {
     omp_set_num_threads(THREADS); /* the bits of OpenBLAS depend on how many there are */
@@ -313,5 +343,6 @@ int main(void)
     tcase_add_test(numbers, workers_that_were_made_in_another_environment);
     tcase_add_test(numbers, any_caller_gets_the_same_numbers);
     tcase_add_test(numbers, the_environment_is_given_back);
+    tcase_add_test(numbers, new_workers_are_left_as_they_are);
     return run_suite(suite);
 }

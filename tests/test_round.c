@@ -232,6 +232,26 @@ START_TEST(layers_round_where_the_profile_says)
 }
 END_TEST
 
+START_TEST(a_rounding_is_checked_where_it_enters)
+{
+    const et_real one = 1, x = 2;
+    et_real H, A, out;
+    const et_profile wide = all_places(60, 8), narrow = all_places(1, 8), odd = all_places(8, 7);
+    const et_profile bf16 = all_places(8, 8);
+    const et_rounding bad[] = {{NULL, ET_ROUND_NEAREST, 0},
+                               {&wide, ET_ROUND_NEAREST, 0},
+                               {&narrow, ET_ROUND_RANDOM, 0},
+                               {&odd, ET_ROUND_RANDOM, 0},
+                               {&bf16, (et_rounding_mode)7, 0}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        et_error error = {""};
+        const et_ffn f = {ET_PLAIN, 1, 1, &one, &one, &bad[i]};
+        ck_assert_int_eq(et_ffn_forward(&f, 1, &x, &H, &A, &out, &error), ET_EINVAL);
+        ck_assert_msg(strncmp(error.text, "et_rounding: ", 13) == 0, "%s", error.text);
+    }
+}
+END_TEST
+
 /* Tokens that are copies of each other go through the layer alike, rounded or not. */
 START_TEST(replicas_move_and_equal_tokens_stay_equal)
 {
@@ -280,6 +300,7 @@ int main(void)
     tcase_add_test(tests, fifty_three_bits_move_by_an_ulp);
 #ifndef ETREF_F32
     TCase *layers = add_case(suite, "layers");
+    tcase_add_test(layers, a_rounding_is_checked_where_it_enters);
     tcase_add_test(layers, replicas_move_and_equal_tokens_stay_equal);
     tcase_add_loop_test(layers, layers_round_where_the_profile_says, 0, 2);
 #endif

@@ -31,7 +31,12 @@ typedef struct et_rounding {
     uint64_t seed; /* of the chances; one a replica */
 } et_rounding;
 
-/* Rounds `count` values in place, as numbers of `place`'s format. rounding NULL: nothing happens.
+/* What every layer asks of its rounding: NULL, or a known mode and a profile with 2 to 53 bits at each
+ * place and 5 or 8 exponent bits. ET_EINVAL names the field. */
+et_status et_rounding_check(const et_rounding *rounding, et_error *error);
+
+/* Rounds `count` values in place, as numbers of `place`'s format. rounding NULL: nothing happens; else
+ * et_rounding_check accepts it.
  * `site` names the line ("H", "dA"): at one site of one replica, equal numbers are rounded alike.
  *
  * ET_ROUND_RANDOM. Let v lie between two neighbours lo <= |v| < lo + ulp of the format, and

@@ -2,7 +2,8 @@
  *
  * What is kept here is kept for each thread by itself, as the environment is: how deep the thread is
  * in public functions that call each other, how many of a team's threads were prepared, and, of a
- * worker, what it had before.
+ * worker, what it had before. Where a caller's own code asks for fewer threads in between (a progress
+ * function may), OpenMP ends some workers and makes new ones later: those have nothing to get back.
  */
 #include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
@@ -11,6 +12,7 @@
 
 static _Thread_local struct {
     int depth, team;
+    bool prepared; /* a worker: `worker` is what it had before */
     fenv_t worker;
 } here;
 
@@ -32,6 +34,7 @@ void et_arithmetic_share(void)
     if (omp_get_thread_num() > 0) {
         fegetenv(&here.worker);
         fesetenv(FE_DFL_ENV);
+        here.prepared = true;
     }
 }
 
@@ -42,7 +45,10 @@ static void end_sharing(void)
     here.team = 0;
     if (team <= 1) return;
 #pragma omp parallel num_threads(team)
-    if (omp_get_thread_num() > 0) fesetenv(&here.worker);
+    if (here.prepared) {
+        fesetenv(&here.worker);
+        here.prepared = false;
+    }
 }
 
 void et_arithmetic_leave(et_arithmetic *a)

@@ -126,3 +126,22 @@ void et_round(const et_rounding *rounding, et_place place, const char *site, siz
 #pragma omp parallel for if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++) values[i] = (et_real)round_one(&g, (double)values[i]);
 }
+
+et_status et_rounding_check(const et_rounding *rounding, et_error *error)
+{
+    if (rounding == NULL) return ET_OK;
+    const et_profile *p = rounding->profile;
+    if (rounding->mode != ET_ROUND_RANDOM && rounding->mode != ET_ROUND_NEAREST)
+        return et_fail(error, ET_EINVAL, "et_rounding: mode is %d; ET_ROUND_RANDOM or _NEAREST",
+                       (int)rounding->mode);
+    if (p == NULL)
+        return et_fail(error, ET_EINVAL, "et_rounding: profile is NULL; one belongs here");
+    for (int place = 0; place < ET_PLACES; place++)
+        if (p->bits[place] < 2 || p->bits[place] > 53)
+            return et_fail(error, ET_EINVAL, "et_rounding: profile rounds to %d bits; 2 to 53",
+                           p->bits[place]);
+    if (p->exponent_bits != 5 && p->exponent_bits != 8)
+        return et_fail(error, ET_EINVAL, "et_rounding: profile has %d exponent bits; 5 or 8",
+                       p->exponent_bits);
+    return ET_OK;
+}

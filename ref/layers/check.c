@@ -48,6 +48,7 @@ et_status et_ffn_check(const et_ffn *f, size_t m, et_error *error)
     const array arrays[] = {{"up", f->up, f->h, f->d, 1}, {"down", f->down, f->d, f->h, 1}};
     const array widths[] = {{"x", f, m, f->d, 1}, {"H", f, m, f->h, 1}};
     et_status status = check_engine("et_ffn", f->engine, error);
+    if (status == ET_OK) status = et_rounding_check(f->rounding, error);
     if (status == ET_OK) status = CHECK_ARRAYS("et_ffn", arrays, error);
     return status == ET_OK ? CHECK_ARRAYS("et_ffn", widths, error) : status;
 }
@@ -161,6 +162,7 @@ et_status et_moe_check(const et_moe *moe, et_error *error)
                             {"shared_up", moe->shared_up, hs, d, 1},
                             {"shared_down", moe->shared_down, d, hs, 1}};
     et_status status = check_engine("et_moe", moe->engine, error);
+    if (status == ET_OK) status = et_rounding_check(moe->rounding, error);
     if (status == ET_OK) status = check_switches(moe, error);
     return status == ET_OK ? CHECK_ARRAYS("et_moe", arrays, error) : status;
 }

@@ -8,12 +8,14 @@
  * the file has that name from the start.
  *
  * The name holds 64 random bits drawn once a process: two containers may write one path on a shared
- * volume with one process id. Nobody else's file is ever removed: each is locked (flock) for as long
+ * volume with one process id. Nobody else's file is removed: each is locked (flock) for as long
  * as its writer lives, and only what nobody holds, and has a name of ours, is swept up by the next
- * file that is written into the folder.
+ * file that is written into the folder. That rests on locks that all hosts see: where a network file
+ * system keeps them to itself (NFS mounted with local_lock), a writer on another host may lose its
+ * file while it writes, and gets ET_EIO.
  *
- * Left out: locking of `path` itself. Two writers of one path each write a whole file; the later
- * rename stays.
+ * Left out: locking of `path` itself. Two processes that write one path each write a whole file; the
+ * later rename stays.
  */
 #include "etref/safetensors.h"
 #include "ref/base/memory.h"

@@ -141,19 +141,23 @@ static void on_crash(int number)
     say_and_end(line, sizeof line - 1);
 }
 
-static struct sigaction usual_crash;
+static struct sigaction usual_crash, usual_abort;
 
+/* Only while libraries are loaded, or start their threads: at other times a signal means what it means. */
 static void catch_crashes(void)
 {
     static char stack[1 << 14];
     const stack_t other = {.ss_sp = stack, .ss_size = sizeof stack};
-    const struct sigaction action = {.sa_handler = on_crash, .sa_flags = SA_ONSTACK};
-    if (sigaltstack(&other, NULL) == 0) sigaction(SIGSEGV, &action, &usual_crash);
+    const struct sigaction crash = {.sa_handler = on_crash, .sa_flags = SA_ONSTACK};
+    const struct sigaction aborted = {.sa_handler = on_abort};
+    if (sigaltstack(&other, NULL) == 0) sigaction(SIGSEGV, &crash, &usual_crash);
+    sigaction(SIGABRT, &aborted, &usual_abort);
 }
 
 static void release_crashes(void)
 {
     sigaction(SIGSEGV, &usual_crash, NULL);
+    sigaction(SIGABRT, &usual_abort, NULL);
 }
 
 /* Where OpenBLAS cannot map a buffer it tries again for ever, and first while it is loaded. So this
@@ -166,7 +170,6 @@ static void before_libraries(int argc, char **argv, char **environment)
     (void)argc, (void)argv;
     atexit(end_of_a_library);
     catch_crashes();
-    signal(SIGABRT, on_abort);
     if (buffers_can_be_had(threads_of_blas(environment))) return;
     say_and_end(line, sizeof line - 1);
 }
