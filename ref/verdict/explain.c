@@ -23,8 +23,10 @@
  * roundings by how tightly they fit (fit.c), and not at all where another fits far more tightly.
  * Where nothing fits the residual says what is wrong (residual.c).
  *
- * A caller may limit the CPU time. Then formulas have three quarters of it, half of that for the looks that choose
- * survivors, half for judging these; factors go on to nine tenths, roundings have the rest. What was left out is counted and said.
+ * A caller may limit the CPU time. Other profiles are tried first and may use all of it (choice.c).
+ * Formulas go on to three quarters of the whole: to half of that the looks that choose survivors, then
+ * their judging. Factors go on to nine tenths, roundings have the rest. What was left out is counted
+ * and said.
  *
  * Left out: two faults at once, but for one in each part.
  */

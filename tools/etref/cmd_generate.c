@@ -250,12 +250,10 @@ static void note_idle_capacity(const et_step *s)
 static et_status look_whether_conclusive(et_conclusiveness *found, const et_step *step,
                                          const generate_options *o, et_error *error)
 {
-    size_t limit = memory_limit();
     *found = (et_conclusiveness){.conclusive = true};
     if (!o->conclusive) return ET_OK;
     progress_show((void *)step->c.name, "verdict", 0.9);
-    return et_find_conclusive(found, step, &o->judges,
-                              step->bytes < limit ? limit - step->bytes : 1, error);
+    return et_find_conclusive(found, step, &o->judges, memory_left(step->bytes), error);
 }
 
 /* Writes no file where *found says that the case is not conclusive. */

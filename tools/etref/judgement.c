@@ -45,7 +45,7 @@ static et_status read_candidate(judgement *j, et_error *error)
     const word_list *words = &j->options->aliases;
     et_alias *aliases = allocate(words->count, sizeof *aliases);
     char **texts = allocate(words->count, sizeof *texts);
-    size_t limit = memory_limit(), left = j->golden.bytes < limit ? limit - j->golden.bytes : 1;
+    size_t left = memory_left(j->golden.bytes);
     et_status status = ET_OK;
     for (size_t i = 0; i < words->count && status == ET_OK; i++) {
         texts[i] = strcpy(allocate(strlen(words->at[i]) + 1, 1), words->at[i]);
@@ -130,7 +130,6 @@ static et_status name_candidate(const char *path, et_status status, et_error *er
 static et_status judge_with(judgement *j, const word_list *required, et_error *error)
 {
     const verify_options *o = j->options;
-    size_t limit = memory_limit(), used = j->golden.bytes + j->candidate.bytes;
     et_verify_options options = {.profile = o->profile ? &j->profile : NULL,
                                  .alpha = o->alpha,
                                  .ties_any = o->ties == 1,
@@ -138,7 +137,7 @@ static et_status judge_with(judgement *j, const word_list *required, et_error *e
                                  .require_count = required->count,
                                  .explain = !o->no_explain,
                                  .explain_seconds = (double)o->explain_limit,
-                                 .max_bytes = used < limit ? limit - used : 1,
+                                 .max_bytes = memory_left(j->golden.bytes + j->candidate.bytes),
                                  .progress = progress_show,
                                  .user = (void *)o->candidate};
     et_status status = et_verify(&j->verdict, &j->golden, j->candidate.tensors, j->candidate.count,

@@ -87,3 +87,10 @@ size_t memory_limit(void)
     size_t least = machine == 0 || groups < machine ? groups : machine;
     return least == SIZE_MAX ? 0 : least / 4 * 3;
 }
+
+size_t memory_left(size_t used)
+{
+    size_t limit = memory_limit();
+    if (limit == 0) return 0;
+    return used < limit ? limit - used : 1;
+}

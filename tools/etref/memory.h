@@ -5,8 +5,11 @@
 #include <stddef.h>
 
 /* Three quarters of what there is: of the machine's memory, or of the least limit that a control
- * group of this process sets (a container's). */
+ * group of this process sets (a container's). 0 where neither is known: no limit. */
 size_t memory_limit(void);
+
+/* What is left of it beside `used` bytes, at least 1; 0 where there is no limit. */
+size_t memory_left(size_t used);
 
 /* The least limit among the groups that `groups` names (/proc/self/cgroup), and the groups above
  * them, as their files below `mount` (/sys/fs/cgroup) give it; SIZE_MAX if there is none. */
