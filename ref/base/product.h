@@ -1,8 +1,13 @@
 /* product.h: a matrix product as a layer asks for it. Internal.
  *
  *     C (+)= op(A) op(B)      in a golden: et_matmul, nothing else
- *                             with a rounding: of operands as a kernel takes them, in the format of
- *                             ET_OPERANDS; an intermediate that is as coarse stays as it is
+ *                             with a rounding: as a kernel does it, of operands in the format of
+ *                             ET_OPERANDS, each sum in the accumulator's arithmetic
+ *
+ * The sum. Where an operand is as fine as the accumulator, the sum is one chain: each product and each
+ * partial sum is rounded to the accumulator's bits, in the order that et_order_of draws. That is the
+ * least accurate kernel that is honest. Where products of operands fit the accumulator, sums err far
+ * less than operands did, in any order: ET_BLAS then takes OpenBLAS's product in that precision.
  */
 #ifndef ET_PRODUCT_H
 #define ET_PRODUCT_H
@@ -10,10 +15,15 @@
 #include "etref/matmul.h"
 #include "etref/rounding.h"
 
-/* An operand, and the name of the place where a kernel rounds it. */
+/* No kernel has stored it: an input. */
+enum { ET_UNSTORED = ET_PLACES };
+
+/* An operand, the name of the site where a kernel rounds it, and the place (et_place) as which a kernel
+ * stored it. One that was stored in a format no finer than operands' is not rounded again. */
 typedef struct et_operand {
     et_matrix at;
     const char *site;
+    int stored;
 } et_operand;
 
 /* As et_matmul. ET_ENOMEM: no room for rounded operands; never where rounding is NULL. */

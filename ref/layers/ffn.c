@@ -19,15 +19,15 @@ static et_real relu(et_real v)
     return v > 0 ? v : 0;
 }
 
-/* An operand without gaps between its rows. */
-static et_operand rows_of(const char *site, const et_real *at, size_t columns)
+/* Operands without gaps between their rows: inputs, and what the layer itself has stored. */
+static et_operand input(const char *site, et_matrix X)
 {
-    return (et_operand){et_rows(at, columns), site};
+    return (et_operand){X, site, ET_UNSTORED};
 }
 
-static et_operand transpose_of(const char *site, const et_real *at, size_t columns)
+static et_operand stored(const char *site, et_matrix X)
 {
-    return (et_operand){et_transposed(at, columns), site};
+    return (et_operand){X, site, ET_INTERMEDIATES};
 }
 
 et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
@@ -39,8 +39,8 @@ et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H
     const et_rounding *r = f->rounding;
     size_t d = f->d, h = f->h;
     /* H = x W_up' */
-    status = et_product(r, f->engine, m, h, d, rows_of("x", x, d), transpose_of("W_up", f->up, d),
-                        false, H, h, error);
+    status = et_product(r, f->engine, m, h, d, input("x", et_rows(x, d)),
+                        input("W_up", et_transposed(f->up, d)), false, H, h, error);
     if (status != ET_OK) return status;
     et_round(r, ET_INTERMEDIATES, "H", m * h, H);
     /* A = relu(H)^2 */
@@ -48,8 +48,8 @@ et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H
     for (size_t i = 0; i < m * h; i++) A[i] = relu(H[i]) * relu(H[i]);
     et_round(r, ET_INTERMEDIATES, "A", m * h, A);
     /* f = A W_down' */
-    status = et_product(r, f->engine, m, d, h, rows_of("A", A, h),
-                        transpose_of("W_down", f->down, h), false, out, d, error);
+    status = et_product(r, f->engine, m, d, h, stored("A", et_rows(A, h)),
+                        input("W_down", et_transposed(f->down, h)), false, out, d, error);
     if (status == ET_OK) et_round(r, ET_INTERMEDIATES, "f", m * d, out);
     return status;
 }
@@ -75,23 +75,23 @@ et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_
     const et_rounding *r = f->rounding;
     size_t d = f->d, h = f->h;
     /* dA = dO W_down */
-    status = et_product(r, f->engine, m, h, d, rows_of("dO", dO, d), rows_of("W_down", f->down, h),
-                        false, dA, h, error);
+    status = et_product(r, f->engine, m, h, d, stored("dO", et_rows(dO, d)),
+                        input("W_down", et_rows(f->down, h)), false, dA, h, error);
     if (status != ET_OK) return status;
     et_round(r, ET_INTERMEDIATES, "dA", m * h, dA);
     /* dW_down += dO' A */
-    status = et_product(r, f->engine, d, h, m, transpose_of("dO", dO, d), rows_of("A", A, h), true,
-                        ddown, h, error);
+    status = et_product(r, f->engine, d, h, m, stored("dO", et_transposed(dO, d)),
+                        stored("A", et_rows(A, h)), true, ddown, h, error);
     if (status != ET_OK) return status;
         /* dH = dA * 2 relu(H) */
 #pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t i = 0; i < m * h; i++) dH[i] = dA[i] * (2 * relu(H[i]));
     et_round(r, ET_INTERMEDIATES, "dH", m * h, dH);
     /* dW_up += dH' x */
-    status = et_product(r, f->engine, h, d, m, transpose_of("dH", dH, h), rows_of("x", x, d), true,
-                        dup, d, error);
+    status = et_product(r, f->engine, h, d, m, stored("dH", et_transposed(dH, h)),
+                        input("x", et_rows(x, d)), true, dup, d, error);
     if (status != ET_OK) return status;
     /* dx (+)= dH W_up */
-    return et_product(r, f->engine, m, d, h, rows_of("dH", dH, h), rows_of("W_up", f->up, d),
-                      accumulate_dx, dx, d, error);
+    return et_product(r, f->engine, m, d, h, stored("dH", et_rows(dH, h)),
+                      input("W_up", et_rows(f->up, d)), accumulate_dx, dx, d, error);
 }

@@ -10,20 +10,49 @@
  *
  * Source: paper, Eq. 1 (sigmoid); the other gates are those of the released code.
  * Every sum runs in index order. Left out: selection. A gate knows nothing of the assignment.
+ *
+ * With a rounding every step is a kernel's: rounded, and in the formulas that kernels use, which lose
+ * more than the golden's do. A gate's last step is rounded where its result is stored.
  */
-#include "etref/gate.h"
+#include "ref/layers/gate.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/exponential.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product_noise.h"
 #include "ref/base/rounding.h"
+#include "ref/base/sum.h"
 #include "ref/base/twofold.h"
 
 #include <math.h>
 
-static et_real e_to(et_real v)
+/* A kernel's steps between logits and gate values. */
+typedef struct steps {
+    const et_rounding *kernel;
+    et_grid grid; /* of each step's result; unused in a golden */
+    bool underflows;
+} steps;
+
+/* A kernel that has 1/(1 + e^-r) gets 0 where e^-r is beyond its format, another one e^r, which is
+ * below the normal numbers there: half of the replicas have the one, half the other. */
+static steps steps_of(const et_rounding *kernel)
 {
-    return (et_real)exponential((double)v);
+    steps s = {.kernel = kernel};
+    if (kernel == NULL) return s;
+    s.grid = et_grid_of(kernel, ET_ACCUMULATOR, "gate");
+    s.underflows = !s.grid.nearest && (s.grid.key & 1);
+    return s;
+}
+
+static const et_grid *grid_of(const steps *s)
+{
+    return s->kernel ? &s->grid : NULL;
+}
+
+static et_real e_to(const steps *s, et_real v)
+{
+    et_real e = (et_real)exponential((double)v);
+    if (s->underflows && (double)e < s->grid.smallest) return 0;
+    return et_rounded(grid_of(s), e);
 }
 
 bool et_gate_has_anchor(et_gate gate)
@@ -32,43 +61,46 @@ bool et_gate_has_anchor(et_gate gate)
 }
 
 /* Written with e^-|r| <= 1, so that nothing overflows: for r < 0, 1/(1+e^-r) = e^r/(1+e^r). */
-static et_real sigmoid(et_real r)
+static et_real sigmoid(const steps *s, et_real r)
 {
-    et_real e = e_to(-(et_real)fabs(r));
-    return (r < 0 ? e : 1) / (1 + e);
+    et_real e = e_to(s, -(et_real)fabs(r));
+    return (r < 0 ? e : 1) / et_plus(grid_of(s), 1, e);
 }
 
 /* p(1-p) = e^-|r| / (1+e^-|r|)^2: the same number for r and -r. The product itself would lose all
  * its digits by r = 30, where p rounds to 1. */
 static et_real sigmoid_slope(et_real r)
 {
-    et_real e = e_to(-(et_real)fabs(r));
+    et_real e = (et_real)exponential(-fabs((double)r));
     return e / ((1 + e) * (1 + e));
 }
 
 /* One softmax over `count` logits `step` apart, and over a zero logit, too, if `anchor` is given.
  * The largest logit is subtracted first: the same value, and no overflow. */
-static void softmax(size_t count, size_t step, const et_real *r, et_real *p, et_real *anchor)
+static void softmax(const steps *s, size_t count, size_t step, const et_real *r, et_real *p,
+                    et_real *anchor)
 {
     et_real largest = anchor ? 0 : r[0];
     for (size_t i = 0; i < count; i++)
         if (r[i * step] > largest) largest = r[i * step];
-    et_real zero_share = anchor ? e_to(-largest) : 0, sum = zero_share;
-    for (size_t i = 0; i < count; i++) p[i * step] = e_to(r[i * step] - largest);
-    for (size_t i = 0; i < count; i++) sum += p[i * step];
+    et_real zero_share = anchor ? e_to(s, -largest) : 0;
+    for (size_t i = 0; i < count; i++)
+        p[i * step] = e_to(s, et_plus(grid_of(s), r[i * step], -largest));
+    et_real sum = et_sum(s->kernel, "softmax", zero_share, count, step, p, NULL);
     for (size_t i = 0; i < count; i++) p[i * step] /= sum;
     if (anchor) *anchor = zero_share / sum;
 }
 
-void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real *p,
-                     et_real *anchor)
+void et_gate_forward_rounded(const et_rounding *kernel, et_gate gate, size_t N, size_t n,
+                             const et_real *r, et_real *p, et_real *anchor)
 {
     ET_ARITHMETIC;
+    const steps s = steps_of(kernel);
     if (N == 0 || n == 0) return;
     switch (gate) {
     case ET_GATE_SIGMOID:
 #pragma omp parallel for if (et_worth_threads(N * n))
-        for (size_t i = 0; i < N * n; i++) p[i] = sigmoid(r[i]);
+        for (size_t i = 0; i < N * n; i++) p[i] = sigmoid(&s, r[i]);
         return;
     case ET_GATE_RELU:
         for (size_t i = 0; i < N * n; i++) p[i] = r[i] > 0 ? r[i] : 0;
@@ -78,13 +110,19 @@ void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real
     case ET_GATE_SOFTMAX_ANCHOR_OUT:
 #pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t t = 0; t < N; t++)
-            softmax(n, 1, r + t * n, p + t * n, et_gate_has_anchor(gate) ? anchor + t : NULL);
+            softmax(&s, n, 1, r + t * n, p + t * n, et_gate_has_anchor(gate) ? anchor + t : NULL);
         return;
     case ET_GATE_SOFTMAX_TOKENS:
 #pragma omp parallel for if (et_worth_threads(N * n))
-        for (size_t i = 0; i < n; i++) softmax(N, n, r + i, p + i, NULL);
+        for (size_t i = 0; i < n; i++) softmax(&s, N, n, r + i, p + i, NULL);
         return;
     }
+}
+
+void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real *p,
+                     et_real *anchor)
+{
+    et_gate_forward_rounded(NULL, gate, N, n, r, p, anchor);
 }
 
 /* The softmax's Jacobian. p_j = e^r_j / Z gives dp_j/dr_i = p_i ([i = j] - p_j), so
@@ -142,14 +180,42 @@ static void softmax_backward(size_t count, size_t step, const et_real *p, const 
     }
 }
 
-void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const et_real *p,
-                      const et_real *anchor, const et_real *dp, const et_real *danchor, et_real *dr)
+/* A kernel's: p_i (dp_i - D), D = sum_j p_j dp_j. */
+static void rounded_softmax_backward(const steps *s, size_t count, size_t step, const et_real *p,
+                                     const et_real *dp, et_real anchor, et_real danchor,
+                                     et_real *dr)
+{
+    const et_grid *g = grid_of(s);
+    et_real D = et_sum(s->kernel, "D", et_times(g, anchor, danchor), count, step, p, dp);
+    for (size_t i = 0; i < count * step; i += step) dr[i] += p[i] * et_plus(g, dp[i], -D);
+}
+
+/* A kernel has p already, and no e^-|r| any more: p(1-p). */
+static et_real rounded_sigmoid_slope(const steps *s, et_real p)
+{
+    return et_times(grid_of(s), p, et_plus(grid_of(s), 1, -p));
+}
+
+static void softmax_gradient(const steps *s, size_t count, size_t step, const et_real *p,
+                             const et_real *dp, et_real anchor, et_real danchor, et_real *dr)
+{
+    if (s->kernel == NULL)
+        softmax_backward(count, step, p, dp, anchor, danchor, dr);
+    else
+        rounded_softmax_backward(s, count, step, p, dp, anchor, danchor, dr);
+}
+
+void et_gate_backward_rounded(const et_rounding *kernel, et_gate gate, size_t N, size_t n,
+                              const et_real *r, const et_real *p, const et_real *anchor,
+                              const et_real *dp, const et_real *danchor, et_real *dr)
 {
     ET_ARITHMETIC;
+    const steps s = steps_of(kernel);
     switch (gate) {
     case ET_GATE_SIGMOID:
 #pragma omp parallel for if (et_worth_threads(N * n))
-        for (size_t i = 0; i < N * n; i++) dr[i] += dp[i] * sigmoid_slope(r[i]);
+        for (size_t i = 0; i < N * n; i++)
+            dr[i] += dp[i] * (kernel ? rounded_sigmoid_slope(&s, p[i]) : sigmoid_slope(r[i]));
         return;
     case ET_GATE_RELU:
         for (size_t i = 0; i < N * n; i++) dr[i] += r[i] > 0 ? dp[i] : 0;
@@ -159,14 +225,21 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
     case ET_GATE_SOFTMAX_ANCHOR_OUT:
 #pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t t = 0; t < N; t++)
-            softmax_backward(n, 1, p + t * n, dp + t * n, et_gate_has_anchor(gate) ? anchor[t] : 0,
-                             danchor ? danchor[t] : 0, dr + t * n);
+            softmax_gradient(&s, n, 1, p + t * n, dp + t * n,
+                             et_gate_has_anchor(gate) ? anchor[t] : 0, danchor ? danchor[t] : 0,
+                             dr + t * n);
         return;
     case ET_GATE_SOFTMAX_TOKENS:
 #pragma omp parallel for if (et_worth_threads(N * n))
-        for (size_t i = 0; i < n; i++) softmax_backward(N, n, p + i, dp + i, 0, 0, dr + i);
+        for (size_t i = 0; i < n; i++) softmax_gradient(&s, N, n, p + i, dp + i, 0, 0, dr + i);
         return;
     }
+}
+
+void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const et_real *p,
+                      const et_real *anchor, const et_real *dp, const et_real *danchor, et_real *dr)
+{
+    et_gate_backward_rounded(NULL, gate, N, n, r, p, anchor, dp, danchor, dr);
 }
 
 /* ---- noise ----

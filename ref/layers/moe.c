@@ -18,7 +18,9 @@
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
+#include "ref/base/sum.h"
 #include "ref/layers/check.h"
+#include "ref/layers/gate.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -35,14 +37,15 @@ static size_t tokens_at_once(const et_moe *moe)
 static et_status score(const et_moe *moe, const et_real *x, et_moe_values *v, et_error *error)
 {
     size_t N = moe->N, n = moe->n, d = moe->d, at_once = tokens_at_once(moe);
-    et_operand tokens = {et_rows(x, d), "x"}, router = {et_transposed(moe->router, d), "W_r"};
+    et_operand tokens = {et_rows(x, d), "x", ET_UNSTORED},
+               router = {et_transposed(moe->router, d), "W_r", ET_UNSTORED};
     et_status status =
         et_product(moe->rounding, moe->engine, N, n, d, tokens, router, false, v->logits, n, error);
     if (status != ET_OK) return status;
     et_round(moe->rounding, ET_LOGITS, "r", N * n, v->logits);
     for (size_t t = 0; t < N; t += at_once)
-        et_gate_forward(moe->gate, at_once, n, v->logits + t * n, v->gates + t * n,
-                        v->anchor ? v->anchor + t : NULL);
+        et_gate_forward_rounded(moe->rounding, moe->gate, at_once, n, v->logits + t * n,
+                                v->gates + t * n, v->anchor ? v->anchor + t : NULL);
     et_round(moe->rounding, ET_GATES, "p", N * n, v->gates);
     if (v->anchor) et_round(moe->rounding, ET_GATES, "p", N, v->anchor);
     return ET_OK;
@@ -57,14 +60,15 @@ static et_real fanout(const et_moe *moe, const et_assignment *a, size_t t)
 }
 
 /* What token t's gate values are divided by: 1, n_t or sum_j z_tj p_tj. 0 only where every weight
- * of the token is 0 anyway: no expert at all, or only gate values of 0. */
-static et_real divisor(const et_moe *moe, const et_assignment *a, const et_moe_values *v, size_t t)
+ * of the token is 0 anyway: no expert at all, or only gate values of 0. Steps are rounded to grid g. */
+static et_real divisor(const et_moe *moe, const et_assignment *a, const et_moe_values *v, size_t t,
+                       const et_grid *g)
 {
     if (moe->norm == ET_NORM_NONE) return 1;
     if (moe->norm == ET_NORM_FANOUT) return fanout(moe, a, t);
     et_real sum = 0;
     for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++)
-        sum += v->gates[t * moe->n + (size_t)a->slot_expert[a->token_slots[j]]];
+        sum = et_plus(g, sum, v->gates[t * moe->n + (size_t)a->slot_expert[a->token_slots[j]]]);
     return sum;
 }
 
@@ -74,23 +78,40 @@ static et_real shared_divisor(const et_moe *moe, const et_assignment *a, size_t 
     return moe->norm == ET_NORM_FANOUT ? fanout(moe, a, t) : 1;
 }
 
+/* A kernel's arithmetic with gate values; NULL in a golden, which does not round. */
+static const et_grid *gate_arithmetic(const et_moe *moe, et_grid *grid)
+{
+    if (moe->rounding == NULL) return NULL;
+    *grid = et_grid_of(moe->rounding, ET_ACCUMULATOR, "gate");
+    return grid;
+}
+
+/* Likewise, for weights as they are stored. */
+static const et_grid *weights(const et_moe *moe, et_grid *grid)
+{
+    if (moe->rounding == NULL) return NULL;
+    *grid = et_grid_of(moe->rounding, ET_GATES, "w");
+    return grid;
+}
+
 static void weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
+    et_grid rooms[2];
+    const et_grid *arithmetic = gate_arithmetic(moe, &rooms[0]), *stored = weights(moe, &rooms[1]);
+    et_real constant = et_rounded(stored, moe->shared_constant);
 #pragma omp parallel for if (et_worth_threads(moe->N * moe->n))
     for (size_t t = 0; t < moe->N; t++) {
-        et_real divide_by = divisor(moe, a, v, t);
+        et_real divide_by = divisor(moe, a, v, t, arithmetic);
         for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
             int32_t slot = a->token_slots[j];
             et_real p = v->gates[t * moe->n + (size_t)a->slot_expert[slot]];
-            v->slot_weight[slot] = divide_by != 0 ? p / divide_by : 0;
+            v->slot_weight[slot] = divide_by != 0 ? et_over(stored, p, divide_by) : 0;
         }
         if (moe->hs > 0) {
-            et_real s = moe->anchor_weighs_shared ? v->anchor[t] : moe->shared_constant;
-            v->shared_weight[t] = s / shared_divisor(moe, a, t);
+            et_real s = moe->anchor_weighs_shared ? v->anchor[t] : constant;
+            v->shared_weight[t] = et_over(stored, s, shared_divisor(moe, a, t));
         }
     }
-    et_round(moe->rounding, ET_GATES, "w", a->slots, v->slot_weight);
-    if (moe->hs > 0) et_round(moe->rounding, ET_GATES, "w", moe->N, v->shared_weight);
 }
 
 /* ---- experts: f_i(x_t) for every slot, f_shared(x_t) for every token ---- */
@@ -177,29 +198,23 @@ static et_status experts(const et_moe *moe, const et_real *x, const et_assignmen
 
 /* ---- combine: y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t) ---- */
 
-/* to = w * row. */
-static void scale(size_t d, et_real w, const et_real *row, et_real *to)
-{
-    for (size_t c = 0; c < d; c++) to[c] = w * row[c];
-}
-
 static void combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
-    size_t d = moe->d;
-#pragma omp parallel for if (et_worth_threads(moe->N * d))
-    for (size_t t = 0; t < moe->N; t++) {
-        et_real *y = v->y + t * d;
-        if (moe->hs > 0)
-            scale(d, v->shared_weight[t], v->shared_out + t * d, y);
-        else
-            memset(y, 0, d * sizeof *y);
-        for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
-            size_t slot = (size_t)a->token_slots[j];
-            const et_real w = v->slot_weight[slot], *out = v->slot_out + slot * d;
-            for (size_t c = 0; c < d; c++) y[c] += w * out[c];
-        }
+    const et_rounding *r = moe->rounding;
+    size_t N = moe->N, d = moe->d;
+    const et_order order = et_order_of(r, "y", moe->n);
+    bool shared = moe->hs > 0, shared_last = order.way == ET_BACKWARDS;
+    /* -0 + v is v, also where v is -0: the first share as it is. */
+#pragma omp parallel for if (et_worth_threads(N * d))
+    for (size_t i = 0; i < N * d; i++) v->y[i] = shared ? -(et_real)0 : 0;
+    if (shared && !shared_last) et_add_rows(r, N, d, v->shared_weight, v->shared_out, NULL, v->y);
+    for (size_t k = 0; k < moe->n; k++) {
+        size_t i = et_order_at(&order, k), first = (size_t)a->expert_offsets[i];
+        et_add_rows(r, (size_t)a->load[i], d, v->slot_weight + first, v->slot_out + first * d,
+                    a->slot_token + first, v->y);
     }
-    et_round(moe->rounding, ET_OUTPUTS, "y", moe->N * d, v->y);
+    if (shared && shared_last) et_add_rows(r, N, d, v->shared_weight, v->shared_out, NULL, v->y);
+    et_round(r, ET_OUTPUTS, "y", N * d, v->y);
 }
 
 /* ---- backward ----
@@ -220,59 +235,93 @@ static void combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
  * and off the slots dp = 0.
  */
 
-/* Rows whose sums are taken side by side. Each is one chain of additions, in order, and an addition waits
- * for the one before; other rows' are what the processor can do meanwhile. */
-enum { TOGETHER = 4 };
-
-/* For m rows f [m,d] that entered y with weights w [m]: dw [m] and dO [m,d] out. Row j belongs to token
- * tokens[j], or to token j where tokens is NULL. */
-static void weighted_rows_backward(size_t m, size_t d, const et_real *dy, const int32_t *tokens,
-                                   const et_real *w, const et_real *f, et_real *dw, et_real *dO)
+/* dO_j = w_j dy_i, i = tokens[j] (tokens NULL: j), for m rows. */
+static void weigh_rows(size_t m, size_t d, const et_real *w, const et_real *dy,
+                       const int32_t *tokens, et_real *dO)
 {
 #pragma omp parallel for if (et_worth_threads(m * d))
-    for (size_t first = 0; first < m; first += TOGETHER) {
-        size_t rows = m - first < TOGETHER ? m - first : TOGETHER;
-        const et_real *upstream[TOGETHER], *out[TOGETHER];
-        et_real sums[TOGETHER] = {0};
-        for (size_t j = 0; j < TOGETHER; j++) {
-            size_t row = first + (j < rows ? j : 0); /* the last ones may be fewer */
-            upstream[j] = dy + (tokens ? (size_t)tokens[row] : row) * d;
-            out[j] = f + row * d;
-        }
-        for (size_t c = 0; c < d; c++)
-            for (size_t j = 0; j < TOGETHER; j++) sums[j] += upstream[j][c] * out[j][c];
-        for (size_t j = 0; j < rows; j++) {
-            dw[first + j] = sums[j];
-            scale(d, w[first + j], upstream[j], dO + (first + j) * d);
-        }
+    for (size_t j = 0; j < m; j++) {
+        const et_real *row = dy + (tokens ? (size_t)tokens[j] : j) * d;
+        for (size_t c = 0; c < d; c++) dO[j * d + c] = w[j] * row[c];
     }
 }
 
-static void combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
-                             const et_moe_values *v, et_moe_grads *g)
+/* dy as a kernel stores it: a rounded copy, in *room. */
+static et_status store_upstream(const et_moe *moe, const et_real **dy, et_real **room,
+                                et_error *error)
+{
+    size_t count = moe->N * moe->d;
+    void *copy;
+    if (moe->rounding == NULL) return ET_OK;
+    et_status status = et_allocate(&copy, count, sizeof(et_real), "rounded dy", error);
+    if (status != ET_OK) return status;
+    *room = memcpy(copy, *dy, count * sizeof(et_real));
+    et_round(moe->rounding, ET_INTERMEDIATES, "dy", count, *room);
+    *dy = *room;
+    return ET_OK;
+}
+
+static et_status combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
+                                  const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
     const et_rounding *r = moe->rounding;
-    weighted_rows_backward(a->slots, moe->d, dy, a->slot_token, v->slot_weight, v->slot_out,
-                           g->slot_weight, g->slot_out);
-    et_round(r, ET_GATES, "dw", a->slots, g->slot_weight);
-    et_round(r, ET_INTERMEDIATES, "dO", a->slots * moe->d, g->slot_out);
-    if (moe->hs == 0) return;
-    weighted_rows_backward(moe->N, moe->d, dy, NULL, v->shared_weight, v->shared_out,
-                           g->shared_weight, g->shared_out);
-    et_round(r, ET_GATES, "dw", moe->N, g->shared_weight);
-    et_round(r, ET_INTERMEDIATES, "dO", moe->N * moe->d, g->shared_out);
+    size_t N = moe->N, d = moe->d, S = a->slots;
+    et_real *room = NULL;
+    et_status status = store_upstream(moe, &dy, &room, error);
+    if (status != ET_OK) return status;
+    et_dots(r, "dw", S, d, dy, a->slot_token, v->slot_out, g->slot_weight);
+    et_round(r, ET_GATES, "dw", S, g->slot_weight);
+    weigh_rows(S, d, v->slot_weight, dy, a->slot_token, g->slot_out);
+    et_round(r, ET_INTERMEDIATES, "dO", S * d, g->slot_out);
+    if (moe->hs > 0) {
+        et_dots(r, "dw", N, d, dy, NULL, v->shared_out, g->shared_weight);
+        et_round(r, ET_GATES, "dw", N, g->shared_weight);
+        weigh_rows(N, d, v->shared_weight, dy, NULL, g->shared_out);
+        et_round(r, ET_INTERMEDIATES, "dO", N * d, g->shared_out);
+    }
+    free(room);
+    return ET_OK;
 }
 
-/* to[token of row j] += rows[j]. An expert meets a token once, so the rows go to different places. */
-static void scatter_add(size_t m, size_t d, const et_real *rows, const int32_t *tokens, et_real *to)
+/* Where a product that is a share of dx goes: a golden's adds to g->x itself; a kernel's makes an array
+ * *room, which add_share adds. */
+static et_status take_share(const et_moe *moe, const et_moe_grads *g, et_real **share,
+                            et_real **room, et_error *error)
 {
-#pragma omp parallel for if (et_worth_threads(m * d))
-    for (size_t j = 0; j < m; j++)
-        for (size_t c = 0; c < d; c++) to[(size_t)tokens[j] * d + c] += rows[j * d + c];
+    void *apart;
+    *share = g->x;
+    *room = NULL;
+    if (moe->rounding == NULL) return ET_OK;
+    et_status status =
+        et_allocate(&apart, moe->N * moe->d, sizeof(et_real), "a share of dx", error);
+    if (status == ET_OK) *share = *room = apart;
+    return status;
 }
 
-static et_status experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
-                                  const et_moe_values *v, et_moe_grads *g, et_error *error)
+static void add_share(const et_moe *moe, et_real *room, et_moe_grads *g)
+{
+    if (room != NULL) et_add_rows(moe->rounding, moe->N, moe->d, NULL, room, NULL, g->x);
+    free(room);
+}
+
+static et_status shared_backward(const et_moe *moe, const et_real *x, const et_moe_values *v,
+                                 et_moe_grads *g, et_error *error)
+{
+    et_real *share, *room;
+    if (moe->hs == 0) return ET_OK;
+    et_status status = take_share(moe, g, &share, &room, error);
+    if (status != ET_OK) return status;
+    et_ffn f = shared_expert(moe);
+    status =
+        et_ffn_backward(&f, moe->N, x, v->shared_pre, v->shared_act, g->shared_out, g->shared_act,
+                        g->shared_pre, g->shared_up, g->shared_down, room == NULL, share, error);
+    add_share(moe, room, g);
+    return status;
+}
+
+static et_status routed_backward(const et_moe *moe, const et_order *order, const et_real *x,
+                                 const et_assignment *a, const et_moe_values *v, et_moe_grads *g,
+                                 et_error *error)
 {
     size_t d = moe->d, h = moe->h, size = h * d, most = largest_load(a);
     et_real *room;
@@ -282,8 +331,9 @@ static et_status experts_backward(const et_moe *moe, const et_real *x, const et_
 #pragma omp parallel for ordered schedule(dynamic)                                                 \
     reduction(||                                                                                   \
               : failed) if (one_expert_a_thread(moe, a))
-    for (size_t i = 0; i < moe->n; i++) {
-        size_t first = (size_t)a->expert_offsets[i], m = (size_t)a->load[i];
+    for (size_t k = 0; k < moe->n; k++) {
+        size_t i = et_order_at(order, k), first = (size_t)a->expert_offsets[i];
+        size_t m = (size_t)a->load[i];
         et_real *rows = room + (size_t)omp_get_thread_num() * 2 * most * d,
                 *drows = rows + most * d;
         et_ffn f = expert(moe, i);
@@ -292,40 +342,49 @@ static et_status experts_backward(const et_moe *moe, const et_real *x, const et_
                                   g->slot_out + first * d, g->slot_act + first * h,
                                   g->slot_pre + first * h, g->up + i * size, g->down + i * size,
                                   false, drows, NULL) != ET_OK;
-        /* Expert after expert, whoever is ready first: a token's rows are added in slot order. */
+        /* Expert after expert, whoever is ready first. */
 #pragma omp ordered
-        scatter_add(m, d, drows, a->slot_token + first, g->x);
-    }
-    if (moe->hs > 0) {
-        et_ffn f = shared_expert(moe);
-        failed |= et_ffn_backward(&f, moe->N, x, v->shared_pre, v->shared_act, g->shared_out,
-                                  g->shared_act, g->shared_pre, g->shared_up, g->shared_down, true,
-                                  g->x, NULL) != ET_OK;
+        et_add_rows(moe->rounding, m, d, NULL, drows, a->slot_token + first, g->x);
     }
     free(room);
-    if (failed) return no_room(error);
+    return failed ? no_room(error) : ET_OK;
+}
+
+static et_status experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
+                                  const et_moe_values *v, et_moe_grads *g, et_error *error)
+{
+    const et_rounding *r = moe->rounding;
+    const et_order order = et_order_of(r, "dx", moe->n);
+    bool shared_first = order.way == ET_BACKWARDS;
+    et_status status = ET_OK;
+    if (shared_first) status = shared_backward(moe, x, v, g, error);
+    if (status == ET_OK) status = routed_backward(moe, &order, x, a, v, g, error);
+    if (status == ET_OK && !shared_first) status = shared_backward(moe, x, v, g, error);
+    if (status != ET_OK) return status;
     /* A kernel adds up in the accumulator, and stores the sums. */
-    et_round(moe->rounding, ET_OUTPUTS, "dW_up", moe->n * size, g->up);
-    et_round(moe->rounding, ET_OUTPUTS, "dW_down", moe->n * size, g->down);
-    et_round(moe->rounding, ET_OUTPUTS, "dW_up", moe->hs * d, g->shared_up);
-    et_round(moe->rounding, ET_OUTPUTS, "dW_down", moe->hs * d, g->shared_down);
+    et_round(r, ET_OUTPUTS, "dW_up", moe->n * moe->h * moe->d, g->up);
+    et_round(r, ET_OUTPUTS, "dW_down", moe->n * moe->h * moe->d, g->down);
+    et_round(r, ET_OUTPUTS, "dW_up", moe->hs * moe->d, g->shared_up);
+    et_round(r, ET_OUTPUTS, "dW_down", moe->hs * moe->d, g->shared_down);
     return ET_OK;
 }
 
 /* dp on token t's slots, from dw. */
 static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
-                           size_t t, et_moe_grads *g)
+                           size_t t, const et_grid *q, et_moe_grads *g)
 {
-    et_real divide_by = divisor(moe, a, v, t), carried = 0;
+    et_real divide_by = divisor(moe, a, v, t, q), carried = 0;
     if (divide_by == 0) return; /* this token's weights are 0 by definition: no gradient */
     int32_t first = a->token_offsets[t], end = a->token_offsets[t + 1];
     if (moe->norm == ET_NORM_SUM)
         for (int32_t j = first; j < end; j++)
-            carried += v->slot_weight[a->token_slots[j]] * g->slot_weight[a->token_slots[j]];
+            carried = et_plus(
+                q, carried,
+                et_times(q, v->slot_weight[a->token_slots[j]], g->slot_weight[a->token_slots[j]]));
     for (int32_t j = first; j < end; j++) {
         int32_t slot = a->token_slots[j];
-        g->gates[t * moe->n + (size_t)a->slot_expert[slot]] +=
-            (g->slot_weight[slot] - carried) / divide_by;
+        et_real *dp = &g->gates[t * moe->n + (size_t)a->slot_expert[slot]];
+        *dp = et_plus(q, *dp, et_over(q, et_plus(q, g->slot_weight[slot], -carried), divide_by));
     }
 }
 
@@ -342,23 +401,30 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
         status = et_allocate(&room, N, sizeof(et_real), "anchor gradient", error);
     if (status != ET_OK) return status;
     et_real *danchor = room; /* da_t0 = ds_t (over n_t under fanout), or NULL */
+    et_grid grid;
+    const et_grid *q = gate_arithmetic(moe, &grid);
 #pragma omp parallel for if (et_worth_threads(N * n))
     for (size_t t = 0; t < N; t++) {
-        weigh_backward(moe, a, v, t, g);
-        if (danchor) danchor[t] = g->shared_weight[t] / shared_divisor(moe, a, t);
+        weigh_backward(moe, a, v, t, q, g);
+        if (danchor) danchor[t] = et_over(q, g->shared_weight[t], shared_divisor(moe, a, t));
     }
     for (size_t t = 0; t < N; t += at_once)
-        et_gate_backward(moe->gate, at_once, n, v->logits + t * n, v->gates + t * n,
-                         v->anchor ? v->anchor + t : NULL, g->gates + t * n,
-                         danchor ? danchor + t : NULL, g->logits + t * n);
+        et_gate_backward_rounded(rounding, moe->gate, at_once, n, v->logits + t * n,
+                                 v->gates + t * n, v->anchor ? v->anchor + t : NULL,
+                                 g->gates + t * n, danchor ? danchor + t : NULL, g->logits + t * n);
     free(room);
     et_round(rounding, ET_LOGITS, "dr", N * n, g->logits);
-    et_operand tokens = {et_rows(x, d), "x"}, router = {et_rows(moe->router, d), "W_r"};
-    et_operand by_expert = {et_transposed(g->logits, n), "dr"}, dr = {et_rows(g->logits, n), "dr"};
-    status =
-        et_product(rounding, moe->engine, n, d, N, by_expert, tokens, true, g->router, d, error);
-    if (status == ET_OK)
-        status = et_product(rounding, moe->engine, N, d, n, dr, router, true, g->x, d, error);
+    et_operand tokens = {et_rows(x, d), "x", ET_UNSTORED},
+               router = {et_rows(moe->router, d), "W_r", ET_UNSTORED},
+               by_expert = {et_transposed(g->logits, n), "dr", ET_LOGITS},
+               dr = {et_rows(g->logits, n), "dr", ET_LOGITS};
+    et_real *share, *apart;
+    if ((status = et_product(rounding, moe->engine, n, d, N, by_expert, tokens, true, g->router, d,
+                             error)) ||
+        (status = take_share(moe, g, &share, &apart, error)))
+        return status;
+    status = et_product(rounding, moe->engine, N, d, n, dr, router, apart == NULL, share, d, error);
+    add_share(moe, apart, g);
     et_round(rounding, ET_OUTPUTS, "dW_r", n * d, g->router);
     et_round(rounding, ET_OUTPUTS, "dx", N * d, g->x);
     return status;
@@ -436,8 +502,7 @@ et_status et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et
     ET_ARITHMETIC;
     et_status status = check_backward(moe, a, v, g, error);
     if (status == ET_OK) status = et_moe_check_tokens(moe, "dy", dy, error);
-    if (status == ET_OK) combine_backward(moe, dy, a, v, g);
-    return status;
+    return status == ET_OK ? combine_backward(moe, dy, a, v, g, error) : status;
 }
 
 et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
@@ -468,7 +533,8 @@ et_status et_moe_backward(const et_moe *moe, const et_real *x, const et_real *dy
         (status = et_moe_check_tokens(moe, "x", x, error)) ||
         (status = et_moe_check_tokens(moe, "dy", dy, error)))
         return status;
-    combine_backward(moe, dy, a, v, g);
-    status = experts_backward(moe, x, a, v, g, error);
-    return status == ET_OK ? score_backward(moe, x, a, v, g, error) : status;
+    if ((status = combine_backward(moe, dy, a, v, g, error)) ||
+        (status = experts_backward(moe, x, a, v, g, error)))
+        return status;
+    return score_backward(moe, x, a, v, g, error);
 }

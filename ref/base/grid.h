@@ -1,0 +1,63 @@
+/* grid.h: the numbers of one place of one kernel, and how it rounds to them. Internal.
+ *
+ * A binary64 number is 1 sign bit, 11 of exponent, 52 of fraction. In a format of p bits the
+ * fraction's last 53-p bits, the tail, are cut off: what is left is lo, and f = tail / 2^(53-p). Adding
+ * one to the kept bits gives lo + ulp, a carry running into the exponent, where it belongs. So rounding
+ * is arithmetic on the bit pattern of |v|, except below the format's smallest normal number, where
+ * the spacing is fixed and v is counted in units of it.
+ */
+#ifndef ET_GRID_H
+#define ET_GRID_H
+
+#include "etref/rounding.h"
+#include "ref/base/bits.h"
+
+#include <math.h>
+#include <stdbool.h>
+
+/* One place of one replica. */
+typedef struct et_grid {
+    int drop;                 /* bits of the tail: 53 - p */
+    double smallest, largest; /* of the format: normal, finite */
+    double unit;              /* spacing below `smallest` */
+    bool nearest, truncates, flushes;
+    uint64_t key; /* of seed and site */
+} et_grid;
+
+/* What passes through the accumulator is no finer than it: every place but ET_OPERANDS. rounding is
+ * not NULL. */
+et_grid et_grid_of(const et_rounding *rounding, et_place place, const char *site);
+
+/* The chances of one site of one replica. */
+uint64_t et_rounding_key(uint64_t seed, const char *site);
+
+/* A 64-bit mixer in which every bit of the input moves every bit of the output with chance 1/2: two
+ * rounds of multiply and shift (the scheme and its constants: Stafford's variant 13 of MurmurHash3's
+ * finaliser, as SplitMix64 uses it; Steele, Lea, Flood, OOPSLA 2014). */
+static inline uint64_t et_mix(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* v as et_round has it. */
+double et_grid_round(const et_grid *grid, double v);
+
+/* The format's number next to v, ties to the even one (a place that truncates: towards 0), whatever
+ * the mode: real arithmetic, for sums. Without a branch, so that loops of it become vectors. */
+static inline double et_grid_sum(const et_grid *g, double v)
+{
+    uint64_t one = UINT64_C(1) << g->drop, half = g->truncates ? 0 : one >> 1;
+    double size = fabs(v);
+    uint64_t bits = to_bits(size), odd = (bits >> g->drop) & 1;
+    double normal = from_bits((bits + half - (half > 0 ? 1 - odd : 0)) & ~(one - 1));
+    double magic = 0x1.8p52 * g->unit, small = (size + magic) - magic; /* to multiples of unit */
+    small -= g->truncates && small > size ? g->unit : 0;
+    double rounded = size < g->smallest ? small : normal;
+    rounded = g->flushes && rounded < g->smallest ? 0 : rounded;
+    double beyond = g->truncates && size < (double)INFINITY ? g->largest : (double)INFINITY;
+    return copysign(rounded > g->largest ? beyond : rounded, v);
+}
+
+#endif

@@ -1,0 +1,132 @@
+/* sum.c: the sums of a layer. See sum.h. */
+#include "ref/base/sum.h"
+#include "ref/base/grid.h"
+#include "ref/base/parallel.h"
+
+/* ---- order ---- */
+
+et_order et_order_of(const et_rounding *rounding, const char *site, size_t count)
+{
+    et_order order = {.way = ET_FORWARDS, .count = count};
+    if (rounding == NULL || rounding->mode != ET_ROUND_RANDOM) return order;
+    order.key = et_rounding_key(rounding->seed, site);
+    order.way = order.key % 3;
+    return order;
+}
+
+/* A random permutation that needs no memory: k changes places with its mirror image about a random
+ * point, or does not, by a chance that both share; again and again. Each round is a permutation, so all
+ * of them are. Source: Hoang, Morris, Rogaway, An Enciphering Scheme Based on a Card Shuffle, CRYPTO
+ * 2012: about log2(count) rounds mix; 32 do for any sum. */
+static size_t shuffled(const et_order *o, size_t k)
+{
+    for (uint64_t round = 1; round <= 32; round++) {
+        uint64_t key = et_mix(o->key + round);
+        size_t image = (size_t)(key % o->count) + o->count - k;
+        if (image >= o->count) image -= o->count;
+        size_t pair = k > image ? k : image;
+        if (et_mix(key ^ pair) & 1) k = image;
+    }
+    return k;
+}
+
+size_t et_order_at(const et_order *order, size_t k)
+{
+    if (order->way == ET_FORWARDS) return k;
+    return order->way == ET_BACKWARDS ? order->count - 1 - k : shuffled(order, k);
+}
+
+/* ---- rows times rows ---- */
+
+/* Rows whose sums are taken side by side. Each is one chain of additions, in order, and an addition waits
+ * for the one before; other rows' are what the processor can do meanwhile. */
+enum { TOGETHER = 4 };
+
+static void exact_dots(size_t d, const et_real *const a[TOGETHER], const et_real *const b[TOGETHER],
+                       et_real sums[TOGETHER])
+{
+    for (size_t c = 0; c < d; c++)
+        for (size_t j = 0; j < TOGETHER; j++) sums[j] += a[j][c] * b[j][c];
+}
+
+static void rounded_dots(const et_grid *g, const et_order *order, size_t d,
+                         const et_real *const a[TOGETHER], const et_real *const b[TOGETHER],
+                         et_real sums[TOGETHER])
+{
+    for (size_t k = 0; k < d; k++) {
+        size_t c = et_order_at(order, k);
+        for (size_t j = 0; j < TOGETHER; j++) {
+            double product = et_grid_sum(g, (double)a[j][c] * (double)b[j][c]);
+            sums[j] = (et_real)et_grid_sum(g, (double)sums[j] + product);
+        }
+    }
+}
+
+void et_dots(const et_rounding *rounding, const char *site, size_t m, size_t d, const et_real *a,
+             const int32_t *rows, const et_real *b, et_real *out)
+{
+    const et_order order = et_order_of(rounding, site, d);
+    const et_grid g = rounding ? et_grid_of(rounding, ET_ACCUMULATOR, site) : (et_grid){0};
+#pragma omp parallel for if (et_worth_threads(m * d))
+    for (size_t first = 0; first < m; first += TOGETHER) {
+        size_t count = m - first < TOGETHER ? m - first : TOGETHER;
+        const et_real *left[TOGETHER], *right[TOGETHER];
+        et_real sums[TOGETHER] = {0};
+        for (size_t j = 0; j < TOGETHER; j++) {
+            size_t row = first + (j < count ? j : 0); /* the last ones may be fewer */
+            left[j] = a + (rows ? (size_t)rows[row] : row) * d;
+            right[j] = b + row * d;
+        }
+        if (rounding == NULL)
+            exact_dots(d, left, right, sums);
+        else
+            rounded_dots(&g, &order, d, left, right, sums);
+        for (size_t j = 0; j < count; j++) out[first + j] = sums[j];
+    }
+}
+
+/* ---- rows that are added to rows ---- */
+
+static void add_rounded(const et_grid *share, const et_grid *sum, size_t d, et_real w,
+                        const et_real *row, et_real *to)
+{
+    for (size_t c = 0; c < d; c++) {
+        double term = et_grid_round(share, (double)w * (double)row[c]);
+        to[c] = (et_real)et_grid_sum(sum, (double)to[c] + term);
+    }
+}
+
+void et_add_rows(const et_rounding *rounding, size_t m, size_t d, const et_real *w,
+                 const et_real *rows, const int32_t *at, et_real *to)
+{
+    const et_grid g = rounding ? et_grid_of(rounding, ET_ACCUMULATOR, "share") : (et_grid){0};
+#pragma omp parallel for if (et_worth_threads(m * d))
+    for (size_t j = 0; j < m; j++) {
+        const et_real *row = rows + j * d;
+        et_real *sum = to + (at ? (size_t)at[j] : j) * d, weight = w ? w[j] : 1;
+        if (rounding != NULL)
+            add_rounded(&g, &g, d, weight, row, sum);
+        else
+            for (size_t c = 0; c < d; c++) sum[c] += weight * row[c];
+    }
+}
+
+/* ---- numbers ---- */
+
+et_real et_sum(const et_rounding *rounding, const char *site, et_real start, size_t count,
+               size_t step, const et_real *v, const et_real *w)
+{
+    et_real sum = start;
+    if (rounding == NULL) {
+        for (size_t i = 0; i < count; i++) sum += w ? v[i * step] * w[i * step] : v[i * step];
+        return sum;
+    }
+    const et_order order = et_order_of(rounding, site, count);
+    const et_grid g = et_grid_of(rounding, ET_ACCUMULATOR, site);
+    for (size_t k = 0; k < count; k++) {
+        size_t i = et_order_at(&order, k) * step;
+        double term = w ? et_grid_sum(&g, (double)v[i] * (double)w[i]) : (double)v[i];
+        sum = (et_real)et_grid_sum(&g, (double)sum + term);
+    }
+    return sum;
+}

@@ -1,0 +1,72 @@
+/* sum.h: the sums of a layer, and a kernel's order and arithmetic in them. Internal.
+ *
+ * A golden takes every sum in et_real, in the order of its terms: rounding NULL. With a rounding each
+ * product, quotient and partial sum is a number of the accumulator, as a kernel's is that takes one
+ * term after the other. In which order it takes them no profile says: a replica draws one.
+ */
+#ifndef ET_SUM_H
+#define ET_SUM_H
+
+#include "ref/base/grid.h"
+
+/* An order of `count` terms. */
+typedef struct et_order {
+    enum { ET_FORWARDS, ET_BACKWARDS, ET_SHUFFLED } way;
+    size_t count;
+    uint64_t key;
+} et_order;
+
+/* Forwards in a golden and in an emulated kernel. In a replica by chance, of seed and site: forwards,
+ * backwards, or shuffled, each for a third of the seeds. */
+et_order et_order_of(const et_rounding *rounding, const char *site, size_t count);
+
+/* Which term comes as the k-th; k < count. */
+size_t et_order_at(const et_order *order, size_t k);
+
+/* out[j] = <a_i, b_j>, j < m, where i = rows[j] (rows NULL: j); a, b of d columns. */
+void et_dots(const et_rounding *rounding, const char *site, size_t m, size_t d, const et_real *a,
+             const int32_t *rows, const et_real *b, et_real *out);
+
+/* to_i += w_j rows_j, j < m, where i = at[j], no two alike (at NULL: j). w NULL: weights of 1. What is
+ * added has been rounded by itself, at the site "share". */
+void et_add_rows(const et_rounding *rounding, size_t m, size_t d, const et_real *w,
+                 const et_real *rows, const int32_t *at, et_real *to);
+
+/* start + sum_i v_i w_i, `step` apart; w NULL: weights of 1. */
+et_real et_sum(const et_rounding *rounding, const char *site, et_real start, size_t count,
+               size_t step, const et_real *v, const et_real *w);
+
+/* ---- single operations, each result rounded by et_round's rule; grid NULL: not rounded ----
+ *
+ * Not rounded either is what is exact for every operand: to add 0, to multiply or divide by a power of
+ * two. A replica's numbers lie between the kernel's, so that this does not show in their bits. */
+
+static inline et_real et_rounded(const et_grid *grid, et_real v)
+{
+    return grid == NULL ? v : (et_real)et_grid_round(grid, (double)v);
+}
+
+static inline bool et_is_power_of_two(et_real v)
+{
+    int exponent;
+    return frexp(fabs((double)v), &exponent) == 0.5;
+}
+
+static inline et_real et_plus(const et_grid *grid, et_real a, et_real b)
+{
+    return a == 0 || b == 0 ? a + b : et_rounded(grid, a + b);
+}
+
+static inline et_real et_times(const et_grid *grid, et_real a, et_real b)
+{
+    et_real product = a * b;
+    if (grid == NULL || et_is_power_of_two(a) || et_is_power_of_two(b)) return product;
+    return et_rounded(grid, product);
+}
+
+static inline et_real et_over(const et_grid *grid, et_real a, et_real b)
+{
+    return grid == NULL || et_is_power_of_two(b) ? a / b : et_rounded(grid, a / b);
+}
+
+#endif
