@@ -28,6 +28,15 @@ typedef struct et_grid {
  * not NULL. */
 et_grid et_grid_of(const et_rounding *rounding, et_place place, const char *site);
 
+/* The same in *room; NULL where rounding is NULL: in a golden. */
+static inline const et_grid *et_grid_in(et_grid *room, const et_rounding *r, et_place place,
+                                        const char *site)
+{
+    if (r == NULL) return NULL;
+    *room = et_grid_of(r, place, site);
+    return room;
+}
+
 /* The chances of one site of one replica. */
 uint64_t et_rounding_key(uint64_t seed, const char *site);
 

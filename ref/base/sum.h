@@ -41,30 +41,36 @@ et_real et_sum(const et_rounding *rounding, const char *site, et_real start, siz
  * Not rounded either is what is exact for every operand: to add 0, to multiply or divide by a power of
  * two. A replica's numbers lie between the kernel's, so that this does not show in their bits. */
 
-static inline et_real et_rounded(const et_grid *grid, et_real v)
+static inline double et_rounded(const et_grid *grid, double v)
 {
-    return grid == NULL ? v : (et_real)et_grid_round(grid, (double)v);
+    return grid == NULL ? v : et_grid_round(grid, v);
 }
 
-static inline bool et_is_power_of_two(et_real v)
+static inline bool et_is_power_of_two(double v)
 {
     int exponent;
-    return frexp(fabs((double)v), &exponent) == 0.5;
+    return frexp(fabs(v), &exponent) == 0.5;
 }
 
-static inline et_real et_plus(const et_grid *grid, et_real a, et_real b)
+static inline double et_plus(const et_grid *grid, double a, double b)
 {
     return a == 0 || b == 0 ? a + b : et_rounded(grid, a + b);
 }
 
-static inline et_real et_times(const et_grid *grid, et_real a, et_real b)
+/* Of a long sum: in real arithmetic, not by chance. */
+static inline double et_added(const et_grid *grid, double sum, double term)
 {
-    et_real product = a * b;
+    return grid == NULL ? sum + term : et_grid_sum(grid, sum + term);
+}
+
+static inline double et_times(const et_grid *grid, double a, double b)
+{
+    double product = a * b;
     if (grid == NULL || et_is_power_of_two(a) || et_is_power_of_two(b)) return product;
     return et_rounded(grid, product);
 }
 
-static inline et_real et_over(const et_grid *grid, et_real a, et_real b)
+static inline double et_over(const et_grid *grid, double a, double b)
 {
     return grid == NULL || et_is_power_of_two(b) ? a / b : et_rounded(grid, a / b);
 }

@@ -52,7 +52,7 @@ static et_real e_to(const steps *s, et_real v)
 {
     et_real e = (et_real)exponential((double)v);
     if (s->underflows && (double)e < s->grid.smallest) return 0;
-    return et_rounded(grid_of(s), e);
+    return (et_real)et_rounded(grid_of(s), (double)e);
 }
 
 bool et_gate_has_anchor(et_gate gate)
@@ -64,7 +64,7 @@ bool et_gate_has_anchor(et_gate gate)
 static et_real sigmoid(const steps *s, et_real r)
 {
     et_real e = e_to(s, -(et_real)fabs(r));
-    return (r < 0 ? e : 1) / et_plus(grid_of(s), 1, e);
+    return (r < 0 ? e : 1) / (et_real)et_plus(grid_of(s), 1, (double)e);
 }
 
 /* p(1-p) = e^-|r| / (1+e^-|r|)^2: the same number for r and -r. The product itself would lose all
@@ -85,7 +85,7 @@ static void softmax(const steps *s, size_t count, size_t step, const et_real *r,
         if (r[i * step] > largest) largest = r[i * step];
     et_real zero_share = anchor ? e_to(s, -largest) : 0;
     for (size_t i = 0; i < count; i++)
-        p[i * step] = e_to(s, et_plus(grid_of(s), r[i * step], -largest));
+        p[i * step] = e_to(s, (et_real)et_plus(grid_of(s), (double)r[i * step], (double)-largest));
     et_real sum = et_sum(s->kernel, "softmax", zero_share, count, step, p, NULL);
     for (size_t i = 0; i < count; i++) p[i * step] /= sum;
     if (anchor) *anchor = zero_share / sum;
@@ -186,14 +186,16 @@ static void rounded_softmax_backward(const steps *s, size_t count, size_t step, 
                                      et_real *dr)
 {
     const et_grid *g = grid_of(s);
-    et_real D = et_sum(s->kernel, "D", et_times(g, anchor, danchor), count, step, p, dp);
-    for (size_t i = 0; i < count * step; i += step) dr[i] += p[i] * et_plus(g, dp[i], -D);
+    et_real D = et_sum(s->kernel, "D", (et_real)et_times(g, (double)anchor, (double)danchor), count,
+                       step, p, dp);
+    for (size_t i = 0; i < count * step; i += step)
+        dr[i] += p[i] * (et_real)et_plus(g, (double)dp[i], (double)-D);
 }
 
 /* A kernel has p already, and no e^-|r| any more: p(1-p). */
 static et_real rounded_sigmoid_slope(const steps *s, et_real p)
 {
-    return et_times(grid_of(s), p, et_plus(grid_of(s), 1, -p));
+    return (et_real)et_times(grid_of(s), (double)p, et_plus(grid_of(s), 1, (double)-p));
 }
 
 static void softmax_gradient(const steps *s, size_t count, size_t step, const et_real *p,

@@ -60,16 +60,16 @@ static et_real fanout(const et_moe *moe, const et_assignment *a, size_t t)
 }
 
 /* What token t's gate values are divided by: 1, n_t or sum_j z_tj p_tj. 0 only where every weight
- * of the token is 0 anyway: no expert at all, or only gate values of 0. Steps are rounded to grid g. */
+ * of the token is 0 anyway: no expert at all, or only gate values of 0. Steps are rounded to grid q. */
 static et_real divisor(const et_moe *moe, const et_assignment *a, const et_moe_values *v, size_t t,
-                       const et_grid *g)
+                       const et_grid *q)
 {
     if (moe->norm == ET_NORM_NONE) return 1;
     if (moe->norm == ET_NORM_FANOUT) return fanout(moe, a, t);
-    et_real sum = 0;
+    double sum = 0;
     for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++)
-        sum = et_plus(g, sum, v->gates[t * moe->n + (size_t)a->slot_expert[a->token_slots[j]]]);
-    return sum;
+        sum = et_plus(q, sum, v->gates[t * moe->n + (size_t)a->slot_expert[a->token_slots[j]]]);
+    return (et_real)sum;
 }
 
 /* What s_t is divided by: n_t under fanout, at least 1 since the shared expert counts; else 1. */
@@ -78,38 +78,23 @@ static et_real shared_divisor(const et_moe *moe, const et_assignment *a, size_t 
     return moe->norm == ET_NORM_FANOUT ? fanout(moe, a, t) : 1;
 }
 
-/* A kernel's arithmetic with gate values; NULL in a golden, which does not round. */
-static const et_grid *gate_arithmetic(const et_moe *moe, et_grid *grid)
-{
-    if (moe->rounding == NULL) return NULL;
-    *grid = et_grid_of(moe->rounding, ET_ACCUMULATOR, "gate");
-    return grid;
-}
-
-/* Likewise, for weights as they are stored. */
-static const et_grid *weights(const et_moe *moe, et_grid *grid)
-{
-    if (moe->rounding == NULL) return NULL;
-    *grid = et_grid_of(moe->rounding, ET_GATES, "w");
-    return grid;
-}
-
 static void weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
     et_grid rooms[2];
-    const et_grid *arithmetic = gate_arithmetic(moe, &rooms[0]), *stored = weights(moe, &rooms[1]);
-    et_real constant = et_rounded(stored, moe->shared_constant);
+    const et_grid *step = et_grid_in(&rooms[0], moe->rounding, ET_ACCUMULATOR, "gate"),
+                  *stored = et_grid_in(&rooms[1], moe->rounding, ET_GATES, "w");
+    double constant = et_rounded(stored, moe->shared_constant);
 #pragma omp parallel for if (et_worth_threads(moe->N * moe->n))
     for (size_t t = 0; t < moe->N; t++) {
-        et_real divide_by = divisor(moe, a, v, t, arithmetic);
+        et_real divide_by = divisor(moe, a, v, t, step);
         for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
             int32_t slot = a->token_slots[j];
             et_real p = v->gates[t * moe->n + (size_t)a->slot_expert[slot]];
-            v->slot_weight[slot] = divide_by != 0 ? et_over(stored, p, divide_by) : 0;
+            v->slot_weight[slot] = divide_by != 0 ? (et_real)et_over(stored, p, divide_by) : 0;
         }
         if (moe->hs > 0) {
-            et_real s = moe->anchor_weighs_shared ? v->anchor[t] : constant;
-            v->shared_weight[t] = et_over(stored, s, shared_divisor(moe, a, t));
+            double s = moe->anchor_weighs_shared ? v->anchor[t] : constant;
+            v->shared_weight[t] = (et_real)et_over(stored, s, shared_divisor(moe, a, t));
         }
     }
 }
@@ -373,7 +358,7 @@ static et_status experts_backward(const et_moe *moe, const et_real *x, const et_
 static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
                            size_t t, const et_grid *q, et_moe_grads *g)
 {
-    et_real divide_by = divisor(moe, a, v, t, q), carried = 0;
+    double divide_by = divisor(moe, a, v, t, q), carried = 0;
     if (divide_by == 0) return; /* this token's weights are 0 by definition: no gradient */
     int32_t first = a->token_offsets[t], end = a->token_offsets[t + 1];
     if (moe->norm == ET_NORM_SUM)
@@ -384,7 +369,8 @@ static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_m
     for (int32_t j = first; j < end; j++) {
         int32_t slot = a->token_slots[j];
         et_real *dp = &g->gates[t * moe->n + (size_t)a->slot_expert[slot]];
-        *dp = et_plus(q, *dp, et_over(q, et_plus(q, g->slot_weight[slot], -carried), divide_by));
+        *dp = (et_real)et_plus(q, *dp,
+                               et_over(q, et_plus(q, g->slot_weight[slot], -carried), divide_by));
     }
 }
 
@@ -402,11 +388,12 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
     if (status != ET_OK) return status;
     et_real *danchor = room; /* da_t0 = ds_t (over n_t under fanout), or NULL */
     et_grid grid;
-    const et_grid *q = gate_arithmetic(moe, &grid);
+    const et_grid *q = et_grid_in(&grid, rounding, ET_ACCUMULATOR, "gate");
 #pragma omp parallel for if (et_worth_threads(N * n))
     for (size_t t = 0; t < N; t++) {
         weigh_backward(moe, a, v, t, q, g);
-        if (danchor) danchor[t] = et_over(q, g->shared_weight[t], shared_divisor(moe, a, t));
+        if (danchor)
+            danchor[t] = (et_real)et_over(q, g->shared_weight[t], shared_divisor(moe, a, t));
     }
     for (size_t t = 0; t < N; t += at_once)
         et_gate_backward_rounded(rounding, moe->gate, at_once, n, v->logits + t * n,

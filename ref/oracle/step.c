@@ -18,8 +18,10 @@
 #include "etref/step.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
+#include "ref/base/sum.h"
 #include "ref/oracle/decide.h"
 #include "ref/oracle/fields.h"
+#include "ref/routing/rounded.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -282,9 +284,7 @@ static et_status route_by_choice(et_step *s, size_t batch, et_real *kth, et_erro
                          s->route.mask + first * n, s->route.margin + first * n, cutoffs,
                          s->route.topk_token + batch * pools * n * c->target_load, first, error);
     for (size_t i = 0; status == ET_OK && i < n; i++) {
-        et_real sum = 0;
-        for (size_t p = 0; p < pools; p++) sum += cutoffs[p * n + i];
-        kth[i] = sum / (et_real)pools;
+        kth[i] = et_sum(s->rounding, "cutoff", 0, pools, n, cutoffs + i, NULL) / (et_real)pools;
     }
     return status;
 }
@@ -324,8 +324,8 @@ static et_status route(et_step *s, et_error *error)
     if (status == ET_OK) status = et_allocate(&room, n, sizeof(et_real), "cutoffs", error);
     et_real *kth = room;
     if (status == ET_OK && s->route.threshold) {
-        et_ema_threshold(n, s->in.ema, c->ema_decay, c->ema_bias_correction, c->ema_updates,
-                         s->route.threshold);
+        et_ema_threshold_rounded(s->rounding, n, s->in.ema, c->ema_decay, c->ema_bias_correction,
+                                 c->ema_updates, s->route.threshold);
         et_round(s->rounding, ET_ACCUMULATOR, "c", n, s->route.threshold);
     }
     for (size_t batch = 0; status == ET_OK && batch < M; batch++) {
@@ -431,12 +431,12 @@ static et_status losses(et_step *s, et_error *error)
         size_t at = batch * N * n;
         if (s->loss_aux) {
             et_step_fractions(s, batch, F);
-            *s->loss_aux += et_aux_loss(c->balance, N, n, F, s->fwd.gates + at,
-                                        c->balance_coef / (double)M, s->bwd.gates + at);
+            *s->loss_aux += et_aux_loss_rounded(s->rounding, c->balance, N, n, F, s->fwd.gates + at,
+                                                c->balance_coef / (double)M, s->bwd.gates + at);
         }
         if (s->loss_z)
-            *s->loss_z +=
-                et_z_loss(N, n, s->fwd.logits + at, c->z_loss_coef / (double)M, s->bwd.logits + at);
+            *s->loss_z += et_z_loss_rounded(s->rounding, N, n, s->fwd.logits + at,
+                                            c->z_loss_coef / (double)M, s->bwd.logits + at);
     }
     if (s->loss_aux) *s->loss_aux /= (et_real)M;
     if (s->loss_z) *s->loss_z /= (et_real)M;
@@ -460,10 +460,11 @@ static et_status update_bias(et_step *s, et_error *error)
     for (size_t i = 0; i < n; i++) load[i] = (et_real)s->assignment.load[i];
     memcpy(s->state_bias, s->in.bias, bytes);
     if (s->in.load) /* of all ranks: a mean load per micro-batch */
-        et_bias_update(c->balance, et_case_micro_tokens(c), n, c->top_k, s->in.load, c->bias_rate,
-                       s->state_bias);
+        et_bias_update_rounded(s->rounding, c->balance, et_case_micro_tokens(c), n, c->top_k,
+                               s->in.load, c->bias_rate, s->state_bias);
     else
-        et_bias_update(c->balance, c->tokens, n, c->top_k, load, c->bias_rate, s->state_bias);
+        et_bias_update_rounded(s->rounding, c->balance, c->tokens, n, c->top_k, load, c->bias_rate,
+                               s->state_bias);
     et_round(s->rounding, ET_ACCUMULATOR, "bias", n, s->state_bias);
     free(room);
     return ET_OK;
@@ -476,7 +477,7 @@ static et_status update_ema(et_step *s, et_error *error)
     if (status == ET_OK) status = integers(s, &s->state_updates, 1, 1, error);
     if (status != ET_OK) return status;
     memcpy(s->state_ema, s->in.ema, c->experts * sizeof(et_real));
-    et_ema_update(c->experts, c->ema_decay, s->route.cutoff, s->state_ema);
+    et_ema_update_rounded(s->rounding, c->experts, c->ema_decay, s->route.cutoff, s->state_ema);
     et_round(s->rounding, ET_ACCUMULATOR, "ema", c->experts, s->state_ema);
     *s->state_updates = (int32_t)(c->ema_updates + 1);
     return ET_OK;
@@ -540,7 +541,7 @@ static et_status measure_gates(et_step *s, et_error *error)
     et_real *used = room;
     for (size_t j = 0; j < a->slots; j++)
         used[j] = s->fwd.gates[(size_t)a->slot_token[j] * a->experts + (size_t)a->slot_expert[j]];
-    et_mean_std(a->slots, used, s->metric.gate_mean, s->metric.gate_std);
+    et_mean_std_rounded(s->rounding, a->slots, used, s->metric.gate_mean, s->metric.gate_std);
     free(room);
     return ET_OK;
 }
@@ -568,6 +569,23 @@ static et_status take_metrics(et_step *s, et_error *error)
     return TAKE_ALL(s, list, error);
 }
 
+/* As a kernel stores them; counts are exact. */
+static void round_metrics(et_step *s)
+{
+    const et_step_metrics *m = &s->metric;
+    size_t n = s->c.experts;
+    const struct {
+        et_real *values;
+        size_t count;
+    } list[] = {{m->usage, n},          {m->raw_usage, n},      {m->cutoff_gap, n},
+                {m->cutoff_gap_abs, n}, {m->saturation, 1},     {m->starvation, 1},
+                {m->overflow_rate, 1},  {m->underflow_rate, 1}, {m->logit_mean, 1},
+                {m->logit_std, 1},      {m->gate_mean, 1},      {m->gate_std, 1}};
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+        if (list[i].values)
+            et_round(s->rounding, ET_ACCUMULATOR, "metric", list[i].count, list[i].values);
+}
+
 static et_status measure(et_step *s, et_error *error)
 {
     et_step_metrics *m = &s->metric;
@@ -575,8 +593,11 @@ static et_status measure(et_step *s, et_error *error)
     if (status != ET_OK) return status;
     measure_usage(s);
     if (m->saturation) measure_capacity(s);
-    et_mean_std(s->c.tokens * s->c.experts, s->fwd.logits, m->logit_mean, m->logit_std);
-    return measure_gates(s, error);
+    et_mean_std_rounded(s->rounding, s->c.tokens * s->c.experts, s->fwd.logits, m->logit_mean,
+                        m->logit_std);
+    status = measure_gates(s, error);
+    if (status == ET_OK) round_metrics(s);
+    return status;
 }
 
 /* ---- the block layout ---- */

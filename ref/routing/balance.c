@@ -14,55 +14,82 @@
 #include "ref/base/exponential.h"
 #include "etref/routing.h"
 #include "ref/base/arithmetic.h"
+#include "ref/base/sum.h"
+#include "ref/routing/rounded.h"
 
-static et_real fraction(size_t N, size_t n, size_t K, et_real load)
+static double fraction(const et_grid *q, size_t N, size_t n, size_t K, et_real load)
 {
-    return (et_real)n * load / ((et_real)K * (et_real)N);
+    return et_over(q, (double)((et_real)n * load), (double)((et_real)K * (et_real)N));
 }
 
 void et_balance_fractions(size_t N, size_t n, size_t K, const et_real *load, et_real *F)
 {
     ET_ARITHMETIC;
-    for (size_t i = 0; i < n; i++) F[i] = fraction(N, n, K, load[i]);
+    for (size_t i = 0; i < n; i++) F[i] = (et_real)fraction(NULL, N, n, K, load[i]);
 }
 
 /* L = sum_i F'_i (1/N) sum_t p_ti. F is a count, constant almost everywhere, so dL/dp_ti = F'_i / N
  * for every token, chosen or not. */
+et_real et_aux_loss_rounded(const et_rounding *rounding, et_balance balance, size_t N, size_t n,
+                            const et_real *F, const et_real *p, double scale, et_real *dp)
+{
+    ET_ARITHMETIC;
+    et_grid room;
+    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "aux");
+    double loss = 0;
+    for (size_t i = 0; i < n; i++) {
+        double f = et_rounded(q, (double)F[i]);
+        double weight = balance == ET_BALANCE_AUX_ERROR ? et_plus(q, f, -1) : f;
+        double sum = (double)et_sum(rounding, "aux", 0, N, n, p + i, NULL);
+        loss = et_plus(q, loss, et_times(q, weight, et_over(q, sum, (double)N)));
+        et_real each = (et_real)et_over(q, et_times(q, (et_real)scale, weight), (double)N);
+        for (size_t t = 0; dp != NULL && t < N; t++) dp[t * n + i] += each;
+    }
+    return (et_real)loss;
+}
+
 et_real et_aux_loss(et_balance balance, size_t N, size_t n, const et_real *F, const et_real *p,
                     double scale, et_real *dp)
 {
-    ET_ARITHMETIC;
-    et_real loss = 0;
-    for (size_t i = 0; i < n; i++) {
-        et_real weight = balance == ET_BALANCE_AUX_ERROR ? F[i] - 1 : F[i];
-        et_real sum = 0;
-        for (size_t t = 0; t < N; t++) sum += p[t * n + i];
-        loss += weight * (sum / (et_real)N);
-        et_real each = (et_real)scale * weight / (et_real)N;
-        for (size_t t = 0; dp != NULL && t < N; t++) dp[t * n + i] += each;
-    }
-    return loss;
+    return et_aux_loss_rounded(NULL, balance, N, n, F, p, scale, dp);
+}
+
+static double e_to(const et_grid *q, double r, double largest)
+{
+    return et_rounded(q, exponential(et_plus(q, r, -largest)));
 }
 
 /* lse = log sum_i e^r_i = m + log sum_i e^(r_i - m), m the largest: nothing overflows.
  * d(lse^2)/dr_i = 2 lse e^(r_i - lse) = 2 lse softmax_i. */
-et_real et_z_loss(size_t N, size_t n, const et_real *r, double scale, et_real *dr)
+et_real et_z_loss_rounded(const et_rounding *rounding, size_t N, size_t n, const et_real *r,
+                          double scale, et_real *dr)
 {
     ET_ARITHMETIC;
-    et_real loss = 0;
-    for (size_t t = 0; t < N; t++) {
+    et_grid room;
+    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "z");
+    const et_order order = et_order_of(rounding, "z", N);
+    double loss = 0;
+    for (size_t k = 0; k < N; k++) {
+        size_t t = et_order_at(&order, k);
         const et_real *row = r + t * n;
         double largest = (double)row[0], sum = 0;
         for (size_t i = 1; i < n; i++)
             if ((double)row[i] > largest) largest = (double)row[i];
-        for (size_t i = 0; i < n; i++) sum += exponential((double)row[i] - largest);
-        double lse = largest + et_log(sum);
-        loss += (et_real)(lse * lse);
-        double each = scale * 2 * lse / (double)N;
-        for (size_t i = 0; dr != NULL && i < n; i++)
-            dr[t * n + i] += (et_real)(each * (exponential((double)row[i] - largest) / sum));
+        for (size_t i = 0; i < n; i++) sum = et_plus(q, sum, e_to(q, (double)row[i], largest));
+        double lse = et_plus(q, largest, et_rounded(q, et_log(sum)));
+        loss = (double)(et_real)et_added(q, loss, (double)(et_real)et_times(q, lse, lse));
+        double each = et_over(q, et_times(q, scale * 2, lse), (double)N);
+        for (size_t i = 0; dr != NULL && i < n; i++) {
+            double share = et_over(q, e_to(q, (double)row[i], largest), sum);
+            dr[t * n + i] += (et_real)et_times(q, each, share);
+        }
     }
-    return loss / (et_real)N;
+    return (et_real)loss / (et_real)N;
+}
+
+et_real et_z_loss(size_t N, size_t n, const et_real *r, double scale, et_real *dr)
+{
+    return et_z_loss_rounded(NULL, N, n, r, scale, dr);
 }
 
 static et_real sign(et_real v)
@@ -70,16 +97,25 @@ static et_real sign(et_real v)
     return (et_real)((v > 0) - (v < 0));
 }
 
-void et_bias_update(et_balance balance, size_t N, size_t n, size_t K, const et_real *load,
-                    double rate, et_real *bias)
+void et_bias_update_rounded(const et_rounding *rounding, et_balance balance, size_t N, size_t n,
+                            size_t K, const et_real *load, double rate, et_real *bias)
 {
     ET_ARITHMETIC;
+    et_grid room;
+    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "bias");
+    double u = et_rounded(q, (double)(et_real)rate);
     et_real total = 0;
     for (size_t i = 0; i < n; i++) total += load[i];
     for (size_t i = 0; i < n; i++) {
         if (balance == ET_BALANCE_LOSSFREE) /* mean - load_i > 0 as total > n load_i: no division */
-            bias[i] += (et_real)rate * sign(total - (et_real)n * load[i]);
+            bias[i] += (et_real)u * sign(total - (et_real)n * load[i]);
         if (balance == ET_BALANCE_PROPORTIONAL)
-            bias[i] += (et_real)rate * (1 - fraction(N, n, K, load[i]));
+            bias[i] += (et_real)et_times(q, u, et_plus(q, 1, -fraction(q, N, n, K, load[i])));
     }
+}
+
+void et_bias_update(et_balance balance, size_t N, size_t n, size_t K, const et_real *load,
+                    double rate, et_real *bias)
+{
+    et_bias_update_rounded(NULL, balance, N, n, K, load, rate, bias);
 }

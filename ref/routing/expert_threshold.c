@@ -12,6 +12,8 @@
 #include "etref/routing.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
+#include "ref/base/sum.h"
+#include "ref/routing/rounded.h"
 #include "ref/routing/top.h"
 
 #include <math.h>
@@ -117,17 +119,40 @@ double et_ema_weight(double beta, size_t updates)
 
 /* After u updates from 0, ema = (1-beta) sum_s beta^(u-1-s) kth_s, whose weights add up to
  * 1 - beta^u; dividing by that makes it a mean. */
+void et_ema_threshold_rounded(const et_rounding *rounding, size_t n, const et_real *ema,
+                              double beta, bool bias_correction, size_t updates, et_real *c)
+{
+    ET_ARITHMETIC;
+    et_grid room;
+    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "ema");
+    double weight = 1;
+    if (bias_correction) weight = et_rounded(q, et_ema_weight(et_rounded(q, beta), updates));
+    for (size_t i = 0; i < n; i++) {
+        double kept = et_rounded(q, (double)ema[i]);
+        c[i] = weight > 0 ? (et_real)(kept / weight) : 0;
+    }
+}
+
 void et_ema_threshold(size_t n, const et_real *ema, double beta, bool bias_correction,
                       size_t updates, et_real *c)
 {
+    et_ema_threshold_rounded(NULL, n, ema, beta, bias_correction, updates, c);
+}
+
+void et_ema_update_rounded(const et_rounding *rounding, size_t n, double beta, const et_real *kth,
+                           et_real *ema)
+{
     ET_ARITHMETIC;
-    double weight = bias_correction ? et_ema_weight(beta, updates) : 1;
-    for (size_t i = 0; i < n; i++) c[i] = weight > 0 ? (et_real)((double)ema[i] / weight) : 0;
+    et_grid room;
+    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "ema");
+    double old = et_rounded(q, beta), new = et_plus(q, 1, -old);
+    for (size_t i = 0; i < n; i++) {
+        double kept = et_rounded(q, (double)ema[i]);
+        ema[i] = (et_real)(et_times(q, old, kept) + et_times(q, new, (double)kth[i]));
+    }
 }
 
 void et_ema_update(size_t n, double beta, const et_real *kth, et_real *ema)
 {
-    ET_ARITHMETIC;
-    for (size_t i = 0; i < n; i++)
-        ema[i] = (et_real)(beta * (double)ema[i] + (1 - beta) * (double)kth[i]);
+    et_ema_update_rounded(NULL, n, beta, kth, ema);
 }

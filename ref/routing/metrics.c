@@ -15,18 +15,31 @@
 #include "etref/elementary.h"
 #include "etref/routing.h"
 #include "ref/base/arithmetic.h"
+#include "ref/base/sum.h"
+#include "ref/routing/rounded.h"
 
 #include <math.h>
 
-void et_mean_std(size_t count, const et_real *values, et_real *mean, et_real *std)
+void et_mean_std_rounded(const et_rounding *rounding, size_t count, const et_real *values,
+                         et_real *mean, et_real *std)
 {
     ET_ARITHMETIC;
+    et_grid room;
+    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "mean");
     double sum = 0, squares = 0;
-    for (size_t i = 0; i < count; i++) sum += (double)values[i];
-    double m = count ? sum / (double)count : 0;
-    for (size_t i = 0; i < count; i++) squares += ((double)values[i] - m) * ((double)values[i] - m);
+    for (size_t i = 0; i < count; i++) sum = et_added(q, sum, (double)values[i]);
+    double m = count ? et_rounded(q, sum / (double)count) : 0;
+    for (size_t i = 0; i < count; i++) {
+        double apart = et_plus(q, (double)values[i], -m);
+        squares = et_added(q, squares, et_times(q, apart, apart));
+    }
     *mean = (et_real)m;
-    *std = (et_real)(count ? sqrt(squares / (double)count) : 0);
+    *std = (et_real)(count ? sqrt(et_over(q, squares, (double)count)) : 0);
+}
+
+void et_mean_std(size_t count, const et_real *values, et_real *mean, et_real *std)
+{
+    et_mean_std_rounded(NULL, count, values, mean, std);
 }
 
 et_capacity_use et_capacity_measure(size_t M, size_t n, et_capacity bounds, const int32_t *passed)
