@@ -30,7 +30,7 @@ static et_real a[M * K], b[K * N], start[M * N], got[M * N];
 static et_operand operand(const char *site, const et_real *at, size_t columns, bool transposed)
 {
     et_matrix X = transposed ? et_transposed(at, columns) : et_rows(at, columns);
-    return (et_operand){X, site, ET_UNSTORED};
+    return (et_operand){X, ET_OPERANDS, site, ET_UNSTORED};
 }
 
 /* The number at row i, column j of op(X), and how X lies: [rows, columns], or its transpose. */
@@ -158,7 +158,8 @@ static void through_identity(const et_profile *p, int stored, et_real *out)
     static et_real one[M * M];
     et_error error;
     const et_rounding r = {p, ET_ROUND_RANDOM, 5};
-    et_operand A = {et_rows(a, M), "A", stored}, I = {et_rows(one, M), "I", ET_UNSTORED};
+    et_operand A = {et_rows(a, M), ET_OPERANDS, "A", stored},
+               I = {et_rows(one, M), ET_OPERANDS, "I", ET_UNSTORED};
     for (size_t i = 0; i < M; i++) one[i * M + i] = 1;
     ck_assert(et_product(&r, ET_PLAIN, M, M, M, A, I, false, out, M, &error) == ET_OK);
 }
@@ -205,10 +206,11 @@ START_TEST(rows_and_numbers_are_chains_too)
                 want = want + (float)a[i * K + c] * (float)b[i * K + c];
             }
             ck_assert((float)dots[i] == want);
-            ck_assert(et_sum(&r, "dw", 0, K, 1, a + i * K, b + i * K) == (et_real)want);
+            ck_assert(et_sum(&r, ET_ACCUMULATOR, "dw", 0, K, 1, a + i * K, b + i * K) ==
+                      (et_real)want);
         }
         memcpy(sum, a, sizeof sum);
-        et_add_rows(&r, 1, K, NULL, b, NULL, sum);
+        et_add_rows(&r, ET_SHARES, 1, K, NULL, b, NULL, sum);
         for (size_t c = 0; c < K; c++) ck_assert((float)sum[c] == (float)a[c] + (float)b[c]);
     }
 }
@@ -227,7 +229,7 @@ START_TEST(golden_sums_are_what_they_were)
     et_dots(NULL, "dw", 1, K, a, NULL, b, &dot);
     et_real plain = 0;
     for (size_t k = 0; k < K; k++) plain += a[k] * b[k];
-    ck_assert(dot == plain && et_sum(NULL, "dw", 0, K, 1, a, b) == plain);
+    ck_assert(dot == plain && et_sum(NULL, ET_ACCUMULATOR, "dw", 0, K, 1, a, b) == plain);
 }
 END_TEST
 

@@ -50,6 +50,9 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  * kernel is exact here. All numbers between the same neighbours share one hash: numbers that a kernel
  * stores as the same number err alike, and nearly equal ones do. v and -v err as mirror images.
  *
+ * A profile of stochastic rounding: |v| <- rounded in either mode. The error's variance is f (1-f) ulp^2, as
+ * that of the kernel's own chances.
+ *
  * Either mode: a place that truncates gives lo; results beyond the format's largest number become
  * infinite (truncating: stay the largest); below its smallest normal number the spacing is fixed, and
  * with `ftz` the result is 0. NaN and infinity stay as they are. A place of 53 bits: binary64 itself, whose

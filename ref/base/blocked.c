@@ -43,15 +43,15 @@ typedef double double_lanes __attribute__((vector_size(16)));
 VECTOR_TILE(float_tile, float, float_lanes)
 VECTOR_TILE(double_tile, double, double_lanes)
 
-static void rounded_tile(const et_grid *grid, size_t terms, const double *a, const double *b,
+static void rounded_tile(const et_grid *grids, size_t terms, const double *a, const double *b,
                          double sums[MR][6])
 {
-    const et_grid g = *grid;
+    const et_grid product = grids[0], sum = grids[1];
     for (size_t k = 0; k < terms; k++, a += MR, b += 6)
         for (int i = 0; i < MR; i++)
 #pragma GCC ivdep
             for (int j = 0; j < 6; j++)
-                sums[i][j] = et_grid_sum(&g, sums[i][j] + et_grid_sum(&g, a[i] * b[j]));
+                sums[i][j] = et_grid_sum(&sum, sums[i][j] + et_grid_sum(&product, a[i] * b[j]));
 }
 
 #define NUMBER      float
@@ -84,8 +84,8 @@ void et_blocked_double(size_t M, size_t N, size_t K, et_doubles A, et_doubles B,
     double_product(&(double_job){M, N, K, A, B, accumulate, C, stride, NULL});
 }
 
-void et_blocked_rounded(const et_grid *grid, size_t M, size_t N, size_t K, et_doubles A,
+void et_blocked_rounded(const et_grid grids[2], size_t M, size_t N, size_t K, et_doubles A,
                         et_doubles B, bool accumulate, double *C, size_t stride)
 {
-    rounded_product(&(rounded_job){M, N, K, A, B, accumulate, C, stride, grid});
+    rounded_product(&(rounded_job){M, N, K, A, B, accumulate, C, stride, grids});
 }

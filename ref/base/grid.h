@@ -21,11 +21,12 @@ typedef struct et_grid {
     double smallest, largest; /* of the format: normal, finite */
     double unit;              /* spacing below `smallest` */
     bool nearest, truncates, flushes;
+    double
+        part; /* of the way to the number it goes to by chance: 1/sqrt(2); stochastic rounding: 1 */
     uint64_t key; /* of seed and site */
 } et_grid;
 
-/* What passes through the accumulator is no finer than it: every place but ET_OPERANDS. rounding is
- * not NULL. */
+/* rounding is not NULL. */
 et_grid et_grid_of(const et_rounding *rounding, et_place place, const char *site);
 
 /* The same in *room; NULL where rounding is NULL: in a golden. */

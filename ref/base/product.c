@@ -42,17 +42,21 @@ static et_status take(copy *c, size_t rows, size_t columns, et_error *error)
                        "operands", error);
 }
 
-static int bits_as_stored(const et_profile *p, const et_operand *X)
+static int operand_bits(const et_profile *p, const et_operand *X)
 {
-    return X->stored == ET_UNSTORED ? DOUBLE : p->bits[X->stored];
+    int bits = et_place_bits(p, X->place);
+    int stored = X->stored == ET_UNSTORED ? DOUBLE : et_place_bits(p, (et_place)X->stored);
+    return stored < bits ? stored : bits;
 }
 
-/* Is a number that was stored as X a number of operands' format? */
+/* Is a number that was stored as X a number of the place's format? */
 static bool is_stored_as_operand(const et_profile *p, const et_operand *X)
 {
-    return X->stored != ET_UNSTORED && p->bits[X->stored] <= p->bits[ET_OPERANDS] &&
-           et_place_largest(p, X->stored) <= et_place_largest(p, ET_OPERANDS) &&
-           et_place_smallest(p, X->stored) >= et_place_smallest(p, ET_OPERANDS);
+    if (X->stored == ET_UNSTORED) return false;
+    et_place stored = (et_place)X->stored;
+    return et_place_bits(p, stored) <= et_place_bits(p, X->place) &&
+           et_place_largest(p, stored) <= et_place_largest(p, X->place) &&
+           et_place_smallest(p, stored) >= et_place_smallest(p, X->place);
 }
 
 /* X in operands' format, its terms in the sum's order. `lines` of `width` numbers in memory; the terms
@@ -60,7 +64,7 @@ static bool is_stored_as_operand(const et_profile *p, const et_operand *X)
 static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t lines, size_t width,
                               bool terms_are_lines, const size_t *order, copy *to, et_error *error)
 {
-    const et_grid grid = et_grid_of(r, ET_OPERANDS, X->site);
+    const et_grid grid = et_grid_of(r, X->place, X->site);
     bool stored = is_stored_as_operand(r->profile, X);
     et_status status = take(to, lines, width, error);
     if (status != ET_OK) return status;
@@ -70,7 +74,8 @@ static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t 
         const et_real *line = X->at.at + (terms_are_lines ? order[i] : i) * X->at.stride;
         for (size_t j = 0; j < width; j++) {
             double v = (double)line[terms_are_lines ? j : order[j]];
-            put(to, i * width + j, stored ? v : et_grid_round(&grid, v));
+            v = stored ? v : et_grid_round(&grid, v);
+            put(to, i * width + j, grid.flushes && fabs(v) < grid.smallest ? 0 : v);
         }
     }
     return ET_OK;
@@ -114,33 +119,91 @@ static void add_by_blas(size_t M, size_t N, size_t K, const copy *A, const copy 
                     accumulate ? 1 : 0, C->at, columns);
 }
 
-/* Is the accumulator's arithmetic one that processors have? */
-static bool is_native(const et_profile *p)
+/* The accumulator of a product of A and B. */
+static et_place accumulator_of(const et_operand *A, const et_operand *B)
 {
-    return (p->bits[ET_ACCUMULATOR] == SINGLE || p->bits[ET_ACCUMULATOR] == DOUBLE) &&
-           !p->truncate_accumulator && !p->ftz;
+    bool router = A->place == ET_ROUTER_OPERANDS || B->place == ET_ROUTER_OPERANDS;
+    return router ? ET_ROUTER_ACCUMULATOR : ET_ACCUMULATOR;
 }
 
-static void add_in_order(const et_rounding *r, size_t M, size_t N, size_t K, const copy *A,
-                         const copy *B, bool accumulate, copy *C)
+/* Is the accumulator's arithmetic one that processors have? */
+static bool is_native(const et_profile *p, et_place place)
 {
-    et_doubles a = {A->at, A->stride, A->transposed}, b = {B->at, B->stride, B->transposed};
-    if (C->single) {
-        et_floats fa = {A->at, A->stride, A->transposed}, fb = {B->at, B->stride, B->transposed};
-        et_blocked_float(M, N, K, fa, fb, accumulate, C->at, N);
-    } else if (is_native(r->profile)) {
-        et_blocked_double(M, N, K, a, b, accumulate, C->at, N);
-    } else {
-        const et_grid grid = et_grid_of(r, ET_ACCUMULATOR, "sum");
-        et_blocked_rounded(&grid, M, N, K, a, b, accumulate, C->at, N);
+    int bits = et_place_bits(p, place);
+    return (bits == SINGLE || bits == DOUBLE) && !p->truncate_accumulator;
+}
+
+/* The least modulus of an operand but 0, before its rounding, which may halve it. */
+static double least_of(const et_operand *X, size_t lines, size_t width)
+{
+    double least = (double)INFINITY;
+#pragma omp parallel for reduction(min : least) if (et_worth_threads(lines * width))
+    for (size_t i = 0; i < lines; i++)
+        for (size_t j = 0; j < width; j++) {
+            double size = fabs((double)X->at.at[i * X->at.stride + j]);
+            least = size > 0 && size < least ? size : least;
+        }
+    return least;
+}
+
+/* May a product or a partial sum be one that a kernel flushes? `least` is the least product: each sum is a
+ * multiple of its last place, and 0 if it is less than that. */
+static bool may_flush(const et_profile *p, et_place place, double least)
+{
+    double smallest = et_place_smallest(p, place);
+    return (p->flush_products && least < smallest) ||
+           (p->ftz && ldexp(least, 1 - et_place_bits(p, place)) < smallest);
+}
+
+/* C (+)= A B, all of them copies. */
+typedef struct job {
+    size_t M, N, K;
+    copy A, B, C;
+    bool native;      /* added as processors add; else rounded to these */
+    et_grid grids[2]; /* of products, of sums */
+} job;
+
+/* Terms [from, from + terms). */
+static void add_in_order(const job *p, size_t from, size_t terms, bool accumulate)
+{
+    const copy *A = &p->A, *B = &p->B;
+    size_t a = from * (A->transposed ? A->stride : 1), b = from * (B->transposed ? 1 : B->stride);
+    if (A->single) {
+        et_floats left = {(const float *)A->at + a, A->stride, A->transposed};
+        et_floats right = {(const float *)B->at + b, B->stride, B->transposed};
+        et_blocked_float(p->M, p->N, terms, left, right, accumulate, p->C.at, p->N);
+        return;
     }
+    et_doubles left = {(const double *)A->at + a, A->stride, A->transposed};
+    et_doubles right = {(const double *)B->at + b, B->stride, B->transposed};
+    if (p->native)
+        et_blocked_double(p->M, p->N, terms, left, right, accumulate, p->C.at, p->N);
+    else
+        et_blocked_rounded(p->grids, p->M, p->N, terms, left, right, accumulate, p->C.at, p->N);
+}
+
+/* Chunks of terms, each added by itself into C; their sums, and what was in C, in binary32. */
+static et_status add_chunks(job *p, size_t chunk, bool accumulate, et_error *error)
+{
+    size_t count = p->M * p->N;
+    void *room;
+    et_status status = et_allocate(&room, count, sizeof(float), "sums of chunks", error);
+    if (status != ET_OK) return status;
+    float *sums = room;
+    for (size_t i = 0; accumulate && i < count; i++) sums[i] = (float)get(&p->C, i);
+    for (size_t from = 0; from < p->K; from += chunk) {
+        add_in_order(p, from, p->K - from < chunk ? p->K - from : chunk, false);
+        for (size_t i = 0; i < count; i++) sums[i] += (float)get(&p->C, i);
+    }
+    for (size_t i = 0; i < count; i++) put(&p->C, i, (double)sums[i]);
+    free(sums);
+    return ET_OK;
 }
 
 /* Is every product of two operands a number of the accumulator? */
 static bool products_are_exact(const et_profile *p, const et_operand *A, const et_operand *B)
 {
-    int a = bits_as_stored(p, A), b = bits_as_stored(p, B), most = p->bits[ET_OPERANDS];
-    return (a < most ? a : most) + (b < most ? b : most) <= p->bits[ET_ACCUMULATOR];
+    return operand_bits(p, A) + operand_bits(p, B) <= et_place_bits(p, accumulator_of(A, B));
 }
 
 static bool fits_blas(size_t M, size_t N, size_t K)
@@ -148,34 +211,61 @@ static bool fits_blas(size_t M, size_t N, size_t K)
     return M <= INT32_MAX && N <= INT32_MAX && K <= INT32_MAX;
 }
 
+/* How the profile adds the products of A and B. */
+static void choose_arithmetic(const et_rounding *r, const et_operand *A, const et_operand *B,
+                              job *p)
+{
+    const et_profile *profile = r->profile;
+    et_place place = accumulator_of(A, B);
+    p->native = is_native(profile, place);
+    if (p->native && (profile->ftz || profile->flush_products)) {
+        size_t M = p->M, N = p->N, K = p->K;
+        double a = least_of(A, A->at.transposed ? K : M, A->at.transposed ? M : K);
+        double b = least_of(B, B->at.transposed ? N : K, B->at.transposed ? K : N);
+        p->native = !may_flush(profile, place, a * b / 4);
+    }
+    p->grids[0] = p->grids[1] = et_grid_of(r, place, "sum");
+    p->grids[0].flushes |= profile->flush_products;
+    p->A.single = p->B.single = p->C.single = p->native && et_place_bits(profile, place) == SINGLE;
+}
+
+static et_status add_up(const et_rounding *r, et_engine engine, bool exact, job *p, bool accumulate,
+                        et_error *error)
+{
+    size_t chunk = (size_t)r->profile->accumulator_chunk;
+    if (engine == ET_BLAS && p->native && exact && fits_blas(p->M, p->N, p->K))
+        add_by_blas(p->M, p->N, p->K, &p->A, &p->B, accumulate, &p->C);
+    else if (chunk > 0)
+        return add_chunks(p, chunk, accumulate, error);
+    else
+        add_in_order(p, 0, p->K, accumulate);
+    return ET_OK;
+}
+
 static et_status kernel_product(const et_rounding *r, et_engine engine, size_t M, size_t N,
                                 size_t K, const et_operand *A, const et_operand *B, bool accumulate,
                                 et_real *C, size_t c_stride, et_error *error)
 {
-    const et_profile *p = r->profile;
     const et_order way = et_order_of(r, A->site, K);
-    bool single = is_native(p) && p->bits[ET_ACCUMULATOR] == SINGLE, a_lines = A->at.transposed,
-         b_lines = !B->at.transposed;
-    copy a = {.single = single}, b = a, c = a;
+    bool a_lines = A->at.transposed, b_lines = !B->at.transposed;
+    bool exact = products_are_exact(r->profile, A, B);
+    job p = {.M = M, .N = N, .K = K};
     void *room;
     et_status status = et_allocate(&room, K, sizeof(size_t), "an order of terms", error);
     if (status != ET_OK) return status;
     size_t *order = room;
     for (size_t k = 0; k < K; k++) order[k] = et_order_at(&way, k);
-    if ((status = copy_operand(r, A, a_lines ? K : M, a_lines ? M : K, a_lines, order, &a,
+    choose_arithmetic(r, A, B, &p);
+    if ((status = copy_operand(r, A, a_lines ? K : M, a_lines ? M : K, a_lines, order, &p.A,
                                error)) == ET_OK &&
-        (status = copy_operand(r, B, b_lines ? K : N, b_lines ? N : K, b_lines, order, &b,
+        (status = copy_operand(r, B, b_lines ? K : N, b_lines ? N : K, b_lines, order, &p.B,
                                error)) == ET_OK &&
-        (status = copy_sums(M, N, accumulate, C, c_stride, &c, error)) == ET_OK) {
-        if (engine == ET_BLAS && is_native(p) && products_are_exact(p, A, B) && fits_blas(M, N, K))
-            add_by_blas(M, N, K, &a, &b, accumulate, &c);
-        else
-            add_in_order(r, M, N, K, &a, &b, accumulate, &c);
-        store_sums(M, N, &c, C, c_stride);
-    }
-    free(c.at);
-    free(b.at);
-    free(a.at);
+        (status = copy_sums(M, N, accumulate, C, c_stride, &p.C, error)) == ET_OK &&
+        (status = add_up(r, engine, exact, &p, accumulate, error)) == ET_OK)
+        store_sums(M, N, &p.C, C, c_stride);
+    free(p.C.at);
+    free(p.B.at);
+    free(p.A.at);
     free(order);
     return status;
 }

@@ -44,7 +44,7 @@ typedef struct et_noisy {
 } et_noisy;
 
 /* The place of a product that goes on into a sum. */
-#define ET_NOWHERE ((et_place)ET_PLACES)
+#define ET_NOWHERE ((et_place)ET_ALL_PLACES)
 
 /* Coefficients of C^2 and Q in acc. */
 typedef struct et_sum_noise {

@@ -18,16 +18,19 @@ uint64_t et_rounding_key(uint64_t seed, const char *site)
 et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
 {
     const et_profile *p = r->profile;
-    if (place != ET_OPERANDS && p->bits[ET_ACCUMULATOR] < p->bits[place]) place = ET_ACCUMULATOR;
+    bool operand = place == ET_OPERANDS || place == ET_ACTIVATIONS || place == ET_ROUTER_OPERANDS;
+    bool sum = place == ET_ACCUMULATOR || place == ET_ROUTER_ACCUMULATOR;
+    int bits = et_place_bits(p, place);
     double smallest = et_place_smallest(p, place);
-    return (et_grid){.drop = 53 - p->bits[place],
+    return (et_grid){.drop = 53 - bits,
                      .smallest = smallest,
                      .largest = et_place_largest(p, place),
-                     .unit = ldexp(smallest, 1 - p->bits[place]),
-                     .nearest = r->mode == ET_ROUND_NEAREST,
-                     .truncates = (place == ET_OPERANDS && p->truncate_operands) ||
-                                  (place == ET_ACCUMULATOR && p->truncate_accumulator),
-                     .flushes = p->ftz,
+                     .unit = ldexp(smallest, 1 - bits),
+                     .nearest = r->mode == ET_ROUND_NEAREST && !p->stochastic,
+                     .truncates =
+                         (operand && p->truncate_operands) || (sum && p->truncate_accumulator),
+                     .flushes = p->ftz || (operand && p->flush_operands),
+                     .part = p->stochastic ? 1 : 0x1.6a09e667f3bcdp-1,
                      .key = et_rounding_key(r->seed, site)};
 }
 
@@ -46,7 +49,7 @@ static inline double moved(const et_grid *g, double size, double rounded)
     if (g->flushes && rounded < g->smallest) return 0;
     if (rounded > g->largest) return g->truncates ? g->largest : (double)INFINITY;
     if (g->nearest || g->truncates) return rounded;
-    return size + (rounded - size) * 0x1.6a09e667f3bcdp-1; /* 1/sqrt(2) */
+    return g->part == 1 ? rounded : size + (rounded - size) * g->part;
 }
 
 static inline double round_normal(const et_grid *g, double size)
@@ -109,8 +112,9 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error)
                        (int)rounding->mode);
     if (p == NULL)
         return et_fail(error, ET_EINVAL, "et_rounding: profile is NULL; one belongs here");
-    for (int place = 0; place < ET_PLACES; place++)
-        if (p->bits[place] < 2 || p->bits[place] > 53)
+    for (int place = 0; place < ET_ALL_PLACES; place++)
+        if (p->bits[place] < (place < ET_PLACES ? 2 : 0) || p->bits[place] == 1 ||
+            p->bits[place] > 53)
             return et_fail(error, ET_EINVAL, "et_rounding: profile rounds to %d bits; 2 to 53",
                            p->bits[place]);
     if (p->exponent_bits != 5 && p->exponent_bits != 8)

@@ -8,15 +8,29 @@
 #include "ref/base/rounding.h"
 #include "ref/base/parallel.h"
 
+et_place et_place_meant(const et_profile *p, et_place place)
+{
+    static const et_place wholes[] = {ET_OPERANDS,    ET_OPERANDS,    ET_ACCUMULATOR,
+                                      ET_ACCUMULATOR, ET_ACCUMULATOR, ET_ACCUMULATOR};
+    int part = (int)place - ET_PLACES;
+    return part >= 0 && p->bits[place] == 0 ? wholes[part] : place;
+}
+
+int et_place_bits(const et_profile *p, et_place place)
+{
+    return p->bits[et_place_meant(p, place)];
+}
+
 static int least_exponent(const et_profile *p, et_place place)
 {
-    if (p->bits[place] > 24) return -1022;
-    return p->bits[place] <= 11 && p->exponent_bits == 5 ? -14 : -126;
+    int bits = et_place_bits(p, place);
+    if (bits > 24) return -1022;
+    return bits <= 11 && p->exponent_bits == 5 ? -14 : -126;
 }
 
 rounding et_rounding_at(const et_profile *p, et_place place)
 {
-    int bits = p->bits[place], kept = bits > 24 ? 24 : bits;
+    int bits = et_place_bits(p, place), kept = bits > 24 ? 24 : bits;
     bool truncated = (place == ET_OPERANDS && p->truncate_operands) ||
                      (place == ET_ACCUMULATOR && p->truncate_accumulator);
     return (rounding){.bits = bits,
@@ -69,7 +83,7 @@ double et_place_smallest(const et_profile *p, et_place place)
 
 double et_place_largest(const et_profile *p, et_place place)
 {
-    return ldexp(2 - ldexp(1, 1 - p->bits[place]), 1 - least_exponent(p, place));
+    return ldexp(2 - ldexp(1, 1 - et_place_bits(p, place)), 1 - least_exponent(p, place));
 }
 
 double et_place_ulp(const et_profile *p, et_place place, double value)

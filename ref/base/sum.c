@@ -87,25 +87,24 @@ void et_dots(const et_rounding *rounding, const char *site, size_t m, size_t d, 
 
 /* ---- rows that are added to rows ---- */
 
-static void add_rounded(const et_grid *share, const et_grid *sum, size_t d, et_real w,
-                        const et_real *row, et_real *to)
+static void add_rounded(const et_grid *g, size_t d, et_real w, const et_real *row, et_real *to)
 {
     for (size_t c = 0; c < d; c++) {
-        double term = et_grid_round(share, (double)w * (double)row[c]);
-        to[c] = (et_real)et_grid_sum(sum, (double)to[c] + term);
+        double term = et_grid_round(g, (double)w * (double)row[c]);
+        to[c] = (et_real)et_grid_sum(g, (double)to[c] + term);
     }
 }
 
-void et_add_rows(const et_rounding *rounding, size_t m, size_t d, const et_real *w,
+void et_add_rows(const et_rounding *rounding, et_place place, size_t m, size_t d, const et_real *w,
                  const et_real *rows, const int32_t *at, et_real *to)
 {
-    const et_grid g = rounding ? et_grid_of(rounding, ET_ACCUMULATOR, "share") : (et_grid){0};
+    const et_grid g = rounding ? et_grid_of(rounding, place, "share") : (et_grid){0};
 #pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t j = 0; j < m; j++) {
         const et_real *row = rows + j * d;
         et_real *sum = to + (at ? (size_t)at[j] : j) * d, weight = w ? w[j] : 1;
         if (rounding != NULL)
-            add_rounded(&g, &g, d, weight, row, sum);
+            add_rounded(&g, d, weight, row, sum);
         else
             for (size_t c = 0; c < d; c++) sum[c] += weight * row[c];
     }
@@ -113,8 +112,8 @@ void et_add_rows(const et_rounding *rounding, size_t m, size_t d, const et_real 
 
 /* ---- numbers ---- */
 
-et_real et_sum(const et_rounding *rounding, const char *site, et_real start, size_t count,
-               size_t step, const et_real *v, const et_real *w)
+et_real et_sum(const et_rounding *rounding, et_place place, const char *site, et_real start,
+               size_t count, size_t step, const et_real *v, const et_real *w)
 {
     et_real sum = start;
     if (rounding == NULL) {
@@ -122,7 +121,7 @@ et_real et_sum(const et_rounding *rounding, const char *site, et_real start, siz
         return sum;
     }
     const et_order order = et_order_of(rounding, site, count);
-    const et_grid g = et_grid_of(rounding, ET_ACCUMULATOR, site);
+    const et_grid g = et_grid_of(rounding, place, site);
     for (size_t k = 0; k < count; k++) {
         size_t i = et_order_at(&order, k) * step;
         double term = w ? et_grid_sum(&g, (double)v[i] * (double)w[i]) : (double)v[i];

@@ -28,13 +28,13 @@ void et_dots(const et_rounding *rounding, const char *site, size_t m, size_t d, 
              const int32_t *rows, const et_real *b, et_real *out);
 
 /* to_i += w_j rows_j, j < m, where i = at[j], no two alike (at NULL: j). w NULL: weights of 1. What is
- * added has been rounded by itself, at the site "share". */
-void et_add_rows(const et_rounding *rounding, size_t m, size_t d, const et_real *w,
+ * added is rounded by itself at `place`, site "share"; and so is the running sum. */
+void et_add_rows(const et_rounding *rounding, et_place place, size_t m, size_t d, const et_real *w,
                  const et_real *rows, const int32_t *at, et_real *to);
 
-/* start + sum_i v_i w_i, `step` apart; w NULL: weights of 1. */
-et_real et_sum(const et_rounding *rounding, const char *site, et_real start, size_t count,
-               size_t step, const et_real *v, const et_real *w);
+/* start + sum_i v_i w_i, `step` apart, in the arithmetic of `place`; w NULL: weights of 1. */
+et_real et_sum(const et_rounding *rounding, et_place place, const char *site, et_real start,
+               size_t count, size_t step, const et_real *v, const et_real *w);
 
 /* ---- single operations, each result rounded by et_round's rule; grid NULL: not rounded ----
  *

@@ -31,7 +31,7 @@ typedef struct NAMED(job) {
     bool accumulate;
     NUMBER *C;
     size_t stride;
-    const et_grid *grid; /* of sums that are rounded; else NULL */
+    const et_grid *grids; /* of products and sums that are rounded; else NULL */
 } NAMED(job);
 
 /* op(A) rows [i0, i0+rows), terms [k0, k0+terms) into a strip [terms][MR]; rows beyond are 0. */
@@ -63,7 +63,7 @@ static void NAMED(tile_at)(const NAMED(job) * p, size_t terms, const NUMBER *a, 
     if (load)
         for (size_t i = 0; i < rows; i++)
             memcpy(sums[i], C + i * p->stride, columns * sizeof(NUMBER));
-    NAMED(tile)(p->grid, terms, a, b, sums);
+    NAMED(tile)(p->grids, terms, a, b, sums);
     for (size_t i = 0; i < rows; i++) memcpy(C + i * p->stride, sums[i], columns * sizeof(NUMBER));
 }
 
@@ -77,11 +77,10 @@ static void NAMED(block)(const NAMED(job) * p, size_t i0, size_t j0)
         NAMED(pack_columns)(p->B, k0, terms, j0, columns, packed_b);
         for (size_t i = 0; i < rows; i += MR) {
             NAMED(pack_rows)(p->A, i0 + i, smaller(MR, rows - i), k0, terms, packed_a);
-            for (size_t j = 0; j < columns; j += NR)
-                NAMED(tile_at)
-                (p, terms, packed_a, packed_b + j * terms, smaller(MR, rows - i),
-                 smaller(NR, columns - j), p->accumulate || k0 > 0,
-                 p->C + (i0 + i) * p->stride + j0 + j);
+            for (size_t j = 0; j < columns; j += NR) NAMED(tile_at)
+            (p, terms, packed_a, packed_b + j * terms, smaller(MR, rows - i),
+             smaller(NR, columns - j), p->accumulate || k0 > 0,
+             p->C + (i0 + i) * p->stride + j0 + j);
         }
     }
 }

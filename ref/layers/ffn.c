@@ -19,15 +19,20 @@ static et_real relu(et_real v)
     return v > 0 ? v : 0;
 }
 
-/* Operands without gaps between their rows: inputs, and what the layer itself has stored. */
+/* Operands without gaps between their rows: weights, x, and what the layer itself has stored. */
+static et_operand weight(const char *site, et_matrix X)
+{
+    return (et_operand){X, ET_OPERANDS, site, ET_UNSTORED};
+}
+
 static et_operand input(const char *site, et_matrix X)
 {
-    return (et_operand){X, site, ET_UNSTORED};
+    return (et_operand){X, ET_ACTIVATIONS, site, ET_UNSTORED};
 }
 
 static et_operand stored(const char *site, et_matrix X)
 {
-    return (et_operand){X, site, ET_INTERMEDIATES};
+    return (et_operand){X, ET_ACTIVATIONS, site, ET_INTERMEDIATES};
 }
 
 et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
@@ -40,7 +45,7 @@ et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H
     size_t d = f->d, h = f->h;
     /* H = x W_up' */
     status = et_product(r, f->engine, m, h, d, input("x", et_rows(x, d)),
-                        input("W_up", et_transposed(f->up, d)), false, H, h, error);
+                        weight("W_up", et_transposed(f->up, d)), false, H, h, error);
     if (status != ET_OK) return status;
     et_round(r, ET_INTERMEDIATES, "H", m * h, H);
     /* A = relu(H)^2 */
@@ -49,7 +54,7 @@ et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H
     et_round(r, ET_INTERMEDIATES, "A", m * h, A);
     /* f = A W_down' */
     status = et_product(r, f->engine, m, d, h, stored("A", et_rows(A, h)),
-                        input("W_down", et_transposed(f->down, h)), false, out, d, error);
+                        weight("W_down", et_transposed(f->down, h)), false, out, d, error);
     if (status == ET_OK) et_round(r, ET_INTERMEDIATES, "f", m * d, out);
     return status;
 }
@@ -76,7 +81,7 @@ et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_
     size_t d = f->d, h = f->h;
     /* dA = dO W_down */
     status = et_product(r, f->engine, m, h, d, stored("dO", et_rows(dO, d)),
-                        input("W_down", et_rows(f->down, h)), false, dA, h, error);
+                        weight("W_down", et_rows(f->down, h)), false, dA, h, error);
     if (status != ET_OK) return status;
     et_round(r, ET_INTERMEDIATES, "dA", m * h, dA);
     /* dW_down += dO' A */
@@ -93,5 +98,5 @@ et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_
     if (status != ET_OK) return status;
     /* dx (+)= dH W_up */
     return et_product(r, f->engine, m, d, h, stored("dH", et_rows(dH, h)),
-                      input("W_up", et_rows(f->up, d)), accumulate_dx, dx, d, error);
+                      weight("W_up", et_rows(f->up, d)), accumulate_dx, dx, d, error);
 }

@@ -38,7 +38,7 @@ static steps steps_of(const et_rounding *kernel)
 {
     steps s = {.kernel = kernel};
     if (kernel == NULL) return s;
-    s.grid = et_grid_of(kernel, ET_ACCUMULATOR, "gate");
+    s.grid = et_grid_of(kernel, ET_GATE_ARITHMETIC, "gate");
     s.underflows = !s.grid.nearest && (s.grid.key & 1);
     return s;
 }
@@ -86,7 +86,8 @@ static void softmax(const steps *s, size_t count, size_t step, const et_real *r,
     et_real zero_share = anchor ? e_to(s, -largest) : 0;
     for (size_t i = 0; i < count; i++)
         p[i * step] = e_to(s, (et_real)et_plus(grid_of(s), (double)r[i * step], (double)-largest));
-    et_real sum = et_sum(s->kernel, "softmax", zero_share, count, step, p, NULL);
+    et_real sum =
+        et_sum(s->kernel, ET_GATE_ARITHMETIC, "softmax", zero_share, count, step, p, NULL);
     for (size_t i = 0; i < count; i++) p[i * step] /= sum;
     if (anchor) *anchor = zero_share / sum;
 }
@@ -186,8 +187,8 @@ static void rounded_softmax_backward(const steps *s, size_t count, size_t step, 
                                      et_real *dr)
 {
     const et_grid *g = grid_of(s);
-    et_real D = et_sum(s->kernel, "D", (et_real)et_times(g, (double)anchor, (double)danchor), count,
-                       step, p, dp);
+    et_real D = et_sum(s->kernel, ET_GATE_ARITHMETIC, "D",
+                       (et_real)et_times(g, (double)anchor, (double)danchor), count, step, p, dp);
     for (size_t i = 0; i < count * step; i += step)
         dr[i] += p[i] * (et_real)et_plus(g, (double)dp[i], (double)-D);
 }

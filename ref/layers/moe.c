@@ -26,6 +26,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Where a kernel stores what it computes in gate arithmetic: in the fewer bits of both. */
+static et_place stored_as(const et_moe *moe, et_place place)
+{
+    const et_profile *p = moe->rounding ? moe->rounding->profile : NULL;
+    bool coarse = p && et_place_bits(p, ET_GATE_ARITHMETIC) < et_place_bits(p, place);
+    return coarse ? ET_GATE_ARITHMETIC : place;
+}
+
 /* ---- score: r = x W_r', p = gate(r) ---- */
 
 /* Tokens that a gate takes at once: all of them, unless a softmax over tokens takes fewer. */
@@ -37,8 +45,8 @@ static size_t tokens_at_once(const et_moe *moe)
 static et_status score(const et_moe *moe, const et_real *x, et_moe_values *v, et_error *error)
 {
     size_t N = moe->N, n = moe->n, d = moe->d, at_once = tokens_at_once(moe);
-    et_operand tokens = {et_rows(x, d), "x", ET_UNSTORED},
-               router = {et_transposed(moe->router, d), "W_r", ET_UNSTORED};
+    et_operand tokens = {et_rows(x, d), ET_ROUTER_OPERANDS, "x", ET_UNSTORED},
+               router = {et_transposed(moe->router, d), ET_ROUTER_OPERANDS, "W_r", ET_UNSTORED};
     et_status status =
         et_product(moe->rounding, moe->engine, N, n, d, tokens, router, false, v->logits, n, error);
     if (status != ET_OK) return status;
@@ -46,8 +54,8 @@ static et_status score(const et_moe *moe, const et_real *x, et_moe_values *v, et
     for (size_t t = 0; t < N; t += at_once)
         et_gate_forward_rounded(moe->rounding, moe->gate, at_once, n, v->logits + t * n,
                                 v->gates + t * n, v->anchor ? v->anchor + t : NULL);
-    et_round(moe->rounding, ET_GATES, "p", N * n, v->gates);
-    if (v->anchor) et_round(moe->rounding, ET_GATES, "p", N, v->anchor);
+    et_round(moe->rounding, stored_as(moe, ET_GATES), "p", N * n, v->gates);
+    if (v->anchor) et_round(moe->rounding, stored_as(moe, ET_GATES), "p", N, v->anchor);
     return ET_OK;
 }
 
@@ -81,8 +89,8 @@ static et_real shared_divisor(const et_moe *moe, const et_assignment *a, size_t 
 static void weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
     et_grid rooms[2];
-    const et_grid *step = et_grid_in(&rooms[0], moe->rounding, ET_ACCUMULATOR, "gate"),
-                  *stored = et_grid_in(&rooms[1], moe->rounding, ET_GATES, "w");
+    const et_grid *step = et_grid_in(&rooms[0], moe->rounding, ET_GATE_ARITHMETIC, "gate"),
+                  *stored = et_grid_in(&rooms[1], moe->rounding, stored_as(moe, ET_GATES), "w");
     double constant = et_rounded(stored, moe->shared_constant);
 #pragma omp parallel for if (et_worth_threads(moe->N * moe->n))
     for (size_t t = 0; t < moe->N; t++) {
@@ -192,13 +200,15 @@ static void combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
     /* -0 + v is v, also where v is -0: the first share as it is. */
 #pragma omp parallel for if (et_worth_threads(N * d))
     for (size_t i = 0; i < N * d; i++) v->y[i] = shared ? -(et_real)0 : 0;
-    if (shared && !shared_last) et_add_rows(r, N, d, v->shared_weight, v->shared_out, NULL, v->y);
+    if (shared && !shared_last)
+        et_add_rows(r, ET_SHARES, N, d, v->shared_weight, v->shared_out, NULL, v->y);
     for (size_t k = 0; k < moe->n; k++) {
         size_t i = et_order_at(&order, k), first = (size_t)a->expert_offsets[i];
-        et_add_rows(r, (size_t)a->load[i], d, v->slot_weight + first, v->slot_out + first * d,
-                    a->slot_token + first, v->y);
+        et_add_rows(r, ET_SHARES, (size_t)a->load[i], d, v->slot_weight + first,
+                    v->slot_out + first * d, a->slot_token + first, v->y);
     }
-    if (shared && shared_last) et_add_rows(r, N, d, v->shared_weight, v->shared_out, NULL, v->y);
+    if (shared && shared_last)
+        et_add_rows(r, ET_SHARES, N, d, v->shared_weight, v->shared_out, NULL, v->y);
     et_round(r, ET_OUTPUTS, "y", N * d, v->y);
 }
 
@@ -285,8 +295,89 @@ static et_status take_share(const et_moe *moe, const et_moe_grads *g, et_real **
 
 static void add_share(const et_moe *moe, et_real *room, et_moe_grads *g)
 {
-    if (room != NULL) et_add_rows(moe->rounding, moe->N, moe->d, NULL, room, NULL, g->x);
+    if (room != NULL) et_add_rows(moe->rounding, ET_SHARES, moe->N, moe->d, NULL, room, NULL, g->x);
     free(room);
+}
+
+/* ---- dW, micro-batch by micro-batch where a kernel stores it in between ---- */
+
+static bool stores_sums(const et_moe *moe)
+{
+    const et_profile *p = moe->rounding ? moe->rounding->profile : NULL;
+    return p && moe->gate_tokens > 0 && moe->gate_tokens < moe->N &&
+           et_place_bits(p, ET_DW_SUMS) < et_place_bits(p, ET_ACCUMULATOR);
+}
+
+/* The end of the run of rows from `from` on that are of one micro-batch. */
+static size_t end_of_batch(const et_moe *moe, const int32_t *tokens, size_t from, size_t m)
+{
+    size_t to = from, batch = 0;
+    for (; to < m; to++) {
+        size_t token = tokens ? (size_t)tokens[to] : to;
+        if (to > from && token / moe->gate_tokens != batch) break;
+        batch = token / moe->gate_tokens;
+    }
+    return to;
+}
+
+/* One expert's rows: whose they are (NULL: row j is token j), their input, what forward left; gradients. */
+typedef struct expert_rows {
+    size_t m;
+    const int32_t *tokens;
+    const et_real *x, *H, *A, *dO; /* [m,d], [m,h], [m,h], [m,d] */
+    et_real *dA, *dH, *dx;         /* [m,h], [m,h], [m,d] */
+    bool accumulate_dx;
+} expert_rows;
+
+static et_status rows_backward(const et_ffn *f, const expert_rows *e, size_t from, size_t to,
+                               et_real *dup, et_real *ddown, et_error *error)
+{
+    size_t d = from * f->d, h = from * f->h;
+    return et_ffn_backward(f, to - from, e->x + d, e->H + h, e->A + h, e->dO + d, e->dA + h,
+                           e->dH + h, dup, ddown, e->accumulate_dx, e->dx + d, error);
+}
+
+static et_status expert_backward(const et_moe *moe, const et_ffn *f, const expert_rows *e,
+                                 et_real *dup, et_real *ddown, et_error *error)
+{
+    size_t size = f->h * f->d;
+    void *room;
+    if (!stores_sums(moe)) return rows_backward(f, e, 0, e->m, dup, ddown, error);
+    et_status status = et_allocate(&room, 2 * size, sizeof(et_real), "a share of dW", error);
+    if (status != ET_OK) return status;
+    et_real *up = room, *down = up + size;
+    for (size_t from = 0, to; status == ET_OK && from < e->m; from = to) {
+        to = end_of_batch(moe, e->tokens, from, e->m);
+        memset(room, 0, 2 * size * sizeof(et_real));
+        status = rows_backward(f, e, from, to, up, down, error);
+        et_add_rows(moe->rounding, ET_DW_SUMS, f->h, f->d, NULL, up, NULL, dup);
+        et_add_rows(moe->rounding, ET_DW_SUMS, f->d, f->h, NULL, down, NULL, ddown);
+    }
+    free(room);
+    return status;
+}
+
+/* dW_r += dr' x */
+static et_status router_backward(const et_moe *moe, const et_real *x, et_moe_grads *g,
+                                 et_error *error)
+{
+    size_t N = moe->N, n = moe->n, d = moe->d;
+    bool apart = stores_sums(moe);
+    void *room = NULL;
+    et_status status = ET_OK;
+    if (apart) status = et_allocate(&room, n * d, sizeof(et_real), "a share of dW", error);
+    et_real *share = apart ? room : g->router;
+    for (size_t from = 0, to; status == ET_OK && from < N; from = to) {
+        to = apart ? end_of_batch(moe, NULL, from, N) : N;
+        et_matrix rows = et_rows(x + from * d, d), dr = et_transposed(g->logits + from * n, n);
+        status = et_product(moe->rounding, moe->engine, n, d, to - from,
+                            (et_operand){dr, ET_ROUTER_OPERANDS, "dr", ET_LOGITS},
+                            (et_operand){rows, ET_ROUTER_OPERANDS, "x", ET_UNSTORED}, !apart, share,
+                            d, error);
+        if (apart) et_add_rows(moe->rounding, ET_DW_SUMS, n, d, NULL, share, NULL, g->router);
+    }
+    free(room);
+    return status;
 }
 
 static et_status shared_backward(const et_moe *moe, const et_real *x, const et_moe_values *v,
@@ -297,9 +388,16 @@ static et_status shared_backward(const et_moe *moe, const et_real *x, const et_m
     et_status status = take_share(moe, g, &share, &room, error);
     if (status != ET_OK) return status;
     et_ffn f = shared_expert(moe);
-    status =
-        et_ffn_backward(&f, moe->N, x, v->shared_pre, v->shared_act, g->shared_out, g->shared_act,
-                        g->shared_pre, g->shared_up, g->shared_down, room == NULL, share, error);
+    const expert_rows rows = {.m = moe->N,
+                              .x = x,
+                              .H = v->shared_pre,
+                              .A = v->shared_act,
+                              .dO = g->shared_out,
+                              .dA = g->shared_act,
+                              .dH = g->shared_pre,
+                              .dx = share,
+                              .accumulate_dx = room == NULL};
+    status = expert_backward(moe, &f, &rows, g->shared_up, g->shared_down, error);
     add_share(moe, room, g);
     return status;
 }
@@ -323,13 +421,19 @@ static et_status routed_backward(const et_moe *moe, const et_order *order, const
                 *drows = rows + most * d;
         et_ffn f = expert(moe, i);
         gather(m, d, x, a->slot_token + first, rows);
-        failed |= et_ffn_backward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
-                                  g->slot_out + first * d, g->slot_act + first * h,
-                                  g->slot_pre + first * h, g->up + i * size, g->down + i * size,
-                                  false, drows, NULL) != ET_OK;
+        const expert_rows e = {.m = m,
+                               .tokens = a->slot_token + first,
+                               .x = rows,
+                               .H = v->slot_pre + first * h,
+                               .A = v->slot_act + first * h,
+                               .dO = g->slot_out + first * d,
+                               .dA = g->slot_act + first * h,
+                               .dH = g->slot_pre + first * h,
+                               .dx = drows};
+        failed |= expert_backward(moe, &f, &e, g->up + i * size, g->down + i * size, NULL) != ET_OK;
         /* Expert after expert, whoever is ready first. */
 #pragma omp ordered
-        et_add_rows(moe->rounding, m, d, NULL, drows, a->slot_token + first, g->x);
+        et_add_rows(moe->rounding, ET_SHARES, m, d, NULL, drows, a->slot_token + first, g->x);
     }
     free(room);
     return failed ? no_room(error) : ET_OK;
@@ -388,7 +492,7 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
     if (status != ET_OK) return status;
     et_real *danchor = room; /* da_t0 = ds_t (over n_t under fanout), or NULL */
     et_grid grid;
-    const et_grid *q = et_grid_in(&grid, rounding, ET_ACCUMULATOR, "gate");
+    const et_grid *q = et_grid_in(&grid, rounding, ET_GATE_ARITHMETIC, "gate");
 #pragma omp parallel for if (et_worth_threads(N * n))
     for (size_t t = 0; t < N; t++) {
         weigh_backward(moe, a, v, t, q, g);
@@ -400,14 +504,11 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
                                  v->gates + t * n, v->anchor ? v->anchor + t : NULL,
                                  g->gates + t * n, danchor ? danchor + t : NULL, g->logits + t * n);
     free(room);
-    et_round(rounding, ET_LOGITS, "dr", N * n, g->logits);
-    et_operand tokens = {et_rows(x, d), "x", ET_UNSTORED},
-               router = {et_rows(moe->router, d), "W_r", ET_UNSTORED},
-               by_expert = {et_transposed(g->logits, n), "dr", ET_LOGITS},
-               dr = {et_rows(g->logits, n), "dr", ET_LOGITS};
+    et_round(rounding, stored_as(moe, ET_LOGITS), "dr", N * n, g->logits);
+    et_operand router = {et_rows(moe->router, d), ET_ROUTER_OPERANDS, "W_r", ET_UNSTORED},
+               dr = {et_rows(g->logits, n), ET_ROUTER_OPERANDS, "dr", ET_LOGITS};
     et_real *share, *apart;
-    if ((status = et_product(rounding, moe->engine, n, d, N, by_expert, tokens, true, g->router, d,
-                             error)) ||
+    if ((status = router_backward(moe, x, g, error)) ||
         (status = take_share(moe, g, &share, &apart, error)))
         return status;
     status = et_product(rounding, moe->engine, N, d, n, dr, router, apart == NULL, share, d, error);

@@ -40,7 +40,7 @@ et_real et_aux_loss_rounded(const et_rounding *rounding, et_balance balance, siz
     for (size_t i = 0; i < n; i++) {
         double f = et_rounded(q, (double)F[i]);
         double weight = balance == ET_BALANCE_AUX_ERROR ? et_plus(q, f, -1) : f;
-        double sum = (double)et_sum(rounding, "aux", 0, N, n, p + i, NULL);
+        double sum = (double)et_sum(rounding, ET_ACCUMULATOR, "aux", 0, N, n, p + i, NULL);
         loss = et_plus(q, loss, et_times(q, weight, et_over(q, sum, (double)N)));
         et_real each = (et_real)et_over(q, et_times(q, (et_real)scale, weight), (double)N);
         for (size_t t = 0; dp != NULL && t < N; t++) dp[t * n + i] += each;

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_TEXT = 64 << 10, LEAST_BITS = 2, MOST_BITS = 53, F16_BITS = 11 };
+enum { MAX_TEXT = 64 << 10, LEAST_BITS = 2, MOST_BITS = 53, F16_BITS = 11, MOST_TERMS = 1 << 20 };
 
 /* ---- the built-in ones ---- */
 
@@ -27,6 +27,19 @@ static const et_profile profiles[] = {
     {.name = "bf16",     .bits = { 8,  8, 24, 24, 24,  8}, .exponent_bits = 8},
     {.name = "bf16-low", .bits = { 8,  8,  8,  8, 24,  8}, .exponent_bits = 8},
     {.name = "f16",      .bits = {11, 11, 24, 24, 24, 11}, .exponent_bits = 5},
+    /* of libraries; they differ from the above by parts of places and by switches */
+    {.name = "torch-autograd-bf16", .bits = {8, 8, 24, 24, 24, 8, [ET_SHARES] = 8, [ET_DW_SUMS] = 8}, .exponent_bits = 8},
+    {.name = "torch-autocast-bf16", .bits = {8, 8, 24,  8, 24, 8, [ET_SHARES] = 8}, .exponent_bits = 8},
+    {.name = "torch-all-bf16",      .bits = {8, 8,  8,  8, 24, 8, [ET_GATE_ARITHMETIC] = 8, [ET_SHARES] = 8, [ET_DW_SUMS] = 8}, .exponent_bits = 8},
+    {.name = "torch-small-bf16",    .bits = {8, 8, 24, 24,  8, 8, [ET_GATE_ARITHMETIC] = 24}, .exponent_bits = 8},
+    {.name = "eigen-bf16",          .bits = {8, 8, 24, 24,  8, 8, [ET_ROUTER_OPERANDS] = 24, [ET_ROUTER_ACCUMULATOR] = 24, [ET_GATE_ARITHMETIC] = 24}, .exponent_bits = 8},
+    {.name = "eigen-f16",           .bits = {11, 11, 24, 24, 11, 11, [ET_ROUTER_OPERANDS] = 24, [ET_ROUTER_ACCUMULATOR] = 24, [ET_GATE_ARITHMETIC] = 24}, .exponent_bits = 5},
+    {.name = "onednn-bf16",         .bits = {8, 8, 24, 24, 24, 8}, .exponent_bits = 8, .flush_operands = true, .flush_products = true},
+    {.name = "openblas-sbgemm",     .bits = {8, 24, 24, 24, 24, 24}, .exponent_bits = 8, .flush_operands = true, .flush_products = true},
+    {.name = "ggml-bf16",           .bits = {8, 24, 24, 24, 24, 24}, .exponent_bits = 8},
+    {.name = "ggml-f16",            .bits = {11, 24, 24, 24, 24, 24}, .exponent_bits = 5},
+    {.name = "ggml-f16-sums",       .bits = {11, 24, 24, 24, 11, 24, [ET_ROUTER_ACCUMULATOR] = 24, [ET_GATE_ARITHMETIC] = 24, [ET_SHARES] = 24, [ET_DW_SUMS] = 24}, .exponent_bits = 5, .accumulator_chunk = 32},
+    {.name = "ggml-q8",             .bits = {7, 24, 24, 24, 24, 24, [ET_ROUTER_OPERANDS] = 24}, .exponent_bits = 8},
 };
 /* clang-format on */
 
@@ -46,7 +59,7 @@ const et_profile *et_profile_find(const char *name)
 
 /* ---- fields ---- */
 
-typedef enum kind { NAME, BITS, EXPONENT, SWITCH, ROUNDING } kind;
+typedef enum kind { NAME, BITS, PART, EXPONENT, TERMS, SWITCH, ROUNDING } kind;
 
 typedef struct field {
     const char *name;
@@ -59,6 +72,10 @@ typedef struct field {
 #define PLACE(name, place)                                                                         \
     {                                                                                              \
         name, BITS, offsetof(et_profile, bits) + (place) * sizeof(int), true                       \
+    }
+#define PART_OF(name, place)                                                                       \
+    {                                                                                              \
+        name, PART, offsetof(et_profile, bits) + (place) * sizeof(int), false                      \
     }
 
 static const field fields[] = {
@@ -73,13 +90,28 @@ static const field fields[] = {
     {"ftz", SWITCH, offsetof(et_profile, ftz), false},
     {"operand_rounding", ROUNDING, offsetof(et_profile, truncate_operands), false},
     {"accumulator_rounding", ROUNDING, offsetof(et_profile, truncate_accumulator), false},
+    PART_OF("activations", ET_ACTIVATIONS),
+    PART_OF("router_operands", ET_ROUTER_OPERANDS),
+    PART_OF("router_accumulator", ET_ROUTER_ACCUMULATOR),
+    PART_OF("gate_arithmetic", ET_GATE_ARITHMETIC),
+    PART_OF("shares", ET_SHARES),
+    PART_OF("dw_sums", ET_DW_SUMS),
+    {"accumulator_chunk", TERMS, offsetof(et_profile, accumulator_chunk), false},
+    {"flush_operands", SWITCH, offsetof(et_profile, flush_operands), false},
+    {"flush_products", SWITCH, offsetof(et_profile, flush_products), false},
+    {"stochastic", SWITCH, offsetof(et_profile, stochastic), false},
 };
 
-enum { FIELDS = sizeof fields / sizeof *fields, FIRST_PLACE = 1 };
+enum {
+    FIELDS = sizeof fields / sizeof *fields,
+    FIRST_PLACE = 1,
+    FIRST_RARE = FIRST_PLACE + ET_PLACES + 4 /* parts, and what came with them */
+};
 
 const char *et_place_name(et_place place)
 {
-    return fields[FIRST_PLACE + place].name;
+    size_t part = place > ET_OUTPUTS ? (size_t)(place - ET_OUTPUTS) : 0;
+    return fields[part > 0 ? FIRST_RARE + part - 1 : FIRST_PLACE + (size_t)place].name;
 }
 
 static const char *field_name(size_t index)
@@ -91,7 +123,9 @@ static const char *allowed(const field *f)
 {
     static const char *const texts[] = {[NAME] = NAME_TEXT,
                                         [BITS] = "integer from 2 to 53",
+                                        [PART] = "integer from 2 to 53",
                                         [EXPONENT] = "5 or 8",
+                                        [TERMS] = "integer from 0 to 1048576",
                                         [SWITCH] = "true or false",
                                         [ROUNDING] = "\"nearest\" or \"truncate\""};
     return texts[f->kind];
@@ -109,8 +143,24 @@ static bool is_exponent(long long bits)
     return bits == 5 || bits == 8;
 }
 
-/* The number of bits that a field holds. */
-static int bits_of(const et_profile *p, const field *f)
+/* Fields of numbers. */
+static bool counts(const field *f)
+{
+    return f->kind == BITS || f->kind == PART || f->kind == EXPONENT || f->kind == TERMS;
+}
+
+static bool is_legal(const field *f, long long value)
+{
+    switch (f->kind) {
+    case BITS: return is_bits(value);
+    case PART: return value == 0 || is_bits(value);
+    case EXPONENT: return is_exponent(value);
+    default: return value >= 0 && value <= MOST_TERMS;
+    }
+}
+
+/* The number that a field holds. */
+static int number_of(const et_profile *p, const field *f)
 {
     int bits;
     memcpy(&bits, (const char *)p + f->offset, sizeof bits);
@@ -128,19 +178,17 @@ static bool same_value(const et_profile *a, const et_profile *b, const field *f)
 {
     switch (f->kind) {
     case NAME: return strcmp(a->name, b->name) == 0;
-    case BITS:
-    case EXPONENT: return bits_of(a, f) == bits_of(b, f);
     case SWITCH:
     case ROUNDING: return bool_of(a, f) == bool_of(b, f);
+    default: return number_of(a, f) == number_of(b, f);
     }
-    return false;
 }
 
 /* `where` and `name` begin every message: "mine.json: profile 'mine': ...". */
 __attribute__((format(printf, 4, 5))) static et_status
 refuse(et_error *error, const char *where, const char *name, const char *format, ...)
 {
-    char which[64] = "", text[384];
+    char which[64] = "", text[512];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
@@ -166,7 +214,8 @@ static et_status check_known_name(const et_profile *p, const char *where, et_err
 static et_status check_whole(const et_profile *p, const char *where, et_error *error)
 {
     bool narrow = false;
-    for (int place = 0; place < ET_PLACES; place++) narrow |= p->bits[place] <= F16_BITS;
+    for (int place = 0; place < ET_ALL_PLACES; place++)
+        narrow |= et_place_bits(p, (et_place)place) <= F16_BITS;
     if (p->exponent_bits == 5 && !narrow)
         return refuse(error, where, p->name,
                       "exponent_bits = 5 with no place of at most %d bits; allowed: 8", F16_BITS);
@@ -181,10 +230,9 @@ et_status et_profile_check(const et_profile *p, et_error *error)
                       NAME_TEXT);
     for (size_t i = 0; i < FIELDS; i++) {
         const field *f = &fields[i];
-        bool counts = f->kind == BITS || f->kind == EXPONENT;
-        int bits = counts ? bits_of(p, f) : 0;
-        if (counts && !(f->kind == BITS ? is_bits(bits) : is_exponent(bits)))
-            return refuse(error, "", p->name, "%s = %d; allowed: %s", f->name, bits, allowed(f));
+        if (counts(f) && !is_legal(f, number_of(p, f)))
+            return refuse(error, "", p->name, "%s = %d; allowed: %s", f->name, number_of(p, f),
+                          allowed(f));
     }
     return check_whole(p, "", error);
 }
@@ -200,12 +248,13 @@ static bool store_name(et_profile *p, const json_t *v)
     return true;
 }
 
-static bool store_bits(et_profile *p, const field *f, const json_t *v)
+static bool store_number(et_profile *p, const field *f, const json_t *v)
 {
-    json_int_t value = json_integer_value(v); /* 0 if it is none, which no field allows */
-    if (!(f->kind == BITS ? is_bits(value) : is_exponent(value))) return false;
-    int bits = (int)value;
-    memcpy((char *)p + f->offset, &bits, sizeof bits);
+    json_int_t value = json_integer_value(v);
+    bool said = json_is_integer(v) && (f->kind != PART || value != 0); /* 0: what is not said */
+    if (!said || !is_legal(f, value)) return false;
+    int number = (int)value;
+    memcpy((char *)p + f->offset, &number, sizeof number);
     return true;
 }
 
@@ -223,12 +272,10 @@ static bool store(et_profile *p, const field *f, const json_t *v)
 {
     switch (f->kind) {
     case NAME: return store_name(p, v);
-    case BITS:
-    case EXPONENT: return store_bits(p, f, v);
     case SWITCH:
     case ROUNDING: return store_bool(p, f, v);
+    default: return store_number(p, f, v);
     }
-    return false;
 }
 
 static et_status refuse_unknown(const et_profile *p, const char *key, const char *where,
@@ -238,11 +285,14 @@ static et_status refuse_unknown(const et_profile *p, const char *key, const char
     if (nearest != NULL)
         return refuse(error, where, p->name, "unknown field %.64s; the nearest is %s", key,
                       nearest);
-    return refuse(error, where, p->name,
-                  "unknown field %.64s; allowed: name, the six places (operands, intermediates, "
-                  "gates, logits, accumulator, outputs), exponent_bits, ftz, operand_rounding, "
-                  "accumulator_rounding",
-                  key);
+    return refuse(
+        error, where, p->name,
+        "unknown field %.64s; allowed: name, the six places (operands, intermediates, "
+        "gates, logits, accumulator, outputs), their parts (activations, router_operands, "
+        "router_accumulator, gate_arithmetic, shares, dw_sums), exponent_bits, ftz, "
+        "operand_rounding, accumulator_rounding, accumulator_chunk, flush_operands, "
+        "flush_products, stochastic",
+        key);
 }
 
 static et_status parse_field(et_profile *p, const field *f, json_t *v, const char *where,
@@ -296,16 +346,17 @@ et_status et_profile_parse(et_profile *p, const char *json, size_t length, const
 static void print_field(et_line *line, const et_profile *p, const field *f)
 {
     char text[96];
+    static const et_profile usual; /* parts and switches that most profiles have so */
+    if (f >= &fields[FIRST_RARE] && same_value(p, &usual, f)) return;
     const char *rounding = f->kind == ROUNDING && bool_of(p, f) ? "truncate" : "nearest";
     int used = snprintf(text, sizeof text, "%s\"%s\": ", line->used ? ", " : "{", f->name);
     char *value = text + used;
     size_t room = sizeof text - (size_t)used;
     switch (f->kind) {
     case NAME: snprintf(value, room, "\"%s\"", p->name); break; /* nothing in it needs escaping */
-    case BITS:
-    case EXPONENT: snprintf(value, room, "%d", bits_of(p, f)); break;
     case SWITCH: snprintf(value, room, "%s", bool_of(p, f) ? "true" : "false"); break;
     case ROUNDING: snprintf(value, room, "\"%s\"", rounding); break;
+    default: snprintf(value, room, "%d", number_of(p, f)); break;
     }
     et_line_append(text, strlen(text), line);
 }

@@ -71,8 +71,8 @@ static void add_case(listing *l, const char *suite, const et_case *c)
 
 static int list_cases(bool json)
 {
-    static const char *const columns[] = {"suite", "case", "layer", "rule", "N",
-                                          "d",     "h",    "n",     "gate", "hunts", "remark"};
+    static const char *const columns[] = {"suite", "case", "layer", "rule",  "N",     "d",
+                                          "h",     "n",    "gate",  "hunts", "remark"};
     listing l;
     listing_begin(&l, json, "llllrrrrlll", columns);
     et_error error = {0};
@@ -184,9 +184,9 @@ static void add_profile(text_table *table, const et_profile *p)
 {
     table_cell(table, "%s", p->name);
     for (int i = 0; i < ET_PLACES; i++) table_cell(table, "%d", p->bits[i]);
-    table_cell(table, "%s%s%s", p->exponent_bits == 5 ? "the range of f16 where bits <= 11" : "",
-               p->truncate_operands ? "operands truncated" : "",
-               p->ftz ? "subnormals flushed" : "");
+    char besides[256] = "";
+    describe_rest(besides, sizeof besides, p);
+    table_cell(table, "%s", besides);
 }
 
 /* All of them, or one. */
