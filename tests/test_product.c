@@ -12,7 +12,7 @@
 
 #include <omp.h>
 
-enum { M = 7, N = 29, K = 300, SEEDS = 12 };
+enum { M = 7, N = 29, K = 300, SEEDS = 12, KINDS = 9 };
 
 /* Numbers of `bits` significand bits, of many sizes. */
 static void fill(size_t count, int bits, uint64_t stream, et_real *to)
@@ -44,7 +44,9 @@ static double element(const et_real *X, size_t rows, size_t columns, bool transp
 static double step(const et_profile *p, const cd_format *f, double sum, double x, double y)
 {
     int bits = p->bits[ET_ACCUMULATOR];
-    if (bits == 24 && !p->truncate_accumulator) return (double)((float)sum + (float)x * (float)y);
+    if (p->flush_products && fabs(x * y) < 0x1p-126) return sum;
+    if (bits == 24 && !p->truncate_accumulator && !p->ftz)
+        return (double)((float)sum + (float)x * (float)y);
     return bits == 53 ? sum + x * y : cd_round(f, sum + cd_round(f, x * y));
 }
 
@@ -73,11 +75,16 @@ static void is_one_chain(const et_rounding *r, bool a_down, bool b_down, bool ac
     for (size_t i = 0; i < M; i++)
         for (size_t j = 0; j < N; j++) {
             double sum = accumulate ? (double)start[i * N + j] : 0;
+            size_t chunk = (size_t)r->profile->accumulator_chunk;
+            float chunks = (float)sum;
             for (size_t k = 0; k < K; k++) {
                 size_t term = et_order_at(&order, k);
+                if (chunk > 0 && k % chunk == 0) sum = 0;
                 sum = step(r->profile, &f, sum, element(a, M, K, a_down, i, term),
                            element(b, K, N, b_down, term, j));
+                if (chunk > 0 && (k % chunk == chunk - 1 || k == K - 1)) chunks += (float)sum;
             }
+            if (chunk > 0) sum = (double)chunks;
             ck_assert_msg((double)got[i * N + j] == sum,
                           "%s, seed %llu, way %d: C[%zu,%zu] = %a, not %a", r->profile->name,
                           (unsigned long long)r->seed, (int)order.way, i, j, (double)got[i * N + j],
@@ -99,7 +106,7 @@ static et_profile with_sums(const char *name, int operands, int bits, int expone
 
 static const et_profile *sums(int index)
 {
-    static et_profile list[7];
+    static et_profile list[KINDS];
     list[0] = *et_profile_find("f32");
     list[1] = *et_profile_find("f64");
     list[2] = with_sums("truncating", 8, 24, 8, true);
@@ -108,6 +115,10 @@ static const et_profile *sums(int index)
     list[5] = with_sums("half", 11, 11, 5, false);
     list[6] = with_sums("flushing", 8, 24, 8, false);
     list[6].ftz = true;
+    list[7] = with_sums("chunks", 11, 11, 5, false);
+    list[7].accumulator_chunk = 32;
+    list[8] = with_sums("flushing-products", 8, 24, 8, false);
+    list[8].flush_products = true;
     return &list[index];
 }
 
@@ -119,6 +130,8 @@ START_TEST(a_product_is_one_chain_in_the_accumulator)
     fill(M * K, bits, 1, a);
     fill(K * N, bits, 2, b);
     fill(M * N, 8, 3, start);
+    for (size_t i = 0; (p->ftz || p->flush_products) && i < M * K; i++) a[i] *= (et_real)0x1p-63;
+    for (size_t i = 0; (p->ftz || p->flush_products) && i < K * N; i++) b[i] *= (et_real)0x1p-63;
     for (uint64_t seed = 0; seed < SEEDS; seed++) {
         const et_rounding r = {p, ET_ROUND_RANDOM, seed};
         drawn[et_order_of(&r, "A", K).way] = true;
@@ -264,6 +277,74 @@ START_TEST(threads_change_no_bit_of_a_replica)
 }
 END_TEST
 
+/* What the profile has parts for is a number of these, where nothing is rounded after it. */
+START_TEST(shares_and_sums_are_numbers_of_their_places)
+{
+    et_case c;
+    et_error error;
+    et_step s;
+    et_profile p = *et_profile_find("f32");
+    const struct {
+        et_place place;
+        const char *part;
+    } rows[] = {{ET_SHARES, "y"}, {ET_SHARES, "dx"}, {ET_DW_SUMS, "dW_up"}, {ET_DW_SUMS, "dW_r"}};
+    ck_assert(parse_quoted(&c,
+                           "{'name':'parts','rule':'ec','tokens':64,'micro_batches':2,'d_model':16,"
+                           "'d_expert':24,'experts':4,'input':{'source':'normal'}}",
+                           &error) == ET_OK);
+    p.bits[rows[_i].place] = 8;
+    const et_rounding r = {&p, ET_ROUND_NEAREST, 0};
+    draw_case(&s, &c);
+    s.rounding = &r;
+    ck_assert(et_step_run(&s, ET_PLAIN, NULL, NULL, &error) == ET_OK);
+    const et_real *const values[] = {s.fwd.y, s.bwd.x, s.bwd.up, s.bwd.router};
+    size_t beyond = 0;
+    for (size_t i = 0; i < c.experts * c.d_model; i++) {
+        ck_assert_msg(et_place_holds(&p, rows[_i].place, (double)values[_i][i]), "%s[%zu] = %a",
+                      rows[_i].part, i, (double)values[_i][i]);
+        beyond += !et_place_holds(&p, rows[_i].place, (double)values[(_i + 2) % 4][i]);
+    }
+    ck_assert_uint_gt(beyond, 0); /* the others keep 24 bits */
+    et_step_free(&s);
+}
+END_TEST
+
+/* Experts in 11 bits, the router in 24: logits are a float's sums. */
+START_TEST(the_router_has_operands_and_sums_of_its_own)
+{
+    et_error error;
+    et_profile p = with_sums("apart", 11, 11, 8, false);
+    const et_rounding r = {&p, ET_ROUND_NEAREST, 0};
+    fill(M * K, 24, 1, a);
+    fill(K * N, 24, 2, b);
+    p.bits[ET_ROUTER_OPERANDS] = p.bits[ET_ROUTER_ACCUMULATOR] = 24;
+    et_operand A = operand("x", a, K, false), B = operand("W_r", b, N, false);
+    A.place = B.place = ET_ROUTER_OPERANDS;
+    ck_assert(et_product(&r, ET_PLAIN, M, N, K, A, B, false, got, N, &error) == ET_OK);
+    for (size_t i = 0; i < M; i++)
+        for (size_t j = 0; j < N; j++) {
+            float sum = 0;
+            for (size_t k = 0; k < K; k++) sum += (float)a[i * K + k] * (float)b[k * N + j];
+            ck_assert((float)got[i * N + j] == sum);
+        }
+}
+END_TEST
+
+START_TEST(subnormal_operands_are_flushed_where_the_profile_says)
+{
+    et_error error;
+    et_profile p = *et_profile_find("f32");
+    const et_rounding r = {&p, ET_ROUND_NEAREST, 0};
+    const et_real tiny[2] = {(et_real)0x1p-130, (et_real)0x1p-126}, large[2] = {(et_real)0x1p20, 0};
+    et_operand A = operand("x", tiny, 2, false), B = operand("W", large, 1, false);
+    ck_assert(et_product(&r, ET_PLAIN, 1, 1, 2, A, B, false, got, 1, &error) == ET_OK);
+    ck_assert(got[0] == (et_real)0x1p-110);
+    p.flush_operands = true;
+    ck_assert(et_product(&r, ET_PLAIN, 1, 1, 2, A, B, false, got, 1, &error) == ET_OK);
+    ck_assert(got[0] == 0);
+}
+END_TEST
+
 /* Without a norm a weight is the gate value itself: one number, rounded once. */
 START_TEST(a_weight_that_is_a_gate_value_is_not_rounded_again)
 {
@@ -295,10 +376,13 @@ int main(void)
     tcase_add_test(tests, an_order_takes_every_term_once);
     tcase_add_test(tests, golden_sums_are_what_they_were);
 #ifndef ETREF_F32
-    tcase_add_loop_test(tests, a_product_is_one_chain_in_the_accumulator, 0, 7);
+    tcase_add_loop_test(tests, a_product_is_one_chain_in_the_accumulator, 0, KINDS);
     tcase_add_test(tests, what_was_stored_as_an_operand_is_not_rounded_again);
     tcase_add_test(tests, rows_and_numbers_are_chains_too);
     tcase_add_loop_test(tests, threads_change_no_bit_of_a_replica, 0, 2);
+    tcase_add_loop_test(tests, shares_and_sums_are_numbers_of_their_places, 0, 4);
+    tcase_add_test(tests, the_router_has_operands_and_sums_of_its_own);
+    tcase_add_test(tests, subnormal_operands_are_flushed_where_the_profile_says);
     tcase_add_test(tests, a_weight_that_is_a_gate_value_is_not_rounded_again);
 #endif
     return run_suite(suite);

@@ -44,7 +44,9 @@ static bool same(const et_profile *a, const et_profile *b)
     return strcmp(a->name, b->name) == 0 && memcmp(a->bits, b->bits, sizeof a->bits) == 0 &&
            a->exponent_bits == b->exponent_bits && a->ftz == b->ftz &&
            a->truncate_operands == b->truncate_operands &&
-           a->truncate_accumulator == b->truncate_accumulator;
+           a->truncate_accumulator == b->truncate_accumulator &&
+           a->accumulator_chunk == b->accumulator_chunk && a->flush_operands == b->flush_operands &&
+           a->flush_products == b->flush_products && a->stochastic == b->stochastic;
 }
 
 /* ---- the table ---- */
@@ -53,13 +55,16 @@ START_TEST(the_built_in_profiles)
 {
     enum { F64 = 53, F32 = 24, TF32 = 11, F16 = 11, BF16 = 8 };
     const et_profile known[] = {
-        {"f64", {F64, F64, F64, F64, F64, F64}, 8, false, false, false},
-        {"f32", {F32, F32, F32, F32, F32, F32}, 8, false, false, false},
-        {"tf32", {TF32, F32, F32, F32, F32, F32}, 8, false, false, false},
-        {"tf32-rz", {TF32, F32, F32, F32, F32, F32}, 8, false, true, false},
-        {"bf16", {BF16, BF16, F32, F32, F32, BF16}, 8, false, false, false},
-        {"bf16-low", {BF16, BF16, BF16, BF16, F32, BF16}, 8, false, false, false},
-        {"f16", {F16, F16, F32, F32, F32, F16}, 5, false, false, false}};
+        {.name = "f64", .bits = {F64, F64, F64, F64, F64, F64}, .exponent_bits = 8},
+        {.name = "f32", .bits = {F32, F32, F32, F32, F32, F32}, .exponent_bits = 8},
+        {.name = "tf32", .bits = {TF32, F32, F32, F32, F32, F32}, .exponent_bits = 8},
+        {.name = "tf32-rz",
+         .bits = {TF32, F32, F32, F32, F32, F32},
+         .exponent_bits = 8,
+         .truncate_operands = true},
+        {.name = "bf16", .bits = {BF16, BF16, F32, F32, F32, BF16}, .exponent_bits = 8},
+        {.name = "bf16-low", .bits = {BF16, BF16, BF16, BF16, F32, BF16}, .exponent_bits = 8},
+        {.name = "f16", .bits = {F16, F16, F32, F32, F32, F16}, .exponent_bits = 5}};
     for (size_t i = 0; i < COUNT(known); i++) {
         const et_profile *p = et_profile_at(i);
         ck_assert_ptr_nonnull(p);
@@ -67,7 +72,13 @@ START_TEST(the_built_in_profiles)
         ck_assert_ptr_eq(et_profile_find(known[i].name), p);
         ck_assert_int_eq(et_profile_check(p, NULL), ET_OK);
     }
-    ck_assert_ptr_null(et_profile_at(COUNT(known)));
+    size_t all = COUNT(known);
+    for (; et_profile_at(all); all++) { /* then libraries': legal, each under a name of its own */
+        ck_assert_int_eq(et_profile_check(et_profile_at(all), NULL), ET_OK);
+        ck_assert_ptr_eq(et_profile_find(et_profile_at(all)->name), et_profile_at(all));
+    }
+    ck_assert_uint_gt(all, COUNT(known));
+    ck_assert_ptr_null(et_profile_at(all + 1));
     ck_assert_ptr_null(et_profile_find("f8"));
     ck_assert_ptr_null(et_profile_find(""));
 }
@@ -75,10 +86,12 @@ END_TEST
 
 START_TEST(the_places_are_named_in_their_order)
 {
-    const char *names[] = {"operands", "intermediates", "gates",
-                           "logits",   "accumulator",   "outputs"};
-    ck_assert_uint_eq(COUNT(names), ET_PLACES);
-    for (int i = 0; i < ET_PLACES; i++) ck_assert_str_eq(et_place_name((et_place)i), names[i]);
+    const char *names[] = {"operands",        "intermediates",   "gates",
+                           "logits",          "accumulator",     "outputs",
+                           "activations",     "router_operands", "router_accumulator",
+                           "gate_arithmetic", "shares",          "dw_sums"};
+    ck_assert_uint_eq(COUNT(names), ET_ALL_PLACES);
+    for (int i = 0; i < ET_ALL_PLACES; i++) ck_assert_str_eq(et_place_name((et_place)i), names[i]);
 }
 END_TEST
 
@@ -86,8 +99,13 @@ END_TEST
 
 START_TEST(every_field_arrives)
 {
-    const et_profile plain = {"mine", {8, 9, 24, 25, 26, 7}, 8, false, false, false};
-    const et_profile full = {"mine", {8, 9, 24, 25, 26, 7}, 5, true, true, true};
+    const et_profile plain = {.name = "mine", .bits = {8, 9, 24, 25, 26, 7}, .exponent_bits = 8};
+    const et_profile full = {.name = "mine",
+                             .bits = {8, 9, 24, 25, 26, 7},
+                             .exponent_bits = 5,
+                             .ftz = true,
+                             .truncate_operands = true,
+                             .truncate_accumulator = true};
     et_profile p = parse_good(PROFILE(""));
     ck_assert(same(&p, &plain));
     p = parse_good(PROFILE(",'exponent_bits':8,'ftz':false,'operand_rounding':'nearest',"
@@ -100,6 +118,29 @@ START_TEST(every_field_arrives)
     ck_assert(p.truncate_operands && !p.truncate_accumulator);
     p = parse_good(PROFILE(",'accumulator_rounding':'truncate'"));
     ck_assert(!p.truncate_operands && p.truncate_accumulator);
+}
+END_TEST
+
+START_TEST(parts_count_as_the_whole_unless_they_are_named)
+{
+    static const et_place wholes[] = {ET_OPERANDS,    ET_OPERANDS,    ET_ACCUMULATOR,
+                                      ET_ACCUMULATOR, ET_ACCUMULATOR, ET_ACCUMULATOR};
+    et_profile p = parse_good(PROFILE(""));
+    for (int i = ET_PLACES; i < ET_ALL_PLACES; i++) {
+        ck_assert_int_eq(p.bits[i], 0);
+        ck_assert_int_eq(et_place_meant(&p, (et_place)i), wholes[i - ET_PLACES]);
+        ck_assert_int_eq(et_place_bits(&p, (et_place)i), p.bits[wholes[i - ET_PLACES]]);
+        ck_assert(et_place_largest(&p, (et_place)i) == et_place_largest(&p, wholes[i - ET_PLACES]));
+    }
+    p = parse_good(PROFILE(",'activations':12,'router_operands':13,'router_accumulator':14,"
+                           "'gate_arithmetic':15,'shares':16,'dw_sums':17,'accumulator_chunk':32,"
+                           "'flush_operands':true,'flush_products':true,'stochastic':true"));
+    for (int i = ET_PLACES; i < ET_ALL_PLACES; i++) {
+        ck_assert_int_eq(p.bits[i], 12 + i - ET_PLACES);
+        ck_assert_int_eq(et_place_bits(&p, (et_place)i), p.bits[i]);
+        ck_assert_int_eq(et_place_meant(&p, (et_place)i), i);
+    }
+    ck_assert(p.accumulator_chunk == 32 && p.flush_operands && p.flush_products && p.stochastic);
 }
 END_TEST
 
@@ -146,8 +187,20 @@ static const struct {
     {PROFILE(",'output':8"), IN_MINE "unknown field output; the nearest is outputs"},
     {PROFILE(",'exponent':8"),
      IN_MINE "unknown field exponent; allowed: name, the six places (operands, intermediates, "
-             "gates, logits, accumulator, outputs), exponent_bits, ftz, operand_rounding, "
-             "accumulator_rounding"},
+             "gates, logits, accumulator, outputs), their parts (activations, router_operands, "
+             "router_accumulator, gate_arithmetic, shares, dw_sums), exponent_bits, ftz, "
+             "operand_rounding, accumulator_rounding, accumulator_chunk, flush_operands, "
+             "flush_products, stochastic"},
+    {PROFILE(",'share':8"), IN_MINE "unknown field share; the nearest is shares"},
+    {PROFILE(",'shares':0"), IN_MINE "shares = 0; allowed: " BITS},
+    {PROFILE(",'dw_sums':54"), IN_MINE "dw_sums = 54; allowed: " BITS},
+    {PROFILE(",'accumulator_chunk':-1"),
+     IN_MINE "accumulator_chunk = -1; allowed: integer from 0 to 1048576"},
+    {PROFILE(",'accumulator_chunk':1048577"),
+     IN_MINE "accumulator_chunk = 1048577; allowed: integer from 0 to 1048576"},
+    {PROFILE(",'accumulator_chunk':true"),
+     IN_MINE "accumulator_chunk = true; allowed: integer from 0 to 1048576"},
+    {PROFILE(",'stochastic':1"), IN_MINE "stochastic = 1; allowed: true or false"},
     {PROFILE(",'ftz':0"), IN_MINE "ftz = 0; allowed: true or false"},
     {PROFILE(",'ftz':'no'"), IN_MINE "ftz = \"no\"; allowed: true or false"},
     {PROFILE(",'exponent_bits':6"), IN_MINE "exponent_bits = 6; allowed: 5 or 8"},
@@ -212,9 +265,23 @@ END_TEST
 
 START_TEST(what_is_printed_parses_to_the_same)
 {
-    const et_profile mine = {"mine", {2, 3, 4, 53, 6, 7}, 5, true, true, true};
-    for (size_t i = 0; i <= 7; i++) {
-        const et_profile *p = i < 7 ? et_profile_at(i) : &mine;
+    const et_profile mine = {.name = "mine",
+                             .bits = {2, 3, 4, 53, 6, 7},
+                             .exponent_bits = 5,
+                             .ftz = true,
+                             .truncate_operands = true,
+                             .truncate_accumulator = true};
+    const et_profile full = {.name = "full",
+                             .bits = {2, 3, 4, 53, 6, 7, 8, 9, 10, 11, 12, 13},
+                             .exponent_bits = 5,
+                             .accumulator_chunk = 16,
+                             .flush_operands = true,
+                             .flush_products = true,
+                             .stochastic = true};
+    size_t known = 0;
+    while (et_profile_at(known)) known++;
+    for (size_t i = 0; i < known + 2; i++) {
+        const et_profile *p = i < known ? et_profile_at(i) : i == known ? &mine : &full;
         et_profile again;
         char *json;
         ck_assert_int_eq(et_profile_print(&json, p, NULL), ET_OK);
@@ -227,13 +294,14 @@ END_TEST
 
 START_TEST(a_profile_in_memory_is_checked)
 {
-    const et_profile good = {"mine", {8, 8, 24, 24, 24, 8}, 8, false, false, false};
+    const et_profile good = {.name = "mine", .bits = {8, 8, 24, 24, 24, 8}, .exponent_bits = 8};
     const struct {
         int place, bits, exponent;
         const char *name, *message;
     } rows[] = {
         {ET_GATES, 0, 8, "mine", "profile 'mine': gates = 0; allowed: " BITS},
         {ET_OUTPUTS, 54, 8, "mine", "profile 'mine': outputs = 54; allowed: " BITS},
+        {ET_SHARES, 1, 8, "mine", "profile 'mine': shares = 1; allowed: " BITS},
         {ET_OUTPUTS, 8, 11, "mine", "profile 'mine': exponent_bits = 11; allowed: 5 or 8"},
         {ET_OUTPUTS, 8, 8, "", "profile: name = ''; allowed: " NAMES},
         {ET_OUTPUTS, 8, 8, "a b", "profile: name = 'a b'; allowed: " NAMES},
@@ -304,6 +372,7 @@ int main(void)
     tcase_add_test(table, what_is_printed_parses_to_the_same);
     tcase_add_test(table, a_profile_in_memory_is_checked);
     tcase_add_test(text, every_field_arrives);
+    tcase_add_test(text, parts_count_as_the_whole_unless_they_are_named);
     tcase_add_test(text, the_limits_are_legal);
     tcase_add_loop_test(text, a_bad_profile_is_named_with_what_is_allowed, 0, (int)COUNT(bad));
     tcase_add_test(text, strange_texts_are_refused);

@@ -123,6 +123,24 @@ START_TEST(by_chance_without_bias)
 }
 END_TEST
 
+/* Stochastic rounding: a number of the format, with chance f the upper one; in either mode. */
+START_TEST(a_stochastic_kernel_rounds_by_its_own_chances)
+{
+    et_profile p = all_places(8, 8);
+    double v = 1.5 + 0.25 * 0x1p-7;
+    int up[2] = {0};
+    p.stochastic = true;
+    for (uint64_t seed = 0; seed < MANY; seed++)
+        for (int mode = 0; mode < 2; mode++) {
+            double got = rounded(&p, mode ? ET_ROUND_NEAREST : ET_ROUND_RANDOM, seed, "x", v);
+            ck_assert(got == 1.5 || got == 1.5 + 0x1p-7);
+            up[mode] += got > v;
+        }
+    ck_assert_int_eq(up[0], up[1]);
+    ck_assert_double_le(fabs(up[0] - 0.25 * MANY), 5 * sqrt(MANY * 0.25 * 0.75));
+}
+END_TEST
+
 START_TEST(equal_and_neighbouring_numbers_err_alike)
 {
     const et_profile p = all_places(8, 8);
@@ -296,6 +314,7 @@ int main(void)
     tcase_add_test(tests, nearest_and_truncated_as_the_candidates_round);
     tcase_add_test(tests, what_the_format_holds_stays);
     tcase_add_test(tests, by_chance_without_bias);
+    tcase_add_test(tests, a_stochastic_kernel_rounds_by_its_own_chances);
     tcase_add_test(tests, equal_and_neighbouring_numbers_err_alike);
     tcase_add_test(tests, fifty_three_bits_move_by_an_ulp);
 #ifndef ETREF_F32
