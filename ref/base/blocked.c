@@ -49,7 +49,6 @@ static void rounded_tile(const et_grid *grids, size_t terms, const double *a, co
     const et_grid product = grids[0], sum = grids[1];
     for (size_t k = 0; k < terms; k++, a += MR, b += 6)
         for (int i = 0; i < MR; i++)
-#pragma GCC ivdep
             for (int j = 0; j < 6; j++)
                 sums[i][j] = et_grid_sum(&sum, sums[i][j] + et_grid_sum(&product, a[i] * b[j]));
 }

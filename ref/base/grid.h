@@ -54,20 +54,19 @@ static inline uint64_t et_mix(uint64_t z)
 /* v as et_round has it. */
 double et_grid_round(const et_grid *grid, double v);
 
+/* et_grid_sum of a size below the smallest normal number, or beyond the largest. */
+double et_grid_unusual(const et_grid *grid, double size);
+
 /* The format's number next to v, ties to the even one (a place that truncates: towards 0), whatever
- * the mode: real arithmetic, for sums. Without a branch, so that loops of it become vectors. */
+ * the mode: real arithmetic, for sums. */
 static inline double et_grid_sum(const et_grid *g, double v)
 {
     uint64_t one = UINT64_C(1) << g->drop, half = g->truncates ? 0 : one >> 1;
     double size = fabs(v);
     uint64_t bits = to_bits(size), odd = (bits >> g->drop) & 1;
-    double normal = from_bits((bits + half - (half > 0 ? 1 - odd : 0)) & ~(one - 1));
-    double magic = 0x1.8p52 * g->unit, small = (size + magic) - magic; /* to multiples of unit */
-    small -= g->truncates && small > size ? g->unit : 0;
-    double rounded = size < g->smallest ? small : normal;
-    rounded = g->flushes && rounded < g->smallest ? 0 : rounded;
-    double beyond = g->truncates && size < (double)INFINITY ? g->largest : (double)INFINITY;
-    return copysign(rounded > g->largest ? beyond : rounded, v);
+    double rounded = from_bits((bits + half - (half > 0 ? 1 - odd : 0)) & ~(one - 1));
+    if ((size >= g->smallest || size == 0) && rounded <= g->largest) return copysign(rounded, v);
+    return copysign(et_grid_unusual(g, size), v);
 }
 
 #endif

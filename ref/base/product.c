@@ -250,11 +250,9 @@ static et_status kernel_product(const et_rounding *r, et_engine engine, size_t M
     bool a_lines = A->at.transposed, b_lines = !B->at.transposed;
     bool exact = products_are_exact(r->profile, A, B);
     job p = {.M = M, .N = N, .K = K};
-    void *room;
-    et_status status = et_allocate(&room, K, sizeof(size_t), "an order of terms", error);
+    size_t *order;
+    et_status status = et_order_table(&way, &order, error);
     if (status != ET_OK) return status;
-    size_t *order = room;
-    for (size_t k = 0; k < K; k++) order[k] = et_order_at(&way, k);
     choose_arithmetic(r, A, B, &p);
     if ((status = copy_operand(r, A, a_lines ? K : M, a_lines ? M : K, a_lines, order, &p.A,
                                error)) == ET_OK &&

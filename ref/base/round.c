@@ -93,6 +93,15 @@ double et_grid_round(const et_grid *g, double v)
     return copysign(rounded, v);
 }
 
+double et_grid_unusual(const et_grid *g, double size)
+{
+    if (!(size < g->smallest)) /* a NaN stays one */
+        return g->truncates && size < (double)INFINITY ? g->largest : size * (double)INFINITY;
+    double magic = 0x1.8p52 * g->unit, rounded = (size + magic) - magic; /* to multiples of unit */
+    if (g->truncates && rounded > size) rounded -= g->unit;
+    return g->flushes && rounded < g->smallest ? 0 : rounded;
+}
+
 void et_round(const et_rounding *rounding, et_place place, const char *site, size_t count,
               et_real *values)
 {

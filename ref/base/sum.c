@@ -1,7 +1,10 @@
 /* sum.c: the sums of a layer. See sum.h. */
 #include "ref/base/sum.h"
 #include "ref/base/grid.h"
+#include "ref/base/memory.h"
 #include "ref/base/parallel.h"
+
+#include <stdlib.h>
 
 /* ---- order ---- */
 
@@ -36,6 +39,17 @@ size_t et_order_at(const et_order *order, size_t k)
     return order->way == ET_BACKWARDS ? order->count - 1 - k : shuffled(order, k);
 }
 
+et_status et_order_table(const et_order *order, size_t **table, et_error *error)
+{
+    void *room;
+    et_status status =
+        et_allocate(&room, order->count, sizeof(size_t), "the order of a sum", error);
+    if (status != ET_OK) return status;
+    *table = room;
+    for (size_t k = 0; k < order->count; k++) (*table)[k] = et_order_at(order, k);
+    return ET_OK;
+}
+
 /* ---- rows times rows ---- */
 
 /* Rows whose sums are taken side by side. Each is one chain of additions, in order, and an addition waits
@@ -49,12 +63,12 @@ static void exact_dots(size_t d, const et_real *const a[TOGETHER], const et_real
         for (size_t j = 0; j < TOGETHER; j++) sums[j] += a[j][c] * b[j][c];
 }
 
-static void rounded_dots(const et_grid *g, const et_order *order, size_t d,
+static void rounded_dots(const et_grid *g, const size_t *order, size_t d,
                          const et_real *const a[TOGETHER], const et_real *const b[TOGETHER],
                          et_real sums[TOGETHER])
 {
     for (size_t k = 0; k < d; k++) {
-        size_t c = et_order_at(order, k);
+        size_t c = order[k];
         for (size_t j = 0; j < TOGETHER; j++) {
             double product = et_grid_sum(g, (double)a[j][c] * (double)b[j][c]);
             sums[j] = (et_real)et_grid_sum(g, (double)sums[j] + product);
@@ -62,11 +76,16 @@ static void rounded_dots(const et_grid *g, const et_order *order, size_t d,
     }
 }
 
-void et_dots(const et_rounding *rounding, const char *site, size_t m, size_t d, const et_real *a,
-             const int32_t *rows, const et_real *b, et_real *out)
+et_status et_dots(const et_rounding *rounding, const char *site, size_t m, size_t d,
+                  const et_real *a, const int32_t *rows, const et_real *b, et_real *out,
+                  et_error *error)
 {
-    const et_order order = et_order_of(rounding, site, d);
-    const et_grid g = rounding ? et_grid_of(rounding, ET_ACCUMULATOR, site) : (et_grid){0};
+    const et_order way = et_order_of(rounding, site, d);
+    size_t *order = NULL;
+    et_grid room;
+    const et_grid *g = et_grid_in(&room, rounding, ET_ACCUMULATOR, site);
+    et_status status = g ? et_order_table(&way, &order, error) : ET_OK;
+    if (status != ET_OK) return status;
 #pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t first = 0; first < m; first += TOGETHER) {
         size_t count = m - first < TOGETHER ? m - first : TOGETHER;
@@ -77,12 +96,14 @@ void et_dots(const et_rounding *rounding, const char *site, size_t m, size_t d, 
             left[j] = a + (rows ? (size_t)rows[row] : row) * d;
             right[j] = b + row * d;
         }
-        if (rounding == NULL)
+        if (g == NULL)
             exact_dots(d, left, right, sums);
         else
-            rounded_dots(&g, &order, d, left, right, sums);
+            rounded_dots(g, order, d, left, right, sums);
         for (size_t j = 0; j < count; j++) out[first + j] = sums[j];
     }
+    free(order);
+    return ET_OK;
 }
 
 /* ---- rows that are added to rows ---- */

@@ -23,9 +23,14 @@ et_order et_order_of(const et_rounding *rounding, const char *site, size_t count
 /* Which term comes as the k-th; k < count. */
 size_t et_order_at(const et_order *order, size_t k);
 
-/* out[j] = <a_i, b_j>, j < m, where i = rows[j] (rows NULL: j); a, b of d columns. */
-void et_dots(const et_rounding *rounding, const char *site, size_t m, size_t d, const et_real *a,
-             const int32_t *rows, const et_real *b, et_real *out);
+/* All of them, for sums of many rows: *table [count], which the caller frees. ET_ENOMEM. */
+et_status et_order_table(const et_order *order, size_t **table, et_error *error);
+
+/* out[j] = <a_i, b_j>, j < m, where i = rows[j] (rows NULL: j); a, b of d columns. ET_ENOMEM: with a
+ * rounding alone. */
+et_status et_dots(const et_rounding *rounding, const char *site, size_t m, size_t d,
+                  const et_real *a, const int32_t *rows, const et_real *b, et_real *out,
+                  et_error *error);
 
 /* to_i += w_j rows_j, j < m, where i = at[j], no two alike (at NULL: j). w NULL: weights of 1. What is
  * added is rounded by itself at `place`, site "share"; and so is the running sum. */

@@ -7,8 +7,9 @@
  * et_matmul says whether the product is added to its target (+=) or replaces it.
  *
  * The rows of an expert's tokens are gathered into one dense matrix, so that an expert is the same
- * feed-forward layer as the dense one (ffn.c). Everything that is summed over a token's slots is
- * summed in the order of token_slots, by one thread per token: the bits do not depend on threads.
+ * feed-forward layer as the dense one (ffn.c). y and dx are sums over experts: one expert after the
+ * other adds to its tokens' rows, each row by one thread: the bits do not depend on threads. The shared
+ * expert comes first in y, last in dx; a replica (rounding.h) draws another order.
  *
  * Source: paper (arXiv:2603.11535), Eqs. 1 and 2 and ablation E.4; norm = sum is the usual choice
  * of token-choice models. Left out: dropping of tokens (a rule's business) and any fused kernel.
@@ -230,15 +231,22 @@ static void combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
  * and off the slots dp = 0.
  */
 
-/* dO_j = w_j dy_i, i = tokens[j] (tokens NULL: j), for m rows. */
-static void weigh_rows(size_t m, size_t d, const et_real *w, const et_real *dy,
-                       const int32_t *tokens, et_real *dO)
+/* For m rows f [m,d] that entered y with weights w [m]: dw [m] and dO [m,d] out. Row j belongs to token
+ * tokens[j], or to token j where tokens is NULL. */
+static et_status weighted_rows_backward(const et_rounding *r, size_t m, size_t d, const et_real *dy,
+                                        const int32_t *tokens, const et_real *w, const et_real *f,
+                                        et_real *dw, et_real *dO, et_error *error)
 {
+    et_status status = et_dots(r, "dw", m, d, dy, tokens, f, dw, error);
+    if (status != ET_OK) return status;
+    et_round(r, ET_GATES, "dw", m, dw);
 #pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t j = 0; j < m; j++) {
         const et_real *row = dy + (tokens ? (size_t)tokens[j] : j) * d;
         for (size_t c = 0; c < d; c++) dO[j * d + c] = w[j] * row[c];
     }
+    et_round(r, ET_INTERMEDIATES, "dO", m * d, dO);
+    return ET_OK;
 }
 
 /* dy as a kernel stores it: a rounded copy, in *room. */
@@ -260,22 +268,17 @@ static et_status combine_backward(const et_moe *moe, const et_real *dy, const et
                                   const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
     const et_rounding *r = moe->rounding;
-    size_t N = moe->N, d = moe->d, S = a->slots;
+    size_t N = moe->N, d = moe->d;
     et_real *room = NULL;
     et_status status = store_upstream(moe, &dy, &room, error);
-    if (status != ET_OK) return status;
-    et_dots(r, "dw", S, d, dy, a->slot_token, v->slot_out, g->slot_weight);
-    et_round(r, ET_GATES, "dw", S, g->slot_weight);
-    weigh_rows(S, d, v->slot_weight, dy, a->slot_token, g->slot_out);
-    et_round(r, ET_INTERMEDIATES, "dO", S * d, g->slot_out);
-    if (moe->hs > 0) {
-        et_dots(r, "dw", N, d, dy, NULL, v->shared_out, g->shared_weight);
-        et_round(r, ET_GATES, "dw", N, g->shared_weight);
-        weigh_rows(N, d, v->shared_weight, dy, NULL, g->shared_out);
-        et_round(r, ET_INTERMEDIATES, "dO", N * d, g->shared_out);
-    }
+    if (status == ET_OK)
+        status = weighted_rows_backward(r, a->slots, d, dy, a->slot_token, v->slot_weight,
+                                        v->slot_out, g->slot_weight, g->slot_out, error);
+    if (status == ET_OK && moe->hs > 0)
+        status = weighted_rows_backward(r, N, d, dy, NULL, v->shared_weight, v->shared_out,
+                                        g->shared_weight, g->shared_out, error);
     free(room);
-    return ET_OK;
+    return status;
 }
 
 /* Where a product that is a share of dx goes: a golden's adds to g->x itself; a kernel's makes an array

@@ -204,7 +204,9 @@ static int list_some_profiles(bool json, const et_profile *one)
     puts(
         "\nThe significand bits, the implicit one included, to which a kernel rounds: operands of\n"
         "products; H, A, f(x), dO, dA, dH; gates and slot weights; router logits; partial sums; y\n"
-        "and gradients (but the gradients of logits and slot weights as these).\n"
+        "and gradients (but the gradients of logits and slot weights as these). Besides: parts of\n"
+        "these places that a kernel treats in another way, and switches; 'man etref' has them "
+        "all.\n"
         "A profile of your own is a JSON file: 'etref list profiles bf16 --format json' prints "
         "one\n"
         "to begin with.");
