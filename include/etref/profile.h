@@ -15,7 +15,8 @@
  *     activations         operands     x, A, dO, dH as operands of experts, beside the weights
  *     router_operands     operands     x, W_r, dr as operands of the router's products
  *     router_accumulator  accumulator  partial sums of the router's products
- *     gate_arithmetic     accumulator  each step from logits to weights and back: e^r, sums, quotients
+ *     gate_arithmetic     accumulator  each step from logits to weights and back: e^r, sums, quotients;
+ *                                      also <dy, f>, losses, state, unless the accumulator is finer
  *     shares              accumulator  what a slot, the shared expert, the router adds to y or dx; and the
  *                                      running sums of these
  *     dw_sums             accumulator  a micro-batch's share of dW, and the running sums

@@ -83,7 +83,7 @@ et_status et_dots(const et_rounding *rounding, const char *site, size_t m, size_
     const et_order way = et_order_of(rounding, site, d);
     size_t *order = NULL;
     et_grid room;
-    const et_grid *g = et_grid_in(&room, rounding, ET_ACCUMULATOR, site);
+    const et_grid *g = et_grid_in(&room, rounding, et_sum_place(rounding), site);
     et_status status = g ? et_order_table(&way, &order, error) : ET_OK;
     if (status != ET_OK) return status;
 #pragma omp parallel for if (et_worth_threads(m * d))

@@ -1,7 +1,7 @@
 /* sum.h: the sums of a layer, and a kernel's order and arithmetic in them. Internal.
  *
  * A golden takes every sum in et_real, in the order of its terms: rounding NULL. With a rounding each
- * product, quotient and partial sum is a number of the accumulator, as a kernel's is that takes one
+ * product, quotient and partial sum is a number of its place, as a kernel's is that takes one
  * term after the other. In which order it takes them no profile says: a replica draws one.
  */
 #ifndef ET_SUM_H
@@ -25,6 +25,15 @@ size_t et_order_at(const et_order *order, size_t k);
 
 /* All of them, for sums of many rows: *table [count], which the caller frees. ET_ENOMEM. */
 et_status et_order_table(const et_order *order, size_t **table, et_error *error);
+
+/* Sums that are no product of matrices, as <dy, f>, losses and state: in the accumulator's arithmetic, or in
+ * that of gates where it is finer. */
+static inline et_place et_sum_place(const et_rounding *r)
+{
+    bool gates = r && et_place_bits(r->profile, ET_GATE_ARITHMETIC) >
+                          et_place_bits(r->profile, ET_ACCUMULATOR);
+    return gates ? ET_GATE_ARITHMETIC : ET_ACCUMULATOR;
+}
 
 /* out[j] = <a_i, b_j>, j < m, where i = rows[j] (rows NULL: j); a, b of d columns. ET_ENOMEM: with a
  * rounding alone. */

@@ -284,7 +284,8 @@ static et_status route_by_choice(et_step *s, size_t batch, et_real *kth, et_erro
                          s->route.mask + first * n, s->route.margin + first * n, cutoffs,
                          s->route.topk_token + batch * pools * n * c->target_load, first, error);
     for (size_t i = 0; status == ET_OK && i < n; i++) {
-        kth[i] = et_sum(s->rounding, ET_ACCUMULATOR, "cutoff", 0, pools, n, cutoffs + i, NULL) /
+        kth[i] = et_sum(s->rounding, et_sum_place(s->rounding), "cutoff", 0, pools, n, cutoffs + i,
+                        NULL) /
                  (et_real)pools;
     }
     return status;

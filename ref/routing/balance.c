@@ -35,12 +35,12 @@ et_real et_aux_loss_rounded(const et_rounding *rounding, et_balance balance, siz
 {
     ET_ARITHMETIC;
     et_grid room;
-    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "aux");
+    const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "aux");
     double loss = 0;
     for (size_t i = 0; i < n; i++) {
         double f = et_rounded(q, (double)F[i]);
         double weight = balance == ET_BALANCE_AUX_ERROR ? et_plus(q, f, -1) : f;
-        double sum = (double)et_sum(rounding, ET_ACCUMULATOR, "aux", 0, N, n, p + i, NULL);
+        double sum = (double)et_sum(rounding, et_sum_place(rounding), "aux", 0, N, n, p + i, NULL);
         loss = et_plus(q, loss, et_times(q, weight, et_over(q, sum, (double)N)));
         et_real each = (et_real)et_over(q, et_times(q, (et_real)scale, weight), (double)N);
         for (size_t t = 0; dp != NULL && t < N; t++) dp[t * n + i] += each;
@@ -66,7 +66,7 @@ et_real et_z_loss_rounded(const et_rounding *rounding, size_t N, size_t n, const
 {
     ET_ARITHMETIC;
     et_grid room;
-    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "z");
+    const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "z");
     const et_order order = et_order_of(rounding, "z", N);
     double loss = 0;
     for (size_t k = 0; k < N; k++) {
@@ -102,7 +102,7 @@ void et_bias_update_rounded(const et_rounding *rounding, et_balance balance, siz
 {
     ET_ARITHMETIC;
     et_grid room;
-    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "bias");
+    const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "bias");
     double u = et_rounded(q, (double)(et_real)rate);
     et_real total = 0;
     for (size_t i = 0; i < n; i++) total += load[i];

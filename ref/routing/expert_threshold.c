@@ -124,7 +124,7 @@ void et_ema_threshold_rounded(const et_rounding *rounding, size_t n, const et_re
 {
     ET_ARITHMETIC;
     et_grid room;
-    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "ema");
+    const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "ema");
     double weight = 1;
     if (bias_correction) weight = et_rounded(q, et_ema_weight(et_rounded(q, beta), updates));
     for (size_t i = 0; i < n; i++) {
@@ -144,7 +144,7 @@ void et_ema_update_rounded(const et_rounding *rounding, size_t n, double beta, c
 {
     ET_ARITHMETIC;
     et_grid room;
-    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "ema");
+    const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "ema");
     double old = et_rounded(q, beta), new = et_plus(q, 1, -old);
     for (size_t i = 0; i < n; i++) {
         double kept = et_rounded(q, (double)ema[i]);

@@ -25,7 +25,7 @@ void et_mean_std_rounded(const et_rounding *rounding, size_t count, const et_rea
 {
     ET_ARITHMETIC;
     et_grid room;
-    const et_grid *q = et_grid_in(&room, rounding, ET_ACCUMULATOR, "mean");
+    const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "mean");
     double sum = 0, squares = 0;
     for (size_t i = 0; i < count; i++) sum = et_added(q, sum, (double)values[i]);
     double m = count ? et_rounded(q, sum / (double)count) : 0;
