@@ -9,12 +9,15 @@
  *                 error bars are made of.
  *     a kernel    ET_ROUND_NEAREST: every number goes to the nearest of its format, ties to the even
  *                 one. An emulated kernel: what `etref generate --emulate` writes.
+ *     a mutant    with `mutate`: somebody else alters the array, before it is rounded. A kernel with one
+ *                 mistake in it: what explains a mismatch (ref/verdict/mutant.h).
  */
 #ifndef ETREF_ROUNDING_H
 #define ETREF_ROUNDING_H
 
 #include "etref/profile.h"
 #include "etref/real.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,10 +28,16 @@ extern "C" {
 
 typedef enum et_rounding_mode { ET_ROUND_RANDOM, ET_ROUND_NEAREST } et_rounding_mode;
 
+/* Alters the `count` values that have been computed at `site`. Several threads may call it at once,
+ * each with an array of its own. */
+typedef void et_mutate(void *user, const char *site, size_t count, et_real *values);
+
 typedef struct et_rounding {
-    const et_profile *profile;
+    const et_profile *profile; /* NULL: nothing is rounded; for a mutant alone */
     et_rounding_mode mode;
     uint64_t seed; /* of the chances; one a replica */
+    et_mutate *mutate; /* or NULL */
+    void *user;
 } et_rounding;
 
 /* What every layer asks of its rounding: NULL, or a known mode and a profile with 2 to 53 bits at each
@@ -57,6 +66,12 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  * those of more than 24 bits by one ulp, up or down with chance 1/24 each (variance ulp^2 / 12). */
 void et_round(const et_rounding *rounding, et_place place, const char *site, size_t count,
               et_real *values);
+
+/* The same for an array that a kernel keeps to itself, as wide as it sums: only a mutant alters it. */
+void et_pass(const et_rounding *rounding, const char *site, size_t count, et_real *values);
+
+/* Does anything but a mutant's hand come between the values and the golden's? */
+bool et_rounds(const et_rounding *rounding);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

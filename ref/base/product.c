@@ -28,7 +28,7 @@ et_status et_product(const et_rounding *rounding, et_engine engine, size_t M, si
 {
     et_real *a = NULL, *b = NULL;
     et_status status = ET_OK;
-    if (rounding != NULL) {
+    if (et_rounds(rounding)) {
         status = round_operand(rounding, &A, M, K, &a, error);
         if (status == ET_OK) status = round_operand(rounding, &B, K, N, &b, error);
     }

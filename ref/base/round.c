@@ -121,10 +121,21 @@ void et_round(const et_rounding *rounding, et_place place, const char *site, siz
               et_real *values)
 {
     ET_ARITHMETIC;
-    if (rounding == NULL) return;
+    et_pass(rounding, site, count, values);
+    if (!et_rounds(rounding)) return;
     const grid g = grid_of(rounding, place, site);
 #pragma omp parallel for if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++) values[i] = (et_real)round_one(&g, (double)values[i]);
+}
+
+void et_pass(const et_rounding *rounding, const char *site, size_t count, et_real *values)
+{
+    if (rounding && rounding->mutate) rounding->mutate(rounding->user, site, count, values);
+}
+
+bool et_rounds(const et_rounding *rounding)
+{
+    return rounding && rounding->profile;
 }
 
 et_status et_rounding_check(const et_rounding *rounding, et_error *error)
@@ -134,6 +145,7 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error)
     if (rounding->mode != ET_ROUND_RANDOM && rounding->mode != ET_ROUND_NEAREST)
         return et_fail(error, ET_EINVAL, "et_rounding: mode is %d; ET_ROUND_RANDOM or _NEAREST",
                        (int)rounding->mode);
+    if (p == NULL && rounding->mutate) return ET_OK;
     if (p == NULL)
         return et_fail(error, ET_EINVAL, "et_rounding: profile is NULL; one belongs here");
     for (int place = 0; place < ET_PLACES; place++)

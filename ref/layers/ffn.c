@@ -80,16 +80,18 @@ et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_
     if (status != ET_OK) return status;
     et_round(r, ET_INTERMEDIATES, "dA", m * h, dA);
     /* dW_down += dO' A */
-    status = et_product(r, f->engine, d, h, m, transpose_of("dO", dO, d), rows_of("A", A, h), true,
-                        ddown, h, error);
+    if (ddown)
+        status = et_product(r, f->engine, d, h, m, transpose_of("dO", dO, d), rows_of("A", A, h),
+                            true, ddown, h, error);
     if (status != ET_OK) return status;
         /* dH = dA * 2 relu(H) */
 #pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t i = 0; i < m * h; i++) dH[i] = dA[i] * (2 * relu(H[i]));
     et_round(r, ET_INTERMEDIATES, "dH", m * h, dH);
     /* dW_up += dH' x */
-    status = et_product(r, f->engine, h, d, m, transpose_of("dH", dH, h), rows_of("x", x, d), true,
-                        dup, d, error);
+    if (dup)
+        status = et_product(r, f->engine, h, d, m, transpose_of("dH", dH, h), rows_of("x", x, d),
+                            true, dup, d, error);
     if (status != ET_OK) return status;
     /* dx (+)= dH W_up */
     return et_product(r, f->engine, m, d, h, rows_of("dH", dH, h), rows_of("W_up", f->up, d),

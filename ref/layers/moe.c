@@ -271,6 +271,12 @@ static void scatter_add(size_t m, size_t d, const et_real *rows, const int32_t *
         for (size_t c = 0; c < d; c++) to[(size_t)tokens[j] * d + c] += rows[j * d + c];
 }
 
+/* An expert's weight gradient, or NULL. */
+static et_real *wanted(const et_moe_grads *g, size_t expert, et_real *gradient)
+{
+    return g->wanted == NULL || g->wanted[expert] ? gradient : NULL;
+}
+
 static et_status experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
                                   const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
@@ -290,8 +296,8 @@ static et_status experts_backward(const et_moe *moe, const et_real *x, const et_
         gather(m, d, x, a->slot_token + first, rows);
         failed |= et_ffn_backward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
                                   g->slot_out + first * d, g->slot_act + first * h,
-                                  g->slot_pre + first * h, g->up + i * size, g->down + i * size,
-                                  false, drows, NULL) != ET_OK;
+                                  g->slot_pre + first * h, wanted(g, i, g->up + i * size),
+                                  wanted(g, i, g->down + i * size), false, drows, NULL) != ET_OK;
         /* Expert after expert, whoever is ready first: a token's rows are added in slot order. */
 #pragma omp ordered
         scatter_add(m, d, drows, a->slot_token + first, g->x);
@@ -299,8 +305,8 @@ static et_status experts_backward(const et_moe *moe, const et_real *x, const et_
     if (moe->hs > 0) {
         et_ffn f = shared_expert(moe);
         failed |= et_ffn_backward(&f, moe->N, x, v->shared_pre, v->shared_act, g->shared_out,
-                                  g->shared_act, g->shared_pre, g->shared_up, g->shared_down, true,
-                                  g->x, NULL) != ET_OK;
+                                  g->shared_act, g->shared_pre, wanted(g, moe->n, g->shared_up),
+                                  wanted(g, moe->n, g->shared_down), true, g->x, NULL) != ET_OK;
     }
     free(room);
     if (failed) return no_room(error);
@@ -347,6 +353,7 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
         weigh_backward(moe, a, v, t, g);
         if (danchor) danchor[t] = g->shared_weight[t] / shared_divisor(moe, a, t);
     }
+    et_pass(rounding, "dp", N * n, g->gates);
     for (size_t t = 0; t < N; t += at_once)
         et_gate_backward(moe->gate, at_once, n, v->logits + t * n, v->gates + t * n,
                          v->anchor ? v->anchor + t : NULL, g->gates + t * n,

@@ -614,6 +614,21 @@ et_status et_step_take_like(et_step *to, const et_step *s, et_error *error)
 
 /* ---- decisions alone ---- */
 
+et_status et_step_route(et_step *s, et_error *error)
+{
+    return route(s, error);
+}
+
+et_status et_step_losses(et_step *s, et_error *error)
+{
+    return losses(s, error);
+}
+
+et_status et_step_update_state(et_step *s, et_error *error)
+{
+    return update_state(s, error);
+}
+
 et_step et_step_like(const et_step *s)
 {
     return (et_step){.c = s->c, .max_bytes = s->max_bytes, .bytes = s->bytes, .in = s->in};

@@ -1,11 +1,11 @@
 /* explain.c: what would explain a mismatch.
  *
  * A hypothesis explains the candidate if under it everything passes: each tensor that failed agrees with
- * the deviant, and none that passed disagrees. Every row of the catalogue is tried, in each of its
+ * the mutant, and none that passed disagrees. Every row of the catalogue is tried, in each of its
  * forms, everywhere or only where the candidate fails, and dropped as soon as it cannot be:
  *
  *     by reach     a tensor that failed and that the hypothesis cannot change rules it out
- *     few tokens   the deviant of a handful of tokens, some failing and some not; it is computed stage by
+ *     few tokens   the mutant of a handful of tokens, some failing and some not; it is computed stage by
  *                  stage, and compared after each
  *     some tokens  the same with all tokens of one expert, for the weight gradients
  *     all tokens   what is left, by the full judgement; only so many in a large problem
@@ -454,11 +454,17 @@ typedef struct attempt {
     double fit;   /* of one that passed the full judgement; factors alone are compared by it */
 } attempt;
 
-static void open_deviant(et_deviant *v, et_subject *on, const et_inquiry *q, const attempt *t)
+static void open_mutant(et_mutant *m, const et_subject *on, const et_inquiry *q, const attempt *t)
 {
-    et_deviant_open(v, on, t->what, t->variant, t->scope->at, q->j->mask == NULL);
-    v->forward_only = t->forward_only;
-    v->factor = t->factor;
+    et_mutant_open(m, on, t->what, t->variant, t->scope->at, q->j->mask == NULL);
+    m->forward_only = t->forward_only;
+    m->factor = t->factor;
+}
+
+/* Can the hypothesis change what is computed at a stage? */
+static bool reaches_stage(const attempt *t, bool forward_only, et_stage stage)
+{
+    return stage < ET_STAGES && et_hypothesis_reach(t->what, t->variant, forward_only) >> stage & 1;
 }
 
 /* Can the hypothesis change this exhibit at all? */
@@ -467,9 +473,9 @@ static bool reaches(const et_inquiry *q, const attempt *t, const et_exhibit *x)
     bool layout = et_hypothesis_starts(t->what, t->variant) == ET_AT_LAYOUT;
     if (layout) return x->stage == ET_AT_LAYOUT || et_rows_are(x->shape, "S");
     if (q->j->mask == NULL && x->part == ET_PART_ARITHMETIC && x->stage > ET_AT_GATES &&
-        et_hypothesis_reaches(t->what, t->variant, false, ET_AT_MASK))
+        reaches_stage(t, false, ET_AT_MASK))
         return true;
-    return et_hypothesis_reaches(t->what, t->variant, t->forward_only, x->stage);
+    return reaches_stage(t, t->forward_only, x->stage);
 }
 
 /* Does what the hypothesis changes first pass, everywhere? For hypotheses that change all of it. */
@@ -490,8 +496,7 @@ static bool is_refuted(const et_inquiry *q, const attempt *t)
 /* Is every failure of a part within reach, for each part of which one is? Fills in t->covers. */
 static bool is_promising(const et_inquiry *q, attempt *t)
 {
-    bool missed[ET_PARTS] = {false},
-         routes = et_hypothesis_reaches(t->what, t->variant, false, ET_AT_MASK);
+    bool missed[ET_PARTS] = {false}, routes = reaches_stage(t, false, ET_AT_MASK);
     bool layout = et_hypothesis_starts(t->what, t->variant) == ET_AT_LAYOUT;
     t->covers[0] = t->covers[1] = false;
     for (size_t i = 0; i < q->count; i++) {
@@ -522,47 +527,49 @@ static bool is_complete(const et_inquiry *q, const attempt *t, const bool *seen)
     return true;
 }
 
-/* Computes the deviant stage by stage until the candidate contradicts it. `judge`: by the full judgement
+/* Computes the mutant phase by phase until the candidate contradicts it. `judge`: by the full judgement
  * at the end, in a large problem only then. */
-static et_status look(et_subject *on, const et_inquiry *q, attempt *t, bool judge, bool *agrees,
-                      et_error *error)
+static et_status look(const et_subject *on, const et_inquiry *q, attempt *t, bool judge,
+                      bool *agrees, et_error *error)
 {
-    et_deviant v;
+    et_mutant m;
     bool seen[ET_MAX_STEP_TENSORS] = {false};
     et_status status = ET_OK;
     *agrees = true;
-    open_deviant(&v, on, q, t);
-    for (int stage = 0; status == ET_OK && *agrees && stage < ET_STAGES; stage++) {
-        if (stage == ET_AT_DWEIGHT && !q->shows_backward) stage = ET_AT_LAYOUT;
-        status = et_deviant_stage(&v, (et_stage)stage, error);
-        if (status == ET_OK) *agrees = et_deviant_agrees(q, &v, !judge || q->small, seen);
+    open_mutant(&m, on, q, t);
+    for (int phase = 0; status == ET_OK && *agrees && phase < ET_PHASES; phase++) {
+        if (phase == ET_COMBINE_BACKWARD && !q->shows_backward) phase = ET_LAYOUT;
+        status = et_mutant_phase(&m, (et_phase)phase, error);
+        if (status == ET_OK) *agrees = et_mutant_agrees(q, &m, !judge || q->small, seen);
     }
     if (status == ET_OK && *agrees && on->pick.whole) *agrees = is_complete(q, t, seen);
-    if (status == ET_OK && *agrees && judge) status = et_deviant_passes(q, &v, agrees, error);
+    if (status == ET_OK && *agrees && judge) status = et_mutant_passes(q, &m, agrees, error);
     if (status == ET_OK && *agrees && judge && t->what->nature == ET_BY_FACTOR)
-        t->fit = et_deviant_fit(q, &v);
-    et_deviant_close(&v);
+        t->fit = et_mutant_fit(q, &m);
+    et_mutant_close(&m);
     return status;
 }
 
 /* ---- a factor ---- */
 
-/* The deviant with factor 1 + step changes everything in proportion, or nearly so: how much of that
- * change does the candidate show? Asked of the first stage at which it fails. */
-static et_status fit_once(et_subject *on, const et_inquiry *q, const attempt *t, double step,
+/* The mutant with factor 1 + step changes everything in proportion, or nearly so: how much of that
+ * change does the candidate show? Asked of the first phase at which it fails. */
+static et_status fit_once(const et_subject *on, const et_inquiry *q, const attempt *t, double step,
                           et_fit *fit, et_error *error)
 {
-    et_deviant v;
+    et_mutant m;
     et_status status = ET_OK;
     attempt trial = *t;
     trial.factor = 1 + step;
-    open_deviant(&v, on, q, &trial);
+    open_mutant(&m, on, q, &trial);
     bool enough = false;
-    for (int stage = 0; status == ET_OK && !enough && stage < ET_AT_LAYOUT; stage++) {
-        status = et_deviant_stage(&v, (et_stage)stage, error);
-        if (status == ET_OK && v.dirty >> stage & 1) *fit = et_fit_factor(q, &v, &enough);
+    unsigned before = 0;
+    for (int phase = 0; status == ET_OK && !enough && phase < ET_LAYOUT; phase++) {
+        status = et_mutant_phase(&m, (et_phase)phase, error);
+        if (status == ET_OK && m.done != before) *fit = et_fit_factor(q, &m, &enough);
+        before = m.done;
     }
-    et_deviant_close(&v);
+    et_mutant_close(&m);
     return status;
 }
 
@@ -579,7 +586,7 @@ static bool fails_as_a_whole(const et_inquiry *q)
 
 /* Fits the factor on what is looked at, a second time near the first answer. False if there is none for
  * certain. */
-static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, bool *found,
+static et_status fit_factor(const et_subject *on, const et_inquiry *q, attempt *t, bool *found,
                             et_error *error)
 {
     const double certain = 6;
@@ -615,8 +622,8 @@ typedef struct search {
 /* Can a hook be confined to some experts, or to some tokens? */
 static bool is_confinable(const et_hook *h, bool to_experts)
 {
-    if (h->whole) return false;
-    return to_experts ? !h->token : !h->factors && !h->weights;
+    if (h->whole || h->settings) return false;
+    return to_experts ? !h->token : !h->rows;
 }
 
 static bool can_be_confined(const et_hypothesis *what, size_t variant, bool to_experts)
@@ -637,7 +644,7 @@ static bool is_one_sided(const et_inquiry *q, const et_hypothesis *what, size_t 
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         if (!x->failed || is_shared(x) != shared_fails || x->stage == ET_STAGES) continue;
-        if (!et_hypothesis_reaches(what, variant, false, x->stage)) continue;
+        if (!(et_hypothesis_reach(what, variant, false) >> x->stage & 1)) continue;
         for (size_t k = 0; k < q->count; k++) {
             const et_exhibit *twin = &q->exhibits[k];
             if (twin->passed && twin->stage == x->stage && is_shared(twin) != shared_fails)
@@ -676,7 +683,7 @@ static et_status attempt_one(search *s, attempt t, bool *survives, et_error *err
 }
 
 /* One form of a hypothesis in each scope of a tier, the first in which it survives; with its backward
- * pass by the deviant's values, and by the right ones. */
+ * pass by the mutant's values, and by the right ones. */
 static et_status attempt_form(search *s, int tier, const et_hypothesis *what, size_t variant,
                               et_error *error)
 {

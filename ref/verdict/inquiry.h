@@ -1,19 +1,20 @@
 /* inquiry.h: what the parts of an explanation tell each other. Internal.
  *
  *     explain.c      which hypotheses are tried, on how much, in what order; what is reported
- *     compare.c      a deviant against the candidate; the variances under which it is compared
+ *     compare.c      a mutant against the candidate; the variances under which it is compared
  *     fit.c          how tightly a hypothesis fits
  *     ranking.c      another profile as an explanation, and the order of what fits
  *     budget.c       how much CPU time all of it may take
  *     choice.c       another profile under which everything passes
  *     precision.c    hypotheses about rounding, which change no reference value
  *     residual.c     what is wrong, and where, if nothing explains it
- *     deviant.c, hypotheses.c    the step with one thing done wrong, and the catalogue
+ *     mutant.c, hooks.c, pick.c  the reference with one thing done wrong, on picked tokens
+ *     catalogue.c, faults_*.c    what can go wrong
  */
 #ifndef ET_INQUIRY_H
 #define ET_INQUIRY_H
 
-#include "ref/verdict/deviant.h"
+#include "ref/verdict/mutant.h"
 #include "ref/verdict/judge.h"
 
 /* Mismatches of selection, state and layout are explained apart from those of the arithmetic, which has
@@ -62,7 +63,8 @@ typedef struct et_inquiry {
     et_stage first_failure; /* of a tensor that belongs to experts; ET_STAGES: none */
     size_t bad_tokens, bad_experts;
     et_real *room; /* for the longest row of an exhibit */
-    double fits[ET_MAX_EXPLANATIONS]; /* how tightly each explanation fits; INFINITY: not compared */
+    double
+        fits[ET_MAX_EXPLANATIONS]; /* how tightly each explanation fits; INFINITY: not compared */
     const et_hypothesis *named[ET_MAX_EXPLANATIONS]; /* of each explanation */
     et_budget budget;
 } et_inquiry;
@@ -82,14 +84,14 @@ typedef struct et_fit {
 /* sum V / sum values^2; 0 if all values are 0. Where that is above 1, of the numbers alone that are above their noise. */
 double et_noise_to_signal(size_t count, const et_real *values, const et_real *V);
 
-/* Does the candidate agree with the deviant in what has been computed anew since the last call? Compares
+/* Does the candidate agree with the mutant in what has been computed anew since the last call? Compares
  * every exhibit that differs from the reference and that `seen` [count] does not name yet; without
  * `reals` only integers and the assignment. */
-bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool reals, bool *seen);
+bool et_mutant_agrees(const et_inquiry *q, et_mutant *m, bool reals, bool *seen);
 
-/* For fitting a factor: the error against the reference regressed on what the deviant changes, over the
+/* For fitting a factor: the error against the reference regressed on what the mutant changes, over the
  * exhibits that it changes. *failing: one of them is among those that failed. */
-et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v, bool *failing);
+et_fit et_fit_factor(const et_inquiry *q, const et_mutant *m, bool *failing);
 
 /* What a tensor is judged by. */
 typedef struct et_yardstick {
@@ -105,8 +107,8 @@ et_yardstick et_yardstick_with(const et_inquiry *q, const et_exhibit *x, const e
 et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_yardstick *by,
                          const et_step *reference, et_tensor_verdict *out, et_error *error);
 
-/* The full judgement of the exhibits that the deviant touches; it has been computed on all tokens. */
-et_status et_deviant_passes(const et_inquiry *q, et_deviant *v, bool *passes, et_error *error);
+/* The full judgement of the exhibits that the mutant touches; it has been computed on all tokens. */
+et_status et_mutant_passes(const et_inquiry *q, const et_mutant *m, bool *passes, et_error *error);
 
 /* ---- explain.c ---- */
 
@@ -158,8 +160,8 @@ typedef struct et_likelihood {
 void et_fit_add(et_likelihood *l, const et_inquiry *q, const et_exhibit *x, const et_guess *guess);
 double et_fit_of(const et_likelihood *l);
 
-/* How tightly the deviant fits, which passes the full judgement. */
-double et_deviant_fit(const et_inquiry *q, const et_deviant *v);
+/* How tightly the mutant fits, which passes the full judgement. */
+double et_mutant_fit(const et_inquiry *q, const et_mutant *m);
 
 /* ---- precision.c ---- */
 
