@@ -92,7 +92,7 @@ et_stage et_stage_of(const char *tensor)
 
 static bool is_hook(const et_hook *h)
 {
-    return h->settings || h->whole || h->token || h->row || h->rows;
+    return h->settings || h->whole || h->row || h->rows;
 }
 
 const et_hook *et_hypothesis_hook(const et_hypothesis *what, size_t variant, et_stage stage,

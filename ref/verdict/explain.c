@@ -623,7 +623,7 @@ typedef struct search {
 static bool is_confinable(const et_hook *h, bool to_experts)
 {
     if (h->whole || h->settings) return false;
-    return to_experts ? !h->token : !h->rows;
+    return to_experts ? !(h->row && et_is_by_token(h->at)) : !h->rows;
 }
 
 static bool can_be_confined(const et_hypothesis *what, size_t variant, bool to_experts)

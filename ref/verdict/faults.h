@@ -30,7 +30,22 @@ extern const et_faults et_selection_faults, et_state_faults, et_weight_faults, e
         sizeof(table) / sizeof *(table), table                                                     \
     }
 
-/* ---- where a hypothesis can show at all ---- */
+/* Where a hypothesis can show, and a setting, in a line: `s` is the step, `m` the mutant. */
+#define ET_WHERE(name, condition)                                                                  \
+    static bool name(const et_step *s)                                                             \
+    {                                                                                              \
+        return condition;                                                                          \
+    }                                                                                              \
+    static bool name(const et_step *s)
+#define ET_SETTING(name, difference)                                                               \
+    static void name(et_mutant *m, et_step *s)                                                     \
+    {                                                                                              \
+        (void)m, (void)s;                                                                          \
+        difference;                                                                                \
+    }                                                                                              \
+    static void name(et_mutant *m, et_step *s)
+
+/* ---- where many can show at all ---- */
 
 bool et_is_moe(const et_step *s);
 bool et_has_shared(const et_step *s);
@@ -52,17 +67,22 @@ void et_scale_values(size_t count, double factor, et_real *values);
 void et_dO_unweighted(et_mutant *m, const et_row *r);
 void et_dO_weighted_twice(et_mutant *m, const et_row *r);
 
-/* y_t without its slots; y_t += factor w f(x) of a slot, and factor s f_shared(x). */
-void et_start_y(et_mutant *m, size_t t);
-void et_add_slot(et_mutant *m, size_t t, size_t slot, et_real factor);
-void et_add_shared(et_mutant *m, size_t t, et_real factor);
+/* y_t without its slots; y_t += weight f(x) of a slot, and factor s f_shared(x). */
 et_real *et_y_of(et_mutant *m, size_t t);
+void et_start_y(et_mutant *m, size_t t);
+void et_add_slot(et_mutant *m, size_t t, size_t slot, et_real weight);
+void et_add_shared(et_mutant *m, size_t t, et_real factor);
+et_real et_weight_in_y(const et_mutant *m, size_t slot); /* w; 1 in a dense layer */
 
+/* The rows once more, with the weights of routed expert e modulo n. */
+void et_use_expert(et_mutant *m, const et_row *r, size_t e);
 /* dH by other derivatives of the activation: 2 H; 1 where H > 0. */
 void et_square_slope(et_mutant *m, const et_row *r);
 void et_not_squared_slope(et_mutant *m, const et_row *r);
 
-et_real *et_dx_of(et_mutant *m, size_t t);
+/* dr of one token from its dp once more. */
+void et_gate_backward_again(et_mutant *m, const et_row *r, et_gate gate, const et_real *anchor,
+                            const et_real *danchor);
 /* dx_t takes what the inverse of token_slots names for its slots. */
 void et_gather_dx_by_inverse(et_mutant *m);
 /* token_slots lists the slots token by token; its inverse says where in that list a slot stands. */

@@ -56,21 +56,15 @@ static void through_activation(et_mutant *m, const et_row *r)
     for (size_t j = 0; j < r->width; j++) r->dH[j] = r->dA[j] * (2 * r->A[j]);
 }
 
-static void neighbours_weights(et_mutant *m, const et_rows_of *r)
+static void neighbours_weights(et_mutant *m, const et_row *r)
 {
-    size_t n = m->moe.n, e = (r->expert + (m->variant == 1 ? n - 1 : 1)) % n;
-    const et_real *weights = r->stage == ET_AT_DACT ? m->moe.down : m->moe.up;
-    if (r->expert < n) et_through(m, r, weights + e * m->moe.h * m->moe.d, false, NULL);
+    et_use_expert(m, r, r->expert + (m->variant == 1 ? m->moe.n - 1 : 1));
 }
 
 /* ---- weight gradients ---- */
 
-static et_real *gradient_of(const et_rows_of *r)
-{
-    return r->stage == ET_AT_DUP ? r->dup : r->ddown;
-}
-
-static void gradient(et_mutant *m, const et_rows_of *r, const et_real *left, const et_real *right)
+/* From other factors: left [load,.] for dH or dO, right [load,.] for x or A; NULL: the right ones. */
+static void gradient(const et_mutant *m, const et_row *r, const et_real *left, const et_real *right)
 {
     size_t d = m->moe.d, h = r->width;
     bool up = r->stage == ET_AT_DUP;
@@ -78,12 +72,12 @@ static void gradient(et_mutant *m, const et_rows_of *r, const et_real *left, con
     if (left == NULL) left = up ? r->dH : r->dO;
     if (right == NULL) right = r->A;
     et_matmul(ET_BLAS, rows, columns, r->count, et_transposed(left, rows), et_rows(right, columns),
-              false, gradient_of(r), columns);
+              false, r->values, columns);
 }
 
 /* The token from which row q of an expert's factor is read: 0: the slot's own number; 1: the row's; 2: the
  * token at this place of token_slots; 3: from the last row to the first. */
-static size_t wrong_row(const et_mutant *m, const et_rows_of *r, size_t q)
+static size_t wrong_row(const et_mutant *m, const et_row *r, size_t q)
 {
     const et_assignment *a = m->a;
     size_t N = m->moe.N;
@@ -96,7 +90,7 @@ static size_t wrong_row(const et_mutant *m, const et_rows_of *r, size_t q)
     return (size_t)a->slot_token[slot];
 }
 
-static void x_in_wrong_order(et_mutant *m, const et_rows_of *r)
+static void x_in_wrong_order(et_mutant *m, const et_row *r)
 {
     size_t d = m->moe.d;
     et_real *x = et_mutant_reals(m, r->count * d);
@@ -106,7 +100,7 @@ static void x_in_wrong_order(et_mutant *m, const et_rows_of *r)
     gradient(m, r, NULL, x);
 }
 
-static void dy_in_wrong_order(et_mutant *m, const et_rows_of *r)
+static void dy_in_wrong_order(et_mutant *m, const et_row *r)
 {
     size_t d = m->moe.d;
     const et_real *w =
@@ -119,7 +113,7 @@ static void dy_in_wrong_order(et_mutant *m, const et_rows_of *r)
 }
 
 /* Less the last row's share. */
-static void without_last_token(et_mutant *m, const et_rows_of *r)
+static void without_last_token(et_mutant *m, const et_row *r)
 {
     size_t d = m->moe.d, h = r->width, q = r->count - 1;
     bool up = r->stage == ET_AT_DUP;
@@ -128,14 +122,13 @@ static void without_last_token(et_mutant *m, const et_rows_of *r)
         m->on->x + d * (r->expert < m->moe.n ? (size_t)m->pick->a.slot_token[r->first + q] : q);
     const et_real *left = up ? r->dH + q * h : r->dO + q * d, *right = up ? x : r->A + q * h;
     size_t rows = up ? h : d, columns = up ? d : h;
-    for (size_t i = 0; i < rows; i++)
-        et_add_row(columns, -left[i], right, gradient_of(r) + i * columns);
+    for (size_t i = 0; i < rows; i++) et_add_row(columns, -left[i], right, r->values + i * columns);
 }
 
-static void averaged(et_mutant *m, const et_rows_of *r)
+static void averaged(et_mutant *m, const et_row *r)
 {
     size_t count = m->variant == 0 ? r->count : m->moe.N;
-    if (count > 0) et_scale_values(r->width * m->moe.d, 1 / (double)count, gradient_of(r));
+    if (count > 0) et_scale_values(r->size, 1 / (double)count, r->values);
 }
 
 static void averaged_router(et_mutant *m)
@@ -144,7 +137,7 @@ static void averaged_router(et_mutant *m)
 }
 
 /* dW_down from relu(H), or H, for A = relu(H)^2. */
-static void before_square(et_mutant *m, const et_rows_of *r)
+static void before_square(et_mutant *m, const et_row *r)
 {
     size_t size = r->count * r->width;
     const et_real *used =
@@ -164,13 +157,9 @@ static void take_candidates(et_mutant *m, const char *name, et_real *gradient)
             gradient[j] = (et_real)et_tensor_element(t, j);
 }
 
-static void stale_up(et_mutant *m)
+static void stale(et_mutant *m)
 {
     take_candidates(m, "bwd.w_up", m->s.bwd.up);
-}
-
-static void stale_down(et_mutant *m)
-{
     take_candidates(m, "bwd.w_down", m->s.bwd.down);
 }
 
@@ -211,7 +200,7 @@ static const et_hypothesis table[] = {
      .variants = {"relu(H)", "H"}, .hooks = {{.at = ET_AT_DDOWN, .rows = before_square}}},
     {.doc = {"empty-expert-gradient", "the weight gradients of an expert without tokens are not zeroed", "backward"},
      .applies = has_empty_expert, .variants = ET_ONE_FORM,
-     .hooks = {{.at = ET_AT_DUP, .whole = stale_up}, {.at = ET_AT_DDOWN, .whole = stale_down}}},
+     .hooks = {{.at = ET_AT_DUP, .whole = stale}, {.at = ET_AT_DDOWN, .whole = stale}}},
 };
 /* clang-format on */
 

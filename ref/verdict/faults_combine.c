@@ -2,8 +2,6 @@
 #include "ref/verdict/faults.h"
 #include "ref/verdict/judge.h"
 
-#include <string.h>
-
 /* ---- what the parts of the catalogue build y with ---- */
 
 void et_add_row(size_t d, et_real factor, const et_real *from, et_real *to)
@@ -16,11 +14,15 @@ et_real *et_y_of(et_mutant *m, size_t t)
     return m->s.fwd.y + t * m->moe.d;
 }
 
-void et_add_slot(et_mutant *m, size_t t, size_t slot, et_real factor)
+et_real et_weight_in_y(const et_mutant *m, size_t slot)
+{
+    return m->s.fwd.slot_weight ? m->s.fwd.slot_weight[slot] : 1;
+}
+
+void et_add_slot(et_mutant *m, size_t t, size_t slot, et_real weight)
 {
     size_t d = m->moe.d;
-    et_real w = m->s.fwd.slot_weight ? m->s.fwd.slot_weight[slot] : 1;
-    et_add_row(d, factor * w, m->s.fwd.slot_out + slot * d, et_y_of(m, t));
+    et_add_row(d, weight, m->s.fwd.slot_out + slot * d, et_y_of(m, t));
 }
 
 void et_add_shared(et_mutant *m, size_t t, et_real factor)
@@ -33,93 +35,68 @@ void et_add_shared(et_mutant *m, size_t t, et_real factor)
 
 void et_start_y(et_mutant *m, size_t t)
 {
-    memset(et_y_of(m, t), 0, m->moe.d * sizeof(et_real));
+    et_scale_values(m->moe.d, 0, et_y_of(m, t));
     et_add_shared(m, t, 1);
 }
 
 /* ---- slots ---- */
 
 /* Variant 0: each token's first slot; 1: its last; 2: the first slot of all; 3: the last of all. */
-static void add_slot_again(et_mutant *m, size_t t)
+static void add_slot_again(et_mutant *m, const et_row *r)
 {
     const int32_t *slots;
-    size_t count = et_slots_of(&m->pick->a, t, &slots), last = m->a->slots;
+    size_t count = et_slots_of(&m->pick->a, r->t, &slots), last = m->a->slots;
     if (count == 0) return;
     size_t own = (size_t)(m->variant % 2 == 0 ? slots[0] : slots[count - 1]);
     size_t slot = m->pick->slots[own];
-    if (m->variant < 2 || slot == (m->variant == 2 ? 0 : last - 1)) et_add_slot(m, t, own, 1);
+    if (m->variant < 2 || slot == (m->variant == 2 ? 0 : last - 1))
+        et_add_slot(m, r->t, own, et_weight_in_y(m, own));
 }
 
 /* Form 0: only the last slot stays; 1: neither does the shared expert; 2: only the first stays. 3, 4, 5: the same,
  * and no gradient comes back to what was overwritten. */
-static void overwrite_slots(et_mutant *m, size_t t)
+static void overwrite_slots(et_mutant *m, const et_row *r)
 {
     const int32_t *slots;
-    size_t count = et_slots_of(&m->pick->a, t, &slots);
+    size_t count = et_slots_of(&m->pick->a, r->t, &slots);
     if (count == 0) return;
-    et_start_y(m, t);
-    if (m->variant % 3 == 1) memset(et_y_of(m, t), 0, m->moe.d * sizeof(et_real));
-    et_add_slot(m, t, (size_t)slots[m->variant % 3 == 2 ? 0 : count - 1], 1);
+    size_t kept = (size_t)slots[m->variant % 3 == 2 ? 0 : count - 1];
+    et_scale_values(r->size, 0, r->values);
+    if (m->variant % 3 != 1) et_add_shared(m, r->t, 1);
+    et_add_slot(m, r->t, kept, et_weight_in_y(m, kept));
 }
 
-static bool is_overwritten(const et_mutant *m, const et_row *r)
+/* dw = 0, and dO = 0. */
+static void overwritten(et_mutant *m, const et_row *r)
 {
     const int32_t *slots;
     size_t count = et_slots_of(m->a, r->token, &slots);
-    if (r->expert == m->moe.n) return count > 0 && m->variant % 3 == 1;
-    return r->slot != (size_t)slots[m->variant % 3 == 2 ? 0 : count - 1];
+    bool lost = r->expert == m->moe.n
+                    ? count > 0 && m->variant % 3 == 1
+                    : r->slot != (size_t)slots[m->variant % 3 == 2 ? 0 : count - 1];
+    if (lost) et_scale_values(r->size, 0, r->values);
 }
 
-static void overwritten_without_dw(et_mutant *m, const et_row *r)
+/* ---- the shared expert: its weights, and what autograd makes of it, dw and dO ---- */
+
+static void shared_is_nothing(et_mutant *m, const et_row *r)
 {
-    if (is_overwritten(m, r)) *r->dw = 0;
+    if (r->expert == m->moe.n) et_scale_values(r->size, 0, r->values);
 }
 
-static void overwritten_without_dO(et_mutant *m, const et_row *r)
+static void shared_is_twice(et_mutant *m, const et_row *r)
 {
-    if (is_overwritten(m, r)) memset(r->dO, 0, m->moe.d * sizeof *r->dO);
+    if (r->expert == m->moe.n) et_scale_values(r->size, 2, r->values);
 }
 
-/* ---- the shared expert ---- */
-
-static void shared_weighs_nothing(et_mutant *m, const et_row *r)
+static void y_without_shared(et_mutant *m, const et_row *r)
 {
-    if (r->expert == m->moe.n) *r->w = 0;
+    et_add_shared(m, r->t, -1);
 }
 
-static void shared_weighs_twice(et_mutant *m, const et_row *r)
+static void y_with_shared_twice(et_mutant *m, const et_row *r)
 {
-    if (r->expert == m->moe.n) *r->w *= 2;
-}
-
-static void y_without_shared(et_mutant *m, size_t t)
-{
-    et_add_shared(m, t, -1);
-}
-
-static void y_with_shared_twice(et_mutant *m, size_t t)
-{
-    et_add_shared(m, t, 1);
-}
-
-static void shared_without_dw(et_mutant *m, const et_row *r)
-{
-    if (r->expert == m->moe.n) *r->dw = 0;
-}
-
-static void shared_without_dO(et_mutant *m, const et_row *r)
-{
-    if (r->expert == m->moe.n) memset(r->dO, 0, m->moe.d * sizeof *r->dO);
-}
-
-static void double_dw_of_shared(et_mutant *m, const et_row *r)
-{
-    if (r->expert == m->moe.n) *r->dw *= 2;
-}
-
-static void double_dO_of_shared(et_mutant *m, const et_row *r)
-{
-    if (r->expert == m->moe.n) et_scale_values(m->moe.d, 2, r->dO);
+    et_add_shared(m, r->t, 1);
 }
 
 /* By what a kernel that gates its experts may have gated the shared one at this token of the whole step. */
@@ -140,9 +117,9 @@ static void gate_shared(et_mutant *m, const et_row *r)
     if (r->expert == m->moe.n) *r->w *= gate_for_shared(m, m->variant, r->token);
 }
 
-static void y_with_shared_gated(et_mutant *m, size_t t)
+static void y_with_shared_gated(et_mutant *m, const et_row *r)
 {
-    et_add_shared(m, t, gate_for_shared(m, m->variant - 4, m->pick->tokens[t]) - 1);
+    et_add_shared(m, r->t, gate_for_shared(m, m->variant - 4, r->token) - 1);
 }
 
 /* ---- permutations ---- */
@@ -178,25 +155,25 @@ static void gather_y_by_inverse(et_mutant *m)
 static const et_hypothesis table[] = {
     {.doc = {"slot-added-twice", "a slot is added to y twice", "forward"},
      .applies = et_is_moe, .variants = {"each token's first", "each token's last", "the first of all", "the last of all"},
-     .hooks = {{.at = ET_AT_Y, .token = add_slot_again}}},
+     .hooks = {{.at = ET_AT_Y, .row = add_slot_again}}},
     {.doc = {"second-slot-overwrites", "a token's slots overwrite each other in y", "forward"},
      .applies = et_is_moe, .variants = {"the last stays", "the last stays, without the shared expert", "the first stays", "the last stays, and from there back",
                   "the last stays, without the shared expert, and from there back", "the first stays, and from there back"},
-     .hooks = {{.at = ET_AT_Y, .token = overwrite_slots}, {.at = ET_AT_DWEIGHT, .variants = 56, .row = overwritten_without_dw},
-               {.at = ET_AT_DOUT, .variants = 56, .row = overwritten_without_dO}}},
+     .hooks = {{.at = ET_AT_Y, .row = overwrite_slots}, {.at = ET_AT_DWEIGHT, .variants = 56, .row = overwritten},
+               {.at = ET_AT_DOUT, .variants = 56, .row = overwritten}}},
     {.doc = {"shared-forgotten", "the shared expert is missing", "forward"},
      .applies = et_has_shared, .variants = {"", "in y alone", "in y, and from there back"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = shared_weighs_nothing}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_without_shared},
-               {.at = ET_AT_DWEIGHT, .variants = 4, .row = shared_without_dw}, {.at = ET_AT_DOUT, .variants = 4, .row = shared_without_dO}}},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = shared_is_nothing}, {.at = ET_AT_Y, .variants = 2 | 4, .row = y_without_shared},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .row = shared_is_nothing}, {.at = ET_AT_DOUT, .variants = 4, .row = shared_is_nothing}}},
     {.doc = {"shared-twice", "the shared expert is added twice", "forward"},
      .applies = et_has_shared, .variants = {"", "in y alone", "in y, and from there back"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = shared_weighs_twice}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_with_shared_twice},
-               {.at = ET_AT_DWEIGHT, .variants = 4, .row = double_dw_of_shared}, {.at = ET_AT_DOUT, .variants = 4, .row = double_dO_of_shared}}},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = shared_is_twice}, {.at = ET_AT_Y, .variants = 2 | 4, .row = y_with_shared_twice},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .row = shared_is_twice}, {.at = ET_AT_DOUT, .variants = 4, .row = shared_is_twice}}},
     {.doc = {"shared-gated", "the shared expert's output is multiplied by a gate", "forward"},
      .applies = et_has_shared,
      .variants = {"expert 0's", "the token's first slot's", "the sum over its slots", "1 minus that sum", "expert 0's, in y alone",
                   "the token's first slot's, in y alone", "the sum over its slots, in y alone", "1 minus that sum, in y alone"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 15, .row = gate_shared}, {.at = ET_AT_Y, .variants = 240, .token = y_with_shared_gated}}},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 15, .row = gate_shared}, {.at = ET_AT_Y, .variants = 240, .row = y_with_shared_gated}}},
     {.doc = {"inverse-permutation", "slots are gathered by the inverse of token_slots", "forward"},
      .applies = et_is_moe, .variants = {"in y", "in y, with the right weights", "in dx"},
      .hooks = {{.at = ET_AT_Y, .variants = 3, .whole = gather_y_by_inverse}, {.at = ET_AT_DX, .variants = 4, .whole = et_gather_dx_by_inverse}}},

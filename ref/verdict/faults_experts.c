@@ -1,5 +1,6 @@
 /* faults_experts.c: H, A and f(x), wrongly. See faults.h. */
 #include "etref/elementary.h"
+#include "ref/base/memory.h"
 #include "ref/verdict/faults.h"
 #include "ref/verdict/judge.h"
 
@@ -7,87 +8,60 @@
 #include <string.h>
 
 /* Of some expert: one whose weights can be read as if transposed. */
-static bool is_square(const et_step *s)
-{
-    return s->c.d_expert == s->c.d_model || (et_is_moe(s) && s->c.shared_d_expert == s->c.d_model);
-}
+ET_WHERE(is_square,
+         s->c.d_expert == s->c.d_model || (et_is_moe(s) && s->c.shared_d_expert == s->c.d_model));
 
 /* ---- other weights ---- */
 
-/* Of another routed expert, those that the stage takes; the shared one has no neighbour. */
-static void use_expert(et_mutant *m, const et_rows_of *r, size_t e)
+void et_use_expert(et_mutant *m, const et_row *r, size_t e)
 {
     bool up = r->stage == ET_AT_PRE || r->stage == ET_AT_SLOT_DX;
     const et_real *weights = up ? m->moe.up : m->moe.down;
-    if (r->expert < m->moe.n) et_through(m, r, weights + e * m->moe.h * m->moe.d, false, NULL);
+    if (r->expert < m->moe.n)
+        et_through(m, r, weights + e % m->moe.n * m->moe.h * m->moe.d, false, NULL);
 }
 
-static void neighbours_weights(et_mutant *m, const et_rows_of *r)
+static void neighbours_weights(et_mutant *m, const et_row *r)
 {
-    use_expert(m, r, (r->expert + (m->variant > 1 ? m->moe.n - 1 : 1)) % m->moe.n);
+    et_use_expert(m, r, r->expert + (m->variant > 1 ? m->moe.n - 1 : 1));
 }
 
-static void first_experts_weights(et_mutant *m, const et_rows_of *r)
+static void first_experts_weights(et_mutant *m, const et_row *r)
 {
-    use_expert(m, r, 0);
+    et_use_expert(m, r, 0);
 }
 
-/* The shared expert may have another width than the routed ones: only what is square is turned. */
-static void turn_up(et_mutant *m, const et_rows_of *r)
-{
-    if (r->width == m->moe.d) et_through(m, r, r->up, true, NULL);
-}
-
-static void turn_down(et_mutant *m, const et_rows_of *r)
-{
-    if (r->width == m->moe.d) et_through(m, r, r->down, true, NULL);
-}
-
-/* The row whose number is a slot's, as if slots were tokens. */
-static void slot_as_token(et_mutant *m, const et_rows_of *r)
-{
-    size_t d = m->moe.d;
-    et_real *rows = r->expert < m->moe.n ? malloc((r->count * d + 1) * sizeof *rows) : NULL;
-    if (rows == NULL) return;
-    for (size_t q = 0; q < r->count; q++)
-        memcpy(rows + q * d, m->on->right->in.x + m->pick->slots[r->first + q] % m->moe.N * d,
-               d * sizeof *rows);
-    et_through(m, r, r->up, false, rows);
-    free(rows);
-}
-
-/* One row through other weights: variants 4 to 6 of neighbour-expert, the last rows of an expert
- * that fill no tile of 16, 64 or 128. */
 static bool is_in_last_tile(const et_row *r, size_t tile)
 {
     return r->place >= r->load - r->load % tile;
 }
 
-static const et_real *next_weights(const et_mutant *m, const et_real *weights, size_t e)
-{
-    return weights + (e + 1) % m->moe.n * m->moe.h * m->moe.d;
-}
-
-static bool fills_no_tile(const et_mutant *m, const et_row *r)
+/* The last rows of a routed expert, which fill no tile. */
+static void neighbours_in_last_tile(et_mutant *m, const et_row *r)
 {
     static const size_t tiles[] = {16, 64, 128};
-    return r->expert < m->moe.n && is_in_last_tile(r, tiles[m->variant - 4]);
+    if (r->expert < m->moe.n && is_in_last_tile(r, tiles[m->variant - 4]))
+        et_use_expert(m, r, r->expert + 1);
 }
 
-static void neighbours_hidden(et_mutant *m, const et_row *r)
+/* The shared expert may have another width than the routed ones: only what is square is turned. */
+static void turned(et_mutant *m, const et_row *r)
 {
-    size_t d = m->moe.d, h = m->moe.h;
-    if (!fills_no_tile(m, r)) return;
-    et_matmul(ET_BLAS, 1, h, d, et_rows(m->on->right->in.x + r->token * d, d),
-              et_transposed(next_weights(m, m->moe.up, r->expert), d), false, r->H, h);
+    bool up = r->stage == ET_AT_PRE || r->stage == ET_AT_SLOT_DX;
+    if (r->width == m->moe.d) et_through(m, r, up ? r->up : r->down, true, NULL);
 }
 
-static void neighbours_output(et_mutant *m, const et_row *r)
+/* H of the row of x whose number is the slot's, as if slots were tokens. */
+static void slot_as_token(et_mutant *m, const et_row *r)
 {
-    size_t d = m->moe.d, h = m->moe.h;
-    if (!fills_no_tile(m, r)) return;
-    et_matmul(ET_BLAS, 1, d, h, et_rows(r->A, h),
-              et_transposed(next_weights(m, m->moe.down, r->expert), h), false, r->O, d);
+    size_t d = m->moe.d, bytes = d * sizeof(et_real);
+    void *x = NULL;
+    if (r->expert == m->moe.n || et_allocate(&x, r->count, bytes, "rows", NULL) != ET_OK) return;
+    for (size_t q = 0; q < r->count; q++)
+        memcpy((et_real *)x + q * d,
+               m->on->right->in.x + m->pick->slots[r->first + q] % m->moe.N * d, bytes);
+    et_through(m, r, r->up, false, x);
+    free(x);
 }
 
 /* ---- another activation ---- */
@@ -149,20 +123,16 @@ static bool is_last_row(const et_row *r)
     return r->place + 1 == r->load;
 }
 
-static void forget_O(const et_mutant *m, const et_row *r)
+/* O = 0; or what autograd makes of a row that y does not have: dw = 0, and then dO = 0. */
+static void forget(const et_row *r)
 {
-    memset(r->O, 0, m->moe.d * sizeof *r->O);
+    et_scale_values(r->size, 0, r->values);
 }
 
-/* What autograd makes of a row that y does not have: dw = 0, and then dO = 0. */
-static void forget_dO(const et_mutant *m, const et_row *r)
+/* Variant 2: of routed experts, whose rows are missing in y. */
+static void last_row_lost(et_mutant *m, const et_row *r)
 {
-    memset(r->dO, 0, m->moe.d * sizeof *r->dO);
-}
-
-static void drop_last_row(et_mutant *m, const et_row *r)
-{
-    if (is_last_row(r)) forget_O(m, r);
+    if (is_last_row(r) && (r->expert < m->moe.n || m->variant != 2)) forget(r);
 }
 
 static size_t dropped_tile(const et_mutant *m)
@@ -171,9 +141,10 @@ static size_t dropped_tile(const et_mutant *m)
     return tiles[m->variant % 5];
 }
 
-static void drop_last_tile(et_mutant *m, const et_row *r)
+/* Variants from 10 on: of routed experts, whose rows are missing in y. */
+static void last_tile_lost(et_mutant *m, const et_row *r)
 {
-    if (is_in_last_tile(r, dropped_tile(m))) forget_O(m, r);
+    if (is_in_last_tile(r, dropped_tile(m)) && (r->expert < m->moe.n || m->variant < 10)) forget(r);
 }
 
 /* y_t without the rows that end an expert's load: those that fill no whole tile; or the last, with tile = 0. */
@@ -186,49 +157,18 @@ static void y_without_end(et_mutant *m, size_t t, size_t tile)
         size_t slot = m->pick->slots[slots[j]], e = (size_t)m->a->slot_expert[slot];
         size_t lost = tile ? (size_t)m->a->load[e] % tile : 1;
         if (slot + lost < (size_t)m->a->expert_offsets[e + 1])
-            et_add_slot(m, t, (size_t)slots[j], 1);
+            et_add_slot(m, t, (size_t)slots[j], et_weight_in_y(m, (size_t)slots[j]));
     }
 }
 
-static void y_without_last_rows(et_mutant *m, size_t t)
+static void y_without_last_row(et_mutant *m, const et_row *r)
 {
-    y_without_end(m, t, 0);
+    y_without_end(m, r->t, 0);
 }
 
-static void y_without_last_tiles(et_mutant *m, size_t t)
+static void y_without_last_tile(et_mutant *m, const et_row *r)
 {
-    y_without_end(m, t, dropped_tile(m));
-}
-
-static bool is_lost_last_row(const et_mutant *m, const et_row *r)
-{
-    return is_last_row(r) && (r->expert < m->moe.n || m->variant == 3);
-}
-
-static void last_row_without_dw(et_mutant *m, const et_row *r)
-{
-    if (is_lost_last_row(m, r)) *r->dw = 0;
-}
-
-static void last_row_without_dO(et_mutant *m, const et_row *r)
-{
-    if (is_lost_last_row(m, r)) forget_dO(m, r);
-}
-
-static bool is_in_lost_tile(const et_mutant *m, const et_row *r)
-{
-    bool in_y = m->variant >= 10; /* of routed experts */
-    return is_in_last_tile(r, dropped_tile(m)) && !(in_y && r->expert == m->moe.n);
-}
-
-static void last_tile_without_dw(et_mutant *m, const et_row *r)
-{
-    if (is_in_lost_tile(m, r)) *r->dw = 0;
-}
-
-static void last_tile_without_dO(et_mutant *m, const et_row *r)
-{
-    if (is_in_lost_tile(m, r)) forget_dO(m, r);
+    y_without_end(m, r->t, dropped_tile(m));
 }
 
 /* ---- the table ---- */
@@ -241,17 +181,17 @@ static const et_hypothesis table[] = {
                   "expert i+1, rows that fill no tile of 16", "expert i+1, rows that fill no tile of 64", "expert i+1, rows that fill no tile of 128"},
      .hooks = {{.at = ET_AT_PRE, .variants = 15, .rows = neighbours_weights}, {.at = ET_AT_OUT, .variants = 15, .rows = neighbours_weights},
                {.at = ET_AT_DACT, .variants = 10, .rows = neighbours_weights}, {.at = ET_AT_SLOT_DX, .variants = 10, .rows = neighbours_weights},
-               {.at = ET_AT_PRE, .variants = 112, .row = neighbours_hidden}, {.at = ET_AT_OUT, .variants = 112, .row = neighbours_output}}},
+               {.at = ET_AT_PRE, .variants = 112, .row = neighbours_in_last_tile}, {.at = ET_AT_OUT, .variants = 112, .row = neighbours_in_last_tile}}},
     {.doc = {"first-expert-everywhere", "every expert computes with expert 0's weights", "forward"},
      .applies = et_has_many_experts, .variants = {"", "in the backward pass, too"},
      .hooks = {{.at = ET_AT_PRE, .rows = first_experts_weights}, {.at = ET_AT_OUT, .rows = first_experts_weights},
                {.at = ET_AT_DACT, .variants = 2, .rows = first_experts_weights}, {.at = ET_AT_SLOT_DX, .variants = 2, .rows = first_experts_weights}}},
     {.doc = {"up-transposed", "W_up is read transposed", "forward"},
      .applies = is_square, .variants = {"", "in the backward pass, too"},
-     .hooks = {{.at = ET_AT_PRE, .rows = turn_up}, {.at = ET_AT_SLOT_DX, .variants = 2, .rows = turn_up}}},
+     .hooks = {{.at = ET_AT_PRE, .rows = turned}, {.at = ET_AT_SLOT_DX, .variants = 2, .rows = turned}}},
     {.doc = {"down-transposed", "W_down is read transposed", "forward"},
      .applies = is_square, .variants = {"", "in the backward pass, too"},
-     .hooks = {{.at = ET_AT_OUT, .rows = turn_down}, {.at = ET_AT_DACT, .variants = 2, .rows = turn_down}}},
+     .hooks = {{.at = ET_AT_OUT, .rows = turned}, {.at = ET_AT_DACT, .variants = 2, .rows = turned}}},
     {.doc = {"slot-for-token", "an expert reads the row of x that its slot's number names, not its token", "forward"},
      .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_PRE, .rows = slot_as_token}}},
     {.doc = {"relu-not-squared", "A = relu(H), not its square", "forward"},
@@ -265,17 +205,17 @@ static const et_hypothesis table[] = {
      .hooks = {{.at = ET_AT_ACT, .row = other_activation}, {.at = ET_AT_DPRE, .row = other_activation_slope}}},
     {.doc = {"last-row-dropped", "an expert's last row is missing", "forward"},
      .variants = {"", "in y alone", "in y, and from there back", "in the backward pass, too"},
-     .hooks = {{.at = ET_AT_OUT, .variants = 1 | 8, .row = drop_last_row}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_without_last_rows},
-               {.at = ET_AT_DWEIGHT, .variants = 4 | 8, .row = last_row_without_dw}, {.at = ET_AT_DOUT, .variants = 4 | 8, .row = last_row_without_dO}}},
+     .hooks = {{.at = ET_AT_OUT, .variants = 1 | 8, .row = last_row_lost}, {.at = ET_AT_Y, .variants = 2 | 4, .row = y_without_last_row},
+               {.at = ET_AT_DWEIGHT, .variants = 4 | 8, .row = last_row_lost}, {.at = ET_AT_DOUT, .variants = 4 | 8, .row = last_row_lost}}},
     {.doc = {"last-tile-dropped", "an expert's last rows, which fill no whole tile, are missing", "forward"},
      .variants = {"tiles of 16", "tiles of 32", "tiles of 64", "tiles of 128", "tiles of 256",
                   "tiles of 16, in the backward pass, too", "tiles of 32, in the backward pass, too", "tiles of 64, in the backward pass, too",
                   "tiles of 128, in the backward pass, too", "tiles of 256, in the backward pass, too", "tiles of 16, in y, and from there back",
                   "tiles of 32, in y, and from there back", "tiles of 64, in y, and from there back", "tiles of 128, in y, and from there back",
                   "tiles of 256, in y, and from there back"},
-     .hooks = {{.at = ET_AT_OUT, .variants = 31 | 31 << 5, .row = drop_last_tile}, {.at = ET_AT_Y, .variants = 31 << 10, .token = y_without_last_tiles},
-               {.at = ET_AT_DWEIGHT, .variants = 31 << 5 | 31 << 10, .row = last_tile_without_dw},
-               {.at = ET_AT_DOUT, .variants = 31 << 5 | 31 << 10, .row = last_tile_without_dO}}},
+     .hooks = {{.at = ET_AT_OUT, .variants = 31 | 31 << 5, .row = last_tile_lost}, {.at = ET_AT_Y, .variants = 31 << 10, .row = y_without_last_tile},
+               {.at = ET_AT_DWEIGHT, .variants = 31 << 5 | 31 << 10, .row = last_tile_lost},
+               {.at = ET_AT_DOUT, .variants = 31 << 5 | 31 << 10, .row = last_tile_lost}}},
 };
 /* clang-format on */
 

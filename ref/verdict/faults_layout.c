@@ -4,10 +4,7 @@
 
 #include <string.h>
 
-static bool is_cut_up(const et_step *s)
-{
-    return et_is_moe(s) && s->c.pool_tokens < s->c.tokens;
-}
+ET_WHERE(is_cut_up, et_is_moe(s) && s->c.pool_tokens < s->c.tokens);
 
 static void inclusive_offsets(et_mutant *m)
 {

@@ -2,32 +2,11 @@
 #include "ref/verdict/faults.h"
 #include "ref/verdict/judge.h"
 
-static bool has_z_loss(const et_step *s)
-{
-    return s->loss_z != NULL;
-}
-
-static bool has_loss(const et_step *s)
-{
-    return et_has_aux(s) || has_z_loss(s);
-}
-
-static bool has_loss_in_micro_batches(const et_step *s)
-{
-    return has_loss(s) && s->c.micro_batches > 1;
-}
-
-static void no_aux_gradient(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.balance_coef = 0;
-}
-
-static void aux_gradient_twice(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.balance_coef *= 2;
-}
+ET_WHERE(has_z_loss, s->loss_z != NULL);
+ET_WHERE(has_loss, et_has_aux(s) || has_z_loss(s));
+ET_WHERE(has_loss_in_micro_batches, has_loss(s) && s->c.micro_batches > 1);
+ET_SETTING(no_aux_gradient, s->c.balance_coef = 0);
+ET_SETTING(aux_gradient_twice, s->c.balance_coef *= 2);
 
 /* The step has no z-loss without its coefficient. */
 static void no_z_gradient(et_mutant *m)
@@ -35,11 +14,7 @@ static void no_z_gradient(et_mutant *m)
     et_scale_values(m->moe.N * m->moe.n, 0, m->losses.bwd.logits);
 }
 
-static void z_gradient_twice(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.z_loss_coef *= 2;
-}
+ET_SETTING(z_gradient_twice, s->c.z_loss_coef *= 2);
 
 static void gradients_without_coefficients(et_mutant *m, et_step *s)
 {

@@ -4,15 +4,8 @@
 
 #include <string.h>
 
-static bool has_softmax(const et_step *s)
-{
-    return et_is_moe(s) && s->c.gate != ET_GATE_SIGMOID && s->c.gate != ET_GATE_RELU;
-}
-
-static bool has_anchor_gradient(const et_step *s)
-{
-    return et_has_anchor(s) && et_step_layer(s).anchor_weighs_shared;
-}
+ET_WHERE(has_softmax, et_is_moe(s) && s->c.gate != ET_GATE_SIGMOID && s->c.gate != ET_GATE_RELU);
+ET_WHERE(has_anchor_gradient, et_has_anchor(s) && et_step_layer(s).anchor_weighs_shared);
 
 /* ---- dp ---- */
 
@@ -27,14 +20,14 @@ static et_real sum_of_gates(const et_mutant *m, size_t t)
 }
 
 /* dp of the slots as if what they are divided by were a constant, or 1. */
-static void norm_is_constant(et_mutant *m, size_t t)
+static void norm_is_constant(et_mutant *m, const et_row *r)
 {
     const int32_t *slots;
-    size_t n = m->moe.n, count = et_slots_of(&m->pick->a, t, &slots);
-    et_real by = m->moe.norm == ET_NORM_SUM ? sum_of_gates(m, t) : 1;
+    size_t at = r->t * m->moe.n, count = et_slots_of(&m->pick->a, r->t, &slots);
+    et_real by = m->moe.norm == ET_NORM_SUM ? sum_of_gates(m, r->t) : 1;
     for (size_t j = 0; j < count && by != 0; j++) {
-        size_t at = t * n + (size_t)m->pick->a.slot_expert[slots[j]];
-        m->s.bwd.gates[at] = m->loss_gates[at] + m->s.bwd.slot_weight[slots[j]] / by;
+        size_t i = (size_t)m->pick->a.slot_expert[slots[j]];
+        r->values[i] = m->loss_gates[at + i] + m->s.bwd.slot_weight[slots[j]] / by;
     }
 }
 
@@ -50,123 +43,116 @@ static et_real carried_by_sum(const et_mutant *m, size_t t)
 
 /* Variant 0: unselected gates get the dw of the token's first slot; 1: their share of the norm's
  * gradient, as if they stood in the sum. */
-static void gradient_of_unselected(et_mutant *m, size_t t)
+static void gradient_of_unselected(et_mutant *m, const et_row *r)
 {
     const int32_t *slots;
-    size_t n = m->moe.n, count = et_slots_of(&m->pick->a, t, &slots);
-    if (count == 0) return;
-    et_real more = m->variant == 0 ? m->s.bwd.slot_weight[slots[0]] : -carried_by_sum(m, t);
-    for (size_t i = 0; i < n; i++)
-        if (!m->s.route.mask[t * n + i]) m->s.bwd.gates[t * n + i] += more;
+    const uint8_t *mask = m->s.route.mask + r->t * m->moe.n;
+    if (et_slots_of(&m->pick->a, r->t, &slots) == 0) return;
+    et_real more = m->variant == 0 ? m->s.bwd.slot_weight[slots[0]] : -carried_by_sum(m, r->t);
+    for (size_t i = 0; i < r->size; i++)
+        if (!mask[i]) r->values[i] += more;
 }
 
 /* ---- dr ---- */
 
-static void slope_one(et_mutant *m, size_t t)
+/* From dp and the losses' share of dr, with another slope of the gate. */
+static void slope_one(et_mutant *m, const et_row *r)
 {
-    size_t n = m->moe.n;
-    for (size_t j = t * n; j < (t + 1) * n; j++)
-        m->s.bwd.logits[j] = m->loss_logits[j] + m->s.bwd.gates[j];
+    for (size_t i = 0, j = r->t * r->size; i < r->size; i++, j++)
+        r->values[i] = m->loss_logits[j] + m->s.bwd.gates[j];
 }
 
-static void diagonal_alone(et_mutant *m, size_t t)
+static void diagonal_alone(et_mutant *m, const et_row *r)
 {
-    size_t n = m->moe.n;
-    for (size_t j = t * n; j < (t + 1) * n; j++) {
+    for (size_t i = 0, j = r->t * r->size; i < r->size; i++, j++) {
         et_real p = m->used.gates[j];
-        m->s.bwd.logits[j] = m->loss_logits[j] + p * (1 - p) * m->s.bwd.gates[j];
+        r->values[i] = m->loss_logits[j] + p * (1 - p) * m->s.bwd.gates[j];
     }
 }
 
-/* dr of one token once more, with another anchor. */
-static void other_anchor(et_mutant *m, size_t t, et_gate gate, const et_real *anchor)
+void et_gate_backward_again(et_mutant *m, const et_row *r, et_gate gate, const et_real *anchor,
+                            const et_real *danchor)
 {
-    size_t n = m->moe.n, at = t * n;
-    memcpy(m->s.bwd.logits + at, m->loss_logits + at, n * sizeof(et_real));
+    size_t n = m->moe.n, at = r->t * n;
+    memcpy(r->values, m->loss_logits + at, n * sizeof(et_real));
     et_gate_backward(gate, 1, n, m->s.fwd.logits + at, m->used.gates + at, anchor,
-                     m->s.bwd.gates + at, NULL, m->s.bwd.logits + at);
+                     m->s.bwd.gates + at, danchor, r->values);
 }
 
-static void without_anchors_share(et_mutant *m, size_t t)
+static void without_anchors_share(et_mutant *m, const et_row *r)
 {
-    other_anchor(m, t, m->moe.gate, m->used.anchor + t);
+    et_gate_backward_again(m, r, m->moe.gate, m->used.anchor + r->t, NULL);
 }
 
-static void without_anchor_in_sum(et_mutant *m, size_t t)
+static void without_anchor_in_sum(et_mutant *m, const et_row *r)
 {
-    other_anchor(m, t, ET_GATE_SOFTMAX, NULL);
+    et_gate_backward_again(m, r, ET_GATE_SOFTMAX, NULL, NULL);
 }
 
-static void selected_alone(et_mutant *m, size_t t)
+static void selected_alone(et_mutant *m, const et_row *r)
 {
-    size_t n = m->moe.n;
-    for (size_t j = t * n; j < (t + 1) * n; j++)
-        if (!m->s.route.mask[j]) m->s.bwd.logits[j] = 0;
+    for (size_t i = 0; i < r->size; i++) r->values[i] *= m->s.route.mask[r->t * r->size + i];
 }
 
 /* ---- dx ---- */
 
-et_real *et_dx_of(et_mutant *m, size_t t)
-{
-    return m->s.bwd.x + t * m->moe.d;
-}
-
-static void add_router_term(et_mutant *m, size_t t, et_real factor)
+/* dx_t += factor * the router's, the shared expert's or a slot's term. */
+static void add_router_term(et_mutant *m, const et_row *r, et_real factor)
 {
     size_t n = m->moe.n, d = m->moe.d;
     for (size_t i = 0; i < n; i++)
-        et_add_row(d, factor * m->s.bwd.logits[t * n + i], m->moe.router + i * d, et_dx_of(m, t));
+        et_add_row(d, factor * m->s.bwd.logits[r->t * n + i], m->moe.router + i * d, r->values);
 }
 
-static void add_shared_term(et_mutant *m, size_t t, et_real factor)
+static void add_shared_term(et_mutant *m, const et_row *r, et_real factor)
 {
     size_t d = m->moe.d;
     if (m->moe.hs > 0 && et_take_shares(m))
-        et_add_row(d, factor, m->shared_dx + t * d, et_dx_of(m, t));
+        et_add_row(d, factor, m->shared_dx + r->t * d, r->values);
 }
 
-static void add_slot_term(et_mutant *m, size_t t, size_t slot, et_real factor)
+static void add_slot_term(et_mutant *m, const et_row *r, int32_t slot, et_real factor)
 {
     size_t d = m->moe.d;
-    if (et_take_shares(m)) et_add_row(d, factor, m->slot_dx + slot * d, et_dx_of(m, t));
+    if (et_take_shares(m)) et_add_row(d, factor, m->slot_dx + (size_t)slot * d, r->values);
 }
 
-static void without_router_term(et_mutant *m, size_t t)
+static void without_router_term(et_mutant *m, const et_row *r)
 {
-    add_router_term(m, t, -1);
+    add_router_term(m, r, -1);
 }
 
-static void without_shared_term(et_mutant *m, size_t t)
+static void without_shared_term(et_mutant *m, const et_row *r)
 {
-    add_shared_term(m, t, -1);
+    add_shared_term(m, r, -1);
 }
 
-static void without_routed_terms(et_mutant *m, size_t t)
+static void without_routed_terms(et_mutant *m, const et_row *r)
 {
     const int32_t *slots;
-    size_t count = et_slots_of(&m->pick->a, t, &slots);
-    for (size_t j = 0; j < count; j++) add_slot_term(m, t, (size_t)slots[j], -1);
+    size_t count = et_slots_of(&m->pick->a, r->t, &slots);
+    for (size_t j = 0; j < count; j++) add_slot_term(m, r, slots[j], -1);
 }
 
 /* Variant 0: each token's last slot; 1: its first; 2 and 3: the same where it has several. */
-static void without_one_slot(et_mutant *m, size_t t)
+static void without_one_slot(et_mutant *m, const et_row *r)
 {
     const int32_t *slots;
-    size_t count = et_slots_of(&m->pick->a, t, &slots);
+    size_t count = et_slots_of(&m->pick->a, r->t, &slots);
     if (count == 0 || (m->variant > 1 && count == 1)) return;
-    add_slot_term(m, t, (size_t)slots[m->variant % 2 == 0 ? count - 1 : 0], -1);
+    add_slot_term(m, r, slots[m->variant % 2 == 0 ? count - 1 : 0], -1);
 }
 
 /* Variant 0: of the slots only the last stays; 1: nor the shared expert; 2: nor the router's term. */
-static void overwrite_dx(et_mutant *m, size_t t)
+static void overwrite_dx(et_mutant *m, const et_row *r)
 {
     const int32_t *slots;
-    size_t count = et_slots_of(&m->pick->a, t, &slots);
+    size_t count = et_slots_of(&m->pick->a, r->t, &slots);
     if (count == 0) return;
-    memset(et_dx_of(m, t), 0, m->moe.d * sizeof(et_real));
-    add_slot_term(m, t, (size_t)slots[count - 1], 1);
-    if (m->variant == 0) add_shared_term(m, t, 1);
-    if (m->variant < 2) add_router_term(m, t, 1);
+    et_scale_values(r->size, 0, r->values);
+    add_slot_term(m, r, slots[count - 1], 1);
+    if (m->variant == 0) add_shared_term(m, r, 1);
+    if (m->variant < 2) add_router_term(m, r, 1);
 }
 
 void et_gather_dx_by_inverse(et_mutant *m)
@@ -175,11 +161,11 @@ void et_gather_dx_by_inverse(et_mutant *m)
     if (m->blocked) return;
     const int32_t *inverse = et_inverse_of_token_slots(m), *offsets = m->a->token_offsets;
     for (size_t t = 0; inverse && t < m->pick->count; t++) {
-        memset(et_dx_of(m, t), 0, m->moe.d * sizeof(et_real));
-        for (int32_t q = offsets[t]; q < offsets[t + 1]; q++)
-            add_slot_term(m, t, (size_t)inverse[q], 1);
-        add_shared_term(m, t, 1);
-        add_router_term(m, t, 1);
+        et_row r = {.t = t, .values = m->s.bwd.x + t * m->moe.d, .size = m->moe.d};
+        et_scale_values(r.size, 0, r.values);
+        for (int32_t q = offsets[t]; q < offsets[t + 1]; q++) add_slot_term(m, &r, inverse[q], 1);
+        add_shared_term(m, &r, 1);
+        add_router_term(m, &r, 1);
     }
 }
 
@@ -188,33 +174,33 @@ void et_gather_dx_by_inverse(et_mutant *m)
 /* clang-format off */
 static const et_hypothesis table[] = {
     {.doc = {"norm-gradient", "the norm's sum is differentiated as a constant", "backward"},
-     .applies = et_sums_gates, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DGATES, .token = norm_is_constant}}},
+     .applies = et_sums_gates, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DGATES, .row = norm_is_constant}}},
     {.doc = {"fanout-gradient", "dp is not divided by the fanout", "backward"},
-     .applies = et_divides_by_fanout, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DGATES, .token = norm_is_constant}}},
+     .applies = et_divides_by_fanout, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DGATES, .row = norm_is_constant}}},
     {.doc = {"gate-gradient-unselected", "a gradient flows through gates that were not selected", "backward"},
-     .applies = et_is_moe, .variants = {"the dw of the token's first slot", "through the norm"}, .hooks = {{.at = ET_AT_DGATES, .token = gradient_of_unselected}}},
+     .applies = et_is_moe, .variants = {"the dw of the token's first slot", "through the norm"}, .hooks = {{.at = ET_AT_DGATES, .row = gradient_of_unselected}}},
     {.doc = {"gate-derivative", "the gate's derivative is taken as 1", "backward"},
-     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DLOGITS, .token = slope_one}}},
+     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DLOGITS, .row = slope_one}}},
     {.doc = {"softmax-diagonal", "the softmax Jacobian lacks what is off its diagonal", "backward"},
-     .applies = has_softmax, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DLOGITS, .token = diagonal_alone}}},
+     .applies = has_softmax, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DLOGITS, .row = diagonal_alone}}},
     {.doc = {"anchor-share", "the gradient of the anchor's share is missing", "backward"},
-     .applies = has_anchor_gradient, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DLOGITS, .token = without_anchors_share}}},
+     .applies = has_anchor_gradient, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DLOGITS, .row = without_anchors_share}}},
     {.doc = {"anchor-out-of-jacobian", "the softmax Jacobian's sum leaves the anchor out", "backward"},
-     .applies = et_has_anchor, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DLOGITS, .token = without_anchor_in_sum}}},
+     .applies = et_has_anchor, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DLOGITS, .row = without_anchor_in_sum}}},
     {.doc = {"dr-of-selected-alone", "dr is kept on the selected experts alone", "backward"},
-     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DLOGITS, .token = selected_alone}}},
+     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DLOGITS, .row = selected_alone}}},
     {.doc = {"router-term-in-dx", "dx lacks the router's term, dr W_r", "backward"},
-     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DX, .token = without_router_term}}},
+     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DX, .row = without_router_term}}},
     {.doc = {"shared-term-in-dx", "dx lacks the shared expert's term", "backward"},
-     .applies = et_has_shared, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DX, .token = without_shared_term}}},
+     .applies = et_has_shared, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DX, .row = without_shared_term}}},
     {.doc = {"routed-term-in-dx", "dx lacks the routed experts' terms", "backward"},
-     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DX, .token = without_routed_terms}}},
+     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DX, .row = without_routed_terms}}},
     {.doc = {"slot-dx-dropped", "one slot's dx is lost", "backward"},
      .applies = et_is_moe, .variants = {"each token's last", "each token's first", "the last where there are several", "the first where there are several"},
-     .hooks = {{.at = ET_AT_DX, .token = without_one_slot}}},
+     .hooks = {{.at = ET_AT_DX, .row = without_one_slot}}},
     {.doc = {"dx-overwrites", "a token's slots overwrite each other in dx", "backward"},
      .applies = et_is_moe, .variants = {"the last stays", "the last stays, without the shared expert's term", "the last stays, alone"},
-     .hooks = {{.at = ET_AT_DX, .token = overwrite_dx}}},
+     .hooks = {{.at = ET_AT_DX, .row = overwrite_dx}}},
 };
 /* clang-format on */
 

@@ -11,52 +11,18 @@
 
 /* ---- where it can show ---- */
 
-static bool is_clamped(const et_step *s)
-{
-    return et_by_threshold(s) && s->c.has_capacity && !s->c.eval;
-}
-
-static bool could_be_clamped(const et_step *s)
-{
-    return et_by_threshold(s) && s->c.has_capacity && s->c.eval;
-}
+ET_WHERE(is_clamped, et_by_threshold(s) && s->c.has_capacity && !s->c.eval);
+ET_WHERE(could_be_clamped, et_by_threshold(s) && s->c.has_capacity && s->c.eval);
 
 /* k says something: K of TC, or the load by which EC chooses and the moving average is fed. */
-static bool uses_k(const et_step *s)
-{
-    return et_is_moe(s) && (s->c.rule == ET_TC || !s->c.eval);
-}
-
-static bool has_pools(const et_step *s)
-{
-    return uses_k(s) && s->c.rule != ET_TC && s->c.pool_tokens < s->c.tokens;
-}
-
-static bool has_pools_in_batch(const et_step *s)
-{
-    return et_by_choice(s) && s->c.pool_tokens < et_case_micro_tokens(&s->c);
-}
-
-static bool has_micro_batches(const et_step *s)
-{
-    return et_is_moe(s) && s->c.rule != ET_TC && s->c.micro_batches > 1;
-}
-
-static bool has_phases(const et_step *s)
-{
-    return et_by_choice(s) ? s->in.ema != NULL : et_by_threshold(s);
-}
-
-static bool has_bias(const et_step *s)
-{
-    return s->in.bias != NULL;
-}
-
-static bool has_remainder(const et_step *s)
-{
-    return uses_k(s) && s->c.rule != ET_TC &&
-           s->c.pool_tokens * s->c.granularity % s->c.experts != 0;
-}
+ET_WHERE(uses_k, et_is_moe(s) && (s->c.rule == ET_TC || !s->c.eval));
+ET_WHERE(has_pools, uses_k(s) && s->c.rule != ET_TC && s->c.pool_tokens < s->c.tokens);
+ET_WHERE(has_pools_in_batch, et_by_choice(s) && s->c.pool_tokens < et_case_micro_tokens(&s->c));
+ET_WHERE(has_micro_batches, et_is_moe(s) && s->c.rule != ET_TC && s->c.micro_batches > 1);
+ET_WHERE(has_phases, et_by_choice(s) ? s->in.ema != NULL : et_by_threshold(s));
+ET_WHERE(has_bias, s->in.bias != NULL);
+ET_WHERE(has_remainder, uses_k(s) && s->c.rule != ET_TC &&
+                            s->c.pool_tokens * s->c.granularity % s->c.experts != 0);
 
 /* ---- the order of scores ---- */
 
@@ -138,17 +104,8 @@ static void lowest_came_first(et_mutant *m)
     if (!et_by_choice(right)) m->all.route.cutoff = right->route.cutoff;
 }
 
-static void other_side(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.inclusive = !s->c.inclusive;
-}
-
-static void without_bias(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->in.bias = NULL;
-}
+ET_SETTING(other_side, s->c.inclusive = !s->c.inclusive);
+ET_SETTING(without_bias, s->in.bias = NULL);
 
 static et_dtype score_type(size_t variant)
 {
@@ -199,17 +156,8 @@ static void set_k(et_step *s, size_t k)
     *(c->rule == ET_TC ? &c->top_k : &c->target_load) = k < most ? k : most;
 }
 
-static void one_more(et_mutant *m, et_step *s)
-{
-    (void)m;
-    set_k(s, target(s) + 1);
-}
-
-static void one_fewer(et_mutant *m, et_step *s)
-{
-    (void)m;
-    set_k(s, target(s) - 1);
-}
+ET_SETTING(one_more, set_k(s, target(s) + 1));
+ET_SETTING(one_fewer, set_k(s, target(s) - 1));
 
 static void ceiling(et_mutant *m, et_step *s)
 {
@@ -268,11 +216,7 @@ static void other_phase(et_mutant *m, et_step *s)
 
 /* ---- capacity ---- */
 
-static void never_clamped(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.has_capacity = false;
-}
+ET_SETTING(never_clamped, s->c.has_capacity = false);
 
 /* Once more, with other bounds. */
 static void clamp(et_mutant *m, const et_capacity *bounds)
@@ -358,12 +302,12 @@ static void padding_weighs_nothing(et_mutant *m, const et_row *r)
     if (r->expert < m->moe.n && is_padding(m, r->token, r->expert)) *r->w = 0;
 }
 
-static void padding_has_no_gradient(et_mutant *m, size_t t)
+static void padding_has_no_gradient(et_mutant *m, const et_row *r)
 {
-    size_t n = m->moe.n;
+    size_t n = m->moe.n, at = r->t * n;
     for (size_t i = 0; i < n; i++)
-        if (m->s.route.mask[t * n + i] && is_padding(m, m->pick->tokens[t], i))
-            m->s.bwd.gates[t * n + i] = m->loss_gates[t * n + i];
+        if (m->s.route.mask[at + i] && is_padding(m, r->token, i))
+            r->values[i] = m->loss_gates[at + i];
 }
 
 /* ---- the table ---- */
@@ -404,7 +348,7 @@ static const et_hypothesis table[] = {
     {.doc = {"padding-weight-zero", "tokens that pad a starved expert have weight 0", "selection"},
      .applies = is_clamped, .variants = {"", "with a gradient to their gates"},
      .hooks = {{.at = ET_AT_WEIGHTS, .row = padding_weighs_nothing},
-               {.at = ET_AT_DGATES, .variants = 1, .token = padding_has_no_gradient}}},
+               {.at = ET_AT_DGATES, .variants = 1, .row = padding_has_no_gradient}}},
     {.doc = {"clamped-by-index", "clamped experts keep, or add, their first tokens, not their best", "selection"},
      .applies = is_clamped, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_MASK, .whole = clamp_by_index}}},
     {.doc = {"expert-choice-per-token", "expert choice is made token by token: each takes its G best experts", "selection"},

@@ -8,55 +8,17 @@
 
 /* ---- where it can show ---- */
 
-static bool has_pools_in_batch(const et_step *s)
-{
-    return et_by_choice(s) && s->c.pool_tokens < et_case_micro_tokens(&s->c);
-}
-
-static bool moves_bias(const et_step *s)
-{
-    return s->state_bias != NULL && !s->c.eval;
-}
-
-static bool moves_bias_in_micro_batches(const et_step *s)
-{
-    return moves_bias(s) && s->in.load == NULL && s->c.micro_batches > 1;
-}
-
-static bool evaluates_bias(const et_step *s)
-{
-    return s->in.bias != NULL && s->c.eval;
-}
-
-static bool moves_ema(const et_step *s)
-{
-    return s->state_ema != NULL && !s->c.eval;
-}
-
-static bool moves_ema_by_threshold(const et_step *s)
-{
-    return moves_ema(s) && et_by_threshold(s);
-}
-
-static bool moves_ema_in_micro_batches(const et_step *s)
-{
-    return moves_ema(s) && s->c.micro_batches > 1;
-}
-
-static bool evaluates_ema(const et_step *s)
-{
-    return s->in.ema != NULL && s->c.eval;
-}
-
-static bool corrects_ema(const et_step *s)
-{
-    return et_by_threshold(s) && s->c.ema_bias_correction;
-}
-
-static bool has_given_load(const et_step *s)
-{
-    return s->in.load != NULL && (s->loss_aux || moves_bias(s));
-}
+ET_WHERE(has_pools_in_batch, et_by_choice(s) && s->c.pool_tokens < et_case_micro_tokens(&s->c));
+ET_WHERE(moves_bias, s->state_bias != NULL && !s->c.eval);
+ET_WHERE(moves_bias_in_micro_batches,
+         moves_bias(s) && s->in.load == NULL && s->c.micro_batches > 1);
+ET_WHERE(evaluates_bias, s->in.bias != NULL && s->c.eval);
+ET_WHERE(moves_ema, s->state_ema != NULL && !s->c.eval);
+ET_WHERE(moves_ema_by_threshold, moves_ema(s) && et_by_threshold(s));
+ET_WHERE(moves_ema_in_micro_batches, moves_ema(s) && s->c.micro_batches > 1);
+ET_WHERE(evaluates_ema, s->in.ema != NULL && s->c.eval);
+ET_WHERE(corrects_ema, et_by_threshold(s) && s->c.ema_bias_correction);
+ET_WHERE(has_given_load, s->in.load != NULL && (s->loss_aux || moves_bias(s)));
 
 /* ---- thresholds ---- */
 
@@ -80,11 +42,7 @@ static void ema_before_use(et_mutant *m, et_step *s)
     c->ema_bias_correction = false;
 }
 
-static void other_correction(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.ema_bias_correction = !s->c.ema_bias_correction;
-}
+ET_SETTING(other_correction, s->c.ema_bias_correction = !s->c.ema_bias_correction);
 
 static void correction_off_by_one(et_mutant *m, et_step *s)
 {
@@ -163,17 +121,8 @@ static void one_pool_counts(et_mutant *m)
 
 /* ---- the moving average ---- */
 
-static void swap_beta(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.ema_decay = 1 - s->c.ema_decay;
-}
-
-static void keep_ema(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.ema_decay = 1;
-}
+ET_SETTING(swap_beta, s->c.ema_decay = 1 - s->c.ema_decay);
+ET_SETTING(keep_ema, s->c.ema_decay = 1);
 
 static void move_ema(et_mutant *m, et_step *s)
 {
@@ -182,31 +131,13 @@ static void move_ema(et_mutant *m, et_step *s)
     if (s->route.cutoff) mean_cutoffs(m, cutoffs_of, s->route.cutoff);
 }
 
-static void keep_updates(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.ema_updates--;
-}
+ET_SETTING(keep_updates, s->c.ema_updates--);
 
 /* ---- the bias ---- */
 
-static void move_bias_backwards(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.bias_rate = -s->c.bias_rate;
-}
-
-static void keep_bias(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.bias_rate = 0;
-}
-
-static void move_bias(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->c.eval = false;
-}
+ET_SETTING(move_bias_backwards, s->c.bias_rate = -s->c.bias_rate);
+ET_SETTING(keep_bias, s->c.bias_rate = 0);
+ET_SETTING(move_bias, s->c.eval = false);
 
 static void low_counts(et_mutant *m, et_step *s)
 {
@@ -228,11 +159,7 @@ static void last_loads(et_mutant *m, et_step *s)
         if (s->route.mask[j]) s->assignment.load[j % n] += (int32_t)s->c.micro_batches;
 }
 
-static void own_loads(et_mutant *m, et_step *s)
-{
-    (void)m;
-    s->in.load = NULL;
-}
+ET_SETTING(own_loads, s->in.load = NULL);
 
 static void other_bias_rule(et_mutant *m, et_step *s)
 {

@@ -4,30 +4,12 @@
 
 #include <string.h>
 
-static bool has_bias(const et_step *s)
-{
-    return s->in.bias != NULL;
-}
-
-static bool has_plain_softmax(const et_step *s)
-{
-    return et_is_moe(s) && (s->c.gate == ET_GATE_SOFTMAX || s->c.gate == ET_GATE_SOFTMAX_TOKENS);
-}
-
-static bool has_norm(const et_step *s)
-{
-    return et_is_moe(s) && s->c.norm != ET_NORM_NONE;
-}
-
-static bool has_no_norm(const et_step *s)
-{
-    return et_is_moe(s) && s->c.norm == ET_NORM_NONE;
-}
-
-static bool counts_shared(const et_step *s)
-{
-    return et_divides_by_fanout(s) && s->c.shared;
-}
+ET_WHERE(has_bias, s->in.bias != NULL);
+ET_WHERE(has_plain_softmax,
+         et_is_moe(s) && (s->c.gate == ET_GATE_SOFTMAX || s->c.gate == ET_GATE_SOFTMAX_TOKENS));
+ET_WHERE(has_norm, et_is_moe(s) && s->c.norm != ET_NORM_NONE);
+ET_WHERE(has_no_norm, et_is_moe(s) && s->c.norm == ET_NORM_NONE);
+ET_WHERE(counts_shared, et_divides_by_fanout(s) && s->c.shared);
 
 /* ---- gates ---- */
 
@@ -62,17 +44,11 @@ static void another_gate(et_mutant *m, et_gate gate, et_real shared)
     }
 }
 
-static void no_anchor(et_mutant *m, et_step *s)
-{
-    (void)s;
-    another_gate(m, ET_GATE_SOFTMAX, m->variant == 0 ? 1 : 0);
-}
-
-static void other_axis(et_mutant *m, et_step *s)
-{
-    (void)s;
-    another_gate(m, m->moe.gate == ET_GATE_SOFTMAX ? ET_GATE_SOFTMAX_TOKENS : ET_GATE_SOFTMAX, 1);
-}
+ET_SETTING(no_anchor, another_gate(m, ET_GATE_SOFTMAX, m->variant == 0 ? 1 : 0));
+ET_SETTING(other_axis,
+           another_gate(m,
+                        m->moe.gate == ET_GATE_SOFTMAX ? ET_GATE_SOFTMAX_TOKENS : ET_GATE_SOFTMAX,
+                        1));
 
 static void other_gate(et_mutant *m, et_step *s)
 {
@@ -103,17 +79,8 @@ static void weight_twice(et_mutant *m, const et_row *r)
     if (r->expert < m->moe.n) *r->w *= gates_at(m, r->token)[r->expert];
 }
 
-static void no_norm(et_mutant *m, et_step *s)
-{
-    (void)s;
-    m->moe.norm = ET_NORM_NONE;
-}
-
-static void another_norm(et_mutant *m, et_step *s)
-{
-    (void)s;
-    m->moe.norm = m->variant == 0 ? ET_NORM_SUM : ET_NORM_FANOUT;
-}
+ET_SETTING(no_norm, m->moe.norm = ET_NORM_NONE);
+ET_SETTING(another_norm, m->moe.norm = m->variant == 0 ? ET_NORM_SUM : ET_NORM_FANOUT);
 
 static et_real sum_over_all(const et_mutant *m, size_t token)
 {
@@ -141,26 +108,27 @@ static void norm_over_all(et_mutant *m)
 }
 
 /* dp on token t's slots, from a dw less `carried`, and divided by `by`. */
-static void weigh_backward(et_mutant *m, size_t t, et_real carried, et_real by)
+static void weigh_backward(et_mutant *m, const et_row *r, et_real carried, et_real by)
 {
     const int32_t *slots;
-    size_t n = m->moe.n, count = et_slots_of(&m->pick->a, t, &slots);
+    const et_assignment *a = &m->pick->a;
+    size_t n = m->moe.n, count = et_slots_of(a, r->t, &slots);
     for (size_t j = 0; j < count; j++) {
-        size_t at = t * n + (size_t)m->pick->a.slot_expert[slots[j]];
+        size_t i = (size_t)a->slot_expert[slots[j]];
         et_real dw = m->s.bwd.slot_weight[slots[j]];
-        m->s.bwd.gates[at] = m->loss_gates[at] + (by != 0 ? (dw - carried) / by : 0);
+        r->values[i] = m->loss_gates[r->t * n + i] + (by != 0 ? (dw - carried) / by : 0);
     }
 }
 
-static void norm_over_all_backward(et_mutant *m, size_t t)
+static void norm_over_all_backward(et_mutant *m, const et_row *r)
 {
     const int32_t *slots;
-    size_t count = et_slots_of(&m->pick->a, t, &slots);
+    size_t count = et_slots_of(&m->pick->a, r->t, &slots);
     et_real carried = 0;
     if (m->forward_only) return;
     for (size_t j = 0; j < count; j++)
         carried += m->used.slot_weight[slots[j]] * m->s.bwd.slot_weight[slots[j]];
-    weigh_backward(m, t, carried, sum_over_all(m, m->pick->tokens[t]));
+    weigh_backward(m, r, carried, sum_over_all(m, r->token));
 }
 
 /* n_t without the shared expert. */
@@ -180,21 +148,18 @@ static void without_shared(et_mutant *m)
     }
 }
 
-static void without_shared_backward(et_mutant *m, size_t t)
+static void without_shared_backward(et_mutant *m, const et_row *r)
 {
-    if (!m->forward_only) weigh_backward(m, t, 0, own_fanout(m, m->pick->tokens[t]));
+    if (!m->forward_only) weigh_backward(m, r, 0, own_fanout(m, r->token));
 }
 
 /* The anchor's gradient is divided by it, too. */
-static void without_shared_anchor(et_mutant *m, size_t t)
+static void without_shared_anchor(et_mutant *m, const et_row *r)
 {
-    size_t n = m->moe.n, at = t * n;
-    et_real by = own_fanout(m, m->pick->tokens[t]);
-    if (m->forward_only || !m->moe.anchor_weighs_shared) return;
-    et_real danchor = m->s.bwd.shared_weight[t] / (by > 0 ? by : 1);
-    memcpy(m->s.bwd.logits + at, m->loss_logits + at, n * sizeof(et_real));
-    et_gate_backward(m->moe.gate, 1, n, m->s.fwd.logits + at, m->used.gates + at,
-                     m->used.anchor + t, m->s.bwd.gates + at, &danchor, m->s.bwd.logits + at);
+    et_real by = own_fanout(m, r->token);
+    et_real danchor = m->s.bwd.shared_weight[r->t] / (by > 0 ? by : 1);
+    if (!m->forward_only && m->moe.anchor_weighs_shared)
+        et_gate_backward_again(m, r, m->moe.gate, m->used.anchor + r->t, &danchor);
 }
 
 /* Weights lie token by token, and are read expert by expert; or the other way round. */
@@ -232,29 +197,26 @@ static void weigh_hidden_inside(et_mutant *m, const et_row *r)
     for (size_t j = 0; r->expert < m->moe.n && j < r->width; j++) r->A[j] *= *r->w * *r->w;
 }
 
-/* Each slot's f(x) with weight 1; or, `twice`, with another factor w. */
+/* Each slot's f(x) with weight 1, or with another factor w. */
 static void reweigh_y(et_mutant *m, size_t t, bool twice)
 {
     const int32_t *slots;
-    size_t d = m->moe.d, count = et_slots_of(&m->pick->a, t, &slots);
+    size_t count = et_slots_of(&m->pick->a, t, &slots);
     et_start_y(m, t);
     for (size_t j = 0; j < count; j++) {
-        size_t slot = (size_t)slots[j];
-        if (twice)
-            et_add_slot(m, t, slot, m->s.fwd.slot_weight[slot]);
-        else
-            et_add_row(d, 1, m->s.fwd.slot_out + slot * d, et_y_of(m, t));
+        et_real w = m->s.fwd.slot_weight[slots[j]];
+        et_add_slot(m, t, (size_t)slots[j], twice ? w * w : 1);
     }
 }
 
-static void y_unweighted(et_mutant *m, size_t t)
+static void y_unweighted(et_mutant *m, const et_row *r)
 {
-    reweigh_y(m, t, false);
+    reweigh_y(m, r->t, false);
 }
 
-static void y_weighted_twice(et_mutant *m, size_t t)
+static void y_weighted_twice(et_mutant *m, const et_row *r)
 {
-    reweigh_y(m, t, true);
+    reweigh_y(m, r->t, true);
 }
 
 static void no_dw(et_mutant *m, const et_row *r)
@@ -274,16 +236,16 @@ static void dw_of_square(et_mutant *m, const et_row *r)
 static const et_hypothesis table[] = {
     {.doc = {"gate-forgotten", "the gate is missing: f(x) enters y with weight 1", "forward"},
      .applies = et_is_moe, .variants = {"", "in y alone", "in y, and from there back"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = weight_one}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_unweighted},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = weight_one}, {.at = ET_AT_Y, .variants = 2 | 4, .row = y_unweighted},
                {.at = ET_AT_DWEIGHT, .variants = 4, .row = no_dw}, {.at = ET_AT_DOUT, .variants = 4, .row = et_dO_unweighted}}},
     {.doc = {"gate-twice", "the gate is applied twice", "forward"},
      .applies = et_is_moe, .variants = {"", "in y alone", "in y, and from there back"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = weight_twice}, {.at = ET_AT_Y, .variants = 2 | 4, .token = y_weighted_twice},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = weight_twice}, {.at = ET_AT_Y, .variants = 2 | 4, .row = y_weighted_twice},
                {.at = ET_AT_DWEIGHT, .variants = 4, .row = dw_of_square}, {.at = ET_AT_DOUT, .variants = 4, .row = et_dO_weighted_twice}}},
     {.doc = {"gate-before-activation", "the gate multiplies H before relu(H)^2, not f(x)", "forward"},
      .applies = et_is_moe, .variants = {"H is shown weighted", "H is shown unweighted", "in y alone"},
      .hooks = {{.at = ET_AT_PRE, .variants = 1, .row = weigh_hidden}, {.at = ET_AT_ACT, .variants = 2, .row = weigh_hidden_inside},
-               {.at = ET_AT_Y, .variants = 3, .token = y_unweighted}, {.at = ET_AT_Y, .variants = 4, .token = y_weighted_twice}}},
+               {.at = ET_AT_Y, .variants = 3, .row = y_unweighted}, {.at = ET_AT_Y, .variants = 4, .row = y_weighted_twice}}},
     {.doc = {"biased-score-as-gate", "the gate value is computed from the biased score", "forward"},
      .applies = has_bias, .variants = {"", "its derivative, too"}, .hooks = {{.at = ET_AT_GATES, .variants = 1, .whole = biased_gates}, {.at = ET_AT_GATES, .variants = 2, .settings = biased_logits}}},
     {.doc = {"anchor-forgotten", "the softmax lacks its anchor, the zero logit", "forward"},
@@ -302,10 +264,10 @@ static const et_hypothesis table[] = {
     {.doc = {"norm-added", "the weights are normalised where the case has no norm", "forward"},
      .applies = has_no_norm, .variants = {"by the sum of the token's gates", "by the fanout"}, .hooks = {{.at = ET_AT_WEIGHTS, .settings = another_norm}}},
     {.doc = {"norm-over-all", "gates are divided by the sum over all experts, not over the selected ones", "forward"},
-     .applies = et_sums_gates, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_WEIGHTS, .whole = norm_over_all}, {.at = ET_AT_DGATES, .token = norm_over_all_backward}}},
+     .applies = et_sums_gates, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_WEIGHTS, .whole = norm_over_all}, {.at = ET_AT_DGATES, .row = norm_over_all_backward}}},
     {.doc = {"fanout-without-shared", "the fanout does not count the shared expert", "forward"},
-     .applies = counts_shared, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_WEIGHTS, .whole = without_shared}, {.at = ET_AT_DGATES, .token = without_shared_backward},
-               {.at = ET_AT_DLOGITS, .token = without_shared_anchor}}},
+     .applies = counts_shared, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_WEIGHTS, .whole = without_shared}, {.at = ET_AT_DGATES, .row = without_shared_backward},
+               {.at = ET_AT_DLOGITS, .row = without_shared_anchor}}},
 };
 /* clang-format on */
 

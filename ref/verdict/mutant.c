@@ -445,7 +445,7 @@ static et_status score_backward(et_mutant *m, et_error *error)
     if (status == ET_OK && is_moe(m))
         status = et_moe_score_backward(&moe, m->on->x, &m->pick->a, &m->used, &m->s.bwd, error);
     if (status != ET_OK) return status;
-    if (m->pick->whole) et_mutant_call(m, ET_AT_DROUTER);
+    if (m->pick->whole && is_moe(m)) et_mutant_call(m, ET_AT_DROUTER);
     mutate_shares(m);
     et_mutant_call(m, ET_AT_DX);
     return m->status;

@@ -62,40 +62,36 @@ et_stage et_stage_of(const char *tensor);
 
 typedef struct et_mutant et_mutant;
 
-/* One token at one expert: where its numbers stand. NULL where there are none yet. */
+/* Rows that belong together: where their numbers stand. Of an array that has a row a token (y, dp, dr,
+ * dx) one token's, and `values` alone; of the weights, which are all there, one slot's, and w. Else of one
+ * expert, one after the other; what has not been computed yet is NULL. */
 typedef struct et_row {
-    size_t expert, slot, token; /* in the whole step */
-    size_t place, load;         /* this is row `place` of the expert's `load` */
-    size_t width;               /* h or hs */
-    et_real *w, *dw;            /* [1] */
-    et_real *H, *A, *dA, *dH;   /* [width] */
-    et_real *O, *dO, *dx;       /* [d] */
+    et_stage stage;
+    et_real *values; /* the array of the stage itself; of a weight gradient, the expert's */
+    size_t size;     /* numbers in it */
+    size_t expert, first,
+        count;          /* the shared one's slots are its tokens; first slot of the sub-step */
+    size_t slot, token; /* of the first row, in the whole step */
+    size_t place, load; /* it is row `place` of the expert's `load` */
+    size_t t;           /* its token in the sub-step */
+    size_t width;       /* h or hs */
+    const et_real *up, *down; /* the expert's weights */
+    et_real *w, *dw;          /* [count] */
+    et_real *H, *A, *dA, *dH; /* [count,width] */
+    et_real *O, *dO, *dx;     /* [count,d]; dx: its share */
 } et_row;
 
-/* The picked rows of one expert, one after the other. */
-typedef struct et_rows_of {
-    et_stage stage;
-    size_t expert, first, count; /* its first slot of the sub-step */
-    size_t width;                /* h or hs */
-    const et_real *up, *down;    /* its weights */
-    et_real *w;                  /* [count]; a dense layer: NULL */
-    et_real *H, *A, *dA, *dH;    /* [count,width] */
-    et_real *O, *dO, *dx;        /* [count,d] */
-    et_real *dup, *ddown;        /* its gradients, where all its tokens were picked */
-} et_rows_of;
-
-/* Where a hypothesis puts its hand: one of the five functions. `settings` is called before the stage is
+/* Where a hypothesis puts its hand: one of the four functions. `settings` is called before the stage is
  * computed, with the step that will compute it, at PLAN, STATE and LOSSES; at GATES and WEIGHTS it
- * alters the layer, m->moe. The others are called afterwards: for all of it, a picked token (its number in
- * the sub-step), a picked row, or an expert's rows. Only the array of the stage itself may be written. */
+ * alters the layer, m->moe. The others are called afterwards: for all of it; for each picked row; for
+ * all picked rows of an expert. Only the array of the stage itself may be written. */
 typedef struct et_hook {
     et_stage at;
     unsigned variants; /* bit i: applies in variant i; 0: in all */
     void (*settings)(et_mutant *m, et_step *s);
     void (*whole)(et_mutant *m);
-    void (*token)(et_mutant *m, size_t t);
     void (*row)(et_mutant *m, const et_row *r);
-    void (*rows)(et_mutant *m, const et_rows_of *r);
+    void (*rows)(et_mutant *m, const et_row *r);
 } et_hook;
 
 enum { ET_MAX_HOOKS = 20, ET_MAX_VARIANTS = 18 };
@@ -249,6 +245,8 @@ et_step et_mutant_step(const et_mutant *m);
 
 bool et_mutant_hooked(const et_mutant *m, et_stage stage);
 void et_mutant_settings(et_mutant *m, et_stage stage, et_step *s);
+/* Has its array a row a token? */
+bool et_is_by_token(et_stage stage);
 /* The other functions of a stage that has been computed; of the weights, whose rows are of all tokens. */
 void et_mutant_call(et_mutant *m, et_stage stage);
 void et_mutant_call_weights(et_mutant *m);
@@ -264,12 +262,11 @@ et_real *et_mutant_reals(et_mutant *m, size_t count);
 /* The same, a copy. */
 et_real *et_mutant_copy(et_mutant *m, const et_real *from, size_t count);
 int32_t *et_mutant_integers(et_mutant *m, size_t count);
-bool et_in_scope(const et_mutant *m, size_t expert, size_t token);
 /* Token t's slots; returns how many. */
 size_t et_slots_of(const et_assignment *a, size_t t, const int32_t **slots);
-/* The rows of r->stage once more: H, O, dA or the shares of dx, through the weights W, read as if transposed
+/* The rows once more: H, O, dA or the shares of dx, through the weights W, read as if transposed
  * where `turned`; H of the rows x [count,d], of the tokens' own where it is NULL. */
-void et_through(et_mutant *m, const et_rows_of *r, const et_real *W, bool turned, const et_real *x);
+void et_through(et_mutant *m, const et_row *r, const et_real *W, bool turned, const et_real *x);
 /* Computes m->slot_dx and m->shared_dx. */
 bool et_take_shares(et_mutant *m);
 /* Gate values by m->moe.gate and the scores given [N,n]. */
