@@ -9,7 +9,7 @@
  * where |D_c| > sqrt(V_c), and never less than what rounding the new value does (the old one may have been
  * exact), nor than what the fast engine itself errs. wrong^2 and D^2 stand for rounding that grows with the
  * value; the means for what numbers share, however small they are themselves, such as a small sum
- * of large terms; 4 covers that rho is an average. A tensor that was all zero tells nothing of its noise:
+ * of large terms; 4 covers that rho is an average. A tensor that was exact tells nothing of its noise:
  * there rho is that of a few roundings to the coarsest place. So a kernel with this one fault and honest
  * errors passes under its own hypothesis; and as bars widen only where the change matters, and in
  * proportion to it, hardly any other does.
@@ -18,9 +18,7 @@
  * spread, with limits that only weed out: an element of which the mutant explains all but a tenth of
  * the error does not count against it, nor do a few of which it explains something; in a small
  * problem, where the full judgement costs nothing, a few more. What survives on all tokens is judged by
- * et_judge_tensor; where that finds little to object to (in a small problem: anything), once more
- * with the variances that et_noise_by_chance has for the mutant's own values, which cost as much as all
- * the rest.
+ * et_judge_tensor.
  */
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
@@ -80,7 +78,7 @@ static bars bars_of(const et_inquiry *q, const et_exhibit *x)
               .unit = ldexp(1, -p->bits[ET_ACCUMULATOR])};
     int bits = b.place.bits;
     if (p->bits[ET_INTERMEDIATES] < bits) bits = p->bits[ET_INTERMEDIATES];
-    if (x->silent) b.rho = ldexp(1, 2 - 2 * bits);
+    if (x->noise == 0) b.rho = ldexp(1, 2 - 2 * bits);
     return b;
 }
 

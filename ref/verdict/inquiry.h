@@ -1,6 +1,9 @@
 /* inquiry.h: what the parts of an explanation tell each other. Internal.
  *
- *     explain.c      which hypotheses are tried, on how much, in what order; what is reported
+ *     explain.c      which hypotheses are tried, in what order; what is reported
+ *     exhibits.c     the candidate's tensors; which tokens and experts fail
+ *     looks.c        on how many tokens a hypothesis is tried, and in which it may hold
+ *     attempt.c      one hypothesis, in one form and one scope
  *     compare.c      a mutant against the candidate; the variances under which it is compared
  *     fit.c          how tightly a hypothesis fits
  *     ranking.c      another profile as an explanation, and the order of what fits
@@ -32,7 +35,6 @@ typedef struct et_exhibit {
     const void *right;       /* the reference's values */
     const et_real *variance; /* NULL for integers and masks */
     double noise;            /* sum of the variances over sum of the values' squares */
-    bool silent;             /* all values and variances are 0 */
     double limit;            /* of an element, in deviations */
 } et_exhibit;
 
@@ -69,9 +71,71 @@ typedef struct et_inquiry {
     et_budget budget;
 } et_inquiry;
 
+/* ---- exhibits.c ---- */
+
 et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
                           et_error *error);
 void et_inquiry_close(et_inquiry *q);
+
+size_t et_experts_of(const et_inquiry *q); /* n; 1 for a dense layer */
+bool et_is_shared(const et_exhibit *x);    /* of the shared expert */
+size_t et_count_marks(const uint8_t *marks, size_t count);
+
+/* ---- looks.c ---- */
+
+/* Where a hypothesis may hold. Those of a higher tier are tried where those of the lower ones explain
+ * nothing. */
+typedef struct et_named_scope {
+    et_scope at;
+    char text[96];
+    int tier;
+} et_named_scope;
+
+enum { ET_MAX_SCOPES = 5, ET_TIERS = 3 };
+
+typedef struct et_scopes {
+    size_t count;
+    et_named_scope list[ET_MAX_SCOPES];
+    uint8_t *routed, *shared; /* [n+1] */
+} et_scopes;
+
+/* Everywhere; only the routed or the shared expert, which in many kernels are two pieces of code; the
+ * experts, or the tokens, that fail, where they are few. free(routed) in any case. */
+et_status et_scopes_make(et_scopes *s, const et_inquiry *q, et_error *error);
+
+/* The picks on which a hypothesis is tried, the smallest first. */
+typedef struct et_looks {
+    size_t count;
+    et_subject on[2];
+} et_looks;
+
+et_status et_looks_open(et_looks *l, const et_inquiry *q, et_error *error);
+void et_looks_close(et_looks *l); /* in any case */
+
+/* ---- attempt.c ---- */
+
+typedef struct et_attempt {
+    const et_hypothesis *what;
+    size_t variant;
+    bool forward_only;
+    const et_named_scope *scope;
+    double factor, deviation; /* ET_BY_FACTOR: the factor, and its standard deviation */
+    bool covers[ET_PARTS];    /* et_attempt_is_promising: the parts that it would explain */
+    size_t order;             /* in which it was tried */
+    double fit; /* of one that passed the full judgement; factors alone are compared by it */
+} et_attempt;
+
+/* Is every failure of a part within reach, for each part of which one is? */
+bool et_attempt_is_promising(const et_inquiry *q, et_attempt *t);
+/* Does what the hypothesis changes first pass, everywhere? For hypotheses that change all of it. */
+bool et_attempt_is_refuted(const et_inquiry *q, const et_attempt *t);
+/* Computes the mutant phase by phase until the candidate contradicts it. `judge`: by the full judgement
+ * at the end, in a large problem only then. */
+et_status et_attempt_look(const et_subject *on, const et_inquiry *q, et_attempt *t, bool judge,
+                          bool *agrees, et_error *error);
+/* Fits the factor on what is looked at. *found: there is one for certain. */
+et_status et_attempt_fit(const et_subject *on, const et_inquiry *q, et_attempt *t, bool *found,
+                         et_error *error);
 
 /* ---- compare.c ---- */
 
