@@ -471,7 +471,7 @@ et_status et_mutant_phase(et_mutant *m, et_phase phase, et_error *error)
     if (m->blocked || !(m->reach & stages_of[phase])) return ET_OK;
     et_status status = phases[phase](m, error);
     if (status == ET_OK) status = m->status;
-    m->done |= stages_of[phase] & m->reach;
+    if (!m->blocked) m->done |= stages_of[phase] & m->reach;
     return status == ET_ENOMEM ? et_fail(error, status, "explanation: no memory for a hypothesis")
                                : status;
 }
