@@ -30,7 +30,8 @@ extern const et_faults et_selection_faults, et_state_faults, et_weight_faults, e
         sizeof(table) / sizeof *(table), table                                                     \
     }
 
-/* Where a hypothesis can show, and a setting, in a line: `s` is the step, `m` the mutant. */
+/* Where a hypothesis can show; a setting; what happens to a row: in a line. `s` is the step, `m` the mutant,
+ * `r` the row. */
 #define ET_WHERE(name, condition)                                                                  \
     static bool name(const et_step *s)                                                             \
     {                                                                                              \
@@ -44,6 +45,14 @@ extern const et_faults et_selection_faults, et_state_faults, et_weight_faults, e
         difference;                                                                                \
     }                                                                                              \
     static void name(et_mutant *m, et_step *s)
+
+#define ET_ROW(name, difference)                                                                   \
+    static void name(et_mutant *m, const et_row *r)                                                \
+    {                                                                                              \
+        (void)m, (void)r;                                                                          \
+        difference;                                                                                \
+    }                                                                                              \
+    static void name(et_mutant *m, const et_row *r)
 
 /* ---- where many can show at all ---- */
 

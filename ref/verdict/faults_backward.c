@@ -15,11 +15,7 @@ static bool has_empty_expert(const et_step *s)
 
 /* ---- dw, dO, dA, dH ---- */
 
-static void dw_of_weighted(et_mutant *m, const et_row *r)
-{
-    (void)m;
-    *r->dw *= *r->w;
-}
+ET_ROW(dw_of_weighted, *r->dw *= *r->w);
 
 void et_dO_unweighted(et_mutant *m, const et_row *r)
 {
@@ -44,11 +40,7 @@ void et_square_slope(et_mutant *m, const et_row *r)
     for (size_t j = 0; j < r->width; j++) r->dH[j] = r->dA[j] * (2 * r->H[j]);
 }
 
-static void without_factor_two(et_mutant *m, const et_row *r)
-{
-    (void)m;
-    et_scale_values(r->width, 0.5, r->dH);
-}
+ET_ROW(without_factor_two, et_scale_values(r->width, 0.5, r->dH));
 
 static void through_activation(et_mutant *m, const et_row *r)
 {
@@ -56,10 +48,7 @@ static void through_activation(et_mutant *m, const et_row *r)
     for (size_t j = 0; j < r->width; j++) r->dH[j] = r->dA[j] * (2 * r->A[j]);
 }
 
-static void neighbours_weights(et_mutant *m, const et_row *r)
-{
-    et_use_expert(m, r, r->expert + (m->variant == 1 ? m->moe.n - 1 : 1));
-}
+ET_ROW(neighbours_weights, et_use_expert(m, r, r->expert + (m->variant == 1 ? m->moe.n - 1 : 1)));
 
 /* ---- weight gradients ---- */
 

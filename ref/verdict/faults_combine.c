@@ -79,25 +79,10 @@ static void overwritten(et_mutant *m, const et_row *r)
 
 /* ---- the shared expert: its weights, and what autograd makes of it, dw and dO ---- */
 
-static void shared_is_nothing(et_mutant *m, const et_row *r)
-{
-    if (r->expert == m->moe.n) et_scale_values(r->size, 0, r->values);
-}
-
-static void shared_is_twice(et_mutant *m, const et_row *r)
-{
-    if (r->expert == m->moe.n) et_scale_values(r->size, 2, r->values);
-}
-
-static void y_without_shared(et_mutant *m, const et_row *r)
-{
-    et_add_shared(m, r->t, -1);
-}
-
-static void y_with_shared_twice(et_mutant *m, const et_row *r)
-{
-    et_add_shared(m, r->t, 1);
-}
+ET_ROW(shared_is_nothing, if (r->expert == m->moe.n) et_scale_values(r->size, 0, r->values));
+ET_ROW(shared_is_twice, if (r->expert == m->moe.n) et_scale_values(r->size, 2, r->values));
+ET_ROW(y_without_shared, et_add_shared(m, r->t, -1));
+ET_ROW(y_with_shared_twice, et_add_shared(m, r->t, 1));
 
 /* By what a kernel that gates its experts may have gated the shared one at this token of the whole step. */
 static et_real gate_for_shared(const et_mutant *m, size_t form, size_t token)
@@ -112,15 +97,9 @@ static et_real gate_for_shared(const et_mutant *m, size_t form, size_t token)
     return form == 2 ? sum : 1 - sum;
 }
 
-static void gate_shared(et_mutant *m, const et_row *r)
-{
-    if (r->expert == m->moe.n) *r->w *= gate_for_shared(m, m->variant, r->token);
-}
-
-static void y_with_shared_gated(et_mutant *m, const et_row *r)
-{
-    et_add_shared(m, r->t, gate_for_shared(m, m->variant - 4, r->token) - 1);
-}
+ET_ROW(gate_shared, if (r->expert == m->moe.n) *r->w *= gate_for_shared(m, m->variant, r->token));
+ET_ROW(y_with_shared_gated,
+       et_add_shared(m, r->t, gate_for_shared(m, m->variant - 4, r->token) - 1));
 
 /* ---- permutations ---- */
 

@@ -21,15 +21,8 @@ void et_use_expert(et_mutant *m, const et_row *r, size_t e)
         et_through(m, r, weights + e % m->moe.n * m->moe.h * m->moe.d, false, NULL);
 }
 
-static void neighbours_weights(et_mutant *m, const et_row *r)
-{
-    et_use_expert(m, r, r->expert + (m->variant > 1 ? m->moe.n - 1 : 1));
-}
-
-static void first_experts_weights(et_mutant *m, const et_row *r)
-{
-    et_use_expert(m, r, 0);
-}
+ET_ROW(neighbours_weights, et_use_expert(m, r, r->expert + (m->variant > 1 ? m->moe.n - 1 : 1)));
+ET_ROW(first_experts_weights, et_use_expert(m, r, 0));
 
 static bool is_in_last_tile(const et_row *r, size_t tile)
 {
@@ -130,10 +123,7 @@ static void forget(const et_row *r)
 }
 
 /* Variant 2: of routed experts, whose rows are missing in y. */
-static void last_row_lost(et_mutant *m, const et_row *r)
-{
-    if (is_last_row(r) && (r->expert < m->moe.n || m->variant != 2)) forget(r);
-}
+ET_ROW(last_row_lost, if (is_last_row(r) && (r->expert < m->moe.n || m->variant != 2)) forget(r));
 
 static size_t dropped_tile(const et_mutant *m)
 {
@@ -142,10 +132,8 @@ static size_t dropped_tile(const et_mutant *m)
 }
 
 /* Variants from 10 on: of routed experts, whose rows are missing in y. */
-static void last_tile_lost(et_mutant *m, const et_row *r)
-{
-    if (is_in_last_tile(r, dropped_tile(m)) && (r->expert < m->moe.n || m->variant < 10)) forget(r);
-}
+ET_ROW(last_tile_lost, if (is_in_last_tile(r, dropped_tile(m)) &&
+                           (r->expert < m->moe.n || m->variant < 10)) forget(r));
 
 /* y_t without the rows that end an expert's load: those that fill no whole tile; or the last, with tile = 0. */
 static void y_without_end(et_mutant *m, size_t t, size_t tile)
@@ -161,15 +149,8 @@ static void y_without_end(et_mutant *m, size_t t, size_t tile)
     }
 }
 
-static void y_without_last_row(et_mutant *m, const et_row *r)
-{
-    y_without_end(m, r->t, 0);
-}
-
-static void y_without_last_tile(et_mutant *m, const et_row *r)
-{
-    y_without_end(m, r->t, dropped_tile(m));
-}
+ET_ROW(y_without_last_row, y_without_end(m, r->t, 0));
+ET_ROW(y_without_last_tile, y_without_end(m, r->t, dropped_tile(m)));
 
 /* ---- the table ---- */
 

@@ -8,15 +8,8 @@ void et_scale_values(size_t count, double factor, et_real *values)
 
 /* ---- a factor ---- */
 
-static void scale(et_mutant *m, const et_row *r)
-{
-    et_scale_values(r->size, m->factor, r->values);
-}
-
-static void scale_routed(et_mutant *m, const et_row *r)
-{
-    if (r->expert < m->moe.n) scale(m, r);
-}
+ET_ROW(scale, et_scale_values(r->size, m->factor, r->values));
+ET_ROW(scale_routed, if (r->expert < m->moe.n) scale(m, r));
 
 static void scale_router(et_mutant *m)
 {
@@ -30,15 +23,10 @@ static void scale_dp(et_mutant *m, const et_row *r)
     et_add_row(r->size, 1 - (et_real)m->factor, m->loss_gates + r->t * r->size, r->values);
 }
 
-static void scale_aux_gradient(et_mutant *m, const et_row *r)
-{
-    et_add_row(r->size, (et_real)m->factor - 1, m->loss_gates + r->t * r->size, r->values);
-}
-
-static void scale_z_gradient(et_mutant *m, const et_row *r)
-{
-    et_add_row(r->size, (et_real)m->factor - 1, m->loss_logits + r->t * r->size, r->values);
-}
+ET_ROW(scale_aux_gradient,
+       et_add_row(r->size, (et_real)m->factor - 1, m->loss_gates + r->t * r->size, r->values));
+ET_ROW(scale_z_gradient,
+       et_add_row(r->size, (et_real)m->factor - 1, m->loss_logits + r->t * r->size, r->values));
 
 /* ---- other precision ---- */
 

@@ -79,15 +79,9 @@ void et_gate_backward_again(et_mutant *m, const et_row *r, et_gate gate, const e
                      m->s.bwd.gates + at, danchor, r->values);
 }
 
-static void without_anchors_share(et_mutant *m, const et_row *r)
-{
-    et_gate_backward_again(m, r, m->moe.gate, m->used.anchor + r->t, NULL);
-}
-
-static void without_anchor_in_sum(et_mutant *m, const et_row *r)
-{
-    et_gate_backward_again(m, r, ET_GATE_SOFTMAX, NULL, NULL);
-}
+ET_ROW(without_anchors_share,
+       et_gate_backward_again(m, r, m->moe.gate, m->used.anchor + r->t, NULL));
+ET_ROW(without_anchor_in_sum, et_gate_backward_again(m, r, ET_GATE_SOFTMAX, NULL, NULL));
 
 static void selected_alone(et_mutant *m, const et_row *r)
 {
@@ -117,15 +111,8 @@ static void add_slot_term(et_mutant *m, const et_row *r, int32_t slot, et_real f
     if (et_take_shares(m)) et_add_row(d, factor, m->slot_dx + (size_t)slot * d, r->values);
 }
 
-static void without_router_term(et_mutant *m, const et_row *r)
-{
-    add_router_term(m, r, -1);
-}
-
-static void without_shared_term(et_mutant *m, const et_row *r)
-{
-    add_shared_term(m, r, -1);
-}
+ET_ROW(without_router_term, add_router_term(m, r, -1));
+ET_ROW(without_shared_term, add_shared_term(m, r, -1));
 
 static void without_routed_terms(et_mutant *m, const et_row *r)
 {

@@ -297,10 +297,8 @@ static bool is_padding(const et_mutant *m, size_t t, size_t i)
     return right->c.inclusive ? r < c : r <= c;
 }
 
-static void padding_weighs_nothing(et_mutant *m, const et_row *r)
-{
-    if (r->expert < m->moe.n && is_padding(m, r->token, r->expert)) *r->w = 0;
-}
+ET_ROW(padding_weighs_nothing,
+       if (r->expert < m->moe.n && is_padding(m, r->token, r->expert)) *r->w = 0);
 
 static void padding_has_no_gradient(et_mutant *m, const et_row *r)
 {

@@ -69,16 +69,8 @@ static const et_real *gates_at(const et_mutant *m, size_t token)
     return m->all.fwd.gates + token * m->moe.n;
 }
 
-static void weight_one(et_mutant *m, const et_row *r)
-{
-    if (r->expert < m->moe.n) *r->w = 1;
-}
-
-static void weight_twice(et_mutant *m, const et_row *r)
-{
-    if (r->expert < m->moe.n) *r->w *= gates_at(m, r->token)[r->expert];
-}
-
+ET_ROW(weight_one, if (r->expert < m->moe.n) *r->w = 1);
+ET_ROW(weight_twice, if (r->expert < m->moe.n) *r->w *= gates_at(m, r->token)[r->expert]);
 ET_SETTING(no_norm, m->moe.norm = ET_NORM_NONE);
 ET_SETTING(another_norm, m->moe.norm = m->variant == 0 ? ET_NORM_SUM : ET_NORM_FANOUT);
 
@@ -148,10 +140,8 @@ static void without_shared(et_mutant *m)
     }
 }
 
-static void without_shared_backward(et_mutant *m, const et_row *r)
-{
-    if (!m->forward_only) weigh_backward(m, r, 0, own_fanout(m, r->token));
-}
+ET_ROW(without_shared_backward,
+       if (!m->forward_only) weigh_backward(m, r, 0, own_fanout(m, r->token)));
 
 /* The anchor's gradient is divided by it, too. */
 static void without_shared_anchor(et_mutant *m, const et_row *r)
@@ -209,26 +199,12 @@ static void reweigh_y(et_mutant *m, size_t t, bool twice)
     }
 }
 
-static void y_unweighted(et_mutant *m, const et_row *r)
-{
-    reweigh_y(m, r->t, false);
-}
-
-static void y_weighted_twice(et_mutant *m, const et_row *r)
-{
-    reweigh_y(m, r->t, true);
-}
-
-static void no_dw(et_mutant *m, const et_row *r)
-{
-    if (r->expert < m->moe.n) *r->dw = 0;
-}
+ET_ROW(y_unweighted, reweigh_y(m, r->t, false));
+ET_ROW(y_weighted_twice, reweigh_y(m, r->t, true));
+ET_ROW(no_dw, if (r->expert < m->moe.n) *r->dw = 0);
 
 /* d(w^2)/dw = 2 w */
-static void dw_of_square(et_mutant *m, const et_row *r)
-{
-    if (r->expert < m->moe.n) *r->dw *= 2 * *r->w;
-}
+ET_ROW(dw_of_square, if (r->expert < m->moe.n) *r->dw *= 2 * *r->w);
 
 /* ---- the table ---- */
 
