@@ -90,7 +90,7 @@ static size_t compare(const et_mutant *m)
     return compared;
 }
 
-static void run(et_mutant *m, const et_subject *on, const et_hypothesis *what, bool carried)
+static void run(et_mutant *m, et_subject *on, const et_hypothesis *what, bool carried)
 {
     et_mutant_open(m, on, what, 0, (et_scope){NULL, NULL}, carried);
     for (int phase = 0; phase < ET_PHASES; phase++)

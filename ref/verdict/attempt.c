@@ -6,8 +6,7 @@
 
 /* ---- one trial ---- */
 
-static void open_mutant(et_mutant *m, const et_subject *on, const et_inquiry *q,
-                        const et_attempt *t)
+static void open_mutant(et_mutant *m, et_subject *on, const et_inquiry *q, const et_attempt *t)
 {
     et_mutant_open(m, on, t->what, t->variant, t->scope->at, q->j->mask == NULL);
     m->forward_only = t->forward_only;
@@ -82,7 +81,7 @@ static bool is_complete(const et_inquiry *q, const et_attempt *t, const bool *se
 
 /* Computes the mutant phase by phase until the candidate contradicts it. `judge`: by the full judgement
  * at the end, in a large problem only then. */
-et_status et_attempt_look(const et_subject *on, const et_inquiry *q, et_attempt *t, bool judge,
+et_status et_attempt_look(et_subject *on, const et_inquiry *q, et_attempt *t, bool judge,
                           bool *agrees, et_error *error)
 {
     et_mutant m;
@@ -107,8 +106,8 @@ et_status et_attempt_look(const et_subject *on, const et_inquiry *q, et_attempt 
 
 /* The mutant with factor 1 + step changes everything in proportion, or nearly so: how much of that
  * change does the candidate show? Asked of the first phase at which it fails. */
-static et_status fit_once(const et_subject *on, const et_inquiry *q, const et_attempt *t,
-                          double step, et_fit *fit, et_error *error)
+static et_status fit_once(et_subject *on, const et_inquiry *q, const et_attempt *t, double step,
+                          et_fit *fit, et_error *error)
 {
     et_mutant m;
     et_status status = ET_OK;
@@ -139,7 +138,7 @@ static bool fails_as_a_whole(const et_inquiry *q)
 
 /* Fits the factor on what is looked at, a second time near the first answer. False if there is none for
  * certain. */
-et_status et_attempt_fit(const et_subject *on, const et_inquiry *q, et_attempt *t, bool *found,
+et_status et_attempt_fit(et_subject *on, const et_inquiry *q, et_attempt *t, bool *found,
                          et_error *error)
 {
     const double certain = 6;

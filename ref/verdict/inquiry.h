@@ -131,10 +131,10 @@ bool et_attempt_is_promising(const et_inquiry *q, et_attempt *t);
 bool et_attempt_is_refuted(const et_inquiry *q, const et_attempt *t);
 /* Computes the mutant phase by phase until the candidate contradicts it. `judge`: by the full judgement
  * at the end, in a large problem only then. */
-et_status et_attempt_look(const et_subject *on, const et_inquiry *q, et_attempt *t, bool judge,
+et_status et_attempt_look(et_subject *on, const et_inquiry *q, et_attempt *t, bool judge,
                           bool *agrees, et_error *error);
 /* Fits the factor on what is looked at. *found: there is one for certain. */
-et_status et_attempt_fit(const et_subject *on, const et_inquiry *q, et_attempt *t, bool *found,
+et_status et_attempt_fit(et_subject *on, const et_inquiry *q, et_attempt *t, bool *found,
                          et_error *error);
 
 /* ---- compare.c ---- */

@@ -35,7 +35,7 @@ static bool is_moe(const et_mutant *m)
 
 /* ---- mutants ---- */
 
-void et_mutant_open(et_mutant *m, const et_subject *on, const et_hypothesis *what, size_t variant,
+void et_mutant_open(et_mutant *m, et_subject *on, const et_hypothesis *what, size_t variant,
                     et_scope scope, bool carried)
 {
     *m = (et_mutant){.on = on,
@@ -62,7 +62,7 @@ void et_mutant_close(et_mutant *m)
     et_step_free(&m->kept);
     et_step_free(&m->routed);
     et_step_free(&m->losses);
-    et_step_free(&m->room);
+    et_step_free(&m->own_room);
     et_assignment_free(&m->own);
     et_pick_close(&m->own_pick);
     *m = (et_mutant){0};
@@ -198,15 +198,21 @@ static et_status weigh(et_mutant *m, et_error *error)
     return status == ET_OK ? m->status : status;
 }
 
+/* Arrays to write to; whatever an earlier mutant left in them. */
 static et_status take_room(et_mutant *m, et_error *error)
 {
-    return m->room.owned_count > 0 ? ET_OK : et_subject_room(m->on, m->pick, &m->room, error);
+    et_step *room = m->rerouted ? &m->own_room : &m->on->room;
+    et_status status = ET_OK;
+    if (room->owned_count == 0) status = et_subject_room(m->on, m->pick, room, error);
+    m->room = room;
+    if (status != ET_OK) et_step_free(room);
+    return status;
 }
 
 /* Scores of the picked tokens, from those of all. */
 static void gather_scores(et_mutant *m)
 {
-    const et_moe_values *all = &m->all.fwd, *room = &m->room.fwd;
+    const et_moe_values *all = &m->all.fwd, *room = &m->room->fwd;
     et_moe_values *f = &m->s.fwd;
     size_t n = m->moe.n, count = m->pick->count;
     f->logits = room->logits;
@@ -227,7 +233,6 @@ static et_status scores(et_mutant *m, et_error *error)
     if (!is_moe(m)) return ET_OK;
     if (m->reach & BIT(ET_AT_GATES)) status = gates(m);
     if (status == ET_OK) status = weigh(m, error);
-    if (status == ET_OK) status = take_room(m, error);
     if (status == ET_OK) gather_scores(m);
     return status == ET_OK ? m->status : status;
 }
@@ -252,9 +257,8 @@ static et_ffn dense_layer(const et_mutant *m)
 static et_status experts(et_mutant *m, et_error *error)
 {
     et_moe_values *f = &m->s.fwd;
-    const et_moe_values *room = &m->room.fwd;
-    et_status status = take_room(m, error);
-    if (status != ET_OK) return status;
+    const et_moe_values *room = &m->room->fwd;
+    et_status status = ET_OK;
     f->slot_pre = room->slot_pre, f->slot_act = room->slot_act, f->slot_out = room->slot_out;
     f->shared_pre = room->shared_pre, f->shared_act = room->shared_act;
     f->shared_out = room->shared_out;
@@ -273,9 +277,8 @@ static et_status combine(et_mutant *m, et_error *error)
 {
     et_moe_values *f = &m->s.fwd;
     et_moe moe = layer_of(m);
-    et_status status = take_room(m, error);
-    if (status != ET_OK) return status;
-    f->y = m->room.fwd.y;
+    et_status status = ET_OK;
+    f->y = m->room->fwd.y;
     if (is_moe(m))
         status = et_moe_combine(&moe, &m->pick->a, f, error);
     else
@@ -329,10 +332,9 @@ static void turn_back(et_mutant *m)
 static et_status combine_backward(et_mutant *m, et_error *error)
 {
     et_moe_grads *g = &m->s.bwd;
-    const et_moe_grads *room = &m->room.bwd;
+    const et_moe_grads *room = &m->room->bwd;
     et_moe moe = layer_of(m);
-    et_status status = take_room(m, error);
-    if (status != ET_OK) return status;
+    et_status status = ET_OK;
     g->slot_weight = room->slot_weight, g->slot_out = room->slot_out;
     g->shared_weight = room->shared_weight, g->shared_out = room->shared_out;
     if (is_moe(m))
@@ -345,20 +347,42 @@ static et_status combine_backward(et_mutant *m, et_error *error)
     return ET_OK;
 }
 
+static void clear(et_real *values, size_t count)
+{
+    memset(values, 0, count * sizeof *values);
+}
+
+/* What the experts' backward pass adds to. */
+static void clear_gradients(et_mutant *m)
+{
+    const et_moe *moe = &m->moe;
+    et_moe_grads *g = &m->s.bwd;
+    size_t size = moe->h * moe->d, n = moe->n;
+    clear(g->x, m->pick->count * moe->d);
+    for (size_t i = 0; i < n; i++) {
+        if (!m->pick->complete[i]) continue;
+        clear(g->up + i * size, size);
+        clear(g->down + i * size, size);
+    }
+    if (!m->pick->complete[n]) return;
+    clear(g->shared_up, moe->hs * moe->d);
+    clear(g->shared_down, moe->hs * moe->d);
+}
+
 static et_status experts_backward(et_mutant *m, et_error *error)
 {
     et_moe_grads *g = &m->s.bwd;
-    const et_moe_grads *room = &m->room.bwd;
+    const et_moe_grads *room = &m->room->bwd;
     const et_moe_values *f = &m->used;
     et_moe moe = layer_of(m);
     et_ffn dense = dense_layer(m);
-    et_status status = take_room(m, error);
-    if (status != ET_OK) return status;
+    et_status status = ET_OK;
     g->slot_act = room->slot_act, g->slot_pre = room->slot_pre;
     g->shared_act = room->shared_act, g->shared_pre = room->shared_pre;
     g->up = room->up, g->down = room->down, g->x = room->x;
     g->shared_up = room->shared_up, g->shared_down = room->shared_down;
     g->wanted = m->pick->complete;
+    clear_gradients(m);
     if (is_moe(m))
         status = et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, error);
     else
@@ -381,8 +405,8 @@ static void start_dx(et_mutant *m)
 {
     const et_moe_grads *right = &m->on->sub.bwd;
     size_t n = m->moe.n, d = m->moe.d, count = m->pick->count;
-    if (m->s.bwd.x == m->room.bwd.x) return;
-    m->s.bwd.x = m->room.bwd.x;
+    if (m->s.bwd.x == m->room->bwd.x) return;
+    m->s.bwd.x = m->room->bwd.x;
     memcpy(m->s.bwd.x, right->x, count * d * sizeof(et_real));
     et_real *dr = is_moe(m) ? et_mutant_copy(m, right->logits, count * n) : NULL;
     if (dr == NULL) return;
@@ -427,7 +451,8 @@ static et_status start_scores(et_mutant *m, et_error *error)
     if (status != ET_OK) return status;
     et_pick_gather(m->pick, false, n, m->losses.bwd.gates, m->loss_gates);
     et_pick_gather(m->pick, false, n, m->losses.bwd.logits, m->loss_logits);
-    g->gates = m->room.bwd.gates, g->logits = m->room.bwd.logits, g->router = m->room.bwd.router;
+    g->gates = m->room->bwd.gates, g->logits = m->room->bwd.logits, g->router = m->room->bwd.router;
+    clear(g->router, n * m->moe.d);
     memcpy(g->gates, m->loss_gates, size * sizeof(et_real));
     memcpy(g->logits, m->loss_logits, size * sizeof(et_real));
     return ET_OK;
@@ -439,9 +464,8 @@ static et_status score_backward(et_mutant *m, et_error *error)
     m->blocked |= is_moe(m) && moe.gate == ET_GATE_SOFTMAX_TOKENS && !m->pick->whole;
     if (m->blocked) return ET_OK; /* a column's tokens share their gradients */
     moe.gate_tokens = m->moe.gate_tokens;
-    et_status status = take_room(m, error);
-    if (status == ET_OK) start_dx(m);
-    if (status == ET_OK && is_moe(m)) status = start_scores(m, error);
+    start_dx(m);
+    et_status status = is_moe(m) ? start_scores(m, error) : ET_OK;
     if (status == ET_OK && is_moe(m))
         status = et_moe_score_backward(&moe, m->on->x, &m->pick->a, &m->used, &m->s.bwd, error);
     if (status != ET_OK) return status;
@@ -469,7 +493,8 @@ et_status et_mutant_phase(et_mutant *m, et_phase phase, et_error *error)
     if (phase == ET_SELECTION) m->reach = et_hypothesis_reach(m->what, m->variant, m->forward_only);
     if (phase == ET_COMBINE_BACKWARD) turn_back(m);
     if (m->blocked || !(m->reach & stages_of[phase])) return ET_OK;
-    et_status status = phases[phase](m, error);
+    et_status status = phase == ET_SELECTION || phase == ET_LAYOUT ? ET_OK : take_room(m, error);
+    if (status == ET_OK) status = phases[phase](m, error);
     if (status == ET_OK) status = m->status;
     if (!m->blocked) m->done |= stages_of[phase] & m->reach;
     return status == ET_ENOMEM ? et_fail(error, status, "explanation: no memory for a hypothesis")

@@ -167,6 +167,7 @@ typedef struct et_subject {
     et_pick pick;
     et_real *x, *dy; /* [count,d] of the picked tokens */
     et_step sub;     /* the reference's values on them; no gradient of a weight */
+    et_step room;    /* for those of one mutant at a time, once there is one */
 } et_subject;
 
 /* `right` has been run and lives longer. As et_pick_open. */
@@ -174,7 +175,7 @@ et_status et_subject_open(et_subject *on, const et_step *right, const et_tensor_
                           size_t count, const uint8_t *tokens, et_error *error);
 void et_subject_close(et_subject *on); /* accepts zeros */
 
-/* Zeroed room for every array of a step of the picked tokens. The caller frees it, also on failure. */
+/* Room for every array of a step of the picked tokens, zeroed. The caller frees it, also on failure. */
 et_status et_subject_room(const et_subject *on, const et_pick *pick, et_step *room,
                           et_error *error);
 
@@ -183,7 +184,7 @@ et_status et_subject_room(const et_subject *on, const et_pick *pick, et_step *ro
 enum { ET_MAX_OWN = 64 };
 
 struct et_mutant {
-    const et_subject *on;
+    et_subject *on;
     const et_hypothesis *what;
     size_t variant;
     double factor;     /* ET_BY_FACTOR */
@@ -202,7 +203,9 @@ struct et_mutant {
     bool blocked;                 /* later stages need tokens that were not picked */
     unsigned reach, done, compared; /* bit of each stage: can differ; is computed; was compared */
     et_status status;               /* of the hooks */
-    et_step routed, kept, losses, room; /* whose arrays the above point to */
+    et_step routed, kept, losses, own_room; /* whose arrays the above point to */
+    const et_step
+        *room; /* the subject's, or where it is rerouted its own; NULL until it is needed */
     et_assignment own;
     et_pick own_pick;
     et_rounding hand; /* calls the hooks */
@@ -227,7 +230,7 @@ typedef enum et_phase {
 /* A mutant about which nothing has been computed yet. `carried`: a hook at the mask changes who goes
  * where (not so for a candidate whose own assignment is known: it is judged by that). It stays where it
  * is opened: hooks point to it. */
-void et_mutant_open(et_mutant *m, const et_subject *on, const et_hypothesis *what, size_t variant,
+void et_mutant_open(et_mutant *m, et_subject *on, const et_hypothesis *what, size_t variant,
                     et_scope scope, bool carried);
 void et_mutant_close(et_mutant *m);
 

@@ -170,6 +170,7 @@ void et_subject_close(et_subject *on)
     if (on->right && on->x != on->right->in.x) free(on->x);
     if (on->right && on->dy != on->right->in.dy) free(on->dy);
     et_step_free(&on->sub);
+    et_step_free(&on->room);
     et_assignment_free(&on->dense);
     et_pick_close(&on->pick);
     *on = (et_subject){0};
