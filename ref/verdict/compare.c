@@ -9,8 +9,9 @@
  * where |D_c| > sqrt(V_c), and never less than what rounding the new value does (the old one may have been
  * exact), nor than what the fast engine itself errs. wrong^2 and D^2 stand for rounding that grows with the
  * value; the means for what numbers share, however small they are themselves, such as a small sum
- * of large terms; 4 covers that rho is an average. A tensor that was exact tells nothing of its noise:
- * there rho is that of a few roundings to the coarsest place. So a kernel with this one fault and honest
+ * of large terms; 4 covers that rho is an average. A tensor that was exact, or is made of exact H
+ * (small integers), tells nothing of its noise: there rho is that of a few roundings to the coarsest
+ * place, and wrong^2 at least its mean over the row. So a kernel with this one fault and honest
  * errors passes under its own hypothesis; and as bars widen only where the change matters, and in
  * proportion to it, hardly any other does.
  *
@@ -67,6 +68,7 @@ static double mean_change(size_t count, const et_real *a, const et_real *b)
 typedef struct bars {
     rounding sum, place;
     double rho, change, unit; /* unit: 2^-p of the accumulator */
+    bool exact;               /* the reference, or what it is made of */
 } bars;
 
 static bars bars_of(const et_inquiry *q, const et_exhibit *x)
@@ -78,7 +80,9 @@ static bars bars_of(const et_inquiry *q, const et_exhibit *x)
               .unit = ldexp(1, -p->bits[ET_ACCUMULATOR])};
     int bits = b.place.bits;
     if (p->bits[ET_INTERMEDIATES] < bits) bits = p->bits[ET_INTERMEDIATES];
-    if (x->noise == 0) b.rho = ldexp(1, 2 - 2 * bits);
+    if (p->bits[ET_OPERANDS] < bits) bits = p->bits[ET_OPERANDS];
+    b.exact = x->noise == 0 || q->exact;
+    if (b.exact) b.rho = fmax(b.rho, ldexp(1, 2 - 2 * bits));
     return b;
 }
 
@@ -101,7 +105,8 @@ static void mutant_variances(const bars *b, size_t columns, const et_real *right
     double least = size * (own > 0 ? b->unit * b->unit : 0x1p-96);
     for (size_t c = 0; c < columns; c++) {
         double w = (double)wrong[c], D = w - (double)right[c];
-        double more = rho * (w * w + 4 * (D * D + change));
+        double square = b->exact ? fmax(w * w, size) : w * w; /* of terms that may cancel */
+        double more = rho * (square + 4 * (D * D + change));
         bool same = D * D <= (double)V[c] || fabs(D) <= 0x1p-40 * fabs((double)right[c]);
         if (!same) more = fmax(more, new_variance(b, w));
         to[c] = (et_real)fmax((double)V[c] + (same ? 0 : more), least);

@@ -208,6 +208,14 @@ static bool is_small(const et_step *s)
     return rows * (double)c->d_model * (double)c->d_expert < 2e7;
 }
 
+/* Have the experts' H no noise at all? */
+static bool is_exact(const et_step *s, const et_step *variance)
+{
+    const et_case *c = &s->c;
+    size_t rows = c->layer == ET_MOE ? s->assignment.slots : c->tokens;
+    return et_noise_to_signal(rows * c->d_expert, s->fwd.slot_pre, variance->fwd.slot_pre) == 0;
+}
+
 et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
                           et_error *error)
 {
@@ -215,6 +223,7 @@ et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement
     et_budget_open(&q->budget, j->options->explain_seconds);
     q->routing_failed = verdict->routing.outcome == ET_MISMATCH;
     q->small = is_small(q->right);
+    q->exact = is_exact(q->right, j->variance);
     et_status status = take_exhibits(q, error);
     if (status == ET_OK) status = find_suspects(q, error);
     q->failed[ET_PART_ROUTING] |= q->routing_failed;
