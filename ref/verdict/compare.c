@@ -115,12 +115,6 @@ static void mutant_variances(const bars *b, size_t columns, const et_real *right
 
 /* ---- rows ---- */
 
-/* An exhibit laid out as a matrix, as the verdict does it. */
-static size_t columns_of(const et_exhibit *x)
-{
-    return x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
-}
-
 static bool is_real(const et_exhibit *x)
 {
     return et_tensor_is_real(x->got);
@@ -191,7 +185,7 @@ static void each_row(const et_mutant *m, const view *w, visitor *visit, et_fit *
 {
     const et_pick *p = m->pick;
     const char *shape = w->x->shape;
-    size_t n = m->moe.n, rows = w->columns > 0 ? et_tensor_count(w->x->got) / w->columns : 0;
+    size_t n = m->moe.n, rows = w->x->rows;
     if (et_rows_are(shape, "N")) {
         for (size_t t = 0; t < p->count; t++) visit(w, p->tokens[t], t, fit);
     } else if (et_rows_are(shape, "S")) {
@@ -295,7 +289,7 @@ static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view
     const et_exhibit *x = &q->exhibits[exhibit];
     *w = (view){.x = x, .right = x->right, .wrong = wrong, .V = x->variance};
     if (x->variance == NULL) return false;
-    w->columns = columns_of(x);
+    w->columns = x->columns;
     w->b = bars_of(q, x);
     w->scale = variance_scale(q, x);
     w->room = q->room;
@@ -358,7 +352,7 @@ et_fit et_fit_factor(const et_inquiry *q, const et_mutant *m, bool *failing)
 static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const et_real *wrong,
                                 et_real **out, et_error *error)
 {
-    size_t count = et_tensor_count(x->got), columns = columns_of(x);
+    size_t columns = x->columns, count = x->rows * columns;
     const et_real *right = x->right;
     bars b = bars_of(q, x);
     if (count > 0) b.change = mean_change(count, wrong, right);
@@ -368,7 +362,7 @@ static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const 
     *out = room;
     et_real *V = *out;
 #pragma omp parallel for if (et_worth_threads(count))
-    for (size_t row = 0; row < (columns > 0 ? count / columns : 0); row++) {
+    for (size_t row = 0; row < x->rows; row++) {
         size_t from = row * columns;
         mutant_variances(&b, columns, right + from, wrong + from, x->variance + from, V + from);
     }

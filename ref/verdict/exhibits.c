@@ -33,6 +33,8 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     const et_tensor_doc *doc = et_tensor_doc_find(got->name);
     et_exhibit x = {.got = got, .verdict = verdict_on(q->verdict, got->name), .stage = ET_STAGES};
     x.shape = doc ? doc->shape : "[]";
+    x.columns = got->rank > 1 ? got->shape[got->rank - 1] : 1;
+    x.rows = x.columns > 0 ? et_tensor_count(got) / x.columns : 0;
     if (!x.verdict || !right || !et_same_shape(right, got)) return x;
     x.stage = et_stage_of(got->name);
     x.part = part_of(x.stage);
@@ -74,8 +76,7 @@ static et_status take_exhibits(et_inquiry *q, et_error *error)
             q->shows_backward = true;
             q->backward_failed |= x->failed;
         }
-        size_t columns = x->got->rank > 0 ? x->got->shape[x->got->rank - 1] : 1;
-        if (columns > longest) longest = columns;
+        if (x->columns > longest) longest = x->columns;
     }
     if (status == ET_OK)
         status = et_allocate((void **)&q->room, longest, sizeof *q->room, "a row", error);
@@ -94,30 +95,33 @@ bool et_is_shared(const et_exhibit *x)
     return strstr(x->got->name, "shared") != NULL;
 }
 
-/* The expert that element `column` of row `row` belongs to: n for the shared one, n+1 for none. */
-static size_t expert_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
+et_owner et_owner_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
 {
-    size_t n = et_experts_of(q);
-    bool moe = q->right->c.layer == ET_MOE;
-    if (et_is_shared(x)) return n;
-    if (strcmp(x->shape, "[N,n]") == 0) return column;
-    if (moe && et_rows_are(x->shape, "S")) return (size_t)q->right->assignment.slot_expert[row];
-    if (moe && et_rows_are(x->shape, "n") && x->got->rank > 1)
-        return x->got->rank == 3 ? row / x->got->shape[1] : row;
-    return n + 1;
+    const et_assignment *a = &q->right->assignment;
+    size_t N = q->right->c.tokens, n = et_experts_of(q);
+    bool moe = q->right->c.layer == ET_MOE, slots = et_rows_are(x->shape, "S");
+    et_owner o = {N, et_is_shared(x) ? n : n + 1};
+    if (et_rows_are(x->shape, "N") || (slots && !moe)) o.token = row;
+    if (strcmp(x->shape, "[N,n]") == 0) o.expert = column;
+    if (!moe) return o;
+    if (slots) o = (et_owner){(size_t)a->slot_token[row], (size_t)a->slot_expert[row]};
+    if (et_rows_are(x->shape, "n")) o.expert = x->got->rank == 3 ? row / x->got->shape[1] : row;
+    return o;
+}
+
+bool et_element_fails(const et_inquiry *q, const et_exhibit *x, size_t i)
+{
+    double e = et_tensor_element(x->got, i) - (double)((const et_real *)x->right)[i];
+    return !(e * e <= x->limit * x->limit * q->j->scale * (double)x->variance[i]);
 }
 
 /* Marks what an element stands for: its token; and its expert, if it fails where the first one does.
  * Later stages inherit the error, and the normalisation and dW_r spread it over other experts. */
 static void mark(et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
 {
-    size_t expert = expert_of(q, x, row, column);
-    bool by_slot = et_rows_are(x->shape, "S"), moe = q->right->c.layer == ET_MOE;
-    if (by_slot && moe)
-        q->bad_token[q->right->assignment.slot_token[row]] = 1;
-    else if (by_slot || et_rows_are(x->shape, "N"))
-        q->bad_token[row] = 1;
-    if (expert <= et_experts_of(q) && x->stage == q->first_failure) q->bad_expert[expert] = 1;
+    et_owner o = et_owner_of(q, x, row, column);
+    if (o.token < q->right->c.tokens) q->bad_token[o.token] = 1;
+    if (o.expert <= et_experts_of(q) && x->stage == q->first_failure) q->bad_expert[o.expert] = 1;
 }
 
 /* The first stage of which something fails that belongs to experts. */
@@ -126,9 +130,9 @@ static et_stage first_failure(const et_inquiry *q)
     et_stage first = ET_STAGES;
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
-        bool fails = x->failed && x->part == ET_PART_ARITHMETIC && x->variance &&
-                     et_tensor_count(x->got) > 0;
-        if (fails && x->stage < first && expert_of(q, x, 0, 0) <= et_experts_of(q))
+        bool fails =
+            x->failed && x->part == ET_PART_ARITHMETIC && x->variance && x->rows * x->columns > 0;
+        if (fails && x->stage < first && et_owner_of(q, x, 0, 0).expert <= et_experts_of(q))
             first = x->stage;
     }
     return first;
@@ -137,14 +141,10 @@ static et_stage first_failure(const et_inquiry *q)
 /* Elements past their bars; returns whether there are any. */
 static bool mark_elements(et_inquiry *q, const et_exhibit *x)
 {
-    size_t count = et_tensor_count(x->got);
-    size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
-    const et_real *right = x->right, *V = x->variance;
     bool any = false;
-    for (size_t i = 0; i < count; i++) {
-        double e = et_tensor_element(x->got, i) - (double)right[i];
-        if (e * e <= x->limit * x->limit * q->j->scale * (double)V[i]) continue;
-        mark(q, x, i / columns, i % columns);
+    for (size_t i = 0; i < x->rows * x->columns; i++) {
+        if (!et_element_fails(q, x, i)) continue;
+        mark(q, x, i / x->columns, i % x->columns);
         any = true;
     }
     return any;

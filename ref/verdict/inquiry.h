@@ -28,8 +28,9 @@ typedef enum et_part { ET_PART_ROUTING, ET_PART_ARITHMETIC, ET_PARTS } et_part;
 typedef struct et_exhibit {
     const et_tensor_out *got;
     const et_tensor_verdict *verdict;
-    const char *shape; /* in letters, as in the table of tensors */
-    et_stage stage;    /* ET_STAGES: it takes no part (metric.*, logits) */
+    const char *shape;    /* in letters, as in the table of tensors */
+    size_t rows, columns; /* as a matrix; [n,h,d]: the rows of all experts one after the other */
+    et_stage stage;       /* ET_STAGES: it takes no part (metric.*, logits) */
     et_part part;
     bool failed, passed;     /* or neither: inconclusive */
     const void *right;       /* the reference's values */
@@ -80,6 +81,15 @@ void et_inquiry_close(et_inquiry *q);
 
 size_t et_experts_of(const et_inquiry *q); /* n; 1 for a dense layer */
 bool et_is_shared(const et_exhibit *x);    /* of the shared expert */
+
+/* Whose an element is: N, and n+1: nobody's; n: the shared expert's. */
+typedef struct et_owner {
+    size_t token, expert;
+} et_owner;
+et_owner et_owner_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_t column);
+/* Of a tensor of reals. */
+bool et_element_fails(const et_inquiry *q, const et_exhibit *x, size_t i);
+
 size_t et_count_marks(const uint8_t *marks, size_t count);
 
 /* ---- looks.c ---- */
