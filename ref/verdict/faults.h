@@ -89,6 +89,9 @@ void et_use_expert(et_mutant *m, const et_row *r, size_t e);
 void et_square_slope(et_mutant *m, const et_row *r);
 void et_not_squared_slope(et_mutant *m, const et_row *r);
 
+/* dp of one token's slots from dw: (dw - carried) / by. Carried under norm = sum: sum_j w_j dw_j. */
+void et_weigh_backward(et_mutant *m, const et_row *r, et_real carried, et_real by);
+et_real et_carried(const et_mutant *m, size_t t);
 /* dr of one token from its dp once more. */
 void et_gate_backward_again(et_mutant *m, const et_row *r, et_gate gate, const et_real *anchor,
                             const et_real *danchor);

@@ -9,6 +9,29 @@ ET_WHERE(has_anchor_gradient, et_has_anchor(s) && et_step_layer(s).anchor_weighs
 
 /* ---- dp ---- */
 
+void et_weigh_backward(et_mutant *m, const et_row *r, et_real carried, et_real by)
+{
+    const int32_t *slots;
+    const et_assignment *a = &m->pick->a;
+    size_t n = m->moe.n, count = et_slots_of(a, r->t, &slots);
+    for (size_t j = 0; j < count; j++) {
+        size_t i = (size_t)a->slot_expert[slots[j]];
+        et_real dw = m->s.bwd.slot_weight[slots[j]];
+        r->values[i] = m->loss_gates[r->t * n + i] + (by != 0 ? (dw - carried) / by : 0);
+    }
+}
+
+et_real et_carried(const et_mutant *m, size_t t)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(&m->pick->a, t, &slots);
+    et_real sum = 0;
+    for (size_t j = 0; j < count; j++)
+        sum += m->used.slot_weight[slots[j]] * m->s.bwd.slot_weight[slots[j]];
+    return sum;
+}
+
+/* What gates are divided by under norm = sum; 1 under the others. */
 static et_real sum_of_gates(const et_mutant *m, size_t t)
 {
     const int32_t *slots;
@@ -16,30 +39,11 @@ static et_real sum_of_gates(const et_mutant *m, size_t t)
     et_real sum = 0;
     for (size_t j = 0; j < count; j++)
         sum += m->used.gates[t * m->moe.n + (size_t)m->pick->a.slot_expert[slots[j]]];
-    return sum;
+    return m->moe.norm == ET_NORM_SUM ? sum : 1;
 }
 
 /* dp of the slots as if what they are divided by were a constant, or 1. */
-static void norm_is_constant(et_mutant *m, const et_row *r)
-{
-    const int32_t *slots;
-    size_t at = r->t * m->moe.n, count = et_slots_of(&m->pick->a, r->t, &slots);
-    et_real by = m->moe.norm == ET_NORM_SUM ? sum_of_gates(m, r->t) : 1;
-    for (size_t j = 0; j < count && by != 0; j++) {
-        size_t i = (size_t)m->pick->a.slot_expert[slots[j]];
-        r->values[i] = m->loss_gates[at + i] + m->s.bwd.slot_weight[slots[j]] / by;
-    }
-}
-
-static et_real carried_by_sum(const et_mutant *m, size_t t)
-{
-    const int32_t *slots;
-    size_t count = et_slots_of(&m->pick->a, t, &slots);
-    et_real by = sum_of_gates(m, t), sum = 0;
-    for (size_t j = 0; j < count; j++)
-        sum += m->used.slot_weight[slots[j]] * m->s.bwd.slot_weight[slots[j]];
-    return m->moe.norm == ET_NORM_SUM && by != 0 ? sum / by : 0;
-}
+ET_ROW(norm_is_constant, et_weigh_backward(m, r, 0, sum_of_gates(m, r->t)));
 
 /* Variant 0: unselected gates get the dw of the token's first slot; 1: their share of the norm's
  * gradient, as if they stood in the sum. */
@@ -48,7 +52,9 @@ static void gradient_of_unselected(et_mutant *m, const et_row *r)
     const int32_t *slots;
     const uint8_t *mask = m->s.route.mask + r->t * m->moe.n;
     if (et_slots_of(&m->pick->a, r->t, &slots) == 0) return;
-    et_real more = m->variant == 0 ? m->s.bwd.slot_weight[slots[0]] : -carried_by_sum(m, r->t);
+    et_real more = m->s.bwd.slot_weight[slots[0]], by = sum_of_gates(m, r->t);
+    if (m->variant == 1)
+        more = m->moe.norm == ET_NORM_SUM && by != 0 ? -et_carried(m, r->t) / by : 0;
     for (size_t i = 0; i < r->size; i++)
         if (!mask[i]) r->values[i] += more;
 }

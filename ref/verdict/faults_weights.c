@@ -99,28 +99,10 @@ static void norm_over_all(et_mutant *m)
     }
 }
 
-/* dp on token t's slots, from a dw less `carried`, and divided by `by`. */
-static void weigh_backward(et_mutant *m, const et_row *r, et_real carried, et_real by)
-{
-    const int32_t *slots;
-    const et_assignment *a = &m->pick->a;
-    size_t n = m->moe.n, count = et_slots_of(a, r->t, &slots);
-    for (size_t j = 0; j < count; j++) {
-        size_t i = (size_t)a->slot_expert[slots[j]];
-        et_real dw = m->s.bwd.slot_weight[slots[j]];
-        r->values[i] = m->loss_gates[r->t * n + i] + (by != 0 ? (dw - carried) / by : 0);
-    }
-}
-
 static void norm_over_all_backward(et_mutant *m, const et_row *r)
 {
-    const int32_t *slots;
-    size_t count = et_slots_of(&m->pick->a, r->t, &slots);
-    et_real carried = 0;
     if (m->forward_only) return;
-    for (size_t j = 0; j < count; j++)
-        carried += m->used.slot_weight[slots[j]] * m->s.bwd.slot_weight[slots[j]];
-    weigh_backward(m, r, carried, sum_over_all(m, r->token));
+    et_weigh_backward(m, r, et_carried(m, r->t), sum_over_all(m, r->token));
 }
 
 /* n_t without the shared expert. */
@@ -141,7 +123,7 @@ static void without_shared(et_mutant *m)
 }
 
 ET_ROW(without_shared_backward,
-       if (!m->forward_only) weigh_backward(m, r, 0, own_fanout(m, r->token)));
+       if (!m->forward_only) et_weigh_backward(m, r, 0, own_fanout(m, r->token)));
 
 /* The anchor's gradient is divided by it, too. */
 static void without_shared_anchor(et_mutant *m, const et_row *r)
