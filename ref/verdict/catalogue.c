@@ -1,6 +1,5 @@
 /* catalogue.c: all hypotheses, and what each can reach. See mutant.h and faults.h. */
 #include "ref/verdict/faults.h"
-#include "ref/verdict/judge.h"
 
 #include <string.h>
 

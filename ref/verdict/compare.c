@@ -28,7 +28,6 @@
 #include "ref/verdict/calibration.h"
 #include "ref/verdict/inquiry.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -5,8 +5,8 @@
  * forms, everywhere or only where the candidate fails, and dropped as soon as it cannot be:
  *
  *     by reach     a tensor that failed and that the hypothesis cannot change rules it out
- *     few tokens   the mutant of a handful of tokens, some failing and some not; it is computed stage by
- *                  stage, and compared after each
+ *     few tokens   the mutant of a handful of tokens, some failing and some not; it is computed phase by
+ *                  phase, and compared after each
  *     some tokens  the same with all tokens of one expert, for the weight gradients
  *     all tokens   what is left, by the full judgement; only so many in a large problem
  *
@@ -30,8 +30,6 @@
  *
  * Left out: two faults at once, but for one in each part.
  */
-#include "ref/base/memory.h"
-#include "ref/verdict/calibration.h"
 #include "ref/verdict/inquiry.h"
 
 #include <math.h>

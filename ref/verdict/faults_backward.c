@@ -1,5 +1,4 @@
 /* faults_backward.c: dw, dO, the experts' gradients, wrongly. See faults.h. */
-#include "ref/base/memory.h"
 #include "ref/oracle/tensors.h"
 #include "ref/verdict/faults.h"
 #include "ref/verdict/judge.h"

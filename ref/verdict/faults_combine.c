@@ -1,6 +1,5 @@
 /* faults_combine.c: y, wrongly put together. See faults.h. */
 #include "ref/verdict/faults.h"
-#include "ref/verdict/judge.h"
 
 /* ---- what the parts of the catalogue build y with ---- */
 

@@ -2,7 +2,6 @@
 #include "etref/elementary.h"
 #include "ref/base/memory.h"
 #include "ref/verdict/faults.h"
-#include "ref/verdict/judge.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +48,11 @@ static void slot_as_token(et_mutant *m, const et_row *r)
 {
     size_t d = m->moe.d, bytes = d * sizeof(et_real);
     void *x = NULL;
-    if (r->expert == m->moe.n || et_allocate(&x, r->count, bytes, "rows", NULL) != ET_OK) return;
+    if (r->expert == m->moe.n) return;
+    if (et_allocate(&x, r->count, bytes, "rows", NULL) != ET_OK) {
+        m->status = ET_ENOMEM;
+        return;
+    }
     for (size_t q = 0; q < r->count; q++)
         memcpy((et_real *)x + q * d,
                m->on->right->in.x + m->pick->slots[r->first + q] % m->moe.N * d, bytes);

@@ -1,6 +1,5 @@
 /* faults_layout.c: slots in another order, or counted otherwise. See faults.h. All tokens are picked. */
 #include "ref/verdict/faults.h"
-#include "ref/verdict/judge.h"
 
 #include <string.h>
 

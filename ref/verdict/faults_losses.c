@@ -1,6 +1,5 @@
 /* faults_losses.c: the losses and their gradients, wrongly. See faults.h. */
 #include "ref/verdict/faults.h"
-#include "ref/verdict/judge.h"
 
 ET_WHERE(has_z_loss, s->loss_z != NULL);
 ET_WHERE(has_loss, et_has_aux(s) || has_z_loss(s));

@@ -1,6 +1,5 @@
 /* faults_router.c: dp, dr and dx, wrongly. See faults.h. */
 #include "ref/verdict/faults.h"
-#include "ref/verdict/judge.h"
 
 #include <string.h>
 

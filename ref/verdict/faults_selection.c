@@ -5,9 +5,6 @@
  */
 #include "etref/dtype.h"
 #include "ref/verdict/faults.h"
-#include "ref/verdict/judge.h"
-
-#include <string.h>
 
 /* ---- where it can show ---- */
 

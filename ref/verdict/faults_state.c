@@ -1,8 +1,6 @@
 /* faults_state.c: thresholds, cutoffs, moving average and bias, wrongly. See faults.h. */
 #include "etref/dtype.h"
-#include "ref/base/memory.h"
 #include "ref/verdict/faults.h"
-#include "ref/verdict/judge.h"
 
 #include <string.h>
 

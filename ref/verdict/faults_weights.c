@@ -1,8 +1,5 @@
 /* faults_weights.c: gate values, and the weights with which outputs enter y, wrongly. See faults.h. */
 #include "ref/verdict/faults.h"
-#include "ref/verdict/judge.h"
-
-#include <string.h>
 
 ET_WHERE(has_bias, s->in.bias != NULL);
 ET_WHERE(has_plain_softmax,

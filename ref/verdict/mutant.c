@@ -6,7 +6,6 @@
  * Left out: metric.*, which restate other tensors; route.topk_*, which the mask and the scores imply.
  */
 #include "ref/verdict/mutant.h"
-#include "ref/base/memory.h"
 #include "ref/oracle/decide.h"
 #include "ref/verdict/judge.h"
 
