@@ -208,12 +208,15 @@ static bool is_small(const et_step *s)
     return rows * (double)c->d_model * (double)c->d_expert < 2e7;
 }
 
-/* Have the experts' H no noise at all? */
+/* Is H exact, or dO, whatever the kernel? Small integers are, and gates of 1/2. */
 static bool is_exact(const et_step *s, const et_step *variance)
 {
     const et_case *c = &s->c;
-    size_t rows = c->layer == ET_MOE ? s->assignment.slots : c->tokens;
-    return et_noise_to_signal(rows * c->d_expert, s->fwd.slot_pre, variance->fwd.slot_pre) == 0;
+    bool moe = c->layer == ET_MOE;
+    size_t rows = moe ? s->assignment.slots : c->tokens;
+    const et_real *H = s->fwd.slot_pre, *dO = s->bwd.slot_out;
+    return et_noise_to_signal(rows * c->d_expert, H, variance->fwd.slot_pre) == 0 ||
+           (moe && et_noise_to_signal(rows * c->d_model, dO, variance->bwd.slot_out) == 0);
 }
 
 et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
