@@ -10,10 +10,8 @@
  * exact), nor than what rounding the factors of a sum does whose terms cancel (as large as the row is on the
  * average), nor than what the fast engine itself errs. wrong^2 and D^2 stand for rounding that grows with the
  * value; the means for what numbers share, however small they are themselves, such as a small sum
- * of large terms; 4 covers that rho is an average. A tensor that was exact, or is made of exact H
- * or dO (small integers), tells nothing of its noise: there rho is that of a few roundings to the coarsest
- * place. There, and in a row that was far more exact than the others, wrong^2 is at least its mean over the
- * row. So a kernel with this one fault and honest
+ * of large terms; 4 covers that rho is an average. A tensor that was exact tells nothing of its noise: there rho
+ * is that of a few roundings to the coarsest place, also for numbers that are as before by chance. So a kernel with this one fault and honest
  * errors passes under its own hypothesis; and as bars widen only where the change matters, and in
  * proportion to it, hardly any other does.
  *
@@ -70,7 +68,7 @@ typedef struct bars {
     rounding sum, place;
     double rho, change, unit; /* unit: 2^-p of the accumulator */
     double terms; /* of a sum whose factors are rounded, relative to its terms' squares */
-    bool exact;   /* the reference, or what it is made of */
+    bool exact;   /* the reference is */
 } bars;
 
 static bars bars_of(const et_inquiry *q, const et_exhibit *x)
@@ -84,7 +82,7 @@ static bars bars_of(const et_inquiry *q, const et_exhibit *x)
     if (p->bits[ET_INTERMEDIATES] < bits) bits = p->bits[ET_INTERMEDIATES];
     if (p->bits[ET_OPERANDS] < bits) bits = p->bits[ET_OPERANDS];
     b.terms = 2 * 0.18 * ldexp(1, -2 * bits);
-    b.exact = x->noise == 0 || q->exact;
+    b.exact = x->noise == 0;
     if (b.exact) b.rho = fmax(b.rho, ldexp(1, 2 - 2 * bits));
     return b;
 }
@@ -102,7 +100,6 @@ static void mutant_variances(const bars *b, size_t columns, const et_real *right
 {
     double rho = et_noise_to_signal(columns, right, V), size = 0;
     double own = mean_change(columns, wrong, right), change = b->change + own;
-    bool exact = own > 0 && (b->exact || 4 * rho < b->rho); /* it is no more */
     for (size_t c = 0; c < columns; c++)
         size += (double)wrong[c] * (double)wrong[c] / (double)columns;
     /* the engine's errors; where the row deviates, those of a sum of its size that cancels to nothing */
@@ -110,10 +107,9 @@ static void mutant_variances(const bars *b, size_t columns, const et_real *right
     rho = fmax(rho, b->rho);
     for (size_t c = 0; c < columns; c++) {
         double w = (double)wrong[c], D = w - (double)right[c];
-        double square = exact ? fmax(w * w, size) : w * w; /* of terms that may cancel */
-        double more = rho * (square + 4 * (D * D + change));
+        double more = rho * (w * w + 4 * (D * D + change));
         bool same = D * D <= (double)V[c] || fabs(D) <= 0x1p-40 * fabs((double)right[c]);
-        same = same && !exact; /* equal by chance */
+        same = same && !(b->exact && own > 0); /* equal by chance, and exact no more */
         if (!same) more = fmax(more, fmax(new_variance(b, w), b->terms * size));
         to[c] = (et_real)fmax((double)V[c] + (same ? 0 : more), least);
     }

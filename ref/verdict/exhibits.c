@@ -208,17 +208,6 @@ static bool is_small(const et_step *s)
     return rows * (double)c->d_model * (double)c->d_expert < 2e7;
 }
 
-/* Is H exact, or dO, whatever the kernel? Small integers are, and gates of 1/2. */
-static bool is_exact(const et_step *s, const et_step *variance)
-{
-    const et_case *c = &s->c;
-    bool moe = c->layer == ET_MOE;
-    size_t rows = moe ? s->assignment.slots : c->tokens;
-    const et_real *H = s->fwd.slot_pre, *dO = s->bwd.slot_out;
-    return et_noise_to_signal(rows * c->d_expert, H, variance->fwd.slot_pre) == 0 ||
-           (moe && et_noise_to_signal(rows * c->d_model, dO, variance->bwd.slot_out) == 0);
-}
-
 et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
                           et_error *error)
 {
@@ -226,7 +215,6 @@ et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement
     et_budget_open(&q->budget, j->options->explain_seconds);
     q->routing_failed = verdict->routing.outcome == ET_MISMATCH;
     q->small = is_small(q->right);
-    q->exact = is_exact(q->right, j->variance);
     et_status status = take_exhibits(q, error);
     if (status == ET_OK) status = find_suspects(q, error);
     q->failed[ET_PART_ROUTING] |= q->routing_failed;

@@ -61,7 +61,6 @@ typedef struct et_inquiry {
     bool routing_failed;  /* the assignment itself is a mismatch */
     bool failed[ET_PARTS], shows_backward, backward_failed;
     bool small;          /* a step costs next to nothing */
-    bool exact;          /* H is, or dO, whatever the kernel */
     uint8_t *bad_token;  /* [N] some element of one of its rows fails */
     uint8_t *bad_expert; /* [n+1] some of its rows, or weights, do, at the first stage that fails */
     et_stage first_failure; /* of a tensor that belongs to experts; ET_STAGES: none */
