@@ -10,8 +10,9 @@
  * exact), nor than what rounding the factors of a sum does whose terms cancel (as large as the row is on the
  * average), nor than what the fast engine itself errs. wrong^2 and D^2 stand for rounding that grows with the
  * value; the means for what numbers share, however small they are themselves, such as a small sum
- * of large terms; 4 covers that rho is an average. A tensor that was exact tells nothing of its noise: there rho
- * is that of a few roundings to the coarsest place, also for numbers that are as before by chance. So a kernel with this one fault and honest
+ * of large terms; 4 covers that rho is an average. A tensor that was exact tells nothing of its noise:
+ * there rho is that of a few roundings to the coarsest place, also for numbers that are as before by
+ * chance. So a kernel with this one fault and honest
  * errors passes under its own hypothesis; and as bars widen only where the change matters, and in
  * proportion to it, hardly any other does.
  *
