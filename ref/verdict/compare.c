@@ -72,6 +72,15 @@ typedef struct bars {
     bool exact;   /* the reference is */
 } bars;
 
+/* Is a tensor made by a product of matrices, or out of one element by element? */
+static bool is_product(et_stage stage)
+{
+    const unsigned products = 1U << ET_AT_PRE | 1U << ET_AT_ACT | 1U << ET_AT_OUT | 1U << ET_AT_Y |
+                              1U << ET_AT_DDOWN | 1U << ET_AT_DACT | 1U << ET_AT_DPRE |
+                              1U << ET_AT_DUP | 1U << ET_AT_DROUTER | 1U << ET_AT_DX;
+    return products >> stage & 1;
+}
+
 static bars bars_of(const et_inquiry *q, const et_exhibit *x)
 {
     const et_profile *p = q->j->options->profile;
@@ -82,7 +91,7 @@ static bars bars_of(const et_inquiry *q, const et_exhibit *x)
     int bits = b.place.bits;
     if (p->bits[ET_INTERMEDIATES] < bits) bits = p->bits[ET_INTERMEDIATES];
     if (p->bits[ET_OPERANDS] < bits) bits = p->bits[ET_OPERANDS];
-    b.terms = 2 * 0.18 * ldexp(1, -2 * bits);
+    b.terms = is_product(x->stage) ? 2 * 0.18 * ldexp(1, -2 * bits) : 0;
     b.exact = x->noise == 0;
     if (b.exact) b.rho = fmax(b.rho, ldexp(1, 2 - 2 * bits));
     return b;
