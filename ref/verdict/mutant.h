@@ -67,14 +67,14 @@ typedef struct et_mutant et_mutant;
  * expert, one after the other; what has not been computed yet is NULL. */
 typedef struct et_row {
     et_stage stage;
-    et_real *values; /* the array of the stage itself; of a weight gradient, the expert's */
-    size_t size;     /* numbers in it */
-    size_t expert, first,
-        count;          /* the shared one's slots are its tokens; first slot of the sub-step */
-    size_t slot, token; /* of the first row, in the whole step */
-    size_t place, load; /* it is row `place` of the expert's `load` */
-    size_t t;           /* its token in the sub-step */
-    size_t width;       /* h or hs */
+    et_real *values;     /* the array of the stage itself; of a weight gradient, the expert's */
+    size_t size;         /* numbers in it */
+    size_t expert;       /* n: the shared one, whose slots are its tokens */
+    size_t first, count; /* from this slot of the sub-step on */
+    size_t slot, token;  /* of the first row, in the whole step */
+    size_t place, load;  /* it is row `place` of the expert's `load` */
+    size_t t;            /* its token in the sub-step */
+    size_t width;        /* h or hs */
     const et_real *up, *down; /* the expert's weights */
     et_real *w, *dw;          /* [count] */
     et_real *H, *A, *dA, *dH; /* [count,width] */
@@ -204,8 +204,7 @@ struct et_mutant {
     unsigned reach, done, compared; /* bit of each stage: can differ; is computed; was compared */
     et_status status;               /* of the hooks */
     et_step routed, kept, losses, own_room; /* whose arrays the above point to */
-    const et_step
-        *room; /* the subject's, or where it is rerouted its own; NULL until it is needed */
+    const et_step *room; /* the subject's; its own where it is rerouted; NULL: not needed yet */
     et_assignment own;
     et_pick own_pick;
     et_rounding hand; /* calls the hooks */
