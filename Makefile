@@ -57,8 +57,8 @@ objects  = $(patsubst %,$(BUILD)/%.o,$(1:.c=))
 LIB     := $(call objects,$(wildcard ref/*/*.c))
 TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S))
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))
-EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain hypotheses deviant compare precision residual \
-             fit ranking budget choice)
+EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain exhibits looks attempt catalogue mutant hooks pick compare precision residual \
+             fit ranking budget choice) $(call objects,$(wildcard ref/verdict/faults_*.c))
 KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
 CAMPAIGN := $(call objects,$(wildcard tests/campaign/*.c))
 # A sanitizer has an allocator and address space of its own, so nothing can be withheld from it;

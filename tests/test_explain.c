@@ -2,7 +2,7 @@
  *
  * The campaign plants faults into kernels, where all that follows from a wrong value follows. Here a
  * test writes down itself what a mistake leaves behind, so nothing is computed by the code that the
- * deviants are made of; and it tries what kernels do not: a mistake in one expert only, two at once,
+ * mutants are made of; and it tries what kernels do not: a mistake in one expert only, two at once,
  * one that has no name, errors that only look like one.
  */
 #include "tests/check_main.h"
@@ -310,7 +310,7 @@ static uint64_t sum_of_golden(const honest *k)
     return sum;
 }
 
-/* Every hypothesis that applies is tried, and none of their hooks may write what is not its own: deviants share
+/* Every hypothesis that applies is tried, and none of their hooks may write what is not its own: mutants share
  * with the golden what they do not compute anew. */
 START_TEST(every_layer_can_be_asked_about)
 {
@@ -339,7 +339,7 @@ START_TEST(every_layer_can_be_asked_about)
 }
 END_TEST
 
-/* ---- a deviant's arrays are its own: these read past the reference's (ASan, Valgrind) ---- */
+/* ---- a mutant's arrays are its own: these read past the reference's (ASan, Valgrind) ---- */
 
 /* Only y is shown, and its routing has more slots than the golden's: what it was computed by must be made out from
  * y alone. The backward pass of so many slots is nobody's, but their error bars ask for it. */

@@ -642,6 +642,36 @@ START_TEST(gradients_of_losses_come_in)
 }
 END_TEST
 
+/* Gradients of weights that nobody wants are left alone; all the others are as ever. */
+START_TEST(unwanted_gradients_are_left_out)
+{
+    workspace all, some;
+    const uint8_t wanted[] = {1, 0, 0};
+    const et_moe moe = {.N = 4,
+                        .d = 2,
+                        .h = 2,
+                        .n = 2,
+                        .gate = ET_GATE_RELU,
+                        .gate_tokens = 4,
+                        .router = moe_router,
+                        .up = moe_up,
+                        .down = moe_down};
+    open_workspace(&all, 4, 2, moe_mask);
+    open_workspace(&some, 4, 2, moe_mask);
+    some.g.wanted = wanted;
+    run_layer(&moe, moe_x, moe_dy, &all);
+    run_layer(&moe, moe_x, moe_dy, &some);
+    same("dW_up of expert 0", 4, some.g.up, all.g.up);
+    same("dW_down of expert 0", 4, some.g.down, all.g.down);
+    same("dW_up of expert 1", 4, some.g.up + 4, (const et_real[]){0, 0, 0, 0});
+    same("dW_down of expert 1", 4, some.g.down + 4, (const et_real[]){0, 0, 0, 0});
+    same("dx", 8, some.g.x, all.g.x);
+    same("dW_r", 4, some.g.router, all.g.router);
+    et_assignment_free(&all.a);
+    et_assignment_free(&some.a);
+}
+END_TEST
+
 /* All gate values of a token are 0: under norm sum its weights are 0, and so are their gradients.
  */
 START_TEST(a_sum_of_zero_gates_divides_nothing)
@@ -912,6 +942,7 @@ static void add_layers(Suite *suite)
     TCase *moe = add_case(suite, "moe");
     tcase_add_test(moe, a_layer_by_hand);
     tcase_add_test(moe, gradients_of_losses_come_in);
+    tcase_add_test(moe, unwanted_gradients_are_left_out);
     tcase_add_test(moe, a_sum_of_zero_gates_divides_nothing);
     tcase_add_test(moe, the_anchor_weighs_the_shared_expert);
     tcase_add_test(moe, a_softmax_over_tokens_stays_in_its_micro_batch);

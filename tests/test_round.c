@@ -24,7 +24,7 @@ static et_profile all_places(int bits, int exponent_bits)
 static double rounded(const et_profile *p, et_rounding_mode mode, uint64_t seed, const char *site,
                       double v)
 {
-    const et_rounding r = {p, mode, seed};
+    const et_rounding r = {.profile = p, .mode = mode, .seed = seed};
     et_real value = (et_real)v;
     et_round(&r, ET_OPERANDS, site, 1, &value);
     return (double)value;
@@ -92,6 +92,36 @@ START_TEST(what_the_format_holds_stays)
     ck_assert(values[0] == (et_real)0x1.2345678p0 && values[1] == 7);
     ck_assert(isnan(rounded(&formats[0], ET_ROUND_RANDOM, 1, "x", NAN)));
     ck_assert(isinf(rounded(&formats[0], ET_ROUND_RANDOM, 1, "x", -INFINITY)));
+}
+END_TEST
+
+static void double_them(void *user, const char *site, size_t count, et_real *values)
+{
+    *(const char **)user = site;
+    for (size_t i = 0; i < count; i++) values[i] *= 2;
+}
+
+/* A mutant's hand comes before the rounding, and needs none; what is not stored only passes it. */
+START_TEST(a_hand_alters_what_passes)
+{
+    const char *seen = NULL;
+    et_profile format = all_places(8, 8);
+    et_rounding r = {.mutate = double_them, .user = &seen};
+    et_real value = (et_real)0x1.01p0;
+    ck_assert_int_eq(et_rounding_check(&r, NULL), ET_OK);
+    ck_assert(!et_rounds(NULL) && !et_rounds(&r));
+    et_round(&r, ET_OPERANDS, "H", 1, &value);
+    ck_assert(value == (et_real)0x1.01p1);
+    ck_assert_str_eq(seen, "H");
+    r.profile = &format;
+    r.mode = ET_ROUND_NEAREST;
+    ck_assert(et_rounds(&r));
+    et_pass(&r, "dp", 1, &value);
+    ck_assert(value == (et_real)0x1.01p2);
+    et_round(&r, ET_OPERANDS, "A", 1, &value);
+    ck_assert(value == 8);
+    et_pass(NULL, "dp", 1, &value);
+    ck_assert(value == 8);
 }
 END_TEST
 
@@ -256,11 +286,11 @@ START_TEST(a_rounding_is_checked_where_it_enters)
     et_real H, A, out;
     const et_profile wide = all_places(60, 8), narrow = all_places(1, 8), odd = all_places(8, 7);
     const et_profile bf16 = all_places(8, 8);
-    const et_rounding bad[] = {{NULL, ET_ROUND_NEAREST, 0},
-                               {&wide, ET_ROUND_NEAREST, 0},
-                               {&narrow, ET_ROUND_RANDOM, 0},
-                               {&odd, ET_ROUND_RANDOM, 0},
-                               {&bf16, (et_rounding_mode)7, 0}};
+    const et_rounding bad[] = {{.profile = NULL, .mode = ET_ROUND_NEAREST},
+                               {.profile = &wide, .mode = ET_ROUND_NEAREST},
+                               {.profile = &narrow, .mode = ET_ROUND_RANDOM},
+                               {.profile = &odd, .mode = ET_ROUND_RANDOM},
+                               {.profile = &bf16, .mode = (et_rounding_mode)7}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         et_error error = {""};
         const et_ffn f = {ET_PLAIN, 1, 1, &one, &one, &bad[i]};
@@ -281,8 +311,8 @@ START_TEST(replicas_move_and_equal_tokens_stay_equal)
                                "'experts':4,'precision':'bf16','input':{'source':'ties'}}",
                                &error) == ET_OK,
                   "%s", error.text);
-    const et_rounding r = {et_profile_find("bf16"), ET_ROUND_RANDOM, 1},
-                      other = {r.profile, r.mode, 2};
+    const et_rounding r = {.profile = et_profile_find("bf16"), .mode = ET_ROUND_RANDOM, .seed = 1},
+                      other = {.profile = r.profile, .mode = r.mode, .seed = 2};
     run_case(&golden, &c);
     run_rounded(&replica, &c, &r);
     size_t d = c.d_model, row = d * sizeof(et_real), copies = 0;
@@ -313,6 +343,7 @@ int main(void)
     TCase *tests = add_case(suite, "round");
     tcase_add_test(tests, nearest_and_truncated_as_the_candidates_round);
     tcase_add_test(tests, what_the_format_holds_stays);
+    tcase_add_test(tests, a_hand_alters_what_passes);
     tcase_add_test(tests, by_chance_without_bias);
     tcase_add_test(tests, a_stochastic_kernel_rounds_by_its_own_chances);
     tcase_add_test(tests, equal_and_neighbouring_numbers_err_alike);

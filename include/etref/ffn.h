@@ -37,7 +37,7 @@ et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H
  *     dW_down += dO' A          dW_up += dH' x                (accumulated, [d,h], [h,d])
  *     dx (+)= dH W_up           (accumulated if accumulate_dx, else out; [m,d])
  * relu(H)^2 is continuously differentiable; its derivative at 0 is 0. dx may alias nothing. ET_EINVAL
- * and ET_ENOMEM as above. A kernel rounds dW_up and dW_down when they are complete: that is left to the
+ * and ET_ENOMEM as above. dup or ddown NULL: not wanted. A kernel rounds dW_up and dW_down when they are complete: that is left to the
  * caller, who may add more to them. */
 et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
                           const et_real *A, const et_real *dO, et_real *dA, et_real *dH,

@@ -7,14 +7,19 @@
  *     a replica   ET_ROUND_RANDOM: every number goes up or down by chance. What moves from one
  *                 replica to the next is what may move between honest kernels: replicas are what
  *                 error bars are made of.
+ *                 ET_ROUND_SOME: the same, but each site is left out with chance 1/2, as kernels
+ *                 leave out roundings.
  *     a kernel    ET_ROUND_NEAREST: every number goes to the nearest of its format, ties to the even
  *                 one. An emulated kernel: what `etref generate --emulate` writes.
+ *     a mutant    with `mutate`: somebody else alters the array, before it is rounded. A kernel with one
+ *                 mistake in it: what explains a mismatch (ref/verdict/mutant.h).
  */
 #ifndef ETREF_ROUNDING_H
 #define ETREF_ROUNDING_H
 
 #include "etref/profile.h"
 #include "etref/real.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,12 +28,18 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-typedef enum et_rounding_mode { ET_ROUND_RANDOM, ET_ROUND_NEAREST } et_rounding_mode;
+typedef enum et_rounding_mode { ET_ROUND_RANDOM, ET_ROUND_SOME, ET_ROUND_NEAREST } et_rounding_mode;
+
+/* Alters the `count` values that have been computed at `site`. Several threads may call it at once,
+ * each with an array of its own. */
+typedef void et_mutate(void *user, const char *site, size_t count, et_real *values);
 
 typedef struct et_rounding {
-    const et_profile *profile;
+    const et_profile *profile; /* NULL: nothing is rounded; for a mutant alone */
     et_rounding_mode mode;
     uint64_t seed; /* of the chances; one a replica */
+    et_mutate *mutate; /* or NULL */
+    void *user;
 } et_rounding;
 
 /* What every layer asks of its rounding: NULL, or a known mode and a profile with 2 to 53 bits at each
@@ -39,15 +50,15 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  * et_rounding_check accepts it.
  * `site` names the line ("H", "dA"): at one site of one replica, equal numbers are rounded alike.
  *
- * ET_ROUND_RANDOM. Let v lie between two neighbours lo <= |v| < lo + ulp of the format, and
- * f = (|v| - lo) / ulp. Then
+ * ET_ROUND_RANDOM. Let |v| lie between two neighbours lo < |v| < lo + ulp of the format. It goes where
+ * rounding would send |v| + j,
  *
- *     up  = hash(seed, site, lo) < f                 hash: uniform on [0,1), one number for each lo
- *     |v| <- |v| + (rounded - |v|) / sqrt(2)         rounded = lo + ulp if up, else lo
+ *     j = (hash(seed, site, lo) - 1/2) ulp / 2       hash: uniform on [0,1), one number for each lo
  *
- * The error has mean 0 and variance f (1-f) ulp^2 / 2, on the average over f ulp^2 / 12: that of
- * rounding to nearest. It is 0 where v is a number of the format (f = 0), so that what is exact in a
- * kernel is exact here. All numbers between the same neighbours share one hash: numbers that a kernel
+ * since a kernel's own number is not quite v. Of the error's square, taken over all v, ulp^2/12 varies with the
+ * hash: as much as rounding to nearest errs; ulp^2/48 does not: near lo and near lo + ulp it is settled
+ * where to go. A number of the format (v = lo) stays as it is, so that what is exact in a kernel is
+ * exact here. All numbers between the same neighbours share one hash: numbers that a kernel
  * stores as the same number err alike, and nearly equal ones do. v and -v err as mirror images.
  *
  * A profile of stochastic rounding: |v| <- rounded in either mode. The error's variance is f (1-f) ulp^2, as
@@ -57,9 +68,16 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  * infinite (truncating: stay the largest); below its smallest normal number the spacing is fixed, and
  * with `ftz` the result is 0. NaN and infinity stay as they are. A place of 53 bits: binary64 itself, whose
  * numbers have been rounded already. ET_ROUND_NEAREST leaves them alone; ET_ROUND_RANDOM moves
- * those of more than 24 bits by one ulp, up or down with chance 1/24 each (variance ulp^2 / 12). */
+ * those of more than 24 bits by one ulp, up or down with chance 1/4 each: more than rounding would, but
+ * there is no smaller step, and what is rare would be missing from a few replicas. */
 void et_round(const et_rounding *rounding, et_place place, const char *site, size_t count,
               et_real *values);
+
+/* The same for an array that a kernel keeps to itself, as wide as it sums: only a mutant alters it. */
+void et_pass(const et_rounding *rounding, const char *site, size_t count, et_real *values);
+
+/* Does anything but a mutant's hand come between the values and the golden's? */
+bool et_rounds(const et_rounding *rounding);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -21,19 +21,18 @@ typedef struct et_grid {
     double smallest, largest; /* of the format: normal, finite */
     double unit;              /* spacing below `smallest` */
     bool nearest, truncates, flushes;
-    double
-        part; /* of the way to the number it goes to by chance: 1/sqrt(2); stochastic rounding: 1 */
+    int reach;    /* of chance, in quarters of a step from end to end: 2; stochastic rounding: 4 */
     uint64_t key; /* of seed and site */
 } et_grid;
 
 /* rounding is not NULL. */
 et_grid et_grid_of(const et_rounding *rounding, et_place place, const char *site);
 
-/* The same in *room; NULL where rounding is NULL: in a golden. */
+/* The same in *room; NULL where nothing is rounded: in a golden, in a mutant. */
 static inline const et_grid *et_grid_in(et_grid *room, const et_rounding *r, et_place place,
                                         const char *site)
 {
-    if (r == NULL) return NULL;
+    if (!et_rounds(r)) return NULL;
     *room = et_grid_of(r, place, site);
     return room;
 }

@@ -211,6 +211,16 @@ static bool fits_blas(size_t M, size_t N, size_t K)
     return M <= INT32_MAX && N <= INT32_MAX && K <= INT32_MAX;
 }
 
+/* Does this replica add products that were not rounded (fused multiply-add)? Half of them do, where a sum has so few
+ * terms that orders alone would not show what kernels may make of it. */
+static bool fuses(const et_rounding *r, const char *site, const job *p)
+{
+    enum { FEW = 8 };
+    bool single = et_place_bits(r->profile, ET_ACCUMULATOR) == SINGLE;
+    return p->native && single && p->K <= FEW && r->mode != ET_ROUND_NEAREST &&
+           (et_rounding_key(r->seed, site) >> 33 & 1);
+}
+
 /* How the profile adds the products of A and B. */
 static void choose_arithmetic(const et_rounding *r, const et_operand *A, const et_operand *B,
                               job *p)
@@ -226,6 +236,10 @@ static void choose_arithmetic(const et_rounding *r, const et_operand *A, const e
     }
     p->grids[0] = p->grids[1] = et_grid_of(r, place, "sum");
     p->grids[0].flushes |= profile->flush_products;
+    if (fuses(r, A->site, p)) {
+        p->native = false;
+        p->grids[0] = (et_grid){.nearest = true, .largest = (double)INFINITY};
+    }
     p->A.single = p->B.single = p->C.single = p->native && et_place_bits(profile, place) == SINGLE;
 }
 
@@ -272,7 +286,7 @@ et_status et_product(const et_rounding *rounding, et_engine engine, size_t M, si
                      et_operand A, et_operand B, bool accumulate, et_real *C, size_t c_stride,
                      et_error *error)
 {
-    if (rounding != NULL && M > 0 && N > 0 && K > 0)
+    if (et_rounds(rounding) && M > 0 && N > 0 && K > 0)
         return kernel_product(rounding, engine, M, N, K, &A, &B, accumulate, C, c_stride, error);
     et_matmul(engine, M, N, K, A.at, B.at, accumulate, C, c_stride);
     return ET_OK;

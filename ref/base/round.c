@@ -21,6 +21,9 @@ et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
     bool operand = place == ET_OPERANDS || place == ET_ACTIVATIONS || place == ET_ROUTER_OPERANDS;
     bool sum = place == ET_ACCUMULATOR || place == ET_ROUTER_ACCUMULATOR;
     int bits = et_place_bits(p, place);
+    uint64_t key = et_rounding_key(r->seed, site);
+    bool left_out = r->mode == ET_ROUND_SOME && !sum && (key >> 32 & 1);
+    if (left_out) return (et_grid){.nearest = true, .largest = (double)INFINITY};
     double smallest = et_place_smallest(p, place);
     return (et_grid){.drop = 53 - bits,
                      .smallest = smallest,
@@ -30,35 +33,38 @@ et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
                      .truncates =
                          (operand && p->truncate_operands) || (sum && p->truncate_accumulator),
                      .flushes = p->ftz || (operand && p->flush_operands),
-                     .part = p->stochastic ? 1 : 0x1.6a09e667f3bcdp-1,
-                     .key = et_rounding_key(r->seed, site)};
+                     .reach = p->stochastic ? 4 : 2,
+                     .key = key};
 }
 
-/* Does the part `tail` of 2^drop send the number `lo` up? To nearest: ties to the even one. */
-static inline bool goes_up(const et_grid *g, uint64_t lo, bool odd, uint64_t tail, int drop)
+/* Where a number goes that lies the part `tail` of 2^drop above `lo`: by so many steps from there. By chance: as
+ * a number would go that is up to a quarter of a step away (stochastic rounding: up to half a step). */
+static inline int steps_of(const et_grid *g, uint64_t lo, bool odd, uint64_t tail, int drop)
 {
-    uint64_t half = UINT64_C(1) << (drop - 1);
-    if (g->truncates) return false;
-    if (g->nearest) return tail + odd > half;
-    return et_mix(lo ^ g->key) >> (64 - drop) < tail;
+    int64_t one = INT64_C(1) << drop, at = (int64_t)tail;
+    if (!g->nearest) { /* in quarters of a step: one is 4 */
+        at = 4 * at + g->reach * ((int64_t)(et_mix(lo ^ g->key) >> (64 - drop)) - one / 2);
+        one *= 4;
+    }
+    if (g->truncates) return at < 0 ? -1 : at >= one;
+    return at + (g->nearest && odd) > one / 2;
 }
 
-/* From |v| to what becomes of it, given the number of the format it goes to. */
-static inline double moved(const et_grid *g, double size, double rounded)
+/* What becomes of a number that goes to `rounded`. */
+static inline double stored(const et_grid *g, double rounded)
 {
     if (g->flushes && rounded < g->smallest) return 0;
     if (rounded > g->largest) return g->truncates ? g->largest : (double)INFINITY;
-    if (g->nearest || g->truncates) return rounded;
-    return g->part == 1 ? rounded : size + (rounded - size) * g->part;
+    return rounded;
 }
 
 static inline double round_normal(const et_grid *g, double size)
 {
     uint64_t bits = to_bits(size), one = UINT64_C(1) << g->drop, tail = bits & (one - 1);
     uint64_t lo = bits - tail;
-    if (tail == 0) return moved(g, size, size);
-    bool up = goes_up(g, lo, lo & one, tail, g->drop);
-    return moved(g, size, from_bits(lo + (up ? one : 0)));
+    if (tail == 0) return stored(g, size);
+    int steps = steps_of(g, lo, lo & one, tail, g->drop);
+    return stored(g, from_bits(lo + (uint64_t)steps * one));
 }
 
 /* Below the normal numbers: in units of the fixed spacing. 53 bits of a step are kept: all there are
@@ -66,15 +72,15 @@ static inline double round_normal(const et_grid *g, double size)
 static double round_small(const et_grid *g, double size)
 {
     double steps = size / g->unit, lo = floor(steps), part = (steps - lo) * 0x1p53;
-    if (part == 0) return moved(g, size, size);
-    bool up = goes_up(g, to_bits(lo * g->unit), fmod(lo, 2) != 0, (uint64_t)part, 53);
-    return moved(g, size, (lo + (up ? 1 : 0)) * g->unit);
+    if (part == 0) return stored(g, size);
+    int more = steps_of(g, to_bits(lo * g->unit), fmod(lo, 2) != 0, (uint64_t)part, 53);
+    return stored(g, fmax(lo + more, 0) * g->unit);
 }
 
 /* 53 bits: the tail is lost already; a number of at most 24 bits is taken to be exact. */
 static double round_full(const et_grid *g, double size)
 {
-    uint64_t bits = to_bits(size), chance = et_mix(bits ^ g->key) % 24;
+    uint64_t bits = to_bits(size), chance = et_mix(bits ^ g->key) % 4;
     bool exact = (bits & ((UINT64_C(1) << 29) - 1)) == 0;
     if (g->nearest || exact || chance > 1) return size;
     return from_bits(chance == 0 ? bits + 1 : bits - 1);
@@ -106,19 +112,31 @@ void et_round(const et_rounding *rounding, et_place place, const char *site, siz
               et_real *values)
 {
     ET_ARITHMETIC;
-    if (rounding == NULL) return;
+    et_pass(rounding, site, count, values);
+    if (!et_rounds(rounding)) return;
     const et_grid g = et_grid_of(rounding, place, site);
 #pragma omp parallel for if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++) values[i] = (et_real)et_grid_round(&g, (double)values[i]);
+}
+
+void et_pass(const et_rounding *rounding, const char *site, size_t count, et_real *values)
+{
+    if (rounding && rounding->mutate) rounding->mutate(rounding->user, site, count, values);
+}
+
+bool et_rounds(const et_rounding *rounding)
+{
+    return rounding && rounding->profile;
 }
 
 et_status et_rounding_check(const et_rounding *rounding, et_error *error)
 {
     if (rounding == NULL) return ET_OK;
     const et_profile *p = rounding->profile;
-    if (rounding->mode != ET_ROUND_RANDOM && rounding->mode != ET_ROUND_NEAREST)
-        return et_fail(error, ET_EINVAL, "et_rounding: mode is %d; ET_ROUND_RANDOM or _NEAREST",
+    if (rounding->mode < ET_ROUND_RANDOM || rounding->mode > ET_ROUND_NEAREST)
+        return et_fail(error, ET_EINVAL, "et_rounding: mode is %d; ET_ROUND_RANDOM, _SOME, _NEAREST",
                        (int)rounding->mode);
+    if (p == NULL && rounding->mutate) return ET_OK;
     if (p == NULL)
         return et_fail(error, ET_EINVAL, "et_rounding: profile is NULL; one belongs here");
     for (int place = 0; place < ET_ALL_PLACES; place++)

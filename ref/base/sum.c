@@ -11,7 +11,7 @@
 et_order et_order_of(const et_rounding *rounding, const char *site, size_t count)
 {
     et_order order = {.way = ET_FORWARDS, .count = count};
-    if (rounding == NULL || rounding->mode != ET_ROUND_RANDOM) return order;
+    if (!et_rounds(rounding) || rounding->mode == ET_ROUND_NEAREST) return order;
     order.key = et_rounding_key(rounding->seed, site);
     order.way = order.key % 3;
     return order;
@@ -119,12 +119,12 @@ static void add_rounded(const et_grid *g, size_t d, et_real w, const et_real *ro
 void et_add_rows(const et_rounding *rounding, et_place place, size_t m, size_t d, const et_real *w,
                  const et_real *rows, const int32_t *at, et_real *to)
 {
-    const et_grid g = rounding ? et_grid_of(rounding, place, "share") : (et_grid){0};
+    const et_grid g = et_rounds(rounding) ? et_grid_of(rounding, place, "share") : (et_grid){0};
 #pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t j = 0; j < m; j++) {
         const et_real *row = rows + j * d;
         et_real *sum = to + (at ? (size_t)at[j] : j) * d, weight = w ? w[j] : 1;
-        if (rounding != NULL)
+        if (et_rounds(rounding))
             add_rounded(&g, d, weight, row, sum);
         else
             for (size_t c = 0; c < d; c++) sum[c] += weight * row[c];
@@ -137,7 +137,7 @@ et_real et_sum(const et_rounding *rounding, et_place place, const char *site, et
                size_t count, size_t step, const et_real *v, const et_real *w)
 {
     et_real sum = start;
-    if (rounding == NULL) {
+    if (!et_rounds(rounding)) {
         for (size_t i = 0; i < count; i++) sum += w ? v[i * step] * w[i * step] : v[i * step];
         return sum;
     }

@@ -85,16 +85,18 @@ et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_
     if (status != ET_OK) return status;
     et_round(r, ET_INTERMEDIATES, "dA", m * h, dA);
     /* dW_down += dO' A */
-    status = et_product(r, f->engine, d, h, m, stored("dO", et_transposed(dO, d)),
-                        stored("A", et_rows(A, h)), true, ddown, h, error);
+    if (ddown)
+        status = et_product(r, f->engine, d, h, m, stored("dO", et_transposed(dO, d)),
+                            stored("A", et_rows(A, h)), true, ddown, h, error);
     if (status != ET_OK) return status;
         /* dH = dA * 2 relu(H) */
 #pragma omp parallel for if (et_worth_threads(m * h))
     for (size_t i = 0; i < m * h; i++) dH[i] = dA[i] * (2 * relu(H[i]));
     et_round(r, ET_INTERMEDIATES, "dH", m * h, dH);
     /* dW_up += dH' x */
-    status = et_product(r, f->engine, h, d, m, stored("dH", et_transposed(dH, h)),
-                        input("x", et_rows(x, d)), true, dup, d, error);
+    if (dup)
+        status = et_product(r, f->engine, h, d, m, stored("dH", et_transposed(dH, h)),
+                            input("x", et_rows(x, d)), true, dup, d, error);
     if (status != ET_OK) return status;
     /* dx (+)= dH W_up */
     return et_product(r, f->engine, m, d, h, stored("dH", et_rows(dH, h)),

@@ -34,9 +34,10 @@ typedef struct steps {
 
 /* A kernel that has 1/(1 + e^-r) gets 0 where e^-r is beyond its format, another one e^r, which is
  * below the normal numbers there: half of the replicas have the one, half the other. */
-static steps steps_of(const et_rounding *kernel)
+static steps steps_of(const et_rounding *r)
 {
-    steps s = {.kernel = kernel};
+    steps s = {.kernel = et_rounds(r) ? r : NULL};
+    const et_rounding *kernel = s.kernel;
     if (kernel == NULL) return s;
     s.grid = et_grid_of(kernel, ET_GATE_ARITHMETIC, "gate");
     s.underflows = !s.grid.nearest && (s.grid.key & 1);
@@ -218,7 +219,7 @@ void et_gate_backward_rounded(const et_rounding *kernel, et_gate gate, size_t N,
     case ET_GATE_SIGMOID:
 #pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t i = 0; i < N * n; i++)
-            dr[i] += dp[i] * (kernel ? rounded_sigmoid_slope(&s, p[i]) : sigmoid_slope(r[i]));
+            dr[i] += dp[i] * (s.kernel ? rounded_sigmoid_slope(&s, p[i]) : sigmoid_slope(r[i]));
         return;
     case ET_GATE_RELU:
         for (size_t i = 0; i < N * n; i++) dr[i] += r[i] > 0 ? dp[i] : 0;

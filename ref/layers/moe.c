@@ -106,6 +106,8 @@ static void weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
             v->shared_weight[t] = (et_real)et_over(stored, s, shared_divisor(moe, a, t));
         }
     }
+    et_pass(moe->rounding, "w", a->slots, v->slot_weight);
+    if (moe->hs > 0) et_pass(moe->rounding, "w", moe->N, v->shared_weight);
 }
 
 /* ---- experts: f_i(x_t) for every slot, f_shared(x_t) for every token ---- */
@@ -255,7 +257,7 @@ static et_status store_upstream(const et_moe *moe, const et_real **dy, et_real *
 {
     size_t count = moe->N * moe->d;
     void *copy;
-    if (moe->rounding == NULL) return ET_OK;
+    if (!et_rounds(moe->rounding)) return ET_OK;
     et_status status = et_allocate(&copy, count, sizeof(et_real), "rounded dy", error);
     if (status != ET_OK) return status;
     *room = memcpy(copy, *dy, count * sizeof(et_real));
@@ -289,7 +291,7 @@ static et_status take_share(const et_moe *moe, const et_moe_grads *g, et_real **
     void *apart;
     *share = g->x;
     *room = NULL;
-    if (moe->rounding == NULL) return ET_OK;
+    if (!et_rounds(moe->rounding)) return ET_OK;
     et_status status =
         et_allocate(&apart, moe->N * moe->d, sizeof(et_real), "a share of dx", error);
     if (status == ET_OK) *share = *room = apart;
@@ -383,6 +385,12 @@ static et_status router_backward(const et_moe *moe, const et_real *x, et_moe_gra
     return status;
 }
 
+/* An expert's weight gradient, or NULL. */
+static et_real *wanted(const et_moe_grads *g, size_t expert, et_real *gradient)
+{
+    return g->wanted == NULL || g->wanted[expert] ? gradient : NULL;
+}
+
 static et_status shared_backward(const et_moe *moe, const et_real *x, const et_moe_values *v,
                                  et_moe_grads *g, et_error *error)
 {
@@ -400,7 +408,8 @@ static et_status shared_backward(const et_moe *moe, const et_real *x, const et_m
                               .dH = g->shared_pre,
                               .dx = share,
                               .accumulate_dx = room == NULL};
-    status = expert_backward(moe, &f, &rows, g->shared_up, g->shared_down, error);
+    status = expert_backward(moe, &f, &rows, wanted(g, moe->n, g->shared_up),
+                             wanted(g, moe->n, g->shared_down), error);
     add_share(moe, room, g);
     return status;
 }
@@ -433,7 +442,8 @@ static et_status routed_backward(const et_moe *moe, const et_order *order, const
                                .dA = g->slot_act + first * h,
                                .dH = g->slot_pre + first * h,
                                .dx = drows};
-        failed |= expert_backward(moe, &f, &e, g->up + i * size, g->down + i * size, NULL) != ET_OK;
+        failed |= expert_backward(moe, &f, &e, wanted(g, i, g->up + i * size),
+                                  wanted(g, i, g->down + i * size), NULL) != ET_OK;
         /* Expert after expert, whoever is ready first. */
 #pragma omp ordered
         et_add_rows(moe->rounding, ET_SHARES, m, d, NULL, drows, a->slot_token + first, g->x);
@@ -502,6 +512,7 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
         if (danchor)
             danchor[t] = (et_real)et_over(q, g->shared_weight[t], shared_divisor(moe, a, t));
     }
+    et_pass(rounding, "dp", N * n, g->gates);
     for (size_t t = 0; t < N; t += at_once)
         et_gate_backward_rounded(rounding, moe->gate, at_once, n, v->logits + t * n,
                                  v->gates + t * n, v->anchor ? v->anchor + t : NULL,

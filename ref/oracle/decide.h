@@ -18,6 +18,14 @@ void et_step_fractions(const et_step *s, size_t batch, et_real *F);
 /* Whether et_step_run has filled the step. */
 bool et_step_has_run(const et_step *s);
 
+/* The phases of et_step_run that only look at scores, each once, on a step of one's own.
+ * Routes by fwd.logits: route.* and the assignment. */
+et_status et_step_route(et_step *s, et_error *error);
+/* From fwd.logits, fwd.gates and route.mask: loss_aux, loss_z, and what they add to bwd.gates and bwd.logits. */
+et_status et_step_losses(et_step *s, et_error *error);
+/* From the assignment's loads and route.cutoff: state_*; nothing in evaluation. */
+et_status et_step_update_state(et_step *s, et_error *error);
+
 /* Scores and routes by the plain engine: fwd.logits, fwd.gates, route.* and the assignment. */
 et_status et_step_decide(et_step *s, et_error *error);
 

@@ -345,6 +345,8 @@ static et_status route(et_step *s, et_error *error)
     if (status == ET_OK && s->route.cutoff)
         et_round(s->rounding, ET_ACCUMULATOR, "cutoff", n, s->route.cutoff);
     free(room);
+    if (status == ET_OK)
+        et_round(s->rounding, ET_ACCUMULATOR, "margin", c->tokens * n, s->route.margin);
     if (status == ET_OK && s->given_mask)
         memcpy(s->route.mask, s->given_mask, c->tokens * n * sizeof *s->route.mask);
     if (status == ET_OK)
@@ -636,6 +638,21 @@ et_status et_step_take_like(et_step *to, const et_step *s, et_error *error)
 }
 
 /* ---- decisions alone ---- */
+
+et_status et_step_route(et_step *s, et_error *error)
+{
+    return route(s, error);
+}
+
+et_status et_step_losses(et_step *s, et_error *error)
+{
+    return losses(s, error);
+}
+
+et_status et_step_update_state(et_step *s, et_error *error)
+{
+    return update_state(s, error);
+}
 
 et_step et_step_like(const et_step *s)
 {

@@ -135,11 +135,16 @@ const et_tensor_doc *et_tensor_doc_at(size_t index)
     return index < ROWS ? &table[index].doc : NULL;
 }
 
+size_t et_tensor_row(const char *name)
+{
+    size_t i = 0;
+    while (i < ROWS && strcmp(table[i].doc.name, name) != 0) i++;
+    return i;
+}
+
 const et_tensor_doc *et_tensor_doc_find(const char *name)
 {
-    for (size_t i = 0; i < ROWS; i++)
-        if (strcmp(table[i].doc.name, name) == 0) return &table[i].doc;
-    return NULL;
+    return et_tensor_doc_at(et_tensor_row(name));
 }
 
 const void *et_tensor_place_in(const et_step *s, const char *name)

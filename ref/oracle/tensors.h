@@ -15,6 +15,9 @@ double et_tensor_element(const et_tensor_out *t, size_t i);
 /* Is the first dimension of a row's shape in letters this one? "[n,h,d]" has "n"; "[n+1]" has "n+1" and not "n". */
 bool et_rows_are(const char *shape, const char *letter);
 
+/* The row of the table with this name, or the number of rows. */
+size_t et_tensor_row(const char *name);
+
 /* Where a step keeps the array of a tensor of the table: the address of the pointer. NULL: there is no such row. */
 const void *et_tensor_place_in(const et_step *s, const char *name);
 

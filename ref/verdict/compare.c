@@ -1,26 +1,26 @@
-/* compare.c: a deviant against the candidate.
+/* compare.c: a mutant against the candidate.
  *
- * The variances of the verdict belong to the reference. What a deviant changes errs, too, and by about as
+ * The variances of the verdict belong to the reference. What a mutant changes errs, too, and by about as
  * much in proportion as everything else in the tensor does. So with D = wrong - right, and the noise-to-
  * signal ratio rho = sum V / sum right^2, of the row or of the tensor, whichever is larger,
  *
  *     V'_c = V_c + rho (wrong_c^2 + 4 (D_c^2 + mean of D^2 over the row + over the tensor))
  *
  * where |D_c| > sqrt(V_c), and never less than what rounding the new value does (the old one may have been
- * exact), nor than what the fast engine itself errs. wrong^2 and D^2 stand for rounding that grows with the
+ * exact), nor than what rounding the factors of a sum does whose terms cancel (as large as the row is on the
+ * average), nor than what the fast engine itself errs. wrong^2 and D^2 stand for rounding that grows with the
  * value; the means for what numbers share, however small they are themselves, such as a small sum
- * of large terms; 4 covers that rho is an average. A tensor that was all zero tells nothing of its noise:
- * there rho is that of a few roundings to the coarsest place. So a kernel with this one fault and honest
+ * of large terms; 4 covers that rho is an average. A tensor that was exact tells nothing of its noise:
+ * there rho is that of a few roundings to the coarsest place, also for numbers that are as before by
+ * chance. So a kernel with this one fault and honest
  * errors passes under its own hypothesis; and as bars widen only where the change matters, and in
  * proportion to it, hardly any other does.
  *
  * On a pick the test is one of elements, with the verdict's limit, and of each tensor's slope and
- * spread, with limits that only weed out: an element of which the deviant explains all but a tenth of
+ * spread, with limits that only weed out: an element of which the mutant explains all but a tenth of
  * the error does not count against it, nor do a few of which it explains something; in a small
  * problem, where the full judgement costs nothing, a few more. What survives on all tokens is judged by
- * et_judge_tensor; where that finds little to object to (in a small problem: anything), once more
- * with the variances that et_noise_by_chance has for the deviant's own values, which cost as much as all
- * the rest.
+ * et_judge_tensor.
  */
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
@@ -29,7 +29,6 @@
 #include "ref/verdict/calibration.h"
 #include "ref/verdict/inquiry.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -64,12 +63,23 @@ static double mean_change(size_t count, const et_real *a, const et_real *b)
     return sum / (double)count;
 }
 
-/* What the bars of a tensor's deviant rest on: how sums and values of its place are rounded, rho and mean D^2
+/* What the bars of a tensor's mutant rest on: how sums and values of its place are rounded, rho and mean D^2
  * of the tensor. */
 typedef struct bars {
     rounding sum, place;
     double rho, change, unit; /* unit: 2^-p of the accumulator */
+    double terms; /* of a sum whose factors are rounded, relative to its terms' squares */
+    bool exact;   /* the reference is */
 } bars;
+
+/* Is a tensor made by a product of matrices, or out of one element by element? */
+static bool is_product(et_stage stage)
+{
+    const unsigned products = 1U << ET_AT_PRE | 1U << ET_AT_ACT | 1U << ET_AT_OUT | 1U << ET_AT_Y |
+                              1U << ET_AT_DDOWN | 1U << ET_AT_DACT | 1U << ET_AT_DPRE |
+                              1U << ET_AT_DUP | 1U << ET_AT_DROUTER | 1U << ET_AT_DX;
+    return products >> stage & 1;
+}
 
 static bars bars_of(const et_inquiry *q, const et_exhibit *x)
 {
@@ -80,7 +90,10 @@ static bars bars_of(const et_inquiry *q, const et_exhibit *x)
               .unit = ldexp(1, -p->bits[ET_ACCUMULATOR])};
     int bits = b.place.bits;
     if (p->bits[ET_INTERMEDIATES] < bits) bits = p->bits[ET_INTERMEDIATES];
-    if (x->silent) b.rho = ldexp(1, 2 - 2 * bits);
+    if (p->bits[ET_OPERANDS] < bits) bits = p->bits[ET_OPERANDS];
+    b.terms = is_product(x->stage) ? 2 * 0.18 * ldexp(1, -2 * bits) : 0;
+    b.exact = x->noise == 0;
+    if (b.exact) b.rho = fmax(b.rho, ldexp(1, 2 - 2 * bits));
     return b;
 }
 
@@ -92,31 +105,27 @@ static double new_variance(const bars *b, double value)
 }
 
 /* One row. */
-static void deviant_variances(const bars *b, size_t columns, const et_real *right,
-                              const et_real *wrong, const et_real *V, et_real *to)
+static void mutant_variances(const bars *b, size_t columns, const et_real *right,
+                             const et_real *wrong, const et_real *V, et_real *to)
 {
-    double rho = fmax(b->rho, et_noise_to_signal(columns, right, V)), size = 0;
+    double rho = et_noise_to_signal(columns, right, V), size = 0;
     double own = mean_change(columns, wrong, right), change = b->change + own;
     for (size_t c = 0; c < columns; c++)
         size += (double)wrong[c] * (double)wrong[c] / (double)columns;
     /* the engine's errors; where the row deviates, those of a sum of its size that cancels to nothing */
     double least = size * (own > 0 ? b->unit * b->unit : 0x1p-96);
+    rho = fmax(rho, b->rho);
     for (size_t c = 0; c < columns; c++) {
         double w = (double)wrong[c], D = w - (double)right[c];
         double more = rho * (w * w + 4 * (D * D + change));
         bool same = D * D <= (double)V[c] || fabs(D) <= 0x1p-40 * fabs((double)right[c]);
-        if (!same) more = fmax(more, new_variance(b, w));
+        same = same && !(b->exact && own > 0); /* equal by chance, and exact no more */
+        if (!same) more = fmax(more, fmax(new_variance(b, w), b->terms * size));
         to[c] = (et_real)fmax((double)V[c] + (same ? 0 : more), least);
     }
 }
 
 /* ---- rows ---- */
-
-/* An exhibit laid out as a matrix, as the verdict does it. */
-static size_t columns_of(const et_exhibit *x)
-{
-    return x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
-}
 
 static bool is_real(const et_exhibit *x)
 {
@@ -133,7 +142,8 @@ typedef struct view {
     et_real *room; /* [columns] */
 } view;
 
-typedef void visitor(const view *w, size_t row, et_fit *fit);
+/* Row `row` of the candidate and of the reference is row `own` of the mutant. */
+typedef void visitor(const view *w, size_t row, size_t own, et_fit *fit);
 
 static void add_element(double e, double u, double V, et_fit *fit)
 {
@@ -145,19 +155,20 @@ static void add_element(double e, double u, double V, et_fit *fit)
 }
 
 /* Sums of D^2, row by row. */
-static void measure_row(const view *w, size_t row, et_fit *fit)
+static void measure_row(const view *w, size_t row, size_t own, et_fit *fit)
 {
-    size_t from = row * w->columns;
-    fit->uu += mean_change(w->columns, w->wrong + from, w->right + from);
+    size_t n = w->columns;
+    fit->uu += mean_change(n, w->wrong + own * n, w->right + row * n);
     fit->n++;
 }
 
-static void compare_row(const view *w, size_t row, et_fit *fit)
+static void compare_row(const view *w, size_t row, size_t own, et_fit *fit)
 {
     size_t from = row * w->columns;
-    deviant_variances(&w->b, w->columns, w->right + from, w->wrong + from, w->V + from, w->room);
+    const et_real *wrong = w->wrong + own * w->columns;
+    mutant_variances(&w->b, w->columns, w->right + from, wrong, w->V + from, w->room);
     for (size_t c = 0; c < w->columns; c++) {
-        double got = et_tensor_element(w->x->got, from + c), u = (double)w->wrong[from + c];
+        double got = et_tensor_element(w->x->got, from + c), u = (double)wrong[c];
         double e = got - u, before = got - (double)w->right[from + c];
         double V = w->scale * (double)w->room[c], bar = w->x->limit * w->x->limit * V;
         if (e * e <= bar)
@@ -169,54 +180,42 @@ static void compare_row(const view *w, size_t row, et_fit *fit)
     }
 }
 
-/* The error against the reference, regressed on what the deviant changes, under the deviant's bars. */
-static void regress_row(const view *w, size_t row, et_fit *fit)
+/* The error against the reference, regressed on what the mutant changes, under the mutant's bars. */
+static void regress_row(const view *w, size_t row, size_t own, et_fit *fit)
 {
     size_t from = row * w->columns;
-    deviant_variances(&w->b, w->columns, w->right + from, w->wrong + from, w->V + from, w->room);
+    const et_real *wrong = w->wrong + own * w->columns;
+    mutant_variances(&w->b, w->columns, w->right + from, wrong, w->V + from, w->room);
     for (size_t c = 0; c < w->columns; c++) {
         double r = (double)w->right[from + c], e = et_tensor_element(w->x->got, from + c) - r;
-        add_element(e, (double)w->wrong[from + c] - r, w->scale * (double)w->room[c], fit);
+        add_element(e, (double)wrong[c] - r, w->scale * (double)w->room[c], fit);
     }
 }
 
-/* Calls `visit` for the rows that the deviant has computed. */
-static void each_row(const et_deviant *v, const view *w, visitor *visit, et_fit *fit)
+/* Calls `visit` for the rows that the mutant has computed. */
+static void each_row(const et_mutant *m, const view *w, visitor *visit, et_fit *fit)
 {
-    const et_pick *p = v->pick;
+    const et_pick *p = m->pick;
     const char *shape = w->x->shape;
-    size_t N = v->moe.N, n = v->moe.n,
-           rows = w->columns > 0 ? et_tensor_count(w->x->got) / w->columns : 0;
-    bool moe = v->s.c.layer == ET_MOE, slots = et_rows_are(shape, "S");
+    size_t n = m->moe.n, rows = w->x->rows;
     if (et_rows_are(shape, "N")) {
-        for (size_t t = 0; t < N; t++)
-            if (p->token[t]) visit(w, t, fit);
-    } else if (slots) {
-        for (size_t j = 0; j < p->first[n]; j++) visit(w, p->rows[j], fit);
-    } else if (moe && w->x->got->rank == 3) { /* [n,.,.] */
+        for (size_t t = 0; t < p->count; t++) visit(w, p->tokens[t], t, fit);
+    } else if (et_rows_are(shape, "S")) {
+        for (size_t j = 0; j < p->a.slots; j++) visit(w, p->slots[j], j, fit);
+    } else if (m->all.c.layer == ET_MOE && w->x->got->rank == 3) { /* [n,.,.] */
         size_t each = rows / n;
         for (size_t r = 0; r < rows; r++)
-            if (p->complete[r / each]) visit(w, r, fit);
+            if (p->complete[r / each]) visit(w, r, r, fit);
     } else if (strncmp(w->x->got->name, "bwd.", 4) != 0 || p->whole) {
-        for (size_t r = 0; r < rows; r++) visit(w, r, fit);
+        for (size_t r = 0; r < rows; r++) visit(w, r, r, fit);
     }
 }
 
-/* The deviant's tensors, and which of them is an exhibit and not the reference's own. */
-typedef struct own {
-    size_t count;
-    et_tensor_out list[ET_MAX_STEP_TENSORS];
-} own;
-
-static void list_own(const et_deviant *v, own *o)
+/* The mutant's values of an exhibit; NULL where they are the reference's, or of other slots. */
+static const void *touched(const et_mutant *m, const et_exhibit *x)
 {
-    o->count = et_step_tensors(&v->s, false, o->list);
-}
-
-static const void *touched(const et_exhibit *x, const own *o)
-{
-    const et_tensor_out *t = et_tensor_named(o->list, o->count, x->got->name);
-    return t && t->values != x->right && et_same_shape(t, x->got) ? t->values : NULL;
+    if (et_rows_are(x->shape, "S") && x->got->shape[0] != m->a->slots) return NULL;
+    return et_mutant_values(m, x->got->name);
 }
 
 /* ---- the mask ---- */
@@ -228,29 +227,28 @@ static double largest(size_t count, const et_real *values)
     return most;
 }
 
-/* Might the deviant's own decision have fallen otherwise? By its margin; but a tie between ranked scores is
- * settled: there the deviant says who is taken. Scores that were rounded, which moves them by whole
+/* Might the mutant's own decision have fallen otherwise? By its margin; but a tie between ranked scores is
+ * settled: there the mutant says who is taken. Scores that were rounded, which moves them by whole
  * steps, are sure to one step only. */
-static bool is_open(const et_inquiry *q, const et_deviant *v, double T, double most, size_t i)
+static bool is_open(const et_inquiry *q, const et_mutant *m, double T, double most, size_t i)
 {
-    const et_plan *p = &v->plan;
+    double score = (double)m->routed.fwd.logits[i];
     double variance = q->j->scale * ((double)q->j->variance->route.margin[i] + most);
-    double moved = fabs((double)(p->scores[i] - v->s.fwd.logits[i]));
-    double reach = T * sqrt(variance) + (moved > 0 ? 0x1p-7 * fabs((double)p->scores[i]) : 0);
-    double margin = fabs((double)v->s.route.margin[i]);
-    bool ranked = p->how != ET_ET || p->clamped;
-    if (margin == 0 && moved == 0 && (ranked || variance == 0)) return false;
+    double moved = fabs(score - (double)m->all.fwd.logits[i]);
+    double reach = T * sqrt(variance) + (moved > 0 ? 0x1p-7 * fabs(score) : 0);
+    double margin = fabs((double)m->all.route.margin[i]);
+    if (margin == 0 && moved == 0 && (m->ranked || variance == 0)) return false;
     return margin <= reach;
 }
 
-/* The candidate's assignment may differ from the deviant's where the latter's own decision is open. If the
- * assignment is what was wrong, the deviant must account for what was illegal of it: for half at least,
+/* The candidate's assignment may differ from the mutant's where the latter's own decision is open. If the
+ * assignment is what was wrong, the mutant must account for what was illegal of it: for half at least,
  * as decisions that are open fall anew. */
-static bool mask_agrees(const et_inquiry *q, const et_deviant *v)
+static bool mask_agrees(const et_inquiry *q, const et_mutant *m)
 {
     const et_judgement *j = q->j;
-    const uint8_t *got = j->mask, *wrong = v->s.route.mask, *right = j->golden->route.mask;
-    size_t places = v->moe.N * v->moe.n, differ = 0, before = 0;
+    const uint8_t *got = j->mask, *wrong = m->all.route.mask, *right = j->golden->route.mask;
+    size_t places = m->moe.N * m->moe.n, differ = 0, before = 0;
     size_t illegal = q->verdict->routing.illegal;
     bool coarse = et_tail_is_coarse(j->options->profile, "fwd.logits");
     double T = et_element_limit(j->alpha, j->tests, coarse);
@@ -258,7 +256,7 @@ static bool mask_agrees(const et_inquiry *q, const et_deviant *v)
     for (size_t i = 0; i < places; i++) {
         before += (got[i] != 0) != (right[i] != 0);
         if ((got[i] != 0) == (wrong[i] != 0)) continue;
-        if (!is_open(q, v, T, most, i)) return false;
+        if (!is_open(q, m, T, most, i)) return false;
         differ++;
     }
     if (illegal > before) illegal = before;
@@ -303,14 +301,14 @@ static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view
     const et_exhibit *x = &q->exhibits[exhibit];
     *w = (view){.x = x, .right = x->right, .wrong = wrong, .V = x->variance};
     if (x->variance == NULL) return false;
-    w->columns = columns_of(x);
+    w->columns = x->columns;
     w->b = bars_of(q, x);
     w->scale = variance_scale(q, x);
     w->room = q->room;
     return true;
 }
 
-static bool exhibit_agrees(const et_inquiry *q, const et_deviant *v, size_t exhibit,
+static bool exhibit_agrees(const et_inquiry *q, const et_mutant *m, size_t exhibit,
                            const void *wrong)
 {
     const et_exhibit *x = &q->exhibits[exhibit];
@@ -318,9 +316,9 @@ static bool exhibit_agrees(const et_inquiry *q, const et_deviant *v, size_t exhi
     et_fit fit = {0}, change = {0};
     if (!is_real(x)) return integers_agree(x, wrong);
     if (!view_of(q, exhibit, wrong, &w)) return true;
-    each_row(v, &w, measure_row, &change);
+    each_row(m, &w, measure_row, &change);
     if (change.n > 0) w.b.change = change.uu / change.n;
-    each_row(v, &w, compare_row, &fit);
+    each_row(m, &w, compare_row, &fit);
     return fit_agrees(q, x, &fit);
 }
 
@@ -330,48 +328,43 @@ static bool takes_part(const et_exhibit *x)
     return x->stage != ET_STAGES && x->stage != ET_AT_MASK && (x->failed || x->passed);
 }
 
-bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool reals, bool *seen)
+bool et_mutant_agrees(const et_inquiry *q, et_mutant *m, bool reals, bool *seen)
 {
-    own o;
-    if (v->dirty == v->compared || v->blocked) return true;
-    v->compared = v->dirty;
-    list_own(v, &o);
+    if (m->done == m->compared || m->blocked) return true;
+    m->compared = m->done;
     for (size_t i = 0; i < q->count; i++) {
-        const void *wrong;
-        if (seen[i] || !takes_part(&q->exhibits[i]) || !(wrong = touched(&q->exhibits[i], &o)))
-            continue;
+        const et_exhibit *x = &q->exhibits[i];
+        const void *wrong = !seen[i] && takes_part(x) ? touched(m, x) : NULL;
+        if (!wrong) continue;
         seen[i] = true;
-        if ((reals || !is_real(&q->exhibits[i])) && !exhibit_agrees(q, v, i, wrong)) return false;
+        if ((reals || !is_real(x)) && !exhibit_agrees(q, m, i, wrong)) return false;
     }
-    if (v->rerouted || q->j->mask == NULL || v->s.route.mask == q->right->route.mask) return true;
-    return mask_agrees(q, v);
+    if (m->rerouted || q->j->mask == NULL || m->all.route.mask == q->right->route.mask) return true;
+    return mask_agrees(q, m);
 }
 
-et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v, bool *failing)
+et_fit et_fit_factor(const et_inquiry *q, const et_mutant *m, bool *failing)
 {
     et_fit fit = {0};
-    own o;
     *failing = false;
-    list_own(v, &o);
     for (size_t i = 0; i < q->count; i++) {
-        const void *wrong;
+        const et_exhibit *x = &q->exhibits[i];
+        const void *wrong = takes_part(x) && is_real(x) ? touched(m, x) : NULL;
         view w;
-        if (!takes_part(&q->exhibits[i]) || !is_real(&q->exhibits[i]) ||
-            !(wrong = touched(&q->exhibits[i], &o)) || !view_of(q, i, wrong, &w))
-            continue;
-        each_row(v, &w, regress_row, &fit);
-        *failing = *failing || q->exhibits[i].failed;
+        if (!wrong || !view_of(q, i, wrong, &w)) continue;
+        each_row(m, &w, regress_row, &fit);
+        *failing = *failing || x->failed;
     }
     return fit;
 }
 
 /* ---- the full judgement ---- */
 
-/* Variances for a whole tensor, in place of the verdict's; at least `least`, unless that is NULL. */
+/* Variances for a whole tensor, in place of the verdict's. */
 static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const et_real *wrong,
-                                const et_real *least, et_real **out, et_error *error)
+                                et_real **out, et_error *error)
 {
-    size_t count = et_tensor_count(x->got), columns = columns_of(x);
+    size_t columns = x->columns, count = x->rows * columns;
     const et_real *right = x->right;
     bars b = bars_of(q, x);
     if (count > 0) b.change = mean_change(count, wrong, right);
@@ -381,11 +374,9 @@ static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const 
     *out = room;
     et_real *V = *out;
 #pragma omp parallel for if (et_worth_threads(count))
-    for (size_t row = 0; row < (columns > 0 ? count / columns : 0); row++) {
+    for (size_t row = 0; row < x->rows; row++) {
         size_t from = row * columns;
-        deviant_variances(&b, columns, right + from, wrong + from, x->variance + from, V + from);
-        for (size_t i = from; least && i < from + columns; i++)
-            if (least[i] > V[i]) V[i] = least[i];
+        mutant_variances(&b, columns, right + from, wrong + from, x->variance + from, V + from);
     }
     return ET_OK;
 }
@@ -412,35 +403,31 @@ et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_yard
     return et_judge_tensor(&j, (size_t)(x->got - j.candidate), reference, out, error);
 }
 
-/* The exhibit against the deviant, whose noise is given or NULL. */
-static et_status judge_exhibit(const et_inquiry *q, const et_deviant *v, const et_exhibit *x,
-                               const et_real *wrong, const et_step *noise, et_tensor_verdict *out,
-                               et_error *error)
+static et_status judge_exhibit(const et_inquiry *q, const et_mutant *m, const et_exhibit *x,
+                               const et_real *wrong, et_tensor_verdict *out, et_error *error)
 {
-    const et_real *least = NULL;
     et_real *V = NULL;
-    if (noise) memcpy(&least, et_tensor_place_in(noise, x->got->name), sizeof least);
-    et_status status = make_variances(q, x, wrong, least, &V, error);
+    et_status status = make_variances(q, x, wrong, &V, error);
     if (status == ET_OK) {
         et_yardstick by = et_yardstick_with(q, x, V);
-        et_step reference = et_deviant_step(v);
+        et_step reference = et_mutant_step(m);
         status = et_judge_under(q, x, &by, &reference, out, error);
     }
     free(V);
     return status;
 }
 
-/* The bars of what a deviant changes are estimates, of sums that cancel above all: one element in five
- * thousand may lie past them, where nothing else speaks against the deviant, and the reference has ten times as
- * many. */
+/* The bars of what a mutant changes are estimates, of sums that cancel above all: where nothing else speaks
+ * against it, one element in 500 may lie past them, if the reference has ten times as many; one in 5000 of
+ * a tensor that passes. */
 static bool nearly_passes(const et_exhibit *x, const et_tensor_verdict *v)
 {
-    bool few =
-        5000 * v->failed <= v->judged && (!x->failed || 10 * v->failed <= x->verdict->failed);
+    bool few = x->failed ? 500 * v->failed <= v->judged && 10 * v->failed <= x->verdict->failed
+                         : 5000 * v->failed <= v->judged;
     return v->failed > 0 && few && v->whole.pass && v->worst_group.pass;
 }
 
-/* Does the deviant take most of the error from the elements that fail? Where it has wide bars of its own it
+/* Does the mutant take most of the error from the elements that fail? Where it has wide bars of its own it
  * may pass without. */
 static bool takes_most(const et_inquiry *q, const et_exhibit *x, const et_real *wrong)
 {
@@ -458,57 +445,26 @@ static bool takes_most(const et_inquiry *q, const et_exhibit *x, const et_real *
     return 4 * after <= before;
 }
 
-/* Judges what the deviant touches. *fails: it does not pass; *grossly: nor will it with better bars. */
-static et_status judge_all(const et_inquiry *q, const et_deviant *v, const et_step *noise,
-                           bool *fails, bool *grossly, et_error *error)
+et_status et_mutant_passes(const et_inquiry *q, const et_mutant *m, bool *passes, et_error *error)
 {
     et_status status = ET_OK;
-    own o;
-    *fails = *grossly = false;
-    list_own(v, &o);
-    for (size_t i = 0; status == ET_OK && (!*grossly || q->small) && i < q->count; i++) {
+    *passes = true;
+    for (size_t i = 0; status == ET_OK && *passes && i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
-        const void *wrong = takes_part(x) && x->variance ? touched(x, &o) : NULL;
+        const void *wrong = takes_part(x) && x->variance ? touched(m, x) : NULL;
         et_tensor_verdict out = {0};
         if (!wrong) continue;
-        status = judge_exhibit(q, v, x, wrong, noise, &out, error);
-        bool passes = out.outcome != ET_MISMATCH || nearly_passes(x, &out);
-        if (passes && takes_most(q, x, wrong)) continue;
-        *fails = true;
-        *grossly |=
-            passes || 50 * out.failed > out.judged || out.whole.spread > 2 * out.whole.spread_limit;
+        status = judge_exhibit(q, m, x, wrong, &out, error);
+        *passes = (out.outcome != ET_MISMATCH || nearly_passes(x, &out)) && takes_most(q, x, wrong);
     }
     return status;
 }
 
-et_status et_deviant_passes(const et_inquiry *q, et_deviant *v, bool *passes, et_error *error)
-{
-    bool fails, grossly;
-    et_step noise;
-    et_status status = judge_all(q, v, NULL, &fails, &grossly, error);
-    if (status == ET_OK && fails && (!grossly || q->small)) {
-        status = et_deviant_complete(v, error);
-        if (status != ET_OK) return status;
-        et_step step = et_deviant_step(v);
-        step.engine = ET_BLAS;
-        step.max_bytes = 0;
-        status = et_noise_by_chance(&noise, &step, q->j->options->profile, error);
-        if (status != ET_OK) return status;
-        status = judge_all(q, v, &noise, &fails, &grossly, error);
-        et_step_free(&noise);
-    }
-    *passes = !fails;
-    return status;
-}
-
-double et_deviant_fit(const et_inquiry *q, const et_deviant *v)
+double et_mutant_fit(const et_inquiry *q, const et_mutant *m)
 {
     et_likelihood l = {0};
-    own o;
-    list_own(v, &o);
     for (size_t i = 0; i < q->count; i++)
         if (et_fails_as_numbers(&q->exhibits[i]))
-            et_fit_add(&l, q, &q->exhibits[i],
-                       &(et_guess){.values = touched(&q->exhibits[i], &o)});
+            et_fit_add(&l, q, &q->exhibits[i], &(et_guess){.values = touched(m, &q->exhibits[i])});
     return et_fit_of(&l);
 }

@@ -1,19 +1,23 @@
 /* inquiry.h: what the parts of an explanation tell each other. Internal.
  *
- *     explain.c      which hypotheses are tried, on how much, in what order; what is reported
- *     compare.c      a deviant against the candidate; the variances under which it is compared
+ *     explain.c      which hypotheses are tried, in what order; what is reported
+ *     exhibits.c     the candidate's tensors; which tokens and experts fail
+ *     looks.c        on how many tokens a hypothesis is tried, and in which it may hold
+ *     attempt.c      one hypothesis, in one form and one scope
+ *     compare.c      a mutant against the candidate; the variances under which it is compared
  *     fit.c          how tightly a hypothesis fits
  *     ranking.c      another profile as an explanation, and the order of what fits
  *     budget.c       how much CPU time all of it may take
  *     choice.c       another profile under which everything passes
  *     precision.c    hypotheses about rounding, which change no reference value
  *     residual.c     what is wrong, and where, if nothing explains it
- *     deviant.c, hypotheses.c    the step with one thing done wrong, and the catalogue
+ *     mutant.c, hooks.c, pick.c  the reference with one thing done wrong, on picked tokens
+ *     catalogue.c, faults_*.c    what can go wrong
  */
 #ifndef ET_INQUIRY_H
 #define ET_INQUIRY_H
 
-#include "ref/verdict/deviant.h"
+#include "ref/verdict/mutant.h"
 #include "ref/verdict/judge.h"
 
 /* Mismatches of selection, state and layout are explained apart from those of the arithmetic, which has
@@ -24,14 +28,14 @@ typedef enum et_part { ET_PART_ROUTING, ET_PART_ARITHMETIC, ET_PARTS } et_part;
 typedef struct et_exhibit {
     const et_tensor_out *got;
     const et_tensor_verdict *verdict;
-    const char *shape; /* in letters, as in the table of tensors */
-    et_stage stage;    /* ET_STAGES: it takes no part (metric.*, logits) */
+    const char *shape;    /* in letters, as in the table of tensors */
+    size_t rows, columns; /* as a matrix; [n,h,d]: the rows of all experts one after the other */
+    et_stage stage;       /* ET_STAGES: it takes no part (metric.*, logits) */
     et_part part;
     bool failed, passed;     /* or neither: inconclusive */
     const void *right;       /* the reference's values */
     const et_real *variance; /* NULL for integers and masks */
     double noise;            /* sum of the variances over sum of the values' squares */
-    bool silent;             /* all values and variances are 0 */
     double limit;            /* of an element, in deviations */
 } et_exhibit;
 
@@ -62,14 +66,86 @@ typedef struct et_inquiry {
     et_stage first_failure; /* of a tensor that belongs to experts; ET_STAGES: none */
     size_t bad_tokens, bad_experts;
     et_real *room; /* for the longest row of an exhibit */
-    double fits[ET_MAX_EXPLANATIONS]; /* how tightly each explanation fits; INFINITY: not compared */
+    double
+        fits[ET_MAX_EXPLANATIONS]; /* how tightly each explanation fits; INFINITY: not compared */
     const et_hypothesis *named[ET_MAX_EXPLANATIONS]; /* of each explanation */
     et_budget budget;
 } et_inquiry;
 
+/* ---- exhibits.c ---- */
+
 et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
                           et_error *error);
 void et_inquiry_close(et_inquiry *q);
+
+size_t et_experts_of(const et_inquiry *q); /* n; 1 for a dense layer */
+bool et_is_shared(const et_exhibit *x);    /* of the shared expert */
+
+/* Whose an element is: N, and n+1: nobody's; n: the shared expert's. */
+typedef struct et_owner {
+    size_t token, expert;
+} et_owner;
+et_owner et_owner_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_t column);
+/* Of a tensor of reals. */
+bool et_element_fails(const et_inquiry *q, const et_exhibit *x, size_t i);
+
+size_t et_count_marks(const uint8_t *marks, size_t count);
+
+/* ---- looks.c ---- */
+
+/* Where a hypothesis may hold. Those of a higher tier are tried where those of the lower ones explain
+ * nothing. */
+typedef struct et_named_scope {
+    et_scope at;
+    char text[96];
+    int tier;
+} et_named_scope;
+
+enum { ET_MAX_SCOPES = 5, ET_TIERS = 3 };
+
+typedef struct et_scopes {
+    size_t count;
+    et_named_scope list[ET_MAX_SCOPES];
+    uint8_t *routed, *shared; /* [n+1] */
+} et_scopes;
+
+/* Everywhere; only the routed or the shared expert, which in many kernels are two pieces of code; the
+ * experts, or the tokens, that fail, where they are few. free(routed) in any case. */
+et_status et_scopes_make(et_scopes *s, const et_inquiry *q, et_error *error);
+
+/* The picks on which a hypothesis is tried, the smallest first. */
+typedef struct et_looks {
+    size_t count;
+    et_subject on[2];
+} et_looks;
+
+et_status et_looks_open(et_looks *l, const et_inquiry *q, et_error *error);
+void et_looks_close(et_looks *l); /* in any case */
+
+/* ---- attempt.c ---- */
+
+typedef struct et_attempt {
+    const et_hypothesis *what;
+    size_t variant;
+    bool forward_only;
+    const et_named_scope *scope;
+    double factor, deviation; /* ET_BY_FACTOR: the factor, and its standard deviation */
+    bool covers[ET_PARTS];    /* et_attempt_is_promising: the parts that it would explain */
+    size_t order;             /* in which it was tried */
+    double fit; /* of one that passed the full judgement; factors alone are compared by it */
+} et_attempt;
+
+/* Is every failure of a part within reach, for each part of which one is? */
+bool et_attempt_is_promising(const et_inquiry *q, et_attempt *t);
+/* Does what the hypothesis changes first pass, everywhere? For hypotheses that change all of it. */
+bool et_attempt_is_refuted(const et_inquiry *q, const et_attempt *t);
+/* Computes the mutant phase by phase until the candidate contradicts it. `judge`: by the full judgement
+ * at the end, in a large problem only then. */
+et_status et_attempt_look(et_subject *on, const et_inquiry *q, et_attempt *t, bool judge,
+                          bool *agrees, et_error *error);
+/* Fits the factor on what is looked at. *found: there is one for certain. */
+et_status et_attempt_fit(et_subject *on, const et_inquiry *q, et_attempt *t, bool *found,
+                         et_error *error);
 
 /* ---- compare.c ---- */
 
@@ -82,14 +158,14 @@ typedef struct et_fit {
 /* sum V / sum values^2; 0 if all values are 0. Where that is above 1, of the numbers alone that are above their noise. */
 double et_noise_to_signal(size_t count, const et_real *values, const et_real *V);
 
-/* Does the candidate agree with the deviant in what has been computed anew since the last call? Compares
+/* Does the candidate agree with the mutant in what has been computed anew since the last call? Compares
  * every exhibit that differs from the reference and that `seen` [count] does not name yet; without
  * `reals` only integers and the assignment. */
-bool et_deviant_agrees(const et_inquiry *q, et_deviant *v, bool reals, bool *seen);
+bool et_mutant_agrees(const et_inquiry *q, et_mutant *m, bool reals, bool *seen);
 
-/* For fitting a factor: the error against the reference regressed on what the deviant changes, over the
+/* For fitting a factor: the error against the reference regressed on what the mutant changes, over the
  * exhibits that it changes. *failing: one of them is among those that failed. */
-et_fit et_fit_factor(const et_inquiry *q, const et_deviant *v, bool *failing);
+et_fit et_fit_factor(const et_inquiry *q, const et_mutant *m, bool *failing);
 
 /* What a tensor is judged by. */
 typedef struct et_yardstick {
@@ -105,8 +181,8 @@ et_yardstick et_yardstick_with(const et_inquiry *q, const et_exhibit *x, const e
 et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_yardstick *by,
                          const et_step *reference, et_tensor_verdict *out, et_error *error);
 
-/* The full judgement of the exhibits that the deviant touches; it has been computed on all tokens. */
-et_status et_deviant_passes(const et_inquiry *q, et_deviant *v, bool *passes, et_error *error);
+/* The full judgement of the exhibits that the mutant touches; it has been computed on all tokens. */
+et_status et_mutant_passes(const et_inquiry *q, const et_mutant *m, bool *passes, et_error *error);
 
 /* ---- explain.c ---- */
 
@@ -158,8 +234,8 @@ typedef struct et_likelihood {
 void et_fit_add(et_likelihood *l, const et_inquiry *q, const et_exhibit *x, const et_guess *guess);
 double et_fit_of(const et_likelihood *l);
 
-/* How tightly the deviant fits, which passes the full judgement. */
-double et_deviant_fit(const et_inquiry *q, const et_deviant *v);
+/* How tightly the mutant fits, which passes the full judgement. */
+double et_mutant_fit(const et_inquiry *q, const et_mutant *m);
 
 /* ---- precision.c ---- */
 

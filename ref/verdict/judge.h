@@ -10,7 +10,7 @@
  *     calibration.c the limits: quantiles, and what was measured on honest kernels
  *     choice.c      which profile judges, where none is named; would another one do?
  *     conclusive.c  can any kernel's results be judged?
- *     explain.c     the catalogue tried on a mismatch; deviant.c and hypotheses.c serve it
+ *     explain.c     the catalogue tried on a mismatch; mutant.c and catalogue.c serve it
  */
 #ifndef ET_JUDGE_H
 #define ET_JUDGE_H
@@ -152,7 +152,7 @@ et_place et_tensor_place(const char *name);
 /* Has its error an exponential tail? (calibration.c) */
 bool et_tail_is_coarse(const et_profile *p, const char *name);
 
-/* Tensor `index` of the candidate against the same tensor of `reference` (j's own or a deviant),
+/* Tensor `index` of the candidate against the same tensor of `reference` (j's own or a mutant),
  * under j's variances: everything but `name` of *out. Real tensors: elements and groups; integers and
  * masks: equality. ET_ENOMEM. */
 et_status et_judge_tensor(const et_judgement *j, size_t index, const et_step *reference,

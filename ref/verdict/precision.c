@@ -81,8 +81,7 @@ static double fit_of_guess(const et_inquiry *q, bool slopes, int bits)
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         if (!et_fails_as_numbers(x)) continue;
-        et_fit_add(&l, q, x,
-                   &(et_guess){.slope = slopes ? errors_of(x).slope : 0, .bits = bits});
+        et_fit_add(&l, q, x, &(et_guess){.slope = slopes ? errors_of(x).slope : 0, .bits = bits});
     }
     return et_fit_of(&l);
 }
@@ -153,7 +152,7 @@ static void try_format(et_inquiry *q, const et_hypothesis *what)
 /* Elements that stand together: a row, or as many short ones as make 16. */
 static size_t stretch_of(const et_exhibit *x)
 {
-    size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
+    size_t columns = x->columns;
     return columns >= 16 || columns == 0 ? columns : (16 + columns - 1) / columns * columns;
 }
 
@@ -254,7 +253,7 @@ static bool is_spared(const et_profile *p, const et_exhibit *x, const et_real *V
 static bool is_everywhere(const et_inquiry *q, const et_exhibit *x, const et_real *V,
                           const et_profile *p)
 {
-    size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
+    size_t columns = x->columns;
     size_t count = et_tensor_count(x->got), rows = 0, noisy = 0;
     double all = mean_square(q, x, V, 0, count);
     for (size_t from = 0; columns > 0 && from < count; from += columns) {
@@ -284,7 +283,7 @@ static double relative_error(const et_exhibit *x)
 /* The same before there are variances, of errors in parts of each row's values; a few rows will do. */
 static bool errs_in_many_rows(const et_exhibit *x)
 {
-    size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
+    size_t columns = x->columns;
     size_t count = et_tensor_count(x->got), rows = 0, noisy = 0;
     const et_real *right = x->right;
     double all = errors_of(x).all;
@@ -395,7 +394,7 @@ static double part_of_slopes(const et_exhibit *x)
 /* Are errors larger than the verdict's variances say in a fourth of the columns, and not in one here and there? */
 static bool is_beyond_in_columns(const et_inquiry *q, const et_exhibit *x)
 {
-    size_t columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1;
+    size_t columns = x->columns;
     size_t count = et_tensor_count(x->got), beyond = 0, filled = 0;
     const et_real *right = x->right;
     for (size_t c = 0; c < columns; c++) {
@@ -494,7 +493,8 @@ static bool speaks_against(const et_inquiry *q, const et_exhibit *x, const et_re
 et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, bool *accounts,
                          et_error *error)
 {
-    const double fills = 0.3; /* below that part of its deviations a profile merely covers the errors */
+    const double fills =
+        0.3; /* below that part of its deviations a profile merely covers the errors */
     et_step variance, view = *q->right;
     et_tensor_out list[ET_MAX_STEP_TENSORS];
     view.engine = ET_BLAS;

@@ -97,13 +97,6 @@ static double want(const damage *d, size_t row, size_t column)
     return (double)((const et_real *)d->x->right)[row * d->columns + column];
 }
 
-static bool fails(const damage *d, size_t row, size_t column)
-{
-    double e = got(d, row, column) - want(d, row, column), t = d->x->limit;
-    double V = (double)d->x->variance[row * d->columns + column];
-    return !(e * e <= t * t * d->q->j->scale * V);
-}
-
 /* A row a token: [N,.], and in a dense layer [S,.], too. */
 static bool rows_are_tokens(const damage *d)
 {
@@ -113,31 +106,21 @@ static bool rows_are_tokens(const damage *d)
 
 static void note_element(damage *d, size_t row, size_t column)
 {
-    const et_assignment *a = &d->q->right->assignment;
-    const char *shape = d->x->shape;
-    bool moe = d->q->right->c.layer == ET_MOE;
+    et_owner o = et_owner_of(d->q, d->x, row, column);
     double value = got(d, row, column);
     d->failed++;
     d->infinite += !(fabs(value) < INFINITY);
     d->zeros += value == 0;
     d->row[row] = 1;
     d->column[column] = 1;
-    if (rows_are_tokens(d)) d->token[row] = 1;
-    if (et_rows_are(shape, "S") && moe) {
-        d->token[a->slot_token[row]] = 1;
-        d->expert[a->slot_expert[row]] = 1;
-    }
-    if (strcmp(shape, "[N,n]") == 0) d->expert[column] = 1;
-    if (et_rows_are(shape, "n") && moe) d->expert[d->tiles ? row / d->tiles : row] = 1;
+    if (o.token < d->tokens) d->token[o.token] = 1;
+    if (o.expert < d->experts) d->expert[o.expert] = 1;
 }
 
 static et_status find_damage(damage *d, const et_inquiry *q, const et_exhibit *x, et_error *error)
 {
     const et_case *c = &q->right->c;
-    size_t count = et_tensor_count(x->got);
-    *d =
-        (damage){.q = q, .x = x, .columns = x->got->rank > 1 ? x->got->shape[x->got->rank - 1] : 1};
-    d->rows = d->columns > 0 ? count / d->columns : 0;
+    *d = (damage){.q = q, .x = x, .rows = x->rows, .columns = x->columns};
     d->tokens = c->tokens;
     d->experts = c->layer == ET_MOE ? c->experts : 1;
     if (x->got->rank == 3) d->tiles = x->got->shape[1];
@@ -149,7 +132,7 @@ static et_status find_damage(damage *d, const et_inquiry *q, const et_exhibit *x
         return status;
     for (size_t r = 0; r < d->rows; r++)
         for (size_t k = 0; k < d->columns; k++)
-            if (fails(d, r, k)) note_element(d, r, k);
+            if (et_element_fails(q, x, r * d->columns + k)) note_element(d, r, k);
     for (size_t r = 0; r < d->rows; r++)
         for (size_t k = 0; d->row[r] && k < d->columns; k++) {
             d->gg += got(d, r, k) * got(d, r, k);

@@ -1,0 +1,382 @@
+/* bars.c: replicas run, and what is learnt from them. See bars.h.
+ *
+ * How far a group's slope scatters is seen in 32 replicas, to an eighth of itself. Groups of one kind are
+ * much alike: their slopes' variance is about c / sum(u^2/V), with one c (1 if all errors were
+ * independent). So a group has its own variance and, as if seen in PRIOR runs more, its kind's; and
+ * likewise with c / n for the spread. The whole tensor has no others of its kind, and its own alone.
+ */
+#include "ref/bars/bars.h"
+#include "ref/bars/replica.h"
+#include "ref/base/arithmetic.h"
+#include "ref/base/memory.h"
+#include "ref/base/parallel.h"
+#include "ref/oracle/decide.h"
+#include "ref/oracle/tensors.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- one replica ---- */
+
+et_status et_replica_run(et_step *replica, const et_step *reference, const et_rounding *rounding,
+                         size_t max_bytes, et_error *error)
+{
+    *replica = et_step_like(reference);
+    replica->max_bytes = max_bytes;
+    replica->bytes = 0;
+    replica->rounding = rounding;
+    replica->given_mask = reference->route.mask;
+    return et_step_run(replica, ET_BLAS, NULL, NULL, error);
+}
+
+/* ---- tensors, side by side ---- */
+
+typedef struct pair {
+    et_tensor_out want; /* of the reference */
+    const et_real *got; /* of the replica, or of anything like it */
+    size_t row, count;  /* of the table; elements */
+} pair;
+
+static bool has_bars(const et_tensor_out *t)
+{
+    bool real = t->source == ET_FROM_F64 || t->source == ET_FROM_F32;
+    return real && strncmp(t->name, "in.", 3) != 0;
+}
+
+static size_t count_of(const et_tensor_out *t)
+{
+    size_t count = 1;
+    for (size_t i = 0; i < t->rank; i++) count *= t->shape[i];
+    return count;
+}
+
+/* The real tensors that both have and a kernel computes. */
+static size_t pair_up(const et_step *reference, const et_step *like, pair list[ET_MAX_STEP_TENSORS])
+{
+    et_tensor_out mine[ET_MAX_STEP_TENSORS], theirs[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(reference, false, mine), count = 0;
+    size_t others = et_step_tensors(like, false, theirs);
+    for (size_t i = 0; i < have; i++)
+        for (size_t k = 0; k < others; k++)
+            if (strcmp(theirs[k].name, mine[i].name) == 0 && has_bars(&mine[i]))
+                list[count++] = (pair){mine[i], theirs[k].values, et_tensor_row(mine[i].name),
+                                       count_of(&mine[i])};
+    return count;
+}
+
+/* e^2; both infinite alike: 0. */
+static double square_of_error(et_real got, et_real want)
+{
+    double e = got == want ? 0 : (double)got - (double)want;
+    return e == e ? e * e : (double)INFINITY;
+}
+
+/* The mean of the squares. A zero moves now and then, if at all: the largest. */
+static void add_squares(et_step *squares, const et_step *reference, const et_step *replica)
+{
+    pair list[ET_MAX_STEP_TENSORS], sums[ET_MAX_STEP_TENSORS];
+    size_t count = pair_up(reference, replica, list);
+    size_t have = pair_up(reference, squares, sums);
+    for (size_t i = 0, k = 0; i < count && k < have; i++) {
+        while (k < have && sums[k].row < list[i].row) k++;
+        if (k == have || sums[k].row != list[i].row) continue;
+        const et_real *got = list[i].got, *want = list[i].want.values;
+        et_real *to = (et_real *)(uintptr_t)sums[k].got;
+#pragma omp parallel for if (et_worth_threads(list[i].count))
+        for (size_t j = 0; j < list[i].count; j++) {
+            et_real square = (et_real)square_of_error(got[j], want[j]);
+            if (want[j] != 0)
+                to[j] += square / ET_FIRST_REPLICAS;
+            else if (square > to[j])
+                to[j] = square;
+        }
+    }
+}
+
+/* ---- V ---- */
+
+/* What the making of bars is told from outside, and how far it is. */
+typedef struct work {
+    const et_step *reference;
+    et_rounding rounding;
+    size_t max_bytes, done, runs;
+    et_bars_progress *progress;
+    void *user;
+} work;
+
+/* The next run, with a seed of its own. */
+static et_status next_run(work *w, et_step *replica, et_error *error)
+{
+    if (w->progress && !w->progress(w->user, (double)w->done / (double)w->runs))
+        return et_fail(error, ET_ENOMEM, "error bars: stopped");
+    w->rounding.seed = ++w->done;
+    et_status status =
+        et_replica_run(replica, w->reference, &w->rounding, w->max_bytes, error);
+    if (status != ET_OK) et_step_free(replica);
+    return status;
+}
+
+static et_status gather_squares(work *w, et_step *variance, et_error *error)
+{
+    et_status status = ET_OK;
+    for (int run = 0; run < ET_FIRST_REPLICAS && status == ET_OK; run++) {
+        et_step replica;
+        w->rounding.mode = run % 2 == 0 ? ET_ROUND_RANDOM : ET_ROUND_SOME;
+        status = next_run(w, &replica, error);
+        if (status == ET_OK) add_squares(variance, w->reference, &replica);
+        et_step_free(&replica);
+    }
+    return status;
+}
+
+static et_status find_variance(work *w, et_step *variance, et_error *error)
+{
+    pair list[ET_MAX_STEP_TENSORS];
+    et_status status = et_step_take_like(variance, w->reference, error);
+    if (status == ET_OK) status = gather_squares(w, variance, error);
+    size_t count = status == ET_OK ? pair_up(w->reference, variance, list) : 0;
+    for (size_t i = 0; i < count && status == ET_OK; i++) {
+        et_cut grid;
+        et_real *V = (et_real *)(uintptr_t)list[i].got;
+        status = et_cut_make(&grid, w->reference, &list[i].want, error);
+        if (status == ET_OK)
+            status = et_smooth_variance(&grid, list[i].want.values, V, ET_FIRST_REPLICAS, error);
+        et_cut_free(&grid);
+    }
+    if (status != ET_OK) et_step_free(variance);
+    return status;
+}
+
+/* ---- groups ---- */
+
+/* Of one group's S or Q over the runs. */
+typedef struct moments {
+    double sum, squares, count;
+} moments;
+
+typedef struct tally {
+    moments slope, spread;
+} tally;
+
+static void note(moments *m, double value)
+{
+    if (!isfinite(value)) return;
+    m->sum += value;
+    m->squares += value * value;
+    m->count++;
+}
+
+static double mean_of(const moments *m)
+{
+    return m->count > 0 ? m->sum / m->count : 0;
+}
+
+static double variance_of(const moments *m)
+{
+    double mean = mean_of(m);
+    return m->count > 1 ? fmax(0, m->squares - m->count * mean * mean) / (m->count - 1) : 0;
+}
+
+/* All groups' sums, from the errors of one run; `sums` [groups]. */
+et_status et_sum_tensor(const et_tensor_bars *t, const et_summand *summands, size_t summand_count,
+                        const et_errors *e, et_group_sums *sums, et_error *error)
+{
+    et_status status = et_sum_groups(&t->grid, e, sums, error);
+    et_group_sums *at = sums + t->grid.first[ET_KINDS];
+    for (size_t i = 0; i < summand_count && status == ET_OK; i++) {
+        status = et_sum_summand(&summands[i], t->grid.columns, e, at, error);
+        at += summands[i].sections;
+    }
+    return status;
+}
+
+static et_status prepare(et_replica_bars *b, const pair *tensor, et_error *error)
+{
+    et_tensor_bars *t = &b->tensor[tensor->row];
+    void *room;
+    et_status status = et_cut_make(&t->grid, b->reference, &tensor->want, error);
+    if (status == ET_OK)
+        status = et_summands_of(t->summands, &t->summand_count, b->reference, tensor->want.name,
+                                error);
+    if (status != ET_OK) return status;
+    t->groups = t->grid.first[ET_KINDS];
+    for (size_t i = 0; i < t->summand_count; i++) t->groups += t->summands[i].sections;
+    status = et_allocate(&room, t->groups, sizeof *t->bars, "groups", error);
+    if (status == ET_OK) t->bars = room;
+    return status;
+}
+
+/* Room for all tensors' groups, one after the other. */
+typedef struct ledger {
+    pair list[ET_MAX_STEP_TENSORS]; /* reference and variance */
+    size_t count, groups;
+    et_group_sums *sums; /* of the tensor with the most groups */
+    tally *tallies;
+} ledger;
+
+static et_status open_ledger(ledger *l, et_replica_bars *b, et_error *error)
+{
+    void *room;
+    size_t most = 0;
+    *l = (ledger){.count = 0};
+    l->count = pair_up(b->reference, &b->variance, l->list);
+    et_status status = ET_OK;
+    for (size_t i = 0; i < l->count && status == ET_OK; i++) {
+        status = prepare(b, &l->list[i], error);
+        size_t groups = b->tensor[l->list[i].row].groups;
+        l->groups += groups;
+        if (groups > most) most = groups;
+    }
+    if (status == ET_OK) status = et_allocate(&room, most, sizeof(et_group_sums), "groups", error);
+    if (status != ET_OK) return status;
+    l->sums = room;
+    status = et_allocate(&room, l->groups, sizeof(tally), "groups", error);
+    if (status == ET_OK) l->tallies = room;
+    return status;
+}
+
+static void close_ledger(ledger *l)
+{
+    free(l->sums);
+    free(l->tallies);
+}
+
+/* What is done with a group's sums of one run. */
+typedef void use_of_sums(et_group_bar *bar, tally *all, const et_group_sums *s);
+
+static void note_sums(et_group_bar *bar, tally *all, const et_group_sums *s)
+{
+    if (s->uu > 0) note(&all->slope, et_slope_of(s));
+    if (s->n > 0) note(&all->spread, et_spread_of(s));
+    bar->n = fmax(bar->n, s->n);
+    bar->uu = fmax(bar->uu, s->uu);
+}
+
+static double apart(double value, const moments *m)
+{
+    double distance = fabs(value - mean_of(m));
+    return isfinite(distance) ? distance : 0;
+}
+
+static void note_nearest(et_group_bar *bar, tally *all, const et_group_sums *s)
+{
+    bar->slope_systematic = apart(et_slope_of(s), &all->slope);
+    bar->spread_systematic = apart(et_spread_of(s), &all->spread);
+}
+
+static et_status look_at(et_replica_bars *b, ledger *l, const et_step *replica, use_of_sums *use,
+                         et_error *error)
+{
+    pair run[ET_MAX_STEP_TENSORS];
+    size_t have = pair_up(b->reference, replica, run);
+    et_status status = ET_OK;
+    tally *tallies = l->tallies;
+    for (size_t i = 0, k = 0; i < l->count && status == ET_OK; i++) {
+        const pair *p = &l->list[i];
+        et_tensor_bars *t = &b->tensor[p->row];
+        while (k < have && run[k].row < p->row) k++;
+        if (k < have && run[k].row == p->row) {
+            et_errors e = {
+                .got = run[k].got, .want = p->want.values, .variance = p->got, .skip = NULL};
+            status = et_sum_tensor(t, t->summands, t->summand_count, &e, l->sums, error);
+            for (size_t g = 0; g < t->groups && status == ET_OK; g++)
+                use(&t->bars[g], &tallies[g], &l->sums[g]);
+            t->farthest = fmax(t->farthest, sqrt(l->sums[t->grid.first[ET_KIND_TENSOR]].most_ee));
+        }
+        tallies += t->groups;
+    }
+    return status;
+}
+
+/* c of a kind's slopes, and of its spreads: groups first .. end. */
+static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, size_t end)
+{
+    const double prior = 16;
+    double slopes = 0, with_slope = 0, spreads = 0, with_spread = 0;
+    for (size_t g = first; g < end; g++) {
+        const tally *t = &tallies[g];
+        if (t->slope.count > 1) slopes += variance_of(&t->slope) * bars[g].uu, with_slope++;
+        if (t->spread.count > 1) spreads += variance_of(&t->spread) * bars[g].n, with_spread++;
+    }
+    for (size_t g = first; g < end; g++) {
+        const tally *t = &tallies[g];
+        et_group_bar *bar = &bars[g];
+        double S = t->slope.count, Q = t->spread.count;
+        bar->slope = mean_of(&t->slope);
+        bar->spread = mean_of(&t->spread);
+        if (S > 1)
+            bar->slope_sd = sqrt((S * variance_of(&t->slope) + prior * slopes / with_slope / bar->uu) /
+                                 (S + prior));
+        if (Q > 1)
+            bar->spread_sd =
+                sqrt((Q * variance_of(&t->spread) + prior * spreads / with_spread / bar->n) /
+                     (Q + prior));
+    }
+}
+
+static void settle(et_replica_bars *b, const ledger *l)
+{
+    const tally *tallies = l->tallies;
+    for (size_t i = 0; i < l->count; i++) {
+        et_tensor_bars *t = &b->tensor[l->list[i].row];
+        for (int kind = 0; kind < ET_KINDS; kind++)
+            settle_kind(t->bars, tallies, t->grid.first[kind], t->grid.first[kind + 1]);
+        size_t at = t->grid.first[ET_KINDS];
+        for (size_t k = 0; k < t->summand_count; k++) {
+            settle_kind(t->bars, tallies, at, at + t->summands[k].sections);
+            at += t->summands[k].sections;
+        }
+        tallies += t->groups;
+    }
+}
+
+/* ---- the whole ---- */
+
+static et_status find_groups(work *w, et_replica_bars *b, et_error *error)
+{
+    ledger l;
+    et_step replica = {0};
+    et_status status = open_ledger(&l, b, error);
+    w->rounding.mode = ET_ROUND_RANDOM;
+    for (int run = 0; run < ET_SECOND_REPLICAS && status == ET_OK; run++) {
+        status = next_run(w, &replica, error);
+        if (status == ET_OK) status = look_at(b, &l, &replica, note_sums, error);
+        et_step_free(&replica);
+    }
+    w->rounding.mode = ET_ROUND_NEAREST;
+    if (status == ET_OK) status = next_run(w, &replica, error);
+    if (status == ET_OK) status = look_at(b, &l, &replica, note_nearest, error);
+    et_step_free(&replica);
+    if (status == ET_OK) settle(b, &l);
+    close_ledger(&l);
+    return status;
+}
+
+et_status et_bars_make(et_replica_bars *b, const et_step *reference, const et_profile *p, size_t max_bytes,
+                       et_bars_progress *progress, void *user, et_error *error)
+{
+    ET_ARITHMETIC;
+    work w = {.reference = reference,
+              .rounding = {.profile = p},
+              .max_bytes = max_bytes,
+              .runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + 1,
+              .progress = progress,
+              .user = user};
+    *b = (et_replica_bars){.reference = reference};
+    et_status status = find_variance(&w, &b->variance, error);
+    if (status == ET_OK) status = find_groups(&w, b, error);
+    if (status != ET_OK) et_bars_free(b);
+    return status;
+}
+
+void et_bars_free(et_replica_bars *b)
+{
+    for (size_t i = 0; i < ET_MAX_STEP_TENSORS; i++) {
+        et_cut_free(&b->tensor[i].grid);
+        et_summands_free(b->tensor[i].summands, b->tensor[i].summand_count);
+        free(b->tensor[i].bars);
+    }
+    et_step_free(&b->variance);
+    *b = (et_replica_bars){0};
+}

@@ -1,0 +1,70 @@
+/* bars.h: error bars from replicas. Internal.
+ *
+ * A replica is the reference run once more with a kernel's roundings in it (etref/rounding.h). What
+ * moves from one replica to the next is what may move between honest kernels.
+ *
+ *     FIRST replicas    V, the variance of each element's error; in half of these runs half of the
+ *                       roundings are left out, since two of them may cancel
+ *     SECOND replicas   others, so that nothing is fitted to itself: each group's slope and spread, measured
+ *                       in these V: their means and deviations
+ *     one more run      everything rounded to nearest: what of these is no matter of chance
+ *
+ * An honest kernel keeps, with T_e and T_g of limits.c:
+ *
+ *     |e| <= T_e sqrt(V)
+ *     |S - mean| <= T_g sd(S) + 2 |S_nearest - mean|     and what one element more than the replicas had
+ *     Q - mean   <= T_g sd(Q) + 2 |Q_nearest - mean|     may add, of the farthest error E that they had
+ */
+#ifndef ET_BARS_H
+#define ET_BARS_H
+
+#include "etref/rounding.h"
+#include "etref/step.h"
+#include "ref/bars/groups.h"
+
+enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };
+
+/* What replicas say of a group. */
+typedef struct et_group_bar {
+    double n, uu;                                 /* elements, sum u^2/V */
+    double slope, slope_sd, slope_systematic;     /* of S: mean, deviation, |S_nearest - mean| */
+    double spread, spread_sd, spread_systematic; /* of Q */
+} et_group_bar;
+
+/* Of one tensor: its groups in the order of grid.first, then its summands', section by section. */
+typedef struct et_tensor_bars {
+    et_cut grid;
+    et_summand summands[ET_MAX_SUMMANDS];
+    size_t summand_count, groups;
+    double farthest;    /* E: the largest |e| / sqrt(V) of the second replicas */
+    et_group_bar *bars; /* [groups] */
+} et_tensor_bars;
+
+typedef struct et_replica_bars {
+    const et_step *reference; /* of which they are; must live longer */
+    et_step variance;         /* V, for every real tensor of the reference, in its place */
+    et_tensor_bars tensor[ET_MAX_STEP_TENSORS]; /* by row of the table of tensors; zeros where none */
+} et_replica_bars;
+
+/* Called after each run with the part of the work done, 0 to 1; false: stop, with ET_ENOMEM. */
+typedef bool et_bars_progress(void *user, double done);
+
+/* reference: has been run. max_bytes: of one replica; 0: no limit. progress may be NULL. ET_ENOMEM. */
+et_status et_bars_make(et_replica_bars *b, const et_step *reference, const et_profile *p, size_t max_bytes,
+                       et_bars_progress *progress, void *user, et_error *error);
+void et_bars_free(et_replica_bars *b); /* accepts zeros */
+
+/* sums [t->groups] out: of all groups of a tensor, from these errors. summands: the tensor's own, or those of another
+ * reference that has the same sections. ET_ENOMEM. */
+et_status et_sum_tensor(const et_tensor_bars *t, const et_summand *summands, size_t summand_count,
+                        const et_errors *e, et_group_sums *sums, et_error *error);
+
+/* T_e and T_g. */
+typedef struct et_limits {
+    double element, group;
+} et_limits;
+extern const et_limits et_usual_limits;
+/* The same, as far out as normal deviates of probability alpha are, where those above are for 1e-9. */
+et_limits et_limits_at(double alpha);
+
+#endif

@@ -1,0 +1,232 @@
+/* exhibits.c: a candidate's tensors as an inquiry sees them; which tokens and experts fail. See inquiry.h. */
+#include "ref/base/memory.h"
+#include "ref/verdict/calibration.h"
+#include "ref/verdict/inquiry.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- exhibits ---- */
+
+static const et_tensor_verdict *verdict_on(const et_verdict *verdict, const char *name)
+{
+    for (size_t i = 0; i < verdict->tensor_count; i++)
+        if (strcmp(verdict->tensors[i].name, name) == 0) return &verdict->tensors[i];
+    return NULL;
+}
+
+static et_part part_of(et_stage stage)
+{
+    return stage <= ET_AT_STATE || stage == ET_AT_LAYOUT ? ET_PART_ROUTING : ET_PART_ARITHMETIC;
+}
+
+static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
+{
+    const et_judgement *j = q->j;
+    et_tensor_out own[ET_MAX_STEP_TENSORS], noise[ET_MAX_STEP_TENSORS];
+    const et_tensor_out *got = &j->candidate[index];
+    const et_tensor_out *right =
+        et_tensor_named(own, et_step_tensors(q->right, false, own), got->name);
+    const et_tensor_out *V =
+        et_tensor_named(noise, et_step_tensors(j->variance, false, noise), got->name);
+    const et_tensor_doc *doc = et_tensor_doc_find(got->name);
+    et_exhibit x = {.got = got, .verdict = verdict_on(q->verdict, got->name), .stage = ET_STAGES};
+    x.shape = doc ? doc->shape : "[]";
+    x.columns = got->rank > 1 ? got->shape[got->rank - 1] : 1;
+    x.rows = x.columns > 0 ? et_tensor_count(got) / x.columns : 0;
+    if (!x.verdict || !right || !et_same_shape(right, got)) return x;
+    x.stage = et_stage_of(got->name);
+    x.part = part_of(x.stage);
+    x.failed = x.verdict->outcome == ET_MISMATCH;
+    x.passed = x.verdict->outcome == ET_PASS;
+    x.right = right->values;
+    if (V && et_tensor_is_real(right)) {
+        x.variance = V->values;
+        x.noise = et_noise_to_signal(et_tensor_count(got), x.right, x.variance);
+        /* A threshold comes from before the step, and is exact; a wrong one may come from cutoffs. */
+        if (strcmp(got->name, "route.threshold") == 0 && q->right->state_ema)
+            x.noise = fmax(x.noise, et_noise_to_signal(q->right->c.experts, q->right->state_ema,
+                                                       q->j->variance->state_ema));
+        /* In evaluation the state is exact; one that was moved by mistake hangs on cutoffs, scores all. */
+        double step = 1 - j->golden->c.ema_decay;
+        if (j->golden->c.eval && strcmp(got->name, "state.ema") == 0)
+            x.noise = fmax(x.noise,
+                           step * step *
+                               et_noise_to_signal(j->golden->c.tokens * j->golden->c.experts,
+                                                  q->right->fwd.logits, j->variance->fwd.logits));
+    }
+    x.limit = x.verdict->limit_sigmas;
+    if (x.limit == 0)
+        x.limit =
+            et_element_limit(j->alpha, j->tests, et_tail_is_coarse(j->options->profile, got->name));
+    return x;
+}
+
+static et_status take_exhibits(et_inquiry *q, et_error *error)
+{
+    size_t longest = 1;
+    et_status status =
+        et_allocate((void **)&q->exhibits, q->j->count, sizeof *q->exhibits, "exhibits", error);
+    for (size_t i = 0; status == ET_OK && i < q->j->count; i++) {
+        et_exhibit *x = &q->exhibits[q->count++];
+        *x = exhibit_of(q, i);
+        if (x->failed && x->stage != ET_STAGES) q->failed[x->part] = true;
+        if (x->stage >= ET_AT_DWEIGHT && x->stage < ET_AT_LAYOUT) {
+            q->shows_backward = true;
+            q->backward_failed |= x->failed;
+        }
+        if (x->columns > longest) longest = x->columns;
+    }
+    if (status == ET_OK)
+        status = et_allocate((void **)&q->room, longest, sizeof *q->room, "a row", error);
+    return status;
+}
+
+/* ---- which tokens and experts fail ---- */
+
+size_t et_experts_of(const et_inquiry *q)
+{
+    return q->right->c.layer == ET_MOE ? q->right->c.experts : 1;
+}
+
+bool et_is_shared(const et_exhibit *x)
+{
+    return strstr(x->got->name, "shared") != NULL;
+}
+
+et_owner et_owner_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
+{
+    const et_assignment *a = &q->right->assignment;
+    size_t N = q->right->c.tokens, n = et_experts_of(q);
+    bool moe = q->right->c.layer == ET_MOE, slots = et_rows_are(x->shape, "S");
+    et_owner o = {N, et_is_shared(x) ? n : n + 1};
+    if (et_rows_are(x->shape, "N") || (slots && !moe)) o.token = row;
+    if (strcmp(x->shape, "[N,n]") == 0) o.expert = column;
+    if (!moe) return o;
+    if (slots) o = (et_owner){(size_t)a->slot_token[row], (size_t)a->slot_expert[row]};
+    if (et_rows_are(x->shape, "n")) o.expert = x->got->rank == 3 ? row / x->got->shape[1] : row;
+    return o;
+}
+
+bool et_element_fails(const et_inquiry *q, const et_exhibit *x, size_t i)
+{
+    double e = et_tensor_element(x->got, i) - (double)((const et_real *)x->right)[i];
+    return !(e * e <= x->limit * x->limit * q->j->scale * (double)x->variance[i]);
+}
+
+/* Marks what an element stands for: its token; and its expert, if it fails where the first one does.
+ * Later stages inherit the error, and the normalisation and dW_r spread it over other experts. */
+static void mark(et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
+{
+    et_owner o = et_owner_of(q, x, row, column);
+    if (o.token < q->right->c.tokens) q->bad_token[o.token] = 1;
+    if (o.expert <= et_experts_of(q) && x->stage == q->first_failure) q->bad_expert[o.expert] = 1;
+}
+
+/* The first stage of which something fails that belongs to experts. */
+static et_stage first_failure(const et_inquiry *q)
+{
+    et_stage first = ET_STAGES;
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        bool fails =
+            x->failed && x->part == ET_PART_ARITHMETIC && x->variance && x->rows * x->columns > 0;
+        if (fails && x->stage < first && et_owner_of(q, x, 0, 0).expert <= et_experts_of(q))
+            first = x->stage;
+    }
+    return first;
+}
+
+/* Elements past their bars; returns whether there are any. */
+static bool mark_elements(et_inquiry *q, const et_exhibit *x)
+{
+    bool any = false;
+    for (size_t i = 0; i < x->rows * x->columns; i++) {
+        if (!et_element_fails(q, x, i)) continue;
+        mark(q, x, i / x->columns, i % x->columns);
+        any = true;
+    }
+    return any;
+}
+
+/* No element is past its bar, but a group is: the one that the verdict names. */
+static void mark_group(et_inquiry *q, const et_exhibit *x)
+{
+    const et_group *g = &x->verdict->worst_group;
+    size_t n = et_experts_of(q);
+    if (g->kind && strcmp(g->kind, "row") == 0) mark(q, x, g->index, 0);
+    if (x->stage != q->first_failure) return;
+    if (et_is_shared(x)) q->bad_expert[n] = 1;
+    if (g->kind && strcmp(g->kind, "expert") == 0 && g->index < n) q->bad_expert[g->index] = 1;
+}
+
+/* Where only rows of tokens fail: an expert is suspected if most of its tokens do. */
+static void suspect_experts(et_inquiry *q)
+{
+    const et_assignment *a = &q->right->assignment;
+    for (size_t i = 0; i < a->experts; i++) {
+        int32_t bad = 0;
+        for (int32_t j = a->expert_offsets[i]; j < a->expert_offsets[i + 1]; j++)
+            bad += q->bad_token[a->slot_token[j]];
+        q->bad_expert[i] = bad > 0 && 2 * bad >= a->load[i];
+    }
+}
+
+size_t et_count_marks(const uint8_t *marks, size_t count)
+{
+    size_t marked = 0;
+    for (size_t i = 0; i < count; i++) marked += marks[i] != 0;
+    return marked;
+}
+
+static et_status find_suspects(et_inquiry *q, et_error *error)
+{
+    size_t N = q->right->c.tokens, n = et_experts_of(q);
+    q->first_failure = first_failure(q);
+    et_status status = et_allocate((void **)&q->bad_token, N, 1, "failing tokens", error);
+    if (status == ET_OK)
+        status = et_allocate((void **)&q->bad_expert, n + 1, 1, "failing experts", error);
+    for (size_t i = 0; status == ET_OK && i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!x->failed || x->part != ET_PART_ARITHMETIC || !x->variance) continue;
+        if (!mark_elements(q, x)) mark_group(q, x);
+    }
+    if (status != ET_OK) return status;
+    if (et_count_marks(q->bad_expert, n + 1) == 0 && q->right->c.layer == ET_MOE)
+        suspect_experts(q);
+    q->bad_tokens = et_count_marks(q->bad_token, N);
+    q->bad_experts = et_count_marks(q->bad_expert, n + 1);
+    return ET_OK;
+}
+
+/* Are the experts' products worth less than all the rest? */
+static bool is_small(const et_step *s)
+{
+    const et_case *c = &s->c;
+    double rows = (double)c->tokens + (c->layer == ET_MOE ? (double)s->assignment.slots : 0);
+    return rows * (double)c->d_model * (double)c->d_expert < 2e7;
+}
+
+et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
+                          et_error *error)
+{
+    *q = (et_inquiry){.verdict = verdict, .j = j, .right = j->reference};
+    et_budget_open(&q->budget, j->options->explain_seconds);
+    q->routing_failed = verdict->routing.outcome == ET_MISMATCH;
+    q->small = is_small(q->right);
+    et_status status = take_exhibits(q, error);
+    if (status == ET_OK) status = find_suspects(q, error);
+    q->failed[ET_PART_ROUTING] |= q->routing_failed;
+    if (status != ET_OK) et_inquiry_close(q);
+    return status;
+}
+
+void et_inquiry_close(et_inquiry *q)
+{
+    free(q->exhibits);
+    free(q->bad_token);
+    free(q->bad_expert);
+    free(q->room);
+    *q = (et_inquiry){0};
+}

@@ -1,0 +1,303 @@
+/* hooks.c: where a mutant's hooks are called, and what they see and build with. See mutant.h. */
+#include "ref/base/memory.h"
+#include "ref/verdict/mutant.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- room ---- */
+
+void *et_mutant_own(et_mutant *m, size_t count, size_t size)
+{
+    void *room = NULL;
+    if (m->status == ET_OK && m->own_count == ET_MAX_OWN) m->status = ET_ENOMEM;
+    if (m->status == ET_OK) m->status = et_allocate(&room, count, size, "mutant", NULL);
+    if (room) m->owned[m->own_count++] = room;
+    return room;
+}
+
+et_real *et_mutant_reals(et_mutant *m, size_t count)
+{
+    return et_mutant_own(m, count, sizeof(et_real));
+}
+
+int32_t *et_mutant_integers(et_mutant *m, size_t count)
+{
+    return et_mutant_own(m, count, sizeof(int32_t));
+}
+
+et_real *et_mutant_copy(et_mutant *m, const et_real *from, size_t count)
+{
+    et_real *to = et_mutant_reals(m, count);
+    if (to) memcpy(to, from, count * sizeof *to);
+    return to;
+}
+
+/* ---- rows ---- */
+
+size_t et_slots_of(const et_assignment *a, size_t t, const int32_t **slots)
+{
+    *slots = a->token_slots + a->token_offsets[t];
+    return (size_t)(a->token_offsets[t + 1] - a->token_offsets[t]);
+}
+
+static et_real *at(et_real *array, size_t row, size_t columns)
+{
+    return array ? array + row * columns : NULL;
+}
+
+/* Numbers of expert e's row that comes first: of the sub-step, and of the whole. */
+static et_row numbers_of(const et_mutant *m, size_t e, size_t q)
+{
+    const et_pick *p = m->pick;
+    bool shared = e == m->moe.n;
+    size_t t = shared ? q : (size_t)p->a.slot_token[q], token = p->tokens[t];
+    size_t slot = shared ? token : p->slots[q];
+    size_t first = shared ? 0 : (size_t)m->a->expert_offsets[e];
+    size_t load = shared ? m->moe.N : (size_t)m->a->load[e];
+    return (et_row){.t = t, .token = token, .slot = slot, .place = slot - first, .load = load};
+}
+
+/* `count` rows of expert e from row q of the sub-step on. */
+static et_row rows_of(const et_mutant *m, et_stage stage, size_t e, size_t q, size_t count)
+{
+    const et_moe *moe = &m->moe;
+    const et_moe_values *f = &m->s.fwd;
+    const et_moe_grads *g = &m->s.bwd;
+    bool shared = e == moe->n;
+    size_t d = moe->d, h = shared ? moe->hs : moe->h, size = h * d;
+    et_row r = count > 0 ? numbers_of(m, e, q) : (et_row){0};
+    r.stage = stage, r.expert = e, r.first = q, r.count = count, r.width = h;
+    r.up = shared ? moe->shared_up : moe->up + e * size;
+    r.down = shared ? moe->shared_down : moe->down + e * size;
+    r.w = at(shared ? f->shared_weight : f->slot_weight, q, 1);
+    r.H = at(shared ? f->shared_pre : f->slot_pre, q, h);
+    r.A = at(shared ? f->shared_act : f->slot_act, q, h);
+    r.O = at(shared ? f->shared_out : f->slot_out, q, d);
+    r.dw = at(shared ? g->shared_weight : g->slot_weight, q, 1);
+    r.dO = at(shared ? g->shared_out : g->slot_out, q, d);
+    r.dA = at(shared ? g->shared_act : g->slot_act, q, h);
+    r.dH = at(shared ? g->shared_pre : g->slot_pre, q, h);
+    r.dx = at(shared ? m->shared_dx : m->slot_dx, q, d);
+    et_real *up = shared ? g->shared_up : at(g->up, e, size);
+    et_real *down = shared ? g->shared_down : at(g->down, e, size);
+    r.size = count * (stage == ET_AT_DWEIGHT ? 1 : h);
+    switch (stage) {
+    case ET_AT_PRE: r.values = r.H; return r;
+    case ET_AT_ACT: r.values = r.A; return r;
+    case ET_AT_DWEIGHT: r.values = r.dw; return r;
+    case ET_AT_DACT: r.values = r.dA; return r;
+    case ET_AT_DPRE: r.values = r.dH; return r;
+    case ET_AT_DUP: r.values = up, r.size = size; return r;
+    case ET_AT_DDOWN: r.values = down, r.size = size; return r;
+    default: r.size = count * d;
+    }
+    r.values = stage == ET_AT_OUT ? r.O : stage == ET_AT_DOUT ? r.dO : r.dx;
+    return r;
+}
+
+/* A slot of the whole step, or the shared expert's row of a token, about to be weighed. */
+static et_row weight_of(const et_mutant *m, size_t slot, bool shared)
+{
+    const et_moe_values *f = &m->all.fwd;
+    et_real *w = (shared ? f->shared_weight : f->slot_weight) + slot;
+    return (et_row){.stage = ET_AT_WEIGHTS,
+                    .expert = shared ? m->moe.n : (size_t)m->a->slot_expert[slot],
+                    .slot = slot,
+                    .token = shared ? slot : (size_t)m->a->slot_token[slot],
+                    .w = w,
+                    .values = w,
+                    .size = 1,
+                    .count = 1};
+}
+
+/* Of an array that has a row a token. */
+static et_row token_row(const et_mutant *m, et_stage stage, size_t t)
+{
+    size_t n = m->moe.n, d = m->moe.d, size = stage == ET_AT_Y || stage == ET_AT_DX ? d : n;
+    et_real *values = stage == ET_AT_Y        ? m->s.fwd.y
+                      : stage == ET_AT_DX     ? m->s.bwd.x
+                      : stage == ET_AT_DGATES ? m->s.bwd.gates
+                                              : m->s.bwd.logits;
+    return (et_row){.stage = stage,
+                    .t = t,
+                    .token = m->pick->tokens[t],
+                    .values = values + t * size,
+                    .size = size,
+                    .count = 1};
+}
+
+/* ---- calling hooks ---- */
+
+static const et_hook *next_hook(const et_mutant *m, et_stage stage, const et_hook *after)
+{
+    return et_hypothesis_hook(m->what, m->variant, stage, after);
+}
+
+bool et_mutant_hooked(const et_mutant *m, et_stage stage)
+{
+    return next_hook(m, stage, NULL) != NULL;
+}
+
+static bool in_scope(const et_mutant *m, size_t expert, size_t token)
+{
+    const et_scope *c = &m->scope;
+    return (c->experts == NULL || c->experts[expert]) && (c->tokens == NULL || c->tokens[token]);
+}
+
+void et_mutant_settings(et_mutant *m, et_stage stage, et_step *s)
+{
+    for (const et_hook *h = NULL; (h = next_hook(m, stage, h));)
+        if (h->settings) h->settings(m, s);
+}
+
+bool et_is_by_token(et_stage stage)
+{
+    return stage == ET_AT_Y || stage == ET_AT_DX || stage == ET_AT_DGATES || stage == ET_AT_DLOGITS;
+}
+
+static void call_tokens(et_mutant *m, const et_hook *h, et_stage stage)
+{
+    for (size_t t = 0; t < m->pick->count; t++) {
+        et_row r = token_row(m, stage, t);
+        if (m->scope.tokens == NULL || m->scope.tokens[r.token]) h->row(m, &r);
+    }
+}
+
+static void call_expert(et_mutant *m, const et_hook *h, et_stage stage, size_t e)
+{
+    bool shared = e == m->moe.n;
+    size_t first = shared ? 0 : (size_t)m->pick->a.expert_offsets[e];
+    size_t count = shared ? m->pick->count : (size_t)m->pick->a.load[e];
+    if (m->scope.experts && !m->scope.experts[e]) return;
+    et_row all = rows_of(m, stage, e, first, count);
+    if (h->rows) h->rows(m, &all);
+    for (size_t q = 0; h->row && q < count; q++) {
+        et_row r = rows_of(m, stage, e, first + q, 1);
+        if (in_scope(m, e, r.token)) h->row(m, &r);
+    }
+}
+
+static size_t experts_of(const et_mutant *m)
+{
+    return m->moe.n + (m->moe.hs > 0 ? 1 : 0);
+}
+
+void et_mutant_call(et_mutant *m, et_stage stage)
+{
+    bool gradients = stage == ET_AT_DUP || stage == ET_AT_DDOWN, tokens = et_is_by_token(stage);
+    for (const et_hook *h = NULL; (h = next_hook(m, stage, h));) {
+        if (h->whole) h->whole(m);
+        if (h->row && tokens) call_tokens(m, h, stage);
+        for (size_t e = 0; (h->row || h->rows) && !tokens && e < experts_of(m); e++)
+            if (!gradients || m->pick->complete[e]) call_expert(m, h, stage, e);
+    }
+}
+
+void et_mutant_call_weights(et_mutant *m)
+{
+    size_t N = m->moe.hs > 0 ? m->moe.N : 0, S = m->a->slots;
+    for (const et_hook *h = NULL; (h = next_hook(m, ET_AT_WEIGHTS, h));) {
+        if (h->whole) h->whole(m);
+        for (size_t j = 0; h->row && j < S + N; j++) {
+            et_row r = weight_of(m, j < S ? j : j - S, j >= S);
+            if (in_scope(m, r.expert, r.token)) h->row(m, &r);
+        }
+    }
+}
+
+void et_mutant_hand(void *user, const char *site, size_t count, et_real *values)
+{
+    et_mutant *m = user;
+    const struct {
+        const char *site;
+        et_stage stage;
+        const et_real *slots, *shared;
+    } sites[] = {{"H", ET_AT_PRE, m->s.fwd.slot_pre, m->s.fwd.shared_pre},
+                 {"A", ET_AT_ACT, m->s.fwd.slot_act, m->s.fwd.shared_act},
+                 {"dA", ET_AT_DACT, m->s.bwd.slot_act, m->s.bwd.shared_act},
+                 {"dH", ET_AT_DPRE, m->s.bwd.slot_pre, m->s.bwd.shared_pre},
+                 {"dp", ET_AT_DGATES, NULL, NULL},
+                 {"dr", ET_AT_DLOGITS, NULL, NULL}};
+    size_t i = 0, sites_count = sizeof sites / sizeof *sites;
+    while (i < sites_count && strcmp(sites[i].site, site) != 0) i++;
+    if (count == 0 || i == sites_count || !et_mutant_hooked(m, sites[i].stage)) return;
+    if (et_is_by_token(sites[i].stage)) {
+        et_mutant_call(m, sites[i].stage);
+        return;
+    }
+    size_t e = m->moe.n; /* the shared one, or whose rows these are */
+    if (values != sites[i].shared)
+        e = (size_t)m->pick->a.slot_expert[(size_t)(values - sites[i].slots) / m->moe.h];
+    for (const et_hook *h = NULL; (h = next_hook(m, sites[i].stage, h));)
+        call_expert(m, h, sites[i].stage, e);
+}
+
+/* ---- products that hooks take again ---- */
+
+static et_matrix turned_if(bool so, et_matrix X)
+{
+    X.transposed ^= so;
+    return X;
+}
+
+/* x of the rows' tokens. */
+static void gather_x(const et_mutant *m, const et_row *r, et_real *to)
+{
+    size_t d = m->moe.d;
+    const int32_t *tokens = r->expert < m->moe.n ? m->pick->a.slot_token : NULL;
+    for (size_t q = r->first; q < r->first + r->count; q++)
+        memcpy(to + (q - r->first) * d, m->on->x + (tokens ? (size_t)tokens[q] : q) * d,
+               d * sizeof *to);
+}
+
+/* to [count,columns] = from [count,K] op(W) */
+typedef struct product {
+    const et_real *from;
+    size_t K, columns;
+    et_matrix W;
+} product;
+
+static product product_at(const et_mutant *m, const et_row *r, const et_real *W)
+{
+    size_t d = m->moe.d, h = r->width;
+    switch (r->stage) {
+    case ET_AT_PRE: return (product){NULL, d, h, et_transposed(W, d)};
+    case ET_AT_OUT: return (product){r->A, h, d, et_transposed(W, h)};
+    case ET_AT_DACT: return (product){r->dO, d, h, et_rows(W, h)};
+    default: return (product){r->dH, h, d, et_rows(W, d)};
+    }
+}
+
+void et_through(et_mutant *m, const et_row *r, const et_real *W, bool turned, const et_real *x)
+{
+    product p = product_at(m, r, W);
+    void *room = NULL;
+    if (r->stage == ET_AT_PRE) p.from = x;
+    if (p.from == NULL) {
+        if (et_allocate(&room, r->count * p.K, sizeof(et_real), "rows", NULL) != ET_OK) {
+            m->status = ET_ENOMEM;
+            return;
+        }
+        gather_x(m, r, room);
+        p.from = room;
+    }
+    et_matmul(ET_BLAS, r->count, p.columns, p.K, et_rows(p.from, p.K), turned_if(turned, p.W),
+              false, r->values, p.columns);
+    free(room);
+}
+
+bool et_take_shares(et_mutant *m)
+{
+    size_t d = m->moe.d, n = m->moe.n, count = m->pick->count;
+    const et_assignment *a = &m->pick->a;
+    if (m->slot_dx) return true;
+    m->slot_dx = et_mutant_reals(m, a->slots * d);
+    m->shared_dx = et_mutant_reals(m, m->moe.hs > 0 ? count * d : 0);
+    for (size_t e = 0; m->status == ET_OK && e < experts_of(m); e++) {
+        size_t first = e < n ? (size_t)a->expert_offsets[e] : 0;
+        et_row r = rows_of(m, ET_AT_SLOT_DX, e, first, e < n ? (size_t)a->load[e] : count);
+        et_through(m, &r, r.up, false, NULL);
+    }
+    return m->status == ET_OK;
+}

@@ -1,0 +1,531 @@
+/* mutant.c: the reference run with a hypothesis's hooks in it, phase by phase. See mutant.h.
+ *
+ * A phase that the hypothesis reaches writes arrays of the mutant's own; the others stay those of the
+ * reference, or of its sub-step.
+ *
+ * Left out: metric.*, which restate other tensors; route.topk_*, which the mask and the scores imply.
+ */
+#include "ref/verdict/mutant.h"
+#include "ref/oracle/decide.h"
+#include "ref/verdict/judge.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BIT(stage) (1U << (stage))
+
+static const unsigned stages_of[ET_PHASES] = {
+    [ET_SELECTION] = BIT(ET_AT_PLAN) | BIT(ET_AT_MASK) | BIT(ET_AT_CUTOFF) | BIT(ET_AT_STATE),
+    [ET_SCORES] = BIT(ET_AT_GATES) | BIT(ET_AT_WEIGHTS),
+    [ET_EXPERTS] = BIT(ET_AT_PRE) | BIT(ET_AT_ACT) | BIT(ET_AT_OUT),
+    [ET_COMBINE] = BIT(ET_AT_Y),
+    [ET_LOSSES] = BIT(ET_AT_LOSSES),
+    [ET_COMBINE_BACKWARD] = BIT(ET_AT_DWEIGHT) | BIT(ET_AT_DOUT),
+    [ET_EXPERTS_BACKWARD] = BIT(ET_AT_DDOWN) | BIT(ET_AT_DACT) | BIT(ET_AT_DPRE) | BIT(ET_AT_DUP),
+    [ET_SCORE_BACKWARD] = BIT(ET_AT_SLOT_DX) | BIT(ET_AT_DGATES) | BIT(ET_AT_DLOGITS) |
+                          BIT(ET_AT_DROUTER) | BIT(ET_AT_DX),
+    [ET_LAYOUT] = BIT(ET_AT_LAYOUT),
+};
+
+static bool is_moe(const et_mutant *m)
+{
+    return m->on->right->c.layer == ET_MOE;
+}
+
+/* ---- mutants ---- */
+
+void et_mutant_open(et_mutant *m, et_subject *on, const et_hypothesis *what, size_t variant,
+                    et_scope scope, bool carried)
+{
+    *m = (et_mutant){.on = on,
+                     .what = what,
+                     .variant = variant,
+                     .factor = 1,
+                     .scope = scope,
+                     .moe = on->moe,
+                     .all = *on->right,
+                     .a = on->pick.of,
+                     .pick = &on->pick};
+    m->hand = (et_rounding){.mutate = et_mutant_hand, .user = m};
+    m->rerouted = carried && et_hypothesis_reach(what, variant, false) >> ET_AT_MASK & 1;
+    m->all.owned_count = 0; /* nothing of the reference's is this one's to free */
+    m->s = on->sub;
+    m->s.assignment = on->pick.a;
+    m->s.route.mask = on->pick.mask;
+}
+
+void et_mutant_close(et_mutant *m)
+{
+    for (size_t i = 0; i < m->own_count; i++) free(m->owned[i]);
+    m->kept.assignment = (et_assignment){0};
+    et_step_free(&m->kept);
+    et_step_free(&m->routed);
+    et_step_free(&m->losses);
+    et_step_free(&m->own_room);
+    et_assignment_free(&m->own);
+    et_pick_close(&m->own_pick);
+    *m = (et_mutant){0};
+}
+
+/* ---- selection ---- */
+
+/* The cutoff that each pool of the case has in pools of another size. */
+static void show_pools(et_mutant *m)
+{
+    const et_step *right = m->on->right;
+    const et_real *wrong = m->routed.route.pool_cutoff;
+    size_t n = m->moe.n, P = right->c.pool_tokens, pool = m->routed.c.pool_tokens;
+    if (right->route.pool_cutoff == NULL || wrong == NULL || P == pool) return;
+    size_t pools = m->moe.N / P;
+    et_real *to = et_mutant_reals(m, pools * n);
+    for (size_t i = 0; to && i < pools; i++)
+        memcpy(to + i * n, wrong + i * P / pool * n, n * sizeof *to);
+    if (to) m->all.route.pool_cutoff = to;
+}
+
+/* Who goes where by now; from here on everything has to follow. */
+static et_status reroute(et_mutant *m, et_error *error)
+{
+    const et_step *right = m->on->right;
+    uint8_t *tokens = et_mutant_own(m, m->moe.N, 1);
+    if (tokens == NULL) return ET_ENOMEM;
+    for (size_t t = 0; t < m->on->pick.count; t++) tokens[m->on->pick.tokens[t]] = 1;
+    et_status status = et_assignment_build(&m->own, m->moe.N, m->moe.n, m->all.route.mask, error);
+    if (status == ET_OK)
+        status = et_pick_open(&m->own_pick, &m->own, right->c.shared, tokens, error);
+    if (status != ET_OK) return status;
+    m->a = &m->own;
+    m->pick = &m->own_pick;
+    m->s.assignment = m->own_pick.a;
+    m->s.route.mask = m->own_pick.mask;
+    m->reach |= BIT(ET_AT_LAYOUT) - BIT(ET_AT_WEIGHTS);
+    return ET_OK;
+}
+
+static et_status route(et_mutant *m, et_error *error)
+{
+    const et_step *right = m->on->right;
+    et_step *r = &m->routed;
+    *r = et_step_like(right);
+    r->max_bytes = 0;
+    r->fwd.logits = right->fwd.logits;
+    et_mutant_settings(m, ET_AT_PLAN, r);
+    bool threshold = et_case_routes_by_threshold(&r->c);
+    m->ranked = !threshold || (r->c.has_capacity && !r->c.eval);
+    et_status status = m->status == ET_OK ? et_step_route(r, error) : m->status;
+    if (status != ET_OK) return status;
+    m->all.route.mask = r->route.mask;
+    m->all.route.margin = r->route.margin;
+    if (r->route.threshold) m->all.route.threshold = r->route.threshold;
+    if (r->route.cutoff && right->route.cutoff) m->all.route.cutoff = r->route.cutoff;
+    if (right->route.pool_cutoff && r->route.pool_cutoff)
+        m->all.route.pool_cutoff = r->route.pool_cutoff;
+    et_mutant_call(m, ET_AT_MASK);
+    show_pools(m);
+    return m->rerouted ? reroute(m, error) : m->status;
+}
+
+static et_status update_state(et_mutant *m, et_error *error)
+{
+    const et_step *right = m->on->right;
+    et_step *k = &m->kept;
+    size_t n = m->moe.n;
+    *k = et_step_like(right);
+    k->max_bytes = 0;
+    k->route = m->all.route;
+    k->assignment = *m->a;
+    k->assignment.load = et_mutant_integers(m, n);
+    if (m->status != ET_OK) return m->status;
+    memcpy(k->assignment.load, m->a->load, n * sizeof *m->a->load);
+    et_mutant_settings(m, ET_AT_STATE, k);
+    et_status status = m->status == ET_OK ? et_step_update_state(k, error) : m->status;
+    if (k->state_ema) m->all.state_ema = k->state_ema;
+    if (k->state_updates) m->all.state_updates = k->state_updates;
+    if (k->state_bias) m->all.state_bias = k->state_bias;
+    return status;
+}
+
+static et_status selection(et_mutant *m, et_error *error)
+{
+    et_status status = ET_OK;
+    if (!is_moe(m)) return ET_OK;
+    if (m->reach & (BIT(ET_AT_PLAN) | BIT(ET_AT_MASK))) status = route(m, error);
+    if (status == ET_OK && et_mutant_hooked(m, ET_AT_CUTOFF) && m->all.route.cutoff) {
+        m->all.route.cutoff = et_mutant_copy(m, m->all.route.cutoff, m->moe.n);
+        if (m->status == ET_OK) et_mutant_call(m, ET_AT_CUTOFF);
+    }
+    if (status == ET_OK && (m->reach & BIT(ET_AT_STATE))) status = update_state(m, error);
+    return status;
+}
+
+/* ---- gates and weights ---- */
+
+void et_gates_again(et_mutant *m, const et_real *scores)
+{
+    const et_moe *moe = &m->moe;
+    et_moe_values *f = &m->all.fwd;
+    size_t step = moe->gate == ET_GATE_SOFTMAX_TOKENS ? moe->gate_tokens : moe->N;
+    for (size_t t = 0; t < moe->N; t += step)
+        et_gate_forward(moe->gate, step, moe->n, scores + t * moe->n, f->gates + t * moe->n,
+                        f->anchor ? f->anchor + t : NULL);
+}
+
+/* An anchor even where the right gate has none: the hook may ask for another gate. */
+static et_status gates(et_mutant *m)
+{
+    size_t N = m->moe.N;
+    et_moe_values *f = &m->all.fwd;
+    f->gates = et_mutant_reals(m, N * m->moe.n);
+    f->anchor = f->anchor ? et_mutant_copy(m, f->anchor, N) : et_mutant_reals(m, N);
+    if (m->status != ET_OK) return m->status;
+    et_mutant_settings(m, ET_AT_GATES, &m->all);
+    if (m->status == ET_OK) et_gates_again(m, f->logits);
+    if (m->status == ET_OK) et_mutant_call(m, ET_AT_GATES);
+    return m->status;
+}
+
+static et_status weigh(et_mutant *m, et_error *error)
+{
+    size_t N = m->moe.hs > 0 ? m->moe.N : 0, S = m->a->slots;
+    et_moe_values *f = &m->all.fwd;
+    f->slot_weight = et_mutant_reals(m, S);
+    if (N > 0) f->shared_weight = et_mutant_reals(m, N);
+    if (m->status != ET_OK) return m->status;
+    et_mutant_settings(m, ET_AT_WEIGHTS, &m->all);
+    et_status status = et_moe_weigh(&m->moe, m->a, f, error);
+    if (status == ET_OK) et_mutant_call_weights(m);
+    return status == ET_OK ? m->status : status;
+}
+
+/* Arrays to write to; whatever an earlier mutant left in them. */
+static et_status take_room(et_mutant *m, et_error *error)
+{
+    et_step *room = m->rerouted ? &m->own_room : &m->on->room;
+    et_status status = ET_OK;
+    if (room->owned_count == 0) status = et_subject_room(m->on, m->pick, room, error);
+    m->room = room;
+    if (status != ET_OK) et_step_free(room);
+    return status;
+}
+
+/* Scores of the picked tokens, from those of all. */
+static void gather_scores(et_mutant *m)
+{
+    const et_moe_values *all = &m->all.fwd, *room = &m->room->fwd;
+    et_moe_values *f = &m->s.fwd;
+    size_t n = m->moe.n, count = m->pick->count;
+    f->logits = room->logits;
+    f->gates = room->gates;
+    f->slot_weight = room->slot_weight;
+    f->shared_weight = room->shared_weight;
+    f->anchor = all->anchor ? et_mutant_reals(m, count) : NULL;
+    et_pick_gather(m->pick, false, n, all->logits, f->logits);
+    et_pick_gather(m->pick, false, n, all->gates, f->gates);
+    et_pick_gather(m->pick, true, 1, all->slot_weight, f->slot_weight);
+    if (f->shared_weight) et_pick_gather(m->pick, false, 1, all->shared_weight, f->shared_weight);
+    if (f->anchor) et_pick_gather(m->pick, false, 1, all->anchor, f->anchor);
+}
+
+static et_status scores(et_mutant *m, et_error *error)
+{
+    et_status status = ET_OK;
+    if (!is_moe(m)) return ET_OK;
+    if (m->reach & BIT(ET_AT_GATES)) status = gates(m);
+    if (status == ET_OK) status = weigh(m, error);
+    if (status == ET_OK) gather_scores(m);
+    return status == ET_OK ? m->status : status;
+}
+
+/* ---- the experts' rows, and y ---- */
+
+/* The layer of the sub-step, with the hooks in it. */
+static et_moe layer_of(const et_mutant *m)
+{
+    et_moe moe = m->moe;
+    moe.N = m->pick->count;
+    moe.gate_tokens = moe.N;
+    moe.rounding = &m->hand;
+    return moe;
+}
+
+static et_ffn dense_layer(const et_mutant *m)
+{
+    return (et_ffn){ET_BLAS, m->moe.d, m->moe.h, m->moe.up, m->moe.down, &m->hand};
+}
+
+static et_status experts(et_mutant *m, et_error *error)
+{
+    et_moe_values *f = &m->s.fwd;
+    const et_moe_values *room = &m->room->fwd;
+    et_status status = ET_OK;
+    f->slot_pre = room->slot_pre, f->slot_act = room->slot_act, f->slot_out = room->slot_out;
+    f->shared_pre = room->shared_pre, f->shared_act = room->shared_act;
+    f->shared_out = room->shared_out;
+    et_moe moe = layer_of(m);
+    et_ffn dense = dense_layer(m);
+    if (is_moe(m))
+        status = et_moe_experts(&moe, m->on->x, &m->pick->a, f, error);
+    else
+        status =
+            et_ffn_forward(&dense, moe.N, m->on->x, f->slot_pre, f->slot_act, f->slot_out, error);
+    if (status == ET_OK) et_mutant_call(m, ET_AT_OUT);
+    return status;
+}
+
+static et_status combine(et_mutant *m, et_error *error)
+{
+    et_moe_values *f = &m->s.fwd;
+    et_moe moe = layer_of(m);
+    et_status status = ET_OK;
+    f->y = m->room->fwd.y;
+    if (is_moe(m))
+        status = et_moe_combine(&moe, &m->pick->a, f, error);
+    else
+        memcpy(f->y, f->slot_out, moe.N * moe.d * sizeof(et_real));
+    if (status == ET_OK) et_mutant_call(m, ET_AT_Y);
+    return status;
+}
+
+/* ---- losses ---- */
+
+/* Of the gates that the backward pass goes by; the losses' own gradients, which no step keeps. */
+static et_status take_losses(et_mutant *m, bool right, et_error *error)
+{
+    et_step *l = &m->losses;
+    size_t count = m->moe.N * m->moe.n;
+    et_step_free(l);
+    *l = et_step_like(m->on->right);
+    l->max_bytes = 0;
+    l->route.mask = m->rerouted ? m->all.route.mask : m->on->right->route.mask;
+    l->fwd = right ? m->on->right->fwd : m->all.fwd;
+    l->fwd.logits = m->on->right->fwd.logits;
+    l->bwd.gates = et_mutant_reals(m, count);
+    l->bwd.logits = et_mutant_reals(m, count);
+    if (m->status != ET_OK) return m->status;
+    et_mutant_settings(m, ET_AT_LOSSES, l);
+    return et_step_losses(l, error);
+}
+
+static et_status losses(et_mutant *m, et_error *error)
+{
+    if (!is_moe(m)) return ET_OK;
+    et_status status = take_losses(m, false, error);
+    if (status != ET_OK) return status;
+    if (m->losses.loss_aux) m->all.loss_aux = m->losses.loss_aux;
+    if (m->losses.loss_z) m->all.loss_z = m->losses.loss_z;
+    et_mutant_call(m, ET_AT_LOSSES);
+    return m->status;
+}
+
+/* ---- backward ---- */
+
+/* Between the passes: what the backward pass will go by. */
+static void turn_back(et_mutant *m)
+{
+    m->used = m->s.fwd;
+    if (!m->forward_only) return;
+    m->used = m->on->sub.fwd;
+    m->moe = m->on->moe;
+}
+
+static et_status combine_backward(et_mutant *m, et_error *error)
+{
+    et_moe_grads *g = &m->s.bwd;
+    const et_moe_grads *room = &m->room->bwd;
+    et_moe moe = layer_of(m);
+    et_status status = ET_OK;
+    g->slot_weight = room->slot_weight, g->slot_out = room->slot_out;
+    g->shared_weight = room->shared_weight, g->shared_out = room->shared_out;
+    if (is_moe(m))
+        status = et_moe_combine_backward(&moe, m->on->dy, &m->pick->a, &m->used, g, error);
+    else
+        memcpy(g->slot_out, m->on->dy, moe.N * moe.d * sizeof(et_real));
+    if (status != ET_OK) return status;
+    if (is_moe(m)) et_mutant_call(m, ET_AT_DWEIGHT);
+    et_mutant_call(m, ET_AT_DOUT);
+    return ET_OK;
+}
+
+static void clear(et_real *values, size_t count)
+{
+    memset(values, 0, count * sizeof *values);
+}
+
+/* What the experts' backward pass adds to. */
+static void clear_gradients(et_mutant *m)
+{
+    const et_moe *moe = &m->moe;
+    et_moe_grads *g = &m->s.bwd;
+    size_t size = moe->h * moe->d, n = moe->n;
+    clear(g->x, m->pick->count * moe->d);
+    for (size_t i = 0; i < n; i++) {
+        if (!m->pick->complete[i]) continue;
+        clear(g->up + i * size, size);
+        clear(g->down + i * size, size);
+    }
+    if (!m->pick->complete[n]) return;
+    clear(g->shared_up, moe->hs * moe->d);
+    clear(g->shared_down, moe->hs * moe->d);
+}
+
+static et_status experts_backward(et_mutant *m, et_error *error)
+{
+    et_moe_grads *g = &m->s.bwd;
+    const et_moe_grads *room = &m->room->bwd;
+    const et_moe_values *f = &m->used;
+    et_moe moe = layer_of(m);
+    et_ffn dense = dense_layer(m);
+    et_status status = ET_OK;
+    g->slot_act = room->slot_act, g->slot_pre = room->slot_pre;
+    g->shared_act = room->shared_act, g->shared_pre = room->shared_pre;
+    g->up = room->up, g->down = room->down, g->x = room->x;
+    g->shared_up = room->shared_up, g->shared_down = room->shared_down;
+    g->wanted = m->pick->complete;
+    clear_gradients(m);
+    if (is_moe(m))
+        status = et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, error);
+    else
+        status = et_ffn_backward(&dense, moe.N, m->on->x, f->slot_pre, f->slot_act, g->slot_out,
+                                 g->slot_act, g->slot_pre, m->pick->whole ? g->up : NULL,
+                                 m->pick->whole ? g->down : NULL, false, g->x, error);
+    if (status != ET_OK) return status;
+    et_mutant_call(m, ET_AT_DDOWN);
+    et_mutant_call(m, ET_AT_DUP);
+    return m->status;
+}
+
+static void negate(et_real *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++) values[i] = -values[i];
+}
+
+/* dx without the router's term, where the experts' shares are the reference's. */
+static void start_dx(et_mutant *m)
+{
+    const et_moe_grads *right = &m->on->sub.bwd;
+    size_t n = m->moe.n, d = m->moe.d, count = m->pick->count;
+    if (m->s.bwd.x == m->room->bwd.x) return;
+    m->s.bwd.x = m->room->bwd.x;
+    memcpy(m->s.bwd.x, right->x, count * d * sizeof(et_real));
+    et_real *dr = is_moe(m) ? et_mutant_copy(m, right->logits, count * n) : NULL;
+    if (dr == NULL) return;
+    negate(dr, count * n);
+    et_matmul(ET_BLAS, count, d, n, et_rows(dr, n), et_rows(m->moe.router, d), true, m->s.bwd.x, d);
+}
+
+static void add_rows(size_t d, et_real factor, const et_real *from, et_real *to)
+{
+    for (size_t c = 0; c < d; c++) to[c] += factor * from[c];
+}
+
+/* dx += factor * the shares. */
+static void add_shares(et_mutant *m, et_real factor)
+{
+    const et_assignment *a = &m->pick->a;
+    size_t d = m->moe.d;
+    for (size_t slot = 0; slot < a->slots; slot++)
+        add_rows(d, factor, m->slot_dx + slot * d, m->s.bwd.x + (size_t)a->slot_token[slot] * d);
+    for (size_t t = 0; m->moe.hs > 0 && t < m->pick->count; t++)
+        add_rows(d, factor, m->shared_dx + t * d, m->s.bwd.x + t * d);
+}
+
+static void mutate_shares(et_mutant *m)
+{
+    if (!et_mutant_hooked(m, ET_AT_SLOT_DX) || !et_take_shares(m)) return;
+    add_shares(m, -1);
+    et_mutant_call(m, ET_AT_SLOT_DX);
+    add_shares(m, 1);
+}
+
+/* The losses' shares of dp and dr come in. */
+static et_status start_scores(et_mutant *m, et_error *error)
+{
+    et_moe_grads *g = &m->s.bwd;
+    size_t n = m->moe.n, size = m->pick->count * n;
+    et_status status = ET_OK;
+    if (m->losses.bwd.gates == NULL || m->forward_only) status = take_losses(m, true, error);
+    m->loss_gates = et_mutant_reals(m, size);
+    m->loss_logits = et_mutant_reals(m, size);
+    if (status == ET_OK) status = m->status;
+    if (status != ET_OK) return status;
+    et_pick_gather(m->pick, false, n, m->losses.bwd.gates, m->loss_gates);
+    et_pick_gather(m->pick, false, n, m->losses.bwd.logits, m->loss_logits);
+    g->gates = m->room->bwd.gates, g->logits = m->room->bwd.logits, g->router = m->room->bwd.router;
+    clear(g->router, n * m->moe.d);
+    memcpy(g->gates, m->loss_gates, size * sizeof(et_real));
+    memcpy(g->logits, m->loss_logits, size * sizeof(et_real));
+    return ET_OK;
+}
+
+static et_status score_backward(et_mutant *m, et_error *error)
+{
+    et_moe moe = layer_of(m);
+    m->blocked |= is_moe(m) && moe.gate == ET_GATE_SOFTMAX_TOKENS && !m->pick->whole;
+    if (m->blocked) return ET_OK; /* a column's tokens share their gradients */
+    moe.gate_tokens = m->moe.gate_tokens;
+    start_dx(m);
+    et_status status = is_moe(m) ? start_scores(m, error) : ET_OK;
+    if (status == ET_OK && is_moe(m))
+        status = et_moe_score_backward(&moe, m->on->x, &m->pick->a, &m->used, &m->s.bwd, error);
+    if (status != ET_OK) return status;
+    if (m->pick->whole && is_moe(m)) et_mutant_call(m, ET_AT_DROUTER);
+    mutate_shares(m);
+    et_mutant_call(m, ET_AT_DX);
+    return m->status;
+}
+
+static et_status layout(et_mutant *m, et_error *error)
+{
+    (void)error;
+    et_mutant_call(m, ET_AT_LAYOUT);
+    return m->status;
+}
+
+/* ---- all phases ---- */
+
+et_status et_mutant_phase(et_mutant *m, et_phase phase, et_error *error)
+{
+    typedef et_status compute(et_mutant *, et_error *);
+    static compute *const phases[ET_PHASES] = {selection,        scores,         experts,
+                                               combine,          losses,         combine_backward,
+                                               experts_backward, score_backward, layout};
+    if (phase == ET_SELECTION) m->reach = et_hypothesis_reach(m->what, m->variant, m->forward_only);
+    if (phase == ET_COMBINE_BACKWARD) turn_back(m);
+    if (m->blocked || !(m->reach & stages_of[phase])) return ET_OK;
+    et_status status = phase == ET_SELECTION || phase == ET_LAYOUT ? ET_OK : take_room(m, error);
+    if (status == ET_OK) status = phases[phase](m, error);
+    if (status == ET_OK) status = m->status;
+    if (!m->blocked) m->done |= stages_of[phase] & m->reach;
+    return status == ET_ENOMEM ? et_fail(error, status, "explanation: no memory for a hypothesis")
+                               : status;
+}
+
+/* ---- what it shows ---- */
+
+static const void *values_in(const et_step *s, const char *tensor)
+{
+    et_tensor_out list[ET_MAX_STEP_TENSORS];
+    const et_tensor_out *t = et_tensor_named(list, et_step_tensors(s, false, list), tensor);
+    return t ? t->values : NULL;
+}
+
+const void *et_mutant_values(const et_mutant *m, const char *tensor)
+{
+    et_stage stage = et_stage_of(tensor);
+    bool of_all = stage <= ET_AT_STATE || stage == ET_AT_LOSSES, laid = m->done >> ET_AT_LAYOUT & 1;
+    if (stage == ET_STAGES || !(m->done >> stage & 1 || laid)) return NULL;
+    const void *wrong = values_in(of_all ? &m->all : &m->s, tensor);
+    return wrong != values_in(of_all ? m->on->right : &m->on->sub, tensor) ? wrong : NULL;
+}
+
+et_step et_mutant_step(const et_mutant *m)
+{
+    et_step s = m->all;
+    s.fwd = m->s.fwd;
+    s.bwd = m->s.bwd;
+    if (!is_moe(m)) return s;
+    s.assignment = *m->a;
+    if (!m->rerouted) s.route.mask = m->on->right->route.mask;
+    if (!et_gate_has_anchor(s.c.gate)) s.fwd.anchor = NULL; /* the mutant's own room */
+    return s;
+}
