@@ -167,9 +167,8 @@ START_TEST(what_was_stored_as_an_operand_is_not_rounded_again)
     size_t moved = 0;
     through_identity(r.profile, ET_INTERMEDIATES, got);
     for (size_t i = 0; i < M * M; i++) ck_assert(got[i] == (et_real)(float)a[i]);
-    through_identity(r.profile, ET_UNSTORED, got);
-    for (size_t i = 0; i < M * M; i++) moved += got[i] != (et_real)(float)a[i];
-    ck_assert_uint_gt(moved, M * M / 2);
+    through_identity(r.profile, ET_UNSTORED, got); /* numbers of the format stay as they are */
+    for (size_t i = 0; i < M * M; i++) ck_assert(got[i] == a[i]);
     /* Operands that are coarser, or of a smaller range, than what was stored. */
     const char *const coarser[] = {"tf32", "f16"};
     for (size_t k = 0; k < 2; k++) {

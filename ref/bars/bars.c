@@ -179,14 +179,14 @@ static double variance_of(const moments *m)
 }
 
 /* All groups' sums, from the errors of one run; `sums` [groups]. */
-et_status et_sum_tensor(const et_tensor_bars *t, const et_summand *summands, size_t summand_count,
-                        const et_errors *e, et_group_sums *sums, et_error *error)
+et_status et_sum_tensor(const et_tensor_bars *t, const et_errors *e, et_group_sums *sums,
+                        et_error *error)
 {
     et_status status = et_sum_groups(&t->grid, e, sums, error);
     et_group_sums *at = sums + t->grid.first[ET_KINDS];
-    for (size_t i = 0; i < summand_count && status == ET_OK; i++) {
-        status = et_sum_summand(&summands[i], t->grid.columns, e, at, error);
-        at += summands[i].sections;
+    for (size_t i = 0; i < t->summand_count && status == ET_OK; i++) {
+        status = et_sum_summand(&t->summands[i], t->grid.columns, e, at, error);
+        at += t->summands[i].sections;
     }
     return status;
 }
@@ -279,7 +279,7 @@ static et_status look_at(et_replica_bars *b, ledger *l, const et_step *replica, 
         if (k < have && run[k].row == p->row) {
             et_errors e = {
                 .got = run[k].got, .want = p->want.values, .variance = p->got, .skip = NULL};
-            status = et_sum_tensor(t, t->summands, t->summand_count, &e, l->sums, error);
+            status = et_sum_tensor(t, &e, l->sums, error);
             for (size_t g = 0; g < t->groups && status == ET_OK; g++)
                 use(&t->bars[g], &tallies[g], &l->sums[g]);
             t->farthest = fmax(t->farthest, sqrt(l->sums[t->grid.first[ET_KIND_TENSOR]].most_ee));

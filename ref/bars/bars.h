@@ -54,17 +54,14 @@ et_status et_bars_make(et_replica_bars *b, const et_step *reference, const et_pr
                        et_bars_progress *progress, void *user, et_error *error);
 void et_bars_free(et_replica_bars *b); /* accepts zeros */
 
-/* sums [t->groups] out: of all groups of a tensor, from these errors. summands: the tensor's own, or those of another
- * reference that has the same sections. ET_ENOMEM. */
-et_status et_sum_tensor(const et_tensor_bars *t, const et_summand *summands, size_t summand_count,
-                        const et_errors *e, et_group_sums *sums, et_error *error);
+/* sums [t->groups] out: of all groups of a tensor, from these errors. ET_ENOMEM. */
+et_status et_sum_tensor(const et_tensor_bars *t, const et_errors *e, et_group_sums *sums,
+                        et_error *error);
 
 /* T_e and T_g. */
 typedef struct et_limits {
     double element, group;
 } et_limits;
 extern const et_limits et_usual_limits;
-/* The same, as far out as normal deviates of probability alpha are, where those above are for 1e-9. */
-et_limits et_limits_at(double alpha);
 
 #endif

@@ -8,6 +8,7 @@
  *     random        the same on layers that nobody chose
  *     habits        the same on layers of ones, copies, positive numbers, and the like
  *     calibration   errors are as large as predicted: root mean square of error/sigma, tensor by tensor
+ *     replicas      honest kernels held against bars from replicas, beside the limits in force
  *     limits        c and b of ref/verdict/calibration.c against what all of these show
  *     broken        each fault is rejected and explained, unless it is smaller than the rounding
  *     floors        the smallest factor 1 + epsilon that is always caught
@@ -78,7 +79,7 @@ typedef struct cp_part {
 } cp_part;
 
 extern const cp_part cp_honest, cp_paper, cp_random, cp_habits, cp_calibration, cp_limits,
-    cp_broken, cp_floors;
+    cp_broken, cp_floors, cp_replicas;
 
 /* ---- cases ---- */
 

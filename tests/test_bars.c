@@ -1,0 +1,229 @@
+/* test_bars.c: error bars from replicas (ref/bars): sums over groups against plain ones, what V is where nothing, or
+ * something, errs; honest kernels within the limits, and factors past them.
+ */
+#include "ref/bars/hold.h"
+#include "ref/bars/replica.h"
+#include "ref/oracle/tensors.h"
+#include "tests/check_main.h"
+#include "tests/run_case.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const ec = "{'name':'ec','rule':'ec','tokens':96,'d_model':24,'d_expert':40,"
+                              "'experts':4,'precision':'bf16','input':{'source':'normal','seed':3}}";
+
+typedef struct subject {
+    et_step golden;
+    const et_profile *profile;
+    et_replica_bars bars;
+} subject;
+
+static void open_subject(subject *s, const char *json, const char *profile)
+{
+    et_case c;
+    et_error error;
+    ck_assert_msg(parse_quoted(&c, json, &error) == ET_OK, "%s", error.text);
+    draw_case(&s->golden, &c);
+    ck_assert_int_eq(et_step_run(&s->golden, ET_PLAIN, NULL, NULL, &error), ET_OK);
+    s->profile = et_profile_find(profile);
+    ck_assert_msg(et_bars_make(&s->bars, &s->golden, s->profile, 0, NULL, NULL, &error) == ET_OK,
+                  "%s", error.text);
+}
+
+static void close_subject(subject *s)
+{
+    et_bars_free(&s->bars);
+    et_step_free(&s->golden);
+}
+
+/* A kernel: rounded to nearest, or a replica that no bar has seen. */
+static et_step kernel_of(const subject *s, et_rounding_mode mode, uint64_t seed)
+{
+    et_step kernel;
+    const et_rounding r = {.profile = s->profile, .mode = mode, .seed = seed};
+    ck_assert_int_eq(et_replica_run(&kernel, &s->golden, &r, 0, NULL), ET_OK);
+    return kernel;
+}
+
+static et_tensor_out find(const et_step *s, const char *name)
+{
+    et_tensor_out list[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(s, false, list), i = 0;
+    while (i < have && strcmp(list[i].name, name) != 0) i++;
+    ck_assert_msg(i < have, "no %s", name);
+    return list[i];
+}
+
+static et_errors errors_of(const subject *s, const et_step *kernel, const char *name)
+{
+    return (et_errors){.got = find(kernel, name).values,
+                       .want = find(&s->golden, name).values,
+                       .variance = find(&s->bars.variance, name).values};
+}
+
+/* The largest share of an allowance that a group of the tensor uses. */
+static void note_share(void *user, const et_held *g)
+{
+    double *most = user;
+    if (g->slope_allowed > 0) *most = fmax(*most, fabs(g->slope) / g->slope_allowed);
+    if (g->spread_allowed > 0) *most = fmax(*most, g->spread / g->spread_allowed);
+}
+
+static double hold(const subject *s, const et_step *kernel, const char *name, double *element)
+{
+    double share = 0;
+    et_errors e = errors_of(s, kernel, name);
+    ck_assert_int_eq(
+        et_hold(&s->bars, et_tensor_row(name), &e, element, note_share, &share, NULL), ET_OK);
+    return share;
+}
+
+static const char *const tensors[] = {"fwd.logits",   "fwd.gates",   "fwd.slot_pre", "fwd.slot_act",
+                                      "fwd.slot_out", "fwd.y",       "bwd.slot_out", "bwd.slot_pre",
+                                      "bwd.logits",   "bwd.x",       "bwd.w_router", "bwd.w_up",
+                                      "bwd.w_down",   "state.ema",   "metric.gate_mean"};
+enum { TENSORS = sizeof tensors / sizeof *tensors };
+
+static const char *const profiles[] = {"f64", "f32", "tf32", "bf16", "bf16-low", "f16"};
+
+START_TEST(honest_kernels_are_within)
+{
+    subject s;
+    open_subject(&s, ec, profiles[_i]);
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        et_step kernel = kernel_of(&s, seed == 0 ? ET_ROUND_NEAREST : ET_ROUND_RANDOM, 1000 + seed);
+        for (size_t i = 0; i < TENSORS; i++) {
+            double element, share = hold(&s, &kernel, tensors[i], &element);
+            ck_assert_msg(share <= 1 && element <= et_usual_limits.element,
+                          "%s: %g of an allowance, an element of %g deviations", tensors[i], share,
+                          element);
+        }
+        et_step_free(&kernel);
+    }
+    close_subject(&s);
+}
+END_TEST
+
+/* A factor on a tensor is found by its groups where no element is past its bar. */
+static const struct {
+    const char *tensor, *profile;
+    double factor;
+} factors[] = {{"fwd.y", "bf16", 1.005},
+               {"fwd.gates", "bf16", 1 + 3e-7},
+               {"bwd.w_up", "bf16", 1.006},
+               {"bwd.x", "f32", 1 + 1e-6},
+               {"fwd.y", "f16", 1.0006}};
+
+START_TEST(factors_are_found)
+{
+    subject s;
+    double element;
+    open_subject(&s, ec, factors[_i].profile);
+    et_step kernel = kernel_of(&s, ET_ROUND_NEAREST, 1);
+    et_tensor_out t = find(&kernel, factors[_i].tensor);
+    et_real *values = (et_real *)(uintptr_t)t.values;
+    for (size_t i = 0; i < t.shape[0] * t.shape[1] * (t.rank > 2 ? t.shape[2] : 1); i++)
+        values[i] *= (et_real)factors[_i].factor;
+    double share = hold(&s, &kernel, factors[_i].tensor, &element);
+    ck_assert_msg(share > 1, "%g of an allowance", share);
+    ck_assert_msg(element <= et_usual_limits.element, "an element of %g deviations", element);
+    et_step_free(&kernel);
+    close_subject(&s);
+}
+END_TEST
+
+/* Small whole numbers: every sum is exact, nothing has an error. */
+START_TEST(what_is_exact_has_no_bar)
+{
+    subject s;
+    open_subject(&s,
+                 "{'name':'exact','rule':'et','tokens':64,'d_model':8,'d_expert':8,'experts':4,"
+                 "'gate':'relu','precision':'bf16','input':{'source':'integer','seed':3}}",
+                 "f32");
+    et_tensor_out H = find(&s.bars.variance, "fwd.slot_pre");
+    for (size_t i = 0; i < H.shape[0] * H.shape[1]; i++)
+        ck_assert(((const et_real *)H.values)[i] == 0);
+    double element;
+    et_step kernel = kernel_of(&s, ET_ROUND_NEAREST, 1);
+    kernel.fwd.slot_pre[5] += (et_real)0x1p-20;
+    hold(&s, &kernel, "fwd.slot_pre", &element);
+    ck_assert(element == (double)INFINITY);
+    et_step_free(&kernel);
+    close_subject(&s);
+}
+END_TEST
+
+/* Off the slots dr is 0 in every kernel; on them it errs. */
+START_TEST(zeros_that_never_move_have_no_bar)
+{
+    subject s;
+    open_subject(&s, ec, "bf16");
+    const et_step *V = &s.bars.variance;
+    size_t off = 0, on = 0;
+    for (size_t i = 0; i < 96 * 4; i++) {
+        ck_assert_int_eq(V->bwd.logits[i] > 0, s.golden.route.mask[i]);
+        off += !s.golden.route.mask[i];
+        on += s.golden.route.mask[i];
+    }
+    ck_assert_uint_gt(off, 0);
+    ck_assert_uint_gt(on, 0);
+    close_subject(&s);
+}
+END_TEST
+
+/* The one pass over a tensor sums what sums over each group would. */
+START_TEST(groups_are_summed)
+{
+    subject s;
+    open_subject(&s, ec, "bf16");
+    et_step kernel = kernel_of(&s, ET_ROUND_NEAREST, 1);
+    et_errors e = errors_of(&s, &kernel, "bwd.w_up");
+    const et_cut *cut = &s.bars.tensor[et_tensor_row("bwd.w_up")].grid;
+    et_group_sums *sums = calloc(cut->first[ET_KINDS], sizeof *sums);
+    ck_assert(sums != NULL);
+    ck_assert_int_eq(et_sum_groups(cut, &e, sums, NULL), ET_OK);
+    ck_assert_uint_eq(cut->rows, 4 * 40);
+    ck_assert_uint_eq(cut->sections, 4);
+    ck_assert_uint_eq(cut->bands, 4 * 3); /* of 16, 16 and 8 rows */
+    for (int kind = 0; kind < ET_KINDS; kind++)
+        for (size_t i = 0; i < cut->first[kind + 1] - cut->first[kind]; i++) {
+            et_corner at = et_group_corner(cut, (et_group_kind)kind, i);
+            size_t left = 40 - at.row % 40; /* rows to the section's end */
+            size_t rows[ET_KINDS] = {160, 40, 1, 40, 16, 64, 128, 16};
+            size_t most = rows[kind] < left || kind == 0 ? rows[kind] : left;
+            size_t width = kind == ET_KIND_COLUMN ? 1 : kind == ET_KIND_TILE ? 16 : 24;
+            double eu = 0, ee = 0;
+            for (size_t r = at.row; r < at.row + most; r++)
+                for (size_t c = at.column; c < at.column + width && c < 24; c++) {
+                    size_t k = r * 24 + c;
+                    double u = (double)e.want[k], V = (double)e.variance[k];
+                    double error = (double)((const et_real *)e.got)[k] - u;
+                    if (!(V > 0)) continue;
+                    eu += error * u / V;
+                    ee += error * error / V;
+                }
+            const et_group_sums *one = &sums[cut->first[kind] + i];
+            ck_assert_msg(fabs(one->eu - eu) <= 1e-9 * (1 + fabs(eu)) && fabs(one->ee - ee) <= 1e-9 * ee,
+                          "%s %zu", et_kind_name((et_group_kind)kind), i);
+        }
+    free(sums);
+    et_step_free(&kernel);
+    close_subject(&s);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("bars");
+#ifndef ETREF_F32 /* the float build's own errors are a kernel's */
+    TCase *bars = add_case(suite, "bars");
+    tcase_add_loop_test(bars, honest_kernels_are_within, 0, sizeof profiles / sizeof *profiles);
+    tcase_add_loop_test(bars, factors_are_found, 0, sizeof factors / sizeof *factors);
+    tcase_add_test(bars, what_is_exact_has_no_bar);
+    tcase_add_test(bars, zeros_that_never_move_have_no_bar);
+    tcase_add_test(bars, groups_are_summed);
+#endif
+    return run_suite(suite);
+}
