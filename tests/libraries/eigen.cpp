@@ -11,8 +11,10 @@ template <class real, class scalar> class eigen : public products<real>
 {
     using matrix = Eigen::Matrix<scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-public:
-    explicit eigen(et_dtype format) : type(format) {}
+  public:
+    explicit eigen(et_dtype format) : type(format)
+    {
+    }
 
     void multiply(view<real> a, view<real> b, result, real *out) override
     {
@@ -40,7 +42,7 @@ public:
         return sizeof(real) == sizeof(double) ? ET_F64 : ET_F32;
     }
 
-private:
+  private:
     et_dtype type;
 
     static matrix convert(view<real> from)

@@ -38,7 +38,7 @@ inline void must(et_status status, const et_error &error)
 /* An open bundle: its inputs, and the routing that it shows. */
 class golden
 {
-public:
+  public:
     explicit golden(const std::string &path)
     {
         et_error error = {};
@@ -77,7 +77,7 @@ public:
         return all;
     }
 
-private:
+  private:
     et_tensor_file file;
     et_step step;
 };
@@ -105,7 +105,8 @@ void write_candidate(const command &c, const golden &from, const slots &routing,
     std::vector<uint8_t> mask;
     if (of.layer == ET_MOE) {
         mask = from.read<uint8_t>("route.mask");
-        tensors.push_back({"route.mask", ET_U8, 2, {of.tokens, of.experts}, mask.data(), ET_FROM_U8});
+        tensors.push_back(
+            {"route.mask", ET_U8, 2, {of.tokens, of.experts}, mask.data(), ET_FROM_U8});
         size_t count = routing.token.size();
         tensors.push_back(
             {"route.slot_token", ET_I32, 1, {count}, routing.token.data(), ET_FROM_I32});
@@ -114,7 +115,8 @@ void write_candidate(const command &c, const golden &from, const slots &routing,
     }
     et_error error = {};
     std::string path = c.out + "/" + of.name + ".safetensors";
-    must(et_tensor_file_write(path.c_str(), tensors.data(), tensors.size(), nullptr, &error), error);
+    must(et_tensor_file_write(path.c_str(), tensors.data(), tensors.size(), nullptr, &error),
+         error);
 }
 
 /* The command, with this library's products. */
@@ -137,7 +139,8 @@ inline int kernel_main(int count, char **words, const std::vector<format> &forma
         return 0;
     }
     try {
-        if (given.size() < 2) throw std::runtime_error("usage: FORMAT OUT [--gate FACTOR] GOLDEN...");
+        if (given.size() < 2)
+            throw std::runtime_error("usage: FORMAT OUT [--gate FACTOR] GOLDEN...");
         command c{given[1], 1, {}};
         size_t at = 2;
         if (given.size() > 3 && given[2] == "--gate") c.gate_factor = std::stod(given[3]), at = 4;

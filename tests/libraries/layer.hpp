@@ -36,15 +36,15 @@ template <class real> struct shown {
 /* Experts of one width, and what they compute: H = x W_up', A = relu(H)^2, f(x) = A W_down'. */
 template <class real> struct experts {
     size_t n, h, d;
-    std::vector<real> up, down;      /* [n,h,d], [n,d,h] */
-    std::vector<real> x, H, A, out;  /* [S,d], [S,h], [S,h], [S,d] */
-    std::vector<real> dout, dA, dH;  /* [S,d], [S,h], [S,h] */
+    std::vector<real> up, down;       /* [n,h,d], [n,d,h] */
+    std::vector<real> x, H, A, out;   /* [S,d], [S,h], [S,h], [S,d] */
+    std::vector<real> dout, dA, dH;   /* [S,d], [S,h], [S,h] */
     std::vector<real> dx, dup, ddown; /* [S,d], [n,h,d], [n,d,h] */
 };
 
 template <class real> class layer
 {
-public:
+  public:
     /* gate_factor: 1; a kernel with a fault multiplies its slots' weights by another. */
     layer(const et_step &golden, const slots &routing, products<real> &with, double gate_factor)
         : c(golden.c), moe(c.layer == ET_MOE), N(c.tokens), d(c.d_model), n(moe ? c.experts : 1),
@@ -100,7 +100,7 @@ public:
         return all;
     }
 
-private:
+  private:
     using reals = std::vector<real>;
 
     const et_case c;
@@ -136,8 +136,7 @@ private:
     reals gathered(const reals &rows) const
     {
         reals to(S * d);
-        for (size_t k = 0; k < S; k++)
-            std::copy_n(&rows[route.token[k] * d], d, &to[k * d]);
+        for (size_t k = 0; k < S; k++) std::copy_n(&rows[route.token[k] * d], d, &to[k * d]);
         return to;
     }
 
@@ -212,15 +211,13 @@ private:
             std::string name;
             size_t width;
             const reals *values;
-        } each[] = {{"fwd." + name + "pre", e.h, &e.H},    {"fwd." + name + "act", e.h, &e.A},
-                    {"fwd." + name + "out", d, &e.out},    {"bwd." + name + "pre", e.h, &e.dH},
-                    {"bwd." + name + "act", e.h, &e.dA},   {"bwd." + name + "out", d, &e.dout}};
-        for (const auto &one : each)
-            all.push_back({one.name, low, {count, one.width}, one.values});
+        } each[] = {{"fwd." + name + "pre", e.h, &e.H},  {"fwd." + name + "act", e.h, &e.A},
+                    {"fwd." + name + "out", d, &e.out},  {"bwd." + name + "pre", e.h, &e.dH},
+                    {"bwd." + name + "act", e.h, &e.dA}, {"bwd." + name + "out", d, &e.dout}};
+        for (const auto &one : each) all.push_back({one.name, low, {count, one.width}, one.values});
     }
 
     /* ---- the mixture: y_t = s_t f_shared(x_t) + sum over slots of w f(x) ---- */
-
 
     void score()
     {
@@ -318,15 +315,15 @@ private:
         dr = gate_backward(c, p, anchor, dp, danchor);
         if (!c.eval && c.z_loss_coef > 0) add_z_loss();
         drouter.resize(n * d);
-        multiply(view<real>{dr.data(), N, n}.t(), {x.data(), N, d}, result::stored,
-                 drouter.data());
+        multiply(view<real>{dr.data(), N, n}.t(), {x.data(), N, d}, result::stored, drouter.data());
     }
 
     /* dp [N,n]: dw divided as the weights were; under norm sum (dw - sum of w dw) / sum of p. */
     reals weigh_backward() const
     {
         reals dp(N * n, 0), by = divisors(), mean(N, 0);
-        for (size_t k = 0; k < S && c.norm == ET_NORM_SUM; k++) mean[route.token[k]] += w[k] * dw[k];
+        for (size_t k = 0; k < S && c.norm == ET_NORM_SUM; k++)
+            mean[route.token[k]] += w[k] * dw[k];
         for (size_t k = 0; k < S; k++) {
             size_t t = route.token[k];
             if (by[t] > 0) dp[t * n + route.expert[k]] = factor * ((dw[k] - mean[t]) / by[t]);

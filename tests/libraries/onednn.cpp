@@ -11,8 +11,10 @@ using dnnl::memory;
 
 class onednn : public products<float>
 {
-public:
-    explicit onednn(bool narrow) : low(narrow ? memory::data_type::bf16 : memory::data_type::f32) {}
+  public:
+    explicit onednn(bool narrow) : low(narrow ? memory::data_type::bf16 : memory::data_type::f32)
+    {
+    }
 
     void multiply(view<float> a, view<float> b, result as, float *out) override
     {
@@ -22,9 +24,8 @@ public:
         memory product({shape, type, memory::format_tag::ab}, engine);
         dnnl::matmul::primitive_desc how(
             dnnl::matmul::desc(left.get_desc(), right.get_desc(), product.get_desc()), engine);
-        dnnl::matmul(how).execute(stream, {{DNNL_ARG_SRC, left},
-                                           {DNNL_ARG_WEIGHTS, right},
-                                           {DNNL_ARG_DST, product}});
+        dnnl::matmul(how).execute(
+            stream, {{DNNL_ARG_SRC, left}, {DNNL_ARG_WEIGHTS, right}, {DNNL_ARG_DST, product}});
         memory result({shape, memory::data_type::f32, memory::format_tag::ab}, engine, out);
         dnnl::reorder(product, result).execute(stream, product, result);
         stream.wait();
@@ -42,7 +43,7 @@ public:
         return ET_F32;
     }
 
-private:
+  private:
     memory::data_type low;
     dnnl::engine engine{dnnl::engine::kind::cpu, 0};
     dnnl::stream stream{engine};
@@ -63,8 +64,8 @@ private:
 static format in_format(const char *name, bool narrow)
 {
     const dnnl_version_t *v = dnnl_version();
-    std::string version = std::to_string(v->major) + "." + std::to_string(v->minor) + "." +
-                          std::to_string(v->patch);
+    std::string version =
+        std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch);
     return {name, "oneDNN " + version, [narrow](const command &c) {
                 onednn with(narrow);
                 compute(c, with);

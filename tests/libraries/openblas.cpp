@@ -26,7 +26,7 @@ static CBLAS_TRANSPOSE turn(const view<float> &v)
 
 class sgemm : public products<float>
 {
-public:
+  public:
     void multiply(view<float> a, view<float> b, result, float *out) override
     {
         cblas_sgemm(CblasRowMajor, turn(a), turn(b), blasint(a.height()), blasint(b.width()),
@@ -49,7 +49,7 @@ public:
 
 class sbgemm : public products<float>
 {
-public:
+  public:
     void multiply(view<float> a, view<float> b, result as, float *out) override
     {
         size_t count = a.height() * b.width();
@@ -72,7 +72,7 @@ public:
         return ET_F32;
     }
 
-private:
+  private:
     static std::vector<bfloat16> convert(view<float> from)
     {
         std::vector<bfloat16> to(from.rows * from.columns);

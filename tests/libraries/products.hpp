@@ -38,7 +38,7 @@ enum class result {
 
 template <class real> class products
 {
-public:
+  public:
     virtual ~products() = default;
 
     /* out [a.height, b.width] = a b, a.width = b.height; no size is 0. */
