@@ -1,7 +1,8 @@
 /* eigen.cpp: products by Eigen, in double, float, Eigen::half and Eigen::bfloat16.
  *
- * Eigen multiplies and adds in the matrices' own type: products of half are accumulated in 11 bits,
- * of bfloat16 in 8, in an order and in partial sums of its own.
+ * Eigen multiplies and adds in the matrices' own type, one term after the other: products of half are rounded
+ * to 11 bits and added up in 11 bits, those of bfloat16 in 8. Below the normal range (half: 6e-5) each term
+ * and each partial sum is rounded to the grid of subnormals; a partial sum beyond half's range is infinite.
  */
 #include "tests/libraries/kernel.hpp"
 

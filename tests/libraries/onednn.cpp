@@ -1,7 +1,9 @@
 /* onednn.cpp: products by oneDNN's matmul primitive, in float and in bf16.
  *
  * In bf16 a result is written in bf16 where the layer stores it, and in float where it does not: one
- * primitive either way. Floats are turned into bf16 by the library's reorder.
+ * primitive either way. Floats are turned into bf16 by the library's reorder. On processors that have it,
+ * products are the instruction vdpbf16ps: pairs of terms, the odd one first, each added with one rounding;
+ * operands and partial sums that are subnormal are taken as 0 (seen bit by bit with oneDNN 2.6.3).
  */
 #include "tests/libraries/kernel.hpp"
 
