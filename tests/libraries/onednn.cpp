@@ -3,7 +3,7 @@
  * In bf16 a result is written in bf16 where the layer stores it, and in float where it does not: one
  * primitive either way. Floats are turned into bf16 by the library's reorder. On processors that have it,
  * products are the instruction vdpbf16ps: pairs of terms, the odd one first, each added with one rounding;
- * operands and partial sums that are subnormal are taken as 0 (seen bit by bit with oneDNN 2.6.3).
+ * operands and partial sums that are subnormal are taken as 0.
  */
 #include "tests/libraries/kernel.hpp"
 
@@ -74,7 +74,22 @@ static format in_format(const char *name, bool narrow)
             }};
 }
 
+/* Products in bf16 ask for AVX-512. */
+static bool has_bf16()
+{
+    try {
+        const float one = 1;
+        float product;
+        onednn(true).multiply({&one, 1, 1}, {&one, 1, 1}, result::stored, &product);
+        return true;
+    } catch (const dnnl::error &) {
+        return false;
+    }
+}
+
 int main(int count, char **words)
 {
-    return kernel_main(count, words, {in_format("f32", false), in_format("bf16", true)});
+    std::vector<format> formats = {in_format("f32", false)};
+    if (has_bf16()) formats.push_back(in_format("bf16", true));
+    return kernel_main(count, words, formats);
 }
