@@ -61,6 +61,16 @@ EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain exhibits looks attempt 
              fit ranking budget choice) $(call objects,$(wildcard ref/verdict/faults_*.c))
 KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
 CAMPAIGN := $(call objects,$(wildcard tests/campaign/*.c))
+# Libraries as kernels: a program for each that is installed; asked for where they are wanted alone.
+CXX_COMPILE = $(CXX) -std=c++17 $(CFLAGS) -ffp-contract=off -Wall -Wextra -Wshadow -I. -Iinclude $(PKG_CFLAGS)
+ifneq ($(filter libraries,$(MAKECMDGOALS)),)
+EIGEN    := $(shell $(PKG) --cflags eigen3 2>/dev/null)
+included  = $(shell echo '\#include <$(1)>' | $(CXX) $(2) -std=c++17 -E -x c++ - >/dev/null 2>&1 && echo yes)
+LIBRARIES := $(addprefix $(BUILD)/tests/libraries/,habits \
+    $(if $(call included,cblas.h,$(PKG_CFLAGS)),kernel-openblas) \
+    $(if $(call included,Eigen/Core,$(EIGEN)),kernel-eigen) \
+    $(if $(call included,oneapi/dnnl/dnnl.hpp),kernel-onednn))
+endif
 # A sanitizer has an allocator and address space of its own, so nothing can be withheld from it;
 # clang's OpenMP crashes, or waits for ever, where it finds no memory.
 SPARED  := $(if $(findstring -fsanitize=,$(CFLAGS))$(findstring clang,$(CC)),tests/test_failures.c)
@@ -120,6 +130,10 @@ campaign: $(BUILD)/tests/campaign/campaign
 	    --explaining "$$(cat $(EXPLAIN) | sha256sum | cut -c1-16)" --of "$$(cat \
 	    $(filter-out $(EXPLAIN),$(LIB)) $(KERNELS) data/cases/*.json \
 	    $(filter-out %/campaign.o $(BUILD)/tests/campaign/report%,$(CAMPAIGN)) | sha256sum | cut -c1-16)"
+## libraries: PyTorch, oneDNN, OpenBLAS and Eigen, those that are installed, as honest kernels (more: HABITS=1)
+libraries: $(BUILD)/etref $(LIBRARIES)
+	@tests/libraries/run --build $(BUILD) --self-test >$(BUILD)/libraries.log || { cat $(BUILD)/libraries.log; exit 1; }
+	@tests/libraries/run --build $(BUILD) $(if $(HABITS),--habits) $(if $(CSV),--csv $(CSV))
 ## lint: clang-tidy, cppcheck and shellcheck, those that are installed
 lint:
 	@tools/lint $(DEFINES) -I. -Iinclude $(PKG_CFLAGS)
@@ -164,6 +178,13 @@ $(BUILD)/etref: $(TOOL) $(BUILD)/libetref.a
 	$(PROGRAM) -o $@ $^ $(LIBS)
 $(BUILD)/tests/campaign/campaign: $(CAMPAIGN) $(BUILD)/libcandidates.a $(BUILD)/libetref.a
 	$(PROGRAM) -o $@ $^ $(LIBS)
+$(BUILD)/tests/libraries/habits: $(BUILD)/tests/libraries/habits.o $(BUILD)/libcampaign.a $(BUILD)/libcandidates.a \
+        $(BUILD)/libetref.a
+	$(PROGRAM) -o $@ $^ $(LIBS)
+LIBS_kernel-onednn := -ldnnl
+$(BUILD)/tests/libraries/kernel-%: tests/libraries/%.cpp $(BUILD)/libetref.a $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CXX_COMPILE) $(EIGEN:-I%=-isystem %) -MMD -MP -MF $@.d -o $@ $< $(BUILD)/libetref.a -fopenmp $(LIBS) $(LIBS_$(@F))
 $(BUILD)/forget: $(call objects,tools/examples/forget.c) $(BUILD)/libetref.a
 	$(PROGRAM) -o $@ $^ $(LIBS)
 $(CHECKS): %: %.o $(BUILD)/libcampaign.a $(BUILD)/libcandidates.a $(BUILD)/libwitness.a $(BUILD)/libetref.a
@@ -191,7 +212,8 @@ $(BUILD)/flags: force
 	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' > $@
 force:
 
--include $(LIB:.o=.d) $(TOOL:.o=.d) $(QUAD:.o=.d) $(KERNELS:.o=.d) $(CAMPAIGN:.o=.d) $(CHECKS:=.d) $(FUZZERS:=.d)
+-include $(LIB:.o=.d) $(TOOL:.o=.d) $(QUAD:.o=.d) $(KERNELS:.o=.d) $(CAMPAIGN:.o=.d) $(CHECKS:=.d) $(FUZZERS:=.d) \
+    $(LIBRARIES:=.d)
 .SECONDARY:
-.PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz fuzzers goldens determinism bench demo campaign \
+.PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz fuzzers goldens determinism bench demo campaign libraries \
         lint format install uninstall clean help force
