@@ -11,8 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const ec = "{'name':'ec','rule':'ec','tokens':96,'d_model':24,'d_expert':40,"
-                              "'experts':4,'precision':'bf16','input':{'source':'normal','seed':3}}";
+static const char *const ec =
+    "{'name':'ec','rule':'ec','tokens':96,'d_model':24,'d_expert':40,"
+    "'experts':4,'precision':'bf16','input':{'source':'normal','seed':3}}";
 
 typedef struct subject {
     et_step golden;
@@ -75,15 +76,15 @@ static double hold(const subject *s, const et_step *kernel, const char *name, do
 {
     double share = 0;
     et_errors e = errors_of(s, kernel, name);
-    ck_assert_int_eq(
-        et_hold(&s->bars, et_tensor_row(name), &e, element, note_share, &share, NULL), ET_OK);
+    ck_assert_int_eq(et_hold(&s->bars, et_tensor_row(name), &e, element, note_share, &share, NULL),
+                     ET_OK);
     return share;
 }
 
-static const char *const tensors[] = {"fwd.logits",   "fwd.gates",   "fwd.slot_pre", "fwd.slot_act",
-                                      "fwd.slot_out", "fwd.y",       "bwd.slot_out", "bwd.slot_pre",
-                                      "bwd.logits",   "bwd.x",       "bwd.w_router", "bwd.w_up",
-                                      "bwd.w_down",   "state.ema",   "metric.gate_mean"};
+static const char *const tensors[] = {
+    "fwd.logits",   "fwd.gates",    "fwd.slot_pre", "fwd.slot_act", "fwd.slot_out",
+    "fwd.y",        "bwd.slot_out", "bwd.slot_pre", "bwd.logits",   "bwd.x",
+    "bwd.w_router", "bwd.w_up",     "bwd.w_down",   "state.ema",    "metric.gate_mean"};
 enum { TENSORS = sizeof tensors / sizeof *tensors };
 
 static const char *const profiles[] = {"f64", "f32", "tf32", "bf16", "bf16-low", "f16"};
@@ -205,7 +206,8 @@ START_TEST(groups_are_summed)
                     ee += error * error / V;
                 }
             const et_group_sums *one = &sums[cut->first[kind] + i];
-            ck_assert_msg(fabs(one->eu - eu) <= 1e-9 * (1 + fabs(eu)) && fabs(one->ee - ee) <= 1e-9 * ee,
+            ck_assert_msg(fabs(one->eu - eu) <= 1e-9 * (1 + fabs(eu)) &&
+                              fabs(one->ee - ee) <= 1e-9 * ee,
                           "%s %zu", et_kind_name((et_group_kind)kind), i);
         }
     free(sums);

@@ -37,7 +37,7 @@ typedef void et_mutate(void *user, const char *site, size_t count, et_real *valu
 typedef struct et_rounding {
     const et_profile *profile; /* NULL: nothing is rounded; for a mutant alone */
     et_rounding_mode mode;
-    uint64_t seed; /* of the chances; one a replica */
+    uint64_t seed;     /* of the chances; one a replica */
     et_mutate *mutate; /* or NULL */
     void *user;
 } et_rounding;

@@ -111,8 +111,7 @@ static et_status next_run(work *w, et_step *replica, et_error *error)
     if (w->progress && !w->progress(w->user, (double)w->done / (double)w->runs))
         return et_fail(error, ET_ENOMEM, "error bars: stopped");
     w->rounding.seed = ++w->done;
-    et_status status =
-        et_replica_run(replica, w->reference, &w->rounding, w->max_bytes, error);
+    et_status status = et_replica_run(replica, w->reference, &w->rounding, w->max_bytes, error);
     if (status != ET_OK) et_step_free(replica);
     return status;
 }
@@ -197,8 +196,8 @@ static et_status prepare(et_replica_bars *b, const pair *tensor, et_error *error
     void *room;
     et_status status = et_cut_make(&t->grid, b->reference, &tensor->want, error);
     if (status == ET_OK)
-        status = et_summands_of(t->summands, &t->summand_count, b->reference, tensor->want.name,
-                                error);
+        status =
+            et_summands_of(t->summands, &t->summand_count, b->reference, tensor->want.name, error);
     if (status != ET_OK) return status;
     t->groups = t->grid.first[ET_KINDS];
     for (size_t i = 0; i < t->summand_count; i++) t->groups += t->summands[i].sections;
@@ -306,8 +305,8 @@ static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, 
         bar->slope = mean_of(&t->slope);
         bar->spread = mean_of(&t->spread);
         if (S > 1)
-            bar->slope_sd = sqrt((S * variance_of(&t->slope) + prior * slopes / with_slope / bar->uu) /
-                                 (S + prior));
+            bar->slope_sd = sqrt(
+                (S * variance_of(&t->slope) + prior * slopes / with_slope / bar->uu) / (S + prior));
         if (Q > 1)
             bar->spread_sd =
                 sqrt((Q * variance_of(&t->spread) + prior * spreads / with_spread / bar->n) /
@@ -353,8 +352,8 @@ static et_status find_groups(work *w, et_replica_bars *b, et_error *error)
     return status;
 }
 
-et_status et_bars_make(et_replica_bars *b, const et_step *reference, const et_profile *p, size_t max_bytes,
-                       et_bars_progress *progress, void *user, et_error *error)
+et_status et_bars_make(et_replica_bars *b, const et_step *reference, const et_profile *p,
+                       size_t max_bytes, et_bars_progress *progress, void *user, et_error *error)
 {
     ET_ARITHMETIC;
     work w = {.reference = reference,

@@ -26,8 +26,8 @@ enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };
 
 /* What replicas say of a group. */
 typedef struct et_group_bar {
-    double n, uu;                                 /* elements, sum u^2/V */
-    double slope, slope_sd, slope_systematic;     /* of S: mean, deviation, |S_nearest - mean| */
+    double n, uu;                                /* elements, sum u^2/V */
+    double slope, slope_sd, slope_systematic;    /* of S: mean, deviation, |S_nearest - mean| */
     double spread, spread_sd, spread_systematic; /* of Q */
 } et_group_bar;
 
@@ -43,15 +43,16 @@ typedef struct et_tensor_bars {
 typedef struct et_replica_bars {
     const et_step *reference; /* of which they are; must live longer */
     et_step variance;         /* V, for every real tensor of the reference, in its place */
-    et_tensor_bars tensor[ET_MAX_STEP_TENSORS]; /* by row of the table of tensors; zeros where none */
+    et_tensor_bars
+        tensor[ET_MAX_STEP_TENSORS]; /* by row of the table of tensors; zeros where none */
 } et_replica_bars;
 
 /* Called after each run with the part of the work done, 0 to 1; false: stop, with ET_ENOMEM. */
 typedef bool et_bars_progress(void *user, double done);
 
 /* reference: has been run. max_bytes: of one replica; 0: no limit. progress may be NULL. ET_ENOMEM. */
-et_status et_bars_make(et_replica_bars *b, const et_step *reference, const et_profile *p, size_t max_bytes,
-                       et_bars_progress *progress, void *user, et_error *error);
+et_status et_bars_make(et_replica_bars *b, const et_step *reference, const et_profile *p,
+                       size_t max_bytes, et_bars_progress *progress, void *user, et_error *error);
 void et_bars_free(et_replica_bars *b); /* accepts zeros */
 
 /* sums [t->groups] out: of all groups of a tensor, from these errors. ET_ENOMEM. */

@@ -118,8 +118,7 @@ et_corner et_group_corner(const et_cut *g, et_group_kind kind, size_t index)
     case ET_KIND_TENSOR: return (et_corner){0, 0};
     case ET_KIND_EXPERT: return (et_corner){g->section_row[index], 0};
     case ET_KIND_ROW: return (et_corner){index, 0};
-    case ET_KIND_COLUMN:
-        return (et_corner){g->section_row[index / g->columns], index % g->columns};
+    case ET_KIND_COLUMN: return (et_corner){g->section_row[index / g->columns], index % g->columns};
     case ET_KIND_TILE: return (et_corner){g->band_row[index / tiles], index % tiles * TILE};
     default: return block_corner(g, kind, index);
     }
@@ -186,7 +185,8 @@ static void add_to_strips(size_t width, const double *e, const double *weight, c
     }
 }
 
-static et_group_sums sum_of(size_t width, const double *e, const double *weight, const et_real *real)
+static et_group_sums sum_of(size_t width, const double *e, const double *weight,
+                            const et_real *real)
 {
     double n = 0, eu = 0, uu = 0, ee = 0, most_uu = 0, most_ee = 0;
 #pragma omp simd reduction(+ : n, eu, uu, ee) reduction(max : most_uu, most_ee)
@@ -227,11 +227,11 @@ static et_group_sums sum_row(const et_errors *x, size_t row, size_t columns, dou
 static et_group_sums strip(const double *strips, size_t columns, size_t c)
 {
     return (et_group_sums){strips[c],
-                     strips[columns + c],
-                     strips[2 * columns + c],
-                     strips[3 * columns + c],
-                     strips[4 * columns + c],
-                     strips[5 * columns + c]};
+                           strips[columns + c],
+                           strips[2 * columns + c],
+                           strips[3 * columns + c],
+                           strips[4 * columns + c],
+                           strips[5 * columns + c]};
 }
 
 /* Rows, tiles and the band itself. */
@@ -239,7 +239,8 @@ static void sum_band(const et_cut *g, const et_errors *x, size_t band, double *s
                      et_group_sums *sums)
 {
     size_t tiles = ceiling(g->columns, TILE);
-    et_group_sums *rows = sums + g->first[ET_KIND_ROW], *all = sums + g->first[ET_KIND_BLOCK_16] + band;
+    et_group_sums *rows = sums + g->first[ET_KIND_ROW],
+                  *all = sums + g->first[ET_KIND_BLOCK_16] + band;
     et_group_sums *tile = sums + g->first[ET_KIND_TILE] + band * tiles;
     for (size_t r = g->band_row[band]; r < g->band_row[band + 1]; r++) {
         if (!is_skipped(x, r)) rows[r] = sum_row(x, r, g->columns, strips);
@@ -265,7 +266,8 @@ static void sum_columns(const et_cut *g, const double *strips, et_group_sums *co
 static void sum_blocks(const et_cut *g, et_group_sums *sums)
 {
     const et_group_sums *bands = sums + g->first[ET_KIND_BLOCK_16];
-    et_group_sums *of4 = sums + g->first[ET_KIND_BLOCK_64], *of8 = sums + g->first[ET_KIND_BLOCK_128];
+    et_group_sums *of4 = sums + g->first[ET_KIND_BLOCK_64],
+                  *of8 = sums + g->first[ET_KIND_BLOCK_128];
     for (size_t i = 0; i < g->sections; i++) {
         size_t first = g->section_band[i], end = g->section_band[i + 1];
         et_group_sums section = {0};
@@ -299,8 +301,8 @@ et_status et_sum_groups(const et_cut *g, const et_errors *x, et_group_sums *sums
 
 /* ---- summands ---- */
 
-et_status et_sum_summand(const et_summand *p, size_t columns, const et_errors *x, et_group_sums *sums,
-                         et_error *error)
+et_status et_sum_summand(const et_summand *p, size_t columns, const et_errors *x,
+                         et_group_sums *sums, et_error *error)
 {
     void *room;
     et_status status = et_allocate(&room, p->rows, sizeof(et_group_sums), "summands", error);
@@ -338,8 +340,7 @@ static et_status take_summand(et_summand *list, size_t *count, const char *name,
     void *room;
     et_status status = et_allocate(&room, rows * columns, sizeof(et_real), "summands", error);
     if (status == ET_OK)
-        list[(*count)++] =
-            (et_summand){.name = name, .rows = rows, .values = room, .sections = 1};
+        list[(*count)++] = (et_summand){.name = name, .rows = rows, .values = room, .sections = 1};
     return status;
 }
 
@@ -349,8 +350,7 @@ static void take_rest(size_t count, const et_real *all, const et_real *less, et_
     for (size_t i = 0; i < count; i++) to[i] = all[i] - less[i];
 }
 
-static void weigh_rows(size_t rows, size_t columns, const et_real *w, const et_real *f,
-                       et_real *to)
+static void weigh_rows(size_t rows, size_t columns, const et_real *w, const et_real *f, et_real *to)
 {
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < columns; c++) to[r * columns + c] = w[r] * f[r * columns + c];

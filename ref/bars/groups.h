@@ -60,7 +60,8 @@ typedef struct et_errors {
     const void *got; /* et_real, or floats */
     bool floats;
     const et_real *want, *variance;
-    const uint8_t *skip; /* 1: a row that is not judged; row r asks skip[r / rows_per_skip]; or NULL */
+    const uint8_t
+        *skip; /* 1: a row that is not judged; row r asks skip[r / rows_per_skip]; or NULL */
     size_t rows_per_skip;
 } et_errors;
 
@@ -97,7 +98,7 @@ et_status et_summands_of(et_summand list[ET_MAX_SUMMANDS], size_t *count, const 
 void et_summands_free(et_summand *list, size_t count);
 
 /* sums [sections] out. ET_ENOMEM. */
-et_status et_sum_summand(const et_summand *p, size_t columns, const et_errors *e, et_group_sums *sums,
-                         et_error *error);
+et_status et_sum_summand(const et_summand *p, size_t columns, const et_errors *e,
+                         et_group_sums *sums, et_error *error);
 
 #endif

@@ -40,8 +40,8 @@ static double find_farthest(const et_errors *e, size_t count)
 {
     double most = 0;
     for (size_t i = 0; i < count; i++) {
-        double got = e->floats ? (double)((const float *)e->got)[i]
-                               : (double)((const et_real *)e->got)[i];
+        double got =
+            e->floats ? (double)((const float *)e->got)[i] : (double)((const et_real *)e->got)[i];
         double want = (double)e->want[i], V = (double)e->variance[i];
         double error = got == want ? 0 : got - want;
         if (error != 0) most = fmax(most, V > 0 ? fabs(error) / sqrt(V) : (double)INFINITY);

@@ -22,7 +22,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-
 /* Sums of m over some elements, and their number. */
 typedef struct mean {
     double sum, count;
@@ -152,8 +151,7 @@ et_status et_smooth_variance(const et_cut *g, const et_real *u, et_real *V, doub
     const weights w = weights_of(replicas, erred, all.count);
     double whole = all.count > 0 ? all.sum / all.count : 0;
     for (size_t k = 0; k < n; k++) gather_zeros(&list[k], &w, whole, &moved, &shape);
-    for (size_t k = 0; k < n; k++)
-        smooth(&list[k], &w, whole, shape > 0 ? moved / shape : 0);
+    for (size_t k = 0; k < n; k++) smooth(&list[k], &w, whole, shape > 0 ? moved / shape : 0);
     free(patches);
     free(room);
     return ET_OK;

@@ -134,7 +134,8 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error)
     if (rounding == NULL) return ET_OK;
     const et_profile *p = rounding->profile;
     if (rounding->mode < ET_ROUND_RANDOM || rounding->mode > ET_ROUND_NEAREST)
-        return et_fail(error, ET_EINVAL, "et_rounding: mode is %d; ET_ROUND_RANDOM, _SOME, _NEAREST",
+        return et_fail(error, ET_EINVAL,
+                       "et_rounding: mode is %d; ET_ROUND_RANDOM, _SOME, _NEAREST",
                        (int)rounding->mode);
     if (p == NULL && rounding->mutate) return ET_OK;
     if (p == NULL)

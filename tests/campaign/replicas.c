@@ -111,7 +111,8 @@ static bool try_profile(const cp_unit *unit, cp_subject *s, size_t p, FILE *line
         et_bars_make(&bars, &s->golden, s->profile, 0, NULL, NULL, error) != ET_OK)
         return false;
     bool well = true;
-    for (size_t k = 0; well && k < 3; k++) /* there are some. NOLINTNEXTLINE(clang-analyzer-core.DivideZero) */
+    for (size_t k = 0; well && k < 3;
+         k++) /* there are some. NOLINTNEXTLINE(clang-analyzer-core.DivideZero) */
         well = try_kernel(s, &bars, cd_kernel_at((unit->index + 5 * p + 7 * k) % kernels), &all,
                           error);
     et_bars_free(&bars);
