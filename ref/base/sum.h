@@ -30,8 +30,9 @@ et_status et_order_table(const et_order *order, size_t **table, et_error *error)
  * that of gates where it is finer. */
 static inline et_place et_sum_place(const et_rounding *r)
 {
-    bool gates = et_rounds(r) && et_place_bits(r->profile, ET_GATE_ARITHMETIC) >
-                                     et_place_bits(r->profile, ET_ACCUMULATOR);
+    bool gates =
+        r && r->profile &&
+        et_place_bits(r->profile, ET_GATE_ARITHMETIC) > et_place_bits(r->profile, ET_ACCUMULATOR);
     return gates ? ET_GATE_ARITHMETIC : ET_ACCUMULATOR;
 }
 
