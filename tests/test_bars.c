@@ -174,6 +174,30 @@ START_TEST(zeros_that_never_move_have_no_bar)
 }
 END_TEST
 
+static bool stop_after(void *user, double done)
+{
+    int *left = user;
+    ck_assert(done >= 0 && done < 1);
+    return (*left)-- > 0;
+}
+
+/* Stopped before the first run, among the first replicas, among the second: no bars, and nothing to free. */
+START_TEST(making_them_can_be_stopped)
+{
+    static const int runs[] = {0, 5, 40};
+    subject s;
+    open_subject(&s, ec, "bf16");
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        int left = runs[i];
+        et_replica_bars bars;
+        ck_assert_int_eq(et_bars_make(&bars, &s.golden, s.profile, 0, stop_after, &left, NULL),
+                         ET_ENOMEM);
+        ck_assert_int_eq(left, -1);
+    }
+    close_subject(&s);
+}
+END_TEST
+
 /* The one pass over a tensor sums what sums over each group would. */
 START_TEST(groups_are_summed)
 {
@@ -225,6 +249,7 @@ int main(void)
     tcase_add_loop_test(bars, factors_are_found, 0, sizeof factors / sizeof *factors);
     tcase_add_test(bars, what_is_exact_has_no_bar);
     tcase_add_test(bars, zeros_that_never_move_have_no_bar);
+    tcase_add_test(bars, making_them_can_be_stopped);
     tcase_add_test(bars, groups_are_summed);
 #endif
     return run_suite(suite);

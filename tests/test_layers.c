@@ -617,20 +617,26 @@ START_TEST(a_layer_by_hand)
 }
 END_TEST
 
+/* Four tokens, two experts, no shared one. */
+static et_moe relu_layer(void)
+{
+    return (et_moe){.N = 4,
+                    .d = 2,
+                    .h = 2,
+                    .n = 2,
+                    .gate = ET_GATE_RELU,
+                    .gate_tokens = 4,
+                    .router = moe_router,
+                    .up = moe_up,
+                    .down = moe_down};
+}
+
 /* The losses' own gradients come in through g->gates and g->logits; off the slots they count, too.
  * Token 3 has no expert: dp = 1 on its expert 0 (r > 0) and dr = 2 on expert 1 reach W_r and x. */
 START_TEST(gradients_of_losses_come_in)
 {
     workspace w;
-    const et_moe moe = {.N = 4,
-                        .d = 2,
-                        .h = 2,
-                        .n = 2,
-                        .gate = ET_GATE_RELU,
-                        .gate_tokens = 4,
-                        .router = moe_router,
-                        .up = moe_up,
-                        .down = moe_down};
+    const et_moe moe = relu_layer();
     open_workspace(&w, 4, 2, moe_mask);
     w.g.gates[6] = 1;
     w.g.logits[7] = 2;
@@ -647,15 +653,7 @@ START_TEST(unwanted_gradients_are_left_out)
 {
     workspace all, some;
     const uint8_t wanted[] = {1, 0, 0};
-    const et_moe moe = {.N = 4,
-                        .d = 2,
-                        .h = 2,
-                        .n = 2,
-                        .gate = ET_GATE_RELU,
-                        .gate_tokens = 4,
-                        .router = moe_router,
-                        .up = moe_up,
-                        .down = moe_down};
+    const et_moe moe = relu_layer();
     open_workspace(&all, 4, 2, moe_mask);
     open_workspace(&some, 4, 2, moe_mask);
     some.g.wanted = wanted;

@@ -120,7 +120,7 @@ static et_status gather_squares(work *w, et_step *variance, et_error *error)
 {
     et_status status = ET_OK;
     for (int run = 0; run < ET_FIRST_REPLICAS && status == ET_OK; run++) {
-        et_step replica;
+        et_step replica = {0};
         w->rounding.mode = run % 2 == 0 ? ET_ROUND_RANDOM : ET_ROUND_SOME;
         status = next_run(w, &replica, error);
         if (status == ET_OK) add_squares(variance, w->reference, &replica);

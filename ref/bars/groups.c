@@ -409,6 +409,8 @@ et_status et_summands_of(et_summand list[ET_MAX_SUMMANDS], size_t *count, const 
     if (s->c.layer != ET_MOE) return ET_OK;
     if (strcmp(tensor, "fwd.y") == 0) status = summands_of_y(list, count, s, error);
     if (strcmp(tensor, "bwd.x") == 0) status = summands_of_dx(list, count, s, error);
-    if (status != ET_OK) et_summands_free(list, *count);
+    if (status == ET_OK) return ET_OK;
+    et_summands_free(list, *count);
+    *count = 0; /* nothing is left to free */
     return status;
 }
