@@ -262,7 +262,7 @@ static const et_real ffn_H[] = {1, 2, -1, 0, -1, 1, -2, -3}, ffn_A[] = {1, 4, 0,
 START_TEST(feed_forward_by_hand)
 {
     for (et_engine engine = ET_PLAIN; engine <= ET_BLAS; engine++) {
-        const et_ffn f = {engine, 2, 4, ffn_up, ffn_down};
+        const et_ffn f = {engine, 2, 4, ffn_up, ffn_down, NULL};
         et_real H[8], A[8], out[4];
         ck_assert_int_eq(et_ffn_forward(&f, 2, ffn_x, H, A, out, NULL), ET_OK);
         same("H", 8, H, ffn_H);
@@ -280,7 +280,7 @@ START_TEST(feed_forward_backward_by_hand)
     const et_real dO[] = {1, 1, 3, -1};
     for (et_engine engine = ET_PLAIN; engine <= ET_BLAS; engine++)
         for (int accumulate = 0; accumulate <= 1; accumulate++) {
-            const et_ffn f = {engine, 2, 4, ffn_up, ffn_down};
+            const et_ffn f = {engine, 2, 4, ffn_up, ffn_down, NULL};
             et_real dA[8], dH[8], dup[8], ddown[8], dx[] = {100, 100, 100, 100};
             const et_real base = accumulate ? 100 : 0;
             for (int j = 0; j < 8; j++) dup[j] = ddown[j] = 100;

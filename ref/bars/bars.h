@@ -36,7 +36,7 @@ typedef struct et_tensor_bars {
     et_cut grid;
     et_summand summands[ET_MAX_SUMMANDS];
     size_t summand_count, groups;
-    double farthest;    /* E: the largest |e| / sqrt(V) of the second replicas */
+    double farthest;    /* E: the largest |e| / sqrt(V) of the runs in which groups are measured */
     et_group_bar *bars; /* [groups] */
 } et_tensor_bars;
 
