@@ -9,12 +9,14 @@
 #define ETREF_TESTS_HONEST_H
 
 #include "etref/etref.h"
+#include "ref/verdict/judge.h"
 #include "tests/run_case.h"
 
 #include <math.h>
 
 typedef struct honest {
-    et_step golden, noise; /* noise: variances */
+    et_step golden, noise; /* noise: variances, the shelf's */
+    et_shelf shelf;
     const et_profile *profile;
     size_t count;
     et_tensor_out tensors[ET_MAX_STEP_TENSORS];
@@ -92,7 +94,7 @@ static inline void add_tensors(honest *k, const et_step *from, const et_step *no
         const et_tensor_out *bar = variance;
         while (bar < variance + bars && strcmp(bar->name, own[i].name) != 0) bar++;
         for (size_t c = 0; c < count; c++)
-            if (isfinite(((double *)copy)[c]))
+            if (isfinite(((double *)copy)[c]) && isfinite(((const double *)bar->values)[c]))
                 ((double *)copy)[c] +=
                     amount * sqrt(((const double *)bar->values)[c]) * et_normal(stream, c);
     }
@@ -110,8 +112,12 @@ static inline void make_kernel(honest *k, const char *profile, uint64_t seed)
     k->profile = et_profile_find(profile);
     k->count = 0;
     ck_assert_msg(et_step_run(&k->golden, ET_PLAIN, NULL, NULL, &error) == ET_OK, "%s", error.text);
-    ck_assert_msg(et_step_noise(&k->noise, &k->golden, k->profile, &error) == ET_OK, "%s",
-                  error.text);
+    et_shelved *taken;
+    k->shelf = (et_shelf){.golden = &k->golden};
+    ck_assert_msg(et_shelf_take(&k->shelf, NULL, k->profile, 0, NULL, NULL, &taken, &error) ==
+                      ET_OK,
+                  "%s", error.text);
+    k->noise = taken->bars.variance; /* stays there: its user never gives it back */
     add_tensors(k, &k->golden, &k->noise, 1, seed);
 }
 
@@ -127,7 +133,7 @@ static inline void make_honest(honest *k, const char *json, const char *profile,
 static inline void free_honest(honest *k)
 {
     clear_tensors(k);
-    et_step_free(&k->noise);
+    et_shelf_free(&k->shelf);
     et_step_free(&k->golden);
 }
 
@@ -137,7 +143,8 @@ static inline et_verdict judge_by(honest *k, et_verify_options options)
     et_verdict verdict;
     et_error error;
     options.profile = k->profile;
-    ck_assert_msg(et_verify(&verdict, &k->golden, k->tensors, k->count, &options, &error) == ET_OK,
+    ck_assert_msg(et_verify_with(&verdict, &k->golden, &k->shelf, k->tensors, k->count, &options,
+                                 NULL, NULL, &error) == ET_OK,
                   "%s", error.text);
     return verdict;
 }

@@ -18,7 +18,7 @@ static const char *const ec =
 typedef struct subject {
     et_step golden;
     const et_profile *profile;
-    et_replica_bars bars;
+    et_bars bars;
 } subject;
 
 static void open_subject(subject *s, const char *json, const char *profile)
@@ -189,7 +189,7 @@ START_TEST(making_them_can_be_stopped)
     open_subject(&s, ec, "bf16");
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
         int left = runs[i];
-        et_replica_bars bars;
+        et_bars bars;
         ck_assert_int_eq(et_bars_make(&bars, &s.golden, s.profile, 0, stop_after, &left, NULL),
                          ET_ENOMEM);
         ck_assert_int_eq(left, -1);

@@ -7,7 +7,7 @@
  *
  * A bundle may hold the noise of a precision profile, too: metadata `profile` (JSON), and for a real
  * tensor NAME that was computed a tensor noise.NAME of its shape in F32, the standard deviation of
- * the rounding error that a kernel of that profile must be expected to make (et_step_noise).
+ * the rounding error that a kernel of that profile must be expected to make (et_step_noise, bars.h).
  */
 #ifndef ETREF_BUNDLE_H
 #define ETREF_BUNDLE_H
@@ -52,10 +52,11 @@ et_status et_step_check_values(const et_step *s, et_error *error);
  * was computed from them would contradict them. */
 et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_error *error);
 
-/* The same with the noise of profile `p` for every real tensor that is written and was computed.
- * Standard deviations too small for F32 become its smallest number, so that 0 still means exact. */
+/* The same with the noise of profile `p` for every real tensor that is written and was computed: the roots of
+ * `variance`, which et_step_noise made (bars.h). Those too small for F32 become its smallest number, so that 0 still means
+ * exact. ET_ENOMEM. */
 et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, const et_profile *p,
-                                et_error *error);
+                                const et_step *variance, et_error *error);
 
 /* The string that et_bundle_write puts under `producer`, for this engine and precision. */
 const char *et_bundle_producer(et_engine engine);
@@ -80,11 +81,11 @@ typedef struct et_comparison {
     size_t worst;              /* index of the largest error */
     double stored, recomputed; /* there */
     bool pass; /* exact: different == 0; else max_error <= 900 u * largest (1e-13), no NaN */
-    const char *problem; /* NULL, or "shape", "type", "not of its case": nothing was compared */
+    const char *problem; /* NULL, or "shape", "type", "not of its case", "no deviation": nothing was compared */
 } et_comparison;
 
-/* Compares every tensor of the file but in.* with the step, which et_step_run has filled; noise.*
- * with that of the file's own profile, where 2^-22 of the largest takes the place of 1e-13. `out`
+/* Compares every tensor of the file but in.* with the step, which et_step_run has filled. Of noise.*, estimates from
+ * a few random runs, only shape, type and that no value is negative or NaN. `out`
  * gets an allocated array of *count comparisons in the table's order; the caller frees it. ET_OK
  * even when some do not pass. */
 et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_file *file,

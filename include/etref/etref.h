@@ -36,6 +36,7 @@
 #include "etref/routing.h"
 #include "etref/case.h"
 #include "etref/step.h"
+#include "etref/bars.h"
 #include "etref/safetensors.h"
 #include "etref/bundle.h"
 #include "etref/candidate.h"

@@ -42,27 +42,6 @@ void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const 
                       const et_real *anchor, const et_real *dp, const et_real *danchor,
                       et_real *dr);
 
-/* dp_j/dr_i within one token, from its logit r_i and its gate values p_i, p_j; `same` says whether i = j.
- * (softmax_tokens has slopes between tokens, too: -p_ti p_si.) */
-et_real et_gate_slope(et_gate gate, et_real r_i, et_real p_i, et_real p_j, bool same);
-
-/* The variance Vp [N,n] (and Vanchor [N], as anchor above) of gate values computed from logits with
- * errors of variance Vr, in the accumulator's precision, then rounded as gates. All [N,n]; Vr in, Vp out.
- * together: a token's logits may share one error (of a rounded x); else they are independent. */
-void et_gate_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const et_real *r,
-                   const et_real *gates, const et_real *anchor, const et_real *Vr, bool together,
-                   et_real *Vp, et_real *Vanchor);
-
-/* V[dr] [N,n] += what the gate's own error brings into dr, and the arithmetic of the Jacobian; not what
- * dp and danchor bring. dp, danchor and dr as in et_gate_backward, dr its result. For softmax_tokens Vdp
- * [N,n] is carried through, too, token by token independent; for the others it says how large a noisy dp is.
- * There VD [n] (out; else NULL) is the variance of D_i = sum_t p_ti dp_ti, which all tokens' dr share. */
-void et_gate_backward_noise(et_gate gate, const et_profile *p, size_t N, size_t n, const et_real *r,
-                            const et_real *gates, const et_real *anchor, const et_real *dp,
-                            const et_real *danchor, const et_real *dr, const et_real *Vr,
-                            const et_real *Vp, const et_real *Vanchor, const et_real *Vdp,
-                            et_real *VD, et_real *Vdr);
-
 /* True for the gates that have an anchor. */
 bool et_gate_has_anchor(et_gate gate);
 

@@ -101,21 +101,6 @@ et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_
 et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
                                 const et_moe_values *v, et_moe_grads *g, et_error *error);
 
-/* ---- noise: the variance of the rounding error that a kernel of profile `p` must be expected to make,
- * for every array of values and gradients: V and G, array for array. Exactly 0 where a value must be
- * exact. v and g are et_moe_forward's and et_moe_backward's, g->gates included. gate_tokens divides N here,
- * whatever the gate. ET_EINVAL as above; ET_ENOMEM. ---- */
-
-/* V->logits, gates, anchor (out). */
-et_status et_moe_score_noise(const et_moe *moe, const et_profile *p, const et_real *x,
-                             const et_moe_values *v, et_moe_values *V, et_error *error);
-
-/* Everything else (out), from what et_moe_score_noise gave. G->logits comes in with the variance of the
- * losses' own share of dr, or zero. */
-et_status et_moe_noise(const et_moe *moe, const et_profile *p, const et_real *x, const et_real *dy,
-                       const et_assignment *a, const et_moe_values *v, const et_moe_grads *g,
-                       et_moe_values *V, et_moe_grads *G, et_error *error);
-
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

@@ -101,14 +101,6 @@ et_status et_step_check_inputs(const et_step *s, et_error *error);
 et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void *user,
                       et_error *error);
 
-/* The variance of the rounding error that a kernel of this profile must be expected to make, for every
- * real tensor of `s`, which et_step_run has filled. *variance becomes a step of the same case with the
- * same assignment, whose real arrays hold variances: et_step_tensors lists them under the tensors' names
- * (in.* are the values of `s`; other integers than the assignment's are zero). Exactly 0 where the value
- * must be exact. route.margin gets the variance of a single score (a logit, with the bias that selection
- * adds). The caller frees it, before `s`. Derivation: X_noise of each layer, ref/oracle/noise.c, and parameters.c. */
-et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p, et_error *error);
-
 /* The layer of an MoE case: its sizes and switches, and the step's own parameters. */
 et_moe et_step_layer(const et_step *s);
 

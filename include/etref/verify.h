@@ -14,8 +14,9 @@
  *   5 not vacuous  what was required is there, shapes agree, the candidate is neither the golden nor
  *                  one of its inputs, and the tensor stands out of its noise
  *
- * alpha, the chance that an honest kernel is rejected, holds for the verdict as a whole: it is
- * divided among all its tests. sigma comes from et_step_noise.
+ * sigma, and what slopes and spreads may be, come from replicas: runs of the layer with a kernel's roundings in it, up or
+ * down by chance (rounding.h). An element may err by 30 deviations and a group by 20: half as much again as the most that
+ * honest kernels were seen to need.
  *
  * ET_MISMATCH if any of the parts finds an error. Else ET_INCONCLUSIVE if what is there cannot decide: a
  * required tensor is missing; nothing was judged; everything is as free of errors as the golden, where a
@@ -41,7 +42,6 @@ typedef enum et_outcome { ET_PASS, ET_MISMATCH, ET_INCONCLUSIVE } et_outcome;
 
 typedef struct et_verify_options {
     const et_profile *profile;  /* NULL: et_profile_for chooses one */
-    double alpha;               /* from 1e-200 to 1; 0: 1e-9 */
     bool ties_any;              /* exact ties may be broken in any way */
     const char *const *require; /* names that must be present; "bwd.*": all of these outputs and
                                  * gradients that a lean bundle of the case has (bundle.h) */
@@ -57,14 +57,19 @@ typedef struct et_verify_options {
 
 /* One group of elements of a tensor. */
 typedef struct et_group {
-    const char *kind; /* "tensor", "expert", "row", "column", "tokens"; "part": all of one summand */
+    const char *kind; /* "tensor", "expert", "row", "column", "block": 16, 64 or 128 rows; "tile": 16 rows of 16
+                       * columns; "part": all of one summand */
     const char *part; /* what the error is regressed on: "reference"; of y "routed", "shared"; of dx
                        * "experts", "shared", "router" */
-    size_t index, elements;
+    size_t index, column, elements; /* expert, row or column; of a block or tile its first row, and column */
     double slope, slope_sigma, slope_limit;
     double spread, spread_limit; /* limit 0: not tested */
+    double deviations; /* the larger of both, beyond what replicas have by design, in deviations of theirs */
     bool pass;
 } et_group;
+
+/* "the whole tensor", "its routed part", "expert 3", "rows 16 and following": into a buffer, for messages. */
+void et_group_print(const et_group *g, char *text, size_t room);
 
 typedef struct et_tensor_verdict {
     char name[ET_MAX_TENSOR_NAME + 1];
@@ -126,7 +131,6 @@ et_profile_choice et_profile_for(const et_step *golden, const et_tensor_out *can
 typedef struct et_verdict {
     et_outcome outcome;
     char line[600];  /* the verdict in one line, for the end of a log */
-    double alpha;
     et_profile profile;
     char chosen_from[120]; /* of a profile that et_profile_for chose: from what; "": the caller's */
     char note[200]; /* on a pass: every tensor of many elements stays below a tenth of the profile's deviations, so a
@@ -145,7 +149,7 @@ typedef struct et_verdict {
  * `source` saying of what type; `dtype` is the type in which the kernel made them. `golden` has its
  * inputs and has been run. ET_OK whenever there is a verdict, whatever it says. ET_EINVAL: a tensor
  * that no bundle has, or given twice, a wrong shape or type, a mask with other numbers than 0 and 1, an
- * in.* that is not the golden's, a profile without bits, an alpha or a required name that cannot be, a float
+ * in.* that is not the golden's, a profile without bits, a required name that cannot be, a float
  * build of the library (it cannot judge: its own error is a kernel's); ET_ENOMEM. On failure there is nothing
  * to free. */
 et_status et_verify(et_verdict *verdict, const et_step *golden, const et_tensor_out *candidate,

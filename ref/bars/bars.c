@@ -190,7 +190,7 @@ et_status et_sum_tensor(const et_tensor_bars *t, const et_errors *e, et_group_su
     return status;
 }
 
-static et_status prepare(et_replica_bars *b, const pair *tensor, et_error *error)
+static et_status prepare(et_bars *b, const pair *tensor, et_error *error)
 {
     et_tensor_bars *t = &b->tensor[tensor->row];
     void *room;
@@ -214,7 +214,7 @@ typedef struct ledger {
     tally *tallies;
 } ledger;
 
-static et_status open_ledger(ledger *l, et_replica_bars *b, et_error *error)
+static et_status open_ledger(ledger *l, et_bars *b, et_error *error)
 {
     void *room;
     size_t most = 0;
@@ -264,7 +264,7 @@ static void note_nearest(et_group_bar *bar, tally *all, const et_group_sums *s)
     bar->spread_systematic = apart(et_spread_of(s), &all->spread);
 }
 
-static et_status look_at(et_replica_bars *b, ledger *l, const et_step *replica, use_of_sums *use,
+static et_status look_at(et_bars *b, ledger *l, const et_step *replica, use_of_sums *use,
                          et_error *error)
 {
     pair run[ET_MAX_STEP_TENSORS];
@@ -314,7 +314,7 @@ static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, 
     }
 }
 
-static void settle(et_replica_bars *b, const ledger *l)
+static void settle(et_bars *b, const ledger *l)
 {
     const tally *tallies = l->tallies;
     for (size_t i = 0; i < l->count; i++) {
@@ -332,7 +332,7 @@ static void settle(et_replica_bars *b, const ledger *l)
 
 /* ---- the whole ---- */
 
-static et_status find_groups(work *w, et_replica_bars *b, et_error *error)
+static et_status find_groups(work *w, et_bars *b, et_error *error)
 {
     ledger l;
     et_step replica = {0};
@@ -352,7 +352,7 @@ static et_status find_groups(work *w, et_replica_bars *b, et_error *error)
     return status;
 }
 
-et_status et_bars_make(et_replica_bars *b, const et_step *reference, const et_profile *p,
+et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p,
                        size_t max_bytes, et_bars_progress *progress, void *user, et_error *error)
 {
     ET_ARITHMETIC;
@@ -362,14 +362,42 @@ et_status et_bars_make(et_replica_bars *b, const et_step *reference, const et_pr
               .runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + 1,
               .progress = progress,
               .user = user};
-    *b = (et_replica_bars){.reference = reference};
+    *b = (et_bars){.reference = reference};
     et_status status = find_variance(&w, &b->variance, error);
     if (status == ET_OK) status = find_groups(&w, b, error);
     if (status != ET_OK) et_bars_free(b);
     return status;
 }
 
-void et_bars_free(et_replica_bars *b)
+/* Progress of a step, as the making of bars tells it. */
+typedef struct teller {
+    et_progress *progress;
+    void *user;
+} teller;
+
+static bool tell_bars(void *user, double done)
+{
+    const teller *t = user;
+    if (t->progress) t->progress(t->user, "error bars", done);
+    return true;
+}
+
+et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p,
+                        et_progress *progress, void *user, et_error *error)
+{
+    ET_ARITHMETIC;
+    teller t = {progress, user};
+    work w = {.reference = s,
+              .rounding = {.profile = p},
+              .max_bytes = s->max_bytes,
+              .runs = ET_FIRST_REPLICAS,
+              .progress = tell_bars,
+              .user = &t};
+    et_status status = et_profile_check(p, error);
+    return status == ET_OK ? find_variance(&w, variance, error) : status;
+}
+
+void et_bars_free(et_bars *b)
 {
     for (size_t i = 0; i < ET_MAX_STEP_TENSORS; i++) {
         et_cut_free(&b->tensor[i].grid);
@@ -377,5 +405,5 @@ void et_bars_free(et_replica_bars *b)
         free(b->tensor[i].bars);
     }
     et_step_free(&b->variance);
-    *b = (et_replica_bars){0};
+    *b = (et_bars){0};
 }

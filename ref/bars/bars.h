@@ -18,6 +18,7 @@
 #ifndef ET_BARS_H
 #define ET_BARS_H
 
+#include "etref/bars.h"
 #include "etref/rounding.h"
 #include "etref/step.h"
 #include "ref/bars/groups.h"
@@ -40,20 +41,20 @@ typedef struct et_tensor_bars {
     et_group_bar *bars; /* [groups] */
 } et_tensor_bars;
 
-typedef struct et_replica_bars {
+typedef struct et_bars {
     const et_step *reference; /* of which they are; must live longer */
     et_step variance;         /* V, for every real tensor of the reference, in its place */
     et_tensor_bars
         tensor[ET_MAX_STEP_TENSORS]; /* by row of the table of tensors; zeros where none */
-} et_replica_bars;
+} et_bars;
 
 /* Called after each run with the part of the work done, 0 to 1; false: stop, with ET_ENOMEM. */
 typedef bool et_bars_progress(void *user, double done);
 
 /* reference: has been run. max_bytes: of one replica; 0: no limit. progress may be NULL. ET_ENOMEM. */
-et_status et_bars_make(et_replica_bars *b, const et_step *reference, const et_profile *p,
+et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p,
                        size_t max_bytes, et_bars_progress *progress, void *user, et_error *error);
-void et_bars_free(et_replica_bars *b); /* accepts zeros */
+void et_bars_free(et_bars *b); /* accepts zeros */
 
 /* sums [t->groups] out: of all groups of a tensor, from these errors. ET_ENOMEM. */
 et_status et_sum_tensor(const et_tensor_bars *t, const et_errors *e, et_group_sums *sums,

@@ -3,12 +3,13 @@
  * m = mean e^2 of R replicas scatters, by a factor two where R = 16. What elements have in common is known
  * better: sizes of rows and of columns. So V is m and a smooth shape, as if of as many replicas more,
  *
- *     V = (R m + PRIOR p) / (R + PRIOR)      p = (row's mean of m) (column's mean) / (section's mean)
+ *     V = (R m + PRIOR p) / (R + PRIOR), PRIOR = 16      p = (row's mean of m) (column's mean) / (section's mean)
  *
  * and the means themselves lean on the next larger one, as if it had been seen PRIOR times.
  *
  * Errors may be rare: a sum of few short products is exact in most orders, and loses a bit in one of a hundred.
- * Then it is the errors that count, not the runs: PRIOR is as many runs as show 16 of them. An element on which
+ * Then it is the errors that count, not the runs: the shape counts as many runs as show PRIOR of them. But few elements may
+ * err more than others do (f16's smallest numbers): one that erred more than its shape leans on it by PRIOR runs alone. An element on which
  * no replica erred may yet err as much, for its size, as others do.
  *
  * A value of exactly 0 is another thing: relu makes it, a mask does, and its error, where it has any, is of
@@ -44,13 +45,14 @@ static double lean(const mean *m, const weights *w, double wider)
     return (w->R * m->sum + w->prior * wider) / (w->R * m->count + w->prior);
 }
 
-/* So many runs show 16 errors of an element, where a part f of all elements erred in R of them: each did with chance
+enum { PRIOR = 16 };
+
+/* So many runs show PRIOR errors of an element, where a part f of all elements erred in R of them: each did with chance
  * 1 - (1 - f)^(1/R). */
 static weights weights_of(double R, double moved, double count)
 {
-    const double errors = 16;
     double chance = -expm1(log1p(-moved / count) / R);
-    return (weights){R, chance > 0 ? errors / chance : errors};
+    return (weights){R, chance > 0 ? PRIOR / chance : PRIOR};
 }
 
 /* One section of a tensor. */
@@ -106,8 +108,8 @@ static void smooth(patch *p, const weights *w, double whole, double zeros)
     for (size_t i = 0; i < p->rows * p->columns; i++) {
         double shape = shape_of(p, i, w, whole) * (p->u[i] == 0 ? zeros : 1);
         if (p->V[i] == 0) shape = fmax(shape, relative * (double)p->u[i] * (double)p->u[i]);
-        if (isfinite(p->V[i]))
-            p->V[i] = (et_real)((w->R * (double)p->V[i] + w->prior * shape) / (w->R + w->prior));
+        double m = (double)p->V[i], prior = m > shape ? PRIOR : w->prior;
+        if (isfinite(m)) p->V[i] = (et_real)((w->R * m + prior * shape) / (w->R + prior));
     }
 }
 

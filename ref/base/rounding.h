@@ -23,8 +23,6 @@ typedef struct rounding {
 } rounding;
 
 rounding et_rounding_at(const et_profile *p, et_place place);
-/* The coarser of two places where the same values are rounded one after the other. */
-rounding et_rounding_coarser(const et_profile *p, et_place a, et_place b);
 
 /* 2^(e-p+1) of a value; exponents below binary64's are of no interest to anybody here. */
 static inline double rounding_ulp(const rounding *r, double value)
@@ -46,9 +44,6 @@ static inline bool rounding_holds(const rounding *r, double value)
     double steps = size / rounding_ulp(r, value);
     return !r->ftz && steps == floor(steps);
 }
-
-/* Is any of the values not one of the format's? NULL: there are none. */
-bool et_rounding_changes(const rounding *r, size_t count, const et_real *values);
 
 /* What becomes of the value; out of range it stays as it is. */
 static inline double rounding_result(const rounding *r, double value)
@@ -102,30 +97,6 @@ static inline double rounding_site(const rounding *r, double value, double incom
 static inline double larger(double a, double b)
 {
     return a > b ? a : b;
-}
-
-/* The largest of them and 0; NaN is passed over. In lanes of their own, since no compiler may reorder maxima of what,
- * for all that it knows, could be NaN. */
-static inline double largest_in(size_t count, const double *values)
-{
-    enum { LANES = 8 };
-    double lane[LANES] = {0}, most = 0;
-    size_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        for (size_t k = 0; k < LANES; k++) lane[k] = larger(values[i + k], lane[k]);
-    for (; i < count; i++) most = larger(values[i], most);
-    for (size_t k = 0; k < LANES; k++) most = larger(lane[k], most);
-    return most;
-}
-
-/* Beyond first order. Hardly one error in 1e9 is as large as 6 of its deviations, and the verdict allows an
- * element a little more. A function that bends carries the 6 farther than that: then its variance is taken such
- * that 6 deviations lead where those 6 do. */
-static const double rounding_tail = 6;
-
-static inline double rounding_reaches(double farthest)
-{
-    return farthest * farthest / (rounding_tail * rounding_tail);
 }
 
 #endif

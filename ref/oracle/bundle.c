@@ -8,10 +8,11 @@
 #include "etref/version.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/deviations.h"
 #include "ref/oracle/tensors.h"
 
+#include <float.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,23 +63,65 @@ et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_erro
     return status == ET_OK ? write_tensors(path, s, tensors, count, NULL, error) : status;
 }
 
+/* ---- standard deviations: variances add, but a reader wants error bars ---- */
+
+typedef struct deviations {
+    size_t count;
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    char names[ET_MAX_STEP_TENSORS][48];
+} deviations;
+
+/* noise.NAME, with values of its own. */
+static et_status take_root(deviations *d, const et_tensor_out *variance, et_error *error)
+{
+    size_t count = 1;
+    void *room;
+    for (size_t i = 0; i < variance->rank; i++) count *= variance->shape[i];
+    et_status status = et_allocate(&room, count, sizeof(et_real), "standard deviations", error);
+    if (status != ET_OK) return status;
+    et_real *roots = room;
+    for (size_t i = 0; i < count; i++) {
+        et_real root = (et_real)sqrt(et_tensor_element(variance, i));
+        roots[i] = root > 0 && root < (et_real)FLT_TRUE_MIN ? (et_real)FLT_TRUE_MIN : root;
+    }
+    et_tensor_out *t = &d->tensors[d->count];
+    char *name = d->names[d->count++];
+    snprintf(name, sizeof d->names[0], ET_NOISE_PREFIX "%s", variance->name);
+    *t = *variance;
+    t->name = name;
+    t->values = roots;
+    t->dtype = ET_F32;
+    return ET_OK;
+}
+
+static et_status take_roots(deviations *d, const et_step *variance, bool lean, et_error *error)
+{
+    et_tensor_out list[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(variance, lean, list);
+    et_status status = ET_OK;
+    for (size_t i = 0; i < have && status == ET_OK; i++) {
+        bool real = list[i].source == ET_FROM_F64 || list[i].source == ET_FROM_F32;
+        if (real && strncmp(list[i].name, "in.", 3) != 0) status = take_root(d, &list[i], error);
+    }
+    return status;
+}
+
 et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, const et_profile *p,
-                                et_error *error)
+                                const et_step *variance, et_error *error)
 {
     ET_ARITHMETIC;
     et_tensor_out tensors[2 * ET_MAX_STEP_TENSORS];
-    et_deviations noise;
+    deviations noise = {.count = 0};
     char *profile;
     size_t count = et_step_tensors(s, lean, tensors);
     et_status status = et_step_check_values(s, error);
     if (status == ET_OK) status = et_profile_print(&profile, p, error);
     if (status != ET_OK) return status;
-    status = et_deviations_compute(&noise, s, lean, p, error);
-    if (status == ET_OK) {
-        memcpy(tensors + count, noise.tensors, noise.count * sizeof *tensors);
+    status = take_roots(&noise, variance, lean, error);
+    memcpy(tensors + count, noise.tensors, noise.count * sizeof *tensors);
+    if (status == ET_OK)
         status = write_tensors(path, s, tensors, count + noise.count, profile, error);
-        et_deviations_free(&noise);
-    }
+    for (size_t i = 0; i < noise.count; i++) free((void *)(uintptr_t)noise.tensors[i].values);
     free(profile);
     return status;
 }
@@ -282,16 +325,14 @@ static void compare_element(et_comparison *r, size_t i, double stored, double re
 
 /* The bound of a foreign bundle's real numbers, relative to a tensor's largest element: 1e-13 in
  * binary64. Another order of summation costs a few unit roundoffs there; hundreds are no longer
- * rounding. Noise is stored in F32, and what rounds to its neighbour there is 2^-23 off. Of a bundle
- * of this very producer every bit must come out again. */
-static const double foreign_bound = 900 * (double)ET_UNIT_ROUNDOFF, noise_bound = 0x1p-22;
+ * rounding. Of a bundle of this very producer every bit must come out again. */
+static const double foreign_bound = 900 * (double)ET_UNIT_ROUNDOFF;
 
 static et_status compare_tensor(et_comparison *r, const et_tensor_file *file,
                                 const et_tensor_info *info, const et_tensor_out *want,
                                 double *chunk, et_error *error)
 {
     bool real = want->source == ET_FROM_F64 || want->source == ET_FROM_F32;
-    bool noise = strncmp(want->name, ET_NOISE_PREFIX, strlen(ET_NOISE_PREFIX)) == 0;
     if (!same_shape(info, want)) {
         r->problem = "shape";
         return ET_OK;
@@ -305,14 +346,10 @@ static et_status compare_tensor(et_comparison *r, const et_tensor_file *file,
         size_t count = info->count - first < CHUNK ? info->count - first : CHUNK;
         et_status status = et_tensor_file_read(file, info, first, count, chunk, error);
         if (status != ET_OK) return status;
-        for (size_t i = 0; i < count; i++) {
-            double value = et_tensor_element(want, first + i);
-            compare_element(r, first + i, chunk[i],
-                            noise ? et_round_to_dtype(value, ET_F32) : value);
-        }
+        for (size_t i = 0; i < count; i++)
+            compare_element(r, first + i, chunk[i], et_tensor_element(want, first + i));
     }
-    double bound = noise ? noise_bound : foreign_bound;
-    r->pass = r->exact_required ? r->different == 0 : r->max_error <= bound * r->largest;
+    r->pass = r->exact_required ? r->different == 0 : r->max_error <= foreign_bound * r->largest;
     return ET_OK;
 }
 
@@ -355,26 +392,41 @@ static et_status compare_values(comparing *c, const et_step *step, et_error *err
     return status;
 }
 
-/* Computed again only if the file has any. */
+/* An estimate of other random runs is another one: only that it is a deviation of its tensor. */
+static et_status check_deviation(et_comparison *r, const comparing *c, const et_tensor_info *info,
+                                 const et_tensor_out *of, et_error *error)
+{
+    et_status status = ET_OK;
+    r->problem = !same_shape(info, of) ? "shape" : info->dtype != ET_F32 ? "type" : NULL;
+    for (size_t first = 0; first < info->count && !r->problem; first += CHUNK) {
+        size_t count = info->count - first < CHUNK ? info->count - first : CHUNK;
+        status = et_tensor_file_read(c->file, info, first, count, c->chunk, error);
+        if (status != ET_OK) return status;
+        for (size_t i = 0; i < count; i++)
+            if (!(c->chunk[i] >= 0)) r->problem = "no deviation";
+    }
+    r->pass = !r->problem;
+    return status;
+}
+
 static et_status compare_noise(comparing *c, const et_step *step, et_error *error)
 {
-    et_deviations noise;
-    et_profile profile;
-    bool wanted = false, has_profile;
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(step, false, tensors);
     const et_tensor_doc *doc;
-    for (size_t j = 0; j < c->file->tensor_count; j++)
-        wanted |= et_noise_doc_find(c->file->tensors[j].name) != NULL;
-    if (!wanted) return ET_OK;
-    et_status status = read_profile(c->file, &profile, &has_profile, error);
-    if (status != ET_OK || !has_profile) return status; /* et_bundle_open has refused the latter */
-    status = et_deviations_compute(&noise, step, false, &profile, error);
-    if (status != ET_OK) return status;
+    et_status status = ET_OK;
     for (size_t i = 0; status == ET_OK && (doc = et_tensor_doc_at(i)) != NULL; i++) {
-        char name[sizeof noise.names[0]];
+        char name[ET_MAX_TENSOR_NAME + 1];
         snprintf(name, sizeof name, ET_NOISE_PREFIX "%s", doc->name);
-        status = compare_named(c, name, noise.tensors, noise.count, error);
+        const et_tensor_info *info = et_tensor_file_find(c->file, name);
+        if (info == NULL) continue;
+        et_comparison *r = &c->list[c->used++];
+        *r = (et_comparison){.count = info->count, .problem = "not of its case"};
+        snprintf(r->name, sizeof r->name, "%s", name);
+        for (size_t j = 0; j < have && status == ET_OK; j++)
+            if (strcmp(tensors[j].name, doc->name) == 0)
+                status = check_deviation(r, c, info, &tensors[j], error);
     }
-    et_deviations_free(&noise);
     return status;
 }
 

@@ -147,11 +147,13 @@ const et_tensor_doc *et_tensor_doc_find(const char *name)
     return et_tensor_doc_at(et_tensor_row(name));
 }
 
-const void *et_tensor_place_in(const et_step *s, const char *name)
+const et_tensor_doc *et_noise_doc_find(const char *name)
 {
-    for (size_t i = 0; i < ROWS; i++)
-        if (strcmp(table[i].doc.name, name) == 0) return (const char *)s + table[i].offset;
-    return NULL;
+    size_t prefix = strlen(ET_NOISE_PREFIX);
+    if (strncmp(name, ET_NOISE_PREFIX, prefix) != 0) return NULL;
+    const et_tensor_doc *doc = et_tensor_doc_find(name + prefix);
+    bool real = doc != NULL && strcmp(doc->type, "F64") == 0;
+    return real && strncmp(doc->name, "in.", 3) != 0 ? doc : NULL;
 }
 
 /* ---- from letters to sizes ---- */

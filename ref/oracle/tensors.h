@@ -18,8 +18,9 @@ bool et_rows_are(const char *shape, const char *letter);
 /* The row of the table with this name, or the number of rows. */
 size_t et_tensor_row(const char *name);
 
-/* Where a step keeps the array of a tensor of the table: the address of the pointer. NULL: there is no such row. */
-const void *et_tensor_place_in(const et_step *s, const char *name);
+/* The row of the tensor whose noise this is: "noise.fwd.y" gives that of fwd.y; NULL if a bundle has
+ * no such noise. */
+const et_tensor_doc *et_noise_doc_find(const char *name);
 
 /* "[2,3]" into a buffer, for messages. */
 void et_shape_print(size_t rank, const size_t *shape, char *to, size_t room);

@@ -148,11 +148,11 @@ et_status et_attempt_fit(et_subject *on, const et_inquiry *q, et_attempt *t, boo
     for (int round = 0; status == ET_OK && *found && round < 2; round++) {
         et_fit fit = {0};
         status = fit_once(on, q, t, step, &fit, error);
-        if (fit.uu == 0 && !on->pick.whole && fails_as_a_whole(q)) return status;
-        double part = fit.uu > 0 ? fit.eu / fit.uu : 0;
-        *found = fabs(part) * sqrt(fit.uu) > certain;
+        if (fit.sums.uu == 0 && !on->pick.whole && fails_as_a_whole(q)) return status;
+        double part = et_slope_of(&fit.sums);
+        *found = fabs(part) * sqrt(fit.sums.uu) > certain;
         t->factor = 1 + step * part;
-        t->deviation = *found ? fabs(step) / sqrt(fit.uu) : 0;
+        t->deviation = *found ? fabs(step) / sqrt(fit.sums.uu) : 0;
         *found = *found && t->factor > 0.4 && t->factor < 2.5;
         step = t->factor - 1;
     }

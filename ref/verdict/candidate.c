@@ -6,7 +6,6 @@
 #include "etref/candidate.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/deviations.h"
 #include "ref/oracle/fields.h"
 #include "ref/oracle/json.h"
 #include "ref/oracle/tensors.h"

@@ -26,7 +26,6 @@
 #include "ref/base/parallel.h"
 #include "ref/base/rounding.h"
 #include "ref/oracle/tensors.h"
-#include "ref/verdict/calibration.h"
 #include "ref/verdict/inquiry.h"
 
 #include <math.h>
@@ -39,8 +38,9 @@
 double et_noise_to_signal(size_t count, const et_real *values, const et_real *V)
 {
     double signal = 0, noise = 0, clear = 0, of_clear = 0;
-    for (size_t c = 0; c < count; c++) {
+    for (size_t c = 0; V && c < count; c++) {
         double square = (double)values[c] * (double)values[c];
+        if (!isfinite(V[c])) continue;
         signal += square;
         noise += (double)V[c];
         if (square == 0 || (double)V[c] > square) continue;
@@ -138,7 +138,6 @@ typedef struct view {
     const et_real *right, *wrong, *V;
     size_t columns;
     bars b;
-    double scale;
     et_real *room; /* [columns] */
 } view;
 
@@ -147,19 +146,20 @@ typedef void visitor(const view *w, size_t row, size_t own, et_fit *fit);
 
 static void add_element(double e, double u, double V, et_fit *fit)
 {
-    if (!(V > 0) || !(fabs(e) < INFINITY)) return;
-    fit->n++;
-    fit->eu += e * u / V;
-    fit->uu += u * u / V;
-    fit->q += e * e / V;
+    if (!(V > 0 && V < INFINITY) || !(fabs(e) < INFINITY)) return;
+    fit->sums.n++;
+    fit->sums.eu += e * u / V;
+    fit->sums.uu += u * u / V;
+    fit->sums.ee += e * e / V;
+    fit->sums.most_uu = fmax(fit->sums.most_uu, u * u / V);
 }
 
 /* Sums of D^2, row by row. */
 static void measure_row(const view *w, size_t row, size_t own, et_fit *fit)
 {
     size_t n = w->columns;
-    fit->uu += mean_change(n, w->wrong + own * n, w->right + row * n);
-    fit->n++;
+    fit->sums.uu += mean_change(n, w->wrong + own * n, w->right + row * n);
+    fit->sums.n++;
 }
 
 static void compare_row(const view *w, size_t row, size_t own, et_fit *fit)
@@ -170,7 +170,7 @@ static void compare_row(const view *w, size_t row, size_t own, et_fit *fit)
     for (size_t c = 0; c < w->columns; c++) {
         double got = et_tensor_element(w->x->got, from + c), u = (double)wrong[c];
         double e = got - u, before = got - (double)w->right[from + c];
-        double V = w->scale * (double)w->room[c], bar = w->x->limit * w->x->limit * V;
+        double V = (double)w->room[c], T = et_usual_limits.element, bar = T * T * V;
         if (e * e <= bar)
             add_element(e, u, V, fit);
         else if (!(fabs(e) < INFINITY))
@@ -188,7 +188,7 @@ static void regress_row(const view *w, size_t row, size_t own, et_fit *fit)
     mutant_variances(&w->b, w->columns, w->right + from, wrong, w->V + from, w->room);
     for (size_t c = 0; c < w->columns; c++) {
         double r = (double)w->right[from + c], e = et_tensor_element(w->x->got, from + c) - r;
-        add_element(e, (double)wrong[c] - r, w->scale * (double)w->room[c], fit);
+        add_element(e, (double)wrong[c] - r, (double)w->room[c], fit);
     }
 }
 
@@ -233,7 +233,7 @@ static double largest(size_t count, const et_real *values)
 static bool is_open(const et_inquiry *q, const et_mutant *m, double T, double most, size_t i)
 {
     double score = (double)m->routed.fwd.logits[i];
-    double variance = q->j->scale * ((double)q->j->variance->route.margin[i] + most);
+    double variance = et_score_variance(q->j->bars, i) + most;
     double moved = fabs(score - (double)m->all.fwd.logits[i]);
     double reach = T * sqrt(variance) + (moved > 0 ? 0x1p-7 * fabs(score) : 0);
     double margin = fabs((double)m->all.route.margin[i]);
@@ -250,9 +250,7 @@ static bool mask_agrees(const et_inquiry *q, const et_mutant *m)
     const uint8_t *got = j->mask, *wrong = m->all.route.mask, *right = j->golden->route.mask;
     size_t places = m->moe.N * m->moe.n, differ = 0, before = 0;
     size_t illegal = q->verdict->routing.illegal;
-    bool coarse = et_tail_is_coarse(j->options->profile, "fwd.logits");
-    double T = et_element_limit(j->alpha, j->tests, coarse);
-    double most = largest(places, j->variance->route.margin);
+    double T = et_usual_limits.element, most = largest(places, j->bars->variance.fwd.logits);
     for (size_t i = 0; i < places; i++) {
         before += (got[i] != 0) != (right[i] != 0);
         if ((got[i] != 0) == (wrong[i] != 0)) continue;
@@ -275,25 +273,12 @@ static bool integers_agree(const et_exhibit *x, const void *wrong)
     return true;
 }
 
-/* Margins err with both scores, or with score and threshold. */
-static double variance_scale(const et_inquiry *q, const et_exhibit *x)
-{
-    return q->j->scale * (strcmp(x->got->name, "route.margin") == 0 ? 2 : 1);
-}
-
 static bool fit_agrees(const et_inquiry *q, const et_exhibit *x, const et_fit *fit)
 {
-    const double sigmas = 10;
-    double failed = q->small ? 0.02 : 0, doubtful = q->small ? 0.2 : 0.02;
-    if (fit->failed > failed * fit->n || fit->doubtful > 1 + doubtful * fit->n) return false;
-    if (fit->n < 8) return true;
-    double spread = sqrt(fit->q / fit->n), slope = fit->uu > 0 ? fit->eu / fit->uu : 0;
-    const et_profile *p = q->j->options->profile; /* a loss's coefficient takes a few roundings */
-    double b = 2 * et_systematic_slope(p) + ldexp(8, -p->bits[ET_ACCUMULATOR]) +
-               1.5 * et_noise_slope(&q->j->systematic, x->got->name, false);
-    double large = et_systematic_spread(x->got->name, q->j->systematic.dy);
-    return spread <= 5 * large + sigmas / sqrt(2 * fit->n) &&
-           fabs(slope) <= 1.5 * sigmas / sqrt(fit->uu > 0 ? fit->uu : 1) + b;
+    const et_tensor_bars *t = &q->j->bars->tensor[et_tensor_row(x->got->name)];
+    double n = fit->sums.n, failed = q->small ? 0.02 : 0, doubtful = q->small ? 0.2 : 0.02;
+    if (fit->failed > failed * n || fit->doubtful > 1 + doubtful * n) return false;
+    return t->groups == 0 || et_measure_group(t, &t->bars[0], &fit->sums).pass;
 }
 
 static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view *w)
@@ -303,7 +288,6 @@ static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view
     if (x->variance == NULL) return false;
     w->columns = x->columns;
     w->b = bars_of(q, x);
-    w->scale = variance_scale(q, x);
     w->room = q->room;
     return true;
 }
@@ -317,7 +301,7 @@ static bool exhibit_agrees(const et_inquiry *q, const et_mutant *m, size_t exhib
     if (!is_real(x)) return integers_agree(x, wrong);
     if (!view_of(q, exhibit, wrong, &w)) return true;
     each_row(m, &w, measure_row, &change);
-    if (change.n > 0) w.b.change = change.uu / change.n;
+    if (change.sums.n > 0) w.b.change = change.sums.uu / change.sums.n;
     each_row(m, &w, compare_row, &fit);
     return fit_agrees(q, x, &fit);
 }
@@ -381,38 +365,16 @@ static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const 
     return ET_OK;
 }
 
-et_yardstick et_yardstick_with(const et_inquiry *q, const et_exhibit *x, const et_real *V)
-{
-    const et_judgement *j = q->j;
-    et_yardstick by = {j->options->profile, j->systematic, *j->variance};
-    void *at = (void *)(uintptr_t)et_tensor_place_in(&by.variance, x->got->name); /* by's own */
-    memcpy(at, &V, sizeof V);
-    return by;
-}
-
-et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_yardstick *by,
-                         const et_step *reference, et_tensor_verdict *out, et_error *error)
-{
-    et_verify_options options = *q->j->options;
-    et_judgement j = *q->j;
-    options.profile = by->profile;
-    j.options = &options;
-    j.systematic = by->systematic;
-    j.variance = &by->variance;
-    j.visit = NULL;
-    return et_judge_tensor(&j, (size_t)(x->got - j.candidate), reference, out, error);
-}
-
 static et_status judge_exhibit(const et_inquiry *q, const et_mutant *m, const et_exhibit *x,
                                const et_real *wrong, et_tensor_verdict *out, et_error *error)
 {
     et_real *V = NULL;
     et_status status = make_variances(q, x, wrong, &V, error);
-    if (status == ET_OK) {
-        et_yardstick by = et_yardstick_with(q, x, V);
-        et_step reference = et_mutant_step(m);
-        status = et_judge_under(q, x, &by, &reference, out, error);
-    }
+    const et_step reference = et_mutant_step(m);
+    et_judgement j = *q->j;
+    j.visit = NULL;
+    if (status == ET_OK)
+        status = et_judge_tensor(&j, (size_t)(x->got - j.candidate), &reference, V, out, error);
     free(V);
     return status;
 }
@@ -429,7 +391,7 @@ static bool nearly_passes(const et_exhibit *x, const et_tensor_verdict *v)
 
 /* Does the mutant take most of the error from the elements that fail? Where it has wide bars of its own it
  * may pass without. */
-static bool takes_most(const et_inquiry *q, const et_exhibit *x, const et_real *wrong)
+static bool takes_most(const et_exhibit *x, const et_real *wrong)
 {
     const et_real *right = x->right;
     double before = 0, after = 0;
@@ -437,8 +399,7 @@ static bool takes_most(const et_inquiry *q, const et_exhibit *x, const et_real *
     for (size_t i = 0; i < et_tensor_count(x->got); i++) {
         double got = et_tensor_element(x->got, i);
         double e = got - (double)right[i], rest = got - (double)wrong[i];
-        double variance = variance_scale(q, x) * (double)x->variance[i];
-        if (!isfinite(e) || !isfinite(rest) || e * e <= x->limit * x->limit * variance) continue;
+        if (!isfinite(e) || !isfinite(rest) || !et_element_fails(x, i)) continue;
         before += e * e;
         after += rest * rest;
     }
@@ -455,7 +416,7 @@ et_status et_mutant_passes(const et_inquiry *q, const et_mutant *m, bool *passes
         et_tensor_verdict out = {0};
         if (!wrong) continue;
         status = judge_exhibit(q, m, x, wrong, &out, error);
-        *passes = (out.outcome != ET_MISMATCH || nearly_passes(x, &out)) && takes_most(q, x, wrong);
+        *passes = (out.outcome != ET_MISMATCH || nearly_passes(x, &out)) && takes_most(x, wrong);
     }
     return status;
 }
@@ -465,6 +426,6 @@ double et_mutant_fit(const et_inquiry *q, const et_mutant *m)
     et_likelihood l = {0};
     for (size_t i = 0; i < q->count; i++)
         if (et_fails_as_numbers(&q->exhibits[i]))
-            et_fit_add(&l, q, &q->exhibits[i], &(et_guess){.values = touched(m, &q->exhibits[i])});
+            et_fit_add(&l, &q->exhibits[i], &(et_guess){.values = touched(m, &q->exhibits[i])});
     return et_fit_of(&l);
 }

@@ -1,6 +1,5 @@
 /* exhibits.c: a candidate's tensors as an inquiry sees them; which tokens and experts fail. See inquiry.h. */
 #include "ref/base/memory.h"
-#include "ref/verdict/calibration.h"
 #include "ref/verdict/inquiry.h"
 
 #include <math.h>
@@ -24,12 +23,12 @@ static et_part part_of(et_stage stage)
 static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
 {
     const et_judgement *j = q->j;
-    et_tensor_out own[ET_MAX_STEP_TENSORS], noise[ET_MAX_STEP_TENSORS];
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
     const et_tensor_out *got = &j->candidate[index];
     const et_tensor_out *right =
         et_tensor_named(own, et_step_tensors(q->right, false, own), got->name);
-    const et_tensor_out *V =
-        et_tensor_named(noise, et_step_tensors(j->variance, false, noise), got->name);
+    const et_step *variance = &j->bars->variance;
+    const et_real *V = et_variance_named(j->bars, got->name);
     const et_tensor_doc *doc = et_tensor_doc_find(got->name);
     et_exhibit x = {.got = got, .verdict = verdict_on(q->verdict, got->name), .stage = ET_STAGES};
     x.shape = doc ? doc->shape : "[]";
@@ -42,24 +41,20 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     x.passed = x.verdict->outcome == ET_PASS;
     x.right = right->values;
     if (V && et_tensor_is_real(right)) {
-        x.variance = V->values;
+        x.variance = V;
         x.noise = et_noise_to_signal(et_tensor_count(got), x.right, x.variance);
         /* A threshold comes from before the step, and is exact; a wrong one may come from cutoffs. */
         if (strcmp(got->name, "route.threshold") == 0 && q->right->state_ema)
             x.noise = fmax(x.noise, et_noise_to_signal(q->right->c.experts, q->right->state_ema,
-                                                       q->j->variance->state_ema));
+                                                       variance->state_ema));
         /* In evaluation the state is exact; one that was moved by mistake hangs on cutoffs, scores all. */
         double step = 1 - j->golden->c.ema_decay;
         if (j->golden->c.eval && strcmp(got->name, "state.ema") == 0)
             x.noise = fmax(x.noise,
                            step * step *
                                et_noise_to_signal(j->golden->c.tokens * j->golden->c.experts,
-                                                  q->right->fwd.logits, j->variance->fwd.logits));
+                                                  q->right->fwd.logits, variance->fwd.logits));
     }
-    x.limit = x.verdict->limit_sigmas;
-    if (x.limit == 0)
-        x.limit =
-            et_element_limit(j->alpha, j->tests, et_tail_is_coarse(j->options->profile, got->name));
     return x;
 }
 
@@ -109,10 +104,11 @@ et_owner et_owner_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_
     return o;
 }
 
-bool et_element_fails(const et_inquiry *q, const et_exhibit *x, size_t i)
+bool et_element_fails(const et_exhibit *x, size_t i)
 {
     double e = et_tensor_element(x->got, i) - (double)((const et_real *)x->right)[i];
-    return !(e * e <= x->limit * x->limit * q->j->scale * (double)x->variance[i]);
+    double T = et_usual_limits.element, V = (double)x->variance[i];
+    return !(e * e <= T * T * V) && V < INFINITY;
 }
 
 /* Marks what an element stands for: its token; and its expert, if it fails where the first one does.
@@ -143,7 +139,7 @@ static bool mark_elements(et_inquiry *q, const et_exhibit *x)
 {
     bool any = false;
     for (size_t i = 0; i < x->rows * x->columns; i++) {
-        if (!et_element_fails(q, x, i)) continue;
+        if (!et_element_fails(x, i)) continue;
         mark(q, x, i / x->columns, i % x->columns);
         any = true;
     }

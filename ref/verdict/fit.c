@@ -29,16 +29,16 @@ static double rounding_variance(double value, int bits)
     return ulp * ulp / 12;
 }
 
-void et_fit_add(et_likelihood *l, const et_inquiry *q, const et_exhibit *x, const et_guess *guess)
+void et_fit_add(et_likelihood *l, const et_exhibit *x, const et_guess *guess)
 {
     const et_real *own = x->variance, *right = x->right;
     const et_real *V = guess->variance ? guess->variance : own;
     const et_real *values = guess->values ? guess->values : right;
     for (size_t i = 0; i < et_tensor_count(x->got); i++) {
         double u = (double)values[i] + guess->slope * (double)right[i];
-        double e = et_tensor_element(x->got, i) - u, v = q->j->scale * (double)V[i];
+        double e = et_tensor_element(x->got, i) - u, v = (double)V[i];
         if (guess->bits > 0) v += rounding_variance(u, guess->bits);
-        if (!(own[i] > 0) || !(v > 0) || !isfinite(e)) continue;
+        if (!(own[i] > 0) || !(v > 0) || !isfinite(v) || !isfinite(e)) continue;
         l->sum += -0.5 * log(v) - 0.5 * e * e / v;
         l->squares += e * e / v;
         l->n++;

@@ -36,7 +36,6 @@ typedef struct et_exhibit {
     const void *right;       /* the reference's values */
     const et_real *variance; /* NULL for integers and masks */
     double noise;            /* sum of the variances over sum of the values' squares */
-    double limit;            /* of an element, in deviations */
 } et_exhibit;
 
 /* CPU seconds that a search may take. Asked before each piece of work: is there enough left for one as long as the
@@ -87,7 +86,7 @@ typedef struct et_owner {
 } et_owner;
 et_owner et_owner_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_t column);
 /* Of a tensor of reals. */
-bool et_element_fails(const et_inquiry *q, const et_exhibit *x, size_t i);
+bool et_element_fails(const et_exhibit *x, size_t i);
 
 size_t et_count_marks(const uint8_t *marks, size_t count);
 
@@ -151,11 +150,11 @@ et_status et_attempt_fit(et_subject *on, const et_inquiry *q, et_attempt *t, boo
 
 /* Slope and spread of some elements, and how many fail. */
 typedef struct et_fit {
-    double n, eu, uu, q;     /* as et_sums */
+    et_group_sums sums;
     double failed, doubtful; /* elements past their bars; of them, those that have come nearer */
 } et_fit;
 
-/* sum V / sum values^2; 0 if all values are 0. Where that is above 1, of the numbers alone that are above their noise. */
+/* sum V / sum values^2 where V is finite; 0 if all values are 0, or V is NULL. Where that is above 1, of the numbers alone that are above their noise. */
 double et_noise_to_signal(size_t count, const et_real *values, const et_real *V);
 
 /* Does the candidate agree with the mutant in what has been computed anew since the last call? Compares
@@ -167,19 +166,6 @@ bool et_mutant_agrees(const et_inquiry *q, et_mutant *m, bool reals, bool *seen)
  * exhibits that it changes. *failing: one of them is among those that failed. */
 et_fit et_fit_factor(const et_inquiry *q, const et_mutant *m, bool *failing);
 
-/* What a tensor is judged by. */
-typedef struct et_yardstick {
-    const et_profile *profile;
-    et_systematic systematic;
-    et_step variance;
-} et_yardstick;
-
-/* The verdict's own, with V in place of the exhibit's variances. */
-et_yardstick et_yardstick_with(const et_inquiry *q, const et_exhibit *x, const et_real *V);
-
-/* An exhibit judged by it, against `reference`. */
-et_status et_judge_under(const et_inquiry *q, const et_exhibit *x, const et_yardstick *by,
-                         const et_step *reference, et_tensor_verdict *out, et_error *error);
 
 /* The full judgement of the exhibits that the mutant touches; it has been computed on all tokens. */
 et_status et_mutant_passes(const et_inquiry *q, const et_mutant *m, bool *passes, et_error *error);
@@ -231,7 +217,7 @@ typedef struct et_likelihood {
     double sum, squares, n; /* squares: of the errors, in variances */
 } et_likelihood;
 
-void et_fit_add(et_likelihood *l, const et_inquiry *q, const et_exhibit *x, const et_guess *guess);
+void et_fit_add(et_likelihood *l, const et_exhibit *x, const et_guess *guess);
 double et_fit_of(const et_likelihood *l);
 
 /* How tightly the mutant fits, which passes the full judgement. */

@@ -21,8 +21,6 @@
  */
 #include "ref/base/memory.h"
 #include "ref/base/rounding.h"
-#include "ref/oracle/decide.h"
-#include "ref/verdict/calibration.h"
 #include "ref/verdict/inquiry.h"
 
 #include <math.h>
@@ -81,7 +79,7 @@ static double fit_of_guess(const et_inquiry *q, bool slopes, int bits)
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         if (!et_fails_as_numbers(x)) continue;
-        et_fit_add(&l, q, x, &(et_guess){.slope = slopes ? errors_of(x).slope : 0, .bits = bits});
+        et_fit_add(&l, x, &(et_guess){.slope = slopes ? errors_of(x).slope : 0, .bits = bits});
     }
     return et_fit_of(&l);
 }
@@ -91,15 +89,13 @@ double et_own_fit(const et_inquiry *q)
     return fit_of_guess(q, false, 0);
 }
 
-static et_likelihood likelihood_under(const et_inquiry *q, const et_step *variance)
+static et_likelihood likelihood_under(const et_inquiry *q, const et_bars *bars)
 {
     et_likelihood l = {0};
-    et_tensor_out list[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(variance, false, list);
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
-        const et_tensor_out *V = et_tensor_named(list, have, x->got->name);
-        if (V && et_fails_as_numbers(x)) et_fit_add(&l, q, x, &(et_guess){.variance = V->values});
+        const et_real *V = et_variance_named(bars, x->got->name);
+        if (V && et_fails_as_numbers(x)) et_fit_add(&l, x, &(et_guess){.variance = V});
     }
     return l;
 }
@@ -118,11 +114,11 @@ static bool is_of_format(const et_exhibit *x, et_dtype format)
 
 /* Is each value what the format makes of one that passes? Rounding is monotonous, overflow and underflow
  * included: it lies between what becomes of the two ends of the bar. */
-static bool is_rounded_to(const et_inquiry *q, const et_exhibit *x, et_dtype format)
+static bool is_rounded_to(const et_exhibit *x, et_dtype format)
 {
     const et_real *right = x->right;
     for (size_t i = 0; i < et_tensor_count(x->got); i++) {
-        double reach = x->limit * sqrt(q->j->scale * (double)x->variance[i]);
+        double reach = et_usual_limits.element * sqrt((double)x->variance[i]);
         double got = et_tensor_element(x->got, i), value = (double)right[i];
         if (!(et_round_to_dtype(value - reach, format) <= got &&
               got <= et_round_to_dtype(value + reach, format)))
@@ -141,7 +137,7 @@ static void try_format(et_inquiry *q, const et_hypothesis *what)
         if (!et_fails_as_numbers(x)) continue;
         any = true;
         if (p->bits[et_tensor_place(x->got->name)] <= bits || !is_of_format(x, what->format) ||
-            !is_rounded_to(q, x, what->format))
+            !is_rounded_to(x, what->format))
             return;
     }
     if (any) et_inquiry_note(q, what, "everywhere", "", fit_of_guess(q, false, bits));
@@ -213,16 +209,15 @@ static bool is_scattered(const et_inquiry *q)
 }
 
 /* Mean square of the errors of some elements in variances, where there are any; NAN if not. */
-static double mean_square(const et_inquiry *q, const et_exhibit *x, const et_real *V, size_t first,
-                          size_t count)
+static double mean_square(const et_exhibit *x, const et_real *V, size_t first, size_t count)
 {
     const et_real *right = x->right;
     double sum = 0, n = 0;
     for (size_t i = first; i < first + count; i++) {
         double e = et_tensor_element(x->got, i) - (double)right[i];
         /* V was computed, or the inquiry failed. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
-        if (!(V[i] > 0)) continue;
-        sum += e * e / (q->j->scale * (double)V[i]);
+        if (!(V[i] > 0 && isfinite(V[i]))) continue;
+        sum += e * e / (double)V[i];
         n++;
     }
     return n > 0 ? sum / n : NAN;
@@ -255,9 +250,9 @@ static bool is_everywhere(const et_inquiry *q, const et_exhibit *x, const et_rea
 {
     size_t columns = x->columns;
     size_t count = et_tensor_count(x->got), rows = 0, noisy = 0;
-    double all = mean_square(q, x, V, 0, count);
+    double all = mean_square(x, V, 0, count);
     for (size_t from = 0; columns > 0 && from < count; from += columns) {
-        double row = mean_square(q, x, V, from, columns);
+        double row = mean_square(x, V, from, columns);
         if (is_gates(x) && is_spared(p, x, V, from, columns)) continue;
         rows += row >= 0;
         noisy += row >= 0.01 * all;
@@ -305,12 +300,12 @@ static const double beyond_bars = 1.3;
 
 /* Are errors larger than the verdict's own variances say in most of the tensor? Where they are in a part of it
  * alone, another arithmetic is not what made them. */
-static bool is_beyond_bars(const et_inquiry *q, const et_exhibit *x)
+static bool is_beyond_bars(const et_exhibit *x)
 {
     size_t each = stretch_of(x), count = et_tensor_count(x->got), stretches = 0, beyond = 0;
     for (size_t from = 0; each > 0 && from < count; from += each) {
         size_t width = count - from < each ? count - from : each;
-        double square = mean_square(q, x, x->variance, from, width);
+        double square = mean_square(x, x->variance, from, width);
         stretches += square >= 0;
         beyond += square > beyond_bars;
     }
@@ -323,17 +318,18 @@ static bool is_of_size(const et_inquiry *q, const et_exhibit *x, const et_real *
 {
     size_t count = et_tensor_count(x->got);
     double least = count < 16 ? 0.05 : 0.3;
-    return mean_square(q, x, V, 0, count) >= least * least && is_everywhere(q, x, V, p);
+    return mean_square(x, V, 0, count) >= least * least && is_everywhere(q, x, V, p);
 }
 
-/* Sums in few bits err by at most what V says: blocked ones by less, and with a slope. */
-static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_real *V,
+/* Sums in few bits err by at most what replicas do: blocked ones by less, and with a slope. */
+static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_bars *bars,
                        const et_profile *p)
 {
-    size_t count = et_tensor_count(x->got);
-    double most =
-        et_systematic_spread(x->got->name, q->j->systematic.dy) + 12 / sqrt(2 * (double)count);
-    return mean_square(q, x, V, 0, count) <= most * most && is_everywhere(q, x, V, p);
+    const et_real *V = et_variance_named(bars, x->got->name);
+    const et_tensor_bars *t = &bars->tensor[et_tensor_row(x->got->name)];
+    const et_group_sums sums = {.n = (double)et_tensor_count(x->got)};
+    double most = t->groups > 0 ? et_measure_group(t, &t->bars[0], &sums).spread_limit : 0;
+    return mean_square(x, V, 0, et_tensor_count(x->got)) <= most * most && is_everywhere(q, x, V, p);
 }
 
 static bool is_subnormal(double value, double smallest)
@@ -392,7 +388,7 @@ static double part_of_slopes(const et_exhibit *x)
 }
 
 /* Are errors larger than the verdict's variances say in a fourth of the columns, and not in one here and there? */
-static bool is_beyond_in_columns(const et_inquiry *q, const et_exhibit *x)
+static bool is_beyond_in_columns(const et_exhibit *x)
 {
     size_t columns = x->columns;
     size_t count = et_tensor_count(x->got), beyond = 0, filled = 0;
@@ -401,8 +397,8 @@ static bool is_beyond_in_columns(const et_inquiry *q, const et_exhibit *x)
         double sum = 0, n = 0;
         for (size_t i = c; i < count; i += columns) {
             double e = et_tensor_element(x->got, i) - (double)right[i];
-            if (!(x->variance[i] > 0)) continue;
-            sum += e * e / (q->j->scale * (double)x->variance[i]);
+            if (!(x->variance[i] > 0 && isfinite(x->variance[i]))) continue;
+            sum += e * e / (double)x->variance[i];
             n++;
         }
         filled += n > 0;
@@ -443,11 +439,11 @@ static bool look_like_sums(const et_inquiry *q, int bits)
         const et_exhibit *x = &q->exhibits[i];
         if (!et_fails_as_numbers(x)) continue;
         failing++;
-        beyond += is_beyond_bars(q, x);
+        beyond += is_beyond_bars(x);
         wide += is_wide(x);
         if (!is_product(q, x)) continue;
         if (errors_of(x).all < ldexp(0.25, -bits)) return false;
-        if (is_beyond_bars(q, x) && !is_beyond_in_columns(q, x)) return false;
+        if (is_beyond_bars(x) && !is_beyond_in_columns(x)) return false;
         products++;
         slopes += part_of_slopes(x);
         kinds |= 1u << (x->stage == ET_AT_DUP ? ET_AT_DDOWN : x->stage);
@@ -459,7 +455,7 @@ static bool look_like_sums(const et_inquiry *q, int bits)
 }
 
 /* Are the candidate's decisions legal within what this profile's errors can turn? */
-static et_status allows_routing(const et_inquiry *q, const et_step *variance, bool *legal,
+static et_status allows_routing(const et_inquiry *q, const et_bars *bars, bool *legal,
                                 et_error *error)
 {
     et_judgement j = *q->j;
@@ -468,7 +464,7 @@ static et_status allows_routing(const et_inquiry *q, const et_step *variance, bo
     et_status status =
         et_allocate(&open, j.golden->c.tokens * j.golden->c.experts, 1, "open decisions", error);
     if (status != ET_OK) return status;
-    j.variance = variance;
+    j.bars = bars;
     status = et_routing_judge(&j, &verdict, open, error);
     *legal = verdict.outcome != ET_MISMATCH;
     free(open);
@@ -477,7 +473,7 @@ static et_status allows_routing(const et_inquiry *q, const et_step *variance, bo
 
 /* A tensor that passes, and that the profile would make err far more than the verdict's does, has less than a hundredth
  * of such errors: it was not rounded so. */
-static bool speaks_against(const et_inquiry *q, const et_exhibit *x, const et_real *V)
+static bool speaks_against(const et_exhibit *x, const et_real *V)
 {
     enum { ENOUGH = 256 };
     size_t count = et_tensor_count(x->got);
@@ -487,7 +483,16 @@ static bool speaks_against(const et_inquiry *q, const et_exhibit *x, const et_re
         theirs += (double)V[i];
         own += (double)x->variance[i];
     }
-    return own > 0 && theirs > 1e3 * own && mean_square(q, x, V, 0, count) < 1e-4;
+    return own > 0 && theirs > 1e3 * own && mean_square(x, V, 0, count) < 1e-4;
+}
+
+/* The bars of what is right under another profile. */
+static et_status take_bars(const et_inquiry *q, const et_profile *p, et_shelved **taken,
+                           et_error *error)
+{
+    const et_judgement *j = q->j;
+    const uint8_t *mask = q->right == j->golden ? NULL : q->right->route.mask;
+    return et_shelf_take(j->shelf, mask, p, j->options->max_bytes, NULL, NULL, taken, error);
 }
 
 et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, bool *accounts,
@@ -495,54 +500,53 @@ et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, 
 {
     const double fills =
         0.3; /* below that part of its deviations a profile merely covers the errors */
-    et_step variance, view = *q->right;
-    et_tensor_out list[ET_MAX_STEP_TENSORS];
-    view.engine = ET_BLAS;
-    et_status status = et_step_noise(&variance, &view, p, error);
+    et_shelved *taken;
+    et_status status = take_bars(q, p, &taken, error);
     if (status != ET_OK) return status;
-    et_likelihood l = likelihood_under(q, &variance);
-    size_t have = et_step_tensors(&variance, false, list);
+    et_likelihood l = likelihood_under(q, &taken->bars);
     *fit = et_fit_of(&l);
     *accounts = l.n == 0 || l.squares >= fills * fills * l.n;
     for (size_t i = 0; i < q->count && *accounts; i++) {
-        const et_tensor_out *V = et_tensor_named(list, have, q->exhibits[i].got->name);
-        *accounts = !V || !speaks_against(q, &q->exhibits[i], V->values);
+        const et_real *V = et_variance_named(&taken->bars, q->exhibits[i].got->name);
+        *accounts = !V || !speaks_against(&q->exhibits[i], V);
     }
-    et_step_free(&variance);
+    et_shelf_give_back(taken);
     return ET_OK;
 }
 
 /* Every failing tensor passes, and one at least has errors of the size to be expected. Roundings of operands,
  * intermediates and gates are in all that comes behind them; few bits of one sum may be in that alone. */
-static et_status fits_profile(const et_inquiry *q, const et_step *variance, const et_profile *p,
+static et_status fits_profile(const et_inquiry *q, const et_bars *bars, const et_profile *p,
                               bool *fits, et_error *error)
 {
     const et_profile *own = q->j->options->profile;
     bool sums = p->bits[ET_ACCUMULATOR] < own->bits[ET_ACCUMULATOR], flushes = p->ftz != own->ftz;
     bool any = sums;
-    et_tensor_out variances[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(variance, false, variances);
-    et_yardstick by = {.profile = p, .variance = *variance};
-    et_status status = et_noise_systematic(&by.systematic, q->right, p, error);
+    et_verify_options options = *q->j->options;
+    et_judgement j = *q->j;
+    et_status status = ET_OK;
+    options.profile = p;
+    j.options = &options;
+    j.bars = bars;
+    j.visit = NULL;
     *fits = true;
     for (size_t i = 0; status == ET_OK && *fits && i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         et_tensor_verdict out;
-        const et_tensor_out *theirs = et_tensor_named(variances, have, x->got->name);
-        const et_real *V = theirs ? theirs->values : NULL;
-        if (V && !sums && !flushes) *fits = !speaks_against(q, x, V);
+        const et_real *V = et_variance_named(bars, x->got->name);
+        if (V && !sums && !flushes) *fits = !speaks_against(x, V);
         bool aside = x->failed && V && x->stage == ET_STAGES; /* logits, metrics */
-        if (!et_fails_as_numbers(x) && !aside) continue;
-        status = et_judge_under(q, x, &by, q->right, &out, error);
+        if (!V || (!et_fails_as_numbers(x) && !aside)) continue;
+        status = et_judge_tensor(&j, (size_t)(x->got - j.candidate), q->right, V, &out, error);
         if (status != ET_OK) return status;
         *fits = sums ? 1000 * out.failed <= out.judged : out.outcome != ET_MISMATCH;
         if (aside) continue;
-        *fits = *fits && (sums ? is_of_sums(q, x, V, p) : flushes || is_everywhere(q, x, V, p));
+        *fits = *fits && (sums ? is_of_sums(q, x, bars, p) : flushes || is_everywhere(q, x, V, p));
         any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V, p));
     }
     *fits = *fits && any && (!sums || look_like_sums(q, p->bits[ET_ACCUMULATOR]));
     if (status == ET_OK && *fits && q->routing_failed)
-        status = allows_routing(q, variance, fits, error);
+        status = allows_routing(q, bars, fits, error);
     return status;
 }
 
@@ -587,7 +591,7 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flu
 {
     const et_profile *own = q->j->options->profile;
     et_profile p = *own;
-    et_step variance, view = *q->right;
+    et_shelved *taken;
     bool fits = false, coarser = false;
     what->profile(&p);
     for (int i = 0; i < ET_PLACES; i++) {
@@ -596,12 +600,11 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flu
     }
     if ((!coarser && p.ftz == own->ftz) || !could_be(q, &p)) return ET_OK;
     if (!et_budget_allows(&q->budget, ET_JUDGEMENT)) return ET_OK;
-    view.engine = ET_BLAS;
-    et_status status = et_step_noise(&variance, &view, &p, error);
+    et_status status = take_bars(q, &p, &taken, error);
     if (status != ET_OK) return status;
-    status = fits_profile(q, &variance, &p, &fits, error);
-    et_likelihood l = likelihood_under(q, &variance);
-    et_step_free(&variance);
+    status = fits_profile(q, &taken->bars, &p, &fits, error);
+    et_likelihood l = likelihood_under(q, &taken->bars);
+    et_shelf_give_back(taken);
     if (status == ET_OK && fits) et_inquiry_note(q, what, "everywhere", "", et_fit_of(&l));
     *flushed = status == ET_OK && fits && p.ftz != own->ftz;
     return status;

@@ -132,7 +132,7 @@ static et_status find_damage(damage *d, const et_inquiry *q, const et_exhibit *x
         return status;
     for (size_t r = 0; r < d->rows; r++)
         for (size_t k = 0; k < d->columns; k++)
-            if (et_element_fails(q, x, r * d->columns + k)) note_element(d, r, k);
+            if (et_element_fails(x, r * d->columns + k)) note_element(d, r, k);
     for (size_t r = 0; r < d->rows; r++)
         for (size_t k = 0; d->row[r] && k < d->columns; k++) {
             d->gg += got(d, r, k) * got(d, r, k);
@@ -284,14 +284,11 @@ static void say_what(const damage *d, text *t)
 static void say_group(const et_exhibit *x, text *t)
 {
     const et_group *g = &x->verdict->worst_group;
+    char what[64];
     say(t, "%s: no single element fails, but ", x->got->name);
-    if (g->kind == NULL || strcmp(g->kind, "tensor") == 0)
-        say(t, "the whole tensor");
-    else if (strcmp(g->kind, "part") == 0)
-        say(t, "its %s part", g->part);
-    else
-        say(t, "%s %zu", g->kind, g->index);
-    say(t, " does: slope %.2e +- %.1e, spread %.3g", g->slope, g->slope_sigma, g->spread);
+    et_group_print(g, what, sizeof what);
+    say(t, "%s does: slope %.2e +- %.1e, spread %.3g", what, g->slope, g->slope_sigma,
+        g->spread);
 }
 
 static et_status say_real(const et_inquiry *q, const et_exhibit *x, text *t, et_error *error)

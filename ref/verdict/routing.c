@@ -7,7 +7,7 @@
  *
  * or if they are equal by construction and a has the lower index: both exact, or computed from equal
  * rows by the same instructions (twins: equal rows of x where tokens compete, equal rows of W_r and
- * equal biases where experts do). T comes from alpha like every other limit.
+ * equal biases where experts do). T is T_e of ref/bars/limits.c: what an element may err by.
  *
  * Whatever the rule, what was chosen is an upper set of the perturbed scores. So a choice is legal if
  * no refused one precedes a chosen one, and if the counts are right:
@@ -23,8 +23,7 @@
  * agreement costs one pass over the mask. Left out: that twins on an open threshold fall alike.
  */
 #include "ref/base/memory.h"
-#include "ref/layers/twins.h"
-#include "ref/verdict/calibration.h"
+#include "ref/routing/equal_rows.h"
 #include "ref/verdict/judge.h"
 
 #include <inttypes.h>
@@ -202,7 +201,7 @@ typedef struct court {
     bool by_token;        /* TC: the experts of a token compete; else the tokens of an expert */
     bool ranked;          /* ties go to the lower index */
     bool counts_open;     /* some expert's m is not settled */
-    et_token_twins twins; /* of the competitors' rows */
+    int32_t *twin;        /* of each competitor's row the first that is equal */
     item *low, *high;     /* room for one choice */
     uint8_t *illegal;     /* [N,n] */
     uint8_t *open;        /* [N,n] */
@@ -210,18 +209,23 @@ typedef struct court {
     et_routing_verdict *out;
 } court;
 
+double et_score_variance(const et_bars *bars, size_t place)
+{
+    return (double)bars->variance.fwd.logits[place];
+}
+
 static item item_at(const court *q, size_t place)
 {
     const et_step *golden = q->j->golden;
     double score = (double)golden->fwd.logits[place];
     if (q->by_token && golden->in.bias) score += (double)golden->in.bias[place % q->n];
-    return (item){score, q->j->scale * (double)q->j->variance->route.margin[place], place};
+    return (item){score, et_score_variance(q->j->bars, place), place};
 }
 
 static bool twins(const court *q, const item *a, const item *b)
 {
     const et_real *bias = q->j->golden->in.bias;
-    const int32_t *twin = q->twins.input;
+    const int32_t *twin = q->twin;
     if (!q->by_token) return twin[a->place / q->n] == twin[b->place / q->n];
     size_t i = a->place % q->n, k = b->place % q->n;
     return twin[i] == twin[k] && (bias == NULL || bias[i] == bias[k]);
@@ -237,7 +241,7 @@ static bool precedes(const court *q, const item *a, const item *b)
 
 static void close_court(court *q)
 {
-    et_free_twins(&q->twins);
+    free(q->twin);
     free(q->low);
     free(q->high);
     free(q->illegal);
@@ -246,12 +250,11 @@ static void close_court(court *q)
 static et_status open_court(court *q, const et_judgement *j, et_error *error)
 {
     const et_step *golden = j->golden;
-    const et_profile *p = j->options->profile;
     size_t N = golden->c.tokens, n = golden->c.experts, most = N > n ? N : n;
     const et_real *rows = golden->c.rule == ET_TC ? golden->in.router : golden->in.x;
-    bool by_token = golden->c.rule == ET_TC, coarse = p->bits[ET_ACCUMULATOR] <= p->bits[ET_LOGITS];
+    bool by_token = golden->c.rule == ET_TC;
     *q = (court){.j = j, .N = N, .n = n, .by_token = by_token, .first = N * n};
-    q->T = et_element_limit(j->alpha, j->tests, coarse);
+    q->T = et_usual_limits.element;
     q->ranked = !j->options->ties_any;
     et_status status = et_allocate((void **)&q->low, most, sizeof *q->low, "routing", error);
     if (status == ET_OK)
@@ -259,7 +262,9 @@ static et_status open_court(court *q, const et_judgement *j, et_error *error)
     if (status == ET_OK)
         status = et_allocate((void **)&q->illegal, N * n, sizeof *q->illegal, "routing", error);
     if (status == ET_OK)
-        status = et_find_twins(&q->twins, by_token ? n : N, golden->c.d_model, rows, rows, error);
+        status = et_allocate((void **)&q->twin, most, sizeof *q->twin, "routing", error);
+    if (status == ET_OK)
+        status = et_find_equal_rows(by_token ? n : N, golden->c.d_model, rows, q->twin, error);
     if (status != ET_OK) close_court(q);
     return status;
 }
@@ -553,20 +558,9 @@ static void judge_thresholds(court *q)
     for (size_t first = 0; first < q->N; first += micro)
         for (size_t i = 0; i < q->n; i++) {
             bar b = {(double)j->golden->route.threshold[i],
-                     j->scale * (double)j->variance->route.threshold[i], c->inclusive, clamped,
-                     bounds};
+                     (double)j->bars->variance.route.threshold[i], c->inclusive, clamped, bounds};
             judge_threshold(q, (choice){first * q->n + i, q->n, micro}, &b);
         }
-}
-
-/* Pairs that might be compared, and thresholds. */
-double et_routing_tests(const et_step *golden)
-{
-    const et_case *c = &golden->c;
-    double N = (double)c->tokens, n = (double)c->experts, k = (double)c->target_load;
-    if (c->layer == ET_DENSE) return 0;
-    if (c->rule == ET_TC) return N * (double)c->top_k * n;
-    return et_case_routes_by_choice(c) ? N * n * k : N * n * (c->has_capacity ? 1 + k : 1);
 }
 
 static void conclude(const court *q)

@@ -151,34 +151,34 @@ static bool write_alternative(const search *s, size_t t, size_t run)
 /* ---- how well a run fits ---- */
 
 static double fit_of_row(const et_tensor_out *got, const et_tensor_out *want,
-                         const et_tensor_out *variance, double scale, size_t row)
+                         const et_real *variance, size_t row)
 {
     size_t columns = et_tensor_count(want) / want->shape[0];
     double worst = 0;
     for (size_t i = row * columns; i < (row + 1) * columns; i++) {
-        double V = scale * et_tensor_element(variance, i);
+        double V = (double)variance[i];
         double e = et_tensor_element(got, i) - et_tensor_element(want, i);
-        double fit = e == 0 ? 0 : V > 0 ? e * e / V : INFINITY;
+        double fit = e == 0 || V == (double)INFINITY ? 0 : V > 0 ? e * e / V : INFINITY;
         if (!(fit <= worst)) worst = isnan(fit) ? INFINITY : fit;
     }
     return worst;
 }
 
-/* Rows of the candidate's token tensors against one run, for tokens with an alternative there. */
-static void fit_run(const search *s, const et_step *reference, const et_step *variance, double *fit)
+/* Rows of the candidate's token tensors against one run, for tokens with an alternative there, under the variances of
+ * the golden's routing: an alternative adds or takes one expert, and the best is sought. */
+static void fit_run(const search *s, const et_step *reference, double *fit)
 {
-    et_tensor_out want[ET_MAX_STEP_TENSORS], noise[ET_MAX_STEP_TENSORS];
+    et_tensor_out want[ET_MAX_STEP_TENSORS];
     size_t have = et_step_tensors(reference, false, want);
-    size_t noisy = et_step_tensors(variance, false, noise);
     for (size_t i = 0; i < have; i++) {
         const et_tensor_out *got = et_tensor_named(s->j->candidate, s->j->count, want[i].name);
-        const et_tensor_out *V = et_tensor_named(noise, noisy, want[i].name);
+        const et_real *V = et_variance_named(s->j->bars, want[i].name);
         if (!got || !V || !et_tensor_is_real(got) ||
             et_tensor_hangs(&reference->c, got->name) != ET_HANGS_BY_TOKEN)
             continue;
         for (size_t t = 0; t < s->N; t++) {
             if (isnan(fit[t])) continue;
-            double here = fit_of_row(got, &want[i], V, s->j->scale, t);
+            double here = fit_of_row(got, &want[i], V, t);
             if (here > fit[t]) fit[t] = here;
         }
     }
@@ -187,7 +187,7 @@ static void fit_run(const search *s, const et_step *reference, const et_step *va
 static et_status try_run(search *s, size_t run, et_error *error)
 {
     double *fit = s->fit + run * s->N;
-    et_step reference = et_step_like(s->j->golden), variance = {0};
+    et_step reference = et_step_like(s->j->golden);
     memcpy(s->mask, s->j->golden->route.mask, s->N * s->n);
     bool any = false;
     for (size_t t = 0; t < s->N; t++) {
@@ -196,19 +196,14 @@ static et_status try_run(search *s, size_t run, et_error *error)
     }
     if (!any) return ET_OK;
     if (run == 0) { /* already there */
-        fit_run(s, s->j->reference, s->j->variance, fit);
+        fit_run(s, s->j->reference, fit);
         return ET_OK;
     }
     reference.given_mask = s->mask;
     reference.max_bytes = s->j->options->max_bytes;
     reference.bytes = 0;
     et_status status = et_step_run(&reference, ET_BLAS, NULL, NULL, error);
-    if (status == ET_OK)
-        status = et_step_noise(&variance, &reference, s->j->options->profile, error);
-    if (status == ET_OK) {
-        fit_run(s, &reference, &variance, fit);
-        et_step_free(&variance);
-    }
+    if (status == ET_OK) fit_run(s, &reference, fit);
     et_step_free(&reference);
     return status;
 }

@@ -1,6 +1,6 @@
 /* verify.c: the verdict on a kernel's output. See etref/verify.h.
  *
- *     candidate checked -> its routing read -> reference, with that routing -> variances
+ *     candidate checked -> its routing read -> reference, with that routing, and its error bars
  *     -> decisions judged -> (routing not shown: what can be known of it) -> each tensor judged
  *     -> the verdict: one mismatch is a MISMATCH; else
  *        INCONCLUSIVE if something required is missing, if nothing was judged, or if a tensor could not
@@ -8,18 +8,13 @@
  *        required or one of the layer's results (y and the gradients), is below its own noise;
  *     -> else PASS
  *
- * The reference's own errors are those of binary64. Where the profile's accumulator is binary64, too,
- * they are as large as the candidate's: variances count twice.
- *
  * Left out: reading files (the tool's business).
  */
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/base/parallel.h"
 #include "ref/oracle/decide.h"
 #include "ref/verdict/judge.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -31,23 +26,22 @@
 typedef struct trial {
     et_judgement j;
     et_verdict *verdict;
-    const et_bars *bars; /* the golden's, if the caller has them */
-    et_step golden;      /* the caller's, and its state in evaluation, too */
+    et_step golden; /* the caller's, and its state in evaluation, too */
     int32_t updates;
-    et_step reference, variance; /* zeros where the golden serves, or before they are there */
-    et_assignment assignment;    /* the candidate's own */
-    uint8_t *shown;              /* the verdict's routing.mask */
-    uint8_t *inferred, *open;    /* [N,n] masks */
-    et_doubt *doubts;            /* [tensor_count] */
+    et_shelf own;      /* where the caller has none */
+    et_shelved *taken; /* the reference and its bars */
+    et_assignment assignment;  /* the candidate's own */
+    uint8_t *shown;            /* the verdict's routing.mask */
+    uint8_t *inferred, *open;  /* [N,n] masks */
+    et_doubt *doubts;          /* [tensor_count] */
     bool absurd; /* an illegal routing of so many slots that nothing else is judged */
 } trial;
 
 static void end_trial(trial *t)
 {
-    et_step_free(&t->variance);
-    et_step_free(&t->reference);
+    et_shelf_give_back(t->taken);
+    et_shelf_free(&t->own);
     et_assignment_free(&t->assignment);
-    et_free_twins(&t->j.twins);
     free(t->j.unseen.tokens);
     free(t->j.unseen.experts);
     free(t->inferred);
@@ -77,123 +71,31 @@ static et_status check_options(const et_verify_options *o, et_error *error)
         if (o->profile->bits[i] < 2 || o->profile->bits[i] > 53)
             return et_fail(error, ET_EINVAL, "profile '%s': place %d has %d bits; 2 to 53",
                            o->profile->name, i, o->profile->bits[i]);
-    const double least = 1e-200; /* of which a test's share is still a number */
-    if (!(o->alpha == 0 || (o->alpha >= least && o->alpha < 1)))
-        return et_fail(error, ET_EINVAL, "alpha = %g; 0 for the default of 1e-9, or from %g to 1",
-                       o->alpha, least);
     for (size_t i = 0; i < o->require_count; i++)
         if (o->require == NULL || o->require[i] == NULL)
             return et_fail(error, ET_EINVAL, "required name %zu is missing", i);
     return ET_OK;
 }
 
-/* ---- how many tests share alpha ---- */
+/* ---- the reference and its error bars ---- */
 
-static double count_tests(const et_judgement *j)
+static bool bars_progress(void *user, double done)
 {
-    double tests = 1 + et_routing_tests(j->golden);
-    for (size_t i = 0; i < j->count; i++) /* copies of in.* are compared, not tested */
-        if (et_tensor_is_real(&j->candidate[i]) && strncmp(j->candidate[i].name, "in.", 3) != 0)
-            tests += (double)et_tensor_count(&j->candidate[i]) +
-                     et_group_tests(&j->candidate[i], j->golden->c.experts);
-    return tests;
+    tell(user, "error bars", 0.05 + 0.5 * done);
+    return true;
 }
 
-/* ---- the reference and its variances ---- */
-
-/* Evaluation leaves the state as it is, and a step does not repeat it. A candidate may show it, unchanged. */
-static void show_state(et_step *s, int32_t *updates)
+/* Of the layer with this assignment; NULL: the rule's own. */
+static et_status take_reference(trial *t, const uint8_t *mask, et_error *error)
 {
-    if (!s->c.eval) return;
-    s->state_ema = s->in.ema;
-    s->state_bias = s->in.bias;
-    *updates = (int32_t)s->c.ema_updates;
-    s->state_updates = s->in.ema ? updates : NULL;
-}
-
-/* The golden, as a step that may take what is left of max_bytes. */
-static et_step allowed(const trial *t, const et_step *s)
-{
-    et_step view = *s;
-    view.max_bytes = t->j.options->max_bytes;
-    view.bytes = t->reference.bytes;
-    view.engine = ET_BLAS;
-    return view;
-}
-
-static double largest_of(const et_tensor_out *t)
-{
-    const double *values = t->values;
-    size_t count = et_tensor_count(t);
-    double most = 0;
-#pragma omp parallel for reduction(max : most) if (et_worth_threads(count))
-    for (size_t i = 0; i < count; i++)
-        if (fabs(values[i]) > most) most = fabs(values[i]);
-    return most;
-}
-
-/* Which of the reference's tensors leave the range of the profile, as they are stored or as operands of the next
- * product. route.margin is infinite by design, and dy is used as it is stored. */
-static et_overflows find_overflows(const et_step *s, const et_profile *p)
-{
-    et_overflows found = {0};
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
-    const et_tensor_doc *doc;
-    size_t have = et_step_tensors(s, false, own);
-    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++) {
-        const et_tensor_out *t = et_tensor_named(own, have, doc->name);
-        double largest = et_place_largest(p, et_tensor_place(doc->name));
-        if (t && t->source == ET_FROM_F64 && largest < DBL_MAX / 2 &&
-            strcmp(doc->name, "route.margin") != 0 && strcmp(doc->name, "in.dy") != 0)
-            found.at[i] = largest_of(t) > largest;
-    }
-    const double operand = et_place_largest(p, ET_OPERANDS);
-    const et_tensor_out *dr = et_tensor_named(own, have, "bwd.logits");
-    found.dr = dr && operand < DBL_MAX / 2 && largest_of(dr) > operand;
-    return found;
-}
-
-et_status et_bars_find(et_bars *bars, const et_step *golden, const et_profile *p, et_error *error)
-{
-    bars->overflows = find_overflows(golden, p);
-    return et_noise_systematic(&bars->systematic, golden, p, error);
-}
-
-static et_status make_variance(trial *t, et_error *error)
-{
-    const et_profile *p = t->j.options->profile;
-    const et_step *have = t->bars && t->j.reference == t->j.golden ? t->bars->variance : NULL;
-    if (have && (have->state_ema || have->state_bias || !t->golden.c.eval)) {
-        t->j.variance = have;
-        t->j.systematic = t->bars->systematic;
-        t->j.overflows = t->bars->overflows;
-        return ET_OK;
-    }
-    t->j.overflows = find_overflows(t->j.reference, p);
-    et_status status = et_noise_systematic(&t->j.systematic, t->j.reference, p, error);
+    const et_verify_options *o = t->j.options;
+    et_shelf_give_back(t->taken);
+    et_status status = et_shelf_take(t->j.shelf, mask, o->profile, o->max_bytes, bars_progress, t,
+                                     &t->taken, error);
     if (status != ET_OK) return status;
-    tell(t, "error bars", 0.3);
-    et_step_free(&t->variance);
-    et_step view = allowed(t, t->j.reference);
-    t->j.variance = &t->variance;
-    return et_step_noise(&t->variance, &view, p, error);
-}
-
-/* The layer once more, with an assignment that is not the rule's. */
-static et_status make_reference(trial *t, const uint8_t *mask, et_error *error)
-{
-    tell(t, "reference with the candidate's routing", 0.05);
-    et_step *s = &t->reference;
-    et_step_free(s);
-    *s = et_step_like(t->j.golden);
-    s->max_bytes = t->j.options->max_bytes;
-    s->bytes = 0;
-    s->block = t->j.golden->block;
-    s->given_mask = mask;
-    t->j.reference = s;
-    et_status status = et_step_run(s, ET_BLAS, NULL, NULL, error);
-    show_state(s, &t->updates);
-    return status;
+    t->j.reference = t->taken->mask ? &t->taken->step : t->j.golden;
+    t->j.bars = &t->taken->bars;
+    return ET_OK;
 }
 
 static bool same_mask(const trial *t, const uint8_t *mask)
@@ -202,26 +104,6 @@ static bool same_mask(const trial *t, const uint8_t *mask)
     size_t places = golden->c.tokens * golden->c.experts, i = 0;
     while (i < places && (mask[i] != 0) == (golden->route.mask[i] != 0)) i++;
     return i == places;
-}
-
-/* Under norm: sum, weights are p / T. Where all gates of a token are near the smallest number of the profile,
- * or errors of its logits may bring them there, T may come out as 0, 1 / T as infinite. */
-static void find_vanishing_sums(et_judgement *j)
-{
-    const et_step *s = j->reference;
-    const et_assignment *a = &s->assignment;
-    double smallest = fmax(et_place_smallest(j->options->profile, ET_ACCUMULATOR), 1e-150);
-    size_t n = s->c.experts;
-    if (s->c.layer != ET_MOE || s->c.norm != ET_NORM_SUM) return;
-    for (size_t t = 0; t < s->c.tokens; t++) {
-        double largest = 0, V = 0;
-        for (int32_t k = a->token_offsets[t]; k < a->token_offsets[t + 1]; k++) {
-            size_t expert = (size_t)a->slot_expert[a->token_slots[k]];
-            largest = fmax(largest, (double)s->fwd.gates[t * n + expert]);
-        }
-        for (size_t i = 0; i < n; i++) V = fmax(V, (double)j->variance->fwd.logits[t * n + i]);
-        if (a->fanout[t] > 0 && largest < smallest * exp(16 * sqrt(V))) j->sums_vanish = true;
-    }
 }
 
 /* ---- the routing ---- */
@@ -258,8 +140,7 @@ static et_status infer_routing(trial *t, et_error *error)
     tell(t, "open decisions", 0.5);
     status = et_unseen_infer(&t->j, t->open, t->inferred, error);
     if (status != ET_OK || same_mask(t, t->inferred)) return status;
-    status = make_reference(t, t->inferred, error);
-    return status == ET_OK ? make_variance(t, error) : status;
+    return take_reference(t, t->inferred, error);
 }
 
 static et_status judge_routing(trial *t, et_error *error)
@@ -272,15 +153,11 @@ static et_status judge_routing(trial *t, et_error *error)
         et_allocate(&room, golden->c.tokens * golden->c.experts, 1, "routing", error);
     if (status != ET_OK) return status;
     t->open = room;
-    if (other && !far) status = make_reference(t, t->shown, error);
-    if (status == ET_OK) status = make_variance(t, error);
+    status = take_reference(t, other && !far ? t->shown : NULL, error);
     if (status == ET_OK) status = et_routing_judge(&t->j, routing, t->open, error);
     t->j.open = routing->open;
     t->absurd = far && routing->outcome == ET_MISMATCH;
-    if (status == ET_OK && far && !t->absurd) {
-        status = make_reference(t, t->shown, error);
-        if (status == ET_OK) status = make_variance(t, error);
-    }
+    if (status == ET_OK && far && !t->absurd) status = take_reference(t, t->shown, error);
     if (status == ET_OK && t->j.mask == NULL && routing->open > 0) status = infer_routing(t, error);
     return status;
 }
@@ -468,71 +345,6 @@ static void pronounce_all(trial *t, const et_missing *missing)
 
 /* ---- the whole ---- */
 
-/* *least = min(*least, rows of W that err independently). */
-static et_status count_rows(size_t rows, size_t columns, const et_real *W, double *least,
-                            et_error *error)
-{
-    et_copies copies;
-    et_status status = et_find_copies(&copies, rows, columns, W, error);
-    et_real *along = NULL;
-    if (status == ET_OK) *least = fmin(*least, (double)rows / copies.mean);
-    if (status == ET_OK) status = et_find_common(&along, rows, columns, et_rows(W, columns), error);
-    if (along) *least = 1;
-    free(along);
-    et_free_copies(&copies);
-    return status;
-}
-
-/* j->hidden and j->shared_hidden: of all experts the fewest. Where rows of W_down are alike, dA = dO W_down has
- * one error for all units, as have the columns of f(x); groups count 24 units as one source (groups.c). */
-static et_status count_units(et_judgement *j, et_error *error)
-{
-    const et_step *s = j->golden;
-    size_t h = s->c.d_expert, hs = s->c.shared_d_expert, d = s->c.d_model;
-    size_t experts = s->c.layer == ET_MOE ? s->c.experts : 1;
-    double outputs = (double)d, shared_outputs = (double)d;
-    et_status status = ET_OK;
-    j->hidden = (double)h;
-    j->shared_hidden = (double)hs;
-    for (size_t i = 0; status == ET_OK && i < experts; i++) {
-        status = count_rows(h, d, s->in.up + i * h * d, &j->hidden, error);
-        if (status == ET_OK) status = count_rows(d, h, s->in.down + i * h * d, &outputs, error);
-    }
-    if (status == ET_OK && s->in.shared_up)
-        status = count_rows(hs, d, s->in.shared_up, &j->shared_hidden, error);
-    if (status == ET_OK && s->in.shared_down)
-        status = count_rows(d, hs, s->in.shared_down, &shared_outputs, error);
-    j->hidden = fmin(j->hidden, 24 * outputs);
-    j->shared_hidden = fmin(j->shared_hidden, 24 * shared_outputs);
-    return status;
-}
-
-/* Rows that are no multiples of each other. rows NULL: all of them. */
-static et_status count_directions(size_t N, size_t d, const et_real *rows, double *directions,
-                                  et_error *error)
-{
-    void *first;
-    size_t different = N;
-    et_status status = et_allocate(&first, N, sizeof(int32_t), "parallel rows", error);
-    if (status != ET_OK) return status;
-    if (rows) status = et_find_equal_rows(N, d, rows, true, first, &different, error);
-    *directions = (double)different;
-    free(first);
-    return status;
-}
-
-/* Is every number 0, or as large as the others? Then w dy has one rounding error for all tokens of the same w. */
-static bool has_one_size(size_t count, const et_real *values)
-{
-    double size = 0;
-    for (size_t i = 0; values && i < count; i++) {
-        double value = fabs((double)values[i]);
-        if (value != 0 && size != 0 && value != size) return false;
-        if (value != 0) size = value;
-    }
-    return size != 0;
-}
-
 static et_status try_candidate(trial *t, et_error *error)
 {
     et_judgement *j = &t->j;
@@ -542,20 +354,9 @@ static et_status try_candidate(trial *t, et_error *error)
     if ((status = et_admit(j, error)) || (status = et_find_missing(j, &missing, error)))
         return status;
     bool moe = j->golden->c.layer == ET_MOE;
-    const et_step *s = j->golden;
-    size_t N = s->c.tokens, d = s->c.d_model;
-    if ((status = et_find_twins(&j->twins, N, d, s->in.x, s->in.dy, error)) ||
-        (status = et_find_directions(&j->directions, N, d, s->in.x, NULL, error)) ||
-        (status = count_directions(N, d, s->in.x, &j->inputs, error)) ||
-        (status = count_directions(N, d, s->in.dy, &j->upstreams, error)) ||
-        (status = count_units(j, error)))
-        return status;
-    if (has_one_size(N * d, s->in.dy)) j->upstreams = 1;
     if (moe && (status = read_routing(t, error))) return status;
-    j->tests = count_tests(j);
-    status = moe ? judge_routing(t, error) : make_variance(t, error);
+    status = moe ? judge_routing(t, error) : take_reference(t, NULL, error);
     if (status != ET_OK) return status;
-    find_vanishing_sums(j);
     if ((status = judge_tensors(t, error))) return status;
     pronounce_all(t, &missing);
     et_note_exactness(t->verdict);
@@ -577,7 +378,7 @@ static void complete_line(et_verdict *v)
     if (v->note[0] && used < room) snprintf(v->line + used, room - used, "; NOTE: %s", v->note);
 }
 
-et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_bars *bars,
+et_status et_verify_with(et_verdict *verdict, const et_step *golden, et_shelf *shelf,
                          const et_tensor_out *candidate, size_t count,
                          const et_verify_options *options, et_group_visit *visit, void *user,
                          et_error *error)
@@ -594,20 +395,17 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_ba
     et_profile_choice choice = {.profile = options->profile};
     if (!choice.profile) choice = et_profile_for(golden, candidate, count);
     own.profile = choice.profile;
-    double alpha = options->alpha > 0 ? options->alpha : 1e-9;
-    bool as_large = own.profile->bits[ET_ACCUMULATOR] >= DBL_MANT_DIG;
-    *verdict = (et_verdict){.alpha = alpha, .profile = *own.profile};
+    *verdict = (et_verdict){.profile = *own.profile};
     memcpy(verdict->chosen_from, choice.reason, sizeof choice.reason);
-    trial t = {.verdict = verdict, .bars = bars, .golden = *golden};
-    show_state(&t.golden, &t.updates);
+    trial t = {.verdict = verdict, .golden = *golden};
+    et_show_state(&t.golden, &t.updates);
+    t.own.golden = &t.golden;
     t.j = (et_judgement){.golden = &t.golden,
                          .reference = &t.golden,
-                         .variance = &t.variance,
-                         .scale = as_large ? 2 : 1,
+                         .shelf = shelf ? shelf : &t.own,
                          .candidate = candidate,
                          .count = count,
                          .options = &own,
-                         .alpha = alpha,
                          .visit = visit,
                          .user = user};
     status = try_candidate(&t, error);
@@ -615,14 +413,6 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_ba
     if (status == ET_OK) complete_line(verdict);
     if (status != ET_OK) et_verdict_free(verdict);
     return status;
-}
-
-et_status et_verify_visiting(et_verdict *verdict, const et_step *golden,
-                             const et_tensor_out *candidate, size_t count,
-                             const et_verify_options *options, et_group_visit *visit, void *user,
-                             et_error *error)
-{
-    return et_verify_with(verdict, golden, NULL, candidate, count, options, visit, user, error);
 }
 
 et_status et_verify(et_verdict *verdict, const et_step *golden, const et_tensor_out *candidate,

@@ -62,19 +62,20 @@ static void take_larger(size_of_fault *a, size_of_fault b)
     a->strength = fmax(a->strength, b.strength);
 }
 
-/* Of one tensor. variance: NULL for integers. */
+static const size_of_fault endless = {INFINITY, INFINITY};
+
+/* Of one tensor, of the shape of the right one. variance: NULL for integers. */
 static size_of_fault measure(const et_tensor_out *broken, const et_tensor_out *healthy,
-                             const et_tensor_out *variance)
+                             const et_tensor_out *right, const et_real *variance)
 {
-    const size_of_fault endless = {INFINITY, INFINITY};
     double farthest2 = 0, sum = 0;
     bool comparable =
-        et_same_shape(broken, healthy) && (!variance || et_same_shape(broken, variance));
+        et_same_shape(broken, healthy) && et_same_shape(broken, right);
     if (!comparable) return endless;
     for (size_t i = 0; i < et_tensor_count(broken); i++) {
         double a = et_tensor_element(broken, i), b = et_tensor_element(healthy, i), D = a - b;
         if (a == b || (isnan(a) && isnan(b)) || D * D == 0) continue;
-        double V = variance ? et_tensor_element(variance, i) : 0, share = D * D / V;
+        double V = variance ? (double)variance[i] : 0, share = D * D / V;
         if (!(share < INFINITY)) return endless;
         sum += share;
         farthest2 = fmax(farthest2, share);
@@ -85,14 +86,16 @@ static size_of_fault measure(const et_tensor_out *broken, const et_tensor_out *h
 static size_of_fault measure_all(const cp_subject *s, const cd_candidate *broken,
                                  const cd_candidate *healthy)
 {
-    et_tensor_out bars[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(&s->bars, false, bars);
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(&s->golden, false, own);
+    const et_bars *bars = cp_subject_bars(s);
     size_of_fault size = {0, 0};
+    if (!bars) return endless;
     for (size_t i = 0; i < broken->count; i++) {
         const et_tensor_out *t = &broken->tensors[i], *was = cd_tensor(healthy, t->name);
-        bool real = et_tensor_is_real(t);
-        take_larger(&size, was ? measure(t, was, real ? et_tensor_named(bars, have, t->name) : NULL)
-                               : (size_of_fault){INFINITY, INFINITY});
+        const et_tensor_out *right = et_tensor_named(own, have, t->name);
+        const et_real *V = et_tensor_is_real(t) ? et_variance_named(bars, t->name) : NULL;
+        take_larger(&size, was && right ? measure(t, was, right, V) : endless);
     }
     return size;
 }

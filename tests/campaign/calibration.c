@@ -105,7 +105,6 @@ static bool try_kernels(study *all, const cp_subject *s, size_t seed, FILE *line
     for (size_t k = 0; (kernel = cd_kernel_at(k)) != NULL; k++) {
         et_verdict v;
         if (k > 0 && seed >= OTHERS) break;
-        all->groups.extremes_only = k > 0;
         if (!cp_try_honest(s, kernel, seed, &all->groups, &all->tally[k], lines, &v, error))
             return false;
         add(all->of[k], &v);

@@ -15,8 +15,7 @@
 #include <unistd.h>
 
 static const cp_part *const parts[] = {&cp_honest,      &cp_paper,  &cp_random, &cp_habits,
-                                       &cp_calibration, &cp_limits, &cp_broken, &cp_floors,
-                                       &cp_replicas};
+                                       &cp_calibration, &cp_limits, &cp_broken, &cp_floors};
 enum { PARTS = sizeof parts / sizeof *parts };
 
 typedef struct command {

@@ -8,8 +8,7 @@
  *     random        the same on layers that nobody chose
  *     habits        the same on layers of ones, copies, positive numbers, and the like
  *     calibration   errors are as large as predicted: root mean square of error/sigma, tensor by tensor
- *     replicas      honest kernels held against bars from replicas, beside the limits in force
- *     limits        c and b of ref/verdict/calibration.c against what all of these show
+ *     limits        T_e and T_g of ref/bars/limits.c against what all of these show
  *     broken        each fault is rejected and explained, unless it is smaller than the rounding
  *     floors        the smallest factor 1 + epsilon that is always caught
  *
@@ -18,7 +17,7 @@
  * where it stopped. Tables and bounds are made of the journal alone.
  *
  * Where what lives: campaign.c the command | journal.c | workers.c | subject.c a case with its
- * reference, and the verdicts of etref and of others | groups.c what c and b have to cover |
+ * reference, and the verdicts of etref and of others | groups.c how near to their limits groups come |
  * honest.c, random.c, habits.c, calibration.c, broken.c, floors.c the units | report_*.c the tables | reproduce.c one
  * verdict in full.
  */
@@ -79,7 +78,7 @@ typedef struct cp_part {
 } cp_part;
 
 extern const cp_part cp_honest, cp_paper, cp_random, cp_habits, cp_calibration, cp_limits,
-    cp_broken, cp_floors, cp_replicas;
+    cp_broken, cp_floors;
 
 /* ---- cases ---- */
 
@@ -168,9 +167,8 @@ FILE *cp_csv(const cp_report *r, const char *name, const char *provenance, const
 
 typedef struct cp_subject {
     et_step golden;
-    const et_profile *profile; /* of `bars`; NULL before */
-    et_step bars;              /* variances */
-    et_bars served;            /* these, and what does not average out */
+    const et_profile *profile; /* by which is judged; NULL before */
+    et_shelf *shelf;           /* error bars, from one verdict to the next */
 } cp_subject;
 
 /* Draws and computes a case. The caller closes it. */
@@ -178,6 +176,8 @@ et_status cp_subject_open(cp_subject *s, const et_case *c, et_error *error);
 /* From here on, judge by this profile. */
 et_status cp_subject_profile(cp_subject *s, const et_profile *p, et_error *error);
 void cp_subject_close(cp_subject *s);
+/* The golden's own error bars; NULL: no memory. */
+const et_bars *cp_subject_bars(const cp_subject *s);
 
 /* The verdict of others on the same tensors: accepted? */
 typedef struct cp_peers {
@@ -189,39 +189,27 @@ cp_peers cp_ask_peers(const cp_subject *s, const et_tensor_out *tensors, size_t 
 
 /* ---- groups ---- */
 
-/* What has been seen of one kind of group of one tensor. Slopes s with deviation sigma, weighted by 1/sigma^2;
- * squared spreads q, weighted by their numbers of elements n. */
+/* What has been seen of one kind of group of one tensor: the most deviations that one needed. */
 typedef struct cp_sums {
-    double count, w, ws, wss, n, nq, nqq;
-    double b;                     /* the largest allowance */
-    double most;                  /* the largest (|s| - b) / sigma */
-    double slope_use, spread_use; /* the largest share of a limit that was used */
+    double count, deviations;
 } cp_sums;
 
-enum { CP_KINDS = 6 };
+enum { CP_KINDS = 8 }; /* the first: single elements */
 extern const char *const cp_kinds[CP_KINDS];
 
 typedef struct cp_groups {
-    const cp_subject *of_subject; /* whose groups come next */
-    bool extremes_only;           /* leave the sums alone */
-    const char *last;             /* the tensor seen last, its row and its allowance */
+    const char *last; /* the tensor seen last, and its row */
     size_t row;
-    double b, b_whole; /* of groups; of the tensor and its parts */
     cp_sums of[ET_MAX_STEP_TENSORS][CP_KINDS];
 } cp_groups;
 
 struct et_group;
 void cp_groups_visit(void *groups, const char *tensor, const et_group *group);
+void cp_groups_elements(cp_groups *groups, const et_verdict *verdict);
 void cp_groups_print(const cp_groups *g, const char *profile, FILE *lines);
 /* Reads what cp_groups_print has written, from field 1 on: profile, tensor, kind, sums. */
 cp_sums cp_groups_read(const cp_reader *reader);
 void cp_sums_add(cp_sums *to, const cp_sums *more);
-
-/* c of slopes and of spreads as these sums have it, and b: the mean slope and its deviation. */
-typedef struct cp_measured {
-    double slope, spread, mean, mean_sigma, level; /* level: root mean square of error/sigma */
-} cp_measured;
-cp_measured cp_measure(const cp_sums *s);
 
 /* The verdict, with every group shown to `groups` (or NULL). */
 et_status cp_judge(et_verdict *verdict, const cp_subject *s, const et_tensor_out *tensors,

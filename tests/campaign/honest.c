@@ -154,7 +154,6 @@ static bool try_all(study *all, size_t p, cp_subject *s, const char *only, size_
     if (cp_subject_profile(s, et_profile_at(p), error) != ET_OK) return false;
     for (size_t k = 0; (kernel = cd_kernel_at(k)) != NULL; k++) {
         if (only && strcmp(kernel->name, only) != 0) continue;
-        groups->extremes_only = k > 0;
         if (!cp_try_honest(s, kernel, seed, groups, &all->of[p][k], lines, NULL, error))
             return false;
     }

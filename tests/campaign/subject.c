@@ -8,7 +8,6 @@
  *
  * Both know nothing of routing: another choice of experts is an error to them, legal or not.
  */
-#include "ref/verdict/calibration.h"
 #include "ref/verdict/judge.h"
 #include "tests/campaign/campaign.h"
 #include "tests/run_case.h"
@@ -111,27 +110,37 @@ et_status cp_subject_open(cp_subject *s, const et_case *c, et_error *error)
 
 et_status cp_subject_profile(cp_subject *s, const et_profile *p, et_error *error)
 {
-    et_step_free(&s->bars);
     s->profile = p;
-    s->served.variance = &s->bars;
-    et_status status = et_bars_find(&s->served, &s->golden, p, error);
-    return status == ET_OK ? et_step_noise(&s->bars, &s->golden, p, error) : status;
+    if (s->shelf == NULL && (s->shelf = calloc(1, sizeof *s->shelf)) == NULL)
+        return et_fail(error, ET_ENOMEM, "no memory for error bars");
+    s->shelf->golden = &s->golden;
+    return ET_OK;
 }
 
 void cp_subject_close(cp_subject *s)
 {
-    et_step_free(&s->bars);
+    if (s->shelf) et_shelf_free(s->shelf);
+    free(s->shelf);
     et_step_free(&s->golden);
+}
+
+const et_bars *cp_subject_bars(const cp_subject *s)
+{
+    et_shelved *taken;
+    if (et_shelf_take(s->shelf, NULL, s->profile, 0, NULL, NULL, &taken, NULL) != ET_OK)
+        return NULL;
+    et_shelf_give_back(taken);
+    return &taken->bars;
 }
 
 et_status cp_judge(et_verdict *verdict, const cp_subject *s, const et_tensor_out *tensors,
                    size_t count, bool explain, cp_groups *groups, et_error *error)
 {
     et_verify_options o = {.profile = s->profile, .explain = explain};
-    if (groups) groups->of_subject = s;
-    if (groups) groups->last = NULL;
-    return et_verify_with(verdict, &s->golden, &s->served, tensors, count, &o,
-                          groups ? cp_groups_visit : NULL, groups, error);
+    et_status status = et_verify_with(verdict, &s->golden, s->shelf, tensors, count, &o,
+                                      groups ? cp_groups_visit : NULL, groups, error);
+    if (status == ET_OK && groups) cp_groups_elements(groups, verdict);
+    return status;
 }
 
 /* ---- others ---- */

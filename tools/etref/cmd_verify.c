@@ -28,7 +28,7 @@ static bool check_alone(const verify_options *o)
         bool given;
         const char *name;
     } rows[] = {{o->profile != NULL, "--profile"}, {o->require.count > 0, "--require"},
-                {o->ties >= 0, "--ties"},          {o->alpha > 0, "--alpha"},
+                {o->ties >= 0, "--ties"},
                 {o->aliases.count > 0, "--alias"}, {o->no_explain, "--no-explain"},
                 {o->explain_limit > 0, "--explain-limit"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -48,7 +48,6 @@ static bool read_options(verify_options *o, int argc, char **argv)
     const option table[] = {{"--profile", OPTION_WORD, &o->profile, NULL},
                             {"--require", OPTION_LIST, &o->require, NULL},
                             {"--ties", OPTION_CHOICE, &o->ties, "rule|any"},
-                            {"--alpha", OPTION_CHANCE, &o->alpha, NULL},
                             {"--alias", OPTION_LIST, &o->aliases, NULL},
                             {"--no-explain", OPTION_FLAG, &o->no_explain, NULL},
                             {"--explain-limit", OPTION_COUNT, &o->explain_limit, NULL},

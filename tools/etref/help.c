@@ -62,7 +62,6 @@ const char help_verify[] =
     "                       dr and every weight's gradient)\n"
     "  --alias MINE=NAME    the candidate's tensor MINE is the bundle's NAME (may be repeated)\n"
     "  --ties rule|any      exact ties go to the lower index (default), or to anyone\n"
-    "  --alpha A            the chance that a correct kernel is rejected (default: 1e-9)\n"
     "  --no-explain         do not look for an explanation\n"
     "  --explain-limit S    look for at most about S seconds of CPU (default: 10)\n\n"
     "One file: recomputes every stored value of a bundle from its inputs and its case, and "

@@ -131,7 +131,6 @@ static et_status judge_with(judgement *j, const word_list *required, et_error *e
 {
     const verify_options *o = j->options;
     et_verify_options options = {.profile = o->profile ? &j->profile : NULL,
-                                 .alpha = o->alpha,
                                  .ties_any = o->ties == 1,
                                  .require = required->at,
                                  .require_count = required->count,

@@ -159,13 +159,6 @@ size_t parse_count(const char *text)
 }
 
 /* A number above 0 and below 1, or 0 if `text` is not one. */
-static double parse_chance(const char *text)
-{
-    char *end;
-    double value = strtod(text, &end);
-    return end != text && *end == '\0' && value > 0 && value < 1 ? value : 0;
-}
-
 static bool option_store(const option *o, const char *word)
 {
     switch (o->kind) {
@@ -181,11 +174,6 @@ static bool option_store(const option *o, const char *word)
         *(size_t *)o->value = parse_count(word);
         if (*(size_t *)o->value >= 1 && *(size_t *)o->value <= MAX_THREADS) return true;
         fail("%s %s: a whole number from 1 to %d belongs here", o->name, word, MAX_THREADS);
-        return false;
-    case OPTION_CHANCE:
-        *(double *)o->value = parse_chance(word);
-        if (*(double *)o->value > 0) return true;
-        fail("%s %s: a number above 0 and below 1 belongs here", o->name, word);
         return false;
     case OPTION_CHOICE:
         *(int *)o->value = choice_find(o->choices, word);

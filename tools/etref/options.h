@@ -27,7 +27,6 @@ typedef enum option_kind {
     OPTION_LIST,    /* word_list *: may be given several times */
     OPTION_COUNT,   /* size_t *: a whole number from 1 to 2^31 - 1 */
     OPTION_THREADS, /* size_t *: a whole number from 1 to MAX_THREADS */
-    OPTION_CHANCE,  /* double *: a number above 0 and below 1 */
     OPTION_CHOICE   /* int *: the place of the word in `choices` */
 } option_kind;
 

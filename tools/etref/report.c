@@ -65,21 +65,6 @@ static void append_value(char *out, size_t room, double value, et_dtype dtype)
         append(out, room, "%.*g", dtype == ET_F64 ? 17 : 9, value);
 }
 
-/* "expert 3", "token block 2", "its routed part", "column 7, against its routed part" */
-static void describe_group(char *out, size_t room, const et_group *g)
-{
-    const char *kind = strcmp(g->kind, "tokens") == 0 ? "token block" : g->kind;
-    out[0] = '\0';
-    if (strcmp(g->kind, "tensor") == 0)
-        append(out, room, "the whole tensor");
-    else if (strcmp(g->kind, "part") == 0)
-        append(out, room, "its %s part", g->part);
-    else
-        append(out, room, "%s %zu", kind, g->index);
-    if (g->part && strcmp(g->part, "reference") != 0 && strcmp(g->kind, "part") != 0)
-        append(out, room, ", against its %s part", g->part);
-}
-
 static void describe_routing(char *out, size_t room, const judgement *j)
 {
     const et_routing_verdict *r = &j->verdict.routing;
@@ -168,8 +153,6 @@ static void print_head(const judgement *j)
         snprintf(text, sizeof text, "(chosen: %s)", j->verdict.chosen_from);
         print_line("", text);
     }
-    snprintf(text, sizeof text, "%g for the whole verdict", j->verdict.alpha);
-    print_line("alpha", text);
     describe_routing(text, sizeof text, j);
     print_line("routing", text);
 }
@@ -251,7 +234,7 @@ static void describe_worst(char *out, size_t room, const judgement *j, const et_
 
 static void describe_limits(char *out, size_t room, const et_group *g)
 {
-    describe_group(out, room, g);
+    et_group_print(g, out, room);
     append(out, room, " (%zu elements): slope %+.3g +- %.2g (limit %.3g)", g->elements, g->slope,
            g->slope_sigma, g->slope_limit);
     if (g->spread_limit > 0)
@@ -358,6 +341,7 @@ static json_t *group_json(const et_group *g)
     json_object_set_new(object, "kind", json_string(g->kind));
     json_object_set_new(object, "part", g->part ? json_string(g->part) : json_null());
     set_count(object, "index", g->index);
+    set_count(object, "column", g->column);
     set_count(object, "elements", g->elements);
     json_object_set_new(object, "slope", json_number(g->slope));
     json_object_set_new(object, "slope_sigma", json_number(g->slope_sigma));
@@ -439,7 +423,6 @@ void report_json(const judgement *j)
     json_object_set_new(report, "case", json_string(j->golden.c.name));
     json_object_set_new(report, "verdict", json_string(et_outcome_name(v->outcome)));
     json_object_set_new(report, "message", json_clean(v->line));
-    json_object_set_new(report, "alpha", json_number(v->alpha));
     json_object_set_new(report, "profile", profile_json(&j->profile));
     json_object_set_new(report, "default_profile", json_boolean(j->options->profile == NULL));
     json_object_set_new(report, "profile_chosen_from", json_clean(v->chosen_from));

@@ -16,7 +16,6 @@ typedef struct verify_options {
     bool quiet, no_explain;
     size_t threads;
     size_t explain_limit; /* CPU seconds; 0: not given */
-    double alpha;        /* 0: not given */
     const char *profile; /* NULL: not given */
     word_list require, aliases;
     int argc; /* the command line, for the report to repeat */

@@ -1,0 +1,30 @@
+/* bars.h: how far off a correct kernel may be. Derivation: ref/bars/README.md.
+ *
+ * A replica is the layer run once more with a kernel's roundings in it, each up or down by chance (rounding.h). What
+ * differs between replicas may differ between correct kernels.
+ */
+#ifndef ETREF_BARS_H
+#define ETREF_BARS_H
+
+#include "etref/profile.h"
+#include "etref/step.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+/* The variance of the rounding error that a kernel of this profile must be expected to make, for every real tensor of
+ * `s`, which et_step_run has filled: from 16 replicas, smoothed. *variance becomes a step of the same case with the same
+ * assignment, whose real arrays hold variances: et_step_tensors lists them under the tensors' names (in.* are the values
+ * of `s`; other integers than the assignment's are zero). 0 where no replica errs: the value must be exact. Infinite
+ * where one leaves the range of the profile's numbers. progress may be NULL. The caller frees it, before `s`.
+ * ET_EINVAL as et_profile_check; ET_ENOMEM. */
+et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p,
+                        et_progress *progress, void *user, et_error *error);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+#endif
