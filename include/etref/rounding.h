@@ -79,6 +79,10 @@ void et_pass(const et_rounding *rounding, const char *site, size_t count, et_rea
 /* Does anything but a mutant's hand come between the values and the golden's? */
 bool et_rounds(const et_rounding *rounding);
 
+/* Where kernels have two ways to one number, such as (w A) W_down' for w (A W_down'), half of the replicas, by chance of
+ * seed, `choice` and `site`, go the other way. false in a golden, a mutant, an emulated kernel. */
+bool et_goes_other_way(const et_rounding *rounding, const char *choice, const char *site);
+
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

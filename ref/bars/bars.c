@@ -17,6 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+double et_beyond(double S, double mean)
+{
+    double low = fmin(0, mean), high = fmax(0, mean);
+    return S < low ? S - low : S > high ? S - high : S - S;
+}
+
 /* ---- one replica ---- */
 
 et_status et_replica_run(et_step *replica, const et_step *reference, const et_rounding *rounding,
@@ -252,16 +258,23 @@ static void note_sums(et_group_bar *bar, tally *all, const et_group_sums *s)
     bar->uu = fmax(bar->uu, s->uu);
 }
 
-static double apart(double value, const moments *m)
+static void widen(double *systematic, double by)
 {
-    double distance = fabs(value - mean_of(m));
-    return isfinite(distance) ? distance : 0;
+    if (isfinite(by) && by > *systematic) *systematic = by;
 }
 
+/* Rounded to nearest: what is no matter of chance. */
 static void note_nearest(et_group_bar *bar, tally *all, const et_group_sums *s)
 {
-    bar->slope_systematic = apart(et_slope_of(s), &all->slope);
-    bar->spread_systematic = apart(et_spread_of(s), &all->spread);
+    widen(&bar->slope_systematic, fabs(et_slope_of(s) - mean_of(&all->slope)));
+    widen(&bar->spread_systematic, fabs(et_spread_of(s) - mean_of(&all->spread)));
+}
+
+/* Roundings left out: what shows only then. */
+static void note_some(et_group_bar *bar, tally *all, const et_group_sums *s)
+{
+    widen(&bar->slope_systematic, fabs(et_beyond(et_slope_of(s), mean_of(&all->slope))));
+    widen(&bar->spread_systematic, et_spread_of(s) - mean_of(&all->spread));
 }
 
 static et_status look_at(et_bars *b, ledger *l, const et_step *replica, use_of_sums *use,
@@ -337,16 +350,20 @@ static et_status find_groups(work *w, et_bars *b, et_error *error)
     ledger l;
     et_step replica = {0};
     et_status status = open_ledger(&l, b, error);
-    w->rounding.mode = ET_ROUND_RANDOM;
-    for (int run = 0; run < ET_SECOND_REPLICAS && status == ET_OK; run++) {
-        status = next_run(w, &replica, error);
-        if (status == ET_OK) status = look_at(b, &l, &replica, note_sums, error);
-        et_step_free(&replica);
-    }
-    w->rounding.mode = ET_ROUND_NEAREST;
-    if (status == ET_OK) status = next_run(w, &replica, error);
-    if (status == ET_OK) status = look_at(b, &l, &replica, note_nearest, error);
-    et_step_free(&replica);
+    const struct {
+        et_rounding_mode mode;
+        int runs;
+        use_of_sums *use;
+    } kinds[] = {{ET_ROUND_RANDOM, ET_SECOND_REPLICAS, note_sums},
+                 {ET_ROUND_SOME, ET_THIRD_REPLICAS, note_some},
+                 {ET_ROUND_NEAREST, 1, note_nearest}};
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+        for (int run = 0; run < kinds[k].runs && status == ET_OK; run++) {
+            w->rounding.mode = kinds[k].mode;
+            status = next_run(w, &replica, error);
+            if (status == ET_OK) status = look_at(b, &l, &replica, kinds[k].use, error);
+            et_step_free(&replica);
+        }
     if (status == ET_OK) settle(b, &l);
     close_ledger(&l);
     return status;
@@ -359,7 +376,7 @@ et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p
     work w = {.reference = reference,
               .rounding = {.profile = p},
               .max_bytes = max_bytes,
-              .runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + 1,
+              .runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + ET_THIRD_REPLICAS + 1,
               .progress = progress,
               .user = user};
     *b = (et_bars){.reference = reference};

@@ -7,13 +7,15 @@
  *                       roundings are left out, since two of them may cancel
  *     SECOND replicas   others, so that nothing is fitted to itself: each group's slope and spread, measured
  *                       in these V: their means and deviations
+ *     THIRD replicas    in which half of the roundings are left out: what shows only then
  *     one more run      everything rounded to nearest: what of these is no matter of chance
  *
- * An honest kernel keeps, with T_e and T_g of limits.c:
+ * The largest distance of these last ones from the mean is what is systematic. An honest kernel keeps, with T_e and T_g
+ * of limits.c:
  *
  *     |e| <= T_e sqrt(V)
- *     |S - mean| <= T_g sd(S) + 2 |S_nearest - mean|     and what one element more than the replicas had
- *     Q - mean   <= T_g sd(Q) + 2 |Q_nearest - mean|     may add, of the farthest error E that they had
+ *     S beyond 0 and the mean <= T_g sd(S) + 2 systematic(S)   and what one element more than the replicas had
+ *     Q - mean                <= T_g sd(Q) + 2 systematic(Q)   may add, of the farthest error E that they had
  */
 #ifndef ET_BARS_H
 #define ET_BARS_H
@@ -23,14 +25,17 @@
 #include "etref/step.h"
 #include "ref/bars/groups.h"
 
-enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };
+enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32, ET_THIRD_REPLICAS = 8 };
 
 /* What replicas say of a group. */
 typedef struct et_group_bar {
     double n, uu;                                /* elements, sum u^2/V */
-    double slope, slope_sd, slope_systematic;    /* of S: mean, deviation, |S_nearest - mean| */
+    double slope, slope_sd, slope_systematic;    /* of S: mean, deviation, what is systematic */
     double spread, spread_sd, spread_systematic; /* of Q */
 } et_group_bar;
+
+/* How far S is from what lies between no slope and the replicas' mean: a kernel may round at fewer places than they. */
+double et_beyond(double S, double mean);
 
 /* Of one tensor: its groups in the order of grid.first, then its summands', section by section. */
 typedef struct et_tensor_bars {

@@ -182,22 +182,37 @@ static void add_in_order(const job *p, size_t from, size_t terms, bool accumulat
         et_blocked_rounded(p->grids, p->M, p->N, terms, left, right, accumulate, p->C.at, p->N);
 }
 
-/* Chunks of terms, each added by itself into C; their sums, and what was in C, in binary32. */
-static et_status add_chunks(job *p, size_t chunk, bool accumulate, et_error *error)
+/* The sum of two sums: in binary32, where the profile's own chunks are added, or as the accumulator adds. */
+static double add_sums(const job *p, bool chunks, double a, double b)
+{
+    if (chunks || p->C.single) return (double)((float)a + (float)b);
+    return p->native ? a + b : et_grid_sum(&p->grids[1], a + b);
+}
+
+/* Parts of `terms` terms, each added by itself into C; then their sums, and what was in C. */
+static et_status add_parts(job *p, size_t terms, bool chunks, bool accumulate, et_error *error)
 {
     size_t count = p->M * p->N;
     void *room;
-    et_status status = et_allocate(&room, count, sizeof(float), "sums of chunks", error);
+    et_status status = et_allocate(&room, count, sizeof(double), "sums of parts", error);
     if (status != ET_OK) return status;
-    float *sums = room;
-    for (size_t i = 0; accumulate && i < count; i++) sums[i] = (float)get(&p->C, i);
-    for (size_t from = 0; from < p->K; from += chunk) {
-        add_in_order(p, from, p->K - from < chunk ? p->K - from : chunk, false);
-        for (size_t i = 0; i < count; i++) sums[i] += (float)get(&p->C, i);
+    double *sums = room;
+    for (size_t i = 0; accumulate && i < count; i++) sums[i] = get(&p->C, i);
+    for (size_t from = 0; from < p->K; from += terms) {
+        add_in_order(p, from, p->K - from < terms ? p->K - from : terms, false);
+        for (size_t i = 0; i < count; i++) sums[i] = add_sums(p, chunks, sums[i], get(&p->C, i));
     }
-    for (size_t i = 0; i < count; i++) put(&p->C, i, (double)sums[i]);
+    for (size_t i = 0; i < count; i++) put(&p->C, i, sums[i]);
     free(sums);
     return ET_OK;
+}
+
+/* Kernels split long sums among threads: into 2, 4 or 8 parts. 0: not this time. */
+static size_t terms_of_part(const et_rounding *r, const char *site, size_t K)
+{
+    if (!et_goes_other_way(r, "parts", site)) return 0;
+    size_t parts = (size_t)2 << (et_rounding_key(r->seed, site) >> 40) % 3;
+    return K > parts ? (K + parts - 1) / parts : 0;
 }
 
 /* Is every product of two operands a number of the accumulator? */
@@ -217,8 +232,7 @@ static bool fuses(const et_rounding *r, const char *site, const job *p)
 {
     enum { FEW = 8 };
     bool single = et_place_bits(r->profile, ET_ACCUMULATOR) == SINGLE;
-    return p->native && single && p->K <= FEW && r->mode != ET_ROUND_NEAREST &&
-           (et_rounding_key(r->seed, site) >> 33 & 1);
+    return p->native && single && p->K <= FEW && et_goes_other_way(r, "fma", site);
 }
 
 /* How the profile adds the products of A and B. */
@@ -243,14 +257,15 @@ static void choose_arithmetic(const et_rounding *r, const et_operand *A, const e
     p->A.single = p->B.single = p->C.single = p->native && et_place_bits(profile, place) == SINGLE;
 }
 
-static et_status add_up(const et_rounding *r, et_engine engine, bool exact, job *p, bool accumulate,
-                        et_error *error)
+static et_status add_up(const et_rounding *r, et_engine engine, const char *site, bool exact,
+                        job *p, bool accumulate, et_error *error)
 {
     size_t chunk = (size_t)r->profile->accumulator_chunk;
+    size_t part = chunk > 0 ? chunk : terms_of_part(r, site, p->K);
     if (engine == ET_BLAS && p->native && exact && fits_blas(p->M, p->N, p->K))
         add_by_blas(p->M, p->N, p->K, &p->A, &p->B, accumulate, &p->C);
-    else if (chunk > 0)
-        return add_chunks(p, chunk, accumulate, error);
+    else if (part > 0)
+        return add_parts(p, part, chunk > 0, accumulate, error);
     else
         add_in_order(p, 0, p->K, accumulate);
     return ET_OK;
@@ -273,7 +288,7 @@ static et_status kernel_product(const et_rounding *r, et_engine engine, size_t M
         (status = copy_operand(r, B, b_lines ? K : N, b_lines ? N : K, b_lines, order, &p.B,
                                error)) == ET_OK &&
         (status = copy_sums(M, N, accumulate, C, c_stride, &p.C, error)) == ET_OK &&
-        (status = add_up(r, engine, exact, &p, accumulate, error)) == ET_OK)
+        (status = add_up(r, engine, A->site, exact, &p, accumulate, error)) == ET_OK)
         store_sums(M, N, &p.C, C, c_stride);
     free(p.C.at);
     free(p.B.at);

@@ -129,6 +129,12 @@ bool et_rounds(const et_rounding *rounding)
     return rounding && rounding->profile;
 }
 
+bool et_goes_other_way(const et_rounding *r, const char *choice, const char *site)
+{
+    if (!et_rounds(r) || r->mode == ET_ROUND_NEAREST) return false;
+    return et_rounding_key(et_rounding_key(r->seed, choice), site) & 1;
+}
+
 et_status et_rounding_check(const et_rounding *rounding, et_error *error)
 {
     if (rounding == NULL) return ET_OK;

@@ -27,18 +27,20 @@
 typedef struct steps {
     const et_rounding *kernel;
     et_grid grid; /* of each step's result; unused in a golden */
-    bool underflows;
+    bool underflows, saves;
 } steps;
 
-/* A kernel that has 1/(1 + e^-r) gets 0 where e^-r is beyond its format, another one e^r, which is
- * below the normal numbers there: half of the replicas have the one, half the other. */
+/* Kernels' formulas differ, and half of the replicas have the one, half the other. 1/(1 + e^-r) gets 0 where e^-r is
+ * beyond the format; e^r is below the normal numbers there. p_i (dp_i - D) and p (1 - p) lose where a gate is
+ * nearly 1 what p_i sum_j p_j (dp_i - dp_j) and e^-|r| / (1 + e^-|r|)^2 save; these err as little as the golden's, rounded. */
 static steps steps_of(const et_rounding *r)
 {
     steps s = {.kernel = et_rounds(r) ? r : NULL};
     const et_rounding *kernel = s.kernel;
     if (kernel == NULL) return s;
     s.grid = et_grid_of(kernel, ET_GATE_ARITHMETIC, "gate");
-    s.underflows = !s.grid.nearest && (s.grid.key & 1);
+    s.underflows = et_goes_other_way(r, "1/(1+e^-r)", "gate");
+    s.saves = et_goes_other_way(r, "1 - p", "gate");
     return s;
 }
 
@@ -201,7 +203,7 @@ static et_real rounded_sigmoid_slope(const steps *s, et_real p)
 static void softmax_gradient(const steps *s, size_t count, size_t step, const et_real *p,
                              const et_real *dp, et_real anchor, et_real danchor, et_real *dr)
 {
-    if (s->kernel == NULL)
+    if (s->kernel == NULL || s->saves)
         softmax_backward(count, step, p, dp, anchor, danchor, dr);
     else
         rounded_softmax_backward(s, count, step, p, dp, anchor, danchor, dr);
@@ -217,7 +219,8 @@ void et_gate_backward_rounded(const et_rounding *kernel, et_gate gate, size_t N,
     case ET_GATE_SIGMOID:
 #pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t i = 0; i < N * n; i++)
-            dr[i] += dp[i] * (s.kernel ? rounded_sigmoid_slope(&s, p[i]) : sigmoid_slope(r[i]));
+            dr[i] += dp[i] * (s.kernel && !s.saves ? rounded_sigmoid_slope(&s, p[i])
+                                                   : sigmoid_slope(r[i]));
         return;
     case ET_GATE_RELU:
         for (size_t i = 0; i < N * n; i++) dr[i] += r[i] > 0 ? dp[i] : 0;

@@ -166,6 +166,46 @@ static et_status no_room(et_error *error)
     return et_fail(error, ET_ENOMEM, "no memory for an expert's rounded operands");
 }
 
+/* Some kernels weigh A, where its format has room for small numbers: w f(x) = (w A) W_down', dW_down = dy' (w A), and
+ * dw = <dA, A> of a dA without w. A replica of one has an f(x) that comes of it. */
+static bool weighs_hidden(const et_moe *moe)
+{
+    return et_goes_other_way(moe->rounding, "w A", "f") &&
+           et_place_smallest(moe->rounding->profile, ET_INTERMEDIATES) <= 0x1p-126;
+}
+
+/* to = w A [m,h], as it is stored. */
+static void weigh_rows(const et_ffn *f, size_t m, const et_real *w, const et_real *A, et_real *to)
+{
+    for (size_t j = 0; j < m; j++)
+        for (size_t c = 0; c < f->h; c++) to[j * f->h + c] = w[j] * A[j * f->h + c];
+    et_round(f->rounding, ET_INTERMEDIATES, "wA", m * f->h, to);
+}
+
+static et_operand weighted_operand(et_matrix wA)
+{
+    return (et_operand){wA, ET_ACTIVATIONS, "wA", ET_INTERMEDIATES};
+}
+
+/* out [m,d] = (w A) W_down' / w; where w = 0 it stays as it is. */
+static et_status weigh_hidden(const et_ffn *f, size_t m, const et_real *w, const et_real *A,
+                              et_real *out, et_error *error)
+{
+    size_t h = f->h, d = f->d;
+    void *room;
+    et_status status = et_allocate(&room, m * (h + d), sizeof(et_real), "weighted A", error);
+    if (status != ET_OK) return status;
+    et_real *weighted = room, *sums = weighted + m * h;
+    weigh_rows(f, m, w, A, weighted);
+    const et_operand W = {et_transposed(f->down, h), ET_OPERANDS, "W_down", ET_UNSTORED};
+    status = et_product(f->rounding, f->engine, m, d, h, weighted_operand(et_rows(weighted, h)), W,
+                        false, sums, d, error);
+    for (size_t j = 0; j < m && status == ET_OK; j++)
+        for (size_t c = 0; c < d && w[j] != 0; c++) out[j * d + c] = sums[j * d + c] / w[j];
+    free(room);
+    return status;
+}
+
 static et_status experts(const et_moe *moe, const et_real *x, const et_assignment *a,
                          et_moe_values *v, et_error *error)
 {
@@ -182,11 +222,17 @@ static et_status experts(const et_moe *moe, const et_real *x, const et_assignmen
         gather(m, d, x, a->slot_token + first, rows);
         failed |= et_ffn_forward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
                                  v->slot_out + first * d, NULL) != ET_OK;
+        if (weighs_hidden(moe))
+            failed |= weigh_hidden(&f, m, v->slot_weight + first, v->slot_act + first * h,
+                                   v->slot_out + first * d, NULL) != ET_OK;
     }
     if (moe->hs > 0) {
         et_ffn f = shared_expert(moe);
         failed |= et_ffn_forward(&f, moe->N, x, v->shared_pre, v->shared_act, v->shared_out,
                                  NULL) != ET_OK;
+        if (weighs_hidden(moe))
+            failed |= weigh_hidden(&f, moe->N, v->shared_weight, v->shared_act, v->shared_out,
+                                   NULL) != ET_OK;
     }
     free(room);
     return failed ? no_room(error) : ET_OK;
@@ -329,8 +375,8 @@ static size_t end_of_batch(const et_moe *moe, const int32_t *tokens, size_t from
 typedef struct expert_rows {
     size_t m;
     const int32_t *tokens;
-    const et_real *x, *H, *A, *dO; /* [m,d], [m,h], [m,h], [m,d] */
-    et_real *dA, *dH, *dx;         /* [m,h], [m,h], [m,d] */
+    const et_real *x, *H, *A, *dO, *w; /* [m,d], [m,h], [m,h], [m,d], [m] */
+    et_real *dA, *dH, *dx, *dw;        /* [m,h], [m,h], [m,d], [m] */
     bool accumulate_dx;
 } expert_rows;
 
@@ -342,11 +388,40 @@ static et_status rows_backward(const et_ffn *f, const expert_rows *e, size_t fro
                            e->dH + h, dup, ddown, e->accumulate_dx, e->dx + d, error);
 }
 
+/* dw = <dA, A> / w and dW_down = (dO / w)' (w A), as w is in dO and dA. What has w = 0 stays as it is. */
+static et_status weigh_hidden_backward(const et_ffn *f, const expert_rows *e, et_real *ddown,
+                                       et_error *error)
+{
+    size_t m = e->m, h = f->h, d = f->d;
+    void *room;
+    et_status status = et_allocate(&room, m * (h + d + 1), sizeof(et_real), "weighted A", error);
+    if (status != ET_OK) return status;
+    et_real *weighted = room, *dy = weighted + m * h, *dw = dy + m * d;
+    status = et_dots(f->rounding, "dw", m, h, e->dA, NULL, e->A, dw, error);
+    weigh_rows(f, m, e->w, e->A, weighted);
+    for (size_t j = 0; j < m; j++) {
+        if (e->w[j] != 0) e->dw[j] = dw[j] / e->w[j];
+        for (size_t c = 0; c < d; c++)
+            dy[j * d + c] = e->w[j] != 0 ? e->dO[j * d + c] / e->w[j] : 0;
+    }
+    et_round(f->rounding, ET_GATES, "dw", m, e->dw);
+    const et_operand left = {et_transposed(dy, d), ET_ACTIVATIONS, "dy", ET_UNSTORED};
+    if (ddown && status == ET_OK)
+        status = et_product(f->rounding, f->engine, d, h, m, left,
+                            weighted_operand(et_rows(weighted, h)), true, ddown, h, error);
+    free(room);
+    return status;
+}
+
 static et_status expert_backward(const et_moe *moe, const et_ffn *f, const expert_rows *e,
                                  et_real *dup, et_real *ddown, et_error *error)
 {
     size_t size = f->h * f->d;
     void *room;
+    if (!stores_sums(moe) && weighs_hidden(moe)) {
+        et_status first = rows_backward(f, e, 0, e->m, dup, NULL, error);
+        return first == ET_OK ? weigh_hidden_backward(f, e, ddown, error) : first;
+    }
     if (!stores_sums(moe)) return rows_backward(f, e, 0, e->m, dup, ddown, error);
     et_status status = et_allocate(&room, 2 * size, sizeof(et_real), "a share of dW", error);
     if (status != ET_OK) return status;
@@ -404,6 +479,8 @@ static et_status shared_backward(const et_moe *moe, const et_real *x, const et_m
                               .H = v->shared_pre,
                               .A = v->shared_act,
                               .dO = g->shared_out,
+                              .w = v->shared_weight,
+                              .dw = g->shared_weight,
                               .dA = g->shared_act,
                               .dH = g->shared_pre,
                               .dx = share,
@@ -439,6 +516,8 @@ static et_status routed_backward(const et_moe *moe, const et_order *order, const
                                .H = v->slot_pre + first * h,
                                .A = v->slot_act + first * h,
                                .dO = g->slot_out + first * d,
+                               .w = v->slot_weight + first,
+                               .dw = g->slot_weight + first,
                                .dA = g->slot_act + first * h,
                                .dH = g->slot_pre + first * h,
                                .dx = drows};

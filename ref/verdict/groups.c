@@ -1,10 +1,10 @@
 /* groups.c: what hides inside the error bars of single elements. Part 4 of the verdict.
  *
- * Of each group of elements (ref/bars/groups.h) its slope S and its spread Q are held against what 32 replicas and one
- * kernel that rounds to nearest have there (ref/bars/bars.h):
+ * Of each group of elements (ref/bars/groups.h) its slope S and its spread Q are held against what replicas have there
+ * (ref/bars/bars.h):
  *
- *     S, beyond 0 and the mean <= (T_g sd(S) + 2 |S_nearest - mean|) r + E max(|u|/sqrt V) / sum(u^2/V)
- *     Q^2                      <= (mean + T_g sd(Q) + 2 |Q_nearest - mean|)^2 + E^2/n
+ *     S beyond 0 and the mean <= (T_g sd(S) + 2 systematic(S)) r + E max(|u|/sqrt V) / sum(u^2/V)
+ *     Q^2                     <= (mean + T_g sd(Q) r + 2 systematic(Q))^2 + E^2/n
  *
  * A kernel that rounds at fewer places than a replica has a slope between none and the mean. E is the farthest error of
  * an element of this tensor in the replicas: where errors are rare, so that most replicas have none in a group, a
@@ -12,8 +12,9 @@
  * same V. Where rows are left out, or a mutant has wider bars, a slope's deviation goes with 1/sqrt(sum(u^2/V)), a
  * spread's with 1/sqrt(n): r = sqrt(sum(u^2/V) of the replicas / that of the candidate); sd(Q) likewise, by n.
  *
- * Elements with V = 0 have been judged exactly and take no part; groups of fewer than LEAST elements are left to the
- * elements' own test.
+ * Elements with V = 0 have been judged exactly and take no part. Left to the elements' own test are groups of fewer than
+ * LEAST elements, and the spread of those that are less than two deviations of their own noise: what all replicas flush
+ * to 0 has V = u^2, and a kernel that keeps it in more bits may err by as much the other way.
  */
 #include "ref/base/memory.h"
 #include "ref/verdict/judge.h"
@@ -32,13 +33,6 @@ typedef struct jury {
     et_tensor_verdict *out;
 } jury;
 
-/* How far S is from what lies between no slope and the replicas' mean. */
-static double beyond(double S, double mean)
-{
-    double low = fmin(0, mean), high = fmax(0, mean);
-    return S < low ? S - low : S > high ? S - high : S - S;
-}
-
 /* How many deviations `far` is, where `free` of it are none. */
 static double deviations_of(double far, double free, double sd)
 {
@@ -54,10 +48,12 @@ et_group et_measure_group(const et_tensor_bars *t, const et_group_bar *bar, cons
     if (s->n < LEAST) return g;
     double far = E * E / s->n, sd = bar->spread_sd * sqrt(bar->n / s->n);
     double free = bar->spread + 2 * bar->spread_systematic;
-    g.spread_limit = sqrt((free + T * sd) * (free + T * sd) + far);
-    g.deviations = deviations_of(sqrt(fmax(0, s->ee / s->n - far)), free, sd);
+    if (s->uu >= 4 * s->n) {
+        g.spread_limit = sqrt((free + T * sd) * (free + T * sd) + far);
+        g.deviations = deviations_of(sqrt(fmax(0, s->ee / s->n - far)), free, sd);
+    }
     if (bar->slope_sd > 0 && s->uu > 0) {
-        double r = sqrt(bar->uu / s->uu), outside = fabs(beyond(g.slope, bar->slope));
+        double r = sqrt(bar->uu / s->uu), outside = fabs(et_beyond(g.slope, bar->slope));
         free = 2 * bar->slope_systematic * r + E * sqrt(s->most_uu) / s->uu;
         g.slope_sigma = bar->slope_sd * r;
         /* measured from 0, as it is shown */
@@ -124,7 +120,7 @@ static void report(const et_group *g, et_tensor_verdict *out)
 static void judge(jury *q, size_t number, const et_group_sums *sums)
 {
     et_group g = et_measure_group(q->bars, &q->bars->bars[number], sums);
-    bool whole = number == q->bars->grid.first[ET_KIND_TENSOR], tested = g.spread_limit > 0;
+    bool whole = number == q->bars->grid.first[ET_KIND_TENSOR], tested = g.spread_limit > 0 || g.slope_limit > 0;
     if (!whole && (!tested || (q->j->visit == NULL && g.deviations <= q->out->worst_group.deviations))) return;
     g = name_group(q->bars, number, g);
     if (whole) q->out->whole = q->out->worst_group = g;
