@@ -60,24 +60,30 @@ static bool is_stored_as_operand(const et_profile *p, const et_operand *X)
 }
 
 /* X in operands' format, its terms in the sum's order. `lines` of `width` numbers in memory; the terms
- * are its lines, or the numbers within each. */
+ * are its lines, or the numbers within each. *rounded: also becomes true if this changes a number, or if X was stored in
+ * fewer bits than sums have. */
 static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t lines, size_t width,
-                              bool terms_are_lines, const size_t *order, copy *to, et_error *error)
+                              bool terms_are_lines, const size_t *order, copy *to, bool *rounded,
+                              et_error *error)
 {
     const et_grid grid = et_grid_of(r, X->place, X->site);
     bool stored = is_stored_as_operand(r->profile, X);
     et_status status = take(to, lines, width, error);
     if (status != ET_OK) return status;
     to->transposed = X->at.transposed;
-#pragma omp parallel for if (et_worth_threads(lines * width))
+    bool changed = stored && et_place_bits(r->profile, (et_place)X->stored) <
+                                 et_place_bits(r->profile, ET_ACCUMULATOR);
+#pragma omp parallel for reduction(|| : changed) if (et_worth_threads(lines * width))
     for (size_t i = 0; i < lines; i++) {
         const et_real *line = X->at.at + (terms_are_lines ? order[i] : i) * X->at.stride;
         for (size_t j = 0; j < width; j++) {
-            double v = (double)line[terms_are_lines ? j : order[j]];
-            v = stored ? v : et_grid_round(&grid, v);
+            double was = (double)line[terms_are_lines ? j : order[j]];
+            double v = stored ? was : et_grid_round(&grid, was);
+            changed |= v != was;
             put(to, i * width + j, grid.flushes && fabs(v) < grid.smallest ? 0 : v);
         }
     }
+    *rounded |= changed;
     return ET_OK;
 }
 
@@ -160,6 +166,7 @@ typedef struct job {
     size_t M, N, K;
     copy A, B, C;
     bool native;      /* added as processors add; else rounded to these */
+    bool rounded;     /* an operand was, or has been stored in few bits */
     et_grid grids[2]; /* of products, of sums */
 } job;
 
@@ -215,10 +222,17 @@ static size_t terms_of_part(const et_rounding *r, const char *site, size_t K)
     return K > parts ? (K + parts - 1) / parts : 0;
 }
 
-/* Is every product of two operands a number of the accumulator? */
-static bool products_are_exact(const et_profile *p, const et_operand *A, const et_operand *B)
+/* Is the sum's own error lost among others? Every product of two operands is a number of the accumulator, and an operand
+ * has been rounded, or what comes of it is stored in fewer bits. */
+static bool hides_order(const et_rounding *r, const et_operand *A, const et_operand *B,
+                        const job *j)
 {
-    return operand_bits(p, A) + operand_bits(p, B) <= et_place_bits(p, accumulator_of(A, B));
+    const et_profile *p = r->profile;
+    et_place sum = accumulator_of(A, B);
+    bool stored = sum == ET_ACCUMULATOR &&
+                  et_place_bits(p, ET_INTERMEDIATES) < et_place_bits(p, ET_ACCUMULATOR);
+    bool exact = operand_bits(p, A) + operand_bits(p, B) <= et_place_bits(p, sum);
+    return exact && (j->rounded || stored);
 }
 
 static bool fits_blas(size_t M, size_t N, size_t K)
@@ -257,12 +271,12 @@ static void choose_arithmetic(const et_rounding *r, const et_operand *A, const e
     p->A.single = p->B.single = p->C.single = p->native && et_place_bits(profile, place) == SINGLE;
 }
 
-static et_status add_up(const et_rounding *r, et_engine engine, const char *site, bool exact,
+static et_status add_up(const et_rounding *r, et_engine engine, const char *site, bool hidden,
                         job *p, bool accumulate, et_error *error)
 {
     size_t chunk = (size_t)r->profile->accumulator_chunk;
     size_t part = chunk > 0 ? chunk : terms_of_part(r, site, p->K);
-    if (engine == ET_BLAS && p->native && exact && fits_blas(p->M, p->N, p->K))
+    if (engine == ET_BLAS && p->native && hidden && fits_blas(p->M, p->N, p->K))
         add_by_blas(p->M, p->N, p->K, &p->A, &p->B, accumulate, &p->C);
     else if (part > 0)
         return add_parts(p, part, chunk > 0, accumulate, error);
@@ -277,18 +291,17 @@ static et_status kernel_product(const et_rounding *r, et_engine engine, size_t M
 {
     const et_order way = et_order_of(r, A->site, K);
     bool a_lines = A->at.transposed, b_lines = !B->at.transposed;
-    bool exact = products_are_exact(r->profile, A, B);
     job p = {.M = M, .N = N, .K = K};
     size_t *order;
     et_status status = et_order_table(&way, &order, error);
     if (status != ET_OK) return status;
     choose_arithmetic(r, A, B, &p);
     if ((status = copy_operand(r, A, a_lines ? K : M, a_lines ? M : K, a_lines, order, &p.A,
-                               error)) == ET_OK &&
+                               &p.rounded, error)) == ET_OK &&
         (status = copy_operand(r, B, b_lines ? K : N, b_lines ? N : K, b_lines, order, &p.B,
-                               error)) == ET_OK &&
+                               &p.rounded, error)) == ET_OK &&
         (status = copy_sums(M, N, accumulate, C, c_stride, &p.C, error)) == ET_OK &&
-        (status = add_up(r, engine, A->site, exact, &p, accumulate, error)) == ET_OK)
+        (status = add_up(r, engine, A->site, hides_order(r, A, B, &p), &p, accumulate, error)) == ET_OK)
         store_sums(M, N, &p.C, C, c_stride);
     free(p.C.at);
     free(p.B.at);

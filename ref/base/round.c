@@ -15,6 +15,16 @@ uint64_t et_rounding_key(uint64_t seed, const char *site)
     return key;
 }
 
+/* Kernels leave out single roundings, or all of one kind: half of the seeds throw a coin for each site, half for each
+ * place. Gates are but a few numbers, and some kernels compute them in many bits: that is one of two ways. */
+static bool is_left_out(const et_rounding *r, et_place place, const char *site)
+{
+    bool by_place = r->seed >> 1 & 1;
+    if (place == ET_GATE_ARITHMETIC && et_goes_other_way(r, "wide", "gates")) return true;
+    return r->mode == ET_ROUND_SOME &&
+           et_rounding_key(r->seed, by_place ? et_place_name(place) : site) >> 32 & 1;
+}
+
 et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
 {
     const et_profile *p = r->profile;
@@ -22,7 +32,7 @@ et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
     bool sum = place == ET_ACCUMULATOR || place == ET_ROUTER_ACCUMULATOR;
     int bits = et_place_bits(p, place);
     uint64_t key = et_rounding_key(r->seed, site);
-    bool left_out = r->mode == ET_ROUND_SOME && !sum && (key >> 32 & 1);
+    bool left_out = !sum && is_left_out(r, place, site);
     if (left_out) return (et_grid){.nearest = true, .largest = (double)INFINITY};
     double smallest = et_place_smallest(p, place);
     return (et_grid){.drop = 53 - bits,

@@ -6,7 +6,8 @@
  *
  * The condition is written positively: what is not a number never passes. Variances are squares, and
  * below 1e-132, with what comes before them, they are not to be had in binary64: an error of that size
- * counts as none. Where V is infinite a replica has left the range of the profile: nothing can be said there.
+ * counts as none. Where V is infinite a replica has left the range of the profile, or |u| + T_e sqrt(V) does: nothing can
+ * be said there.
  *
  * One pass over the tensor gathers everything that parts 3 and 5 ask for, in rows shared among threads; partial sums
  * belong to fixed chunks of rows and are added in their order, so that no figure depends on the number of threads.
@@ -67,7 +68,7 @@ typedef struct sheet {
 /* What is found in some rows. Counts are doubles: that is what a vector register adds. */
 typedef struct tally {
     double judged, failed, exact;           /* exact: V = 0 */
-    double beyond;                          /* V infinite: not judged */
+    double beyond;                          /* the range: not judged */
     double noisy, same;                     /* V > 0; and yet no error at all */
     double variance, variance2, reference2; /* sums of V, V^2, u^2 */
 } tally;
@@ -83,6 +84,7 @@ typedef struct limits {
     double passes;        /* T_e^2 */
     double none;          /* e^2 / V of what is no error at all */
     double smallest, bit; /* of the output type: smallest normal, 2^(p-1) ulps in a power of two */
+    double largest;       /* and the largest */
 } limits;
 
 /* The square of a smaller error is no number; nor is a smaller variance one. */
@@ -133,6 +135,12 @@ static void count_element(double got, double want, double V, const limits *l, si
     most->at = at;
 }
 
+/* May a kernel's number there be none, for want of room? A margin is infinite by design. */
+static bool is_within(double u, double V, const limits *l)
+{
+    return V < INFINITY && (fabs(u) + sqrt(l->passes * V) <= l->largest || (isinf(u) && V == 0));
+}
+
 static double candidate_at(const et_errors *e, size_t i)
 {
     return e->floats ? (double)((const float *)e->got)[i] : (double)((const et_real *)e->got)[i];
@@ -181,10 +189,9 @@ static void sweep_chunk(sweep *s, size_t chunk)
     extremes most = {.at = SIZE_MAX};
     for (size_t r = chunk * f->rows / CHUNKS; r < (chunk + 1) * f->rows / CHUNKS; r++)
         for (size_t i = r * f->columns; i < (r + 1) * f->columns && !is_skipped(&f->e, r); i++) {
-            double V = (double)f->e.variance[i];
-            if (V < INFINITY)
-                count_element(candidate_at(&f->e, i), (double)f->e.want[i], V, &s->limits, i, &t,
-                              &most);
+            double V = (double)f->e.variance[i], u = (double)f->e.want[i];
+            if (is_within(u, V, &s->limits))
+                count_element(candidate_at(&f->e, i), u, V, &s->limits, i, &t, &most);
             else
                 t.beyond++;
         }
@@ -458,6 +465,7 @@ static et_status judge_sheet(exam *x, const sheet *f, et_error *error)
     s.limits.passes = T * T;
     s.limits.none = p->bits[ET_ACCUMULATOR] < et_dtype_significand(ET_F64) ? no_error : 0;
     s.limits.smallest = et_place_smallest(p, place);
+    s.limits.largest = et_place_largest(p, place);
     s.limits.bit = ldexp(1, et_place_bits(p, place) - 1);
     sweep_all(&s);
     fill_in(f, &s, x->out);
