@@ -21,8 +21,10 @@ typedef struct et_grid {
     double smallest, largest; /* of the format: normal, finite */
     double unit;              /* spacing below `smallest` */
     bool nearest, truncates, flushes;
-    int reach;    /* of chance, in quarters of a step from end to end: 2; stochastic rounding: 4 */
-    uint64_t key; /* of seed and site */
+    int of_cell, of_value; /* how far chance reaches, from end to end, in sixteenths of a step: one number for all
+                            * between two neighbours, and one for each */
+    uint64_t known; /* bits of the fraction that are 0 in what chance leaves alone; 0: nothing */
+    uint64_t key;   /* of seed and site */
 } et_grid;
 
 /* rounding is not NULL. */

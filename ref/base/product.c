@@ -66,11 +66,12 @@ static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t 
                               bool terms_are_lines, const size_t *order, copy *to, bool *rounded,
                               et_error *error)
 {
-    const et_grid grid = et_grid_of(r, X->place, X->site);
+    et_grid grid = et_grid_of(r, X->place, X->site);
     bool stored = is_stored_as_operand(r->profile, X);
     et_status status = take(to, lines, width, error);
     if (status != ET_OK) return status;
     to->transposed = X->at.transposed;
+    grid.nearest |= X->stored == ET_UNSTORED && !r->profile->stochastic; /* inputs are known to every kernel */
     bool changed = stored && et_place_bits(r->profile, (et_place)X->stored) <
                                  et_place_bits(r->profile, ET_ACCUMULATOR);
 #pragma omp parallel for reduction(|| : changed) if (et_worth_threads(lines * width))

@@ -15,6 +15,12 @@ uint64_t et_rounding_key(uint64_t seed, const char *site)
     return key;
 }
 
+/* The bits that are 0 in a product of two numbers of p bits. */
+static uint64_t known_tail(int p)
+{
+    return 2 * p < 53 ? (UINT64_C(1) << (53 - 2 * p)) - 1 : 0;
+}
+
 /* Kernels leave out single roundings, or all of one kind: half of the seeds throw a coin for each site, half for each
  * place. Gates are but a few numbers, and some kernels compute them in many bits: that is one of two ways. */
 static bool is_left_out(const et_rounding *r, et_place place, const char *site)
@@ -43,21 +49,32 @@ et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
                      .truncates =
                          (operand && p->truncate_operands) || (sum && p->truncate_accumulator),
                      .flushes = p->ftz || (operand && p->flush_operands),
-                     .reach = p->stochastic ? 4 : 2,
+                     .of_cell = p->stochastic ? 0 : 2,
+                     .of_value = p->stochastic ? 16 : 6,
+                     .known = p->stochastic ? 0 : known_tail(bits),
                      .key = key};
 }
 
-/* Where a number goes that lies the part `tail` of 2^drop above `lo`: by so many steps from there. By chance: as
- * a number would go that is up to a quarter of a step away (stochastic rounding: up to half a step). */
-static inline int steps_of(const et_grid *g, uint64_t lo, bool odd, uint64_t tail, int drop)
+/* A number from -1/2 to 1/2 of a step, by chance. */
+static inline int64_t chance(const et_grid *g, uint64_t number, int drop)
+{
+    return (int64_t)(et_mix(number ^ g->key) >> (64 - drop)) - (INT64_C(1) << drop) / 2;
+}
+
+/* Where the number `bits` goes that lies the part `tail` of 2^drop above `lo`: by so many steps from there. By chance:
+ * as a number would go that is up to a quarter of a step away (stochastic rounding: up to half a step). But what two
+ * stored numbers make when multiplied is known to every kernel, which rounds it to nearest. */
+static inline int steps_of(const et_grid *g, uint64_t bits, uint64_t lo, bool odd, uint64_t tail,
+                           int drop)
 {
     int64_t one = INT64_C(1) << drop, at = (int64_t)tail;
-    if (!g->nearest) { /* in quarters of a step: one is 4 */
-        at = 4 * at + g->reach * ((int64_t)(et_mix(lo ^ g->key) >> (64 - drop)) - one / 2);
-        one *= 4;
+    bool nearest = g->nearest || (g->known > 0 && (bits & g->known) == 0);
+    if (!nearest) { /* in sixteenths of a step: one is 16 */
+        at = 16 * at + g->of_cell * chance(g, lo, drop) + g->of_value * chance(g, ~bits, drop);
+        one *= 16;
     }
     if (g->truncates) return at < 0 ? -1 : at >= one;
-    return at + (g->nearest && odd) > one / 2;
+    return at + (nearest && odd) > one / 2;
 }
 
 /* What becomes of a number that goes to `rounded`. */
@@ -73,7 +90,7 @@ static inline double round_normal(const et_grid *g, double size)
     uint64_t bits = to_bits(size), one = UINT64_C(1) << g->drop, tail = bits & (one - 1);
     uint64_t lo = bits - tail;
     if (tail == 0) return stored(g, size);
-    int steps = steps_of(g, lo, lo & one, tail, g->drop);
+    int steps = steps_of(g, bits, lo, lo & one, tail, g->drop);
     return stored(g, from_bits(lo + (uint64_t)steps * one));
 }
 
@@ -83,17 +100,17 @@ static double round_small(const et_grid *g, double size)
 {
     double steps = size / g->unit, lo = floor(steps), part = (steps - lo) * 0x1p53;
     if (part == 0) return stored(g, size);
-    int more = steps_of(g, to_bits(lo * g->unit), fmod(lo, 2) != 0, (uint64_t)part, 53);
+    int more = steps_of(g, to_bits(size), to_bits(lo * g->unit), fmod(lo, 2) != 0, (uint64_t)part, 53);
     return stored(g, fmax(lo + more, 0) * g->unit);
 }
 
 /* 53 bits: the tail is lost already; a number of at most 24 bits is taken to be exact. */
 static double round_full(const et_grid *g, double size)
 {
-    uint64_t bits = to_bits(size), chance = et_mix(bits ^ g->key) % 4;
+    uint64_t bits = to_bits(size), way = et_mix(bits ^ g->key) % 4;
     bool exact = (bits & ((UINT64_C(1) << 29) - 1)) == 0;
-    if (g->nearest || exact || chance > 1) return size;
-    return from_bits(chance == 0 ? bits + 1 : bits - 1);
+    if (g->nearest || exact || way > 1) return size;
+    return from_bits(way == 0 ? bits + 1 : bits - 1);
 }
 
 double et_grid_round(const et_grid *g, double v)

@@ -297,17 +297,21 @@ static et_status weighted_rows_backward(const et_rounding *r, size_t m, size_t d
     return ET_OK;
 }
 
-/* dy as a kernel stores it: a rounded copy, in *room. */
-static et_status store_upstream(const et_moe *moe, const et_real **dy, et_real **room,
-                                et_error *error)
+/* dy as a kernel has it, in *room: as it came; or stored, as autograd's is where y is; or, where A is weighed, as an
+ * operand of dA = w (dy W_down). */
+static et_status take_upstream(const et_moe *moe, const et_real **dy, et_real **room,
+                               et_error *error)
 {
+    const et_rounding *r = moe->rounding;
     size_t count = moe->N * moe->d;
+    bool weighs = weighs_hidden(moe), stored = et_goes_other_way(r, "dy", "stored");
     void *copy;
-    if (!et_rounds(moe->rounding)) return ET_OK;
+    if (!weighs && !stored) return ET_OK;
     et_status status = et_allocate(&copy, count, sizeof(et_real), "rounded dy", error);
     if (status != ET_OK) return status;
     *room = memcpy(copy, *dy, count * sizeof(et_real));
-    et_round(moe->rounding, ET_INTERMEDIATES, "dy", count, *room);
+    if (stored) et_round(r, ET_INTERMEDIATES, "dy", count, *room);
+    if (weighs) et_round(r, ET_ACTIVATIONS, "dy", count, *room);
     *dy = *room;
     return ET_OK;
 }
@@ -318,7 +322,7 @@ static et_status combine_backward(const et_moe *moe, const et_real *dy, const et
     const et_rounding *r = moe->rounding;
     size_t N = moe->N, d = moe->d;
     et_real *room = NULL;
-    et_status status = store_upstream(moe, &dy, &room, error);
+    et_status status = take_upstream(moe, &dy, &room, error);
     if (status == ET_OK)
         status = weighted_rows_backward(r, a->slots, d, dy, a->slot_token, v->slot_weight,
                                         v->slot_out, g->slot_weight, g->slot_out, error);

@@ -13,8 +13,8 @@
  * spread's with 1/sqrt(n): r = sqrt(sum(u^2/V) of the replicas / that of the candidate); sd(Q) likewise, by n.
  *
  * Elements with V = 0 have been judged exactly and take no part. Left to the elements' own test are groups of fewer than
- * LEAST elements, and the spread of those that are less than two deviations of their own noise: what all replicas flush
- * to 0 has V = u^2, and a kernel that keeps it in more bits may err by as much the other way.
+ * LEAST elements, and those that are less than two deviations of their own noise: what all replicas flush to 0 has
+ * V = u^2 and no scatter, and a kernel that keeps it in more bits may err by as much the other way.
  */
 #include "ref/base/memory.h"
 #include "ref/verdict/judge.h"
@@ -45,14 +45,12 @@ et_group et_measure_group(const et_tensor_bars *t, const et_group_bar *bar, cons
     double T = et_usual_limits.group, E = t->farthest;
     et_group g = {.elements = (size_t)s->n, .slope = et_slope_of(s), .spread = et_spread_of(s)};
     g.pass = true;
-    if (s->n < LEAST) return g;
+    if (s->n < LEAST || s->uu < 4 * s->n) return g;
     double far = E * E / s->n, sd = bar->spread_sd * sqrt(bar->n / s->n);
     double free = bar->spread + 2 * bar->spread_systematic;
-    if (s->uu >= 4 * s->n) {
-        g.spread_limit = sqrt((free + T * sd) * (free + T * sd) + far);
-        g.deviations = deviations_of(sqrt(fmax(0, s->ee / s->n - far)), free, sd);
-    }
-    if (bar->slope_sd > 0 && s->uu > 0) {
+    g.spread_limit = sqrt((free + T * sd) * (free + T * sd) + far);
+    g.deviations = deviations_of(sqrt(fmax(0, s->ee / s->n - far)), free, sd);
+    if (bar->slope_sd > 0) {
         double r = sqrt(bar->uu / s->uu), outside = fabs(et_beyond(g.slope, bar->slope));
         free = 2 * bar->slope_systematic * r + E * sqrt(s->most_uu) / s->uu;
         g.slope_sigma = bar->slope_sd * r;
@@ -120,7 +118,7 @@ static void report(const et_group *g, et_tensor_verdict *out)
 static void judge(jury *q, size_t number, const et_group_sums *sums)
 {
     et_group g = et_measure_group(q->bars, &q->bars->bars[number], sums);
-    bool whole = number == q->bars->grid.first[ET_KIND_TENSOR], tested = g.spread_limit > 0 || g.slope_limit > 0;
+    bool whole = number == q->bars->grid.first[ET_KIND_TENSOR], tested = g.spread_limit > 0;
     if (!whole && (!tested || (q->j->visit == NULL && g.deviations <= q->out->worst_group.deviations))) return;
     g = name_group(q->bars, number, g);
     if (whole) q->out->whole = q->out->worst_group = g;

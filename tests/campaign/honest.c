@@ -123,23 +123,26 @@ bool cp_try_some(const cp_unit *unit, FILE *lines, et_error *error)
     size_t kernels = 0;
     while (cd_kernel_at(kernels)) kernels++;
     if (cp_subject_open(&s, &unit->c, error) != ET_OK) return false;
-    bool well = true;
+    cp_groups *groups = calloc(1, sizeof *groups);
+    bool well = groups != NULL;
     for (size_t p = 0; well && p < CP_PROFILES; p++) {
+        memset(groups, 0, sizeof *groups);
         well = cp_subject_profile(&s, et_profile_at(p), error) == ET_OK;
         for (size_t k = 0; well && k < 3; k++) {
             /* there are some. NOLINTNEXTLINE(clang-analyzer-core.DivideZero) */
             const cd_kernel *kernel = cd_kernel_at((unit->index + 5 * p + 7 * k) % kernels);
             cp_tally tally = {0};
-            well = cp_try_honest(&s, kernel, 0, NULL, &tally, lines, NULL, error);
+            well = cp_try_honest(&s, kernel, 0, groups, &tally, lines, NULL, error);
             cp_tally_print(&tally, s.profile->name, kernel->name, lines);
         }
+        cp_groups_print(groups, s.profile->name, lines);
     }
+    free(groups);
     cp_subject_close(&s);
     return well;
 }
 
-/* What a unit gathers. The sums of groups are the first kernel's, which rounds wherever the profile says;
- * of the others only how near they come to a limit. */
+/* What a unit gathers. */
 typedef struct study {
     cp_tally of[CP_PROFILES][CP_KERNELS];
     cp_groups groups[CP_PROFILES];
