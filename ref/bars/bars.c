@@ -379,7 +379,7 @@ et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p
               .runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + ET_THIRD_REPLICAS + 1,
               .progress = progress,
               .user = user};
-    *b = (et_bars){.reference = reference};
+    *b = (et_bars){.reference = reference, .limits = et_limits_of(p)};
     et_status status = find_variance(&w, &b->variance, error);
     if (status == ET_OK) status = find_groups(&w, b, error);
     if (status != ET_OK) et_bars_free(b);

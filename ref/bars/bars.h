@@ -27,6 +27,12 @@
 
 enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32, ET_THIRD_REPLICAS = 8 };
 
+/* T_e and T_g, under a profile. */
+typedef struct et_limits {
+    double element, group;
+} et_limits;
+et_limits et_limits_of(const et_profile *p);
+
 /* What replicas say of a group. */
 typedef struct et_group_bar {
     double n, uu;                                /* elements, sum u^2/V */
@@ -48,6 +54,7 @@ typedef struct et_tensor_bars {
 
 typedef struct et_bars {
     const et_step *reference; /* of which they are; must live longer */
+    et_limits limits;
     et_step variance;         /* V, for every real tensor of the reference, in its place */
     et_tensor_bars
         tensor[ET_MAX_STEP_TENSORS]; /* by row of the table of tensors; zeros where none */
@@ -65,10 +72,5 @@ void et_bars_free(et_bars *b); /* accepts zeros */
 et_status et_sum_tensor(const et_tensor_bars *t, const et_errors *e, et_group_sums *sums,
                         et_error *error);
 
-/* T_e and T_g. */
-typedef struct et_limits {
-    double element, group;
-} et_limits;
-extern const et_limits et_usual_limits;
 
 #endif

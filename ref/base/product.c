@@ -49,16 +49,6 @@ static int operand_bits(const et_profile *p, const et_operand *X)
     return stored < bits ? stored : bits;
 }
 
-/* Is a number that was stored as X a number of the place's format? */
-static bool is_stored_as_operand(const et_profile *p, const et_operand *X)
-{
-    if (X->stored == ET_UNSTORED) return false;
-    et_place stored = (et_place)X->stored;
-    return et_place_bits(p, stored) <= et_place_bits(p, X->place) &&
-           et_place_largest(p, stored) <= et_place_largest(p, X->place) &&
-           et_place_smallest(p, stored) >= et_place_smallest(p, X->place);
-}
-
 /* X in operands' format, its terms in the sum's order. `lines` of `width` numbers in memory; the terms
  * are its lines, or the numbers within each. *rounded: also becomes true if this changes a number, or if X was stored in
  * fewer bits than sums have. */
@@ -67,19 +57,18 @@ static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t 
                               et_error *error)
 {
     et_grid grid = et_grid_of(r, X->place, X->site);
-    bool stored = is_stored_as_operand(r->profile, X);
     et_status status = take(to, lines, width, error);
     if (status != ET_OK) return status;
     to->transposed = X->at.transposed;
     grid.nearest |= X->stored == ET_UNSTORED && !r->profile->stochastic; /* inputs are known to every kernel */
-    bool changed = stored && et_place_bits(r->profile, (et_place)X->stored) <
-                                 et_place_bits(r->profile, ET_ACCUMULATOR);
+    bool changed = X->stored != ET_UNSTORED && et_place_bits(r->profile, (et_place)X->stored) <
+                                                   et_place_bits(r->profile, ET_ACCUMULATOR);
 #pragma omp parallel for reduction(|| : changed) if (et_worth_threads(lines * width))
     for (size_t i = 0; i < lines; i++) {
         const et_real *line = X->at.at + (terms_are_lines ? order[i] : i) * X->at.stride;
         for (size_t j = 0; j < width; j++) {
             double was = (double)line[terms_are_lines ? j : order[j]];
-            double v = stored ? was : et_grid_round(&grid, was);
+            double v = et_grid_round(&grid, was);
             changed |= v != was;
             put(to, i * width + j, grid.flushes && fabs(v) < grid.smallest ? 0 : v);
         }

@@ -22,8 +22,7 @@
 enum { ET_UNSTORED = ET_ALL_PLACES };
 
 /* An operand; the place at which a kernel rounds it (ET_OPERANDS, ET_ACTIVATIONS or ET_ROUTER_OPERANDS), and the
- * name of the site; and the place (et_place) as which a kernel has stored it. One that was stored in a
- * format no finer than its place's is not rounded again. */
+ * name of the site; and the place (et_place) as which a kernel has stored it. */
 typedef struct et_operand {
     et_matrix at;
     et_place place;

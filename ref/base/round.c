@@ -26,9 +26,9 @@ static uint64_t known_tail(int p)
 static bool is_left_out(const et_rounding *r, et_place place, const char *site)
 {
     bool by_place = r->seed >> 1 & 1;
+    uint64_t key = et_rounding_key(r->seed, et_place_name(place));
     if (place == ET_GATE_ARITHMETIC && et_goes_other_way(r, "wide", "gates")) return true;
-    return r->mode == ET_ROUND_SOME &&
-           et_rounding_key(r->seed, by_place ? et_place_name(place) : site) >> 32 & 1;
+    return r->mode == ET_ROUND_SOME && (by_place ? key : et_rounding_key(key, site)) >> 32 & 1;
 }
 
 et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)

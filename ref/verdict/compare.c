@@ -138,6 +138,7 @@ typedef struct view {
     const et_real *right, *wrong, *V;
     size_t columns;
     bars b;
+    double T;
     et_real *room; /* [columns] */
 } view;
 
@@ -170,7 +171,7 @@ static void compare_row(const view *w, size_t row, size_t own, et_fit *fit)
     for (size_t c = 0; c < w->columns; c++) {
         double got = et_tensor_element(w->x->got, from + c), u = (double)wrong[c];
         double e = got - u, before = got - (double)w->right[from + c];
-        double V = (double)w->room[c], T = et_usual_limits.element, bar = T * T * V;
+        double V = (double)w->room[c], T = w->T, bar = T * T * V;
         if (e * e <= bar)
             add_element(e, u, V, fit);
         else if (!(fabs(e) < INFINITY))
@@ -250,7 +251,7 @@ static bool mask_agrees(const et_inquiry *q, const et_mutant *m)
     const uint8_t *got = j->mask, *wrong = m->all.route.mask, *right = j->golden->route.mask;
     size_t places = m->moe.N * m->moe.n, differ = 0, before = 0;
     size_t illegal = q->verdict->routing.illegal;
-    double T = et_usual_limits.element, most = largest(places, j->bars->variance.fwd.logits);
+    double T = j->bars->limits.element, most = largest(places, j->bars->variance.fwd.logits);
     for (size_t i = 0; i < places; i++) {
         before += (got[i] != 0) != (right[i] != 0);
         if ((got[i] != 0) == (wrong[i] != 0)) continue;
@@ -278,7 +279,7 @@ static bool fit_agrees(const et_inquiry *q, const et_exhibit *x, const et_fit *f
     const et_tensor_bars *t = &q->j->bars->tensor[et_tensor_row(x->got->name)];
     double n = fit->sums.n, failed = q->small ? 0.02 : 0, doubtful = q->small ? 0.2 : 0.02;
     if (fit->failed > failed * n || fit->doubtful > 1 + doubtful * n) return false;
-    return t->groups == 0 || et_measure_group(t, &t->bars[0], &fit->sums).pass;
+    return t->groups == 0 || et_measure_group(q->j->bars, t, &t->bars[0], &fit->sums).pass;
 }
 
 static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view *w)
@@ -289,6 +290,7 @@ static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view
     w->columns = x->columns;
     w->b = bars_of(q, x);
     w->room = q->room;
+    w->T = q->j->bars->limits.element;
     return true;
 }
 

@@ -389,7 +389,7 @@ static et_status judge_choices(exam *x, const et_tensor_out *want, et_error *err
 
 /* ---- real tensors ---- */
 
-static void fill_in(const sheet *f, const sweep *s, et_tensor_verdict *out)
+static void fill_in(const sheet *f, const sweep *s, double T, et_tensor_verdict *out)
 {
     const tally *all = &s->all;
     out->judged = (size_t)all->judged;
@@ -398,7 +398,7 @@ static void fill_in(const sheet *f, const sweep *s, et_tensor_verdict *out)
     out->largest_error = s->most.error;
     out->largest_ulps = s->most.ulps;
     out->largest_sigmas = sqrt(s->most.worst);
-    out->limit_sigmas = et_usual_limits.element;
+    out->limit_sigmas = T;
     out->effective_sample = all->variance2 > 0 ? all->variance * all->variance / all->variance2 : 0;
     if (out->judged == 0) return;
     out->worst = s->most.at;
@@ -460,7 +460,7 @@ static et_status judge_sheet(exam *x, const sheet *f, et_error *error)
 {
     const et_profile *p = x->j->options->profile;
     et_place place = et_tensor_place(x->got->name);
-    double T = et_usual_limits.element;
+    double T = x->j->bars->limits.element;
     sweep s = {.f = f};
     s.limits.passes = T * T;
     s.limits.none = p->bits[ET_ACCUMULATOR] < et_dtype_significand(ET_F64) ? no_error : 0;
@@ -468,7 +468,7 @@ static et_status judge_sheet(exam *x, const sheet *f, et_error *error)
     s.limits.largest = et_place_largest(p, place);
     s.limits.bit = ldexp(1, et_place_bits(p, place) - 1);
     sweep_all(&s);
-    fill_in(f, &s, x->out);
+    fill_in(f, &s, T, x->out);
     et_status status = et_judge_groups(x->j, x->got, &f->e, x->out, error);
     if (status == ET_OK) conclude_real(x, f, &s.all);
     return status;

@@ -40,6 +40,7 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     x.failed = x.verdict->outcome == ET_MISMATCH;
     x.passed = x.verdict->outcome == ET_PASS;
     x.right = right->values;
+    x.limit = j->bars->limits.element;
     if (V && et_tensor_is_real(right)) {
         x.variance = V;
         x.noise = et_noise_to_signal(et_tensor_count(got), x.right, x.variance);
@@ -107,8 +108,8 @@ et_owner et_owner_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_
 bool et_element_fails(const et_exhibit *x, size_t i)
 {
     double e = et_tensor_element(x->got, i) - (double)((const et_real *)x->right)[i];
-    double T = et_usual_limits.element, V = (double)x->variance[i];
-    return !(e * e <= T * T * V) && V < INFINITY;
+    double V = (double)x->variance[i];
+    return !(e * e <= x->limit * x->limit * V) && V < INFINITY;
 }
 
 /* Marks what an element stands for: its token; and its expert, if it fails where the first one does.

@@ -40,9 +40,10 @@ static double deviations_of(double far, double free, double sd)
     return sd > 0 ? (far - free) / sd : isnan(far) || far > free ? (double)INFINITY : 0;
 }
 
-et_group et_measure_group(const et_tensor_bars *t, const et_group_bar *bar, const et_group_sums *s)
+et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, const et_group_bar *bar,
+                          const et_group_sums *s)
 {
-    double T = et_usual_limits.group, E = t->farthest;
+    double T = b->limits.group, E = t->farthest;
     et_group g = {.elements = (size_t)s->n, .slope = et_slope_of(s), .spread = et_spread_of(s)};
     g.pass = true;
     if (s->n < LEAST || s->uu < 4 * s->n) return g;
@@ -117,7 +118,7 @@ static void report(const et_group *g, et_tensor_verdict *out)
 
 static void judge(jury *q, size_t number, const et_group_sums *sums)
 {
-    et_group g = et_measure_group(q->bars, &q->bars->bars[number], sums);
+    et_group g = et_measure_group(q->j->bars, q->bars, &q->bars->bars[number], sums);
     bool whole = number == q->bars->grid.first[ET_KIND_TENSOR], tested = g.spread_limit > 0;
     if (!whole && (!tested || (q->j->visit == NULL && g.deviations <= q->out->worst_group.deviations))) return;
     g = name_group(q->bars, number, g);

@@ -36,6 +36,7 @@ typedef struct et_exhibit {
     const void *right;       /* the reference's values */
     const et_real *variance; /* NULL for integers and masks */
     double noise;            /* sum of the variances over sum of the values' squares */
+    double limit;            /* T_e */
 } et_exhibit;
 
 /* CPU seconds that a search may take. Asked before each piece of work: is there enough left for one as long as the

@@ -183,7 +183,8 @@ et_status et_judge_groups(const et_judgement *j, const et_tensor_out *got, const
 
 /* Slope, spread and their limits of a group with these sums, from what replicas have there or in one like it. A limit of
  * 0: not tested. */
-et_group et_measure_group(const et_tensor_bars *t, const et_group_bar *bar, const et_group_sums *s);
+et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, const et_group_bar *bar,
+                          const et_group_sums *s);
 
 /* ---- choice.c ---- */
 

@@ -118,7 +118,7 @@ static bool is_rounded_to(const et_exhibit *x, et_dtype format)
 {
     const et_real *right = x->right;
     for (size_t i = 0; i < et_tensor_count(x->got); i++) {
-        double reach = et_usual_limits.element * sqrt((double)x->variance[i]);
+        double reach = x->limit * sqrt((double)x->variance[i]);
         double got = et_tensor_element(x->got, i), value = (double)right[i];
         if (!(et_round_to_dtype(value - reach, format) <= got &&
               got <= et_round_to_dtype(value + reach, format)))
@@ -328,7 +328,7 @@ static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_bars *
     const et_real *V = et_variance_named(bars, x->got->name);
     const et_tensor_bars *t = &bars->tensor[et_tensor_row(x->got->name)];
     const et_group_sums sums = {.n = (double)et_tensor_count(x->got)};
-    double most = t->groups > 0 ? et_measure_group(t, &t->bars[0], &sums).spread_limit : 0;
+    double most = t->groups > 0 ? et_measure_group(bars, t, &t->bars[0], &sums).spread_limit : 0;
     return mean_square(x, V, 0, et_tensor_count(x->got)) <= most * most && is_everywhere(q, x, V, p);
 }
 

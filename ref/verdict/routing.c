@@ -254,7 +254,7 @@ static et_status open_court(court *q, const et_judgement *j, et_error *error)
     const et_real *rows = golden->c.rule == ET_TC ? golden->in.router : golden->in.x;
     bool by_token = golden->c.rule == ET_TC;
     *q = (court){.j = j, .N = N, .n = n, .by_token = by_token, .first = N * n};
-    q->T = et_usual_limits.element;
+    q->T = j->bars->limits.element;
     q->ranked = !j->options->ties_any;
     et_status status = et_allocate((void **)&q->low, most, sizeof *q->low, "routing", error);
     if (status == ET_OK)

@@ -188,7 +188,8 @@ bool cp_report_limits(const cp_report *r)
     for (size_t p = 0; p < CP_PROFILES; p++)
         for (size_t k = 0; k < CP_KINDS; k++) {
             const need *n = &needs[p][k];
-            double limit = k == 0 ? et_usual_limits.element : et_usual_limits.group;
+            const et_limits limits = et_limits_of(et_profile_at(p));
+            double limit = k == 0 ? limits.element : limits.group;
             bool enough = margin * n->all.deviations <= limit;
             if (n->all.count == 0) continue;
             kept = kept && enough;
