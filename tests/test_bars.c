@@ -1,9 +1,9 @@
 /* test_bars.c: error bars from replicas (ref/bars): sums over groups against plain ones, what V is where nothing, or
  * something, errs; honest kernels within the limits, and factors past them.
  */
-#include "ref/bars/hold.h"
 #include "ref/bars/replica.h"
 #include "ref/oracle/tensors.h"
+#include "ref/verdict/judge.h"
 #include "tests/check_main.h"
 #include "tests/run_case.h"
 
@@ -64,20 +64,35 @@ static et_errors errors_of(const subject *s, const et_step *kernel, const char *
                        .variance = find(&s->bars.variance, name).values};
 }
 
-/* The largest share of an allowance that a group of the tensor uses. */
-static void note_share(void *user, const et_held *g)
+/* The largest share of its allowance that a group of the tensor uses. */
+static void note_share(void *user, const char *tensor, const et_group *g)
 {
     double *most = user;
-    if (g->slope_allowed > 0) *most = fmax(*most, fabs(g->slope) / g->slope_allowed);
-    if (g->spread_allowed > 0) *most = fmax(*most, g->spread / g->spread_allowed);
+    (void)tensor;
+    *most = fmax(*most, g->deviations / et_usual_limits.group);
 }
 
-static double hold(const subject *s, const et_step *kernel, const char *name, double *element)
+/* One tensor under the verdict; *element: the largest |e| / sqrt(V). */
+static double judge(const subject *s, const et_step *kernel, const char *name, double *element)
 {
     double share = 0;
-    et_errors e = errors_of(s, kernel, name);
-    ck_assert_int_eq(et_hold(&s->bars, et_tensor_row(name), &e, element, note_share, &share, NULL),
-                     ET_OK);
+    et_tensor_verdict out;
+    const et_tensor_out got = find(kernel, name);
+    const et_verify_options options = {.profile = s->profile};
+    const et_judgement j = {.golden = &s->golden,
+                            .reference = &s->golden,
+                            .bars = &s->bars,
+                            .candidate = &got,
+                            .count = 1,
+                            .mask = s->golden.route.mask,
+                            .options = &options,
+                            .visit = note_share,
+                            .user = &share};
+    ck_assert_int_eq(et_judge_tensor(&j, 0, &s->golden, NULL, &out, NULL), ET_OK);
+    *element = out.largest_sigmas;
+    /* either makes a mismatch, and nothing else does */
+    bool fails = share > 1 || !(*element <= et_usual_limits.element);
+    ck_assert_msg((out.outcome == ET_MISMATCH) == fails, "%s: %s", name, out.reason);
     return share;
 }
 
@@ -96,7 +111,7 @@ START_TEST(honest_kernels_are_within)
     for (uint64_t seed = 0; seed < 4; seed++) {
         et_step kernel = kernel_of(&s, seed == 0 ? ET_ROUND_NEAREST : ET_ROUND_RANDOM, 1000 + seed);
         for (size_t i = 0; i < TENSORS; i++) {
-            double element, share = hold(&s, &kernel, tensors[i], &element);
+            double element, share = judge(&s, &kernel, tensors[i], &element);
             ck_assert_msg(share <= 1 && element <= et_usual_limits.element,
                           "%s: %g of an allowance, an element of %g deviations", tensors[i], share,
                           element);
@@ -127,7 +142,7 @@ START_TEST(factors_are_found)
     et_real *values = (et_real *)(uintptr_t)t.values;
     for (size_t i = 0; i < t.shape[0] * t.shape[1] * (t.rank > 2 ? t.shape[2] : 1); i++)
         values[i] *= (et_real)factors[_i].factor;
-    double share = hold(&s, &kernel, factors[_i].tensor, &element);
+    double share = judge(&s, &kernel, factors[_i].tensor, &element);
     ck_assert_msg(share > 1, "%g of an allowance", share);
     ck_assert_msg(element <= et_usual_limits.element, "an element of %g deviations", element);
     et_step_free(&kernel);
@@ -149,7 +164,7 @@ START_TEST(what_is_exact_has_no_bar)
     double element;
     et_step kernel = kernel_of(&s, ET_ROUND_NEAREST, 1);
     kernel.fwd.slot_pre[5] += (et_real)0x1p-20;
-    hold(&s, &kernel, "fwd.slot_pre", &element);
+    judge(&s, &kernel, "fwd.slot_pre", &element);
     ck_assert(element == (double)INFINITY);
     et_step_free(&kernel);
     close_subject(&s);
