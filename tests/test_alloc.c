@@ -140,15 +140,17 @@ static const char *const ways[] = {
 static et_status compute_and_write(const char *json, et_error *error)
 {
     et_case c;
-    et_step s = {0};
+    et_step s = {0}, variance = {0};
+    const et_profile *p = et_profile_find("bf16");
     et_status status = et_case_parse(&c, json, strlen(json), "test", error);
     if (status != ET_OK) return status;
     status = et_step_create(&s, &c, 0, error);
     if (status == ET_OK) status = et_step_draw_inputs(&s, error);
     s.block = s.c.layer == ET_MOE ? 4 : 0;
     if (status == ET_OK) status = et_step_run(&s, ET_PLAIN, NULL, NULL, error);
-    if (status == ET_OK)
-        status = et_bundle_write_noise(path, &s, false, et_profile_find("bf16"), error);
+    if (status == ET_OK) status = et_step_noise(&variance, &s, p, NULL, NULL, error);
+    if (status == ET_OK) status = et_bundle_write_noise(path, &s, false, p, &variance, error);
+    et_step_free(&variance);
     et_step_free(&s);
     return status;
 }
