@@ -9,6 +9,7 @@
 #define ETREF_TESTS_HONEST_H
 
 #include "etref/etref.h"
+#include "ref/bars/replica.h"
 #include "ref/verdict/judge.h"
 #include "tests/run_case.h"
 
@@ -98,6 +99,26 @@ static inline void add_tensors(honest *k, const et_step *from, const et_step *no
                 ((double *)copy)[c] +=
                     amount * sqrt(((const double *)bar->values)[c]) * et_normal(stream, c);
     }
+}
+
+/* The real tensors become those of a kernel of profile `p`: its roundings to nearest, or by chance as in a replica
+ * that no bar has seen. Errors then line up where a kernel's do, as independent noise does not. */
+static inline void emulate(honest *k, const et_profile *p, et_rounding_mode mode, uint64_t seed)
+{
+    enum { UNSEEN = 1000 };
+    et_step kernel;
+    et_error error;
+    et_tensor_out list[ET_MAX_STEP_TENSORS];
+    const et_rounding rounding = {.profile = p, .mode = mode, .seed = UNSEEN + seed};
+    ck_assert_msg(et_replica_run(&kernel, &k->golden, &rounding, 0, &error) == ET_OK, "%s",
+                  error.text);
+    size_t have = et_step_tensors(&kernel, false, list);
+    for (size_t i = 0; i < have; i++)
+        for (size_t t = 0; t < k->count && list[i].source == ET_FROM_F64; t++)
+            if (strcmp(list[i].name, k->tensors[t].name) == 0)
+                memcpy((void *)(uintptr_t)k->tensors[t].values, list[i].values,
+                       elements_of(&list[i]) * sizeof(double));
+    et_step_free(&kernel);
 }
 
 static inline void clear_tensors(honest *k)

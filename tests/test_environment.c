@@ -118,7 +118,7 @@ static void record_case(FILE *to, const char *json, const et_profile *p)
     free(text);
     run_case(&s, &c);
     record_tensors(to, &s);
-    ck_assert_msg(et_step_noise(&noise, &s, p, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(et_step_noise(&noise, &s, p, NULL, NULL, &error) == ET_OK, "%s", error.text);
     record_tensors(to, &noise);
     et_step_free(&noise);
     ck_assert_msg(et_bundle_write(path, &s, false, &error) == ET_OK, "%s", error.text);

@@ -62,8 +62,9 @@ static void round_otherwise(honest *k, et_place place, int bits)
 {
     et_step noise;
     et_profile other = *k->profile;
+    snprintf(other.name, sizeof other.name, "other");
     other.bits[place] = bits;
-    ck_assert_int_eq(et_step_noise(&noise, &k->golden, &other, NULL), ET_OK);
+    ck_assert_int_eq(et_step_noise(&noise, &k->golden, &other, NULL, NULL, NULL), ET_OK);
     clear_tensors(k);
     add_tensors(k, &k->golden, &noise, 1, 7);
     et_step_free(&noise);
