@@ -1,10 +1,9 @@
 /* test_verdict_routing.c: the first part of the verdict: decisions, settled and open.
  *
  * Scores are written down by hand: the router is the identity, so a token's row of x is its row of
- * scores. Their deviation is written down, too, and alpha is chosen such that five deviations settle
- * a decision: two scores of deviation sigma must lie 5 sqrt(2) sigma = 7.07 sigma apart.
+ * scores. Their error is written down, too, as a sixth of what is allowed of one: T_e = 30 deviations settle a
+ * decision, so with a deviation of sigma / 6 two scores must lie 5 sqrt(2) sigma = 7.07 sigma apart.
  */
-#include "ref/verdict/calibration.h"
 #include "ref/verdict/judge.h"
 #include "tests/check_main.h"
 #include "tests/honest.h"
@@ -45,30 +44,31 @@ static void read_rows(const char *rows, uint8_t *mask, size_t places)
     ck_assert_uint_eq(used, places);
 }
 
-/* alpha / tests for which the limit is 5: twice Q(5) */
-static const double five = 5.7330314375838796e-07;
-
 static et_routing_verdict judge_mask(honest *k, const uint8_t *mask, bool ties_any, uint8_t *open)
 {
     const et_verify_options options = {.profile = k->profile, .ties_any = ties_any};
+    const et_bars bars = {.reference = &k->golden, .variance = k->noise};
     et_judgement j = {.golden = &k->golden,
                       .reference = &k->golden,
-                      .variance = &k->noise,
-                      .scale = 1,
+                      .bars = &bars,
                       .mask = mask,
-                      .options = &options,
-                      .alpha = five,
-                      .tests = 1};
+                      .options = &options};
     et_routing_verdict out = {.shown = mask != NULL};
     ck_assert_int_eq(et_routing_judge(&j, &out, open, NULL), ET_OK);
     return out;
 }
 
-/* Every score gets the deviation `sigma`, thresholds none. */
+static double variance_of(double sigma)
+{
+    return sigma / 6 * (sigma / 6);
+}
+
+/* Every score gets the deviation `sigma` / 6, thresholds none. */
 static void set_deviation(honest *k, double sigma)
 {
     size_t n = k->golden.c.experts;
-    for (size_t i = 0; i < k->golden.c.tokens * n; i++) k->noise.route.margin[i] = sigma * sigma;
+    ck_assert_double_eq(et_usual_limits.element, 30);
+    for (size_t i = 0; i < k->golden.c.tokens * n; i++) k->noise.fwd.logits[i] = variance_of(sigma);
     for (size_t i = 0; k->noise.route.threshold && i < n; i++) k->noise.route.threshold[i] = 0;
 }
 
@@ -107,7 +107,7 @@ static const struct {
      2,
      0,
      1,
-     "token 0 takes expert 2 (score 2) and not expert 1 (3): 1 apart, 7.07 deviations, 5 allowed"},
+     "token 0 takes expert 2 (score 2) and not expert 1 (3): 1 apart, 42.4 deviations, 30 allowed"},
     {"an open exchange", TC, {4, 3, 2.5, 1}, 0, 0.1, "1100", "1010", false, 2, 0, 0, 0, ""},
     {"one too many",
      TC,
@@ -671,7 +671,7 @@ START_TEST(thresholds_err_too)
     make_kernel(&k, "bf16-low", 1);
     set_deviation(&k, 0.05);
     ck_assert_uint_eq(judge_mask(&k, mask, false, open).illegal, 1);
-    k.noise.route.threshold[0] = 0.1 * 0.1;
+    k.noise.route.threshold[0] = variance_of(0.1);
     ck_assert_uint_eq(judge_mask(&k, mask, false, open).illegal, 0);
     free_honest(&k);
 }
@@ -848,7 +848,7 @@ static void make_other(honest *k, const char *json, bool first, bool second)
     if (second) mask[12 + 3] = 0, mask[12 + 0] = 1;
     et_step fresh = {.c = k->golden.c, .in = k->golden.in, .given_mask = mask}, noise;
     ck_assert_msg(et_step_run(&fresh, ET_PLAIN, NULL, NULL, &error) == ET_OK, "%s", error.text);
-    ck_assert_int_eq(et_step_noise(&noise, &fresh, k->profile, &error), ET_OK);
+    ck_assert_int_eq(et_step_noise(&noise, &fresh, k->profile, NULL, NULL, &error), ET_OK);
     clear_tensors(k);
     add_tensors(k, &fresh, &noise, 1, 7);
     et_step_free(&noise);
@@ -885,7 +885,7 @@ START_TEST(an_illegal_choice_is_judged_by_itself)
     for (size_t t = 0; t < 6; t++) mask[t * 4] = mask[t * 4 + 1] = 1; /* always the first two */
     et_step fresh = {.c = k.golden.c, .in = k.golden.in, .given_mask = mask}, noise;
     ck_assert_int_eq(et_step_run(&fresh, ET_PLAIN, NULL, NULL, &error), ET_OK);
-    ck_assert_int_eq(et_step_noise(&noise, &fresh, k.profile, &error), ET_OK);
+    ck_assert_int_eq(et_step_noise(&noise, &fresh, k.profile, NULL, NULL, &error), ET_OK);
     clear_tensors(&k);
     add_tensors(&k, &fresh, &noise, 1, 7);
     remove_tensor(&k, "route.topk_expert"); /* the golden's: a list of the rule's own choices */
@@ -958,7 +958,7 @@ START_TEST(open_decisions_are_inferred_from_rows)
         ck_assert_uint_eq(v.routing.open, 4);
         ck_assert_uint_eq(verdict_on(&v, "fwd.y")->judged, 24);
         et_verdict_free(&v);
-        values_of(&k, "fwd.y")[1 * 4 + 2] += 1; /* neither alternative has that */
+        values_of(&k, "fwd.y")[1 * 4 + 2] += 100; /* neither alternative has that */
         v = judge_by(&k, (et_verify_options){0});
         ck_assert_int_eq(verdict_on(&v, "fwd.y")->outcome, ET_MISMATCH);
         et_verdict_free(&v);
