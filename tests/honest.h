@@ -109,9 +109,8 @@ static inline void emulate(honest *k, const et_profile *p, et_rounding_mode mode
     et_step kernel;
     et_error error;
     et_tensor_out list[ET_MAX_STEP_TENSORS];
-    const et_rounding rounding = {.profile = p, .mode = mode, .seed = UNSEEN + seed};
-    ck_assert_msg(et_replica_run(&kernel, &k->golden, &rounding, 0, &error) == ET_OK, "%s",
-                  error.text);
+    const et_rounding how = {.profile = p, .mode = mode, .seed = UNSEEN + seed};
+    ck_assert_msg(et_replica_run(&kernel, &k->golden, &how, 0, &error) == ET_OK, "%s", error.text);
     size_t have = et_step_tensors(&kernel, false, list);
     for (size_t i = 0; i < have; i++)
         for (size_t t = 0; t < k->count && list[i].source == ET_FROM_F64; t++)

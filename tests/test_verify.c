@@ -5,7 +5,6 @@
  * kernels that round like real ones are judged by the campaign.
  */
 #include "ref/base/rounding.h"
-#include "ref/verdict/calibration.h"
 #include "ref/verdict/judge.h"
 #include "tests/check_main.h"
 #include "tests/honest.h"
@@ -21,45 +20,6 @@ static const char *const ec_case = "{'name':'ec','rule':'ec'," SMALL "," DRAWN "
 static const char *const tc_case =
     "{'name':'tc','rule':'tc','top_k':2,'balance':'aux','z_loss_coef':0.01,'gate':'softmax'," SMALL
     "," DRAWN "}";
-
-/* ---- limits ---- */
-
-/* Q(t) = p, computed to 40 digits elsewhere. */
-static const struct {
-    double p, t;
-} quantiles[] = {
-    {0.5, 0},
-    {0.25, 0.67448975019608174},
-    {0.025, 1.9599639845400542},
-    {1e-3, 3.0902323061678135},
-    {1e-6, 4.7534243088228990},
-    {1e-9, 5.9978070150076869},
-    {1e-12, 7.0344838253011319},
-    {1e-15, 7.9413453261709968},
-    {1e-20, 9.2623400897984076},
-};
-
-START_TEST(quantiles_are_right)
-{
-    double t = et_normal_quantile(quantiles[_i].p);
-    ck_assert_msg(fabs(t - quantiles[_i].t) <= 1e-14 * (1 + t), "p %g: %.17g, must be %.17g",
-                  quantiles[_i].p, t, quantiles[_i].t);
-}
-END_TEST
-
-START_TEST(limits_follow_from_alpha)
-{
-    /* two-sided: Q^-1(1e-15 / 2) at a million tests; ln(1e15) / 1.28 */
-    ck_assert_double_eq_tol(et_element_limit(1e-9, 1e6, false), 8.0269, 1e-4);
-    ck_assert_double_eq_tol(et_element_limit(1e-9, 1e6, true), 26.9835, 1e-4);
-    ck_assert_double_eq_tol(et_group_limit(et_group_limits_of(1e-9, 1e6, true), 4),
-                            8.0269 + (26.9835 - 8.0269) / 2, 1e-4);
-    ck_assert(et_element_limit(0.5, 1, true) >= et_element_limit(0.5, 1, false));
-    const et_profile *bf16 = et_profile_find("bf16"), *f16 = et_profile_find("f16");
-    ck_assert_double_eq_tol(et_systematic_slope(bf16), 2.73e-4, 1e-6);
-    ck_assert_double_eq_tol(et_systematic_slope(f16), 3.43e-5, 1e-7);
-}
-END_TEST
 
 /* ---- candidates that are refused unseen ---- */
 
@@ -162,10 +122,6 @@ START_TEST(bad_options_are_refused)
                    "explain_seconds = -1");
     bad.bits[ET_OUTPUTS] = 0;
     assert_refused(&k, k.tensors, 1, &(et_verify_options){.profile = &bad}, "0 bits");
-    const double alphas[] = {-1e-9, 1, NAN, INFINITY, 1e-320};
-    for (size_t i = 0; i < 5; i++)
-        assert_refused(&k, k.tensors, 1,
-                       &(et_verify_options){.profile = k.profile, .alpha = alphas[i]}, "alpha");
     et_verify_options options = {.profile = k.profile, .require = names, .require_count = 1};
     assert_refused(&k, k.tensors, 1, &options, "case 'ec' has no fwd.nothing");
     options.require = missing;
@@ -178,42 +134,48 @@ END_TEST
 
 static const struct {
     const char *json, *profile;
+    bool exact; /* next to nothing errs, and that not independently */
 } honest_kernels[] = {
-    {"{'name':'ec','rule':'ec'," SMALL "," DRAWN "}", "bf16"},
-    {"{'name':'ec','rule':'ec'," SMALL "," DRAWN "}", "f32"},
-    {"{'name':'ec','rule':'ec'," SMALL "," DRAWN "}", "f64"},
+    {"{'name':'ec','rule':'ec'," SMALL "," DRAWN "}", "bf16", false},
+    {"{'name':'ec','rule':'ec'," SMALL "," DRAWN "}", "f32", false},
+    {"{'name':'ec','rule':'ec'," SMALL "," DRAWN "}", "f64", false},
     {"{'name':'ec','rule':'ec','gate':'softmax_tokens','pool_tokens':48," SMALL "," DRAWN "}",
-     "bf16-low"},
+     "bf16-low", false},
     {"{'name':'tc','rule':'tc','top_k':2,'balance':'aux','z_loss_coef':0.01,'gate':'softmax'," SMALL
      "," DRAWN "}",
-     "bf16"},
+     "bf16", false},
     {"{'name':'tc','rule':'tc','top_k':2,'balance':'lossfree','norm':'sum'," SMALL "," DRAWN "}",
-     "tf32"},
+     "tf32", false},
     {"{'name':'et','rule':'et','ema_updates':50,'capacity_factor':0.3,'norm':'fanout',"
      "'micro_batches':2,'gate':'softmax_anchor'," SMALL "," DRAWN "}",
-     "bf16"},
+     "bf16", false},
     {"{'name':'et','rule':'et','mode':'eval','ema_updates':50,'shared':false,'gate':'relu'," SMALL
      "," DRAWN "}",
-     "f16"},
+     "f16", false},
     {"{'name':'dense','layer':'dense','tokens':96,'d_model':24,'d_expert':40,'precision':'bf16',"
      "'input':{'source':'normal','seed':3}}",
-     "bf16"},
+     "bf16", false},
     {"{'name':'exact','rule':'et','tokens':64,'d_model':32,'d_expert':32,'experts':8,'gate':'relu',"
      "'precision':'bf16','input':{'source':'integer','seed':3}}",
-     "bf16"},
+     "bf16", true},
 };
 
+/* Rounded to nearest, rounded by chance, and with independent noise. Where 8 bits hold a logit, a decision may be open. */
 START_TEST(honest_kernels_pass)
 {
     honest k;
     make_honest(&k, honest_kernels[_i].json, honest_kernels[_i].profile, 11);
-    for (uint64_t seed = 12; seed < 15; seed++) {
+    for (uint64_t seed = 12; seed < 18; seed++) {
+        if (seed < 15 || honest_kernels[_i].exact)
+            emulate(&k, k.profile, seed == 12 ? ET_ROUND_NEAREST : ET_ROUND_RANDOM, seed);
         et_verdict v = judge_by(&k, (et_verify_options){0});
         for (size_t i = 0; i < v.tensor_count; i++) {
             const et_tensor_verdict *t = &v.tensors[i];
             bool small = strstr(t->reason, "below its noise") != NULL;
-            ck_assert_msg(t->outcome == ET_PASS || small, "%s: %s", t->name, t->reason);
+            bool open = strcmp(t->name, "route.margin") == 0 && v.routing.open > 0;
+            ck_assert_msg(t->outcome == ET_PASS || small || open, "%s: %s", t->name, t->reason);
         }
+        ck_assert(v.routing.open == 0 || strcmp(v.profile.name, "bf16-low") == 0);
         ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
         ck_assert_str_eq(v.profile.name, honest_kernels[_i].profile);
         ck_assert_uint_eq(v.tensor_count, k.count);
@@ -225,7 +187,6 @@ START_TEST(honest_kernels_pass)
 }
 END_TEST
 
-/* The report's numbers, on an error that is known. */
 /* An autograd kernel has dy in bf16 before it computes with it, where another rounds w dy alone. */
 START_TEST(dy_may_be_rounded_before_dO_is)
 {
@@ -241,9 +202,7 @@ START_TEST(dy_may_be_rounded_before_dO_is)
     for (size_t i = 0; i < 512 * 64; i++)
         dO[i] = rounding_result(&r, 0.2 * rounding_result(&r, k.golden.in.dy[i]));
     et_verdict v = judge_by(&k, (et_verify_options){0});
-    const et_group *whole = &verdict_on(&v, "bwd.shared_out")->whole;
     ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
-    ck_assert_double_eq_tol(whole->spread, 1.29, 0.03);
     et_verdict_free(&v);
     for (size_t i = 0; i < 512 * 64; i++) /* truncated: no kernel of this profile does that */
         dO[i] = 0.2 * k.golden.in.dy[i] -
@@ -255,6 +214,7 @@ START_TEST(dy_may_be_rounded_before_dO_is)
 }
 END_TEST
 
+/* The report's numbers, on an error that is known. */
 START_TEST(the_report_says_what_was_found)
 {
     honest k;
@@ -262,7 +222,7 @@ START_TEST(the_report_says_what_was_found)
     size_t at = 17 * 24 + 5;
     double *y = values_of(&k, "fwd.y"), want = k.golden.fwd.y[at];
     double sigma = sqrt(k.noise.fwd.y[at]);
-    y[at] = want + 20 * sigma;
+    y[at] = want + 40 * sigma;
     et_verdict v = judge_by(&k, (et_verify_options){0});
     const et_tensor_verdict *t = verdict_on(&v, "fwd.y");
     ck_assert_int_eq(v.outcome, ET_MISMATCH);
@@ -273,14 +233,15 @@ START_TEST(the_report_says_what_was_found)
     ck_assert_uint_eq(t->worst, at);
     ck_assert_double_eq(t->got, y[at]);
     ck_assert_double_eq(t->want, want);
-    ck_assert_double_eq_tol(t->largest_sigmas, 20, 1e-6);
+    ck_assert_double_eq_tol(t->largest_sigmas, 40, 1e-6);
+    ck_assert_double_eq(t->limit_sigmas, 30);
     ck_assert_double_eq_tol(t->bar, t->limit_sigmas * sigma, 1e-9);
-    ck_assert(t->largest_error >= 19.99 * sigma);
+    ck_assert(t->largest_error >= 39.99 * sigma);
     ck_assert_msg(strstr(t->reason, "1 of 2304 elements fail; at token 17, column 5") != NULL, "%s",
                   t->reason);
     ck_assert_msg(strncmp(v.line, "FAIL: fwd.y: 1 of", 17) == 0, "%s", v.line);
     ck_assert(t->effective_sample > 1 && t->effective_sample <= 96 * 24);
-    ck_assert_double_eq_tol(t->whole.spread, 1, 0.3);
+    ck_assert_double_eq_tol(t->whole.spread, sqrt(1 + 1600. / 2304), 0.3);
     ck_assert_int_eq(verdict_on(&v, "bwd.x")->outcome, ET_PASS);
     et_verdict_free(&v);
     free_honest(&k);
@@ -440,8 +401,8 @@ static sight look(honest *k, const char *tensor, const char *kind, const char *p
     const et_verify_options options = {.profile = k->profile};
     et_verdict v;
     et_error error;
-    ck_assert_msg(et_verify_visiting(&v, &k->golden, k->tensors, k->count, &options, look_at, &s,
-                                     &error) == ET_OK,
+    ck_assert_msg(et_verify_with(&v, &k->golden, &k->shelf, k->tensors, k->count, &options, look_at,
+                                 &s, &error) == ET_OK,
                   "%s", error.text);
     ck_assert_msg(s.seen, "%s has no group %s %zu (%s)", tensor, kind, index, part);
     s.failed = verdict_on(&v, tensor)->failed;
@@ -527,7 +488,7 @@ static const sight noisy[] = {
     {.tensor = "fwd.y", .kind = "row", .part = "reference", .index = 77},
     {.tensor = "fwd.shared_out", .kind = "column", .part = "reference", .index = 9},
     {.tensor = "fwd.slot_out", .kind = "expert", .part = "reference", .index = 2},
-    {.tensor = "bwd.shared_act", .kind = "tokens", .part = "reference", .index = 128},
+    {.tensor = "bwd.shared_act", .kind = "block", .part = "reference", .index = 128},
 };
 
 /* Errors of the group become +-`deviations` each. */
@@ -545,7 +506,7 @@ static void set_errors(honest *k, const sight *s, double deviations)
                   (strcmp(s->kind, "row") == 0 && row == s->index) ||
                   (strcmp(s->kind, "column") == 0 && i % columns == s->index) ||
                   (strcmp(s->kind, "expert") == 0 && row / 64 == s->index) ||
-                  (strcmp(s->kind, "tokens") == 0 && row / 128 == s->index / 128);
+                  (strcmp(s->kind, "block") == 0 && row / 128 == s->index / 128);
         double sigma = sqrt(((const double *)variance[at].values)[i]);
         if (in)
             values[i] =
@@ -578,112 +539,23 @@ END_TEST
 
 /* What the campaign gathers: every kind of group of every tensor, with numbers in them. */
 typedef struct census {
-    size_t tensors, experts, rows, columns, blocks, parts;
+    size_t tensors, experts, rows, columns, blocks, tiles, parts;
 } census;
 
 static void count_group(void *user, const char *tensor, const et_group *g)
 {
     census *c = user;
-    ck_assert(g->elements >= 8 && g->spread > 0 && g->spread_limit > 1.2);
-    ck_assert(g->pass);
+    ck_assert(g->elements >= 8 && g->spread > 0 && g->spread_limit > g->spread);
+    ck_assert(g->pass && g->deviations < 20);
     bool y = strcmp(tensor, "fwd.y") == 0;
     c->tensors += strcmp(g->kind, "tensor") == 0;
     c->experts += strcmp(g->kind, "expert") == 0;
     c->rows += y && strcmp(g->kind, "row") == 0;
     c->columns += y && strcmp(g->kind, "column") == 0;
-    c->blocks += y && strcmp(g->kind, "tokens") == 0;
+    c->blocks += y && strcmp(g->kind, "block") == 0;
+    c->tiles += y && strcmp(g->kind, "tile") == 0;
     c->parts += strcmp(g->kind, "part") == 0;
 }
-
-/* What errors of dH, or of dO and A, make of the shared expert's gradient: each row, and each column, by itself. */
-static const struct {
-    const char *tensor, *input;
-} whole_rows[] = {{"bwd.shared_up", "'source':'normal'"},
-                  {"bwd.shared_up", "'source':'normal','mean':2"},
-                  {"bwd.shared_up", "'source':'skewed','hot':1"},
-                  {"bwd.shared_down", "'source':'normal'"},
-                  {"bwd.shared_down", "'source':'normal','mean':2"}};
-
-/* The gradient p' q [a,b] becomes that of a p whose elements err by V. */
-static void err_by(size_t tokens, size_t a, const et_real *V, size_t b, const et_real *q,
-                   bool transposed, et_stream stream, double *gradient)
-{
-    for (size_t t = 0; t < tokens; t++)
-        for (size_t i = 0; i < a; i++) {
-            double e = sqrt(V[t * a + i]) * et_normal(stream, t * a + i);
-            for (size_t k = 0; e != 0 && k < b; k++)
-                gradient[transposed ? k * a + i : i * b + k] += e * q[t * b + k];
-        }
-}
-
-START_TEST(rows_may_err_as_wholes)
-{
-    enum { TOKENS = 512, D = 96, H = 24, DRAWS = 60 };
-    honest k;
-    char json[512];
-    bool up = strstr(whole_rows[_i].tensor, "_up") != NULL;
-    double squares = 0;
-    snprintf(json, sizeof json,
-             "{'name':'rows','rule':'tc','top_k':1,'tokens':%d,'d_model':%d,'d_expert':8,"
-             "'shared_d_expert':%d,'experts':2,'norm':'fanout','precision':'bf16','input':{%s,'"
-             "seed':4}}",
-             TOKENS, D, H, whole_rows[_i].input);
-    make_honest(&k, json, "bf16", 1);
-    keep_only(&k, whole_rows[_i].tensor, "route.mask");
-    const et_step *g = &k.golden, *V = &k.noise;
-    for (uint64_t draw = 0; draw < DRAWS; draw++) {
-        double *gradient = values_of(&k, whole_rows[_i].tensor);
-        memcpy(gradient, up ? g->bwd.shared_up : g->bwd.shared_down, D * H * sizeof *gradient);
-        et_stream first = et_stream_open(draw, "p"), second = et_stream_open(draw, "q");
-        if (up) {
-            err_by(TOKENS, H, V->bwd.shared_pre, D, g->in.x, false, first, gradient);
-        } else {
-            err_by(TOKENS, D, V->bwd.shared_out, H, g->fwd.shared_act, false, first, gradient);
-            err_by(TOKENS, H, V->fwd.shared_act, D, g->bwd.shared_out, true, second, gradient);
-        }
-        sight s = look(&k, whole_rows[_i].tensor, "tensor", "reference", 0);
-        squares += s.group.slope * s.group.slope / (s.group.slope_sigma * s.group.slope_sigma);
-        ck_assert_int_eq(s.outcome, ET_PASS);
-    }
-    double scatter = sqrt(squares / DRAWS); /* 1, but for what is rounded beside */
-    ck_assert_msg(scatter > 0.6 && scatter < 1.4, "%g deviations", scatter);
-    free_honest(&k);
-}
-END_TEST
-
-static void count_one(void *user, const char *tensor, const et_group *g)
-{
-    (void)tensor, (void)g;
-    ++*(size_t *)user;
-}
-
-/* alpha is divided by at least as many tests as are made: slope and spread of every group. One token that is on 300
- * experts gives y more parts than it has elements. */
-START_TEST(no_group_goes_uncounted)
-{
-    const char *const cases[] = {
-        ec_case, tc_case,
-        "{'name':'many','rule':'tc','top_k':300,'tokens':1,'d_model':16,"
-        "'d_expert':16,'experts':300,'precision':'bf16','shared':false," DRAWN "}"};
-    for (size_t i = 0; i < 3; i++) {
-        honest k;
-        et_verdict v;
-        make_honest(&k, cases[i], "bf16", 1);
-        const et_verify_options options = {.profile = k.profile};
-        for (size_t t = 0; t < k.count; t++) {
-            size_t seen = 0;
-            ck_assert_int_eq(et_verify_visiting(&v, &k.golden, &k.tensors[t], 1, &options,
-                                                count_one, &seen, NULL),
-                             ET_OK);
-            et_verdict_free(&v);
-            double counted = et_group_tests(&k.tensors[t], k.golden.c.experts);
-            ck_assert_msg((double)(2 * seen) <= counted, "%s of '%s': %zu groups, %g tests counted",
-                          k.tensors[t].name, k.golden.c.name, seen, counted);
-        }
-        free_honest(&k);
-    }
-}
-END_TEST
 
 START_TEST(every_group_is_shown)
 {
@@ -693,39 +565,36 @@ START_TEST(every_group_is_shown)
     make_honest(&k, wide_case, "bf16", 1);
     keep_only(&k, "fwd.y", "bwd.x");
     const et_verify_options options = {.profile = k.profile};
-    ck_assert_int_eq(
-        et_verify_visiting(&v, &k.golden, k.tensors, k.count, &options, count_group, &seen, NULL),
-        ET_OK);
+    ck_assert_int_eq(et_verify_with(&v, &k.golden, &k.shelf, k.tensors, k.count, &options,
+                                    count_group, &seen, NULL),
+                     ET_OK);
     ck_assert_uint_eq(seen.tensors, 2);
     ck_assert_uint_eq(seen.experts, 8); /* their parts of y */
     ck_assert_uint_eq(seen.rows, 512);
     ck_assert_uint_eq(seen.columns, 64);
     ck_assert_uint_eq(seen.blocks, 512 / 16 + 512 / 64 + 512 / 128);
+    ck_assert_uint_eq(seen.tiles, (512 / 16) * (64 / 16));
     ck_assert_uint_eq(seen.parts, 2 + 3); /* y: routed, shared; dx: experts, shared, router */
     et_verdict_free(&v);
     free_honest(&k);
 }
 END_TEST
 
-/* Sums are taken in a fixed order, whoever takes them. (Variances come from OpenBLAS, whose last bits
- * depend on the number of threads.) */
+/* Sums are taken in a fixed order, whoever takes them. */
 static et_tensor_verdict judged_by_threads(const honest *k, size_t index, int threads)
 {
     const et_verify_options options = {.profile = k->profile};
     const et_judgement j = {.golden = &k->golden,
                             .reference = &k->golden,
-                            .variance = &k->noise,
-                            .scale = 1,
+                            .bars = &k->shelf.places[0].bars,
                             .candidate = k->tensors,
                             .count = k->count,
                             .mask = k->golden.route.mask,
-                            .options = &options,
-                            .alpha = 1e-9,
-                            .tests = 1e6};
+                            .options = &options};
     et_tensor_verdict out;
     int usual = omp_get_max_threads();
     omp_set_num_threads(threads);
-    ck_assert_int_eq(et_judge_tensor(&j, index, &k->golden, &out, NULL), ET_OK);
+    ck_assert_int_eq(et_judge_tensor(&j, index, &k->golden, NULL, &out, NULL), ET_OK);
     omp_set_num_threads(usual);
     return out;
 }
@@ -735,7 +604,6 @@ START_TEST(no_figure_depends_on_threads)
     honest k;
     make_honest(&k, wide_case, "bf16", 1);
     for (size_t i = 0; i < k.count; i++) {
-        if (strcmp(k.tensors[i].name, "bwd.x") == 0) continue; /* its parts are products */
         et_tensor_verdict one = judged_by_threads(&k, i, 1), three = judged_by_threads(&k, i, 3);
         ck_assert_double_eq(one.whole.slope, three.whole.slope);
         ck_assert_double_eq(one.whole.spread, three.whole.spread);
@@ -840,22 +708,45 @@ START_TEST(beyond_the_range_nothing_is_judged)
                 "{'name':'huge','rule':'ec','tokens':96,'d_model':24,'d_expert':40,'experts':4,"
                 "'precision':'f16','input':{'source':'huge','seed':3}}",
                 "f16", 1);
-    for (size_t i = k.count; i-- > 0;)
-        if (strncmp(k.tensors[i].name, "fwd.", 4) != 0 &&
-            strcmp(k.tensors[i].name, "bwd.slot_out") != 0 &&
-            strcmp(k.tensors[i].name, "state.ema") != 0)
-            remove_tensor(&k, k.tensors[i].name);
-    values_of(&k, "fwd.slot_act")[0] = INFINITY; /* as a kernel of this range would have it */
+    const char *const kept[] = {"bwd.slot_out", "bwd.logits", "state.ema"};
+    for (size_t i = k.count; i-- > 0;) {
+        bool keep = strncmp(k.tensors[i].name, "fwd.", 4) == 0;
+        for (size_t n = 0; n < 3; n++) keep |= strcmp(k.tensors[i].name, kept[n]) == 0;
+        if (!keep) remove_tensor(&k, k.tensors[i].name);
+    }
+    emulate(&k, k.profile, ET_ROUND_NEAREST, 1); /* infinite where a kernel of this range is */
+    const double *A = k.golden.fwd.slot_act, *dr = k.golden.bwd.logits;
+    size_t beyond = 0, within = 0, routed = 0;
+    while (A[beyond] <= 65504) beyond++;
+    while (A[within] == 0 || A[within] > 60000) within++;
+    while (k.golden.route.mask[routed] == 0) routed++;
+    ck_assert(values_of(&k, "fwd.slot_act")[beyond] == INFINITY);
+    ck_assert(fabs(dr[routed]) < 1); /* in range itself */
+    values_of(&k, "fwd.slot_act")[beyond] = 65504;
     values_of(&k, "fwd.y")[0] = NAN;
-    values_of(&k, "bwd.slot_out")[0] = NAN; /* in range itself */
+    values_of(&k, "bwd.logits")[routed] = NAN;
     et_verdict v = judge_by(&k, (et_verify_options){0});
+    const char *const unjudged[] = {"fwd.slot_act", "fwd.y", "bwd.logits"};
     ck_assert_msg(v.outcome == ET_INCONCLUSIVE, "%s", v.line);
-    ck_assert_ptr_nonnull(strstr(verdict_on(&v, "fwd.slot_act")->reason, "outside the range"));
-    ck_assert_int_eq(verdict_on(&v, "fwd.y")->outcome, ET_INCONCLUSIVE);
-    ck_assert_ptr_nonnull(strstr(verdict_on(&v, "bwd.slot_out")->reason,
-                                 "computed from fwd.slot_act, which is outside the range"));
+    for (size_t i = 0; i < 3; i++) {
+        const et_tensor_verdict *t = verdict_on(&v, unjudged[i]);
+        ck_assert_int_eq(t->outcome, ET_INCONCLUSIVE);
+        ck_assert_msg(strstr(t->reason, "leave the range of profile f16") != NULL, "%s: %s",
+                      t->name, t->reason);
+    }
+    ck_assert_int_eq(verdict_on(&v, "bwd.slot_out")->outcome, ET_PASS);
     et_verdict_free(&v);
-    values_of(&k, "fwd.logits")[0] += 1e6; /* these are within, and nothing before them is not */
+    values_of(&k, "fwd.slot_act")[within] *= 2; /* what is within is judged */
+    values_of(&k, "bwd.slot_out")[0] = NAN;     /* nothing before it leaves the range */
+    v = judge_by(&k, (et_verify_options){0});
+    ck_assert_int_eq(verdict_on(&v, "fwd.slot_act")->outcome, ET_MISMATCH);
+    ck_assert_uint_eq(verdict_on(&v, "fwd.slot_act")->failed, 1);
+    ck_assert_int_eq(verdict_on(&v, "bwd.slot_out")->outcome, ET_MISMATCH);
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    et_verdict_free(&v);
+    values_of(&k, "bwd.slot_out")[0] = k.golden.bwd.slot_out[0];
+    values_of(&k, "fwd.slot_act")[within] /= 2;
+    values_of(&k, "fwd.logits")[0] += 1e6; /* nor before these */
     values_of(&k, "state.ema")[0] += 1e6;
     v = judge_by(&k, (et_verify_options){0});
     ck_assert_int_eq(verdict_on(&v, "fwd.logits")->outcome, ET_MISMATCH);
@@ -879,16 +770,16 @@ START_TEST(margins_are_judged_where_nothing_is_open)
     assert_mismatch(&k, "route.margin", "1 of 384 elements fail");
     free_honest(&k);
     make_honest(&k, tc_case, "bf16", 1);
-    /* it errs with two scores, of which k.noise knows one: the limit is higher than for that */
-    v = judge_by(&k, (et_verify_options){0});
-    double sigma = sqrt(k.noise.route.margin[7]);
-    double limit = verdict_on(&v, "route.margin")->limit_sigmas;
-    et_verdict_free(&v);
-    values_of(&k, "route.margin")[7] = k.golden.route.margin[7] + 1.2 * limit * sigma;
+    double sigma = sqrt(k.noise.route.margin[7]), *margins = values_of(&k, "route.margin");
+    margins[7] = k.golden.route.margin[7] + 3 * sigma;
     v = judge_by(&k, (et_verify_options){0});
     ck_assert_int_eq(verdict_on(&v, "route.margin")->outcome, ET_PASS);
     et_verdict_free(&v);
-    values_of(&k, "route.margin")[7] += 1;
+    margins[7] = k.golden.route.margin[7] + 29 * sigma; /* the group may object */
+    v = judge_by(&k, (et_verify_options){0});
+    ck_assert_uint_eq(verdict_on(&v, "route.margin")->failed, 0);
+    et_verdict_free(&v);
+    margins[7] = k.golden.route.margin[7] + 31 * sigma;
     assert_mismatch(&k, "route.margin", "1 of 384 elements fail");
     free_honest(&k);
 }
@@ -963,9 +854,6 @@ int main(void)
 #ifdef ETREF_F32
     tcase_add_test(add_case(suite, "float build"), a_float_build_does_not_judge);
 #else
-    TCase *limits = add_case(suite, "limits");
-    tcase_add_loop_test(limits, quantiles_are_right, 0, sizeof quantiles / sizeof *quantiles);
-    tcase_add_test(limits, limits_follow_from_alpha);
     TCase *refused = add_case(suite, "refused");
     tcase_add_test(refused, bad_tensors_are_refused);
     tcase_add_test(refused, slots_must_be_those_of_its_own_routing);
@@ -989,8 +877,6 @@ int main(void)
     TCase *groups = add_case(suite, "groups");
     tcase_add_loop_test(groups, hidden_factors_are_found, 0, sizeof scaled / sizeof *scaled);
     tcase_add_loop_test(groups, hidden_noise_is_found, 0, sizeof noisy / sizeof *noisy);
-    tcase_add_loop_test(groups, rows_may_err_as_wholes, 0, sizeof whole_rows / sizeof *whole_rows);
-    tcase_add_test(groups, no_group_goes_uncounted);
     tcase_add_test(groups, every_group_is_shown);
     tcase_add_test(groups, no_figure_depends_on_threads);
     TCase *vacuous = add_case(suite, "vacuous");
