@@ -557,6 +557,59 @@ static void count_group(void *user, const char *tensor, const et_group *g)
     c->parts += strcmp(g->kind, "part") == 0;
 }
 
+/* What errors of dH, or of dO and A, make of the shared expert's gradient: each row, and each column, by itself. */
+static const struct {
+    const char *tensor, *input;
+} whole_rows[] = {{"bwd.shared_up", "'source':'normal'"},
+                  {"bwd.shared_up", "'source':'normal','mean':2"},
+                  {"bwd.shared_up", "'source':'skewed','hot':1"},
+                  {"bwd.shared_down", "'source':'normal'"},
+                  {"bwd.shared_down", "'source':'normal','mean':2"}};
+
+/* The gradient p' q [a,b] becomes that of a p whose elements err by V. */
+static void err_by(size_t tokens, size_t a, const et_real *V, size_t b, const et_real *q,
+                   bool transposed, et_stream stream, double *gradient)
+{
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t i = 0; i < a; i++) {
+            double e = sqrt(V[t * a + i]) * et_normal(stream, t * a + i);
+            for (size_t k = 0; e != 0 && k < b; k++)
+                gradient[transposed ? k * a + i : i * b + k] += e * q[t * b + k];
+        }
+}
+
+START_TEST(rows_may_err_as_wholes)
+{
+    enum { TOKENS = 512, D = 96, H = 24, DRAWS = 20 };
+    honest k;
+    char json[512];
+    bool up = strstr(whole_rows[_i].tensor, "_up") != NULL;
+    snprintf(json, sizeof json,
+             "{'name':'rows','rule':'tc','top_k':1,'tokens':%d,'d_model':%d,'d_expert':8,"
+             "'shared_d_expert':%d,'experts':2,'norm':'fanout','precision':'bf16','input':{%s,'"
+             "seed':4}}",
+             TOKENS, D, H, whole_rows[_i].input);
+    make_honest(&k, json, "bf16", 1);
+    keep_only(&k, whole_rows[_i].tensor, "route.mask");
+    const et_step *g = &k.golden, *V = &k.noise;
+    for (uint64_t draw = 0; draw < DRAWS; draw++) {
+        double *gradient = values_of(&k, whole_rows[_i].tensor);
+        memcpy(gradient, up ? g->bwd.shared_up : g->bwd.shared_down, D * H * sizeof *gradient);
+        et_stream first = et_stream_open(draw, "p"), second = et_stream_open(draw, "q");
+        if (up) {
+            err_by(TOKENS, H, V->bwd.shared_pre, D, g->in.x, false, first, gradient);
+        } else {
+            err_by(TOKENS, D, V->bwd.shared_out, H, g->fwd.shared_act, false, first, gradient);
+            err_by(TOKENS, H, V->fwd.shared_act, D, g->bwd.shared_out, true, second, gradient);
+        }
+        sight s = look(&k, whole_rows[_i].tensor, "tensor", "reference", 0);
+        ck_assert_msg(s.outcome == ET_PASS, "slope %g of %g, spread %g of %g", s.group.slope,
+                      s.group.slope_limit, s.group.spread, s.group.spread_limit);
+    }
+    free_honest(&k);
+}
+END_TEST
+
 START_TEST(every_group_is_shown)
 {
     honest k;
@@ -877,6 +930,7 @@ int main(void)
     TCase *groups = add_case(suite, "groups");
     tcase_add_loop_test(groups, hidden_factors_are_found, 0, sizeof scaled / sizeof *scaled);
     tcase_add_loop_test(groups, hidden_noise_is_found, 0, sizeof noisy / sizeof *noisy);
+    tcase_add_loop_test(groups, rows_may_err_as_wholes, 0, sizeof whole_rows / sizeof *whole_rows);
     tcase_add_test(groups, every_group_is_shown);
     tcase_add_test(groups, no_figure_depends_on_threads);
     TCase *vacuous = add_case(suite, "vacuous");
