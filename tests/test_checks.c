@@ -280,10 +280,10 @@ END_TEST
 START_TEST(a_feed_forward_layer_is_checked)
 {
     et_real x[4] = {1, 2, 3, 4}, H[4] = {77, 77, 77, 77}, A[4], out[4], w[4] = {1, 0, 0, 1};
-    const et_ffn bad[] = {{(et_engine)9, 2, 2, w, w},
-                          {ET_PLAIN, 2, 2, NULL, w},
-                          {ET_PLAIN, 2, 2, w, NULL},
-                          {ET_PLAIN, 2, SIZE_MAX / 2, w, w}};
+    const et_ffn bad[] = {{(et_engine)9, 2, 2, w, w, NULL},
+                          {ET_PLAIN, 2, 2, NULL, w, NULL},
+                          {ET_PLAIN, 2, 2, w, NULL, NULL},
+                          {ET_PLAIN, 2, SIZE_MAX / 2, w, w, NULL}};
     static const char *const says[] = {"engine = 9", "up is NULL", "down is NULL", "addressed"};
     for (size_t i = 0; i < COUNT(bad); i++) {
         et_error error = {""};
@@ -293,7 +293,7 @@ START_TEST(a_feed_forward_layer_is_checked)
                          ET_EINVAL);
         ck_assert(H[0] == 77 && H[3] == 77);
     }
-    const et_ffn fine = {ET_PLAIN, 2, 2, w, w};
+    const et_ffn fine = {ET_PLAIN, 2, 2, w, w, NULL};
     ck_assert_int_eq(et_ffn_forward(&fine, SIZE_MAX / 4, x, H, A, out, NULL), ET_EINVAL);
     ck_assert_int_eq(et_ffn_forward(NULL, 2, x, H, A, out, NULL), ET_EINVAL);
 }
@@ -454,9 +454,9 @@ START_TEST(what_is_to_be_judged_is_checked)
     ck_assert_msg(strstr(error.text, "et_step_run") != NULL, "%s", error.text);
     ck_assert_int_eq(et_step_run(&s, ET_PLAIN, NULL, NULL, NULL), ET_OK);
     ck_assert_int_eq(et_verify(&verdict, &s, NULL, 1, &options, &error), ET_EINVAL);
-    options.alpha = (double)NAN;
+    options.explain_seconds = (double)NAN;
     ck_assert_int_eq(et_verify(&verdict, &s, NULL, 0, &options, &error), ET_EINVAL);
-    options.alpha = 0;
+    options.explain_seconds = 0;
     options.require_count = 1;
     ck_assert_int_eq(et_verify(&verdict, &s, NULL, 0, &options, &error), ET_EINVAL);
     et_step_free(&s);

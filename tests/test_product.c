@@ -137,13 +137,16 @@ START_TEST(a_product_is_one_chain_in_the_accumulator)
     for (size_t i = 0; (p->ftz || p->flush_products) && i < M * K; i++) a[i] *= (et_real)0x1p-63;
     for (size_t i = 0; (p->ftz || p->flush_products) && i < K * N; i++) b[i] *= (et_real)0x1p-63;
     for (uint64_t seed = 0; seed < SEEDS; seed++) {
-        const et_rounding r = {p, ET_ROUND_RANDOM, seed};
+        const et_rounding r = {.profile = p, .mode = ET_ROUND_RANDOM, .seed = seed};
         drawn[et_order_of(&r, "A", K).way] = true;
         is_one_chain(&r, seed & 1, seed & 2, seed & 4);
     }
     ck_assert(drawn[ET_FORWARDS] && drawn[ET_BACKWARDS] && drawn[ET_SHUFFLED]);
-    is_one_chain(&(et_rounding){p, ET_ROUND_NEAREST, 1}, false, false, true);
-    ck_assert_int_eq(et_order_of(&(et_rounding){p, ET_ROUND_NEAREST, 1}, "A", K).way, ET_FORWARDS);
+    is_one_chain(&(et_rounding){.profile = p, .mode = ET_ROUND_NEAREST, .seed = 1}, false, false,
+                 true);
+    ck_assert_int_eq(
+        et_order_of(&(et_rounding){.profile = p, .mode = ET_ROUND_NEAREST, .seed = 1}, "A", K).way,
+        ET_FORWARDS);
 }
 END_TEST
 
@@ -152,7 +155,7 @@ static void through_identity(const et_profile *p, int stored, et_real *out)
 {
     static et_real one[M * M];
     et_error error;
-    const et_rounding r = {p, ET_ROUND_RANDOM, 5};
+    const et_rounding r = {.profile = p, .mode = ET_ROUND_RANDOM, .seed = 5};
     et_operand A = {et_rows(a, M), ET_OPERANDS, "A", stored},
                I = {et_rows(one, M), ET_OPERANDS, "I", ET_UNSTORED};
     for (size_t i = 0; i < M; i++) one[i * M + i] = 1;
@@ -161,7 +164,7 @@ static void through_identity(const et_profile *p, int stored, et_real *out)
 
 START_TEST(what_was_stored_as_an_operand_is_not_rounded_again)
 {
-    const et_rounding r = {et_profile_find("bf16"), ET_ROUND_RANDOM, 5};
+    const et_rounding r = {.profile = et_profile_find("bf16"), .mode = ET_ROUND_RANDOM, .seed = 5};
     fill(M * M, 24, 4, a);
     et_round(&r, ET_INTERMEDIATES, "A", M * M, a);
     size_t moved = 0;
@@ -190,7 +193,7 @@ START_TEST(rows_and_numbers_are_chains_too)
     fill(M * K, 24, 1, a);
     fill(K * M, 24, 2, b);
     for (uint64_t seed = 0; seed < SEEDS; seed++) {
-        const et_rounding r = {p, ET_ROUND_RANDOM, seed};
+        const et_rounding r = {.profile = p, .mode = ET_ROUND_RANDOM, .seed = seed};
         const et_order order = et_order_of(&r, "dw", K);
         ck_assert(et_dots(&r, "dw", M, K, a, NULL, b, dots, NULL) == ET_OK);
         for (size_t i = 0; i < M; i++) {
@@ -219,7 +222,8 @@ START_TEST(an_order_takes_every_term_once)
     size_t moved = 0;
     for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
         for (uint64_t seed = 0; seed < SEEDS; seed++) {
-            const et_rounding r = {et_profile_find("f32"), ET_ROUND_RANDOM, seed};
+            const et_rounding r = {
+                .profile = et_profile_find("f32"), .mode = ET_ROUND_RANDOM, .seed = seed};
             const et_order order = et_order_of(&r, "x", counts[c]);
             memset(taken, 0, sizeof taken);
             for (size_t k = 0; k < counts[c]; k++) {
@@ -264,7 +268,8 @@ START_TEST(threads_change_no_bit_of_a_replica)
                   "{'name':'threads','rule':'et','tokens':256,'d_model':64,"
                   "'d_expert':96,'experts':8,'gate':'softmax_anchor','input':{'source':'normal'}}",
                   &error) == ET_OK);
-    const et_rounding r = {et_profile_find(_i ? "f32" : "bf16"), ET_ROUND_RANDOM, 3};
+    const et_rounding r = {
+        .profile = et_profile_find(_i ? "f32" : "bf16"), .mode = ET_ROUND_RANDOM, .seed = 3};
     int before = omp_get_max_threads();
     draw_case(&one, &c);
     draw_case(&two, &c);
@@ -298,7 +303,7 @@ START_TEST(shares_and_sums_are_numbers_of_their_places)
                            "'d_expert':24,'experts':4,'input':{'source':'normal'}}",
                            &error) == ET_OK);
     p.bits[rows[_i].place] = 8;
-    const et_rounding r = {&p, ET_ROUND_NEAREST, 0};
+    const et_rounding r = {.profile = &p, .mode = ET_ROUND_NEAREST, .seed = 0};
     draw_case(&s, &c);
     s.rounding = &r;
     ck_assert(et_step_run(&s, ET_PLAIN, NULL, NULL, &error) == ET_OK);
@@ -319,7 +324,7 @@ START_TEST(the_router_has_operands_and_sums_of_its_own)
 {
     et_error error;
     et_profile p = with_sums("apart", 11, 11, 8, false);
-    const et_rounding r = {&p, ET_ROUND_NEAREST, 0};
+    const et_rounding r = {.profile = &p, .mode = ET_ROUND_NEAREST, .seed = 0};
     fill(M * K, 24, 1, a);
     fill(K * N, 24, 2, b);
     p.bits[ET_ROUTER_OPERANDS] = p.bits[ET_ROUTER_ACCUMULATOR] = 24;
@@ -339,7 +344,7 @@ START_TEST(subnormal_operands_are_flushed_where_the_profile_says)
 {
     et_error error;
     et_profile p = *et_profile_find("f32");
-    const et_rounding r = {&p, ET_ROUND_NEAREST, 0};
+    const et_rounding r = {.profile = &p, .mode = ET_ROUND_NEAREST, .seed = 0};
     const et_real tiny[2] = {(et_real)0x1p-130, (et_real)0x1p-126}, large[2] = {(et_real)0x1p20, 0};
     et_operand A = operand("x", tiny, 2, false), B = operand("W", large, 1, false);
     ck_assert(et_product(&r, ET_PLAIN, 1, 1, 2, A, B, false, got, 1, &error) == ET_OK);
@@ -360,7 +365,8 @@ START_TEST(a_weight_that_is_a_gate_value_is_not_rounded_again)
                            "{'name':'weights','rule':'ec','tokens':32,'d_model':16,"
                            "'d_expert':24,'experts':4,'input':{'source':'normal'}}",
                            &error) == ET_OK);
-    const et_rounding r = {et_profile_find("bf16-low"), ET_ROUND_RANDOM, 3};
+    const et_rounding r = {
+        .profile = et_profile_find("bf16-low"), .mode = ET_ROUND_RANDOM, .seed = 3};
     draw_case(&s, &c);
     s.rounding = &r;
     ck_assert(et_step_run(&s, ET_PLAIN, NULL, NULL, &error) == ET_OK);
