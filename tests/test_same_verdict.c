@@ -11,6 +11,7 @@
  * Left out: files, whose reader takes any order (test_candidate.c).
  */
 #include "etref/etref.h"
+#include "ref/verdict/judge.h"
 #include "tests/campaign/campaign.h"
 #include "tests/check_main.h"
 #include "tests/run_case.h"
@@ -87,13 +88,14 @@ static shown with_layout(const shown *s, const et_block_layout *l, size_t expert
 
 /* ---- verdicts ---- */
 
-static et_verdict judge(const et_step *golden, const shown *s, const et_profile *p)
+static et_verdict judge(et_shelf *shelf, const shown *s, const et_profile *p)
 {
     const et_verify_options options = {.profile = p};
     et_verdict v;
     et_error error;
-    ck_assert_msg(et_verify(&v, golden, s->tensors, s->count, &options, &error) == ET_OK, "%s: %s",
-                  golden->c.name, error.text);
+    ck_assert_msg(et_verify_with(&v, shelf->golden, shelf, s->tensors, s->count, &options, NULL,
+                                 NULL, &error) == ET_OK,
+                  "%s: %s", shelf->golden->c.name, error.text);
     return v;
 }
 
@@ -115,12 +117,12 @@ static void assert_same_tensor(const char *which, const et_tensor_verdict *a,
 }
 
 /* Judged once more: the same in every tensor of the first. */
-static void assert_same(const char *which, const et_step *golden, const shown *s,
-                        const et_profile *p, const et_verdict *first)
+static void assert_same(const char *which, et_shelf *shelf, const shown *s, const et_profile *p,
+                        const et_verdict *first)
 {
     char text[160];
-    et_verdict again = judge(golden, s, p);
-    snprintf(text, sizeof text, "%s, %s, %s", golden->c.name, p->name, which);
+    et_verdict again = judge(shelf, s, p);
+    snprintf(text, sizeof text, "%s, %s, %s", shelf->golden->c.name, p->name, which);
     for (size_t i = 0; i < first->tensor_count; i++)
         assert_same_tensor(text, &first->tensors[i], verdict_on(&again, first->tensors[i].name));
     ck_assert_msg(again.outcome == first->outcome, "%s: '%s', then '%s'", text, first->line,
@@ -131,10 +133,11 @@ static void assert_same(const char *which, const et_step *golden, const shown *s
 /* ---- a kernel ---- */
 
 typedef struct pair {
-    et_step plain, laid; /* the golden, without a block layout and with one */
+    et_step plain, laid;        /* the golden, without a block layout and with one */
+    et_shelf of_plain, of_laid; /* error bars of each */
 } pair;
 
-static void try_layout(const pair *g, const et_profile *p, const shown *s, const et_verdict *first)
+static void try_layout(pair *g, const et_profile *p, const shown *s, const et_verdict *first)
 {
     const et_case *c = &g->plain.c;
     et_assignment a;
@@ -144,26 +147,26 @@ static void try_layout(const pair *g, const et_profile *p, const shown *s, const
                      ET_OK);
     ck_assert_int_eq(et_block_layout_build(&l, &a, BLOCK, NULL), ET_OK);
     shown more = with_layout(s, &l, c->experts);
-    assert_same("its own layout added", &g->laid, &more, p, first);
+    assert_same("its own layout added", &g->of_laid, &more, p, first);
     et_block_layout_free(&l);
     et_assignment_free(&a);
 }
 
-static void try_choice(const pair *g, const et_profile *p, const shown *s)
+static void try_choice(pair *g, const et_profile *p, const shown *s)
 {
     shown copied = with_inputs(s, &g->plain), other = reversed(&copied);
-    et_verdict first = judge(&g->plain, s, p);
-    assert_same("a golden with a block layout", &g->laid, s, p, &first);
-    assert_same("in.* added, in another order", &g->plain, &other, p, &first);
+    et_verdict first = judge(&g->of_plain, s, p);
+    assert_same("a golden with a block layout", &g->of_laid, s, p, &first);
+    assert_same("in.* added, in another order", &g->of_plain, &other, p, &first);
     try_layout(g, p, s, &first);
     et_verdict_free(&first);
 }
 
 /* y among all tensors and y alone, each with the routing. */
-static void try_leaving_out(const pair *g, const et_profile *p, const cd_candidate *kernel)
+static void try_leaving_out(pair *g, const et_profile *p, const cd_candidate *kernel)
 {
     shown all = choose(kernel, CHOICES - 1), few = choose(kernel, 1);
-    et_verdict of_all = judge(&g->plain, &all, p), of_few = judge(&g->plain, &few, p);
+    et_verdict of_all = judge(&g->of_plain, &all, p), of_few = judge(&g->of_plain, &few, p);
     const et_tensor_verdict *a = verdict_on(&of_all, "fwd.y"), *b = verdict_on(&of_few, "fwd.y");
     ck_assert_msg(a && b && a->outcome == b->outcome && a->judged == b->judged,
                   "%s, %s: y among others: '%s'; alone: '%s'", g->plain.c.name, p->name,
@@ -172,8 +175,7 @@ static void try_leaving_out(const pair *g, const et_profile *p, const cd_candida
     et_verdict_free(&of_few);
 }
 
-static void try_kernel(const pair *g, const et_profile *p, const cd_kernel *kernel,
-                       const cd_fault *fault)
+static void try_kernel(pair *g, const et_profile *p, const cd_kernel *kernel, const cd_fault *fault)
 {
     cd_candidate candidate;
     et_error error;
@@ -215,9 +217,13 @@ static bool try_case(const et_case *c, const et_profile *p)
     if (!is_small(c)) return false;
     make_golden(&g.plain, c, 0);
     make_golden(&g.laid, c, BLOCK);
+    g.of_plain = (et_shelf){.golden = &g.plain};
+    g.of_laid = (et_shelf){.golden = &g.laid};
     try_kernel(&g, p, cd_kernel_find("blocked"), NULL);
     if (fault->applies == NULL || fault->applies(&g.plain))
         try_kernel(&g, p, cd_kernel_find("blocked"), fault);
+    et_shelf_free(&g.of_plain);
+    et_shelf_free(&g.of_laid);
     et_step_free(&g.plain);
     et_step_free(&g.laid);
     return true;
