@@ -54,6 +54,15 @@ static double step(const et_profile *p, const cd_format *f, double sum, double x
     return bits == 53 ? sum + x * y : cd_round(f, sum + cd_round(f, x * y));
 }
 
+/* Two sums; chunks are added in binary32. */
+static double plus(const et_profile *p, const cd_format *f, bool chunks, double a, double b)
+{
+    int bits = p->bits[ET_ACCUMULATOR];
+    if (chunks || (bits == 24 && !p->truncate_accumulator && !p->ftz))
+        return (double)((float)a + (float)b);
+    return bits == 53 ? a + b : cd_round(f, a + b);
+}
+
 static cd_format accumulator(const et_profile *p)
 {
     int emin = p->exponent_bits == 5 && p->bits[ET_ACCUMULATOR] <= 11 ? -14 : -126;
@@ -80,15 +89,17 @@ static void is_one_chain(const et_rounding *r, bool a_down, bool b_down, bool ac
         for (size_t j = 0; j < N; j++) {
             double sum = accumulate ? (double)start[i * N + j] : 0;
             size_t chunk = (size_t)r->profile->accumulator_chunk;
-            float chunks = (float)sum;
+            size_t part = chunk > 0 ? chunk : et_terms_of_part(r, "A", K);
+            double parts = sum;
             for (size_t k = 0; k < K; k++) {
                 size_t term = et_order_at(&order, k);
-                if (chunk > 0 && k % chunk == 0) sum = 0;
+                if (part > 0 && k % part == 0) sum = 0;
                 sum = step(r->profile, &f, sum, element(a, M, K, a_down, i, term),
                            element(b, K, N, b_down, term, j));
-                if (chunk > 0 && (k % chunk == chunk - 1 || k == K - 1)) chunks += (float)sum;
+                if (part > 0 && (k % part == part - 1 || k == K - 1))
+                    parts = plus(r->profile, &f, chunk > 0, parts, sum);
             }
-            if (chunk > 0) sum = (double)chunks;
+            if (part > 0) sum = parts;
             ck_assert_msg((double)got[i * N + j] == sum,
                           "%s, seed %llu, way %d: C[%zu,%zu] = %a, not %a", r->profile->name,
                           (unsigned long long)r->seed, (int)order.way, i, j, (double)got[i * N + j],

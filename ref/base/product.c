@@ -204,8 +204,7 @@ static et_status add_parts(job *p, size_t terms, bool chunks, bool accumulate, e
     return ET_OK;
 }
 
-/* Kernels split long sums among threads: into 2, 4 or 8 parts. 0: not this time. */
-static size_t terms_of_part(const et_rounding *r, const char *site, size_t K)
+size_t et_terms_of_part(const et_rounding *r, const char *site, size_t K)
 {
     if (!et_goes_other_way(r, "parts", site)) return 0;
     size_t parts = (size_t)2 << (et_rounding_key(r->seed, site) >> 40) % 3;
@@ -265,7 +264,7 @@ static et_status add_up(const et_rounding *r, et_engine engine, const char *site
                         job *p, bool accumulate, et_error *error)
 {
     size_t chunk = (size_t)r->profile->accumulator_chunk;
-    size_t part = chunk > 0 ? chunk : terms_of_part(r, site, p->K);
+    size_t part = chunk > 0 ? chunk : et_terms_of_part(r, site, p->K);
     if (engine == ET_BLAS && p->native && hidden && fits_blas(p->M, p->N, p->K))
         add_by_blas(p->M, p->N, p->K, &p->A, &p->B, accumulate, &p->C);
     else if (part > 0)

@@ -30,6 +30,10 @@ typedef struct et_operand {
     int stored;
 } et_operand;
 
+/* Kernels split long sums among threads, and half of the replicas do: so many terms of K are added by themselves, then the
+ * sums of such parts. 0: all of them one after the other. */
+size_t et_terms_of_part(const et_rounding *rounding, const char *site, size_t K);
+
 /* As et_matmul. ET_ENOMEM: no room for rounded operands; never where rounding is NULL. */
 et_status et_product(const et_rounding *rounding, et_engine engine, size_t M, size_t N, size_t K,
                      et_operand A, et_operand B, bool accumulate, et_real *C, size_t c_stride,
