@@ -122,12 +122,18 @@ static et_status next_run(work *w, et_step *replica, et_error *error)
     return status;
 }
 
+/* Kernels leave out roundings, and so does every second replica; two roundings may cancel. */
+static et_rounding_mode mode_of(int run)
+{
+    return run % 2 == 0 ? ET_ROUND_RANDOM : ET_ROUND_SOME;
+}
+
 static et_status gather_squares(work *w, et_step *variance, et_error *error)
 {
     et_status status = ET_OK;
     for (int run = 0; run < ET_FIRST_REPLICAS && status == ET_OK; run++) {
         et_step replica = {0};
-        w->rounding.mode = run % 2 == 0 ? ET_ROUND_RANDOM : ET_ROUND_SOME;
+        w->rounding.mode = mode_of(run);
         status = next_run(w, &replica, error);
         if (status == ET_OK) add_squares(variance, w->reference, &replica);
         et_step_free(&replica);
@@ -250,31 +256,31 @@ static void close_ledger(ledger *l)
 /* What is done with a group's sums of one run. */
 typedef void use_of_sums(et_group_bar *bar, tally *all, const et_group_sums *s);
 
-static void note_sums(et_group_bar *bar, tally *all, const et_group_sums *s)
+/* Roundings left out: slopes are others, and spreads less, as a rule. */
+static void note_some(et_group_bar *bar, tally *all, const et_group_sums *s)
 {
     if (s->uu > 0) note(&all->slope, et_slope_of(s));
-    if (s->n > 0) note(&all->spread, et_spread_of(s));
+    if (s->n > 0) bar->spread_systematic = fmax(bar->spread_systematic, et_spread_of(s));
     bar->n = fmax(bar->n, s->n);
     bar->uu = fmax(bar->uu, s->uu);
 }
 
-static void widen(double *systematic, double by)
+static void note_all(et_group_bar *bar, tally *all, const et_group_sums *s)
 {
-    if (isfinite(by) && by > *systematic) *systematic = by;
+    double most = bar->spread_systematic;
+    note_some(bar, all, s);
+    bar->spread_systematic = most;
+    if (s->n > 0) note(&all->spread, et_spread_of(s));
 }
 
-/* Rounded to nearest: what is no matter of chance. */
+/* Rounded to nearest: what is no matter of chance. It comes last. */
 static void note_nearest(et_group_bar *bar, tally *all, const et_group_sums *s)
 {
-    widen(&bar->slope_systematic, fabs(et_slope_of(s) - mean_of(&all->slope)));
-    widen(&bar->spread_systematic, fabs(et_spread_of(s) - mean_of(&all->spread)));
-}
-
-/* Roundings left out: what shows only then. */
-static void note_some(et_group_bar *bar, tally *all, const et_group_sums *s)
-{
-    widen(&bar->slope_systematic, fabs(et_beyond(et_slope_of(s), mean_of(&all->slope))));
-    widen(&bar->spread_systematic, et_spread_of(s) - mean_of(&all->spread));
+    double Q = mean_of(&all->spread), some = bar->spread_systematic - Q;
+    double slope = fabs(et_slope_of(s) - mean_of(&all->slope)), spread = fabs(et_spread_of(s) - Q);
+    bar->slope_systematic = isfinite(slope) ? slope : 0;
+    bar->spread_systematic = isfinite(spread) ? spread : 0;
+    if (isfinite(some)) bar->spread_systematic = fmax(bar->spread_systematic, some);
 }
 
 static et_status look_at(et_bars *b, ledger *l, const et_step *replica, use_of_sums *use,
@@ -350,20 +356,15 @@ static et_status find_groups(work *w, et_bars *b, et_error *error)
     ledger l;
     et_step replica = {0};
     et_status status = open_ledger(&l, b, error);
-    const struct {
-        et_rounding_mode mode;
-        int runs;
-        use_of_sums *use;
-    } kinds[] = {{ET_ROUND_RANDOM, ET_SECOND_REPLICAS, note_sums},
-                 {ET_ROUND_SOME, ET_THIRD_REPLICAS, note_some},
-                 {ET_ROUND_NEAREST, 1, note_nearest}};
-    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
-        for (int run = 0; run < kinds[k].runs && status == ET_OK; run++) {
-            w->rounding.mode = kinds[k].mode;
-            status = next_run(w, &replica, error);
-            if (status == ET_OK) status = look_at(b, &l, &replica, kinds[k].use, error);
-            et_step_free(&replica);
-        }
+    for (int run = 0; run <= ET_SECOND_REPLICAS && status == ET_OK; run++) {
+        w->rounding.mode = run == ET_SECOND_REPLICAS ? ET_ROUND_NEAREST : mode_of(run);
+        use_of_sums *use = w->rounding.mode == ET_ROUND_RANDOM ? note_all
+                           : w->rounding.mode == ET_ROUND_SOME ? note_some
+                                                               : note_nearest;
+        status = next_run(w, &replica, error);
+        if (status == ET_OK) status = look_at(b, &l, &replica, use, error);
+        et_step_free(&replica);
+    }
     if (status == ET_OK) settle(b, &l);
     close_ledger(&l);
     return status;
@@ -376,7 +377,7 @@ et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p
     work w = {.reference = reference,
               .rounding = {.profile = p},
               .max_bytes = max_bytes,
-              .runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + ET_THIRD_REPLICAS + 1,
+              .runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + 1,
               .progress = progress,
               .user = user};
     *b = (et_bars){.reference = reference, .limits = et_limits_of(p)};

@@ -3,15 +3,14 @@
  * A replica is the reference run once more with a kernel's roundings in it (etref/rounding.h). What
  * moves from one replica to the next is what may move between honest kernels.
  *
- *     FIRST replicas    V, the variance of each element's error; in half of these runs half of the
- *                       roundings are left out, since two of them may cancel
+ *     FIRST replicas    V, the variance of each element's error
  *     SECOND replicas   others, so that nothing is fitted to itself: each group's slope and spread, measured
  *                       in these V: their means and deviations
- *     THIRD replicas    in which half of the roundings are left out: what shows only then
- *     one more run      everything rounded to nearest: what of these is no matter of chance
+ *     one more run      everything rounded to nearest: what is no matter of chance
  *
- * The largest distance of these last ones from the mean is what is systematic. An honest kernel keeps, with T_e and T_g
- * of limits.c:
+ * In every second replica half of the roundings are left out, as kernels leave some out: two of them may cancel, and
+ * slopes are others. Spreads are those of the replicas that have all, or the largest of the others. An honest kernel
+ * keeps, with T_e and T_g of limits.c:
  *
  *     |e| <= T_e sqrt(V)
  *     S beyond 0 and the mean <= T_g sd(S) + 2 systematic(S)   and what one element more than the replicas had
@@ -25,7 +24,7 @@
 #include "etref/step.h"
 #include "ref/bars/groups.h"
 
-enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32, ET_THIRD_REPLICAS = 8 };
+enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };
 
 /* T_e and T_g, under a profile. */
 typedef struct et_limits {

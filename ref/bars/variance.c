@@ -12,6 +12,9 @@
  * err more than others do (f16's smallest numbers): one that erred more than its shape leans on it by PRIOR runs alone. An element on which
  * no replica erred may yet err as much, for its size, as others do.
  *
+ * A whole row may err little by luck: where its numbers are equal, they have one error in all replicas. It is taken to
+ * err by at least an eighth, in squares, of what its section does for its size.
+ *
  * A value of exactly 0 is another thing: relu makes it, a mask does, and its error, where it has any, is of
  * another size (A of an H just below 0). The zeros of a tensor have the shape p times r, r = what m / p
  * is on those that moved. Where none of them moved in any replica, none may move: V = 0. Likewise where
@@ -109,7 +112,8 @@ static void smooth(patch *p, const weights *w, double whole, double zeros)
         double shape = shape_of(p, i, w, whole) * (p->u[i] == 0 ? zeros : 1);
         if (p->V[i] == 0) shape = fmax(shape, relative * (double)p->u[i] * (double)p->u[i]);
         double m = (double)p->V[i], prior = m > shape ? PRIOR : w->prior;
-        if (isfinite(m)) p->V[i] = (et_real)((w->R * m + prior * shape) / (w->R + prior));
+        double least = relative * (double)p->u[i] * (double)p->u[i] / 8;
+        if (isfinite(m)) p->V[i] = (et_real)fmax((w->R * m + prior * shape) / (w->R + prior), least);
     }
 }
 
