@@ -21,11 +21,10 @@ static uint64_t known_tail(int p)
     return 2 * p < 53 ? (UINT64_C(1) << (53 - 2 * p)) - 1 : 0;
 }
 
-/* Kernels leave out single roundings, or all of one kind: half of the seeds throw a coin for each site, half for each
- * place. Gates are but a few numbers, and some kernels compute them in many bits: that is one of two ways. */
+/* Kernels leave out single roundings, or all of one kind: most seeds throw a coin for each site, others for each place. Gates are but a few numbers, and some kernels compute them in many bits: that is one of two ways. */
 static bool is_left_out(const et_rounding *r, et_place place, const char *site)
 {
-    bool by_place = r->seed >> 1 & 1;
+    bool by_place = (r->seed >> 1) % 4 == 0;
     uint64_t key = et_rounding_key(r->seed, et_place_name(place));
     if (place == ET_GATE_ARITHMETIC && et_goes_other_way(r, "wide", "gates")) return true;
     return r->mode == ET_ROUND_SOME && (by_place ? key : et_rounding_key(key, site)) >> 32 & 1;

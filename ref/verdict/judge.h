@@ -72,9 +72,10 @@ typedef struct et_shelved {
     bool filled;
 } et_shelved;
 
-enum { ET_SHELVES = 8 };
+enum { ET_SHELVES = 32 };
 
-/* Bars cost dozens of runs of the layer, so they are kept: those that were used last. A shelf is one thread's. */
+/* Bars cost dozens of runs of the layer, so they are kept, as many as fit into 256 MiB: those that were used last. A shelf
+ * is one thread's. */
 typedef struct et_shelf {
     const et_step *golden; /* {.golden = ...} is an empty shelf; it must live longer */
     size_t takings;
@@ -86,7 +87,7 @@ typedef struct et_shelf {
 et_status et_shelf_take(et_shelf *s, const uint8_t *mask, const et_profile *p, size_t max_bytes,
                         et_bars_progress *progress, void *user, et_shelved **taken,
                         et_error *error);
-void et_shelf_give_back(et_shelved *taken); /* accepts NULL */
+void et_shelf_give_back(et_shelf *s, et_shelved *taken); /* accepts NULL */
 void et_shelf_free(et_shelf *s);
 
 /* The step that these bars are of. */

@@ -510,7 +510,7 @@ et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, 
         const et_real *V = et_variance_named(&taken->bars, q->exhibits[i].got->name);
         *accounts = !V || !speaks_against(&q->exhibits[i], V);
     }
-    et_shelf_give_back(taken);
+    et_shelf_give_back(q->j->shelf, taken);
     return ET_OK;
 }
 
@@ -604,7 +604,7 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flu
     if (status != ET_OK) return status;
     status = fits_profile(q, &taken->bars, &p, &fits, error);
     et_likelihood l = likelihood_under(q, &taken->bars);
-    et_shelf_give_back(taken);
+    et_shelf_give_back(q->j->shelf, taken);
     if (status == ET_OK && fits) et_inquiry_note(q, what, "everywhere", "", et_fit_of(&l));
     *flushed = status == ET_OK && fits && p.ftz != own->ftz;
     return status;

@@ -42,15 +42,23 @@ void et_show_state(et_step *s, int32_t *updates)
     s->state_updates = s->in.ema ? updates : NULL;
 }
 
-/* An empty place, or that of what was used longest ago; NULL: all are in use. */
-static et_shelved *make_room(et_shelf *s)
+/* What was used longest ago, and is not in use now; or NULL. */
+static et_shelved *find_oldest(et_shelf *s)
 {
     et_shelved *oldest = NULL;
     for (size_t i = 0; i < ET_SHELVES; i++) {
         et_shelved *x = &s->places[i];
-        if (!x->filled) return x;
-        if (x->users == 0 && (!oldest || x->last_use < oldest->last_use)) oldest = x;
+        if (x->filled && x->users == 0 && (!oldest || x->last_use < oldest->last_use)) oldest = x;
     }
+    return oldest;
+}
+
+/* An empty place; NULL: all are in use. */
+static et_shelved *make_room(et_shelf *s)
+{
+    for (size_t i = 0; i < ET_SHELVES; i++)
+        if (!s->places[i].filled) return &s->places[i];
+    et_shelved *oldest = find_oldest(s);
     if (oldest) clear(oldest);
     return oldest;
 }
@@ -116,9 +124,25 @@ et_status et_shelf_take(et_shelf *s, const uint8_t *mask, const et_profile *p, s
     return ET_OK;
 }
 
-void et_shelf_give_back(et_shelved *taken)
+/* What an entry takes, roughly: V, and the step that it is of. */
+static size_t size_of(const et_shelved *x)
 {
-    if (taken) taken->users--;
+    return x->filled ? x->bars.variance.bytes + x->step.bytes : 0;
+}
+
+void et_shelf_give_back(et_shelf *s, et_shelved *taken)
+{
+    const size_t most = (size_t)256 << 20;
+    size_t all = 0;
+    if (!taken) return;
+    taken->users--;
+    for (size_t i = 0; i < ET_SHELVES; i++) all += size_of(&s->places[i]);
+    while (all > most) {
+        et_shelved *oldest = find_oldest(s);
+        if (!oldest) return;
+        all -= size_of(oldest);
+        clear(oldest);
+    }
 }
 
 void et_shelf_free(et_shelf *s)

@@ -39,7 +39,7 @@ typedef struct trial {
 
 static void end_trial(trial *t)
 {
-    et_shelf_give_back(t->taken);
+    et_shelf_give_back(t->j.shelf, t->taken);
     et_shelf_free(&t->own);
     et_assignment_free(&t->assignment);
     free(t->j.unseen.tokens);
@@ -89,7 +89,8 @@ static bool bars_progress(void *user, double done)
 static et_status take_reference(trial *t, const uint8_t *mask, et_error *error)
 {
     const et_verify_options *o = t->j.options;
-    et_shelf_give_back(t->taken);
+    et_shelf_give_back(t->j.shelf, t->taken);
+    t->taken = NULL;
     et_status status = et_shelf_take(t->j.shelf, mask, o->profile, o->max_bytes, bars_progress, t,
                                      &t->taken, error);
     if (status != ET_OK) return status;

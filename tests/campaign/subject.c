@@ -129,7 +129,7 @@ const et_bars *cp_subject_bars(const cp_subject *s)
     et_shelved *taken;
     if (et_shelf_take(s->shelf, NULL, s->profile, 0, NULL, NULL, &taken, NULL) != ET_OK)
         return NULL;
-    et_shelf_give_back(taken);
+    et_shelf_give_back(s->shelf, taken);
     return &taken->bars;
 }
 
