@@ -66,7 +66,7 @@ static void round_otherwise(honest *k, et_place place, int bits)
     other.bits[place] = bits;
     ck_assert_int_eq(et_step_noise(&noise, &k->golden, &other, NULL, NULL, NULL), ET_OK);
     clear_tensors(k);
-    add_tensors(k, &k->golden, &noise, 1, 7);
+    add_tensors(k, &k->golden, &noise, usual, 7);
     et_step_free(&noise);
 }
 

@@ -849,7 +849,7 @@ static void make_other(honest *k, const char *json, bool first, bool second)
     ck_assert_msg(et_step_run(&fresh, ET_PLAIN, NULL, NULL, &error) == ET_OK, "%s", error.text);
     ck_assert_int_eq(et_step_noise(&noise, &fresh, k->profile, NULL, NULL, &error), ET_OK);
     clear_tensors(k);
-    add_tensors(k, &fresh, &noise, 0.5, 7);
+    add_tensors(k, &fresh, &noise, usual, 7);
     et_step_free(&noise);
     et_step_free(&fresh);
 }
@@ -886,7 +886,7 @@ START_TEST(an_illegal_choice_is_judged_by_itself)
     ck_assert_int_eq(et_step_run(&fresh, ET_PLAIN, NULL, NULL, &error), ET_OK);
     ck_assert_int_eq(et_step_noise(&noise, &fresh, k.profile, NULL, NULL, &error), ET_OK);
     clear_tensors(&k);
-    add_tensors(&k, &fresh, &noise, 1, 7);
+    add_tensors(&k, &fresh, &noise, usual, 7);
     remove_tensor(&k, "route.topk_expert"); /* the golden's: a list of the rule's own choices */
     et_verdict v = judge_by(&k, (et_verify_options){0});
     ck_assert_int_eq(v.outcome, ET_MISMATCH);

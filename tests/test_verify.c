@@ -181,7 +181,7 @@ START_TEST(honest_kernels_pass)
         ck_assert_uint_eq(v.tensor_count, k.count);
         et_verdict_free(&v);
         clear_tensors(&k);
-        add_tensors(&k, &k.golden, &k.noise, 1, seed);
+        add_tensors(&k, &k.golden, &k.noise, usual, seed);
     }
     free_honest(&k);
 }
@@ -524,7 +524,7 @@ START_TEST(hidden_noise_is_found)
     sight s = look(&k, w->tensor, w->kind, w->part, w->index);
     double limit = s.group.spread_limit;
     ck_assert_double_eq_tol(s.group.spread, 1, 0.5);
-    ck_assert(limit > 1.2 && limit < 6);
+    ck_assert(limit > usual && limit < 6);
     set_errors(&k, w, 0.9 * limit);
     ck_assert(look(&k, w->tensor, w->kind, w->part, w->index).group.pass);
     set_errors(&k, w, 1.1 * limit);
@@ -703,7 +703,7 @@ START_TEST(the_golden_is_no_candidate)
         if (i < 2) assert_inconclusive(&k, (et_verify_options){0}, "the golden itself");
         /* one tensor of it among a kernel's own: a kernel of binary64 may well get that */
         clear_tensors(&k);
-        add_tensors(&k, &k.golden, &k.noise, 1, 1);
+        add_tensors(&k, &k.golden, &k.noise, usual, 1);
         memcpy(values_of(&k, "fwd.logits"), k.golden.fwd.logits, 96 * 4 * sizeof(double));
         if (i < 2) {
             assert_inconclusive(&k, (et_verify_options){0}, "fwd.logits: the golden itself");

@@ -52,8 +52,16 @@ static inline uint64_t et_mix(uint64_t z)
     return z ^ (z >> 31);
 }
 
-/* v as et_round has it. */
-double et_grid_round(const et_grid *grid, double v);
+/* v as et_round has it, where it is no number of the format already. */
+double et_grid_move(const et_grid *grid, double v);
+
+/* v as et_round has it. Most numbers that are asked about have been rounded before. */
+static inline double et_grid_round(const et_grid *g, double v)
+{
+    double size = fabs(v);
+    bool stored = (to_bits(size) & ((UINT64_C(1) << g->drop) - 1)) == 0 && g->drop > 0;
+    return stored && size >= g->smallest && size <= g->largest ? v : et_grid_move(g, v);
+}
 
 /* et_grid_sum of a size below the smallest normal number, or beyond the largest. */
 double et_grid_unusual(const et_grid *grid, double size);

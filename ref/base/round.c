@@ -68,7 +68,8 @@ static inline int steps_of(const et_grid *g, uint64_t bits, uint64_t lo, bool od
 {
     int64_t one = INT64_C(1) << drop, at = (int64_t)tail;
     bool nearest = g->nearest || (g->known > 0 && (bits & g->known) == 0);
-    if (!nearest) { /* in sixteenths of a step: one is 16 */
+    bool settled = g->of_cell > 0 && !g->truncates && (at < one / 4 || at > one / 4 * 3);
+    if (!nearest && !settled) { /* in sixteenths of a step: one is 16 */
         at = 16 * at + g->of_cell * chance(g, lo, drop) + g->of_value * chance(g, ~bits, drop);
         one *= 16;
     }
@@ -112,7 +113,7 @@ static double round_full(const et_grid *g, double size)
     return from_bits(way == 0 ? bits + 1 : bits - 1);
 }
 
-double et_grid_round(const et_grid *g, double v)
+double et_grid_move(const et_grid *g, double v)
 {
     double size = fabs(v), rounded;
     if (!(size <= 0x1.fffffffffffffp1023) || size == 0) return v;
