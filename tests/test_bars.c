@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef ETREF_F32 /* the float build's own errors are a kernel's */
+
 static const char *const ec =
     "{'name':'ec','rule':'ec','tokens':96,'d_model':24,'d_expert':40,"
     "'experts':4,'precision':'bf16','input':{'source':'normal','seed':3}}";
@@ -256,17 +258,77 @@ START_TEST(groups_are_summed)
 }
 END_TEST
 
+/* What `generate --profile` writes is what the verdict's bars begin with. */
+static void count_phase(void *user, const char *phase, double done)
+{
+    size_t *calls = user;
+    ck_assert_str_eq(phase, "error bars");
+    ck_assert(done >= 0 && done <= 1);
+    ++*calls;
+}
+
+START_TEST(noise_is_the_variance_of_bars)
+{
+    subject s;
+    et_step noise;
+    et_error error;
+    size_t calls = 0;
+    open_subject(&s, ec, "bf16");
+    ck_assert_int_eq(et_step_noise(&noise, &s.golden, s.profile, count_phase, &calls, &error),
+                     ET_OK);
+    ck_assert_uint_eq(calls, ET_FIRST_REPLICAS);
+    for (size_t i = 0; i < TENSORS; i++) {
+        et_tensor_out mine = find(&noise, tensors[i]), other = find(&s.bars.variance, tensors[i]);
+        ck_assert_mem_eq(mine.values, other.values, et_tensor_count(&mine) * sizeof(et_real));
+    }
+    et_step_free(&noise);
+    et_profile bad = *s.profile;
+    bad.bits[ET_OUTPUTS] = 0;
+    ck_assert_int_eq(et_step_noise(&noise, &s.golden, &bad, NULL, NULL, &error), ET_EINVAL);
+    ck_assert_msg(strstr(error.text, "outputs = 0") != NULL, "%s", error.text);
+    close_subject(&s);
+}
+END_TEST
+
+#endif
+
+static const struct {
+    et_group group;
+    const char *text;
+} named[] = {{{.kind = NULL}, "the whole tensor"},
+             {{.kind = "tensor", .part = "reference"}, "the whole tensor"},
+             {{.kind = "part", .part = "routed"}, "its routed part"},
+             {{.kind = "expert", .part = "routed", .index = 3}, "expert 3's part"},
+             {{.kind = "expert", .part = "reference", .index = 3}, "expert 3"},
+             {{.kind = "row", .part = "reference", .index = 77}, "row 77"},
+             {{.kind = "column", .part = "reference", .index = 9, .column = 9}, "column 9"},
+             {{.kind = "block", .part = "reference", .index = 16}, "rows 16 and following"},
+             {{.kind = "tile", .part = "reference", .index = 32, .column = 48},
+              "the tile at row 32, column 48"}};
+
+START_TEST(groups_have_names)
+{
+    char text[64], few[5];
+    et_group_print(&named[_i].group, text, sizeof text);
+    ck_assert_str_eq(text, named[_i].text);
+    et_group_print(&named[_i].group, few, sizeof few);
+    ck_assert(strncmp(few, text, 4) == 0 && few[4] == '\0');
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("bars");
-#ifndef ETREF_F32 /* the float build's own errors are a kernel's */
     TCase *bars = add_case(suite, "bars");
+#ifndef ETREF_F32
     tcase_add_loop_test(bars, honest_kernels_are_within, 0, sizeof profiles / sizeof *profiles);
     tcase_add_loop_test(bars, factors_are_found, 0, sizeof factors / sizeof *factors);
     tcase_add_test(bars, what_is_exact_has_no_bar);
     tcase_add_test(bars, zeros_that_never_move_have_no_bar);
     tcase_add_test(bars, making_them_can_be_stopped);
     tcase_add_test(bars, groups_are_summed);
+    tcase_add_test(bars, noise_is_the_variance_of_bars);
 #endif
+    tcase_add_loop_test(bars, groups_have_names, 0, sizeof named / sizeof *named);
     return run_suite(suite);
 }
