@@ -21,8 +21,7 @@
  *                                      running sums of these
  *     dw_sums             accumulator  a micro-batch's share of dW, and the running sums
  *
- * Replicas and emulated kernels (rounding.h) round there. The variances of et_step_noise, by which et_verify
- * judges, do not know these parts, chunks, flushed operands and products, or stochastic rounding.
+ * Replicas, of which error bars are made, and emulated kernels round there (rounding.h).
  *
  * Rounding to nearest with p bits makes an error that is uniform on +-ulp/2, with variance
  * ulp^2/12, ulp = 2^(e-p+1) for a value in [2^e, 2^(e+1)); below the smallest normal number the

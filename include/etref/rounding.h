@@ -7,8 +7,8 @@
  *     a replica   ET_ROUND_RANDOM: every number goes up or down by chance. What moves from one
  *                 replica to the next is what may move between honest kernels: replicas are what
  *                 error bars are made of.
- *                 ET_ROUND_SOME: the same, but each site is left out with chance 1/2, as kernels
- *                 leave out roundings.
+ *                 ET_ROUND_SOME: the same, but half of the roundings are left out, as kernels
+ *                 leave some out.
  *     a kernel    ET_ROUND_NEAREST: every number goes to the nearest of its format, ties to the even
  *                 one. An emulated kernel: what `etref generate --emulate` writes.
  *     a mutant    with `mutate`: somebody else alters the array, before it is rounded. A kernel with one
@@ -53,16 +53,20 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  * ET_ROUND_RANDOM. Let |v| lie between two neighbours lo < |v| < lo + ulp of the format. It goes where
  * rounding would send |v| + j,
  *
- *     j = (hash(seed, site, lo) - 1/2) ulp / 2       hash: uniform on [0,1), one number for each lo
+ *     j = ((h(seed, site, v) - 1/2) 3/8 + (h(seed, site, lo) - 1/2) 1/8) ulp       h: uniform on [0,1)
  *
- * since a kernel's own number is not quite v. Of the error's square, taken over all v, ulp^2/12 varies with the
- * hash: as much as rounding to nearest errs; ulp^2/48 does not: near lo and near lo + ulp it is settled
- * where to go. A number of the format (v = lo) stays as it is, so that what is exact in a kernel is
- * exact here. All numbers between the same neighbours share one hash: numbers that a kernel
- * stores as the same number err alike, and nearly equal ones do. v and -v err as mirror images.
+ * since a kernel's own number is not quite v: it is off by up to a quarter of a step, near lo and near lo + ulp it is settled
+ * where to go, and of the error's square, ulp^2/12 over all v, about a third is chance. A number of the
+ * format (v = lo) stays as it is, so that what is exact in a kernel is exact here. Equal numbers have the same j: numbers
+ * that a kernel stores as one err alike. A part of j is shared by all numbers between the same neighbours, which nearly
+ * equal ones are. v and -v err as mirror images. What has no more bits than a product of two numbers of the format is
+ * known to every kernel, as relu(H)^2 of a stored H is: j = 0, ties to the even one.
  *
- * A profile of stochastic rounding: |v| <- rounded in either mode. The error's variance is f (1-f) ulp^2, as
- * that of the kernel's own chances.
+ * ET_ROUND_SOME. The same, but half of the roundings are left out: site by site, for a quarter of the seeds place by
+ * place.
+ *
+ * A profile of stochastic rounding: j = (h(seed, site, v) - 1/2) ulp, in any mode. The error's variance is f (1-f) ulp^2,
+ * f = (|v| - lo)/ulp, as that of the kernel's own chances.
  *
  * Either mode: a place that truncates gives lo; results beyond the format's largest number become
  * infinite (truncating: stay the largest); below its smallest normal number the spacing is fixed, and

@@ -265,7 +265,7 @@ enum { HABITS = sizeof habits / sizeof *habits };
 
 /* ---- cases ---- */
 
-/* The last two are of few hidden units: where tokens lie in one direction, rows of dW_up err as wholes (aligned.c),
+/* The last two are of few hidden units: where tokens lie in one direction, rows of dW_up err as wholes,
  * and there are no other rows in which that would average out. */
 static const struct {
     const char *fields;
