@@ -60,7 +60,8 @@ static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t 
     et_status status = take(to, lines, width, error);
     if (status != ET_OK) return status;
     to->transposed = X->at.transposed;
-    grid.nearest |= X->stored == ET_UNSTORED && !r->profile->stochastic; /* inputs are known to every kernel */
+    bool input = X->stored == ET_UNSTORED && !r->profile->stochastic;
+    if (input) grid.known = 0; /* every kernel knows it */
     bool changed = X->stored != ET_UNSTORED && et_place_bits(r->profile, (et_place)X->stored) <
                                                    et_place_bits(r->profile, ET_ACCUMULATOR);
 #pragma omp parallel for reduction(|| : changed) if (et_worth_threads(lines * width))

@@ -15,10 +15,11 @@ uint64_t et_rounding_key(uint64_t seed, const char *site)
     return key;
 }
 
-/* The bits that are 0 in a product of two numbers of p bits. */
+/* The bits that are 0 in a product of two numbers of p bits: what two stored numbers make when multiplied is known to
+ * every kernel, which rounds it to nearest. */
 static uint64_t known_tail(int p)
 {
-    return 2 * p < 53 ? (UINT64_C(1) << (53 - 2 * p)) - 1 : 0;
+    return 2 * p < 53 ? (UINT64_C(1) << (53 - 2 * p)) - 1 : UINT64_MAX;
 }
 
 /* Kernels leave out single roundings, or all of one kind: most seeds throw a coin for each site, others for each place. Gates are but a few numbers, and some kernels compute them in many bits: that is one of two ways. */
@@ -40,41 +41,19 @@ et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
     bool left_out = !sum && is_left_out(r, place, site);
     if (left_out) return (et_grid){.nearest = true, .largest = (double)INFINITY};
     double smallest = et_place_smallest(p, place);
+    bool nearest = r->mode == ET_ROUND_NEAREST && !p->stochastic;
     return (et_grid){.drop = 53 - bits,
                      .smallest = smallest,
                      .largest = et_place_largest(p, place),
                      .unit = ldexp(smallest, 1 - bits),
-                     .nearest = r->mode == ET_ROUND_NEAREST && !p->stochastic,
+                     .nearest = nearest,
                      .truncates =
                          (operand && p->truncate_operands) || (sum && p->truncate_accumulator),
                      .flushes = p->ftz || (operand && p->flush_operands),
                      .of_cell = p->stochastic ? 0 : 2,
                      .of_value = p->stochastic ? 16 : 6,
-                     .known = p->stochastic ? 0 : known_tail(bits),
+                     .known = nearest ? 0 : p->stochastic ? UINT64_MAX : known_tail(bits),
                      .key = key};
-}
-
-/* A number from -1/2 to 1/2 of a step, by chance. */
-static inline int64_t chance(const et_grid *g, uint64_t number, int drop)
-{
-    return (int64_t)(et_mix(number ^ g->key) >> (64 - drop)) - (INT64_C(1) << drop) / 2;
-}
-
-/* Where the number `bits` goes that lies the part `tail` of 2^drop above `lo`: by so many steps from there. By chance:
- * as a number would go that is up to a quarter of a step away (stochastic rounding: up to half a step). But what two
- * stored numbers make when multiplied is known to every kernel, which rounds it to nearest. */
-static inline int steps_of(const et_grid *g, uint64_t bits, uint64_t lo, bool odd, uint64_t tail,
-                           int drop)
-{
-    int64_t one = INT64_C(1) << drop, at = (int64_t)tail;
-    bool nearest = g->nearest || (g->known > 0 && (bits & g->known) == 0);
-    bool settled = g->of_cell > 0 && !g->truncates && (at < one / 4 || at > one / 4 * 3);
-    if (!nearest && !settled) { /* in sixteenths of a step: one is 16 */
-        at = 16 * at + g->of_cell * chance(g, lo, drop) + g->of_value * chance(g, ~bits, drop);
-        one *= 16;
-    }
-    if (g->truncates) return at < 0 ? -1 : at >= one;
-    return at + (nearest && odd) > one / 2;
 }
 
 /* What becomes of a number that goes to `rounded`. */
@@ -90,8 +69,8 @@ static inline double round_normal(const et_grid *g, double size)
     uint64_t bits = to_bits(size), one = UINT64_C(1) << g->drop, tail = bits & (one - 1);
     uint64_t lo = bits - tail;
     if (tail == 0) return stored(g, size);
-    int steps = steps_of(g, bits, lo, lo & one, tail, g->drop);
-    return stored(g, from_bits(lo + (uint64_t)steps * one));
+    int steps = et_steps(g, bits, lo, (lo & one) != 0, tail, g->drop);
+    return stored(g, from_bits(lo + (uint64_t)(int64_t)steps * one));
 }
 
 /* Below the normal numbers: in units of the fixed spacing. 53 bits of a step are kept: all there are
@@ -100,7 +79,7 @@ static double round_small(const et_grid *g, double size)
 {
     double steps = size / g->unit, lo = floor(steps), part = (steps - lo) * 0x1p53;
     if (part == 0) return stored(g, size);
-    int more = steps_of(g, to_bits(size), to_bits(lo * g->unit), fmod(lo, 2) != 0, (uint64_t)part, 53);
+    int more = et_steps(g, to_bits(size), to_bits(lo * g->unit), fmod(lo, 2) != 0, (uint64_t)part, 53);
     return stored(g, fmax(lo + more, 0) * g->unit);
 }
 
@@ -113,7 +92,7 @@ static double round_full(const et_grid *g, double size)
     return from_bits(way == 0 ? bits + 1 : bits - 1);
 }
 
-double et_grid_move(const et_grid *g, double v)
+double et_grid_unusual_round(const et_grid *g, double v)
 {
     double size = fabs(v), rounded;
     if (!(size <= 0x1.fffffffffffffp1023) || size == 0) return v;
