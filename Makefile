@@ -77,11 +77,11 @@ SPARED  := $(if $(findstring -fsanitize=,$(CFLAGS))$(findstring clang,$(CC)),tes
 CHECKS  := $(patsubst %.c,$(BUILD)/%,$(filter-out $(SPARED),$(wildcard tests/test_*.c)))
 PRELOADS := $(patsubst %.c,$(BUILD)/%.so,$(wildcard tests/preload/*.c))
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
-TESTS   ?= $(CHECKS:$(BUILD)/tests/%=%)
+TESTS   ?= $(filter-out $(EXCEPT),$(CHECKS:$(BUILD)/tests/%=%))
 
 ## all: library (static and shared) and tool, in build/; with PRECISION=f32 in build-f32/
 all: $(BUILD)/libetref.a $(BUILD)/libetref.so $(BUILD)/etref $(BUILD)/etref.pc
-## check: install what is missing, build, run every test (some: TESTS='test_base test_moe')
+## check: install what is missing, build, run every test (some: TESTS='test_base test_moe'; all but some: EXCEPT=)
 check: deps
 	@$(MAKE) run-tests
 run-tests: all $(CHECKS) $(PRELOADS)

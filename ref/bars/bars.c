@@ -141,6 +141,13 @@ static et_status gather_squares(work *w, et_step *variance, et_error *error)
     return status;
 }
 
+/* The assignment, for a tensor of tokens and experts; or NULL. */
+static const uint8_t *slots_of(const et_step *s, size_t row)
+{
+    bool pairs = strcmp(et_tensor_doc_at(row)->shape, "[N,n]") == 0;
+    return pairs && s->c.layer == ET_MOE ? s->route.mask : NULL;
+}
+
 static et_status find_variance(work *w, et_step *variance, et_error *error)
 {
     pair list[ET_MAX_STEP_TENSORS];
@@ -152,7 +159,8 @@ static et_status find_variance(work *w, et_step *variance, et_error *error)
         et_real *V = (et_real *)(uintptr_t)list[i].got;
         status = et_cut_make(&grid, w->reference, &list[i].want, error);
         if (status == ET_OK)
-            status = et_smooth_variance(&grid, list[i].want.values, V, ET_FIRST_REPLICAS, error);
+            status = et_smooth_variance(&grid, list[i].want.values, slots_of(w->reference, list[i].row), V,
+                                        ET_FIRST_REPLICAS, error);
         et_cut_free(&grid);
     }
     if (status != ET_OK) et_step_free(variance);

@@ -9,8 +9,9 @@
 et_status et_replica_run(et_step *replica, const et_step *reference, const et_rounding *rounding,
                          size_t max_bytes, et_error *error);
 
-/* m [rows, columns], the mean square error of so many replicas, becomes V (variance.c). ET_ENOMEM. */
-et_status et_smooth_variance(const et_cut *g, const et_real *u, et_real *m, double replicas,
-                             et_error *error);
+/* m [rows, columns], the mean square error of so many replicas, becomes V (variance.c). slots [rows, columns]: marks two
+ * kinds of elements; NULL: all are of one. ET_ENOMEM. */
+et_status et_smooth_variance(const et_cut *g, const et_real *u, const uint8_t *slots, et_real *m,
+                             double replicas, et_error *error);
 
 #endif

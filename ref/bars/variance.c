@@ -15,6 +15,9 @@
  * A whole row may err little by luck: where its numbers are equal, they have one error in all replicas. It is taken to
  * err by at least an eighth, in squares, of what its section does for its size.
  *
+ * Of a token and an expert, numbers on slots and off them are two kinds: dr has all of the layer's errors on them, and
+ * only the losses' off them. Each kind is smoothed by itself.
+ *
  * A value of exactly 0 is another thing: relu makes it, a mask does, and its error, where it has any, is of
  * another size (A of an H just below 0). The zeros of a tensor have the shape p times r, r = what m / p
  * is on those that moved. Where none of them moved in any replica, none may move: V = 0. Likewise where
@@ -25,6 +28,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Sums of m over some elements, and their number. */
 typedef struct mean {
@@ -63,13 +67,20 @@ typedef struct patch {
     const et_real *u;
     et_real *V; /* m, then V */
     size_t rows, columns;
+    const uint8_t *slots; /* of its elements those with this mark; NULL: all */
+    bool mark;
     mean *row, *column, all; /* of elements that are not 0 */
     double moved, squares;   /* how many of these erred; sum of u^2 */
 } patch;
 
+static bool belongs(const patch *p, size_t i)
+{
+    return p->slots == NULL || (p->slots[i] != 0) == p->mark;
+}
+
 static bool counts(const patch *p, size_t i)
 {
-    return p->u[i] != 0 && isfinite(p->V[i]);
+    return belongs(p, i) && p->u[i] != 0 && isfinite(p->V[i]);
 }
 
 static void gather(patch *p)
@@ -99,7 +110,7 @@ static void gather_zeros(const patch *p, const weights *w, double whole, double 
                          double *shape)
 {
     for (size_t i = 0; i < p->rows * p->columns; i++)
-        if (p->u[i] == 0 && p->V[i] > 0 && isfinite(p->V[i])) {
+        if (belongs(p, i) && p->u[i] == 0 && p->V[i] > 0 && isfinite(p->V[i])) {
             *moved += (double)p->V[i];
             *shape += shape_of(p, i, w, whole);
         }
@@ -109,6 +120,7 @@ static void smooth(patch *p, const weights *w, double whole, double zeros)
 {
     double relative = p->squares > 0 ? p->all.sum / p->squares : 0;
     for (size_t i = 0; i < p->rows * p->columns; i++) {
+        if (!belongs(p, i)) continue;
         double shape = shape_of(p, i, w, whole) * (p->u[i] == 0 ? zeros : 1);
         if (p->V[i] == 0) shape = fmax(shape, relative * (double)p->u[i] * (double)p->u[i]);
         double m = (double)p->V[i], prior = m > shape ? PRIOR : w->prior;
@@ -132,22 +144,10 @@ static void lay_out(const et_cut *g, const et_real *u, et_real *V, mean *room, p
     }
 }
 
-et_status et_smooth_variance(const et_cut *g, const et_real *u, et_real *V, double replicas,
-                             et_error *error)
+static void smooth_all(patch *list, size_t n, double replicas)
 {
-    void *room, *patches;
-    size_t n = g->sections;
-    et_status status = et_allocate(&room, g->rows + n * g->columns, sizeof(mean), "bars", error);
-    if (status != ET_OK) return status;
-    status = et_allocate(&patches, n, sizeof(patch), "bars", error);
-    if (status != ET_OK) {
-        free(room);
-        return status;
-    }
-    patch *list = patches;
     mean all = {0};
     double moved = 0, shape = 0, erred = 0;
-    lay_out(g, u, V, room, list);
     for (size_t k = 0; k < n; k++) {
         gather(&list[k]);
         all.sum += list[k].all.sum;
@@ -158,6 +158,30 @@ et_status et_smooth_variance(const et_cut *g, const et_real *u, et_real *V, doub
     double whole = all.count > 0 ? all.sum / all.count : 0;
     for (size_t k = 0; k < n; k++) gather_zeros(&list[k], &w, whole, &moved, &shape);
     for (size_t k = 0; k < n; k++) smooth(&list[k], &w, whole, shape > 0 ? moved / shape : 0);
+}
+
+et_status et_smooth_variance(const et_cut *g, const et_real *u, const uint8_t *slots, et_real *V,
+                             double replicas, et_error *error)
+{
+    void *room, *patches;
+    size_t means = g->rows + g->sections * g->columns, n = g->sections;
+    et_status status = et_allocate(&room, means, sizeof(mean), "bars", error);
+    if (status != ET_OK) return status;
+    status = et_allocate(&patches, n, sizeof(patch), "bars", error);
+    if (status != ET_OK) {
+        free(room);
+        return status;
+    }
+    patch *list = patches;
+    for (int mark = 0; mark < (slots ? 2 : 1); mark++) {
+        memset(room, 0, means * sizeof(mean));
+        lay_out(g, u, V, room, list);
+        for (size_t k = 0; slots && k < n; k++) {
+            list[k].slots = slots + g->section_row[k] * g->columns;
+            list[k].mark = mark;
+        }
+        smooth_all(list, n, replicas);
+    }
     free(patches);
     free(room);
     return ET_OK;
