@@ -35,8 +35,13 @@
 
 /* ---- variances ---- */
 
-/* A mutant's variances are estimates, and so groups may lie so many times as far off. */
-static const double rough = 4;
+/* A mutant's variances are estimates: a group may lie so many times as far off, if that is a tenth at most of what the
+ * verdict has found there. */
+static double group_limit(const et_inquiry *q, const et_exhibit *x)
+{
+    const double rough = 4, T = q->j->bars->limits.group;
+    return fmax(T, fmin(rough * T, x->verdict->worst_group.deviations / 10));
+}
 
 double et_noise_to_signal(size_t count, const et_real *values, const et_real *V)
 {
@@ -284,7 +289,7 @@ static bool fit_agrees(const et_inquiry *q, const et_exhibit *x, const et_fit *f
     if (fit->failed > failed * n || fit->doubtful > 1 + doubtful * n) return false;
     et_group g = {.deviations = 0};
     if (t->groups > 0) g = et_measure_group(q->j->bars, t, &t->bars[0], &fit->sums);
-    return g.deviations <= rough * q->j->bars->limits.group;
+    return g.deviations <= group_limit(q, x);
 }
 
 static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view *w)
@@ -380,7 +385,7 @@ static et_status judge_exhibit(const et_inquiry *q, const et_mutant *m, const et
     const et_step reference = et_mutant_step(m);
     et_judgement j = *q->j;
     et_bars loose = *q->j->bars;
-    loose.limits.group *= rough;
+    loose.limits.group = group_limit(q, x);
     j.bars = &loose;
     j.visit = NULL;
     if (status == ET_OK)
