@@ -119,7 +119,7 @@ static void judge_broken(fate *f, const cp_subject *s, const cd_candidate *broke
     et_status status = cp_judge(&v, s, broken->tensors, broken->count, true, NULL, &error);
     ck_assert_msg(status == ET_OK || status == ET_EINVAL, "%s", error.text);
     f->planted = true;
-    f->rejected = status == ET_EINVAL || v.outcome == ET_MISMATCH;
+    f->rejected |= status == ET_EINVAL || v.outcome == ET_MISMATCH;
     f->explained = status == ET_EINVAL || !broken->fault->explained_by ||
                    names(&v, broken->fault->explained_by);
     if (status == ET_OK) et_verdict_free(&v);
@@ -196,7 +196,9 @@ START_TEST(every_fault_is_rejected_and_explained)
     for (size_t f = 0; (fault = cd_fault_at(f)) != NULL; f++) {
         fate of = {0};
         double amount = fault->usual == 1e-3 ? rows[_i].amount : 0;
-        for (size_t i = 0; !of.rejected && i < SUBJECTS; i++) plant(&of, &all[i], fault, amount);
+        bool bits = strcmp(fault->stage, "precision") == 0; /* show before they can be told from others */
+        for (size_t i = 0; !(bits ? of.explained : of.rejected) && i < SUBJECTS; i++)
+            plant(&of, &all[i], fault, amount);
         if (of.planted && !of.rejected && !is_below_rounding(fault->name, rows[_i].profile))
             note(accepted, sizeof accepted, fault->name);
         if (of.rejected && !of.explained) note(unexplained, sizeof unexplained, fault->name);
