@@ -196,7 +196,8 @@ START_TEST(every_fault_is_rejected_and_explained)
     for (size_t f = 0; (fault = cd_fault_at(f)) != NULL; f++) {
         fate of = {0};
         double amount = fault->usual == 1e-3 ? rows[_i].amount : 0;
-        bool bits = strcmp(fault->stage, "precision") == 0; /* show before they can be told from others */
+        bool bits =
+            strcmp(fault->stage, "precision") == 0; /* show before they can be told from others */
         for (size_t i = 0; !(bits ? of.explained : of.rejected) && i < SUBJECTS; i++)
             plant(&of, &all[i], fault, amount);
         if (of.planted && !of.rejected && !is_below_rounding(fault->name, rows[_i].profile))

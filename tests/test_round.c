@@ -140,7 +140,8 @@ static void scatters(const et_profile *p, double v, double ulp, double f)
     double chance = chance_of(f), ups = 0;
     for (uint64_t seed = 0; seed < MANY; seed++) {
         double e = fabs(rounded(p, ET_ROUND_RANDOM, seed, "x", v)) - fabs(v);
-        ck_assert_msg(fabs(e - (e > 0 ? 1 - f : -f) * ulp) <= 1e-9 * ulp, "%a moves by %g ulp", v, e / ulp);
+        ck_assert_msg(fabs(e - (e > 0 ? 1 - f : -f) * ulp) <= 1e-9 * ulp, "%a moves by %g ulp", v,
+                      e / ulp);
         ups += e > 0;
     }
     ck_assert_msg(fabs(ups / MANY - chance) <= 5 * sqrt(chance * (1 - chance) / MANY),
@@ -151,7 +152,8 @@ START_TEST(by_chance_without_bias)
 {
     const et_profile bf16 = all_places(8, 8), f16 = all_places(11, 5);
     const double last = 0x1p-20; /* more bits than products of the format's numbers have */
-    const double parts[] = {0.5 + last, 0.25 + last, 0.3125 + last, 0.625 + last, 0.01, 0.9375 + last};
+    const double parts[] = {0.5 + last,   0.25 + last, 0.3125 + last,
+                            0.625 + last, 0.01,        0.9375 + last};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         scatters(&bf16, 1.5 + parts[i] * 0x1p-7, 0x1p-7, parts[i]);
         scatters(&bf16, -(0x1.fep9 + parts[i] * 0x1p2), 0x1p2, parts[i]);  /* a carry */
@@ -201,7 +203,8 @@ END_TEST
 START_TEST(known_numbers_go_to_the_nearest)
 {
     const et_profile p = all_places(8, 8);
-    const double v = (1 + 0x7p-7) * (1 + 0x7p-7), nearest = rounded(&p, ET_ROUND_NEAREST, 0, "A", v);
+    const double v = (1 + 0x7p-7) * (1 + 0x7p-7),
+                 nearest = rounded(&p, ET_ROUND_NEAREST, 0, "A", v);
     int other = 0;
     for (uint64_t seed = 0; seed < MANY; seed++) {
         ck_assert_double_eq(rounded(&p, ET_ROUND_RANDOM, seed, "A", v), nearest);

@@ -159,8 +159,9 @@ static et_status find_variance(work *w, et_step *variance, et_error *error)
         et_real *V = (et_real *)(uintptr_t)list[i].got;
         status = et_cut_make(&grid, w->reference, &list[i].want, error);
         if (status == ET_OK)
-            status = et_smooth_variance(&grid, list[i].want.values, slots_of(w->reference, list[i].row), V,
-                                        ET_FIRST_REPLICAS, error);
+            status =
+                et_smooth_variance(&grid, list[i].want.values, slots_of(w->reference, list[i].row),
+                                   V, ET_FIRST_REPLICAS, error);
         et_cut_free(&grid);
     }
     if (status != ET_OK) et_step_free(variance);
@@ -404,8 +405,8 @@ static et_status find_groups(work *w, et_bars *b, et_error *error)
     return status;
 }
 
-et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p,
-                       size_t max_bytes, et_bars_progress *progress, void *user, et_error *error)
+et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p, size_t max_bytes,
+                       et_bars_progress *progress, void *user, et_error *error)
 {
     ET_ARITHMETIC;
     work w = {.reference = reference,

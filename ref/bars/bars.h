@@ -54,7 +54,7 @@ typedef struct et_tensor_bars {
 typedef struct et_bars {
     const et_step *reference; /* of which they are; must live longer */
     et_limits limits;
-    et_step variance;         /* V, for every real tensor of the reference, in its place */
+    et_step variance; /* V, for every real tensor of the reference, in its place */
     et_tensor_bars
         tensor[ET_MAX_STEP_TENSORS]; /* by row of the table of tensors; zeros where none */
 } et_bars;
@@ -63,13 +63,12 @@ typedef struct et_bars {
 typedef bool et_bars_progress(void *user, double done);
 
 /* reference: has been run. max_bytes: of one replica; 0: no limit. progress may be NULL. ET_ENOMEM. */
-et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p,
-                       size_t max_bytes, et_bars_progress *progress, void *user, et_error *error);
+et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p, size_t max_bytes,
+                       et_bars_progress *progress, void *user, et_error *error);
 void et_bars_free(et_bars *b); /* accepts zeros */
 
 /* sums [t->groups] out: of all groups of a tensor, from these errors. ET_ENOMEM. */
 et_status et_sum_tensor(const et_tensor_bars *t, const et_errors *e, et_group_sums *sums,
                         et_error *error);
-
 
 #endif

@@ -125,7 +125,8 @@ static void smooth(patch *p, const weights *w, double whole, double zeros)
         if (p->V[i] == 0) shape = fmax(shape, relative * (double)p->u[i] * (double)p->u[i]);
         double m = (double)p->V[i], prior = m > shape ? PRIOR : w->prior;
         double least = relative * (double)p->u[i] * (double)p->u[i] / 8;
-        if (isfinite(m)) p->V[i] = (et_real)fmax((w->R * m + prior * shape) / (w->R + prior), least);
+        if (isfinite(m))
+            p->V[i] = (et_real)fmax((w->R * m + prior * shape) / (w->R + prior), least);
     }
 }
 

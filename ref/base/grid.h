@@ -17,14 +17,16 @@
 
 /* One place of one replica. */
 typedef struct et_grid {
-    int drop;                 /* bits of the tail: 53 - p */
-    double smallest, largest; /* of the format: normal, finite */
-    double unit;              /* spacing below `smallest` */
+    int drop;                         /* bits of the tail: 53 - p */
+    double smallest, largest;         /* of the format: normal, finite */
+    double unit;                      /* spacing below `smallest` */
     bool nearest, truncates, flushes; /* nearest: nothing is left to chance */
-    int of_cell, of_value; /* how far chance reaches, from end to end, in sixteenths of a step: one number for all
+    int of_cell,
+        of_value; /* how far chance reaches, from end to end, in sixteenths of a step: one number for all
                             * between two neighbours, and one for each */
-    uint64_t known; /* where these bits are 0 chance has no say: the nearest, ties to the even one */
-    uint64_t key;   /* of seed and site */
+    uint64_t
+        known;    /* where these bits are 0 chance has no say: the nearest, ties to the even one */
+    uint64_t key; /* of seed and site */
 } et_grid;
 
 /* rounding is not NULL. */

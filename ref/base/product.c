@@ -291,7 +291,8 @@ static et_status kernel_product(const et_rounding *r, et_engine engine, size_t M
         (status = copy_operand(r, B, b_lines ? K : N, b_lines ? N : K, b_lines, order, &p.B,
                                &p.rounded, error)) == ET_OK &&
         (status = copy_sums(M, N, accumulate, C, c_stride, &p.C, error)) == ET_OK &&
-        (status = add_up(r, engine, A->site, hides_order(r, A, B, &p), &p, accumulate, error)) == ET_OK)
+        (status = add_up(r, engine, A->site, hides_order(r, A, B, &p), &p, accumulate, error)) ==
+            ET_OK)
         store_sums(M, N, &p.C, C, c_stride);
     free(p.C.at);
     free(p.B.at);

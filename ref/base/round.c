@@ -52,7 +52,9 @@ et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
                      .flushes = p->ftz || (operand && p->flush_operands),
                      .of_cell = p->stochastic ? 0 : 2,
                      .of_value = p->stochastic ? 16 : 6,
-                     .known = nearest ? 0 : p->stochastic ? UINT64_MAX : known_tail(bits),
+                     .known = nearest         ? 0
+                              : p->stochastic ? UINT64_MAX
+                                              : known_tail(bits),
                      .key = key};
 }
 
@@ -79,7 +81,8 @@ static double round_small(const et_grid *g, double size)
 {
     double steps = size / g->unit, lo = floor(steps), part = (steps - lo) * 0x1p53;
     if (part == 0) return stored(g, size);
-    int more = et_steps(g, to_bits(size), to_bits(lo * g->unit), fmod(lo, 2) != 0, (uint64_t)part, 53);
+    int more =
+        et_steps(g, to_bits(size), to_bits(lo * g->unit), fmod(lo, 2) != 0, (uint64_t)part, 53);
     return stored(g, fmax(lo + more, 0) * g->unit);
 }
 

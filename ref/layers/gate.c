@@ -219,8 +219,8 @@ void et_gate_backward_rounded(const et_rounding *kernel, et_gate gate, size_t N,
     case ET_GATE_SIGMOID:
 #pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t i = 0; i < N * n; i++)
-            dr[i] += dp[i] * (s.kernel && !s.saves ? rounded_sigmoid_slope(&s, p[i])
-                                                   : sigmoid_slope(r[i]));
+            dr[i] += dp[i] *
+                     (s.kernel && !s.saves ? rounded_sigmoid_slope(&s, p[i]) : sigmoid_slope(r[i]));
         return;
     case ET_GATE_RELU:
         for (size_t i = 0; i < N * n; i++) dr[i] += r[i] > 0 ? dp[i] : 0;

@@ -39,11 +39,10 @@ static et_status write_tensors(const char *path, const et_step *s, const et_tens
     if (status == ET_OK) status = et_case_print(&json, &s->c, error);
     if (status != ET_OK) return status;
     snprintf(layout, sizeof layout, "block:%zu", s->block);
-    const char *more[][2] = {
-        {"case", json},
-        {"layout", s->block ? layout : NULL},
-        {"profile", profile},
-        {"emulates", s->rounding ? s->rounding->profile->name : NULL}};
+    const char *more[][2] = {{"case", json},
+                             {"layout", s->block ? layout : NULL},
+                             {"profile", profile},
+                             {"emulates", s->rounding ? s->rounding->profile->name : NULL}};
     for (size_t i = 0; i < sizeof more / sizeof *more; i++) {
         if (more[i][1] == NULL) continue;
         metadata[used++] = more[i][0];

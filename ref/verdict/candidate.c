@@ -280,7 +280,8 @@ static et_status read_values(et_candidate *c, const reading *r, const et_tensor_
 static et_status compare_input(const reading *r, const et_tensor_info *info, double *chunk)
 {
     const et_alias *alias = alias_of(r, info->name);
-    const et_tensor_out *want = et_tensor_named(r->known, r->known_count, alias ? alias->name : info->name);
+    const et_tensor_out *want =
+        et_tensor_named(r->known, r->known_count, alias ? alias->name : info->name);
     const et_real *values = want->values;
     et_status status = ET_OK;
     for (size_t first = 0; status == ET_OK && first < info->count; first += CHUNK) {

@@ -32,22 +32,14 @@ static const struct {
     const char *pattern;
     et_place place;
 } places[] = {
-    {"fwd.logits", ET_LOGITS},
-    {"bwd.logits", ET_LOGITS},
-    {"fwd.gates", ET_GATES},
-    {"route.slot_weight", ET_GATES},
-    {"fwd.shared_weight", ET_GATES},
-    {"bwd.slot_weight", ET_GATES},
-    {"bwd.shared_weight", ET_GATES},
-    {"fwd.y", ET_OUTPUTS},
-    {"bwd.x", ET_OUTPUTS},
-    {"bwd.w_*", ET_OUTPUTS},
-    {"bwd.shared_up", ET_OUTPUTS},
-    {"bwd.shared_down", ET_OUTPUTS},
-    {"fwd.*", ET_INTERMEDIATES},
-    {"bwd.*", ET_INTERMEDIATES},
-    {"in.*", ET_OPERANDS},
-    {"*", ET_ACCUMULATOR},
+    {"fwd.logits", ET_LOGITS},       {"bwd.logits", ET_LOGITS},
+    {"fwd.gates", ET_GATES},         {"route.slot_weight", ET_GATES},
+    {"fwd.shared_weight", ET_GATES}, {"bwd.slot_weight", ET_GATES},
+    {"bwd.shared_weight", ET_GATES}, {"fwd.y", ET_OUTPUTS},
+    {"bwd.x", ET_OUTPUTS},           {"bwd.w_*", ET_OUTPUTS},
+    {"bwd.shared_up", ET_OUTPUTS},   {"bwd.shared_down", ET_OUTPUTS},
+    {"fwd.*", ET_INTERMEDIATES},     {"bwd.*", ET_INTERMEDIATES},
+    {"in.*", ET_OPERANDS},           {"*", ET_ACCUMULATOR},
 };
 
 et_place et_tensor_place(const char *name)
@@ -434,7 +426,8 @@ static void conclude_real(exam *x, const sheet *f, const tally *all)
     if (out->outcome != ET_PASS) return;
     if (all->beyond > 0)
         find(x, ET_INCONCLUSIVE,
-             "%.0f of %zu elements: they, or what they are computed from, leave the range of profile %s, whose "
+             "%.0f of %zu elements: they, or what they are computed from, leave the range of "
+             "profile %s, whose "
              "largest number is %.3g",
              all->beyond, out->elements, p->name,
              et_place_largest(p, et_tensor_place(x->got->name)));
@@ -447,10 +440,11 @@ static void conclude_real(exam *x, const sheet *f, const tally *all)
     /* a reference of zeros is no smaller than it may be: whatever is not 0 within its bar has failed */
     x->doubt->harmless = all->reference2 > 0 && all->reference2 < 100 * all->variance;
     if (x->doubt->harmless)
-        find(x, ET_INCONCLUSIVE,
-             "below its noise: root mean square %.2g, less than 10 deviations of %.2g; so it is for "
-             "any kernel of profile %s",
-             sqrt(all->reference2 / all->judged), sqrt(all->variance / all->judged), p->name);
+        find(
+            x, ET_INCONCLUSIVE,
+            "below its noise: root mean square %.2g, less than 10 deviations of %.2g; so it is for "
+            "any kernel of profile %s",
+            sqrt(all->reference2 / all->judged), sqrt(all->variance / all->judged), p->name);
     else if (x->doubt->identical && !finer)
         find(x, ET_INCONCLUSIVE,
              "the golden itself, or as free of errors: a kernel would have rounded");

@@ -51,10 +51,10 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
         /* In evaluation the state is exact; one that was moved by mistake hangs on cutoffs, scores all. */
         double step = 1 - j->golden->c.ema_decay;
         if (j->golden->c.eval && strcmp(got->name, "state.ema") == 0)
-            x.noise = fmax(x.noise,
-                           step * step *
-                               et_noise_to_signal(j->golden->c.tokens * j->golden->c.experts,
-                                                  q->right->fwd.logits, variance->fwd.logits));
+            x.noise =
+                fmax(x.noise, step * step *
+                                  et_noise_to_signal(j->golden->c.tokens * j->golden->c.experts,
+                                                     q->right->fwd.logits, variance->fwd.logits));
     }
     return x;
 }

@@ -120,7 +120,9 @@ static void judge(jury *q, size_t number, const et_group_sums *sums)
 {
     et_group g = et_measure_group(q->j->bars, q->bars, &q->bars->bars[number], sums);
     bool whole = number == q->bars->grid.first[ET_KIND_TENSOR], tested = g.spread_limit > 0;
-    if (!whole && (!tested || (q->j->visit == NULL && g.deviations <= q->out->worst_group.deviations))) return;
+    if (!whole &&
+        (!tested || (q->j->visit == NULL && g.deviations <= q->out->worst_group.deviations)))
+        return;
     g = name_group(q->bars, number, g);
     if (whole) q->out->whole = q->out->worst_group = g;
     if (!tested) return;

@@ -167,7 +167,6 @@ bool et_mutant_agrees(const et_inquiry *q, et_mutant *m, bool reals, bool *seen)
  * exhibits that it changes. *failing: one of them is among those that failed. */
 et_fit et_fit_factor(const et_inquiry *q, const et_mutant *m, bool *failing);
 
-
 /* The full judgement of the exhibits that the mutant touches; it has been computed on all tokens. */
 et_status et_mutant_passes(const et_inquiry *q, const et_mutant *m, bool *passes, et_error *error);
 

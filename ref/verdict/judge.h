@@ -63,8 +63,8 @@ void et_show_state(et_step *s, int32_t *updates);
 
 /* The layer with one assignment, and its error bars under one profile. */
 typedef struct et_shelved {
-    uint8_t *mask; /* [N,n]; NULL: the rule's own, or a dense layer */
-    et_step step;  /* with that assignment; zeros where the golden serves */
+    uint8_t *mask;   /* [N,n]; NULL: the rule's own, or a dense layer */
+    et_step step;    /* with that assignment; zeros where the golden serves */
     int32_t updates; /* of its state in evaluation */
     et_profile profile;
     et_bars bars;

@@ -330,7 +330,8 @@ static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_bars *
     double n = (double)et_tensor_count(x->got);
     const et_group_sums sums = {.n = n, .uu = 4 * n};
     double most = t->groups > 0 ? et_measure_group(bars, t, &t->bars[0], &sums).spread_limit : 0;
-    return mean_square(x, V, 0, et_tensor_count(x->got)) <= most * most && is_everywhere(q, x, V, p);
+    return mean_square(x, V, 0, et_tensor_count(x->got)) <= most * most &&
+           is_everywhere(q, x, V, p);
 }
 
 static bool is_subnormal(double value, double smallest)

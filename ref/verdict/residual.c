@@ -287,8 +287,7 @@ static void say_group(const et_exhibit *x, text *t)
     char what[64];
     say(t, "%s: no single element fails, but ", x->got->name);
     et_group_print(g, what, sizeof what);
-    say(t, "%s does: slope %.2e +- %.1e, spread %.3g", what, g->slope, g->slope_sigma,
-        g->spread);
+    say(t, "%s does: slope %.2e +- %.1e, spread %.3g", what, g->slope, g->slope_sigma, g->spread);
 }
 
 static et_status say_real(const et_inquiry *q, const et_exhibit *x, text *t, et_error *error)

@@ -198,14 +198,14 @@ typedef struct court {
     const et_judgement *j;
     size_t N, n;
     double T;
-    bool by_token;        /* TC: the experts of a token compete; else the tokens of an expert */
-    bool ranked;          /* ties go to the lower index */
-    bool counts_open;     /* some expert's m is not settled */
-    int32_t *twin;        /* of each competitor's row the first that is equal */
-    item *low, *high;     /* room for one choice */
-    uint8_t *illegal;     /* [N,n] */
-    uint8_t *open;        /* [N,n] */
-    size_t first;         /* the first illegal decision */
+    bool by_token;    /* TC: the experts of a token compete; else the tokens of an expert */
+    bool ranked;      /* ties go to the lower index */
+    bool counts_open; /* some expert's m is not settled */
+    int32_t *twin;    /* of each competitor's row the first that is equal */
+    item *low, *high; /* room for one choice */
+    uint8_t *illegal; /* [N,n] */
+    uint8_t *open;    /* [N,n] */
+    size_t first;     /* the first illegal decision */
     et_routing_verdict *out;
 } court;
 

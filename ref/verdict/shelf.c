@@ -102,8 +102,7 @@ const et_step *et_shelved_step(const et_shelf *s, const et_shelved *taken)
 }
 
 et_status et_shelf_take(et_shelf *s, const uint8_t *mask, const et_profile *p, size_t max_bytes,
-                        et_bars_progress *progress, void *user, et_shelved **taken,
-                        et_error *error)
+                        et_bars_progress *progress, void *user, et_shelved **taken, et_error *error)
 {
     et_shelved *x = NULL;
     if (mask && same_mask(s, mask, s->golden->route.mask)) mask = NULL;

@@ -28,13 +28,13 @@ typedef struct trial {
     et_verdict *verdict;
     et_step golden; /* the caller's, and its state in evaluation, too */
     int32_t updates;
-    et_shelf own;      /* where the caller has none */
-    et_shelved *taken; /* the reference and its bars */
-    et_assignment assignment;  /* the candidate's own */
-    uint8_t *shown;            /* the verdict's routing.mask */
-    uint8_t *inferred, *open;  /* [N,n] masks */
-    et_doubt *doubts;          /* [tensor_count] */
-    bool absurd; /* an illegal routing of so many slots that nothing else is judged */
+    et_shelf own;             /* where the caller has none */
+    et_shelved *taken;        /* the reference and its bars */
+    et_assignment assignment; /* the candidate's own */
+    uint8_t *shown;           /* the verdict's routing.mask */
+    uint8_t *inferred, *open; /* [N,n] masks */
+    et_doubt *doubts;         /* [tensor_count] */
+    bool absurd;              /* an illegal routing of so many slots that nothing else is judged */
 } trial;
 
 static void end_trial(trial *t)

@@ -69,8 +69,7 @@ static size_of_fault measure(const et_tensor_out *broken, const et_tensor_out *h
                              const et_tensor_out *right, const et_real *variance)
 {
     double farthest2 = 0, sum = 0;
-    bool comparable =
-        et_same_shape(broken, healthy) && et_same_shape(broken, right);
+    bool comparable = et_same_shape(broken, healthy) && et_same_shape(broken, right);
     if (!comparable) return endless;
     for (size_t i = 0; i < et_tensor_count(broken); i++) {
         double a = et_tensor_element(broken, i), b = et_tensor_element(healthy, i), D = a - b;

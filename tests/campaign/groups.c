@@ -44,8 +44,8 @@ void cp_groups_print(const cp_groups *g, const char *profile, FILE *lines)
         for (size_t k = 0; k < CP_KINDS; k++) {
             const cp_sums *s = &g->of[i][k];
             if (s->count > 0)
-                fprintf(lines, "group\t%s\t%s\t%s\t%.0f\t%.4g\n", profile, et_tensor_doc_at(i)->name,
-                        cp_kinds[k], s->count, s->deviations);
+                fprintf(lines, "group\t%s\t%s\t%s\t%.0f\t%.4g\n", profile,
+                        et_tensor_doc_at(i)->name, cp_kinds[k], s->count, s->deviations);
         }
 }
 

@@ -181,9 +181,10 @@ bool cp_report_limits(const cp_report *r)
     bool kept = true;
     memset(needs, 0, sizeof needs);
     read_needs(r, needs);
-    FILE *file = cp_csv(r, "limits.csv",
-                        "the most deviations that honest kernels needed; limits are to be 1.5 times that",
-                        "profile,kind,groups,needed,in_force,tensor,case");
+    FILE *file =
+        cp_csv(r, "limits.csv",
+               "the most deviations that honest kernels needed; limits are to be 1.5 times that",
+               "profile,kind,groups,needed,in_force,tensor,case");
     fprintf(r->to, "\n%-9s %-8s %12s %8s %8s\n", "profile", "kind", "groups", "needed", "limit");
     for (size_t p = 0; p < CP_PROFILES; p++)
         for (size_t k = 0; k < CP_KINDS; k++) {

@@ -28,9 +28,8 @@ static bool check_alone(const verify_options *o)
         bool given;
         const char *name;
     } rows[] = {{o->profile != NULL, "--profile"}, {o->require.count > 0, "--require"},
-                {o->ties >= 0, "--ties"},
-                {o->aliases.count > 0, "--alias"}, {o->no_explain, "--no-explain"},
-                {o->explain_limit > 0, "--explain-limit"}};
+                {o->ties >= 0, "--ties"},          {o->aliases.count > 0, "--alias"},
+                {o->no_explain, "--no-explain"},   {o->explain_limit > 0, "--explain-limit"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (!rows[i].given) continue;
         fail(

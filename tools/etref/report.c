@@ -306,7 +306,8 @@ static void print_explanation(const judgement *j)
         printf("%s %s: %s (%s)\n", i ? "       or by" : "explained by", e->name, e->sentence,
                e->scope);
     }
-    if (v->explanation_count == 0 && !v->passes_under) puts("explained by no hypothesis of 'etref list hypotheses'");
+    if (v->explanation_count == 0 && !v->passes_under)
+        puts("explained by no hypothesis of 'etref list hypotheses'");
     if (v->residual[0]) print_wrapped(2, v->residual);
     if (v->search[0]) printf("%s; --explain-limit SECONDS allows more\n", v->search);
 }

@@ -16,7 +16,7 @@ typedef struct verify_options {
     bool quiet, no_explain;
     size_t threads;
     size_t explain_limit; /* CPU seconds; 0: not given */
-    const char *profile; /* NULL: not given */
+    const char *profile;  /* NULL: not given */
     word_list require, aliases;
     int argc; /* the command line, for the report to repeat */
     char **argv;
@@ -40,7 +40,7 @@ typedef struct judgement {
     et_step golden;
     et_candidate candidate;
     et_profile profile; /* the one named, or chosen */
-    bool same_file; /* golden and candidate are one file under two names, or under one */
+    bool same_file;     /* golden and candidate are one file under two names, or under one */
     et_verdict verdict;
     et_assignment routing; /* the candidate's own where it shows one; names slots in the report */
     bool routing_owned;
