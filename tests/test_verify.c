@@ -645,10 +645,10 @@ static et_tensor_verdict judged_by_threads(const honest *k, size_t index, int th
                             .mask = k->golden.route.mask,
                             .options = &options};
     et_tensor_verdict out;
-    int usual = omp_get_max_threads();
+    int before = omp_get_max_threads();
     omp_set_num_threads(threads);
     ck_assert_int_eq(et_judge_tensor(&j, index, &k->golden, NULL, &out, NULL), ET_OK);
-    omp_set_num_threads(usual);
+    omp_set_num_threads(before);
     return out;
 }
 
