@@ -292,23 +292,31 @@ static void note_nearest(et_group_bar *bar, tally *all, const et_group_sums *s)
     if (isfinite(some)) bar->spread_systematic = fmax(bar->spread_systematic, some);
 }
 
-/* A zero that moves for the first time now, as p/T of a single gate does for want of a bit: V, of which none of the
- * FIRST replicas knew, is at least a sixteenth of e^2, and so for all of the tensor's zeros that have none. -V until all
- * replicas are through, since groups have been summed without them. */
-static void note_late_zeros(const pair *p, const et_real *got)
+/* What moves for the first time now, a zero such as 1 - p/T of a single gate for want of a bit, or a sum that was exact
+ * in every order so far. V, of which none of the FIRST replicas knew, is at least a sixteenth of e^2, and so for all of the
+ * tensor's zeros that have none; likewise, by e^2/u^2, for all others. -V until all replicas are through, since groups have
+ * been summed without them. */
+static void note_late(const pair *p, const et_real *got)
 {
     const et_real *want = p->want.values;
     et_real *V = (et_real *)(uintptr_t)p->got;
-    double most = 0;
-    for (size_t i = 0; i < p->count; i++)
-        if (want[i] == 0 && V[i] <= 0 && isfinite(got[i])) most = fmax(most, fabs((double)got[i]));
-    if (most == 0) return;
-    et_real late = (et_real)(-most * most / ET_FIRST_REPLICAS);
-    for (size_t i = 0; i < p->count; i++)
-        if (want[i] == 0 && V[i] <= 0) V[i] = V[i] < late ? V[i] : late;
+    double zeros = 0, others = 0; /* the largest e^2; e^2/u^2 */
+    for (size_t i = 0; i < p->count; i++) {
+        double u = (double)want[i], e = (double)got[i] - u;
+        if (V[i] > 0 || e == 0 || !isfinite(e) || !isfinite(u)) continue;
+        if (u == 0)
+            zeros = fmax(zeros, e * e);
+        else
+            others = fmax(others, e / u * (e / u));
+    }
+    if (zeros == 0 && others == 0) return;
+    for (size_t i = 0; i < p->count; i++) {
+        double u = (double)want[i], late = u == 0 ? zeros : isfinite(u) ? others * u * u : 0;
+        if (V[i] <= 0) V[i] = (et_real)fmin((double)V[i], -late / ET_FIRST_REPLICAS);
+    }
 }
 
-static void settle_late_zeros(const ledger *l)
+static void settle_late(const ledger *l)
 {
     for (size_t i = 0; i < l->count; i++) {
         et_real *V = (et_real *)(uintptr_t)l->list[i].got;
@@ -333,7 +341,7 @@ static et_status look_at(et_bars *b, ledger *l, const et_step *replica, use_of_s
             status = et_sum_tensor(t, &e, l->sums, error);
             for (size_t g = 0; g < t->groups && status == ET_OK; g++)
                 use(&t->bars[g], &tallies[g], &l->sums[g]);
-            note_late_zeros(p, run[k].got);
+            note_late(p, run[k].got);
             t->farthest = fmax(t->farthest, sqrt(l->sums[t->grid.first[ET_KIND_TENSOR]].most_ee));
         }
         tallies += t->groups;
@@ -369,7 +377,7 @@ static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, 
 
 static void settle(et_bars *b, const ledger *l)
 {
-    settle_late_zeros(l);
+    settle_late(l);
     const tally *tallies = l->tallies;
     for (size_t i = 0; i < l->count; i++) {
         et_tensor_bars *t = &b->tensor[l->list[i].row];

@@ -11,8 +11,8 @@
  *     part  = the tensor; one expert's share of it; of y, sum w f(x) over all slots or one expert's
  *
  * A wrong gate, or a wrong f(x), is looked for in y alone, too, where it is diluted by the shared expert and by the
- * rounding of y. Where a factor's own deviation is too large for a verdict at alpha = 1e-9, that of
- * dW_r or of one expert's gradient, the floor is printed and no bound is set.
+ * rounding of y. Where a factor's own deviation is too large for that, as of dW_r or of one
+ * expert's gradient, the floor is printed and no bound is set.
  */
 #include "ref/verdict/judge.h"
 #include "tests/campaign/campaign.h"

@@ -349,6 +349,7 @@ static json_t *group_json(const et_group *g)
     json_object_set_new(object, "slope_limit", json_number(g->slope_limit));
     json_object_set_new(object, "spread", json_number(g->spread));
     json_object_set_new(object, "spread_limit", json_number(g->spread_limit));
+    json_object_set_new(object, "deviations", json_number(g->deviations));
     json_object_set_new(object, "pass", json_boolean(g->pass));
     return object;
 }
