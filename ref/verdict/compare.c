@@ -404,7 +404,7 @@ static bool passes_roughly(const et_inquiry *q, const et_exhibit *x, const et_te
                          : 5000 * v->failed <= v->judged;
     if (v->outcome != ET_MISMATCH) return true;
     if (v->failed > 0 && !few) return false;
-    if (x->verdict->failed > 0) return v->whole.deviations <= group_limit(q, x);
+    if (x->verdict->failed > 0 && v->failed == 0) return v->whole.deviations <= group_limit(q, x);
     return v->whole.pass && v->worst_group.pass;
 }
 
