@@ -87,6 +87,13 @@ static et_real shared_divisor(const et_moe *moe, const et_assignment *a, size_t 
     return moe->norm == ET_NORM_FANOUT ? fanout(moe, a, t) : 1;
 }
 
+/* Where a kernel's format has only zeros for a token's gates, some kernels have 0/0. (Gates that are 0 themselves, relu's,
+ * make weights of 0 by definition.) */
+static bool divides_by_zero(const et_moe *moe)
+{
+    return moe->gate != ET_GATE_RELU && et_goes_other_way(moe->rounding, "0/0", "w");
+}
+
 static void weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
     et_grid rooms[2];
@@ -99,7 +106,8 @@ static void weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
         for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
             int32_t slot = a->token_slots[j];
             et_real p = v->gates[t * moe->n + (size_t)a->slot_expert[slot]];
-            v->slot_weight[slot] = divide_by != 0 ? (et_real)et_over(stored, p, divide_by) : 0;
+            bool divides = divide_by != 0 || divides_by_zero(moe);
+            v->slot_weight[slot] = divides ? (et_real)et_over(stored, p, divide_by) : 0;
         }
         if (moe->hs > 0) {
             double s = moe->anchor_weighs_shared ? v->anchor[t] : constant;
@@ -559,7 +567,7 @@ static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_m
                            size_t t, const et_grid *q, et_moe_grads *g)
 {
     double divide_by = divisor(moe, a, v, t, q), carried = 0;
-    if (divide_by == 0) return; /* this token's weights are 0 by definition: no gradient */
+    if (divide_by == 0 && !divides_by_zero(moe)) return; /* its weights are 0: no gradient */
     int32_t first = a->token_offsets[t], end = a->token_offsets[t + 1];
     if (moe->norm == ET_NORM_SUM)
         for (int32_t j = first; j < end; j++)
