@@ -325,7 +325,9 @@ def differences(path, c, tensors):
     for name, values in stored.items():
         now = tensors[name].double().flatten()
         apart = (torch.tensor(values, dtype=torch.float64) - now).abs().max()
-        exact = name.startswith("in.") or tensors[name].dtype != torch.float64
+        # in.ema is a mean of sums, whose last bits hang on the processor
+        drawn = name.startswith("in.") and name != "in.ema"
+        exact = drawn or tensors[name].dtype != torch.float64
         if not apart <= (0 if exact else 1e-13 * now.abs().max()):
             found.append("%s: %s: apart by %g" % (path, name, apart))
     return found
