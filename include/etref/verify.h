@@ -15,7 +15,7 @@
  *                  one of its inputs, and the tensor stands out of its noise
  *
  * sigma, and what slopes and spreads may be, come from replicas: runs of the layer with a kernel's roundings in it, up or
- * down by chance (rounding.h). An element may err by 30 deviations and a group by 20: half as much again as the most that
+ * down by chance (rounding.h). An element may err by 30 deviations and a group by 22 (40 in f32 and f64): half as much again as the most that
  * honest kernels were seen to need.
  *
  * ET_MISMATCH if any of the parts finds an error. Else ET_INCONCLUSIVE if what is there cannot decide: a
