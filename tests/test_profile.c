@@ -39,16 +39,6 @@ static et_profile parse_good(const char *json)
     return p;
 }
 
-static bool same(const et_profile *a, const et_profile *b)
-{
-    return strcmp(a->name, b->name) == 0 && memcmp(a->bits, b->bits, sizeof a->bits) == 0 &&
-           a->exponent_bits == b->exponent_bits && a->ftz == b->ftz &&
-           a->truncate_operands == b->truncate_operands &&
-           a->truncate_accumulator == b->truncate_accumulator &&
-           a->accumulator_chunk == b->accumulator_chunk && a->flush_operands == b->flush_operands &&
-           a->flush_products == b->flush_products && a->stochastic == b->stochastic;
-}
-
 /* ---- the table ---- */
 
 START_TEST(the_built_in_profiles)
@@ -68,7 +58,7 @@ START_TEST(the_built_in_profiles)
     for (size_t i = 0; i < COUNT(known); i++) {
         const et_profile *p = et_profile_at(i);
         ck_assert_ptr_nonnull(p);
-        ck_assert_msg(same(p, &known[i]), "%s is not %s", p->name, known[i].name);
+        ck_assert_msg(et_profile_equals(p, &known[i]), "%s is not %s", p->name, known[i].name);
         ck_assert_ptr_eq(et_profile_find(known[i].name), p);
         ck_assert_int_eq(et_profile_check(p, NULL), ET_OK);
     }
@@ -107,13 +97,13 @@ START_TEST(every_field_arrives)
                              .truncate_operands = true,
                              .truncate_accumulator = true};
     et_profile p = parse_good(PROFILE(""));
-    ck_assert(same(&p, &plain));
+    ck_assert(et_profile_equals(&p, &plain));
     p = parse_good(PROFILE(",'exponent_bits':8,'ftz':false,'operand_rounding':'nearest',"
                            "'accumulator_rounding':'nearest'"));
-    ck_assert(same(&p, &plain));
+    ck_assert(et_profile_equals(&p, &plain));
     p = parse_good(PROFILE(",'exponent_bits':5,'ftz':true,'operand_rounding':'truncate',"
                            "'accumulator_rounding':'truncate'"));
-    ck_assert(same(&p, &full));
+    ck_assert(et_profile_equals(&p, &full));
     p = parse_good(PROFILE(",'operand_rounding':'truncate'"));
     ck_assert(p.truncate_operands && !p.truncate_accumulator);
     p = parse_good(PROFILE(",'accumulator_rounding':'truncate'"));
@@ -286,7 +276,7 @@ START_TEST(what_is_printed_parses_to_the_same)
         char *json;
         ck_assert_int_eq(et_profile_print(&json, p, NULL), ET_OK);
         ck_assert_int_eq(et_profile_parse(&again, json, strlen(json), "test", NULL), ET_OK);
-        ck_assert_msg(same(p, &again), "%s", json);
+        ck_assert_msg(et_profile_equals(p, &again), "%s", json);
         free(json);
     }
 }

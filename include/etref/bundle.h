@@ -81,8 +81,7 @@ typedef struct et_comparison {
     size_t worst;              /* index of the largest error */
     double stored, recomputed; /* there */
     bool pass; /* exact: different == 0; else max_error <= 900 u * largest (1e-13), no NaN */
-    const char *
-        problem; /* NULL, or "shape", "type", "not of its case", "no deviation": nothing was compared */
+    const char *problem; /* NULL, or "shape", "type", "not of its case", "no deviation": nothing was compared */
 } et_comparison;
 
 /* Compares every tensor of the file but in.* with the step, which et_step_run has filled. Of noise.*, estimates from

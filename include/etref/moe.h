@@ -63,8 +63,7 @@ typedef struct et_moe_grads {
     et_real *gates;  /* [N,n] comes in with the losses' gradient by the gate values, or zero */
     et_real *slot_weight, *slot_out, *slot_act, *slot_pre; /* [S], [S,d], [S,h], [S,h] */
     et_real *shared_weight, *shared_out, *shared_act, *shared_pre;
-    const uint8_t
-        *wanted; /* [n+1] of which experts up and down are, the shared one last; NULL: all */
+    const uint8_t *wanted; /* [n+1] of which experts up and down are, the shared one last; NULL: all */
 } et_moe_grads;
 
 /* All of these functions check what they are given before they touch anything. ET_EINVAL: a switch

@@ -94,6 +94,9 @@ et_status et_profile_check(const et_profile *p, et_error *error);
  * Allocated; the caller frees it. ET_EINVAL as et_profile_check; ET_ENOMEM. */
 et_status et_profile_print(char **json, const et_profile *p, et_error *error);
 
+/* Whether they agree in every field. */
+bool et_profile_equals(const et_profile *a, const et_profile *b);
+
 /* "operands", "intermediates", ... */
 const char *et_place_name(et_place place);
 

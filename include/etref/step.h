@@ -68,8 +68,7 @@ typedef struct et_step {
     int32_t *state_updates;          /* [1] or NULL */
     et_step_metrics metric;
     size_t block; /* layout.*: tile size, at most ET_MAX_BLOCK; set before et_step_run, 0: none */
-    const et_rounding
-        *rounding; /* set before et_step_run: the step as a kernel of this profile would
+    const et_rounding *rounding; /* set before et_step_run: the step as a kernel of this profile would
                                   * compute it; NULL: the golden */
     const uint8_t
         *given_mask; /* [N,n] set before et_step_run: this assignment instead of the rule's

@@ -15,8 +15,8 @@
  *                  one of its inputs, and the tensor stands out of its noise
  *
  * sigma, and what slopes and spreads may be, come from replicas: runs of the layer with a kernel's roundings in it, up or
- * down by chance (rounding.h). An element may err by 30 deviations and a group by 22 (40 in f32 and f64): half as much again as the most that
- * honest kernels were seen to need.
+ * down by chance (rounding.h). An element may err by 30 deviations, a group by 22 (in f32 and f64 by 40): half as much
+ * again as the most that honest kernels were seen to need (data/campaign/limits.csv).
  *
  * ET_MISMATCH if any of the parts finds an error. Else ET_INCONCLUSIVE if what is there cannot decide: a
  * required tensor is missing; nothing was judged; everything is as free of errors as the golden, where a
@@ -47,8 +47,7 @@ typedef struct et_verify_options {
                                  * gradients that a lean bundle of the case has (bundle.h) */
     size_t require_count;
     bool explain; /* on a mismatch, try other profiles and the catalogue of hypotheses */
-    double
-        explain_seconds; /* of the process's CPU time, for that; 0: no limit, and the same result on every machine.
+    double explain_seconds; /* of the process's CPU time, for that; 0: no limit, and the same result on every machine.
                              * No piece of work begins for which, by the longest of its kind so far, there is no time;
                              * the first may go past the limit. */
     size_t max_bytes; /* for a reference or its error bars, each; 0: no limit */
@@ -58,17 +57,14 @@ typedef struct et_verify_options {
 
 /* One group of elements of a tensor. */
 typedef struct et_group {
-    const char *
-        kind; /* "tensor", "expert", "row", "column", "block": 16, 64 or 128 rows; "tile": 16 rows of 16
+    const char *kind; /* "tensor", "expert", "row", "column", "block": 16, 64 or 128 rows; "tile": 16 rows of 16
                        * columns; "part": all of one summand */
     const char *part; /* what the error is regressed on: "reference"; of y "routed", "shared"; of dx
                        * "experts", "shared", "router" */
-    size_t index, column,
-        elements; /* expert, row or column; of a block or tile its first row, and column */
+    size_t index, column, elements; /* expert, row or column; of a block or tile its first row, and column */
     double slope, slope_sigma, slope_limit;
     double spread, spread_limit; /* limit 0: not tested */
-    double
-        deviations; /* the larger of both, beyond what replicas have by design, in deviations of theirs */
+    double deviations; /* the larger of both, beyond what replicas have by design, in deviations of theirs */
     bool pass;
 } et_group;
 
@@ -80,28 +76,26 @@ typedef struct et_tensor_verdict {
     et_outcome outcome;
     char reason[240]; /* one sentence where it is not ET_PASS */
     et_dtype dtype;   /* as the candidate stores it */
-    size_t elements, judged,
-        failed;              /* judged: those that could be (no open decision behind them) */
-    size_t exact;            /* elements with sigma = 0 */
-    double largest_error;    /* of the finite ones */
-    double largest_ulps;     /* the same in units in the last place of the larger of got and
+    size_t elements, judged, failed; /* judged: those that could be (no open decision behind them) */
+    size_t exact;                    /* elements with sigma = 0 */
+    double largest_error;            /* of the finite ones */
+    double largest_ulps;             /* the same in units in the last place of the larger of got and
                                       * want, of the significand that the profile has there */
-    double largest_sigmas;   /* infinite: not finite, or wrong where sigma = 0 */
-    double limit_sigmas;     /* t */
-    size_t worst;            /* index of the element with the most sigmas */
-    double got, want, bar;   /* there; bar = t sigma */
-    double effective_sample; /* (sum V)^2 / sum V^2 */
-    et_group whole,
-        worst_group; /* the tensor; the group that came nearest to, or farthest past, its
+    double largest_sigmas;           /* infinite: not finite, or wrong where sigma = 0 */
+    double limit_sigmas;             /* t */
+    size_t worst;                    /* index of the element with the most sigmas */
+    double got, want, bar;           /* there; bar = t sigma */
+    double effective_sample;                                          /* (sum V)^2 / sum V^2 */
+    et_group whole, worst_group; /* the tensor; the group that came nearest to, or farthest past, its
                                   * limits */
 } et_tensor_verdict;
 
 typedef struct et_routing_verdict {
     et_outcome outcome;
     char reason[240];
-    bool shown;                                 /* the candidate shows its routing */
+    bool shown;                                /* the candidate shows its routing */
     size_t decisions, open, differing, illegal; /* differing: legal and illegal ones */
-    size_t token, expert;                       /* the first illegal one */
+    size_t token, expert;                      /* the first illegal one */
     uint8_t *mask; /* [N,n] the routing that it shows; NULL: none, or one that contradicts itself */
 } et_routing_verdict;
 
@@ -136,20 +130,17 @@ et_profile_choice et_profile_for(const et_step *golden, const et_tensor_out *can
 
 typedef struct et_verdict {
     et_outcome outcome;
-    char line[600]; /* the verdict in one line, for the end of a log */
+    char line[600];  /* the verdict in one line, for the end of a log */
     et_profile profile;
     char chosen_from[120]; /* of a profile that et_profile_for chose: from what; "": the caller's */
-    char note
-        [200]; /* on a pass: every tensor of many elements stays below a tenth of the profile's deviations, so a
+    char note[200]; /* on a pass: every tensor of many elements stays below a tenth of the profile's deviations, so a
                      * tighter profile should judge; "": not so */
     et_routing_verdict routing; /* decisions = 0 for a dense layer */
     size_t tensor_count;
     et_tensor_verdict *tensors; /* in the order of the tensor table */
-    const char *
-        passes_under; /* on a mismatch: the tightest built-in profile under which it passes, or NULL */
+    const char *passes_under; /* on a mismatch: the tightest built-in profile under which it passes, or NULL */
     size_t explanation_count;
-    et_explanation
-        explanations[ET_MAX_EXPLANATIONS]; /* factors and roundings by how tightly they fit */
+    et_explanation explanations[ET_MAX_EXPLANATIONS]; /* factors and roundings by how tightly they fit */
     char residual[800]; /* where nothing explains a mismatch: what is wrong, and where */
     char search[120];   /* of a search that its limit cut: what was left out */
 } et_verdict;

@@ -63,23 +63,21 @@ void et_show_state(et_step *s, int32_t *updates);
 
 /* The layer with one assignment, and its error bars under one profile. */
 typedef struct et_shelved {
+    struct et_shelved *next;
     uint8_t *mask;   /* [N,n]; NULL: the rule's own, or a dense layer */
     et_step step;    /* with that assignment; zeros where the golden serves */
     int32_t updates; /* of its state in evaluation */
     et_profile profile;
     et_bars bars;
     size_t users, last_use; /* at present; and when, in takings */
-    bool filled;
 } et_shelved;
 
-enum { ET_SHELVES = 32 };
-
-/* Bars cost dozens of runs of the layer, so they are kept, as many as fit into 256 MiB: those that were used last. A shelf
- * is one thread's. */
+/* Bars cost dozens of runs of the layer, so they are kept, as many as fit into 256 MiB: those that were used last. A
+ * shelf is one thread's. */
 typedef struct et_shelf {
     const et_step *golden; /* {.golden = ...} is an empty shelf; it must live longer */
     size_t takings;
-    et_shelved places[ET_SHELVES];
+    et_shelved *first;
 } et_shelf;
 
 /* Made, if not there. mask: as above, of the golden's N and n. max_bytes: of a run of the layer, or 0. The caller

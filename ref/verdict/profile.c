@@ -222,6 +222,16 @@ static et_status check_whole(const et_profile *p, const char *where, et_error *e
     return check_known_name(p, where, error);
 }
 
+bool et_profile_equals(const et_profile *a, const et_profile *b)
+{
+    return strcmp(a->name, b->name) == 0 && memcmp(a->bits, b->bits, sizeof a->bits) == 0 &&
+           a->exponent_bits == b->exponent_bits && a->ftz == b->ftz &&
+           a->truncate_operands == b->truncate_operands &&
+           a->truncate_accumulator == b->truncate_accumulator &&
+           a->accumulator_chunk == b->accumulator_chunk && a->flush_operands == b->flush_operands &&
+           a->flush_products == b->flush_products && a->stochastic == b->stochastic;
+}
+
 et_status et_profile_check(const et_profile *p, et_error *error)
 {
     size_t length = strnlen(p->name, sizeof p->name);
