@@ -55,12 +55,12 @@ static double step(const et_profile *p, const cd_format *f, double sum, double x
 }
 
 /* Two sums; chunks are added in binary32. */
-static double plus(const et_profile *p, const cd_format *f, bool chunks, double a, double b)
+static double plus(const et_profile *p, const cd_format *f, bool chunks, double x, double y)
 {
     int bits = p->bits[ET_ACCUMULATOR];
     if (chunks || (bits == 24 && !p->truncate_accumulator && !p->ftz))
-        return (double)((float)a + (float)b);
-    return bits == 53 ? a + b : cd_round(f, a + b);
+        return (double)((float)x + (float)y);
+    return bits == 53 ? x + y : cd_round(f, x + y);
 }
 
 static cd_format accumulator(const et_profile *p)

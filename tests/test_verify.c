@@ -639,7 +639,7 @@ static et_tensor_verdict judged_by_threads(const honest *k, size_t index, int th
     const et_verify_options options = {.profile = k->profile};
     const et_judgement j = {.golden = &k->golden,
                             .reference = &k->golden,
-                            .bars = &k->shelf.places[0].bars,
+                            .bars = &k->shelf.first->bars,
                             .candidate = k->tensors,
                             .count = k->count,
                             .mask = k->golden.route.mask,
