@@ -459,11 +459,11 @@ static double scaled(double v)
     return et_round_to_dtype(1.003 * v, ET_BF16);
 }
 
-static double without_two_bits(double v)
+static double without_a_bit(double v)
 {
-    static const cd_format six_bits = {
-        .bits = 6, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.f8p127};
-    return cd_round(&six_bits, v);
+    static const cd_format seven_bits = {
+        .bits = 7, .emin = -126, .smallest = 0x1p-126, .largest = 0x1.fcp127};
+    return cd_round(&seven_bits, v);
 }
 
 static void expect_rejected(et_verdict v, const char *what, const char *tensor)
@@ -479,7 +479,7 @@ START_TEST(sabotage_is_seen)
     ck_assert_msg(v.outcome == ET_PASS, "%s", v.line);
     et_verdict_free(&v);
     expect_rejected(judge_spoilt("bf16", scaled), "y times 1.003", "fwd.y");
-    expect_rejected(judge_spoilt("bf16", without_two_bits), "y rounded once more, to 6 bits", "fwd.y");
+    expect_rejected(judge_spoilt("bf16", without_a_bit), "y rounded once more, to 7 bits", "fwd.y");
     expect_rejected(judge_spoilt("bf16-low", as_it_is), "gates and logits rounded, too",
                     "fwd.logits");
 }

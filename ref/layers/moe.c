@@ -175,10 +175,11 @@ static et_status no_room(et_error *error)
 }
 
 /* Some kernels weigh A, where its format has room for small numbers: w f(x) = (w A) W_down', dW_down = dy' (w A), and
- * dw = <dA, A> of a dA without w. A replica of one has an f(x) that comes of it. */
+ * dw = <dA, A> of a dA without w. A replica of one has an f(x) that comes of it. As it
+ * does not store f(x), only replicas that leave roundings out are of this kind: the others' errors are of one size. */
 static bool weighs_hidden(const et_moe *moe)
 {
-    return et_goes_other_way(moe->rounding, "w A", "f") &&
+    return et_goes_other_way(moe->rounding, "w A", "f") && moe->rounding->mode == ET_ROUND_SOME &&
            et_place_smallest(moe->rounding->profile, ET_INTERMEDIATES) <= 0x1p-126;
 }
 
