@@ -28,6 +28,13 @@ void et_balance_fractions(size_t N, size_t n, size_t K, const et_real *load, et_
     for (size_t i = 0; i < n; i++) F[i] = (et_real)fraction(NULL, N, n, K, load[i]);
 }
 
+/* A loss's coefficient, which some kernels have in as many bits as they compute with, and others in more: one factor of
+ * all of its gradient. */
+static double coefficient(const et_rounding *r, const et_grid *q, double scale)
+{
+    return et_goes_other_way(r, "coefficient", "loss") ? et_rounded(q, scale) : scale;
+}
+
 /* L = sum_i F'_i (1/N) sum_t p_ti. F is a count, constant almost everywhere, so dL/dp_ti = F'_i / N
  * for every token, chosen or not. */
 et_real et_aux_loss_rounded(const et_rounding *rounding, et_balance balance, size_t N, size_t n,
@@ -37,6 +44,7 @@ et_real et_aux_loss_rounded(const et_rounding *rounding, et_balance balance, siz
     et_grid room;
     const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "aux");
     double loss = 0;
+    scale = coefficient(rounding, q, scale);
     for (size_t i = 0; i < n; i++) {
         double f = et_rounded(q, (double)F[i]);
         double weight = balance == ET_BALANCE_AUX_ERROR ? et_plus(q, f, -1) : f;
@@ -68,7 +76,10 @@ et_real et_z_loss_rounded(const et_rounding *rounding, size_t N, size_t n, const
     et_grid room;
     const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "z");
     const et_order order = et_order_of(rounding, "z", N);
+    /* autograd's softmax is e^(r - lse), whose lse has lost what is small beside the largest logit */
+    bool by_lse = et_goes_other_way(rounding, "e^(r - lse)", "z");
     double loss = 0;
+    scale = coefficient(rounding, q, scale);
     for (size_t k = 0; k < N; k++) {
         size_t t = et_order_at(&order, k);
         const et_real *row = r + t * n;
@@ -80,7 +91,8 @@ et_real et_z_loss_rounded(const et_rounding *rounding, size_t N, size_t n, const
         loss = (double)(et_real)et_added(q, loss, (double)(et_real)et_times(q, lse, lse));
         double each = et_over(q, et_times(q, scale * 2, lse), (double)N);
         for (size_t i = 0; dr != NULL && i < n; i++) {
-            double share = et_over(q, e_to(q, (double)row[i], largest), sum);
+            double share = by_lse ? e_to(q, (double)row[i], lse)
+                                  : et_over(q, e_to(q, (double)row[i], largest), sum);
             dr[t * n + i] += (et_real)et_times(q, each, share);
         }
     }
