@@ -8,6 +8,7 @@
 #include "ref/bars/bars.h"
 #include "ref/bars/replica.h"
 #include "ref/base/arithmetic.h"
+#include "ref/base/lanes.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/oracle/decide.h"
@@ -71,14 +72,19 @@ static size_t pair_up(const et_step *reference, const et_step *like, pair list[E
     return count;
 }
 
-/* e^2; both infinite alike: 0. */
-static double square_of_error(et_real got, et_real want)
+/* Adds e^2 / FIRST, 0 where both are infinite alike. A zero moves now and then, if at all: the largest. */
+ET_LANES static void add_piece(size_t count, const et_real *got, const et_real *want, et_real *to)
 {
-    double e = got == want ? 0 : (double)got - (double)want;
-    return e == e ? e * e : (double)INFINITY;
+    for (size_t j = 0; j < count; j++) {
+        double e = got[j] == want[j] ? 0 : (double)got[j] - (double)want[j];
+        et_real square = (et_real)(e == e ? e * e : (double)INFINITY);
+        et_real mean = to[j] + square / ET_FIRST_REPLICAS, most = square > to[j] ? square : to[j];
+        to[j] = want[j] != 0 ? mean : most;
+    }
 }
 
-/* The mean of the squares. A zero moves now and then, if at all: the largest. */
+enum { PIECE = 4096 }; /* elements for a thread */
+
 static void add_squares(et_step *squares, const et_step *reference, const et_step *replica)
 {
     pair list[ET_MAX_STEP_TENSORS], sums[ET_MAX_STEP_TENSORS];
@@ -90,13 +96,9 @@ static void add_squares(et_step *squares, const et_step *reference, const et_ste
         const et_real *got = list[i].got, *want = list[i].want.values;
         et_real *to = (et_real *)(uintptr_t)sums[k].got;
 #pragma omp parallel for if (et_worth_threads(list[i].count))
-        for (size_t j = 0; j < list[i].count; j++) {
-            et_real square = (et_real)square_of_error(got[j], want[j]);
-            if (want[j] != 0)
-                to[j] += square / ET_FIRST_REPLICAS;
-            else if (square > to[j])
-                to[j] = square;
-        }
+        for (size_t j = 0; j < list[i].count; j += PIECE)
+            add_piece(list[i].count - j < PIECE ? list[i].count - j : PIECE, got + j, want + j,
+                      to + j);
     }
 }
 
@@ -292,6 +294,15 @@ static void note_nearest(et_group_bar *bar, tally *all, const et_group_sums *s)
     if (isfinite(some)) bar->spread_systematic = fmax(bar->spread_systematic, some);
 }
 
+/* Does something move that no replica has moved? */
+ET_LANES static bool moves_late(size_t count, const et_real *got, const et_real *want,
+                                const et_real *V)
+{
+    int late = 0;
+    for (size_t i = 0; i < count; i++) late |= (V[i] <= 0) & (got[i] != want[i]);
+    return late;
+}
+
 /* What moves for the first time now, a zero such as 1 - p/T of a single gate for want of a bit, or a sum that was exact
  * in every order so far. V, of which none of the FIRST replicas knew, is at least a sixteenth of e^2, and so for all of the
  * tensor's zeros that have none; likewise, by e^2/u^2, for all others. -V until all replicas are through, since groups have
@@ -301,6 +312,7 @@ static void note_late(const pair *p, const et_real *got)
     const et_real *want = p->want.values;
     et_real *V = (et_real *)(uintptr_t)p->got;
     double zeros = 0, others = 0; /* the largest e^2; e^2/u^2 */
+    if (!moves_late(p->count, got, want, V)) return;
     for (size_t i = 0; i < p->count; i++) {
         double u = (double)want[i], e = (double)got[i] - u;
         if (V[i] > 0 || e == 0 || !isfinite(e) || !isfinite(u)) continue;

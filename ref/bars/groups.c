@@ -6,6 +6,7 @@
  */
 #include "ref/bars/groups.h"
 #include "etref/matmul.h"
+#include "ref/base/lanes.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/oracle/tensors.h"
@@ -149,35 +150,50 @@ static void add(et_group_sums *to, const et_group_sums *more)
 /* Below this a variance, a square, is lost in binary64's smallest numbers. */
 static const double least_variance = 0x1p-900;
 
-/* Of `count` elements from `first` on: e, and the weight 1/V; both 0 where there is nothing to learn. */
-static void weigh(const et_errors *x, size_t first, size_t count, double *e, double *weight)
+enum {
+    PIECE = 256, /* of a row, in the nearest cache */
+    LANES = 8,   /* sums side by side, and so the same bits whatever vectors the processor has */
+    PLANES = sizeof(et_group_sums) / sizeof(double)
+};
+
+/* A piece of a row: u, e and the weight 1/V; zeros where there is nothing to learn, and behind the end. */
+typedef struct piece {
+    double u[PIECE], e[PIECE], weight[PIECE];
+} piece;
+
+/* `count` elements from `first` on; `real` is what the error is regressed on. */
+ET_LANES static void weigh(const et_errors *x, size_t first, size_t count, const et_real *real,
+                           piece *p)
 {
     const et_real *want = x->want + first, *V = x->variance + first;
     if (x->floats) {
         const float *got = (const float *)x->got + first;
-        for (size_t c = 0; c < count; c++) e[c] = (double)got[c] - (double)want[c];
+        for (size_t c = 0; c < count; c++) p->e[c] = (double)got[c] - (double)want[c];
     } else {
         const et_real *got = (const et_real *)x->got + first;
-        for (size_t c = 0; c < count; c++) e[c] = (double)got[c] - (double)want[c];
+        for (size_t c = 0; c < count; c++) p->e[c] = (double)got[c] - (double)want[c];
     }
-    for (size_t c = 0; c < count; c++)
-        weight[c] = (double)V[c] > least_variance && e[c] - e[c] == 0 ? 1 / (double)V[c] : 0;
-    for (size_t c = 0; c < count; c++) e[c] = weight[c] > 0 ? e[c] : 0;
+    for (size_t c = 0; c < count; c++) {
+        bool learns = (double)V[c] > least_variance && p->e[c] - p->e[c] == 0;
+        p->weight[c] = learns ? 1 / (double)V[c] : 0;
+        p->e[c] = learns ? p->e[c] : 0;
+        p->u[c] = (double)real[c];
+    }
+    for (size_t c = count; c % LANES != 0; c++) p->u[c] = p->e[c] = p->weight[c] = 0;
 }
 
-enum { PLANES = sizeof(et_group_sums) / sizeof(double) };
-
-/* Adds elements to the strips of their columns: the figures of et_group_sums, `columns` apart. */
-static void add_to_strips(size_t width, const double *e, const double *weight, const et_real *real,
-                          double *strips, size_t columns)
+/* Adds `width` elements to sums that stand `apart`: n, eu, uu, ee, and the largest terms of the last two. */
+static inline __attribute__((always_inline)) void
+add_terms(size_t width, const double *u, const double *e, const double *weight, double *sums,
+          size_t apart)
 {
-    double *n = strips, *eu = n + columns, *uu = eu + columns, *ee = uu + columns;
-    double *most_uu = ee + columns, *most_ee = most_uu + columns;
+    double *n = sums, *eu = n + apart, *uu = eu + apart, *ee = uu + apart;
+    double *most_uu = ee + apart, *most_ee = most_uu + apart;
 #pragma omp simd
     for (size_t c = 0; c < width; c++) {
-        double u = (double)real[c], u2 = u * u * weight[c], e2 = e[c] * e[c] * weight[c];
+        double u2 = u[c] * u[c] * weight[c], e2 = e[c] * e[c] * weight[c];
         n[c] += weight[c] > 0 ? 1.0 : 0.0;
-        eu[c] += e[c] * u * weight[c];
+        eu[c] += e[c] * u[c] * weight[c];
         uu[c] += u2;
         ee[c] += e2;
         most_uu[c] = u2 > most_uu[c] ? u2 : most_uu[c];
@@ -185,43 +201,16 @@ static void add_to_strips(size_t width, const double *e, const double *weight, c
     }
 }
 
-static et_group_sums sum_of(size_t width, const double *e, const double *weight,
-                            const et_real *real)
+/* Element c to the strip of its column. */
+ET_LANES static void add_to_strips(size_t width, const piece *p, double *strips, size_t columns)
 {
-    double n = 0, eu = 0, uu = 0, ee = 0, most_uu = 0, most_ee = 0;
-#pragma omp simd reduction(+ : n, eu, uu, ee) reduction(max : most_uu, most_ee)
-    for (size_t c = 0; c < width; c++) {
-        double u = (double)real[c], u2 = u * u * weight[c], e2 = e[c] * e[c] * weight[c];
-        n += weight[c] > 0 ? 1.0 : 0.0;
-        eu += e[c] * u * weight[c];
-        uu += u2;
-        ee += e2;
-        most_uu = u2 > most_uu ? u2 : most_uu;
-        most_ee = e2 > most_ee ? e2 : most_ee;
-    }
-    return (et_group_sums){n, eu, uu, ee, most_uu, most_ee};
+    add_terms(width, p->u, p->e, p->weight, strips, columns);
 }
 
-static bool is_skipped(const et_errors *x, size_t row)
+ET_LANES static void add_to_lanes(size_t width, const piece *p, double lanes[PLANES * LANES])
 {
-    return x->skip && x->skip[row / x->rows_per_skip];
-}
-
-enum { PIECE = 256 }; /* of a row, in the nearest cache */
-
-static et_group_sums sum_row(const et_errors *x, size_t row, size_t columns, double *strips)
-{
-    et_group_sums all = {0};
-    double e[PIECE], weight[PIECE];
-    for (size_t c = 0; c < columns; c += PIECE) {
-        size_t width = columns - c < PIECE ? columns - c : PIECE;
-        const et_real *u = x->want + row * columns + c;
-        weigh(x, row * columns + c, width, e, weight);
-        add_to_strips(width, e, weight, u, strips + c, columns);
-        et_group_sums piece = sum_of(width, e, weight, u);
-        add(&all, &piece);
-    }
-    return all;
+    for (size_t c = 0; c < width; c += LANES)
+        add_terms(LANES, p->u + c, p->e + c, p->weight + c, lanes, LANES);
 }
 
 static et_group_sums strip(const double *strips, size_t columns, size_t c)
@@ -232,6 +221,37 @@ static et_group_sums strip(const double *strips, size_t columns, size_t c)
                            strips[3 * columns + c],
                            strips[4 * columns + c],
                            strips[5 * columns + c]};
+}
+
+static et_group_sums sum_of(size_t width, const piece *p)
+{
+    double lanes[PLANES * LANES] = {0};
+    et_group_sums all = {0};
+    add_to_lanes(width, p, lanes);
+    for (size_t k = 0; k < LANES; k++) {
+        et_group_sums one = strip(lanes, LANES, k);
+        add(&all, &one);
+    }
+    return all;
+}
+
+static bool is_skipped(const et_errors *x, size_t row)
+{
+    return x->skip && x->skip[row / x->rows_per_skip];
+}
+
+static et_group_sums sum_row(const et_errors *x, size_t row, size_t columns, double *strips)
+{
+    et_group_sums all = {0};
+    piece p;
+    for (size_t c = 0; c < columns; c += PIECE) {
+        size_t width = columns - c < PIECE ? columns - c : PIECE, first = row * columns + c;
+        weigh(x, first, width, x->want + first, &p);
+        add_to_strips(width, &p, strips + c, columns);
+        et_group_sums part = sum_of(width, &p);
+        add(&all, &part);
+    }
+    return all;
 }
 
 /* Rows, tiles and the band itself. */
@@ -310,13 +330,13 @@ et_status et_sum_summand(const et_summand *p, size_t columns, const et_errors *x
     et_group_sums *rows = room;
 #pragma omp parallel for if (et_worth_threads(p->rows * columns))
     for (size_t i = 0; i < p->rows; i++) {
-        double e[PIECE], weight[PIECE];
+        piece here;
         size_t r = p->row_of ? (size_t)p->row_of[i] : i;
         for (size_t c = 0; c < columns && !is_skipped(x, r); c += PIECE) {
             size_t width = columns - c < PIECE ? columns - c : PIECE;
-            weigh(x, r * columns + c, width, e, weight);
-            et_group_sums piece = sum_of(width, e, weight, p->values + i * columns + c);
-            add(&rows[i], &piece);
+            weigh(x, r * columns + c, width, p->values + i * columns + c, &here);
+            et_group_sums part = sum_of(width, &here);
+            add(&rows[i], &part);
         }
     }
     memset(sums, 0, p->sections * sizeof *sums);

@@ -10,7 +10,8 @@
 
 enum {
     MR = 4,   /* rows of a register tile; with 3 vectors in a row of it: 12 sums, 3 of B, 1 of A: 16
-               * registers of 16 bytes, which every x86-64 and AArch64 machine has */
+               * registers, which every x86-64 and AArch64 machine has */
+    NV = 3,
     KC = 128, /* terms between two visits to C */
     MC = 128  /* rows of C in a block */
 };
@@ -20,28 +21,29 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* Both compilers of the project know vectors; an operation on them is the same operation on each lane. */
-typedef float float_lanes __attribute__((vector_size(16)));
-typedef double double_lanes __attribute__((vector_size(16)));
+/* ---- tiles ---- */
 
-#define VECTOR_TILE(name, number, lanes)                                                           \
-    static void name(const et_grid *grid, size_t terms, const number *a, const number *b,          \
-                     number sums[MR][3 * 16 / sizeof(number)])                                     \
+/* Both compilers of the project know vectors; an operation on them is the same operation on each lane. Registers hold 16
+ * bytes at least; where the processor has wider ones there is a tile for them. */
+#define VECTOR_TILE(name, number, bytes, target)                                                   \
+    target static void name(const et_grid *grid, size_t terms, const number *a, const number *b,   \
+                            number sums[MR][NV * bytes / sizeof(number)])                          \
     {                                                                                              \
-        lanes s[MR][3];                                                                            \
+        typedef number lanes __attribute__((vector_size(bytes)));                                  \
+        lanes s[MR][NV];                                                                           \
         (void)grid;                                                                                \
         memcpy(s, sums, sizeof s);                                                                 \
-        for (size_t k = 0; k < terms; k++, a += MR, b += 3 * 16 / sizeof(number)) {                \
-            lanes row[3];                                                                          \
+        for (size_t k = 0; k < terms; k++, a += MR, b += NV * bytes / sizeof(number)) {            \
+            lanes row[NV];                                                                         \
             memcpy(row, b, sizeof row);                                                            \
             for (int i = 0; i < MR; i++)                                                           \
-                for (int v = 0; v < 3; v++) s[i][v] = s[i][v] + row[v] * a[i];                     \
+                for (int v = 0; v < NV; v++) s[i][v] = s[i][v] + row[v] * a[i];                    \
         }                                                                                          \
         memcpy(sums, s, sizeof s);                                                                 \
     }
 
-VECTOR_TILE(float_tile, float, float_lanes)
-VECTOR_TILE(double_tile, double, double_lanes)
+VECTOR_TILE(float_16_tile, float, 16, )
+VECTOR_TILE(double_16_tile, double, 16, )
 
 static void rounded_tile(const et_grid *grids, size_t terms, const double *a, const double *b,
                          double sums[MR][6])
@@ -55,32 +57,77 @@ static void rounded_tile(const et_grid *grids, size_t terms, const double *a, co
 
 #define NUMBER      float
 #define MATRIX      et_floats
-#define NAMED(word) float_##word
-#define NV          3
+#define NAMED(word) float_16_##word
+#define BYTES       16
 #include "ref/base/tiles.h"
 
 #define NUMBER      double
 #define MATRIX      et_doubles
-#define NAMED(word) double_##word
-#define NV          3
+#define NAMED(word) double_16_##word
+#define BYTES       16
 #include "ref/base/tiles.h"
 
 #define NUMBER      double
 #define MATRIX      et_doubles
 #define NAMED(word) rounded_##word
-#define NV          3
+#define BYTES       16
 #include "ref/base/tiles.h"
+
+#if defined __x86_64__
+
+#define AVX2    __attribute__((target("avx2")))
+#define AVX512F __attribute__((target("avx512f")))
+VECTOR_TILE(float_32_tile, float, 32, AVX2)
+VECTOR_TILE(double_32_tile, double, 32, AVX2)
+VECTOR_TILE(float_64_tile, float, 64, AVX512F)
+VECTOR_TILE(double_64_tile, double, 64, AVX512F)
+
+#define NUMBER      float
+#define MATRIX      et_floats
+#define NAMED(word) float_32_##word
+#define BYTES       32
+#include "ref/base/tiles.h"
+
+#define NUMBER      double
+#define MATRIX      et_doubles
+#define NAMED(word) double_32_##word
+#define BYTES       32
+#include "ref/base/tiles.h"
+
+#define NUMBER      float
+#define MATRIX      et_floats
+#define NAMED(word) float_64_##word
+#define BYTES       64
+#include "ref/base/tiles.h"
+
+#define NUMBER      double
+#define MATRIX      et_doubles
+#define NAMED(word) double_64_##word
+#define BYTES       64
+#include "ref/base/tiles.h"
+
+/* The product in the widest vectors that the processor has. */
+#define IN_WIDEST(kind, ...)                                                                       \
+    __builtin_cpu_supports("avx512f") ? kind##_64_product(&(kind##_64_job){__VA_ARGS__})           \
+    : __builtin_cpu_supports("avx2")  ? kind##_32_product(&(kind##_32_job){__VA_ARGS__})           \
+                                      : kind##_16_product(&(kind##_16_job){__VA_ARGS__})
+
+#else
+#define IN_WIDEST(kind, ...) kind##_16_product(&(kind##_16_job){__VA_ARGS__})
+#endif
+
+/* ---- products ---- */
 
 void et_blocked_float(size_t M, size_t N, size_t K, et_floats A, et_floats B, bool accumulate,
                       float *C, size_t stride)
 {
-    float_product(&(float_job){M, N, K, A, B, accumulate, C, stride, NULL});
+    IN_WIDEST(float, M, N, K, A, B, accumulate, C, stride, NULL);
 }
 
 void et_blocked_double(size_t M, size_t N, size_t K, et_doubles A, et_doubles B, bool accumulate,
                        double *C, size_t stride)
 {
-    double_product(&(double_job){M, N, K, A, B, accumulate, C, stride, NULL});
+    IN_WIDEST(double, M, N, K, A, B, accumulate, C, stride, NULL);
 }
 
 void et_blocked_rounded(const et_grid grids[2], size_t M, size_t N, size_t K, et_doubles A,

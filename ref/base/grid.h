@@ -61,19 +61,31 @@ static inline int64_t et_chance(const et_grid *g, uint64_t number, int drop)
 }
 
 /* Where the number `bits` goes that lies the part `tail` of 2^drop above `lo`: by so many steps from there. Counted in
- * sixteenths of a step; no branch hangs on the number, which could not be foreseen. */
-static inline int et_steps(const et_grid *g, uint64_t bits, uint64_t lo, bool odd, uint64_t tail,
-                           int drop)
+ * sixteenths of a step; no branch hangs on the number, which could not be foreseen. `chance` false: all is known. To
+ * nearest is half a step further, cut off; the last sixteenth of it belongs to ties that go to the even neighbour. */
+static inline int64_t et_steps(const et_grid *g, bool chance, uint64_t bits, uint64_t lo,
+                               uint64_t odd, uint64_t tail, int drop)
 {
-    int64_t one = INT64_C(16) << drop, at = 16 * (int64_t)tail;
-    bool known = (bits & g->known) == 0;
-    int64_t moved = g->of_cell * et_chance(g, lo, drop) + g->of_value * et_chance(g, ~bits, drop);
-    at += known ? 0 : moved;
-    if (g->truncates) return at < 0 ? -1 : at >= one;
-    return at + (known & odd) > one / 2;
+    int64_t half = g->truncates ? 0 : (INT64_C(8) << drop) - 1;
+    int64_t moved = (int64_t)odd;
+    if (chance) {
+        int64_t by_chance =
+            g->of_cell * et_chance(g, lo, drop) + g->of_value * et_chance(g, ~bits, drop);
+        moved = (bits & g->known) == 0 ? moved : by_chance;
+    }
+    return (16 * (int64_t)tail + moved + half) >> (drop + 4); /* arithmetic: towards -infinity */
 }
 
-/* et_grid_round of what is 0, or not between the format's smallest normal and its largest number, or has 53 bits. */
+/* The same for a whole pattern of a size, between the smallest normal and the largest number: its pattern. */
+static inline uint64_t et_grid_move(const et_grid *g, bool chance, uint64_t bits)
+{
+    uint64_t one = UINT64_C(1) << g->drop, tail = bits & (one - 1), lo = bits - tail;
+    int64_t steps = et_steps(g, chance, bits, lo, (lo >> g->drop) & 1, tail, g->drop);
+    return tail == 0 ? bits : lo + ((uint64_t)steps << g->drop);
+}
+
+/* et_grid_round of what is 0, or not between the format's smallest normal and its largest number, or becomes that, or has
+ * 53 bits. */
 double et_grid_unusual_round(const et_grid *grid, double v);
 
 /* v as et_round has it. */
@@ -82,13 +94,13 @@ static inline double et_grid_round(const et_grid *g, double v)
     double size = fabs(v);
     if (g->drop == 0 || !(size >= g->smallest && size <= g->largest))
         return size == 0 ? v : et_grid_unusual_round(g, v);
-    uint64_t bits = to_bits(size), one = UINT64_C(1) << g->drop, tail = bits & (one - 1);
-    uint64_t lo = bits - tail;
-    int steps = et_steps(g, bits, lo, (lo & one) != 0, tail, g->drop);
-    double rounded = from_bits(tail == 0 ? lo : lo + (uint64_t)(int64_t)steps * one);
+    double rounded = from_bits(et_grid_move(g, true, to_bits(size)));
     if (!(rounded >= g->smallest && rounded <= g->largest)) return et_grid_unusual_round(g, v);
     return copysign(rounded, v);
 }
+
+/* et_grid_round of `count` numbers; to may be v. */
+void et_grid_round_all(const et_grid *grid, size_t count, const double *v, double *to);
 
 /* et_grid_sum of a size below the smallest normal number, or beyond the largest. */
 double et_grid_unusual(const et_grid *grid, double size);

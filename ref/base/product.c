@@ -11,6 +11,7 @@
 #include <string.h>
 
 enum { SINGLE = 24, DOUBLE = 53 }; /* bits of the two kinds of number that processors add */
+enum { PIECE = 256 };              /* of a line that is rounded at a time, in the nearest cache */
 
 /* ---- what a product is made of ---- */
 
@@ -67,11 +68,16 @@ static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t 
 #pragma omp parallel for reduction(|| : changed) if (et_worth_threads(lines * width))
     for (size_t i = 0; i < lines; i++) {
         const et_real *line = X->at.at + (terms_are_lines ? order[i] : i) * X->at.stride;
-        for (size_t j = 0; j < width; j++) {
-            double was = (double)line[terms_are_lines ? j : order[j]];
-            double v = et_grid_round(&grid, was);
-            changed |= v != was;
-            put(to, i * width + j, grid.flushes && fabs(v) < grid.smallest ? 0 : v);
+        for (size_t from = 0; from < width; from += PIECE) {
+            double was[PIECE], v[PIECE];
+            size_t count = width - from < PIECE ? width - from : PIECE;
+            for (size_t j = 0; j < count; j++)
+                was[j] = (double)line[terms_are_lines ? from + j : order[from + j]];
+            et_grid_round_all(&grid, count, was, v);
+            changed |= memcmp(was, v, count * sizeof *v) != 0;
+            if (grid.flushes)
+                for (size_t j = 0; j < count; j++) v[j] = fabs(v[j]) < grid.smallest ? 0 : v[j];
+            for (size_t j = 0; j < count; j++) put(to, i * width + from + j, v[j]);
         }
     }
     *rounded |= changed;

@@ -6,6 +6,7 @@
 #include "etref/rounding.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/grid.h"
+#include "ref/base/lanes.h"
 #include "ref/base/parallel.h"
 
 uint64_t et_rounding_key(uint64_t seed, const char *site)
@@ -66,24 +67,15 @@ static inline double stored(const et_grid *g, double rounded)
     return rounded;
 }
 
-static inline double round_normal(const et_grid *g, double size)
-{
-    uint64_t bits = to_bits(size), one = UINT64_C(1) << g->drop, tail = bits & (one - 1);
-    uint64_t lo = bits - tail;
-    if (tail == 0) return stored(g, size);
-    int steps = et_steps(g, bits, lo, (lo & one) != 0, tail, g->drop);
-    return stored(g, from_bits(lo + (uint64_t)(int64_t)steps * one));
-}
-
 /* Below the normal numbers: in units of the fixed spacing. 53 bits of a step are kept: all there are
  * from half a step on, where ties are decided. */
 static double round_small(const et_grid *g, double size)
 {
     double steps = size / g->unit, lo = floor(steps), part = (steps - lo) * 0x1p53;
     if (part == 0) return stored(g, size);
-    int more =
-        et_steps(g, to_bits(size), to_bits(lo * g->unit), fmod(lo, 2) != 0, (uint64_t)part, 53);
-    return stored(g, fmax(lo + more, 0) * g->unit);
+    int64_t more = et_steps(g, true, to_bits(size), to_bits(lo * g->unit), fmod(lo, 2) != 0,
+                            (uint64_t)part, 53);
+    return stored(g, fmax(lo + (double)more, 0) * g->unit);
 }
 
 /* 53 bits: the tail is lost already; a number of at most 24 bits is taken to be exact. */
@@ -104,8 +96,73 @@ double et_grid_unusual_round(const et_grid *g, double v)
     else if (size < g->smallest)
         rounded = round_small(g, size);
     else
-        rounded = round_normal(g, size);
+        rounded = stored(g, from_bits(et_grid_move(g, true, to_bits(size))));
     return copysign(rounded, v);
+}
+
+/* ---- arrays ---- */
+
+/* Numbers are rounded in pieces, all by the usual rule, which has no branch and goes to vector lanes; a piece in which
+ * that was not right is gone over again. */
+enum { PIECE = 256 };
+
+static const uint64_t SIGN = UINT64_C(1) << 63;
+
+/* false: there are numbers that the usual rule does not know, or makes. `known`: nothing is left to chance. */
+static inline __attribute__((always_inline)) bool
+round_piece(const et_grid *grid, bool chance, size_t count, const double *v, double *to)
+{
+    const et_grid g = *grid;
+    const uint64_t least = to_bits(g.smallest), reach = to_bits(g.largest) - least;
+    uint64_t unusual = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bits = to_bits(v[i]) & ~SIGN, moved = et_grid_move(&g, chance, bits);
+        uint64_t outside = bits - least > reach ? 1 : 0, beyond = moved - least > reach ? 1 : 0;
+        unusual |= bits == 0 ? 0 : outside | beyond;
+        to[i] = from_bits(moved | (to_bits(v[i]) & SIGN));
+    }
+    return unusual == 0;
+}
+
+/* Are all numbers of the format already, and usual? */
+ET_LANES static bool holds_piece(const et_grid *grid, size_t count, const double *v)
+{
+    const uint64_t least = to_bits(grid->smallest), reach = to_bits(grid->largest) - least;
+    const uint64_t tail = (UINT64_C(1) << grid->drop) - 1;
+    uint64_t other = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bits = to_bits(v[i]) & ~SIGN, outside = bits - least > reach ? 1 : 0;
+        other |= bits & tail;
+        other |= bits == 0 ? 0 : outside;
+    }
+    return other == 0;
+}
+
+ET_LANES static bool round_known(const et_grid *g, size_t count, const double *v, double *to)
+{
+    return round_piece(g, false, count, v, to);
+}
+
+ET_LANES static bool round_by_chance(const et_grid *g, size_t count, const double *v, double *to)
+{
+    return round_piece(g, true, count, v, to);
+}
+
+void et_grid_round_all(const et_grid *g, size_t count, const double *v, double *to)
+{
+    double piece[PIECE];
+    bool untouched = g->drop == 0 && g->nearest;
+    for (size_t from = 0; from < count; from += PIECE) {
+        size_t width = count - from < PIECE ? count - from : PIECE;
+        memcpy(piece, v + from, width * sizeof *v);
+        if (untouched || (g->drop > 0 && holds_piece(g, width, piece))) {
+            memcpy(to + from, piece, width * sizeof *v);
+            continue;
+        }
+        bool done = g->drop > 0 && (g->known == 0 ? round_known(g, width, piece, to + from)
+                                                  : round_by_chance(g, width, piece, to + from));
+        for (size_t i = 0; !done && i < width; i++) to[from + i] = et_grid_round(g, piece[i]);
+    }
 }
 
 double et_grid_unusual(const et_grid *g, double size)
@@ -125,7 +182,13 @@ void et_round(const et_rounding *rounding, et_place place, const char *site, siz
     if (!et_rounds(rounding)) return;
     const et_grid g = et_grid_of(rounding, place, site);
 #pragma omp parallel for if (et_worth_threads(count))
-    for (size_t i = 0; i < count; i++) values[i] = (et_real)et_grid_round(&g, (double)values[i]);
+    for (size_t first = 0; first < count; first += PIECE) {
+        double piece[PIECE];
+        size_t width = count - first < PIECE ? count - first : PIECE;
+        for (size_t i = 0; i < width; i++) piece[i] = (double)values[first + i];
+        et_grid_round_all(&g, width, piece, piece);
+        for (size_t i = 0; i < width; i++) values[first + i] = (et_real)piece[i];
+    }
 }
 
 void et_pass(const et_rounding *rounding, const char *site, size_t count, et_real *values)

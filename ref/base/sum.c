@@ -108,11 +108,17 @@ et_status et_dots(const et_rounding *rounding, const char *site, size_t m, size_
 
 /* ---- rows that are added to rows ---- */
 
+enum { PIECE = 256 }; /* of a row, in the nearest cache */
+
 static void add_rounded(const et_grid *g, size_t d, et_real w, const et_real *row, et_real *to)
 {
-    for (size_t c = 0; c < d; c++) {
-        double term = et_grid_round(g, (double)w * (double)row[c]);
-        to[c] = (et_real)et_grid_sum(g, (double)to[c] + term);
+    double terms[PIECE];
+    for (size_t from = 0; from < d; from += PIECE) {
+        size_t width = d - from < PIECE ? d - from : PIECE;
+        for (size_t c = 0; c < width; c++) terms[c] = (double)w * (double)row[from + c];
+        et_grid_round_all(g, width, terms, terms);
+        for (size_t c = 0; c < width; c++)
+            to[from + c] = (et_real)et_grid_sum(g, (double)to[from + c] + terms[c]);
     }
 }
 

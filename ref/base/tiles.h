@@ -3,7 +3,7 @@
  *
  *     NUMBER, MATRIX   the type of numbers and of a matrix of them
  *     NAMED(word)      the name that a function has in this kind
- *     NV               vectors of 16 bytes in a row of a tile
+ *     BYTES            of a vector; NV of them are a row of a tile
  *     NAMED(tile)      sums[i][j] = sums[i][j] + a[k][i] * b[k][j] for k in order; defined before
  *
  * Cutting the loops changes the order in which ELEMENTS are visited, never the order of the sum
@@ -22,8 +22,8 @@
  * sums by lane), and assembly.
  */
 
-#define NR (NV * 16 / sizeof(NUMBER)) /* columns of a tile */
-#define NC (8 * NR)                   /* columns of C in a block, of B packed at a time: 48 KiB */
+#define NR (NV * BYTES / sizeof(NUMBER)) /* columns of a tile */
+#define NC (128 / BYTES * NR)            /* columns of C in a block, of B packed at a time: 48 KiB */
 
 typedef struct NAMED(job) {
     size_t M, N, K;
@@ -97,6 +97,6 @@ static void NAMED(product)(const NAMED(job) * p)
 #undef NUMBER
 #undef MATRIX
 #undef NAMED
-#undef NV
+#undef BYTES
 #undef NR
 #undef NC

@@ -9,6 +9,8 @@
  */
 #include "tests/campaign/campaign.h"
 
+#include <limits.h>
+#include <malloc.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,6 +130,8 @@ int main(int count, char **words)
     command c;
     et_error error = {.text = ""};
     omp_set_num_threads(1);
+    mallopt(M_MMAP_THRESHOLD, INT_MAX); /* one layer after the other in the same memory */
+    mallopt(M_TRIM_THRESHOLD, INT_MAX);
     if (!read_command(&c, count, words)) return 2;
     int status = 2;
     if (!c.judge)

@@ -13,6 +13,7 @@
 #include <cblas.h>
 #include <errno.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,9 +145,18 @@ static void take_best_kernels(char **argv)
     unsetenv("OPENBLAS_CORETYPE");
 }
 
+/* Error bars run a layer some fifty times. Memory given back to the system after each run would have to be cleared by it,
+ * page by page, for the next. */
+static void keep_memory(void)
+{
+    mallopt(M_MMAP_THRESHOLD, INT_MAX);
+    mallopt(M_TRIM_THRESHOLD, INT_MAX);
+}
+
 int main(int argc, char **argv)
 {
     take_best_kernels(argv);
+    keep_memory();
     partial_install();
     begin();
     leave(finish_output(dispatch(argc, argv)));
