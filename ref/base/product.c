@@ -36,6 +36,14 @@ static double get(const copy *from, size_t i)
     return from->single ? (double)((const float *)from->at)[i] : ((const double *)from->at)[i];
 }
 
+static void put_all(const copy *to, size_t first, size_t count, const double *v)
+{
+    if (to->single)
+        for (size_t j = 0; j < count; j++) ((float *)to->at)[first + j] = (float)v[j];
+    else
+        memcpy((double *)to->at + first, v, count * sizeof *v);
+}
+
 static et_status take(copy *c, size_t rows, size_t columns, et_error *error)
 {
     c->stride = columns;
@@ -71,13 +79,15 @@ static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t 
         for (size_t from = 0; from < width; from += PIECE) {
             double was[PIECE], v[PIECE];
             size_t count = width - from < PIECE ? width - from : PIECE;
-            for (size_t j = 0; j < count; j++)
-                was[j] = (double)line[terms_are_lines ? from + j : order[from + j]];
+            if (terms_are_lines)
+                for (size_t j = 0; j < count; j++) was[j] = (double)line[from + j];
+            else
+                for (size_t j = 0; j < count; j++) was[j] = (double)line[order[from + j]];
             et_grid_round_all(&grid, count, was, v);
             changed |= memcmp(was, v, count * sizeof *v) != 0;
             if (grid.flushes)
                 for (size_t j = 0; j < count; j++) v[j] = fabs(v[j]) < grid.smallest ? 0 : v[j];
-            for (size_t j = 0; j < count; j++) put(to, i * width + from + j, v[j]);
+            put_all(to, i * width + from, count, v);
         }
     }
     *rounded |= changed;
@@ -97,7 +107,12 @@ static void store_sums(size_t M, size_t N, const copy *from, et_real *C, size_t 
 {
 #pragma omp parallel for if (et_worth_threads(M * N))
     for (size_t i = 0; i < M; i++)
-        for (size_t j = 0; j < N; j++) C[i * stride + j] = (et_real)get(from, i * N + j);
+        if (from->single)
+            for (size_t j = 0; j < N; j++)
+                C[i * stride + j] = (et_real)((const float *)from->at)[i * N + j];
+        else
+            for (size_t j = 0; j < N; j++)
+                C[i * stride + j] = (et_real)((const double *)from->at)[i * N + j];
 }
 
 /* ---- the sum ---- */

@@ -1,6 +1,7 @@
 /* sum.c: the sums of a layer. See sum.h. */
 #include "ref/base/sum.h"
 #include "ref/base/grid.h"
+#include "ref/base/lanes.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 
@@ -21,14 +22,31 @@ et_order et_order_of(const et_rounding *rounding, const char *site, size_t count
  * point, or does not, by a chance that both share; again and again. Each round is a permutation, so all
  * of them are. Source: Hoang, Morris, Rogaway, An Enciphering Scheme Based on a Card Shuffle, CRYPTO
  * 2012: about log2(count) rounds mix; 32 do for any sum. */
+enum { ROUNDS = 32 };
+
+typedef struct mirror {
+    uint64_t key, twice; /* the point, times 2, plus count */
+} mirror;
+
+static mirror mirror_of(const et_order *o, uint64_t round)
+{
+    uint64_t key = et_mix(o->key + round);
+    return (mirror){key, key % o->count + o->count};
+}
+
+static inline size_t change_places(const mirror *m, size_t count, size_t k)
+{
+    size_t image = (size_t)m->twice - k;
+    image = image >= count ? image - count : image;
+    size_t pair = k > image ? k : image;
+    return (et_mix(m->key ^ pair) & 1) == 1 ? image : k;
+}
+
 static size_t shuffled(const et_order *o, size_t k)
 {
-    for (uint64_t round = 1; round <= 32; round++) {
-        uint64_t key = et_mix(o->key + round);
-        size_t image = (size_t)(key % o->count) + o->count - k;
-        if (image >= o->count) image -= o->count;
-        size_t pair = k > image ? k : image;
-        if (et_mix(key ^ pair) & 1) k = image;
+    for (uint64_t round = 1; round <= ROUNDS; round++) {
+        const mirror m = mirror_of(o, round);
+        k = change_places(&m, o->count, k);
     }
     return k;
 }
@@ -39,14 +57,24 @@ size_t et_order_at(const et_order *order, size_t k)
     return order->way == ET_BACKWARDS ? order->count - 1 - k : shuffled(order, k);
 }
 
+ET_LANES static void change_all(const mirror *m, size_t count, size_t *table)
+{
+    for (size_t k = 0; k < count; k++) table[k] = change_places(m, count, table[k]);
+}
+
 et_status et_order_table(const et_order *order, size_t **table, et_error *error)
 {
     void *room;
-    et_status status =
-        et_allocate(&room, order->count, sizeof(size_t), "the order of a sum", error);
+    size_t count = order->count;
+    et_status status = et_allocate(&room, count, sizeof(size_t), "the order of a sum", error);
     if (status != ET_OK) return status;
     *table = room;
-    for (size_t k = 0; k < order->count; k++) (*table)[k] = et_order_at(order, k);
+    for (size_t k = 0; k < count; k++)
+        (*table)[k] = order->way == ET_BACKWARDS ? count - 1 - k : k;
+    for (uint64_t round = 1; order->way == ET_SHUFFLED && round <= ROUNDS; round++) {
+        const mirror m = mirror_of(order, round);
+        change_all(&m, count, *table);
+    }
     return ET_OK;
 }
 
