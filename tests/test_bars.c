@@ -223,7 +223,7 @@ START_TEST(groups_are_summed)
     open_subject(&s, ec, "bf16");
     et_step kernel = kernel_of(&s, ET_ROUND_NEAREST, 1);
     et_errors e = errors_of(&s, &kernel, "bwd.w_up");
-    const et_cut *cut = &s.bars.tensor[et_tensor_row("bwd.w_up")].grid;
+    const et_cut *cut = &s.bars.tensor[et_tensor_find("bwd.w_up")].grid;
     et_group_sums *sums = calloc(cut->first[ET_KINDS], sizeof *sums);
     ck_assert(sums != NULL);
     ck_assert_int_eq(et_sum_groups(cut, &e, sums, NULL), ET_OK);

@@ -2,6 +2,7 @@
  * threshold, whether a capacity acts. Layers of one column, whose scores are x and -x: every number
  * here can be checked by eye.
  */
+#include "ref/oracle/tensors.h"
 #include "tests/check_main.h"
 #include "tests/run_case.h"
 
@@ -121,6 +122,33 @@ START_TEST(no_gap_in_evaluation_and_token_choice)
 }
 END_TEST
 
+/* How many stages lie between a tensor and the inputs; what hangs on itself has no end. */
+static size_t depth(et_tensor_id id, size_t below)
+{
+    size_t most = 0;
+    ck_assert_msg(below < ET_TENSORS, "%s hangs on itself", et_tensors[id].doc.name);
+    for (const et_tensor_id *from = et_tensors[id].starts; *from != ET_NO_TENSOR; from++) {
+        size_t here = 1 + depth(*from, below + 1);
+        most = here > most ? here : most;
+    }
+    return most;
+}
+
+/* Inputs start from nothing, and what is computed ends at them: r in one stage, dx in many. */
+START_TEST(every_tensor_hangs_on_inputs)
+{
+    for (size_t id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
+        bool given = et_tensors[id].stage == ET_AT_INPUTS || id == ET_STATE_UPDATES;
+        ck_assert_int_eq(et_tensors[id].starts[ET_MAX_STARTS - 1], ET_NO_TENSOR);
+        ck_assert_msg((depth((et_tensor_id)id, 0) == 0) == given, "%s", et_tensors[id].doc.name);
+        ck_assert_int_eq(et_tensor_find(et_tensors[id].doc.name), id);
+    }
+    ck_assert_uint_eq(depth(ET_FWD_LOGITS, 0), 1);
+    ck_assert_uint_eq(depth(ET_BWD_X, 0), depth(ET_BWD_SHARED_PRE, 0) + 1);
+    ck_assert_int_eq(et_tensor_find("fwd.nothing"), ET_NO_TENSOR);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("step");
@@ -128,5 +156,6 @@ int main(void)
     tcase_add_test(tests, the_shared_expert_weighs_its_part);
     tcase_add_test(tests, the_gap_is_to_the_averages_threshold);
     tcase_add_test(tests, no_gap_in_evaluation_and_token_choice);
+    tcase_add_test(add_case(suite, "table"), every_tensor_hangs_on_inputs);
     return run_suite(suite);
 }

@@ -67,7 +67,7 @@ static size_t pair_up(const et_step *reference, const et_step *like, pair list[E
     for (size_t i = 0; i < have; i++)
         for (size_t k = 0; k < others; k++)
             if (strcmp(theirs[k].name, mine[i].name) == 0 && has_bars(&mine[i]))
-                list[count++] = (pair){mine[i], theirs[k].values, et_tensor_row(mine[i].name),
+                list[count++] = (pair){mine[i], theirs[k].values, et_tensor_find(mine[i].name),
                                        count_of(&mine[i])};
     return count;
 }
@@ -146,7 +146,7 @@ static et_status gather_squares(work *w, et_step *variance, et_error *error)
 /* The assignment, for a tensor of tokens and experts; or NULL. */
 static const uint8_t *slots_of(const et_step *s, size_t row)
 {
-    bool pairs = strcmp(et_tensor_doc_at(row)->shape, "[N,n]") == 0;
+    bool pairs = strcmp(et_tensors[row].doc.shape, "[N,n]") == 0;
     return pairs && s->c.layer == ET_MOE ? s->route.mask : NULL;
 }
 

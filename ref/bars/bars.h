@@ -56,7 +56,7 @@ typedef struct et_bars {
     et_limits limits;
     et_step variance; /* V, for every real tensor of the reference, in its place */
     et_tensor_bars
-        tensor[ET_MAX_STEP_TENSORS]; /* by row of the table of tensors; zeros where none */
+        tensor[ET_MAX_STEP_TENSORS]; /* by id; zeros where none */
 } et_bars;
 
 /* Called after each run with the part of the work done, 0 to 1; false: stop, with ET_ENOMEM. */

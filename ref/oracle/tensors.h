@@ -1,8 +1,90 @@
-/* tensors.h: what only the library asks the table of tensors. Internal. */
+/* tensors.h: the one table of tensors, as the library sees it. Internal.
+ *
+ * A row says all that is to be known of one tensor: name, type, shape and meaning (et_tensor_doc,
+ * which is public), where it stands in an et_step, at which place of a profile a kernel stores it,
+ * which stage of the step computes it, from which tensors, and how it depends on decisions. What is
+ * asked of a tensor by its name is a column of ref/oracle/tensors.def. Inside, a tensor is its id,
+ * the number of its row; names are for files and people.
+ */
 #ifndef ET_TENSORS_H
 #define ET_TENSORS_H
 
 #include "etref/bundle.h"
+
+typedef enum et_tensor_id {
+    ET_NO_TENSOR,
+#define T(id, ...) ET_##id,
+#include "ref/oracle/tensors.def"
+#undef T
+    ET_TENSORS
+} et_tensor_id;
+
+/* The stages of a step, in its order up to ET_STAGES. */
+typedef enum et_stage {
+    ET_AT_PLAN,    /* thresholds, from the moving average */
+    ET_AT_MASK,    /* who goes where */
+    ET_AT_CUTOFF,  /* what this batch's cutoffs are */
+    ET_AT_STATE,   /* moving average and bias after the step */
+    ET_AT_GATES,   /* p */
+    ET_AT_WEIGHTS, /* w, s */
+    ET_AT_PRE,     /* H */
+    ET_AT_ACT,     /* A */
+    ET_AT_OUT,     /* f(x) */
+    ET_AT_Y,
+    ET_AT_LOSSES,
+    ET_AT_DWEIGHT, /* dw, ds */
+    ET_AT_DOUT,    /* dO */
+    ET_AT_DDOWN,
+    ET_AT_DACT, /* dA */
+    ET_AT_DPRE, /* dH */
+    ET_AT_DUP,
+    ET_AT_SLOT_DX, /* a slot's share of dx; in no bundle */
+    ET_AT_DGATES,  /* dp; in no bundle */
+    ET_AT_DLOGITS, /* dr */
+    ET_AT_DROUTER,
+    ET_AT_DX,
+    ET_AT_LAYOUT, /* the order of slots */
+    ET_STAGES,    /* hypotheses about mistakes (ref/verdict/mutant.h) know those above */
+    ET_AT_INPUTS,
+    ET_AT_LOGITS, /* r */
+    ET_AT_ORDER,  /* choices by descending score */
+    ET_AT_BLOCKS, /* a padded layout */
+    ET_AT_METRICS
+} et_stage;
+
+/* How a tensor depends on the decisions of a routing; for some, on what the case couples
+ * (ref/verdict/unseen.c). */
+typedef enum et_sees {
+    ET_SEES_NONE,
+    ET_SEES_TOKEN,  /* a row: those of its own token */
+    ET_SEES_EXPERT, /* those of its own expert */
+    ET_SEES_ALL,
+    ET_SEES_COUNTS,    /* all, as numbers: how many passed a threshold */
+    ET_SEES_LOADS,     /* all, unless loads are given */
+    ET_SEES_LOGITS,    /* dr's row: its token's, and others' where gate or loss couples tokens */
+    ET_SEES_ROUTER,    /* dW_r's row: its expert's, and others' where anything couples dr */
+    ET_SEES_SHARED,    /* its token's, where the fanout divides the shared expert's weight */
+    ET_SEES_ALL_SHARED /* all, there: a sum over tokens */
+} et_sees;
+
+enum { ET_MAX_STARTS = 8 }; /* with the ET_NO_TENSOR behind them */
+
+typedef struct et_tensor_row {
+    et_tensor_doc doc;
+    size_t offset;  /* of the array's pointer in et_step */
+    et_place place; /* of the profile, where a kernel stores it */
+    et_stage stage; /* which computes it */
+    et_sees sees;
+    /* What it hangs on: the tensors from which its stage computes it, as far as the step has them;
+     * then ET_NO_TENSOR. Where the assignment only says which rows are slots, it is not listed. */
+    et_tensor_id starts[ET_MAX_STARTS];
+} et_tensor_row;
+
+/* By id; row ET_NO_TENSOR: of what is no tensor of a bundle. */
+extern const et_tensor_row et_tensors[ET_TENSORS];
+
+/* The tensor of this name, or ET_NO_TENSOR. */
+et_tensor_id et_tensor_find(const char *name);
 
 /* True if a kernel's output for the case of `s` may have this shape: that of the row, where the
  * number of slots, and of padded rows and blocks, is what the kernel's own routing makes it, at most
@@ -12,11 +94,9 @@ bool et_tensor_fits(const et_step *s, const et_tensor_doc *doc, size_t rank, con
 /* Element i of a tensor as a double, whatever its source. */
 double et_tensor_element(const et_tensor_out *t, size_t i);
 
-/* Is the first dimension of a row's shape in letters this one? "[n,h,d]" has "n"; "[n+1]" has "n+1" and not "n". */
+/* Is the first dimension of a row's shape in letters this one? "[n,h,d]" has "n"; "[n+1]" has "n+1"
+ * and not "n". */
 bool et_rows_are(const char *shape, const char *letter);
-
-/* The row of the table with this name, or the number of rows. */
-size_t et_tensor_row(const char *name);
 
 /* The row of the tensor whose noise this is: "noise.fwd.y" gives that of fwd.y; NULL if a bundle has
  * no such noise. */

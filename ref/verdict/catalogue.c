@@ -35,56 +35,8 @@ static const unsigned forward = BIT(ET_AT_GATES) | BIT(ET_AT_WEIGHTS) | BIT(ET_A
 
 et_stage et_stage_of(const char *tensor)
 {
-    static const struct {
-        const char *name;
-        et_stage stage;
-    } stages[] = {
-        {"fwd.gates", ET_AT_GATES},
-        {"route.threshold", ET_AT_PLAN},
-        {"route.mask", ET_AT_MASK},
-        {"route.margin", ET_AT_MASK},
-        {"route.cutoff", ET_AT_CUTOFF},
-        {"route.pool_cutoff", ET_AT_CUTOFF},
-        {"route.load", ET_AT_MASK},
-        {"route.fanout", ET_AT_MASK},
-        {"route.expert_offsets", ET_AT_LAYOUT},
-        {"route.token_offsets", ET_AT_LAYOUT},
-        {"route.slot_token", ET_AT_LAYOUT},
-        {"route.slot_expert", ET_AT_LAYOUT},
-        {"route.token_slots", ET_AT_LAYOUT},
-        {"route.slot_weight", ET_AT_WEIGHTS},
-        {"fwd.slot_pre", ET_AT_PRE},
-        {"fwd.slot_act", ET_AT_ACT},
-        {"fwd.slot_out", ET_AT_OUT},
-        {"fwd.shared_pre", ET_AT_PRE},
-        {"fwd.shared_act", ET_AT_ACT},
-        {"fwd.shared_out", ET_AT_OUT},
-        {"fwd.shared_weight", ET_AT_WEIGHTS},
-        {"fwd.y", ET_AT_Y},
-        {"loss.aux", ET_AT_LOSSES},
-        {"loss.z", ET_AT_LOSSES},
-        {"bwd.slot_weight", ET_AT_DWEIGHT},
-        {"bwd.slot_out", ET_AT_DOUT},
-        {"bwd.slot_act", ET_AT_DACT},
-        {"bwd.slot_pre", ET_AT_DPRE},
-        {"bwd.shared_weight", ET_AT_DWEIGHT},
-        {"bwd.shared_out", ET_AT_DOUT},
-        {"bwd.shared_act", ET_AT_DACT},
-        {"bwd.shared_pre", ET_AT_DPRE},
-        {"bwd.logits", ET_AT_DLOGITS},
-        {"bwd.x", ET_AT_DX},
-        {"bwd.w_router", ET_AT_DROUTER},
-        {"bwd.w_up", ET_AT_DUP},
-        {"bwd.w_down", ET_AT_DDOWN},
-        {"bwd.shared_up", ET_AT_DUP},
-        {"bwd.shared_down", ET_AT_DDOWN},
-        {"state.ema", ET_AT_STATE},
-        {"state.updates", ET_AT_STATE},
-        {"state.bias", ET_AT_STATE},
-    };
-    for (size_t i = 0; i < sizeof stages / sizeof *stages; i++)
-        if (strcmp(stages[i].name, tensor) == 0) return stages[i].stage;
-    return ET_STAGES;
+    et_stage stage = et_tensors[et_tensor_find(tensor)].stage;
+    return stage < ET_STAGES ? stage : ET_STAGES;
 }
 
 /* ---- one hypothesis ---- */

@@ -284,7 +284,7 @@ static bool integers_agree(const et_exhibit *x, const void *wrong)
 
 static bool fit_agrees(const et_inquiry *q, const et_exhibit *x, const et_fit *fit)
 {
-    const et_tensor_bars *t = &q->j->bars->tensor[et_tensor_row(x->got->name)];
+    const et_tensor_bars *t = &q->j->bars->tensor[et_tensor_find(x->got->name)];
     double n = fit->sums.n, failed = q->small ? 0.02 : 0, doubtful = q->small ? 0.2 : 0.02;
     if (fit->failed > failed * n || fit->doubtful > 1 + doubtful * n) return false;
     et_group g = {.deviations = 0};

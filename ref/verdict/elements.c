@@ -18,35 +18,15 @@
 #include "ref/base/rounding.h"
 #include "ref/verdict/judge.h"
 
-#include <fnmatch.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- where a tensor is rounded ---- */
-
-/* The first pattern that fits decides. */
-static const struct {
-    const char *pattern;
-    et_place place;
-} places[] = {
-    {"fwd.logits", ET_LOGITS},       {"bwd.logits", ET_LOGITS},
-    {"fwd.gates", ET_GATES},         {"route.slot_weight", ET_GATES},
-    {"fwd.shared_weight", ET_GATES}, {"bwd.slot_weight", ET_GATES},
-    {"bwd.shared_weight", ET_GATES}, {"fwd.y", ET_OUTPUTS},
-    {"bwd.x", ET_OUTPUTS},           {"bwd.w_*", ET_OUTPUTS},
-    {"bwd.shared_up", ET_OUTPUTS},   {"bwd.shared_down", ET_OUTPUTS},
-    {"fwd.*", ET_INTERMEDIATES},     {"bwd.*", ET_INTERMEDIATES},
-    {"in.*", ET_OPERANDS},           {"*", ET_ACCUMULATOR},
-};
-
 et_place et_tensor_place(const char *name)
 {
-    size_t i = 0;
-    while (fnmatch(places[i].pattern, name, 0) != 0) i++;
-    return places[i].place;
+    return et_tensors[et_tensor_find(name)].place;
 }
 
 /* ---- the sweep ---- */
@@ -485,14 +465,9 @@ static et_status judge_real(exam *x, const et_tensor_out *want, const et_real *V
 /* ---- what open decisions leave to say ---- */
 
 /* How many passed a threshold: any number that open decisions allow. */
-static const char *const counts[] = {"metric.raw_usage", "metric.saturation", "metric.starvation",
-                                     "metric.overflow_rate", "metric.underflow_rate"};
-
 static bool is_count(const char *name)
 {
-    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
-        if (strcmp(counts[i], name) == 0) return true;
-    return false;
+    return et_tensors[et_tensor_find(name)].sees == ET_SEES_COUNTS;
 }
 
 /* True if the tensor cannot be judged at all. */

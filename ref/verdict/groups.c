@@ -135,7 +135,7 @@ static void judge(jury *q, size_t number, const et_group_sums *sums)
 et_status et_judge_groups(const et_judgement *j, const et_tensor_out *got, const et_errors *e,
                           et_tensor_verdict *out, et_error *error)
 {
-    const et_tensor_bars *t = &j->bars->tensor[et_tensor_row(got->name)];
+    const et_tensor_bars *t = &j->bars->tensor[et_tensor_find(got->name)];
     jury q = {.j = j, .bars = t, .got = got, .out = out};
     void *room;
     if (t->groups == 0) return ET_OK; /* nothing of it errs in any replica */

@@ -29,35 +29,9 @@
 
 #include "etref/dtype.h"
 #include "etref/verify.h"
+#include "ref/oracle/tensors.h"
 
-typedef enum et_stage {
-    ET_AT_PLAN,
-    ET_AT_MASK,
-    ET_AT_CUTOFF,
-    ET_AT_STATE,
-    ET_AT_GATES,
-    ET_AT_WEIGHTS,
-    ET_AT_PRE,
-    ET_AT_ACT,
-    ET_AT_OUT,
-    ET_AT_Y,
-    ET_AT_LOSSES,
-    ET_AT_DWEIGHT,
-    ET_AT_DOUT,
-    ET_AT_DDOWN,
-    ET_AT_DACT,
-    ET_AT_DPRE,
-    ET_AT_DUP,
-    ET_AT_SLOT_DX,
-    ET_AT_DGATES,
-    ET_AT_DLOGITS,
-    ET_AT_DROUTER,
-    ET_AT_DX,
-    ET_AT_LAYOUT,
-    ET_STAGES
-} et_stage;
-
-/* The stage at which a tensor of the table is computed; ET_STAGES for inputs, logits and metrics. */
+/* The stage at which a tensor of the table is computed; ET_STAGES for those beside hypotheses' stages. */
 et_stage et_stage_of(const char *tensor);
 
 typedef struct et_mutant et_mutant;

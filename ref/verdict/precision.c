@@ -326,7 +326,7 @@ static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_bars *
                        const et_profile *p)
 {
     const et_real *V = et_variance_named(bars, x->got->name);
-    const et_tensor_bars *t = &bars->tensor[et_tensor_row(x->got->name)];
+    const et_tensor_bars *t = &bars->tensor[et_tensor_find(x->got->name)];
     double chance = 12 / sqrt(2 * (double)et_tensor_count(x->got));
     double most = t->groups > 0 ? 1.2 * t->bars[0].spread + chance : 0;
     return mean_square(x, V, 0, et_tensor_count(x->got)) <= most * most &&

@@ -18,7 +18,6 @@
 #include "ref/oracle/decide.h"
 #include "ref/verdict/judge.h"
 
-#include <fnmatch.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,74 +37,24 @@ static bool couples_experts(const et_case *c)
     return c->norm != ET_NORM_NONE || (c->gate != ET_GATE_SIGMOID && c->gate != ET_GATE_RELU);
 }
 
-static et_hangs hangs_of_logits(const et_case *c)
-{
-    return couples_tokens(c) ? ET_HANGS_ALL : ET_HANGS_BY_TOKEN;
-}
-
-static et_hangs hangs_of_router(const et_case *c)
-{
-    return couples_tokens(c) || couples_experts(c) ? ET_HANGS_ALL : ET_HANGS_BY_EXPERT;
-}
-
-/* Loads count decisions, unless those of all ranks are given. */
-static et_hangs hangs_of_loads(const et_case *c)
-{
-    return c->global_load ? ET_HANGS_NOT : ET_HANGS_ALL;
-}
-
-/* s is divided by the fanout, or nothing. */
-static et_hangs hangs_of_shared(const et_case *c)
-{
-    return c->norm == ET_NORM_FANOUT ? ET_HANGS_BY_TOKEN : ET_HANGS_NOT;
-}
-
-static et_hangs hangs_of_shared_gradient(const et_case *c)
-{
-    return c->norm == ET_NORM_FANOUT ? ET_HANGS_ALL : ET_HANGS_NOT;
-}
-
-/* The first pattern that fits decides. */
-static const struct {
-    const char *pattern;
-    et_hangs hangs;
-    et_hangs (*of)(const et_case *c); /* where the case decides */
-} table[] = {
-    {"fwd.logits", ET_HANGS_NOT, NULL},
-    {"fwd.gates", ET_HANGS_NOT, NULL},
-    {"fwd.shared_weight", ET_HANGS_NOT, hangs_of_shared},
-    {"fwd.shared_*", ET_HANGS_NOT, NULL},
-    {"fwd.y", ET_HANGS_BY_TOKEN, NULL},
-    {"bwd.shared_weight", ET_HANGS_NOT, NULL},
-    {"bwd.shared_up", ET_HANGS_NOT, hangs_of_shared_gradient},
-    {"bwd.shared_down", ET_HANGS_NOT, hangs_of_shared_gradient},
-    {"bwd.shared_*", ET_HANGS_NOT, hangs_of_shared},
-    {"bwd.logits", ET_HANGS_NOT, hangs_of_logits},
-    {"bwd.x", ET_HANGS_NOT, hangs_of_logits},
-    {"bwd.w_router", ET_HANGS_NOT, hangs_of_router},
-    {"bwd.w_*", ET_HANGS_BY_EXPERT, NULL},
-    {"route.threshold", ET_HANGS_NOT, NULL},
-    {"route.margin", ET_HANGS_NOT, NULL},
-    {"route.cutoff", ET_HANGS_NOT, NULL},
-    {"route.pool_cutoff", ET_HANGS_NOT, NULL},
-    {"route.fanout", ET_HANGS_BY_TOKEN, NULL},
-    {"route.load", ET_HANGS_BY_EXPERT, NULL},
-    {"loss.aux", ET_HANGS_NOT, hangs_of_loads},
-    {"loss.z", ET_HANGS_NOT, NULL},
-    {"state.bias", ET_HANGS_NOT, hangs_of_loads},
-    {"state.ema", ET_HANGS_NOT, NULL},
-    {"state.updates", ET_HANGS_NOT, NULL},
-    {"metric.usage", ET_HANGS_BY_EXPERT, NULL},
-    {"metric.cutoff_gap*", ET_HANGS_NOT, NULL},
-    {"metric.logit_*", ET_HANGS_NOT, NULL},
-    {"*", ET_HANGS_ALL, NULL},
-};
-
 et_hangs et_tensor_hangs(const et_case *c, const char *name)
 {
-    size_t i = 0;
-    while (fnmatch(table[i].pattern, name, 0) != 0) i++;
-    return table[i].of ? table[i].of(c) : table[i].hangs;
+    bool divided = c->norm == ET_NORM_FANOUT; /* s, by the fanout */
+    switch (et_tensors[et_tensor_find(name)].sees) {
+    case ET_SEES_NONE: return ET_HANGS_NOT;
+    case ET_SEES_TOKEN: return ET_HANGS_BY_TOKEN;
+    case ET_SEES_EXPERT: return ET_HANGS_BY_EXPERT;
+    /* loads count decisions, unless those of all ranks are given */
+    case ET_SEES_LOADS: return c->global_load ? ET_HANGS_NOT : ET_HANGS_ALL;
+    case ET_SEES_LOGITS: return couples_tokens(c) ? ET_HANGS_ALL : ET_HANGS_BY_TOKEN;
+    case ET_SEES_ROUTER:
+        return couples_tokens(c) || couples_experts(c) ? ET_HANGS_ALL : ET_HANGS_BY_EXPERT;
+    case ET_SEES_SHARED: return divided ? ET_HANGS_BY_TOKEN : ET_HANGS_NOT;
+    case ET_SEES_ALL_SHARED: return divided ? ET_HANGS_ALL : ET_HANGS_NOT;
+    case ET_SEES_ALL:
+    case ET_SEES_COUNTS: break;
+    }
+    return ET_HANGS_ALL;
 }
 
 /* ---- alternatives of a token with few open decisions ---- */
