@@ -9,52 +9,16 @@
  */
 #include "ref/oracle/fields.h"
 #include "ref/oracle/json.h"
+#include "ref/oracle/kinds.h"
 
 #include <float.h>
 #include <string.h>
 
 /* ---- the cases to which a field applies ---- */
 
-static bool always(const et_case *c)
-{
-    (void)c;
-    return true;
-}
-
-static bool is_moe(const et_case *c)
-{
-    return c->layer == ET_MOE;
-}
-
-static bool is_tc(const et_case *c)
-{
-    return is_moe(c) && c->rule == ET_TC;
-}
-
 static bool is_et(const et_case *c)
 {
     return is_moe(c) && c->rule == ET_ET;
-}
-
-/* The rules by which experts choose tokens: both keep an EMA of the k-th largest score. */
-static bool is_ec_or_et(const et_case *c)
-{
-    return is_moe(c) && c->rule != ET_TC;
-}
-
-static bool has_shared(const et_case *c)
-{
-    return is_moe(c) && c->shared;
-}
-
-static bool has_aux_loss(const et_case *c)
-{
-    return is_tc(c) && (c->balance == ET_BALANCE_AUX || c->balance == ET_BALANCE_AUX_ERROR);
-}
-
-static bool has_bias(const et_case *c)
-{
-    return is_tc(c) && (c->balance == ET_BALANCE_LOSSFREE || c->balance == ET_BALANCE_PROPORTIONAL);
 }
 
 static bool has_input(const et_case *c)
@@ -108,24 +72,24 @@ static const int sources[] = {ET_INPUT_NORMAL, ET_INPUT_TEXT,    ET_INPUT_INTEGE
 const et_field et_fields[] = {
     {DOC("name", "1 to 63 letters, digits, '-', '_', '.', the first a letter or digit", "required",
          "every case", "names the case and its bundle's file"),
-     AT(name), .kind = ET_NAME, .applies = always},
+     AT(name), .kind = ET_NAME, .applies = is_any},
     {DOC("hunts", "text of 1 to 159 bytes", "none", "every case", "which bug this case catches"),
-     AT(hunts), .kind = ET_TEXT, .applies = always},
+     AT(hunts), .kind = ET_TEXT, .applies = is_any},
     {DOC("layer", "dense|moe", "\"moe\"", "every case", "one feed-forward network, or experts"),
-     AT(layer), .kind = ET_WORD, .applies = always},
+     AT(layer), .kind = ET_WORD, .applies = is_any},
     {DOC("rule", "tc|ec|et", "\"et\"", "layer moe",
          "token choice, expert choice or expert threshold"),
      AT(rule), .kind = ET_WORD, .applies = is_moe},
     {DOC("mode", "train|eval", "\"train\"", "every case",
          "eval: ec and et route by threshold; no capacity, no losses, no change of state"),
-     AT(eval), .kind = ET_WORD, .applies = always},
+     AT(eval), .kind = ET_WORD, .applies = is_any},
     {DOC("tokens", COUNT_TEXT(1), "required", "every case", "N: tokens of the step"), AT(tokens),
-     COUNT_FROM(1), .applies = always},
+     COUNT_FROM(1), .applies = is_any},
     {DOC("d_model", COUNT_TEXT(1), "required", "every case", "d: width of a token"), AT(d_model),
-     COUNT_FROM(1), .applies = always},
+     COUNT_FROM(1), .applies = is_any},
     {DOC("d_expert", COUNT_TEXT(1), "required", "every case",
          "h: hidden width of an expert, or of the dense layer"),
-     AT(d_expert), COUNT_FROM(1), .applies = always},
+     AT(d_expert), COUNT_FROM(1), .applies = is_any},
     {DOC("experts", COUNT_TEXT(1), "required", "layer moe", "n: routed experts"), AT(experts),
      COUNT_FROM(1), .applies = is_moe, .exclusive = true},
     {DOC("top_k", COUNT_TEXT(1), "1", "rule tc", "K: experts that a token takes"), AT(top_k),
@@ -188,7 +152,7 @@ const et_field et_fields[] = {
      AT(z_loss_coef), NUMBER_IN(0, 1e6), .applies = is_moe},
     {DOC("precision", "f64|f32|bf16|f16", "\"f64\"", "every case",
          "how the in.* tensors are stored; everything is computed exactly from these values"),
-     AT(precision), .kind = ET_WORD, .values = precisions, .applies = always},
+     AT(precision), .kind = ET_WORD, .values = precisions, .applies = is_any},
     {DOC("input.source", "normal|text|integer|ties|skewed|outlier|tiny|huge", "required",
          "cases with input", "how the in.* tensors are drawn"),
      AT(input.source), .kind = ET_WORD, .values = sources, .applies = has_input},

@@ -21,6 +21,8 @@
 #include "ref/base/sum.h"
 #include "ref/oracle/decide.h"
 #include "ref/oracle/fields.h"
+#include "ref/oracle/kinds.h"
+#include "ref/oracle/tensors.h"
 #include "ref/routing/rounded.h"
 
 #include <math.h>
@@ -30,11 +32,11 @@
 /* ---- memory: every array is registered, counted and freed in one place ---- */
 
 /* Counts what is about to be taken; refuses what is more than the step may take. */
-static et_status count_bytes(et_step *s, size_t rows, size_t columns, size_t size, et_error *error)
+static et_status count_bytes(et_step *s, size_t count, size_t size, et_error *error)
 {
-    size_t count, bytes;
-    if (!et_size_mul(rows, columns, &count) || !et_size_mul(count, size, &bytes) ||
-        bytes > SIZE_MAX - s->bytes || (s->max_bytes > 0 && s->bytes + bytes > s->max_bytes))
+    size_t bytes;
+    if (!et_size_mul(count, size, &bytes) || bytes > SIZE_MAX - s->bytes ||
+        (s->max_bytes > 0 && s->bytes + bytes > s->max_bytes))
         return et_fail(error, ET_ENOMEM,
                        "case '%s' needs more than the %zu MB this run may take; use fewer tokens, "
                        "experts or columns%s",
@@ -44,43 +46,41 @@ static et_status count_bytes(et_step *s, size_t rows, size_t columns, size_t siz
     return ET_OK;
 }
 
-static et_status take(et_step *s, void **out, size_t rows, size_t columns, size_t size,
-                      et_error *error)
+static et_status take(et_step *s, void *pointer, size_t count, size_t size, et_error *error)
 {
-    et_status status = count_bytes(s, rows, columns, size, error);
-    if (status == ET_OK) status = et_allocate(out, rows * columns, size, s->c.name, error);
-    if (status == ET_OK) s->owned[s->owned_count++] = *out;
-    return status;
-}
-
-static et_status reals(et_step *s, et_real **out, size_t rows, size_t columns, et_error *error)
-{
-    return take(s, (void **)out, rows, columns, sizeof(et_real), error);
-}
-
-static et_status integers(et_step *s, int32_t **out, size_t rows, size_t columns, et_error *error)
-{
-    return take(s, (void **)out, rows, columns, sizeof(int32_t), error);
-}
-
-/* An array to be had: where its address goes, if the case has it at all, and its shape. */
-typedef struct wanted {
-    et_real **out;
-    bool has;
-    size_t rows, columns;
-} wanted;
-
-static et_status take_all(et_step *s, const wanted *list, size_t count, et_error *error)
-{
-    for (size_t i = 0; i < count; i++) {
-        et_status status = ET_OK;
-        if (list[i].has) status = reals(s, list[i].out, list[i].rows, list[i].columns, error);
-        if (status != ET_OK) return status;
-    }
+    void *room;
+    et_status status = count_bytes(s, count, size, error);
+    if (status == ET_OK) status = et_allocate(&room, count, size, s->c.name, error);
+    if (status != ET_OK) return status;
+    memcpy(pointer, &room, sizeof room);
+    s->owned[s->owned_count++] = room;
     return ET_OK;
 }
 
-#define TAKE_ALL(step, list, error) take_all(step, list, sizeof(list) / sizeof *(list), error)
+/* What is in no bundle. */
+static et_status take_reals(et_step *s, et_real **out, size_t count, et_error *error)
+{
+    return take(s, out, count, sizeof(et_real), error);
+}
+
+static et_status take_tensor(et_step *s, et_tensor_id id, et_error *error)
+{
+    et_tensor_out t = et_tensor_view(s, id);
+    size_t count = 1;
+    bool fits = true;
+    for (size_t i = 0; i < t.rank; i++) fits = fits && et_size_mul(count, t.shape[i], &count);
+    if (!fits) count = SIZE_MAX; /* more than can be counted: refused */
+    return take(s, (char *)s + et_tensors[id].offset, count, et_source_size(t.source), error);
+}
+
+/* The tensors of these rows of the table that the case has. */
+static et_status take_tensors(et_step *s, et_tensor_id first, et_tensor_id last, et_error *error)
+{
+    et_status status = ET_OK;
+    for (et_tensor_id id = first; status == ET_OK && id <= last; id++)
+        if (et_tensors[id].has && et_tensors[id].has(&s->c)) status = take_tensor(s, id, error);
+    return status;
+}
 
 void et_step_free(et_step *s)
 {
@@ -90,41 +90,6 @@ void et_step_free(et_step *s)
     *s = (et_step){0};
 }
 
-/* ---- which tensors a case has ---- */
-
-static bool is_moe(const et_case *c)
-{
-    return c->layer == ET_MOE;
-}
-
-/* hs, or 0 where there is no shared expert. */
-static size_t shared_width(const et_case *c)
-{
-    return is_moe(c) && c->shared ? c->shared_d_expert : 0;
-}
-
-static bool keeps_ema(const et_case *c)
-{
-    return is_moe(c) && c->rule != ET_TC;
-}
-
-static bool keeps_bias(const et_case *c)
-{
-    return is_moe(c) &&
-           (c->balance == ET_BALANCE_LOSSFREE || c->balance == ET_BALANCE_PROPORTIONAL);
-}
-
-static bool has_aux(const et_case *c)
-{
-    return is_moe(c) && !c->eval &&
-           (c->balance == ET_BALANCE_AUX || c->balance == ET_BALANCE_AUX_ERROR);
-}
-
-static bool has_z_loss(const et_case *c)
-{
-    return is_moe(c) && !c->eval && c->z_loss_coef != 0;
-}
-
 et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_error *error)
 {
     et_case settled;
@@ -132,52 +97,35 @@ et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_erro
     et_status status = et_case_settle(&settled, c, error);
     if (status != ET_OK) return status;
     *s = (et_step){.c = settled, .max_bytes = max_bytes};
-    c = &s->c;
-    et_step_inputs *in = &s->in;
-    size_t N = c->tokens, d = c->d_model, h = c->d_expert, n = is_moe(c) ? c->experts : 1, nh;
-    size_t hs = shared_width(c);
-    if (!et_size_mul(n, h, &nh))
-        return et_fail(error, ET_ENOMEM, "case '%s': experts * d_expert overflows", c->name);
-    const wanted list[] = {
-        {&in->x, true, N, d},
-        {&in->dy, true, N, d},
-        {&in->router, is_moe(c), n, d},
-        {&in->up, true, nh, d},
-        {&in->down, true, nh, d},
-        {&in->shared_up, hs > 0, hs, d},
-        {&in->shared_down, hs > 0, d, hs},
-        {&in->ema, keeps_ema(c), n, 1},
-        {&in->bias, keeps_bias(c), n, 1},
-        {&in->load, is_moe(c) && c->global_load, n, 1},
-    };
-    status = TAKE_ALL(s, list, error);
+    status = take_tensors(s, ET_IN_X, ET_IN_LOAD, error);
     if (status != ET_OK) et_step_free(s);
     return status;
 }
 
-/* ---- the dense layer ---- */
+/* ---- forward and backward: their arrays ---- */
 
-static et_status take_dense(et_step *s, et_error *error)
+static et_status take_values(et_step *s, et_error *error)
 {
-    const et_case *c = &s->c;
-    size_t N = c->tokens, d = c->d_model, h = c->d_expert;
-    et_moe_values *v = &s->fwd;
-    et_moe_grads *g = &s->bwd;
-    const wanted list[] = {{&v->slot_pre, true, N, h}, {&v->slot_act, true, N, h},
-                           {&v->slot_out, true, N, d}, {&v->y, true, N, d},
-                           {&g->x, true, N, d},        {&g->up, true, h, d},
-                           {&g->down, true, d, h},     {&g->slot_out, true, N, d},
-                           {&g->slot_act, true, N, h}, {&g->slot_pre, true, N, h}};
-    return TAKE_ALL(s, list, error);
+    return take_tensors(s, ET_ROUTE_SLOT_WEIGHT, ET_FWD_Y, error);
 }
+
+static et_status take_grads(et_step *s, et_error *error)
+{
+    et_status status = take_tensors(s, ET_BWD_SLOT_WEIGHT, ET_BWD_SHARED_DOWN, error);
+    if (status == ET_OK && is_moe(&s->c))
+        status = take_reals(s, &s->bwd.gates, s->c.tokens * s->c.experts, error);
+    return status;
+}
+
+/* ---- the dense layer ---- */
 
 static et_status run_dense(et_step *s, et_error *error)
 {
     size_t N = s->c.tokens, d = s->c.d_model, h = s->c.d_expert;
     et_moe_values *v = &s->fwd;
     et_moe_grads *g = &s->bwd;
-    et_status status = take_dense(s, error);
-    if (status != ET_OK) return status;
+    et_status status;
+    if ((status = take_values(s, error)) || (status = take_grads(s, error))) return status;
     const et_rounding *r = s->rounding;
     et_ffn f = {s->engine, d, h, s->in.up, s->in.down, r};
     status = et_ffn_forward(&f, N, s->in.x, v->slot_pre, v->slot_act, v->slot_out, error);
@@ -208,7 +156,7 @@ et_moe et_step_layer(const et_step *s)
                     .d = c->d_model,
                     .h = c->d_expert,
                     .n = c->experts,
-                    .hs = shared_width(c),
+                    .hs = has_shared(c) ? c->shared_d_expert : 0,
                     .gate = c->gate,
                     .norm = c->norm,
                     .gate_tokens = et_case_micro_tokens(c),
@@ -222,19 +170,18 @@ et_moe et_step_layer(const et_step *s)
                     .rounding = s->rounding};
 }
 
-static et_status take_scores(et_step *s, const et_moe *moe, et_error *error)
+static et_status take_scores(et_step *s, et_error *error)
 {
-    et_moe_values *v = &s->fwd;
-    const wanted list[] = {{&v->logits, true, moe->N, moe->n},
-                           {&v->gates, true, moe->N, moe->n},
-                           {&v->anchor, et_gate_has_anchor(moe->gate), moe->N, 1}};
-    return TAKE_ALL(s, list, error);
+    et_status status = take_tensors(s, ET_FWD_LOGITS, ET_FWD_GATES, error);
+    if (status == ET_OK && et_gate_has_anchor(s->c.gate))
+        status = take_reals(s, &s->fwd.anchor, s->c.tokens, error);
+    return status;
 }
 
 static et_status score(et_step *s, const et_moe *moe, et_error *error)
 {
     et_moe_values *v = &s->fwd;
-    et_status status = take_scores(s, moe, error);
+    et_status status = take_scores(s, error);
     if (status != ET_OK) return status;
     /* Decisions hang on the logits' last bits, so they are the plain engine's whichever computes
      * the rest: a hundredth of the work, and every engine routes alike. */
@@ -256,20 +203,9 @@ static et_status score(et_step *s, const et_moe *moe, et_error *error)
 static et_status take_routing(et_step *s, et_error *error)
 {
     const et_case *c = &s->c;
-    et_step_routing *r = &s->route;
-    bool choice = et_case_routes_by_choice(c), threshold = et_case_routes_by_threshold(c);
-    size_t N = c->tokens, n = c->experts, pools = choice ? N / c->pool_tokens : 0;
-    const wanted list[] = {{&r->margin, true, N, n},
-                           {&r->threshold, threshold, n, 1},
-                           {&r->cutoff, keeps_ema(c) && !c->eval, n, 1},
-                           {&r->pool_cutoff, choice, pools, n}};
-    et_status status = take(s, (void **)&r->mask, N, n, sizeof(uint8_t), error);
-    if (status == ET_OK) status = TAKE_ALL(s, list, error);
-    if (status == ET_OK && c->rule == ET_TC)
-        status = integers(s, &r->topk_expert, N, c->top_k, error);
-    if (status == ET_OK && choice)
-        status = integers(s, &r->topk_token, pools * n, c->target_load, error);
-    if (status == ET_OK && threshold) status = integers(s, &r->passed, c->micro_batches, n, error);
+    et_status status = take_tensors(s, ET_ROUTE_THRESHOLD, ET_ROUTE_TOPK_TOKEN, error);
+    if (status == ET_OK && et_case_routes_by_threshold(c))
+        status = take(s, &s->route.passed, c->micro_batches * c->experts, sizeof(int32_t), error);
     return status;
 }
 
@@ -355,52 +291,7 @@ static et_status route(et_step *s, et_error *error)
     return status;
 }
 
-/* ---- the MoE layer: forward and backward ---- */
-
-static et_status take_values(et_step *s, const et_moe *moe, et_error *error)
-{
-    et_moe_values *v = &s->fwd;
-    size_t S = s->assignment.slots, N = moe->N, d = moe->d, h = moe->h, hs = moe->hs;
-    bool shared = hs > 0;
-    const wanted list[] = {
-        {&v->slot_weight, true, S, 1},
-        {&v->slot_pre, true, S, h},
-        {&v->slot_act, true, S, h},
-        {&v->slot_out, true, S, d},
-        {&v->shared_pre, shared, N, hs},
-        {&v->shared_act, shared, N, hs},
-        {&v->shared_out, shared, N, d},
-        {&v->shared_weight, shared, N, 1},
-        {&v->y, true, N, d},
-    };
-    return TAKE_ALL(s, list, error);
-}
-
-static et_status take_grads(et_step *s, const et_moe *moe, et_error *error)
-{
-    et_moe_grads *g = &s->bwd;
-    size_t S = s->assignment.slots, N = moe->N, n = moe->n, d = moe->d, h = moe->h, hs = moe->hs;
-    bool shared = hs > 0;
-    const wanted list[] = {
-        {&g->x, true, N, d},
-        {&g->router, true, n, d},
-        {&g->up, true, n * h, d},
-        {&g->down, true, n * d, h},
-        {&g->shared_up, shared, hs, d},
-        {&g->shared_down, shared, d, hs},
-        {&g->logits, true, N, n},
-        {&g->gates, true, N, n},
-        {&g->slot_weight, true, S, 1},
-        {&g->slot_out, true, S, d},
-        {&g->slot_act, true, S, h},
-        {&g->slot_pre, true, S, h},
-        {&g->shared_weight, shared, N, 1},
-        {&g->shared_out, shared, N, d},
-        {&g->shared_act, shared, N, hs},
-        {&g->shared_pre, shared, N, hs},
-    };
-    return TAKE_ALL(s, list, error);
-}
+/* ---- the MoE layer: losses ---- */
 
 /* F of micro-batch `batch`: from its own loads, or from in.load. */
 void et_step_fractions(const et_step *s, size_t batch, et_real *F)
@@ -417,20 +308,13 @@ void et_step_fractions(const et_step *s, size_t batch, et_real *F)
     et_balance_fractions(N, n, c->top_k, F, F);
 }
 
-static et_status take_losses(et_step *s, et_error *error)
-{
-    const wanted list[] = {{&s->loss_aux, has_aux(&s->c), 1, 1},
-                           {&s->loss_z, has_z_loss(&s->c), 1, 1}};
-    return TAKE_ALL(s, list, error);
-}
-
 /* Losses are means over the micro-batches; so each one's gradient is scaled by coefficient / M. */
 static et_status losses(et_step *s, et_error *error)
 {
     const et_case *c = &s->c;
     size_t N = et_case_micro_tokens(c), n = c->experts, M = c->micro_batches;
     void *F = NULL;
-    et_status status = take_losses(s, error);
+    et_status status = take_tensors(s, ET_LOSS_AUX, ET_LOSS_Z, error);
     if (status == ET_OK) status = et_allocate(&F, n, sizeof(et_real), "load fractions", error);
     for (size_t batch = 0; status == ET_OK && batch < M; batch++) {
         size_t at = batch * N * n;
@@ -457,9 +341,8 @@ static et_status update_bias(et_step *s, et_error *error)
 {
     const et_case *c = &s->c;
     size_t n = c->experts, bytes = n * sizeof(et_real);
-    et_status status = reals(s, &s->state_bias, n, 1, error);
     void *room = NULL;
-    if (status == ET_OK) status = et_allocate(&room, n, sizeof(et_real), "loads", error);
+    et_status status = et_allocate(&room, n, sizeof(et_real), "loads", error);
     if (status != ET_OK) return status;
     et_real *load = room;
     for (size_t i = 0; i < n; i++) load[i] = (et_real)s->assignment.load[i];
@@ -475,25 +358,21 @@ static et_status update_bias(et_step *s, et_error *error)
     return ET_OK;
 }
 
-static et_status update_ema(et_step *s, et_error *error)
+static void update_ema(et_step *s)
 {
     const et_case *c = &s->c;
-    et_status status = reals(s, &s->state_ema, c->experts, 1, error);
-    if (status == ET_OK) status = integers(s, &s->state_updates, 1, 1, error);
-    if (status != ET_OK) return status;
     memcpy(s->state_ema, s->in.ema, c->experts * sizeof(et_real));
     et_ema_update_rounded(s->rounding, c->experts, c->ema_decay, s->route.cutoff, s->state_ema);
     et_round(s->rounding, ET_ACCUMULATOR, "ema", c->experts, s->state_ema);
     *s->state_updates = (int32_t)(c->ema_updates + 1);
-    return ET_OK;
 }
 
+/* Evaluation changes nothing, and a step of it has no state to be filled. */
 static et_status update_state(et_step *s, et_error *error)
 {
-    et_status status = ET_OK;
-    if (s->c.eval) return ET_OK; /* evaluation changes nothing */
-    if (keeps_bias(&s->c)) status = update_bias(s, error);
-    if (status == ET_OK && keeps_ema(&s->c)) status = update_ema(s, error);
+    et_status status = take_tensors(s, ET_STATE_EMA, ET_STATE_BIAS, error);
+    if (status == ET_OK && s->state_bias) status = update_bias(s, error);
+    if (status == ET_OK && s->state_ema) update_ema(s);
     return status;
 }
 
@@ -551,50 +430,21 @@ static et_status measure_gates(et_step *s, et_error *error)
     return ET_OK;
 }
 
-static et_status take_metrics(et_step *s, et_error *error)
-{
-    const et_case *c = &s->c;
-    et_step_metrics *m = &s->metric;
-    size_t n = c->experts;
-    bool threshold = s->route.threshold != NULL, gap = s->route.cutoff != NULL;
-    bool capacity = threshold && c->has_capacity && !c->eval;
-    const wanted list[] = {{&m->usage, true, n, 1},
-                           {&m->fanout_histogram, true, n + 1, 1},
-                           {&m->cutoff_gap, gap, n, 1},
-                           {&m->cutoff_gap_abs, gap, n, 1},
-                           {&m->raw_usage, threshold, n, 1},
-                           {&m->saturation, capacity, 1, 1},
-                           {&m->starvation, capacity, 1, 1},
-                           {&m->overflow_rate, capacity, 1, 1},
-                           {&m->underflow_rate, capacity, 1, 1},
-                           {&m->logit_mean, true, 1, 1},
-                           {&m->logit_std, true, 1, 1},
-                           {&m->gate_mean, true, 1, 1},
-                           {&m->gate_std, true, 1, 1}};
-    return TAKE_ALL(s, list, error);
-}
-
 /* As a kernel stores them; counts are exact. */
 static void round_metrics(et_step *s)
 {
-    const et_step_metrics *m = &s->metric;
-    size_t n = s->c.experts;
-    const struct {
-        et_real *values;
-        size_t count;
-    } list[] = {{m->usage, n},          {m->raw_usage, n},      {m->cutoff_gap, n},
-                {m->cutoff_gap_abs, n}, {m->saturation, 1},     {m->starvation, 1},
-                {m->overflow_rate, 1},  {m->underflow_rate, 1}, {m->logit_mean, 1},
-                {m->logit_std, 1},      {m->gate_mean, 1},      {m->gate_std, 1}};
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
-        if (list[i].values)
-            et_round(s->rounding, ET_ACCUMULATOR, "metric", list[i].count, list[i].values);
+    for (et_tensor_id id = ET_METRIC_USAGE; id <= ET_METRIC_GATE_STD; id++) {
+        et_tensor_out t = et_tensor_view(s, id);
+        if (t.values && id != ET_METRIC_FANOUT_HISTOGRAM)
+            et_round(s->rounding, ET_ACCUMULATOR, "metric", t.shape[0],
+                     (et_real *)(uintptr_t)t.values); /* the step's own */
+    }
 }
 
 static et_status measure(et_step *s, et_error *error)
 {
     et_step_metrics *m = &s->metric;
-    et_status status = take_metrics(s, error);
+    et_status status = take_tensors(s, ET_METRIC_USAGE, ET_METRIC_GATE_STD, error);
     if (status != ET_OK) return status;
     measure_usage(s);
     if (m->saturation) measure_capacity(s);
@@ -612,7 +462,7 @@ static et_status lay_out(et_step *s, et_error *error)
 {
     if (s->block == 0) return ET_OK;
     size_t blocks = et_block_count(&s->assignment, s->block);
-    et_status status = count_bytes(s, blocks, s->block, sizeof(int32_t), error);
+    et_status status = count_bytes(s, blocks, s->block * sizeof(int32_t), error);
     return status == ET_OK ? et_block_layout_build(&s->layout, &s->assignment, s->block, error)
                            : status;
 }
@@ -623,19 +473,20 @@ et_status et_step_take_like(et_step *to, const et_step *s, et_error *error)
 {
     *to = et_step_like(s);
     to->engine = s->engine;
-    if (!is_moe(&s->c)) return take_dense(to, error);
-    et_moe moe = et_step_layer(s);
     et_status status;
-    if ((status = take_scores(to, &moe, error)) || (status = take_routing(to, error)))
+    if (!is_moe(&s->c)) return (status = take_values(to, error)) ? status : take_grads(to, error);
+    if ((status = take_scores(to, error)) || (status = take_routing(to, error))) return status;
+    memcpy(to->route.mask, s->route.mask, s->c.tokens * s->c.experts * sizeof *to->route.mask);
+    if ((status = et_assignment_build(&to->assignment, s->c.tokens, s->c.experts, to->route.mask,
+                                      error)) ||
+        (status = take_values(to, error)) || (status = take_grads(to, error)) ||
+        (status = take_tensors(to, ET_LOSS_AUX, ET_LOSS_Z, error)) ||
+        (status = take_tensors(to, ET_METRIC_USAGE, ET_METRIC_GATE_STD, error)))
         return status;
-    memcpy(to->route.mask, s->route.mask, moe.N * moe.n * sizeof *to->route.mask);
-    if ((status = et_assignment_build(&to->assignment, moe.N, moe.n, to->route.mask, error)) ||
-        (status = take_values(to, &moe, error)) || (status = take_grads(to, &moe, error)) ||
-        (status = take_losses(to, error)))
-        return status;
-    if (s->state_ema) status = reals(to, &to->state_ema, moe.n, 1, error);
-    if (status == ET_OK && s->state_bias) status = reals(to, &to->state_bias, moe.n, 1, error);
-    return status == ET_OK ? take_metrics(to, error) : status;
+    /* the state also where evaluation only shows it (et_show_state) */
+    if (s->state_ema) status = take_tensor(to, ET_STATE_EMA, error);
+    if (status == ET_OK && s->state_bias) status = take_tensor(to, ET_STATE_BIAS, error);
+    return status;
 }
 
 /* ---- decisions alone ---- */
@@ -707,7 +558,7 @@ et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void 
     et_moe moe = et_step_layer(s);
     tell(progress, user, "route", 0);
     if ((status = score(s, &moe, error)) || (status = route(s, error)) ||
-        (status = take_values(s, &moe, error)) || (status = take_grads(s, &moe, error)))
+        (status = take_values(s, error)) || (status = take_grads(s, error)))
         return status;
     tell(progress, user, "forward", 0.01); /* a third of the products, then two thirds */
     if ((status = et_moe_forward(&moe, s->in.x, &s->assignment, &s->fwd, error))) return status;

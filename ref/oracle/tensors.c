@@ -4,10 +4,43 @@
  * the order of the mathematics. A tensor belongs to a bundle if its array exists in the step.
  */
 #include "ref/oracle/tensors.h"
+#include "ref/oracle/kinds.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+/* ---- the cases that have a tensor ---- */
+
+static bool given_load(const et_case *c)
+{
+    return is_moe(c) && c->global_load;
+}
+
+static bool moves_ema(const et_case *c)
+{
+    return is_ec_or_et(c) && !c->eval;
+}
+
+static bool moves_bias(const et_case *c)
+{
+    return has_bias(c) && !c->eval;
+}
+
+static bool computes_aux(const et_case *c)
+{
+    return has_aux_loss(c) && !c->eval;
+}
+
+static bool computes_z(const et_case *c)
+{
+    return is_moe(c) && !c->eval && c->z_loss_coef != 0;
+}
+
+static bool clamps(const et_case *c)
+{
+    return et_case_routes_by_threshold(c) && c->has_capacity && !c->eval;
+}
 
 enum { FULL = false, LEAN = true };
 
@@ -15,9 +48,10 @@ enum { FULL = false, LEAN = true };
     {                                                                                              \
         __VA_ARGS__                                                                                \
     }
-#define T(id, name, type, shape, lean, field, meaning, place, stage, sees, starts)                 \
+#define T(id, name, type, shape, lean, field, meaning, has, place, stage, sees, starts)            \
     [ET_##id] = {{name, type, shape, meaning, lean},                                               \
                  offsetof(et_step, field),                                                         \
+                 has,                                                                              \
                  ET_##place,                                                                       \
                  ET_AT_##stage,                                                                    \
                  ET_SEES_##sees,                                                                   \
@@ -163,21 +197,35 @@ static et_source memory_type(const char *type)
     return sizeof(et_real) == sizeof(double) ? ET_FROM_F64 : ET_FROM_F32;
 }
 
+et_tensor_out et_tensor_view(const et_step *s, et_tensor_id id)
+{
+    const et_tensor_row *row = &et_tensors[id];
+    et_tensor_out view = {.name = row->doc.name,
+                          .dtype = file_type(s, row->doc.type),
+                          .source = memory_type(row->doc.type)};
+    memcpy(&view.values, (const char *)s + row->offset, sizeof view.values);
+    measure(s, row->doc.shape, size_of_letter, &view);
+    return view;
+}
+
 size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STEP_TENSORS])
 {
     size_t count = 0;
-    for (size_t id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
-        const et_tensor_doc *doc = &et_tensors[id].doc;
-        const void *values;
-        memcpy(&values, (const char *)s + et_tensors[id].offset, sizeof values);
-        if (values == NULL || (lean && !doc->lean)) continue;
-        out[count] = (et_tensor_out){.name = doc->name,
-                                     .dtype = file_type(s, doc->type),
-                                     .values = values,
-                                     .source = memory_type(doc->type)};
-        measure(s, doc->shape, size_of_letter, &out[count++]);
+    for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
+        if (lean && !et_tensors[id].doc.lean) continue;
+        out[count] = et_tensor_view(s, id);
+        count += out[count].values != NULL;
     }
     return count;
+}
+
+size_t et_source_size(et_source source)
+{
+    static const size_t sizes[] = {[ET_FROM_F64] = sizeof(double),
+                                   [ET_FROM_F32] = sizeof(float),
+                                   [ET_FROM_I32] = sizeof(int32_t),
+                                   [ET_FROM_U8] = sizeof(uint8_t)};
+    return sizes[source];
 }
 
 static size_t count_of(const et_tensor_out *t)

@@ -71,9 +71,10 @@ enum { ET_MAX_STARTS = 8 }; /* with the ET_NO_TENSOR behind them */
 
 typedef struct et_tensor_row {
     et_tensor_doc doc;
-    size_t offset;  /* of the array's pointer in et_step */
-    et_place place; /* of the profile, where a kernel stores it */
-    et_stage stage; /* which computes it */
+    size_t offset;                 /* of the array's pointer in et_step */
+    bool (*has)(const et_case *c); /* cases that have it; NULL: a part of assignment or layout */
+    et_place place;                /* of the profile, where a kernel stores it */
+    et_stage stage;                /* which computes it */
     et_sees sees;
     /* What it hangs on: the tensors from which its stage computes it, as far as the step has them;
      * then ET_NO_TENSOR. Where the assignment only says which rows are slots, it is not listed. */
@@ -85,6 +86,12 @@ extern const et_tensor_row et_tensors[ET_TENSORS];
 
 /* The tensor of this name, or ET_NO_TENSOR. */
 et_tensor_id et_tensor_find(const char *name);
+
+/* A tensor of a step, of its shape at this moment; values NULL where the step has none. */
+et_tensor_out et_tensor_view(const et_step *s, et_tensor_id id);
+
+/* Bytes of an element in memory. */
+size_t et_source_size(et_source source);
 
 /* True if a kernel's output for the case of `s` may have this shape: that of the row, where the
  * number of slots, and of padded rows and blocks, is what the kernel's own routing makes it, at most
