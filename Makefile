@@ -137,7 +137,7 @@ campaign: $(BUILD)/tests/campaign/campaign $(BUILD)/etref
 libraries: $(BUILD)/etref $(LIBRARIES)
 	@tests/libraries/run --build $(BUILD) --self-test >$(BUILD)/libraries.log || { cat $(BUILD)/libraries.log; exit 1; }
 	@tests/libraries/run --build $(BUILD) $(if $(HABITS),--habits) $(if $(CSV),--csv $(CSV))
-## lint: clang-tidy, cppcheck and shellcheck, those that are installed
+## lint: order of rooms; clang-tidy, cppcheck and shellcheck, those that are installed
 lint:
 	@tools/lint $(DEFINES) -I. -Iinclude $(PKG_CFLAGS)
 ## format: clang-format over every source

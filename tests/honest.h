@@ -9,7 +9,7 @@
 #define ETREF_TESTS_HONEST_H
 
 #include "etref/etref.h"
-#include "ref/bars/replica.h"
+#include "ref/bars/bars.h"
 #include "ref/verdict/judge.h"
 #include "tests/run_case.h"
 

@@ -1,7 +1,7 @@
 /* test_bars.c: error bars from replicas (ref/bars): sums over groups against plain ones, what V is where nothing, or
  * something, errs; honest kernels within the limits, and factors past them.
  */
-#include "ref/bars/replica.h"
+#include "ref/bars/bars.h"
 #include "ref/oracle/tensors.h"
 #include "ref/verdict/judge.h"
 #include "tests/check_main.h"

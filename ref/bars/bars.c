@@ -6,7 +6,7 @@
  * likewise with c / n for the spread. The whole tensor has no others of its kind, and its own alone.
  */
 #include "ref/bars/bars.h"
-#include "ref/bars/replica.h"
+#include "ref/bars/variance.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/lanes.h"
 #include "ref/base/memory.h"

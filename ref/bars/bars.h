@@ -71,4 +71,9 @@ void et_bars_free(et_bars *b); /* accepts zeros */
 et_status et_sum_tensor(const et_tensor_bars *t, const et_errors *e, et_group_sums *sums,
                         et_error *error);
 
+/* The reference once more, with its own assignment and these roundings. The caller frees it, also on
+ * failure. ET_ENOMEM. */
+et_status et_replica_run(et_step *replica, const et_step *reference, const et_rounding *rounding,
+                         size_t max_bytes, et_error *error);
+
 #endif

@@ -23,7 +23,7 @@
  * is on those that moved. Where none of them moved in any replica, none may move: V = 0. Likewise where
  * none of the other elements did.
  */
-#include "ref/bars/replica.h"
+#include "ref/bars/variance.h"
 #include "ref/base/memory.h"
 
 #include <math.h>

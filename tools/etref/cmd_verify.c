@@ -2,6 +2,7 @@
  * second is a kernel's output that is judged against the first.
  */
 #include "tools/etref/commands.h"
+#include "tools/etref/ending.h"
 #include "tools/etref/verify.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* ending.c: how the process ends where memory or threads cannot be had. See ending.h. */
 #include "tools/etref/ending.h"
 #include "tools/etref/commands.h"
-#include "tools/etref/options.h"
+#include "tools/etref/failure.h"
 
 #include <cblas.h>
 #include <jansson.h>
@@ -19,20 +19,7 @@
 
 /* ---- the end ---- */
 
-static bool own_end;
 static size_t starting; /* so many threads are being started */
-
-/* Without memory the libraries' own handlers cannot be trusted to come to an end. */
-void leave_without_memory(void)
-{
-    _exit(STATUS_BAD);
-}
-
-void leave(int status)
-{
-    own_end = true;
-    exit(status);
-}
 
 /* NOLINTBEGIN(bugprone-signal-handler): on_abort runs where this process itself calls abort(), and
  * interrupts nothing. */
@@ -56,9 +43,8 @@ static void fail_threads(void)
 }
 
 /* The last handler to run, since it was registered first. Buffered results are printed before. */
-static void end_of_a_library(void)
+static void tell_end(void)
 {
-    if (own_end) return;
     if (starting > 0)
         fail_threads();
     else
@@ -68,12 +54,16 @@ static void end_of_a_library(void)
     _exit(STATUS_BAD);
 }
 
+static void end_of_a_library(void)
+{
+    if (!leaves_by_itself()) tell_end();
+}
+
 /* clang's OpenMP aborts instead. What aborts has no result, and no file that is half-written. */
 static void on_abort(int number)
 {
     (void)number;
-    own_end = false;
-    end_of_a_library();
+    tell_end();
 }
 
 /* NOLINTEND(bugprone-signal-handler) */
@@ -178,31 +168,6 @@ __attribute__((section(".preinit_array"),
                used)) static void (*const first)(int, char **, char **) = before_libraries;
 
 /* ---- memory ---- */
-
-static void *memory_or_end(void *room, size_t count, size_t size)
-{
-    if (room == NULL) {
-        fail("no memory for %zu elements of %zu bytes", count, size);
-        leave_without_memory();
-    }
-    return room;
-}
-
-void *allocate(size_t count, size_t size)
-{
-    return memory_or_end(calloc(count ? count : 1, size), count, size);
-}
-
-bool could_be_read(et_status status)
-{
-    if (status == ET_ENOMEM) fail_status(status, &(et_error){"no memory to read a description"});
-    return status == ET_OK;
-}
-
-static void *allocate_bytes(size_t size)
-{
-    return memory_or_end(malloc(size), size, 1);
-}
 
 void begin(void)
 {

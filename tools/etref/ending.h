@@ -7,25 +7,7 @@
 #ifndef ETREF_TOOL_ENDING_H
 #define ETREF_TOOL_ENDING_H
 
-#include "etref/status.h"
-#include <stdbool.h>
 #include <stddef.h>
-#include <stdnoreturn.h>
-
-/* Ends the process: the only way that counts as the tool's own. */
-noreturn void leave(int status);
-
-/* The same with STATUS_BAD, after a message, where memory is missing: without the handlers of
- * libraries, which may not come to an end then. */
-noreturn void leave_without_memory(void);
-
-/* calloc that ends the tool with a line instead of returning NULL: a command has nothing better to
- * do, and its files are written by the library, whole or not at all. */
-void *allocate(size_t count, size_t size);
-
-/* True for ET_OK; ends the tool where memory was missing. For what a report leaves out when it cannot
- * be read, and must not leave out for another reason. */
-bool could_be_read(et_status status);
 
 /* Called first in main: the libraries are loaded. Jansson allocates in the same way from here on, in
  * the library's readers and writers, too. */

@@ -8,6 +8,7 @@
 #include "etref/bundle.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/describe.h"
+#include "tools/etref/ending.h"
 #include "tools/etref/leakage.h"
 #include "tools/etref/leakage_audit.h"
 #include "tools/etref/leakage_fresh.h"

@@ -3,9 +3,10 @@
  * Everything is decided by the seed: files are the same for any number of threads. CSV files hold
  * what was measured, gnuplot draws it where it is installed, and standard output says the outcome.
  */
-#include "tools/etref/leakage_study.h"
 #include "tools/etref/commands.h"
+#include "tools/etref/ending.h"
 #include "tools/etref/leakage.h"
+#include "tools/etref/leakage_study.h"
 #include "tools/etref/terminal.h"
 
 #include <errno.h>

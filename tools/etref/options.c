@@ -1,21 +1,18 @@
-/* options.c: the command line, and failure. See options.h.
+/* options.c: the command line. See options.h.
  *
  * Left out on purpose: abbreviated options and bundled letters. A script that says --eng today must
  * not mean something else when --energy is added.
  */
 #include "tools/etref/options.h"
 #include "etref/engine.h"
-#include "tools/etref/commands.h"
+#include "ref/oracle/json.h"
 #include "tools/etref/ending.h"
-#include "tools/etref/terminal.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* ---- words ---- */
 
@@ -38,56 +35,14 @@ void word_list_free(word_list *list)
     *list = (word_list){0};
 }
 
-/* ---- failure ---- */
-
-int fail(const char *format, ...)
-{
-    char line[1024];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(line, sizeof line, format, arguments);
-    va_end(arguments);
-    progress_clear();
-    fflush(stdout); /* so that the last line of a log of both streams is the failure */
-    fputs("etref: ", stderr);
-    print_clean(stderr, line);
-    fputc('\n', stderr);
-    return STATUS_BAD;
-}
-
-int fail_status(et_status status, const et_error *error)
-{
-    fail("%s", error->text[0] ? error->text : et_status_name(status));
-    if (status == ET_ENOMEM) leave_without_memory();
-    return STATUS_BAD;
-}
-
-/* Levenshtein distance with one row of the table, for words of up to 63 letters. */
-static size_t edit_distance(const char *a, const char *b)
-{
-    size_t row[64], length = strlen(b);
-    if (length > 63 || strlen(a) > 63) return SIZE_MAX;
-    for (size_t j = 0; j <= length; j++) row[j] = j;
-    for (size_t i = 0; a[i]; i++) {
-        size_t diagonal = row[0];
-        row[0] = i + 1;
-        for (size_t j = 1; j <= length; j++) {
-            size_t change = diagonal + (a[i] != b[j - 1]);
-            size_t insert = row[j - 1] + 1, drop = row[j] + 1;
-            diagonal = row[j];
-            row[j] = change < insert ? change : insert;
-            if (drop < row[j]) row[j] = drop;
-        }
-    }
-    return row[length];
-}
+/* ---- unknown words ---- */
 
 /* The part of a name behind its dot is a name, too, but only where it is nearly right: "y" means
  * "fwd.y", and "q" nothing. */
 static size_t tail_distance(const char *word, const char *name)
 {
     const char *dot = strchr(name, '.');
-    size_t distance = dot ? edit_distance(word, dot + 1) : SIZE_MAX;
+    size_t distance = dot ? et_edit_distance(word, dot + 1) : SIZE_MAX;
     return dot && distance <= strlen(dot + 1) / 3 ? distance : SIZE_MAX;
 }
 
@@ -95,8 +50,9 @@ const char *nearest_word(const char *word, const char *const *known)
 {
     const char *best = NULL;
     size_t least = strlen(word) / 3 + 2; /* a slip changes a letter or two, not half the word */
+    if (least > 64) least = 64;          /* et_edit_distance counts no further */
     for (; *known; known++) {
-        size_t whole = edit_distance(word, *known), tail = tail_distance(word, *known);
+        size_t whole = et_edit_distance(word, *known), tail = tail_distance(word, *known);
         size_t distance = whole < tail ? whole : tail;
         if (distance < least) {
             least = distance;
@@ -158,7 +114,7 @@ size_t parse_count(const char *text)
     return value;
 }
 
-/* A number above 0 and below 1, or 0 if `text` is not one. */
+/* False after an error message. */
 static bool option_store(const option *o, const char *word)
 {
     switch (o->kind) {

@@ -1,4 +1,4 @@
-/* options.h: a command line read from a table, and the way a command says that it failed.
+/* options.h: a command line read from a table.
  *
  * Each option is one row: its name, what follows it, and where the value goes. `--name value` and
  * `--name=value` mean the same; `--` ends the options; a lone `-` is a word. Options and words may
@@ -8,7 +8,7 @@
 #define ETREF_TOOL_OPTIONS_H
 
 #include "etref/status.h"
-#include "tools/etref/ending.h"
+#include "tools/etref/failure.h"
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -47,14 +47,7 @@ int choice_find(const char *choices, const char *word);
 /* A whole number from 1 to 2^31 - 1, or 0 if `text` is not one. */
 size_t parse_count(const char *text);
 
-/* ---- failure ---- */
-
-/* Prints "etref: ..." as one line on standard error, without control characters (a hostile file's
- * names go through here), and returns STATUS_BAD. */
-int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-/* The same for an error of the library; ends the tool where memory was missing. */
-int fail_status(et_status status, const et_error *error);
+/* ---- unknown words ---- */
 
 /* Prints that `word` is no known `what`, with the nearest of `known` (NULL-terminated) if one is
  * near, and returns STATUS_BAD. `command` says which command's help lists them ("": the tool's

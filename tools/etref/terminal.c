@@ -1,25 +1,12 @@
 /* terminal.c: tables, bars, progress, JSON. See terminal.h. */
 #include "tools/etref/terminal.h"
-#include "tools/etref/options.h"
+#include "tools/etref/failure.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-/* C0 and DEL, and the C1 controls as UTF-8 spells them (C2 80 to C2 9F): some terminals obey both.
- */
-void print_clean(FILE *out, const char *text)
-{
-    const unsigned char *c = (const unsigned char *)text;
-    for (; *c; c++) {
-        bool c1 = c[0] == 0xC2 && c[1] >= 0x80 && c[1] <= 0x9F;
-        fputc(*c < 0x20 || *c == 0x7F || c1 ? '?' : *c, out);
-        c += c1;
-    }
-}
 
 void print_wrapped(size_t margin, const char *text)
 {
@@ -119,55 +106,6 @@ void print_size(char *out, size_t room, double bytes)
     size_t unit = 0;
     for (; bytes >= 1024 && unit < 4; unit++) bytes /= 1024;
     snprintf(out, room, unit ? "%.1f %s" : "%.0f %s", bytes, units[unit]);
-}
-
-/* The place of a value on a bar, 0 to width. Written so that NaN lands on 0. */
-static size_t bar_place(size_t width, double value, double full)
-{
-    if (!(value > 0) || !(full > 0)) return 0;
-    return value >= full ? width : (size_t)((double)width * (value / full) + 0.5);
-}
-
-void print_bar(char *out, size_t width, double value, double mark, double full)
-{
-    memset(out, ' ', width);
-    memset(out, '#', bar_place(width, value, full));
-    size_t place = bar_place(width, mark, full);
-    if (mark >= 0 && width > 0) out[place < width ? place : width - 1] = '|';
-    while (width > 0 && out[width - 1] == ' ') width--;
-    out[width] = '\0';
-}
-
-/* ---- progress ---- */
-
-static bool progress_wanted(void)
-{
-    static int known = -1;
-    if (known < 0) {
-        const char *term = getenv("TERM"), *plain = getenv("NO_COLOR");
-        known = isatty(STDERR_FILENO) && !(plain && *plain) && term && strcmp(term, "dumb") != 0;
-    }
-    return known;
-}
-
-static bool progress_shown;
-
-void progress_show(void *user, const char *phase, double done)
-{
-    if (!progress_wanted()) return;
-    char bar[31];
-    print_bar(bar, 30, done, -1, 1);
-    fprintf(stderr, "\r\033[K%s [%-30s] %3.0f %% %s", (const char *)user, bar, 100 * done, phase);
-    fflush(stderr);
-    progress_shown = true;
-}
-
-void progress_clear(void)
-{
-    if (!progress_shown) return;
-    fputs("\r\033[K", stderr);
-    fflush(stderr);
-    progress_shown = false;
 }
 
 /* ---- JSON ---- */

@@ -5,12 +5,10 @@
 #ifndef ETREF_TOOL_TERMINAL_H
 #define ETREF_TOOL_TERMINAL_H
 
+#include "tools/etref/progress.h"
 #include <jansson.h>
 #include <stddef.h>
 #include <stdio.h>
-
-/* Prints text that may come from a hostile file: every control character becomes '?'. */
-void print_clean(FILE *out, const char *text);
 
 /* Prints words on lines of at most 96 places, each line behind a margin. */
 void print_wrapped(size_t margin, const char *text);
@@ -30,16 +28,6 @@ void table_free(text_table *t);
 
 /* "1.5 MiB" */
 void print_size(char *out, size_t room, double bytes);
-
-/* A bar of up to `width` places, which stand for 0 to `full`; '|' marks `mark` (negative: no mark).
- * `out` has room for width + 1. */
-void print_bar(char *out, size_t width, double value, double mark, double full);
-
-/* ---- progress: only where someone watches a terminal, and NO_COLOR is not set ---- */
-
-/* An et_progress: `user` is the name of what is being computed. */
-void progress_show(void *user, const char *phase, double done);
-void progress_clear(void);
 
 /* ---- JSON ---- */
 
