@@ -20,6 +20,7 @@
 #include "ref/oracle/json.h"
 #include "ref/oracle/contradictions.h"
 #include "ref/oracle/fields.h"
+#include "ref/oracle/kinds.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -80,7 +81,7 @@ static et_status no_memory(const char *where, et_error *error)
 
 static et_quote quote_field(const et_case *c, const et_field *f)
 {
-    json_t *v = et_field_load(f, c);
+    json_t *v = et_member_load(&f->member, c);
     et_quote q = et_json_quote(v);
     json_decref(v);
     return q;
@@ -107,7 +108,7 @@ static et_status store_literal(const et_field *f, et_case *c, const char *json,
     json_error_t trouble;
     bool out_of_memory;
     json_t *v = et_json_load(json, strlen(json), JSON_DECODE_ANY, &trouble, &out_of_memory);
-    bool stored = v != NULL && et_field_store(f, c, v);
+    bool stored = v != NULL && et_member_store(&f->member, c, v);
     json_decref(v);
     return stored ? ET_OK : no_memory(p->where, p->error);
 }
@@ -128,7 +129,7 @@ static et_status parse_field(struct parse *p, const char *name, json_t *v)
 {
     const et_field *f = et_field_named(name);
     if (f == NULL) return refuse_unknown(p, name);
-    if (!et_field_store(f, &p->value, v))
+    if (!et_member_store(&f->member, &p->value, v))
         return refuse(p, "%s = %s; allowed: %s", name, et_json_quote(v).text, f->doc.type);
     p->given[f - et_fields] = true;
     return ET_OK;
@@ -179,13 +180,12 @@ static et_status parse_object(struct parse *p, json_t *object)
 /* True if a field that does not apply says nothing all the same. */
 static et_status is_neutral(const struct parse *p, const et_field *f, bool *neutral)
 {
-    const char *at = (const char *)&p->value + f->offset;
     et_case other = p->initial;
-    *neutral = !f->exclusive && memcmp(at, (char *)&other + f->offset, f->size) == 0 &&
-               !(f->kind == ET_NUMBER_OR_NULL && p->value.has_capacity);
+    *neutral = !f->exclusive && et_member_equal(&f->member, &p->value, &other) &&
+               !(f->member.kind == ET_NUMBER_OR_NULL && p->value.has_capacity);
     if (*neutral || f->neutral == NULL) return ET_OK;
     et_status status = store_literal(f, &other, f->neutral, p);
-    *neutral = memcmp(at, (char *)&other + f->offset, f->size) == 0;
+    *neutral = et_member_equal(&f->member, &p->value, &other);
     return status;
 }
 
@@ -217,9 +217,9 @@ static void reset_unused(struct parse *p)
 {
     et_case before = p->value;
     for (size_t i = 0; i < ET_FIELDS; i++) {
-        const et_field *f = &et_fields[i];
-        if (f->applies(&before)) continue;
-        memcpy((char *)&p->value + f->offset, (const char *)&p->initial + f->offset, f->size);
+        const et_member *m = &et_fields[i].member;
+        if (et_fields[i].applies(&before)) continue;
+        memcpy((char *)&p->value + m->offset, (const char *)&p->initial + m->offset, m->size);
         p->given[i] = false;
     }
 }
@@ -248,11 +248,11 @@ static void derive(struct parse *p)
 static et_status check_contradictions(const struct parse *p)
 {
     const et_case *c = &p->value;
-    const et_contradiction *x = et_case_contradiction(c);
-    if (x == NULL) return ET_OK;
-    et_quote value = quote_field(c, et_field_named(x->field));
-    et_quote with = quote_field(c, et_field_named(x->with));
-    return refuse(p, "%s = %s with %s = %s: %s", x->field, value.text, x->with, with.text, x->why);
+    et_contradiction x;
+    if (!et_case_contradiction(c, &x)) return ET_OK;
+    et_quote value = quote_field(c, et_field_named(x.field));
+    et_quote with = quote_field(c, et_field_named(x.with));
+    return refuse(p, "%s = %s with %s = %s: %s", x.field, value.text, x.with, with.text, x.why);
 }
 
 static et_status parse_case(et_case *c, const char *where, size_t number, json_t *object,
@@ -281,7 +281,7 @@ et_status et_case_settle(et_case *settled, const et_case *c, et_error *error)
     if (status != ET_OK) return status;
     for (size_t i = 0; i < ET_FIELDS; i++) {
         p.given[i] = et_fields[i].applies(c);
-        if (p.given[i] && !et_field_fits(&et_fields[i], c))
+        if (p.given[i] && !et_member_fits(&et_fields[i].member, c))
             return et_fail(error, ET_EINVAL, "et_case: %s is out of its range; allowed: %s",
                            et_fields[i].doc.name, et_fields[i].doc.type);
     }
@@ -386,20 +386,9 @@ static void append_text(et_line *line, const char *text)
     et_line_append(text, strlen(text), line);
 }
 
-/* The fewest digits, of 15, 16 or 17, that read back as the same number; 17 always do. */
-static size_t digits_of(json_t *v)
-{
-    for (size_t digits = 15; digits < 17; digits++) {
-        char text[40];
-        snprintf(text, sizeof text, "%.*g", (int)digits, json_real_value(v));
-        if (strtod(text, NULL) == json_real_value(v)) return digits;
-    }
-    return 17;
-}
-
 static bool is_printed(const et_field *f, const et_case *c)
 {
-    bool empty = f->kind == ET_TEXT && ((const char *)c)[f->offset] == '\0';
+    bool empty = f->member.kind == ET_TEXT && ((const char *)c)[f->member.offset] == '\0';
     return f->applies(c) && !empty;
 }
 
@@ -408,17 +397,10 @@ static bool append_field(et_line *line, const et_field *f, const et_case *c)
 {
     bool nested = strncmp(f->doc.name, "input.", INPUT_PREFIX) == 0;
     bool opens = strcmp(f->doc.name, "input.source") == 0;
-    json_t *v = et_field_load(f, c);
-    if (v == NULL) return false;
-    append_text(line, line->used == 0 ? "{\"" : ", \"");
-    if (opens) append_text(line, "input\": {\"");
-    append_text(line, f->doc.name + (nested ? INPUT_PREFIX : 0));
-    append_text(line, "\": ");
-    size_t precision = json_is_real(v) ? JSON_REAL_PRECISION(digits_of(v)) : 0;
-    int failed =
-        json_dump_callback(v, et_line_append, line, JSON_ENCODE_ANY | JSON_COMPACT | precision);
-    json_decref(v);
-    return failed == 0;
+    append_text(line, line->used == 0 ? "{" : ", ");
+    if (opens) append_text(line, "\"input\": {");
+    return et_member_print(line, f->doc.name + (nested ? INPUT_PREFIX : 0),
+                           et_member_load(&f->member, c));
 }
 
 et_status et_case_print(char **json, const et_case *c, et_error *error)
@@ -448,18 +430,13 @@ size_t et_case_micro_tokens(const et_case *c)
     return c->tokens / c->micro_batches;
 }
 
-static bool has_pools(const et_case *c)
-{
-    return c->layer == ET_MOE && c->rule != ET_TC;
-}
-
 bool et_case_routes_by_choice(const et_case *c)
 {
-    if (!has_pools(c) || c->eval) return false;
+    if (!is_ec_or_et(c) || c->eval) return false;
     return c->rule == ET_EC || c->step < c->warmup_steps;
 }
 
 bool et_case_routes_by_threshold(const et_case *c)
 {
-    return has_pools(c) && !et_case_routes_by_choice(c);
+    return is_ec_or_et(c) && !et_case_routes_by_choice(c);
 }

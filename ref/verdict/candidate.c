@@ -43,9 +43,9 @@ static et_status compare_cases(const reading *r, const et_case *mine)
     const et_case *golden = &r->golden->c;
     for (size_t i = 0; i < ET_FIELDS; i++) {
         const et_field *f = &et_fields[i];
-        const char *a = (const char *)mine + f->offset, *b = (const char *)golden + f->offset;
-        if (!says_something(f) || memcmp(a, b, f->size) == 0) continue;
-        json_t *got = et_field_load(f, mine), *want = et_field_load(f, golden);
+        if (!says_something(f) || et_member_equal(&f->member, mine, golden)) continue;
+        json_t *got = et_member_load(&f->member, mine);
+        json_t *want = et_member_load(&f->member, golden);
         et_status status = et_fail(
             r->error, ET_EINVAL,
             "%s: a bundle of another case: %s = %s, the golden's case '%s' has %s", r->file->path,
