@@ -13,6 +13,8 @@
 
 #ifndef ETREF_F32 /* the float build's own errors are a kernel's */
 
+#include "tests/scratch.h"
+
 static const char *const ec =
     "{'name':'ec','rule':'ec','tokens':96,'d_model':24,'d_expert':40,"
     "'experts':4,'precision':'bf16','input':{'source':'normal','seed':3}}";
@@ -290,6 +292,113 @@ START_TEST(noise_is_the_variance_of_bars)
 }
 END_TEST
 
+/* ---- stored with the golden ---- */
+
+static void store(const subject *s)
+{
+    ck_assert_int_eq(et_bundle_write_bars(path, &s->golden, s->profile, NULL, NULL, NULL), ET_OK);
+}
+
+/* A number of a stored tensor becomes another one; its bytes are at the file's offset. */
+static void spoil(const char *name, size_t index, const void *bytes, size_t size)
+{
+    et_tensor_file file;
+    ck_assert_int_eq(et_tensor_file_open(&file, path, NULL), ET_OK);
+    long at = (long)(file.data_start + et_tensor_file_find(&file, name)->offset + index * size);
+    et_tensor_file_close(&file);
+    FILE *f = fopen(path, "r+b");
+    ck_assert(f && fseek(f, at, SEEK_SET) == 0 && fwrite(bytes, size, 1, f) == 1);
+    ck_assert_int_eq(fclose(f), 0);
+}
+
+static void close_to(double stored, double made)
+{
+    ck_assert_double_le(fabs(stored - made), 1e-6 * fabs(made));
+}
+
+START_TEST(stored_bars_are_read_as_made)
+{
+    subject s;
+    et_bars b;
+    bool found;
+    open_subject(&s, ec, "bf16");
+    store(&s);
+    ck_assert_int_eq(et_bars_read(&b, &found, &s.golden, s.profile, path, NULL), ET_OK);
+    ck_assert(found);
+    for (size_t id = 0; id < ET_MAX_STEP_TENSORS; id++) {
+        ck_assert_uint_eq(b.tensor[id].groups, s.bars.tensor[id].groups);
+        for (size_t g = 0; g < b.tensor[id].groups; g++)
+            ck_assert_mem_eq(&b.tensor[id].bars[g], &s.bars.tensor[id].bars[g],
+                             sizeof(et_group_bar));
+        ck_assert_double_eq(b.tensor[id].farthest, s.bars.tensor[id].farthest);
+    }
+    for (size_t i = 0; i < TENSORS; i++) {
+        et_tensor_out V = find(&b.variance, tensors[i]), made = find(&s.bars.variance, tensors[i]);
+        for (size_t k = 0; k < et_tensor_count(&V); k++)
+            close_to(et_tensor_element(&V, k), et_tensor_element(&made, k));
+    }
+    et_bars_free(&b);
+    ck_assert_int_eq(et_bars_read(&b, &found, &s.golden, et_profile_find("f16"), path, NULL),
+                     ET_OK);
+    ck_assert(!found);
+    close_subject(&s);
+}
+END_TEST
+
+/* Stored bars judge as those that are made: the same line, and no replica is run. */
+START_TEST(stored_bars_judge_alike)
+{
+    subject s;
+    et_verdict stored, made;
+    et_tensor_out list[ET_MAX_STEP_TENSORS];
+    open_subject(&s, ec, "bf16");
+    store(&s);
+    et_step kernel = kernel_of(&s, ET_ROUND_NEAREST, 0);
+    et_tensor_out y = find(&kernel, "fwd.y");
+    ((et_real *)(uintptr_t)y.values)[5] *= (et_real)1.5; /* something to say */
+    size_t have = et_step_tensors(&kernel, true, list);
+    et_verify_options o = {.profile = s.profile};
+    ck_assert_int_eq(et_verify(&made, &s.golden, list, have, &o, NULL), ET_OK);
+    o.bars = path;
+    ck_assert_int_eq(et_verify(&stored, &s.golden, list, have, &o, NULL), ET_OK);
+    ck_assert_int_eq(stored.outcome, ET_MISMATCH);
+    ck_assert_str_eq(stored.line, made.line);
+    et_verdict_free(&stored);
+    et_verdict_free(&made);
+    et_step_free(&kernel);
+    close_subject(&s);
+}
+END_TEST
+
+/* Wider deviations, no numbers, negative ones: nothing is judged by what contradicts itself. */
+START_TEST(stored_bars_that_contradict_themselves_are_refused)
+{
+    static const float wider = 1e3F, nan = NAN;
+    static const double negative = -1, none = NAN;
+    static const struct {
+        const char *tensor, *says;
+        const void *bytes;
+        size_t size;
+    } spoilt[] = {{"noise.fwd.y", "noise.bars", &wider, sizeof wider},
+                  {"noise.fwd.y", "noise.fwd.y", &nan, sizeof nan},
+                  {"noise.bars", "noise.bars", &negative, sizeof negative},
+                  {"noise.bars", "noise.bars", &none, sizeof none}};
+    subject s;
+    open_subject(&s, ec, "bf16");
+    for (size_t i = 0; i < sizeof spoilt / sizeof *spoilt; i++) {
+        et_bars b;
+        bool found;
+        et_error error;
+        store(&s);
+        spoil(spoilt[i].tensor, 3, spoilt[i].bytes, spoilt[i].size);
+        ck_assert_int_eq(et_bars_read(&b, &found, &s.golden, s.profile, path, &error), ET_EINVAL);
+        ck_assert_msg(strstr(error.text, spoilt[i].says) && strstr(error.text, "--profile"), "%s",
+                      error.text);
+    }
+    close_subject(&s);
+}
+END_TEST
+
 #endif
 
 static const struct {
@@ -328,6 +437,12 @@ int main(void)
     tcase_add_test(bars, making_them_can_be_stopped);
     tcase_add_test(bars, groups_are_summed);
     tcase_add_test(bars, noise_is_the_variance_of_bars);
+    TCase *kept = tcase_create("stored");
+    tcase_add_checked_fixture(kept, make_folder, remove_folder);
+    tcase_add_test(kept, stored_bars_are_read_as_made);
+    tcase_add_test(kept, stored_bars_judge_alike);
+    tcase_add_test(kept, stored_bars_that_contradict_themselves_are_refused);
+    suite_add_tcase(suite, kept);
 #endif
     tcase_add_loop_test(bars, groups_have_names, 0, sizeof named / sizeof *named);
     return run_suite(suite);

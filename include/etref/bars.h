@@ -6,6 +6,7 @@
 #ifndef ETREF_BARS_H
 #define ETREF_BARS_H
 
+#include "etref/bundle.h"
 #include "etref/profile.h"
 #include "etref/step.h"
 
@@ -22,6 +23,13 @@ extern "C" {
  * ET_EINVAL as et_profile_check; ET_ENOMEM. */
 et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p,
                         et_progress *progress, void *user, et_error *error);
+
+/* et_bundle_write (bundle.h), not lean, and with the error bars of profile `p`, from 49 replicas: noise.NAME, the root of
+ * NAME's variance, and noise.bars [groups,9], what replicas said of each group of elements, with which et_verify need
+ * make none. noise.bars is left out where F32 would lose bits of a deviation. progress may be NULL. ET_EINVAL as
+ * et_profile_check and et_bundle_write; ET_EIO, ET_ENOMEM. */
+et_status et_bundle_write_bars(const char *path, const et_step *s, const et_profile *p,
+                               et_progress *progress, void *user, et_error *error);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -7,7 +7,8 @@
  *
  * A bundle may hold the noise of a precision profile, too: metadata `profile` (JSON), and for a real
  * tensor NAME that was computed a tensor noise.NAME of its shape in F32, the standard deviation of
- * the rounding error that a kernel of that profile must be expected to make (et_step_noise, bars.h).
+ * the rounding error that a kernel of that profile must be expected to make (et_step_noise, bars.h); and
+ * noise.bars [groups,9] in F64, what replicas showed of groups of elements (et_bundle_write_bars).
  */
 #ifndef ETREF_BUNDLE_H
 #define ETREF_BUNDLE_H
@@ -35,6 +36,7 @@ const et_tensor_doc *et_tensor_doc_at(size_t index);       /* NULL past the end 
 const et_tensor_doc *et_tensor_doc_find(const char *name); /* NULL if there is none */
 
 #define ET_NOISE_PREFIX "noise."
+#define ET_NOISE_BARS   "noise.bars" /* of groups of elements: et_bundle_write_bars, bars.h */
 
 /* The tensors that a step holds at this moment, in the table's order: the order of the mathematics.
  * `out` has room for ET_MAX_STEP_TENSORS; returns how many. The views point into the step. */
@@ -54,9 +56,10 @@ et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_erro
 
 /* The same with the noise of profile `p` for every real tensor that is written and was computed: the roots of
  * `variance`, which et_step_noise made (bars.h). Those too small for F32 become its smallest number, so that 0 still means
- * exact. ET_ENOMEM. */
+ * exact. bars: one tensor more, ET_NOISE_BARS, or NULL. ET_ENOMEM. */
 et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, const et_profile *p,
-                                const et_step *variance, et_error *error);
+                                const et_step *variance, const et_tensor_out *bars,
+                                et_error *error);
 
 /* The string that et_bundle_write puts under `producer`, for this engine and precision. */
 const char *et_bundle_producer(et_engine engine);

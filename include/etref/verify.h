@@ -50,6 +50,8 @@ typedef struct et_verify_options {
     double explain_seconds; /* of the process's CPU time, for that; 0: no limit, and the same result on every machine.
                              * No piece of work begins for which, by the longest of its kind so far, there is no time;
                              * the first may go past the limit. */
+    const char *bars; /* NULL, or the golden's bundle: if it has error bars of the profile (et_bundle_write_bars), none
+                       * are made for a candidate with the golden's routing; they are believed as they stand there */
     size_t max_bytes; /* for a reference or its error bars, each; 0: no limit */
     et_progress *progress;
     void *user;

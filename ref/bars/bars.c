@@ -229,6 +229,15 @@ static et_status prepare(et_bars *b, const pair *tensor, et_error *error)
     return status;
 }
 
+et_status et_bars_lay_out(et_bars *b, et_error *error)
+{
+    pair list[ET_MAX_STEP_TENSORS];
+    size_t count = pair_up(b->reference, &b->variance, list);
+    et_status status = ET_OK;
+    for (size_t i = 0; i < count && status == ET_OK; i++) status = prepare(b, &list[i], error);
+    return status;
+}
+
 /* Room for all tensors' groups, one after the other. */
 typedef struct ledger {
     pair list[ET_MAX_STEP_TENSORS]; /* reference and variance */
@@ -243,9 +252,8 @@ static et_status open_ledger(ledger *l, et_bars *b, et_error *error)
     size_t most = 0;
     *l = (ledger){.count = 0};
     l->count = pair_up(b->reference, &b->variance, l->list);
-    et_status status = ET_OK;
+    et_status status = et_bars_lay_out(b, error);
     for (size_t i = 0; i < l->count && status == ET_OK; i++) {
-        status = prepare(b, &l->list[i], error);
         size_t groups = b->tensor[l->list[i].row].groups;
         l->groups += groups;
         if (groups > most) most = groups;

@@ -67,6 +67,14 @@ et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p
                        et_bars_progress *progress, void *user, et_error *error);
 void et_bars_free(et_bars *b); /* accepts zeros */
 
+/* For b->reference and b->variance, which has its arrays: grids, summands and room for the groups' bars. ET_ENOMEM. */
+et_status et_bars_lay_out(et_bars *b, et_error *error);
+
+/* Those that et_bundle_write_bars stored in the bundle `path`, whose golden `reference` is; else *found is false, and *b
+ * holds none: other profile, other etref, none there. ET_EINVAL: what is there contradicts itself; ET_EIO, ET_ENOMEM. */
+et_status et_bars_read(et_bars *b, bool *found, const et_step *reference, const et_profile *p,
+                       const char *path, et_error *error);
+
 /* sums [t->groups] out: of all groups of a tensor, from these errors. ET_ENOMEM. */
 et_status et_sum_tensor(const et_tensor_bars *t, const et_errors *e, et_group_sums *sums,
                         et_error *error);

@@ -183,9 +183,9 @@ ET_LANES static void weigh(const et_errors *x, size_t first, size_t count, const
 }
 
 /* Adds `width` elements to sums that stand `apart`: n, eu, uu, ee, and the largest terms of the last two. */
-static inline __attribute__((always_inline)) void
-add_terms(size_t width, const double *u, const double *e, const double *weight, double *sums,
-          size_t apart)
+static inline __attribute__((always_inline)) void add_terms(size_t width, const double *u,
+                                                            const double *e, const double *weight,
+                                                            double *sums, size_t apart)
 {
     double *n = sums, *eu = n + apart, *uu = eu + apart, *ee = uu + apart;
     double *most_uu = ee + apart, *most_ee = most_uu + apart;

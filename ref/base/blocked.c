@@ -9,7 +9,7 @@
 #include <string.h>
 
 enum {
-    MR = 4,   /* rows of a register tile; with 3 vectors in a row of it: 12 sums, 3 of B, 1 of A: 16
+    MR = 4, /* rows of a register tile; with 3 vectors in a row of it: 12 sums, 3 of B, 1 of A: 16
                * registers, which every x86-64 and AArch64 machine has */
     NV = 3,
     KC = 128, /* terms between two visits to C */

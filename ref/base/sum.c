@@ -69,8 +69,7 @@ et_status et_order_table(const et_order *order, size_t **table, et_error *error)
     et_status status = et_allocate(&room, count, sizeof(size_t), "the order of a sum", error);
     if (status != ET_OK) return status;
     *table = room;
-    for (size_t k = 0; k < count; k++)
-        (*table)[k] = order->way == ET_BACKWARDS ? count - 1 - k : k;
+    for (size_t k = 0; k < count; k++) (*table)[k] = order->way == ET_BACKWARDS ? count - 1 - k : k;
     for (uint64_t round = 1; order->way == ET_SHUFFLED && round <= ROUNDS; round++) {
         const mirror m = mirror_of(order, round);
         change_all(&m, count, *table);

@@ -106,10 +106,11 @@ static et_status take_roots(deviations *d, const et_step *variance, bool lean, e
 }
 
 et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, const et_profile *p,
-                                const et_step *variance, et_error *error)
+                                const et_step *variance, const et_tensor_out *bars,
+                                et_error *error)
 {
     ET_ARITHMETIC;
-    et_tensor_out tensors[2 * ET_MAX_STEP_TENSORS];
+    et_tensor_out tensors[2 * ET_MAX_STEP_TENSORS + 1];
     deviations noise = {.count = 0};
     char *profile;
     size_t count = et_step_tensors(s, lean, tensors);
@@ -118,8 +119,9 @@ et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, c
     if (status != ET_OK) return status;
     status = take_roots(&noise, variance, lean, error);
     memcpy(tensors + count, noise.tensors, noise.count * sizeof *tensors);
-    if (status == ET_OK)
-        status = write_tensors(path, s, tensors, count + noise.count, profile, error);
+    count += noise.count;
+    if (bars) tensors[count++] = *bars;
+    if (status == ET_OK) status = write_tensors(path, s, tensors, count, profile, error);
     for (size_t i = 0; i < noise.count; i++) free((void *)(uintptr_t)noise.tensors[i].values);
     free(profile);
     return status;
@@ -245,7 +247,7 @@ static et_status read_inputs(const et_tensor_file *file, et_step *s, et_error *e
 static et_status check_noise(const et_tensor_file *file, const char *name, bool has_profile,
                              et_error *error)
 {
-    if (et_noise_doc_find(name) == NULL)
+    if (!et_is_noise(name))
         return et_fail(error, ET_EINVAL,
                        "%s: tensor '%s' is not one of a bundle; 'etref list tensors' shows them",
                        file->path, name);

@@ -80,13 +80,13 @@ const et_tensor_doc *et_tensor_doc_find(const char *name)
     return id == ET_NO_TENSOR ? NULL : &et_tensors[id].doc;
 }
 
-const et_tensor_doc *et_noise_doc_find(const char *name)
+bool et_is_noise(const char *name)
 {
     size_t prefix = strlen(ET_NOISE_PREFIX);
-    if (strncmp(name, ET_NOISE_PREFIX, prefix) != 0) return NULL;
+    if (strcmp(name, ET_NOISE_BARS) == 0) return true;
+    if (strncmp(name, ET_NOISE_PREFIX, prefix) != 0) return false;
     const et_tensor_doc *doc = et_tensor_doc_find(name + prefix);
-    bool real = doc != NULL && strcmp(doc->type, "F64") == 0;
-    return real && strncmp(doc->name, "in.", 3) != 0 ? doc : NULL;
+    return doc && strcmp(doc->type, "F64") == 0 && strncmp(doc->name, "in.", 3) != 0;
 }
 
 /* ---- from letters to sizes ---- */

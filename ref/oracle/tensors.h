@@ -105,9 +105,8 @@ double et_tensor_element(const et_tensor_out *t, size_t i);
  * and not "n". */
 bool et_rows_are(const char *shape, const char *letter);
 
-/* The row of the tensor whose noise this is: "noise.fwd.y" gives that of fwd.y; NULL if a bundle has
- * no such noise. */
-const et_tensor_doc *et_noise_doc_find(const char *name);
+/* "noise.fwd.y", where fwd.y is what a kernel computes; or ET_NOISE_BARS. */
+bool et_is_noise(const char *name);
 
 /* "[2,3]" into a buffer, for messages. */
 void et_shape_print(size_t rank, const size_t *shape, char *to, size_t room);

@@ -76,6 +76,7 @@ typedef struct et_shelved {
  * shelf is one thread's. */
 typedef struct et_shelf {
     const et_step *golden; /* {.golden = ...} is an empty shelf; it must live longer */
+    const char *stored;    /* NULL, or the golden's bundle, which may have bars */
     size_t takings;
     et_shelved *first;
 } et_shelf;

@@ -59,9 +59,12 @@ static et_status make(et_shelved **made, const et_shelf *s, const uint8_t *mask,
     et_status status = et_allocate(&room, 1, sizeof **made, "error bars", error);
     if (status != ET_OK) return status;
     et_shelved *x = room;
+    bool found = false;
     x->profile = *p;
     if (mask) status = run_with(x, s, mask, max_bytes, error);
-    if (status == ET_OK)
+    if (!mask && s->stored)
+        status = et_bars_read(&x->bars, &found, s->golden, &x->profile, s->stored, error);
+    if (status == ET_OK && !found)
         status = et_bars_make(&x->bars, et_shelved_step(s, x), &x->profile, max_bytes, progress,
                               user, error);
     if (status == ET_OK)

@@ -400,7 +400,7 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, et_shelf *s
     memcpy(verdict->chosen_from, choice.reason, sizeof choice.reason);
     trial t = {.verdict = verdict, .golden = *golden};
     et_show_state(&t.golden, &t.updates);
-    t.own.golden = &t.golden;
+    t.own = (et_shelf){.golden = &t.golden, .stored = own.bars};
     t.j = (et_judgement){.golden = &t.golden,
                          .reference = &t.golden,
                          .shelf = shelf ? shelf : &t.own,

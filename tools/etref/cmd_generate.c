@@ -200,7 +200,7 @@ static et_status write_guarded(const char *path, const et_step *step, const gene
 {
     et_step variance = {0};
     et_status status = ET_OK;
-    if (o->profile)
+    if (o->profile && o->lean)
         status =
             et_step_noise(&variance, step, &o->noise, progress_show, (void *)step->c.name, error);
     if (status == ET_OK) status = partial_guard(path, error);
@@ -209,8 +209,11 @@ static et_status write_guarded(const char *path, const et_step *step, const gene
         return status;
     }
     progress_show((void *)step->c.name, "write", 1);
-    status = o->profile ? et_bundle_write_noise(path, step, o->lean, &o->noise, &variance, error)
-                        : et_bundle_write(path, step, o->lean, error);
+    status = !o->profile ? et_bundle_write(path, step, o->lean, error)
+             : o->lean
+                 ? et_bundle_write_noise(path, step, true, &o->noise, &variance, NULL, error)
+                 : et_bundle_write_bars(path, step, &o->noise, progress_show,
+                                        (void *)step->c.name, error);
     et_step_free(&variance);
     partial_release();
     return status;

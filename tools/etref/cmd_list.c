@@ -138,6 +138,9 @@ static int list_tensors(bool json)
                                "of its rounding error (generate --profile)";
     static const char *const noise[] = {"noise.NAME", "F32", "as NAME", "as NAME", what};
     listing_row(&l, noise);
+    static const char *const bars[] = {ET_NOISE_BARS, "F64", "[groups,9]", "no",
+                                       "what replicas showed of groups of elements"};
+    listing_row(&l, bars);
     listing_end(&l);
     if (!json)
         puts("\nN tokens, d width, h and hs hidden widths of a routed and the shared expert, n "

@@ -136,6 +136,7 @@ static et_status judge_with(judgement *j, const word_list *required, et_error *e
                                  .require_count = required->count,
                                  .explain = !o->no_explain,
                                  .explain_seconds = (double)o->explain_limit,
+                                 .bars = o->golden,
                                  .max_bytes = memory_left(j->golden.bytes + j->candidate.bytes),
                                  .progress = progress_show,
                                  .user = (void *)o->candidate};
