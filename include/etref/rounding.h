@@ -63,7 +63,8 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  * known to every kernel, as relu(H)^2 of a stored H is: j = 0, ties to the even one.
  *
  * ET_ROUND_SOME. The same, but half of the roundings are left out: site by site, for a quarter of the seeds place by
- * place.
+ * place. The number then has the accumulator's format, as in a register; or, where that is no finer, stays as it is, as in
+ * a fused multiply-add.
  *
  * A profile of stochastic rounding: j = (h(seed, site, v) - 1/2) ulp, in any mode. The error's variance is f (1-f) ulp^2,
  * f = (|v| - lo)/ulp, as that of the kernel's own chances.

@@ -23,13 +23,25 @@ static uint64_t known_tail(int p)
     return 2 * p < 53 ? (UINT64_C(1) << (53 - 2 * p)) - 1 : UINT64_MAX;
 }
 
-/* Kernels leave out single roundings, or all of one kind: most seeds throw a coin for each site, others for each place. Gates are but a few numbers, and some kernels compute them in many bits: that is one of two ways. */
+/* Kernels leave out single roundings, or all of one kind: most seeds throw a coin for each site, others for each place. */
 static bool is_left_out(const et_rounding *r, et_place place, const char *site)
 {
     bool by_place = (r->seed >> 1) % 4 == 0;
     uint64_t key = et_rounding_key(r->seed, et_place_name(place));
-    if (place == ET_GATE_ARITHMETIC && et_goes_other_way(r, "wide", "gates")) return true;
     return r->mode == ET_ROUND_SOME && (by_place ? key : et_rounding_key(key, site)) >> 32 & 1;
+}
+
+/* In which place's format numbers stand at a site of a replica; false: as they are. Who leaves a rounding out
+ * keeps the number in a register, as wide as sums are; or, where that is no wider, does not have it at all (fused
+ * multiply-add). Gates are but a few numbers, and some kernels compute them in many bits: that is one of two ways. */
+static bool has_format(const et_rounding *r, et_place place, const char *site, et_place *format)
+{
+    bool sum = place == ET_ACCUMULATOR || place == ET_ROUTER_ACCUMULATOR;
+    *format = place;
+    if (place == ET_GATE_ARITHMETIC && et_goes_other_way(r, "wide", "gates")) return false;
+    if (sum || !is_left_out(r, place, site)) return true;
+    *format = ET_ACCUMULATOR;
+    return et_place_bits(r->profile, place) < et_place_bits(r->profile, ET_ACCUMULATOR);
 }
 
 et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
@@ -37,15 +49,16 @@ et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
     const et_profile *p = r->profile;
     bool operand = place == ET_OPERANDS || place == ET_ACTIVATIONS || place == ET_ROUTER_OPERANDS;
     bool sum = place == ET_ACCUMULATOR || place == ET_ROUTER_ACCUMULATOR;
-    int bits = et_place_bits(p, place);
     uint64_t key = et_rounding_key(r->seed, site);
-    bool left_out = !sum && is_left_out(r, place, site);
-    if (left_out) return (et_grid){.nearest = true, .largest = (double)INFINITY};
-    double smallest = et_place_smallest(p, place);
+    et_place format;
+    if (!has_format(r, place, site, &format))
+        return (et_grid){.nearest = true, .largest = (double)INFINITY};
+    int bits = et_place_bits(p, format);
+    double smallest = et_place_smallest(p, format);
     bool nearest = r->mode == ET_ROUND_NEAREST && !p->stochastic;
     return (et_grid){.drop = 53 - bits,
                      .smallest = smallest,
-                     .largest = et_place_largest(p, place),
+                     .largest = et_place_largest(p, format),
                      .unit = ldexp(smallest, 1 - bits),
                      .nearest = nearest,
                      .truncates =

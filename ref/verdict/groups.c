@@ -50,7 +50,7 @@ et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, const et_gr
     double far = E * E / s->n, sd = bar->spread_sd * sqrt(bar->n / s->n);
     double free = bar->spread + 2 * bar->spread_systematic;
     g.spread_limit = sqrt((free + T * sd) * (free + T * sd) + far);
-    g.deviations = deviations_of(sqrt(fmax(0, s->ee / s->n - far)), free, sd);
+    g.deviations = deviations_of(sqrt(fmax(0, g.spread * g.spread - far)), free, sd);
     if (bar->slope_sd > 0) {
         double r = sqrt(bar->uu / s->uu), outside = fabs(et_beyond(g.slope, bar->slope));
         free = 2 * bar->slope_systematic * r + E * sqrt(s->most_uu) / s->uu;
