@@ -31,19 +31,24 @@ static inline et_status parse_quoted(et_case *c, const char *json, et_error *err
     return et_case_parse(c, text, length, "test", error);
 }
 
-/* The text of a suite, data/cases/NAME, allocated. ETREF_DATA names the data folder. */
-static inline char *read_suite(const char *name, size_t *length)
+/* The cases of a suite, data/cases/NAME, allocated. ETREF_DATA names the data folder. */
+static inline et_case *read_suite(const char *name, size_t *count)
 {
     enum { MOST = 1 << 20 };
     const char *data = getenv("ETREF_DATA");
     char file_name[4096], *text = malloc(MOST);
+    et_case *cases = NULL;
+    et_error error;
     ck_assert_ptr_nonnull(text);
     snprintf(file_name, sizeof file_name, "%s/cases/%s", data != NULL ? data : "data", name);
     FILE *file = fopen(file_name, "rb");
     ck_assert_msg(file != NULL, "%s cannot be opened; ETREF_DATA names the data folder", file_name);
-    *length = fread(text, 1, MOST, file);
+    size_t length = fread(text, 1, MOST, file);
     fclose(file);
-    return text;
+    ck_assert_msg(et_case_parse_all(&cases, count, text, length, name, &error) == ET_OK, "%s",
+                  error.text);
+    free(text);
+    return cases;
 }
 
 /* The inputs of a case, drawn; the caller frees the step. */

@@ -413,28 +413,43 @@ START_TEST(long_values_are_cut_in_messages)
 }
 END_TEST
 
+#define REST "\"tokens\":1,\"d_model\":1,\"d_expert\":1,\"experts\":1}"
+#define ONE "{\"name\":\"one\"," REST
+#define TWO "{\"name\":\"two\"," REST
+
 START_TEST(a_text_holds_one_case_or_many)
 {
-    const char *many = "[{\"name\":\"a\",\"tokens\":0},{\"tokens\":0}]";
-    size_t count = 42;
-    et_case c;
-    et_error error;
-    ck_assert_int_eq(et_case_count(&count, "{}", 2, "f", &error), ET_OK);
-    ck_assert_uint_eq(count, 1);
-    ck_assert_int_eq(et_case_count(&count, "[]", 2, "f", &error), ET_OK);
-    ck_assert_uint_eq(count, 0);
-    ck_assert_int_eq(et_case_count(&count, many, strlen(many), "f", &error), ET_OK);
-    ck_assert_uint_eq(count, 2);
-    ck_assert_int_eq(et_case_parse_nth(&c, 0, many, strlen(many), "f", &error), ET_EINVAL);
-    ck_assert_str_eq(error.text, "f: case 'a': tokens = 0; allowed: " COUNTS);
-    ck_assert_int_eq(et_case_parse_nth(&c, 1, many, strlen(many), "f", &error), ET_EINVAL);
-    ck_assert_str_eq(error.text, "f: case number 2: tokens = 0; allowed: " COUNTS);
-    ck_assert_int_eq(et_case_parse_nth(&c, 2, many, strlen(many), "f", &error), ET_EINVAL);
-    ck_assert_str_eq(error.text, "f: no case number 3; it holds 2");
-    const char *twins = "[{\"name\":\"a\"},{},{\"name\":\"b\"},{\"name\":\"a\"}]";
-    ck_assert_int_eq(et_case_count(&count, twins, strlen(twins), "f", &error), ET_EINVAL);
-    ck_assert_str_eq(error.text, "f: cases number 1 and 4 are both named 'a'");
-    ck_assert_uint_eq(count, 2);
+    static const struct {
+        const char *text, *refused; /* NULL: as many cases as it says */
+        size_t count;
+    } rows[] = {
+        {ONE, NULL, 1},
+        {"[]", NULL, 0},
+        {"[" ONE "]", NULL, 1},
+        {"[" ONE "," TWO "]", NULL, 2},
+        {"{}", "f: name is missing; allowed: ", 0},
+        {"[" ONE ",{\"name\":\"a\",\"tokens\":0}]", "f: case 'a': tokens = 0; allowed: " COUNTS, 0},
+        {"[" ONE ",{\"tokens\":0}]", "f: case number 2: tokens = 0; allowed: " COUNTS, 0},
+        {"[{\"name\":\"a\"},{},{\"name\":\"b\"},{\"name\":\"a\"}]",
+         "f: cases number 1 and 4 are both named 'a'", 0},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        et_case *cases = NULL;
+        size_t count = 42;
+        et_error error = {""};
+        et_status status =
+            et_case_parse_all(&cases, &count, rows[i].text, strlen(rows[i].text), "f", &error);
+        ck_assert_msg((status == ET_OK) == (rows[i].refused == NULL), "%s: %s", rows[i].text,
+                      error.text);
+        ck_assert_uint_eq(count, status == ET_OK ? rows[i].count : 42);
+        ck_assert((cases != NULL) == (status == ET_OK));
+        if (status != ET_OK)
+            ck_assert_msg(strncmp(error.text, rows[i].refused, strlen(rows[i].refused)) == 0, "%s",
+                          error.text);
+        for (size_t k = 0; status == ET_OK && k < count; k++)
+            ck_assert_str_eq(cases[k].name, k == 0 ? "one" : "two");
+        free(cases);
+    }
 }
 END_TEST
 
@@ -442,17 +457,19 @@ START_TEST(a_text_has_a_largest_size)
 {
     enum { MOST = 1 << 20 };
     char *text = malloc(MOST + 1);
+    et_case *cases = NULL;
     size_t count;
     et_error error;
     ck_assert_ptr_nonnull(text);
     memset(text, ' ', MOST + 1);
     memcpy(text, "[]", 2);
-    ck_assert_int_eq(et_case_count(&count, text, MOST, "f", &error), ET_OK);
-    ck_assert_int_eq(et_case_count(&count, text, MOST + 1, "f", &error), ET_EINVAL);
+    ck_assert_int_eq(et_case_parse_all(&cases, &count, text, MOST, "f", &error), ET_OK);
+    free(cases);
+    ck_assert_int_eq(et_case_parse_all(&cases, &count, text, MOST + 1, "f", &error), ET_EINVAL);
     ck_assert_str_eq(error.text, "f: 1048577 bytes; allowed: at most 1048576");
     for (size_t i = 0; i <= 10000; i++) memcpy(text + 2 * i, i == 0 ? "[0" : ",0", 2);
     text[2 * 10001] = ']';
-    ck_assert_int_eq(et_case_count(&count, text, MOST, "f", &error), ET_EINVAL);
+    ck_assert_int_eq(et_case_parse_all(&cases, &count, text, MOST, "f", &error), ET_EINVAL);
     ck_assert_str_eq(error.text, "f: 10001 cases; allowed: at most 10000");
     free(text);
 }
@@ -572,16 +589,11 @@ START_TEST(every_case_of_the_suites_parses_and_prints)
     static char names[1000][64];
     size_t known = 0;
     for (size_t s = 0; s < COUNT(suites); s++) {
-        size_t length, count = 0;
-        et_error error = {""};
-        char *text = read_suite(suites[s].file, &length);
-        ck_assert_msg(et_case_count(&count, text, length, suites[s].file, &error) == ET_OK, "%s",
-                      error.text);
+        size_t count = 0;
+        et_case *cases = read_suite(suites[s].file, &count);
         ck_assert_uint_ge(count, suites[s].least);
         for (size_t i = 0; i < count; i++) {
-            et_case c;
-            ck_assert_msg(et_case_parse_nth(&c, i, text, length, suites[s].file, &error) == ET_OK,
-                          "%s", error.text);
+            et_case c = cases[i];
             check_round_trip(&c);
             ck_assert_msg(c.hunts[0] != '\0', "case '%s' does not say what it hunts", c.name);
             ck_assert_msg(cost(&c) <= suites[s].most_cost, "case '%s' is too expensive", c.name);
@@ -590,7 +602,7 @@ START_TEST(every_case_of_the_suites_parses_and_prints)
             ck_assert_uint_lt(known, COUNT(names));
             memcpy(names[known++], c.name, sizeof c.name);
         }
-        free(text);
+        free(cases);
     }
 }
 END_TEST

@@ -35,18 +35,11 @@ static void compare_case(agreement *all, const et_case *c)
 static void compare_suite(const char *name)
 {
     agreement all = {0};
-    et_error error;
-    size_t length, count = 0;
-    char *text = read_suite(name, &length);
-    ck_assert_msg(et_case_count(&count, text, length, name, &error) == ET_OK, "%s", error.text);
+    size_t count = 0;
+    et_case *cases = read_suite(name, &count);
     ck_assert_uint_gt(count, 0);
-    for (size_t i = 0; i < count; i++) {
-        et_case c;
-        et_status status = et_case_parse_nth(&c, i, text, length, name, &error);
-        ck_assert_msg(status == ET_OK, "%s", error.text);
-        compare_case(&all, &c);
-    }
-    free(text);
+    for (size_t i = 0; i < count; i++) compare_case(&all, &cases[i]);
+    free(cases);
     print_agreement(&all, name);
     ck_assert_uint_eq(all.failures, 0);
 }
@@ -86,20 +79,17 @@ static void check_representable(const et_step *s)
 
 START_TEST(integer_cases_are_exact_in_their_precision)
 {
-    size_t length, count = 0, checked = 0;
-    char *text = read_suite("core.json", &length);
-    ck_assert_int_eq(et_case_count(&count, text, length, "core.json", NULL), ET_OK);
+    size_t count = 0, checked = 0;
+    et_case *cases = read_suite("core.json", &count);
     for (size_t i = 0; i < count; i++) {
-        et_case c;
         et_step s;
-        ck_assert_int_eq(et_case_parse_nth(&c, i, text, length, "core.json", NULL), ET_OK);
-        if (c.input.source != ET_INPUT_INTEGER) continue;
-        run_case(&s, &c);
+        if (cases[i].input.source != ET_INPUT_INTEGER) continue;
+        run_case(&s, &cases[i]);
         check_representable(&s);
         et_step_free(&s);
         checked++;
     }
-    free(text);
+    free(cases);
     ck_assert_uint_ge(checked, 6);
 }
 END_TEST

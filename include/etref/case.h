@@ -98,12 +98,10 @@ et_status et_case_parse(et_case *c, const char *json, size_t length, const char 
  * anything. et_step_create and et_step_run ask it. ET_EINVAL names the field; ET_ENOMEM. */
 et_status et_case_check(const et_case *c, et_error *error);
 
-/* The number of cases in a text that holds one case or an array of them, and case number `index` of
- * it, from 0. A text is at most 1 MiB and an array at most 10000 cases. The count also refuses two
- * cases of one name, which would write one file. */
-et_status et_case_count(size_t *count, const char *json, size_t length, const char *where,
-                        et_error *error);
-et_status et_case_parse_nth(et_case *c, size_t index, const char *json, size_t length,
+/* All cases of a text that holds one case or an array of them, to be released with free(). A text is at
+ * most 1 MiB and an array at most 10000 cases. Two cases of one name, which would write one file, are
+ * refused. On failure *cases and *count are as they were. */
+et_status et_case_parse_all(et_case **cases, size_t *count, const char *json, size_t length,
                             const char *where, et_error *error);
 
 /* The case as one line of JSON with every field that applies to it, in the table's order, such that

@@ -342,41 +342,39 @@ static et_status check_names(json_t *array, const char *where, et_error *error)
     return status;
 }
 
-et_status et_case_count(size_t *count, const char *json, size_t length, const char *where,
-                        et_error *error)
+static et_status check_array(json_t *array, const char *where, et_error *error)
 {
-    ET_ARITHMETIC;
-    json_t *root;
-    et_status status = load_text(&root, json, length, where, error);
-    if (status != ET_OK) return status;
-    size_t cases = json_is_array(root) ? json_array_size(root) : 1;
-    if (cases > MAX_CASES)
-        status = et_fail(error, ET_EINVAL, "%s: %zu cases; allowed: at most %d", where, cases,
-                         MAX_CASES);
-    else if (json_is_array(root))
-        status = check_names(root, where, error);
-    json_decref(root);
-    if (status == ET_OK) *count = cases;
-    return status;
+    size_t count = json_array_size(array);
+    if (count > MAX_CASES)
+        return et_fail(error, ET_EINVAL, "%s: %zu cases; allowed: at most %d", where, count,
+                       MAX_CASES);
+    return check_names(array, where, error);
 }
 
-et_status et_case_parse_nth(et_case *c, size_t index, const char *json, size_t length,
+et_status et_case_parse_all(et_case **cases, size_t *count, const char *json, size_t length,
                             const char *where, et_error *error)
 {
     ET_ARITHMETIC;
     json_t *root;
+    void *room = NULL;
     et_status status = load_text(&root, json, length, where, error);
     if (status != ET_OK) return status;
-    size_t cases = json_is_array(root) ? json_array_size(root) : 1;
-    if (index >= cases)
-        status = et_fail(error, ET_EINVAL, "%s: no case number %zu; it holds %zu", where, index + 1,
-                         cases);
-    else if (json_is_array(root))
-        status = parse_case(c, where, index + 1, json_array_get(root, index), error);
-    else
-        status = parse_case(c, where, 0, root, error);
+    bool many = json_is_array(root);
+    size_t size = many ? json_array_size(root) : 1;
+    if (many) status = check_array(root, where, error);
+    if (status == ET_OK) status = et_allocate(&room, size, sizeof **cases, where, error);
+    et_case *parsed = room;
+    for (size_t i = 0; i < size && status == ET_OK; i++)
+        status = parse_case(&parsed[i], where, many ? i + 1 : 0,
+                            many ? json_array_get(root, i) : root, error);
     json_decref(root);
-    return status;
+    if (status != ET_OK) {
+        free(parsed);
+        return status;
+    }
+    *cases = parsed;
+    *count = size;
+    return ET_OK;
 }
 
 /* ---- printing ---- */

@@ -28,21 +28,15 @@ et_case *cp_suite(const char *data, const char *name, size_t *count, et_error *e
     FILE *file = fopen(path, "rb");
     char *text = file ? malloc(MOST) : NULL;
     et_case *cases = NULL;
-    et_status status = ET_EIO;
     if (text) {
         length = fread(text, 1, MOST, file);
-        status = et_case_count(count, text, length, path, error);
+        et_case_parse_all(&cases, count, text, length, path, error);
     } else {
         et_fail(error, ET_EIO, "%s cannot be read", path);
     }
-    if (status == ET_OK) cases = calloc(*count, sizeof *cases);
-    for (size_t i = 0; cases && status == ET_OK && i < *count; i++)
-        status = et_case_parse_nth(&cases[i], i, text, length, path, error);
     if (file) fclose(file);
     free(text);
-    if (status == ET_OK) return cases;
-    free(cases);
-    return NULL;
+    return cases;
 }
 
 et_status cp_case(et_case *c, const char *json, et_error *error)

@@ -55,27 +55,25 @@ static void check_message(et_status status, const et_error *error)
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
     const char *text = (const char *)bytes;
-    size_t cases = 0;
-    et_case c, untouched;
-    et_error error = {""};
+    size_t found = 0;
+    et_case c, untouched, *cases = NULL;
+    et_error error = {""}, again = {""};
     count_json();
     memset(&untouched, 0x5a, sizeof untouched);
+    memcpy(&c, &untouched, sizeof c);
 
-    et_status status = et_case_count(&cases, text, count, "input", &error);
+    et_status status = et_case_parse_all(&cases, &found, text, count, "input", &error);
     check_message(status, &error);
-    bool counted = status == ET_OK;
-    for (size_t i = 0; i <= cases && i < 20; i++) { /* one past the last, too */
-        error.text[0] = '\0';
-        memcpy(&c, &untouched, sizeof c);
-        status = et_case_parse_nth(&c, i, text, count, "input", &error);
-        check_message(status, &error);
-        require(!counted || i < cases || status == ET_EINVAL, "there is no case past the last");
-        if (status == ET_OK)
-            check_accepted(&c);
-        else
-            require(memcmp(&c, &untouched, sizeof c) == 0,
-                    "a refused case leaves the struct alone");
-    }
+    require((status == ET_OK) == (cases != NULL), "a refused text leaves no cases");
+    for (size_t i = 0; i < found; i++) check_accepted(&cases[i]);
+
+    et_status alone = et_case_parse(&c, text, count, "input", &again);
+    check_message(alone, &again);
+    if (alone != ET_OK)
+        require(memcmp(&c, &untouched, sizeof c) == 0, "a refused case leaves the struct alone");
+    else
+        require(found == 1 && memcmp(&c, cases, sizeof c) == 0, "one case is a text of one");
+    free(cases);
     require(json_now == 0, "Jansson's memory is released");
     require(json_peak <= PER_BYTE * count + ALWAYS, "Jansson's memory is bounded by the input");
     return 0;

@@ -28,7 +28,7 @@ const char *suite_remark(const char *name)
     return "";
 }
 
-enum { MAX_TEXT = 1 << 20 }; /* et_case_count's limit */
+enum { MAX_TEXT = 1 << 20 }; /* et_case_parse_all's limit */
 
 const case_suite *suite_find(const char *name)
 {
@@ -43,13 +43,14 @@ void case_list_free(case_list *list)
     *list = (case_list){0};
 }
 
-static et_case *case_list_grow(case_list *list)
+static void case_list_append(case_list *list, const et_case *cases, size_t count)
 {
-    et_case *grown = allocate(list->count + 1, sizeof *grown);
-    if (list->count) memcpy(grown, list->at, list->count * sizeof *grown);
+    et_case *grown = allocate(list->count + count, sizeof *grown);
+    if (list->count > 0) memcpy(grown, list->at, list->count * sizeof *grown);
+    if (count > 0) memcpy(grown + list->count, cases, count * sizeof *grown);
     free(list->at);
     list->at = grown;
-    return &grown[list->count++];
+    list->count += count;
 }
 
 /* ---- settings: field=value ---- */
@@ -110,10 +111,11 @@ static et_status apply_settings(char **out, const char *json, size_t length, con
 static et_status add_parsed(case_list *list, const char *json, size_t length, const char *where,
                             et_error *error)
 {
+    et_case *cases = NULL;
     size_t count = 0;
-    et_status status = et_case_count(&count, json, length, where, error);
-    for (size_t i = 0; i < count && status == ET_OK; i++)
-        status = et_case_parse_nth(case_list_grow(list), i, json, length, where, error);
+    et_status status = et_case_parse_all(&cases, &count, json, length, where, error);
+    if (status == ET_OK) case_list_append(list, cases, count);
+    free(cases);
     return status;
 }
 
