@@ -193,9 +193,9 @@ $(BUILD)/forget: $(call objects,tools/examples/forget.c) $(BUILD)/libetref.a
 $(CHECKS): %: %.o $(BUILD)/libcampaign.a $(BUILD)/libcandidates.a $(BUILD)/libwitness.a $(BUILD)/libetref.a
 	$(PROGRAM) $(LDFLAGS_$(@F)) -o $@ $^ $(CHECK_LIBS) $(LIBS) -lquadmath
 # Of a process of its own: not the sanitizers' business.
-$(PRELOADS): $(BUILD)/%.so: %.c $(BUILD)/flags
+$(PRELOADS): $(BUILD)/%.so: %.c $(wildcard tests/preload/*.h) $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) -std=c11 -O1 -g -fPIC -Wall -Wextra $(DEFINES) -shared -o $@ $< -ldl
+	$(CC) -std=c11 -O1 -g -fPIC -Wall -Wextra $(DEFINES) -I. -shared -o $@ $< -ldl
 $(FUZZERS): %: %.o $(BUILD)/libetref.a
 	$(PROGRAM) -fsanitize=fuzzer $(LDFLAGS_$(@F)) -o $@ $^ $(LIBS)
 $(BUILD)/etref.pc: tools/etref.pc.in $(BUILD)/flags

@@ -414,8 +414,8 @@ START_TEST(long_values_are_cut_in_messages)
 END_TEST
 
 #define REST "\"tokens\":1,\"d_model\":1,\"d_expert\":1,\"experts\":1}"
-#define ONE "{\"name\":\"one\"," REST
-#define TWO "{\"name\":\"two\"," REST
+#define ONE  "{\"name\":\"one\"," REST
+#define TWO  "{\"name\":\"two\"," REST
 
 START_TEST(a_text_holds_one_case_or_many)
 {

@@ -139,8 +139,12 @@ static void take_best_kernels(char **argv)
     const char *better = et_engine_better_kernels();
     if (better == NULL || getenv("OPENBLAS_CORETYPE") != NULL || getauxval(AT_BASE) == 0) return;
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (length <= 0 || setenv("OPENBLAS_CORETYPE", better, 1) != 0) return;
+    if (length <= 0) return;
     self[length] = '\0';
+    if (setenv("OPENBLAS_CORETYPE", better, 1) != 0) {
+        fail("no memory to set OPENBLAS_CORETYPE=%s", better);
+        leave_without_memory();
+    }
     execv(self, argv);
     unsetenv("OPENBLAS_CORETYPE");
 }
