@@ -106,6 +106,40 @@ static void record_file(FILE *to, const char *name)
     fclose(from);
 }
 
+/* An expert, the gate and the phases of a layer, each called by itself with the arrays of a step that
+ * has run. Gradients are added to what is there. */
+static void record_phases(FILE *to, et_step *s)
+{
+    et_moe moe = et_step_layer(s);
+    const et_assignment *a = &s->assignment;
+    const et_real *x = s->in.x, *dy = s->in.dy;
+    et_moe_values *v = &s->fwd;
+    et_moe_grads *g = &s->bwd;
+    const et_ffn expert = {ET_PLAIN, moe.d, moe.h, moe.up, moe.down, NULL};
+    if (s->c.layer == ET_DENSE) return;
+    moe.engine = ET_PLAIN;
+    size_t m = (size_t)a->load[0];
+    int failed = et_ffn_forward(&expert, m, x, v->slot_pre, v->slot_act, v->slot_out, NULL);
+    failed |= et_ffn_backward(&expert, m, x, v->slot_pre, v->slot_act, g->slot_out, g->slot_act,
+                              g->slot_pre, g->up, g->down, true, g->x, NULL);
+    et_gate_forward(moe.gate, moe.N, moe.n, v->logits, v->gates, v->anchor);
+    et_gate_backward(moe.gate, moe.N, moe.n, v->logits, v->gates, v->anchor, g->gates, NULL,
+                     g->logits);
+    record_tensors(to, s);
+    failed |= et_moe_score(&moe, x, v, NULL);
+    failed |= et_moe_weigh(&moe, a, v, NULL);
+    failed |= et_moe_experts(&moe, x, a, v, NULL);
+    failed |= et_moe_combine(&moe, a, v, NULL);
+    failed |= et_moe_combine_backward(&moe, dy, a, v, g, NULL);
+    failed |= et_moe_experts_backward(&moe, x, a, v, g, NULL);
+    failed |= et_moe_score_backward(&moe, x, a, v, g, NULL);
+    record_tensors(to, s);
+    failed |= et_moe_forward(&moe, x, a, v, NULL);
+    failed |= et_moe_backward(&moe, x, dy, a, v, g, NULL);
+    record_tensors(to, s);
+    ck_assert_int_eq(failed, ET_OK);
+}
+
 static void record_case(FILE *to, const char *json, const et_profile *p)
 {
     et_case c;
@@ -122,6 +156,7 @@ static void record_case(FILE *to, const char *json, const et_profile *p)
     record_tensors(to, &noise);
     et_step_free(&noise);
     ck_assert_msg(et_bundle_write(path, &s, false, &error) == ET_OK, "%s", error.text);
+    record_phases(to, &s);
     et_step_free(&s);
     record_file(to, path);
     et_tensor_file file;
@@ -171,6 +206,33 @@ static void record_others(FILE *to)
     memset(out, 0, sizeof out);
     record_number(to, (double)et_z_loss(2, 3, r, 0.1, out));
     for (int i = 0; i < 6; i++) record_number(to, (double)out[i]);
+    et_real average[3] = {(et_real)0.1, (et_real)1e-309, (et_real)-0.7}, kth[3], fractions[3];
+    const uint8_t others[] = {1, 1, 0, 0, 1, 1};
+    const int32_t passed[] = {7, 1, 3};
+    int32_t over[3];
+    ck_assert_int_eq(et_kth_largest(2, 3, 2, r, kth, NULL), ET_OK);
+    ck_assert_int_eq(et_expert_choice(2, 3, 2, 1, r, mask, margin, out, NULL, 0, NULL), ET_OK);
+    for (int i = 0; i < 6; i++) record_number(to, (double)margin[i]);
+    ck_assert_int_eq(et_expert_threshold(2, 3, r, average, false, NULL, mask, margin, over, NULL),
+                     ET_OK);
+    for (int i = 0; i < 6; i++) record_number(to, (double)margin[i]);
+    et_ema_update(3, 0.999, kth, average);
+    et_ema_threshold(3, average, 0.999, true, 7, kth);
+    et_balance_fractions(7, 3, 2, r + 3, fractions);
+    record_number(to, (double)et_aux_loss(ET_BALANCE_AUX, 2, 3, fractions, r, 0.001, out));
+    et_bias_update(ET_BALANCE_PROPORTIONAL, 7, 3, 2, r + 3, 0.005, average);
+    for (int i = 0; i < 3; i++) {
+        record_number(to, (double)kth[i]);
+        record_number(to, (double)fractions[i]);
+        record_number(to, (double)average[i]);
+        record_number(to, (double)out[i]);
+    }
+    et_capacity_use use = et_capacity_measure(1, 3, (et_capacity){2, 6}, passed);
+    record_number(to, (double)use.saturation);
+    record_number(to, (double)use.overflow);
+    et_overlap overlap = et_routing_overlap(2, 3, z, others);
+    record_number(to, overlap.pooled_dice);
+    record_number(to, overlap.divergence);
     ck_assert_int_eq(et_log2_choose(1000003, 777, &bits, NULL), ET_OK);
     record_number(to, bits);
     record_number(to, et_leakage_bits(12345));

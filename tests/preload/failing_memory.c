@@ -36,6 +36,7 @@ void *__libc_memalign(size_t alignment, size_t size);
 /* NOLINTEND(bugprone-reserved-identifier) */
 
 enum { UNREAD, NONE, ONCE, FROM, EACH, THREADS };
+enum { DESCRIPTORS = 32 }; /* more than the tool has open */
 
 static atomic_int mode = UNREAD;
 static atomic_ulong asked;
@@ -81,11 +82,25 @@ static void report(failing_report r)
     if (write(to_test, &r, sizeof r) != sizeof r || read(from_test, &answer, 1) != 1) give_up();
 }
 
+/* A child moves the places in open files that it has from its parent. */
+static void keep_places(off_t *places)
+{
+    for (int i = 0; i < DESCRIPTORS; i++) places[i] = lseek(i, 0, SEEK_CUR);
+}
+
+static void restore_places(const off_t *places)
+{
+    for (int i = 0; i < DESCRIPTORS; i++)
+        if (places[i] >= 0) lseek(i, places[i], SEEK_SET);
+}
+
 /* True in a child, which fails as `how` says; false when it has ended and was reported. */
 static bool becomes_child(int how, unsigned long number)
 {
+    off_t places[DESCRIPTORS];
     failing_report r = {.number = number, .for_good = how == FROM, .ended = false};
     report(r);
+    keep_places(places);
     pid_t child = fork();
     if (child == 0) {
         /* A child that starts the tool anew sees nothing fail there. */
@@ -97,6 +112,7 @@ static bool becomes_child(int how, unsigned long number)
     if (child < 0 || waitpid(child, &r.status, 0) != child) give_up();
     r.ended = true;
     report(r);
+    restore_places(places);
     return false;
 }
 
