@@ -196,9 +196,9 @@ static const struct {
     {PROFILE(",'exponent_bits':6"), IN_MINE "exponent_bits = 6; allowed: 5 or 8"},
     {PROFILE(",'exponent_bits':true"), IN_MINE "exponent_bits = true; allowed: 5 or 8"},
     {PROFILE(",'operand_rounding':'up'"),
-     IN_MINE "operand_rounding = \"up\"; allowed: \"nearest\" or \"truncate\""},
+     IN_MINE "operand_rounding = \"up\"; allowed: nearest|truncate"},
     {PROFILE(",'accumulator_rounding':true"),
-     IN_MINE "accumulator_rounding = true; allowed: \"nearest\" or \"truncate\""},
+     IN_MINE "accumulator_rounding = true; allowed: nearest|truncate"},
     {OF("mine", WIDE ",'exponent_bits':5"),
      IN_MINE "exponent_bits = 5 with no place of at most 11 bits; allowed: 8"},
     {OF("bf16", PLACES), "test: profile 'bf16': differs from the built-in profile of this name in "

@@ -1,6 +1,13 @@
 /* rounding.c: places and sites of a precision profile. See etref/profile.h. */
 #include "ref/base/rounding.h"
 
+const char *et_place_name(et_place place)
+{
+#define NAME(place, word) [place] = word,
+    static const char *const names[] = {ET_WHOLE_PLACES(NAME) ET_PART_PLACES(NAME)};
+    return names[place];
+}
+
 et_place et_place_meant(const et_profile *p, et_place place)
 {
     static const et_place wholes[] = {ET_OPERANDS,    ET_OPERANDS,    ET_ACCUMULATOR,

@@ -13,6 +13,22 @@
 
 #include <math.h>
 
+/* Places and what they are called: six wholes, then their six parts. */
+#define ET_WHOLE_PLACES(PLACE)                                                                     \
+    PLACE(ET_OPERANDS, "operands")                                                                 \
+    PLACE(ET_INTERMEDIATES, "intermediates")                                                       \
+    PLACE(ET_GATES, "gates")                                                                       \
+    PLACE(ET_LOGITS, "logits")                                                                     \
+    PLACE(ET_ACCUMULATOR, "accumulator")                                                           \
+    PLACE(ET_OUTPUTS, "outputs")
+#define ET_PART_PLACES(PLACE)                                                                      \
+    PLACE(ET_ACTIVATIONS, "activations")                                                           \
+    PLACE(ET_ROUTER_OPERANDS, "router_operands")                                                   \
+    PLACE(ET_ROUTER_ACCUMULATOR, "router_accumulator")                                             \
+    PLACE(ET_GATE_ARITHMETIC, "gate_arithmetic")                                                   \
+    PLACE(ET_SHARES, "shares")                                                                     \
+    PLACE(ET_DW_SUMS, "dw_sums")
+
 typedef struct rounding {
     int bits;
     uint64_t least;  /* biased binary64 exponent of the format's smallest normal number */
