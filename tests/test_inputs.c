@@ -275,17 +275,17 @@ START_TEST(a_text_that_cannot_be_used_says_why)
     ck_assert_ptr_nonnull(mkdtemp(folder));
     check_text_error(
         "no-such-licence", 0, ET_EIO,
-        "text '/usr/share/common-licenses/no-such-licence': No such file or directory; "
-        "input.text takes any readable file, as a path with '/'");
-    snprintf(message, sizeof message, "text '%s/': not a regular file; name one in input.text",
+        "input.text '/usr/share/common-licenses/no-such-licence': cannot open: No such file or "
+        "directory");
+    snprintf(message, sizeof message, "input.text '%s/': is a folder; name any file of text",
              folder);
     snprintf(path, sizeof path, "%s/", folder);
     check_text_error(path, 0, ET_EIO, message);
 
     snprintf(path, sizeof path, "%s/pipe", folder);
     ck_assert_int_eq(mkfifo(path, 0600), 0);
-    snprintf(message, sizeof message, "text '%s': not a regular file; name one in input.text",
-             path);
+    snprintf(message, sizeof message,
+             "input.text '%s': is a pipe, device or socket; name any file of text", path);
     check_text_error(path, 0, ET_EIO, message);
     ck_assert_int_eq(unlink(path), 0);
 
@@ -297,11 +297,11 @@ START_TEST(a_text_that_cannot_be_used_says_why)
     et_step s;
     draw(&s, text_case, path, 1); /* just long enough */
     et_step_free(&s);
-    snprintf(
-        message, sizeof message,
-        "text '%s': 601 bytes, but the case uses 600 from byte 2 on; use fewer tokens, a smaller "
-        "input.text_offset or a longer text",
-        path);
+    snprintf(message, sizeof message,
+             "input.text '%s': 601 bytes, but the case uses 600 from byte 2 on; use fewer tokens, "
+             "a smaller "
+             "input.text_offset or a longer text",
+             path);
     check_text_error(path, 2, ET_EINVAL, message);
     ck_assert_int_eq(unlink(path), 0);
     ck_assert_int_eq(rmdir(folder), 0);

@@ -8,6 +8,7 @@
 #include "etref/version.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
+#include "ref/oracle/safetensors.h"
 #include "ref/oracle/tensors.h"
 
 #include <float.h>
@@ -16,8 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { CHUNK = 65536 }; /* elements read from a file at a time */
 
 const char *et_bundle_producer(et_engine engine)
 {
@@ -73,9 +72,8 @@ typedef struct deviations {
 /* noise.NAME, with values of its own. */
 static et_status take_root(deviations *d, const et_tensor_out *variance, et_error *error)
 {
-    size_t count = 1;
+    size_t count = et_tensor_count(variance);
     void *room;
-    for (size_t i = 0; i < variance->rank; i++) count *= variance->shape[i];
     et_status status = et_allocate(&room, count, sizeof(et_real), "standard deviations", error);
     if (status != ET_OK) return status;
     et_real *roots = room;
@@ -95,12 +93,11 @@ static et_status take_root(deviations *d, const et_tensor_out *variance, et_erro
 
 static et_status take_roots(deviations *d, const et_step *variance, bool lean, et_error *error)
 {
-    et_tensor_out list[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(variance, lean, list);
     et_status status = ET_OK;
-    for (size_t i = 0; i < have && status == ET_OK; i++) {
-        bool real = list[i].source == ET_FROM_F64 || list[i].source == ET_FROM_F32;
-        if (real && strncmp(list[i].name, "in.", 3) != 0) status = take_root(d, &list[i], error);
+    for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS && status == ET_OK; id++) {
+        et_tensor_out t = et_tensor_view(variance, id);
+        if (!t.values || !et_tensor_is_real(&t) || et_is_input(id)) continue;
+        if (!lean || et_tensors[id].doc.lean) status = take_root(d, &t, error);
     }
     return status;
 }
@@ -181,21 +178,13 @@ static et_status read_profile(const et_tensor_file *file, et_profile *p, bool *h
     return et_profile_parse(p, json, strlen(json), where, error);
 }
 
-static bool same_shape(const et_tensor_info *info, const et_tensor_out *want)
-{
-    return info->rank == want->rank &&
-           memcmp(info->shape, want->shape, want->rank * sizeof *want->shape) == 0;
-}
-
 static et_status check_input(const et_tensor_file *file, const et_tensor_info *info,
                              const et_tensor_out *want, et_error *error)
 {
-    char got[200], must[200];
-    et_shape_print(info->rank, info->shape, got, sizeof got);
-    et_shape_print(want->rank, want->shape, must, sizeof must);
-    if (!same_shape(info, want))
+    if (!et_is_of_shape(info, want))
         return et_fail(error, ET_EINVAL, "%s: tensor '%s' has shape %s, its case says %s",
-                       file->path, info->name, got, must);
+                       file->path, info->name, et_shape_show(info->rank, info->shape).text,
+                       et_shape_show(want->rank, want->shape).text);
     if (et_dtype_significand(info->dtype) == 0)
         return et_fail(error, ET_EINVAL,
                        "%s: tensor '%s' has type %s, must be F64, F32, BF16 or F16", file->path,
@@ -203,43 +192,38 @@ static et_status check_input(const et_tensor_file *file, const et_tensor_info *i
     return ET_OK;
 }
 
-/* Reads one in.* tensor into the step's own array, chunk by chunk. */
-static et_status read_input(const et_tensor_file *file, const et_tensor_info *info, et_real *to,
-                            double *chunk, et_error *error)
+/* Into the step's own array. */
+static et_status store_input(void *user, size_t first, size_t count, const double *values,
+                             et_error *error)
 {
-    for (size_t first = 0; first < info->count; first += CHUNK) {
-        size_t count = info->count - first < CHUNK ? info->count - first : CHUNK;
-        et_status status = et_tensor_file_read(file, info, first, count, chunk, error);
-        if (status != ET_OK) return status;
-        for (size_t i = 0; i < count; i++) to[first + i] = (et_real)chunk[i];
-    }
+    et_real *to = (et_real *)user + first;
+    (void)error;
+    for (size_t i = 0; i < count; i++) to[i] = (et_real)values[i];
     return ET_OK;
 }
 
-/* A state that has seen no update is zero (the average starts at 0), so it may be left out. */
-static bool may_be_absent(const et_step *s, const char *name)
+static et_status read_input(const et_tensor_file *file, const et_step *s, et_tensor_id id,
+                            et_error *error)
 {
-    return strcmp(name, "in.ema") == 0 && s->c.ema_updates == 0;
+    et_tensor_out want = et_tensor_view(s, id);
+    if (!want.values) return ET_OK; /* the case has none */
+    const et_tensor_info *info = et_tensor_file_find(file, want.name);
+    /* a state that has seen no update is zero (the average starts at 0), so it may be left out */
+    if (info == NULL && id == ET_IN_EMA && s->c.ema_updates == 0) return ET_OK;
+    if (info == NULL)
+        return et_fail(error, ET_EINVAL, "%s: tensor '%s' is missing; its case needs it",
+                       file->path, want.name);
+    et_status status = check_input(file, info, &want, error);
+    /* the table's pointers are const for its many readers; this one array is ours to fill */
+    void *own = (void *)(uintptr_t)want.values;
+    return status == ET_OK ? et_tensor_file_each(file, info, store_input, own, error) : status;
 }
 
 static et_status read_inputs(const et_tensor_file *file, et_step *s, et_error *error)
 {
-    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
-    size_t count = et_step_tensors(s, false, tensors); /* before the run: in.* and nothing else */
-    void *chunk = NULL;
-    et_status status = et_allocate(&chunk, CHUNK, sizeof(double), "reading buffer", error);
-    for (size_t i = 0; status == ET_OK && i < count; i++) {
-        const et_tensor_info *info = et_tensor_file_find(file, tensors[i].name);
-        if (info == NULL && may_be_absent(s, tensors[i].name)) continue;
-        if (info == NULL)
-            status = et_fail(error, ET_EINVAL, "%s: tensor '%s' is missing; its case needs it",
-                             file->path, tensors[i].name);
-        else if ((status = check_input(file, info, &tensors[i], error)) == ET_OK)
-            /* the table's pointers are const for its many readers; this one array is ours to fill
-             */
-            status = read_input(file, info, (et_real *)(uintptr_t)tensors[i].values, chunk, error);
-    }
-    free(chunk);
+    et_status status = ET_OK;
+    for (et_tensor_id id = ET_IN_X; id <= ET_IN_LOAD && status == ET_OK; id++)
+        status = read_input(file, s, id, error);
     return status;
 }
 
@@ -261,18 +245,15 @@ static et_status check_noise(const et_tensor_file *file, const char *name, bool 
 /* Every tensor of the file must be one that a bundle has, and every in.* one of this case. */
 static et_status check_names(const et_tensor_file *file, const et_step *s, et_error *error)
 {
-    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
-    size_t count = et_step_tensors(s, false, tensors);
     et_profile profile;
     bool has_profile;
     et_status status = read_profile(file, &profile, &has_profile, error);
     for (size_t j = 0; status == ET_OK && j < file->tensor_count; j++) {
         const char *name = file->tensors[j].name;
-        bool known = strncmp(name, "in.", 3) != 0;
-        for (size_t i = 0; !known && i < count; i++) known = strcmp(tensors[i].name, name) == 0;
-        if (et_tensor_doc_find(name) == NULL)
+        et_tensor_id id = et_tensor_find(name);
+        if (id == ET_NO_TENSOR)
             status = check_noise(file, name, has_profile, error);
-        else if (!known)
+        else if (et_is_input(id) && et_tensor_view(s, id).values == NULL)
             status = et_fail(error, ET_EINVAL, "%s: tensor '%s' does not belong to its case",
                              file->path, name);
     }
@@ -329,105 +310,54 @@ static void compare_element(et_comparison *r, size_t i, double stored, double re
  * rounding. Of a bundle of this very producer every bit must come out again. */
 static const double foreign_bound = 900 * (double)ET_UNIT_ROUNDOFF;
 
-static et_status compare_tensor(et_comparison *r, const et_tensor_file *file,
-                                const et_tensor_info *info, const et_tensor_out *want,
-                                double *chunk, et_error *error)
-{
-    bool real = want->source == ET_FROM_F64 || want->source == ET_FROM_F32;
-    if (!same_shape(info, want)) {
-        r->problem = "shape";
-        return ET_OK;
-    }
-    if (real != (et_dtype_significand(info->dtype) > 0)) {
-        r->problem = "type";
-        return ET_OK;
-    }
-    r->exact_required |= !real;
-    for (size_t first = 0; first < info->count; first += CHUNK) {
-        size_t count = info->count - first < CHUNK ? info->count - first : CHUNK;
-        et_status status = et_tensor_file_read(file, info, first, count, chunk, error);
-        if (status != ET_OK) return status;
-        for (size_t i = 0; i < count; i++)
-            compare_element(r, first + i, chunk[i], et_tensor_element(want, first + i));
-    }
-    r->pass = r->exact_required ? r->different == 0 : r->max_error <= foreign_bound * r->largest;
-    return ET_OK;
-}
-
-/* A list of comparisons that grows, and what goes into each. */
+/* One tensor of the file, and what it should be. */
 typedef struct comparing {
-    const et_tensor_file *file;
-    bool ours;
-    double *chunk;
-    et_comparison *list; /* room for every row and its noise */
-    size_t used;
+    et_comparison *result;
+    et_tensor_out want;
 } comparing;
 
-/* Compares the file's tensor of this name, if there is one, with that among `have`. */
-static et_status compare_named(comparing *c, const char *name, const et_tensor_out *have,
-                               size_t count, et_error *error)
+static et_status compare_values(void *user, size_t first, size_t count, const double *values,
+                                et_error *error)
 {
-    const et_tensor_info *info = et_tensor_file_find(c->file, name);
-    if (info == NULL) return ET_OK;
-    et_comparison *r = &c->list[c->used++];
-    *r = (et_comparison){
-        .count = info->count, .exact_required = c->ours, .problem = "not of its case"};
-    snprintf(r->name, sizeof r->name, "%s", name);
-    for (size_t j = 0; j < count; j++) {
-        if (strcmp(have[j].name, name) != 0) continue;
-        r->problem = NULL;
-        return compare_tensor(r, c->file, info, &have[j], c->chunk, error);
-    }
+    const comparing *c = user;
+    (void)error;
+    for (size_t i = 0; i < count; i++)
+        compare_element(c->result, first + i, values[i], et_tensor_element(&c->want, first + i));
     return ET_OK;
 }
 
-static et_status compare_values(comparing *c, const et_step *step, et_error *error)
+static et_status compare_tensor(comparing *c, const et_tensor_file *file,
+                                const et_tensor_info *info, et_error *error)
 {
-    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(step, false, tensors);
-    const et_tensor_doc *doc;
-    et_status status = ET_OK;
-    for (size_t i = 0; status == ET_OK && (doc = et_tensor_doc_at(i)) != NULL; i++)
-        if (strncmp(doc->name, "in.", 3) != 0)
-            status = compare_named(c, doc->name, tensors, have, error);
+    et_comparison *r = c->result;
+    bool real = et_tensor_is_real(&c->want), floats = et_dtype_significand(info->dtype) > 0;
+    r->problem = !et_is_of_shape(info, &c->want) ? "shape" : real != floats ? "type" : NULL;
+    r->exact_required |= !real;
+    if (r->problem) return ET_OK;
+    et_status status = et_tensor_file_each(file, info, compare_values, c, error);
+    r->pass = r->exact_required ? r->different == 0 : r->max_error <= foreign_bound * r->largest;
     return status;
+}
+
+static et_status check_deviations(void *user, size_t first, size_t count, const double *values,
+                                  et_error *error)
+{
+    const comparing *c = user;
+    (void)first, (void)error;
+    for (size_t i = 0; i < count; i++)
+        if (!(values[i] >= 0)) c->result->problem = "no deviation";
+    return ET_OK;
 }
 
 /* An estimate of other random runs is another one: only that it is a deviation of its tensor. */
-static et_status check_deviation(et_comparison *r, const comparing *c, const et_tensor_info *info,
-                                 const et_tensor_out *of, et_error *error)
+static et_status compare_noise(comparing *c, const et_tensor_file *file, const et_tensor_info *info,
+                               et_error *error)
 {
-    et_status status = ET_OK;
-    r->problem = !same_shape(info, of) ? "shape" : info->dtype != ET_F32 ? "type" : NULL;
-    for (size_t first = 0; first < info->count && !r->problem; first += CHUNK) {
-        size_t count = info->count - first < CHUNK ? info->count - first : CHUNK;
-        status = et_tensor_file_read(c->file, info, first, count, c->chunk, error);
-        if (status != ET_OK) return status;
-        for (size_t i = 0; i < count; i++)
-            if (!(c->chunk[i] >= 0)) r->problem = "no deviation";
-    }
+    et_comparison *r = c->result;
+    r->problem = !et_is_of_shape(info, &c->want) ? "shape" : info->dtype != ET_F32 ? "type" : NULL;
+    if (r->problem) return ET_OK;
+    et_status status = et_tensor_file_each(file, info, check_deviations, c, error);
     r->pass = !r->problem;
-    return status;
-}
-
-static et_status compare_noise(comparing *c, const et_step *step, et_error *error)
-{
-    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(step, false, tensors);
-    const et_tensor_doc *doc;
-    et_status status = ET_OK;
-    for (size_t i = 0; status == ET_OK && (doc = et_tensor_doc_at(i)) != NULL; i++) {
-        char name[ET_MAX_TENSOR_NAME + 1];
-        snprintf(name, sizeof name, ET_NOISE_PREFIX "%s", doc->name);
-        const et_tensor_info *info = et_tensor_file_find(c->file, name);
-        if (info == NULL) continue;
-        et_comparison *r = &c->list[c->used++];
-        *r = (et_comparison){.count = info->count, .problem = "not of its case"};
-        snprintf(r->name, sizeof r->name, "%s", name);
-        for (size_t j = 0; j < have && status == ET_OK; j++)
-            if (strcmp(tensors[j].name, doc->name) == 0)
-                status = check_deviation(r, c, info, &tensors[j], error);
-    }
     return status;
 }
 
@@ -436,24 +366,32 @@ et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_
 {
     ET_ARITHMETIC;
     const char *producer = et_tensor_file_metadata(file, "producer");
-    void *list = NULL, *chunk = NULL;
-    comparing c = {.file = file};
-    c.ours = producer && strcmp(producer, et_bundle_producer(step->engine)) == 0 &&
-             step->engine == ET_PLAIN;
+    bool ours = producer && strcmp(producer, et_bundle_producer(step->engine)) == 0 &&
+                step->engine == ET_PLAIN;
+    void *room;
+    size_t used = 0;
     et_status status =
-        et_allocate(&list, 2 * ET_MAX_STEP_TENSORS, sizeof **out, "comparisons", error);
-    if (status == ET_OK)
-        status = et_allocate(&chunk, CHUNK, sizeof(double), "reading buffer", error);
-    c.list = list;
-    c.chunk = chunk;
-    if (status == ET_OK) status = compare_values(&c, step, error);
-    if (status == ET_OK) status = compare_noise(&c, step, error);
-    free(chunk);
+        et_allocate(&room, 2 * ET_MAX_STEP_TENSORS, sizeof **out, "comparisons", error);
+    if (status != ET_OK) return status;
+    et_comparison *list = room;
+    for (int noise = 0; noise < 2; noise++)
+        for (et_tensor_id id = ET_IN_LOAD + 1; id < ET_TENSORS && status == ET_OK; id++) {
+            comparing c = {&list[used], et_tensor_view(step, id)};
+            char *name = list[used].name;
+            snprintf(name, sizeof list->name, "%s%s", noise ? ET_NOISE_PREFIX : "", c.want.name);
+            const et_tensor_info *info = et_tensor_file_find(file, name);
+            if (info == NULL) continue;
+            list[used].count = info->count;
+            list[used].exact_required = ours && !noise;
+            list[used++].problem = "not of its case";
+            if (c.want.values)
+                status = (noise ? compare_noise : compare_tensor)(&c, file, info, error);
+        }
     if (status != ET_OK) {
         free(list);
         return status;
     }
     *out = list;
-    *count = c.used;
+    *count = used;
     return ET_OK;
 }

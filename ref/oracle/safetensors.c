@@ -1,4 +1,4 @@
-/* safetensors.c: reader and writer of the file format in which bundles travel.
+/* safetensors.c: reader of the file format in which bundles travel.
  * See etref/safetensors.h for the format and its source.
  *
  * A bundle may come from anybody, so the reader trusts nothing: each number in the header is
@@ -8,45 +8,28 @@
  * most some forty bytes per byte while the file is being opened, and values are read in small
  * pieces on request.
  *
- * The writer streams: it holds the header and one small buffer, however large the tensors are. That
- * a file is there whole or not at all is the work of whole.c.
- *
  * Left out: F8 values; mapping the file into memory (a file cut short under a mapping kills the
  * process).
  */
-#include "etref/safetensors.h"
+#include "ref/oracle/safetensors.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
+#include "ref/oracle/files.h"
 #include "ref/oracle/json.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
-    PREFIX = 8,             /* bytes of the header's length */
-    MAX_HEADER = 100000000, /* the format's limit */
-    MAX_DEPTH = 3,          /* header, tensor, shape */
-    CHUNK = 1 << 15,        /* bytes converted at a time; a multiple of every element's size */
-    SHOWN_PATH = 160        /* of a longer path a message shows the end */
+    MAX_DEPTH = 3, /* header, tensor, shape */
+    PIECE = 4096   /* elements read at a time */
 };
 
-static const char METADATA[] = "__metadata__";
-
-/* ---- what reader and writer share ---- */
-
-static const char *shown(const char *path)
-{
-    size_t length = strlen(path);
-    return length > SHOWN_PATH ? path + length - SHOWN_PATH : path;
-}
+/* ---- the file ---- */
 
 static et_status succeed(et_error *error)
 {
@@ -64,10 +47,7 @@ static et_status copy_text(char **out, const char *text, size_t length, et_error
     return ET_OK;
 }
 
-/* count = product of the shape, bytes = count * element size; false if either overflows, or if an
- * entry exceeds JSON's integers, 2^63 - 1 (beside a zero, the product would not show it). */
-static bool shape_size(const size_t *shape, size_t rank, et_dtype dtype, size_t *count,
-                       size_t *bytes)
+bool et_shape_size(const size_t *shape, size_t rank, et_dtype dtype, size_t *count, size_t *bytes)
 {
     *count = 1;
     for (size_t i = 0; i < rank; i++)
@@ -75,83 +55,46 @@ static bool shape_size(const size_t *shape, size_t rank, et_dtype dtype, size_t 
     return et_size_mul(*count, et_dtype_size(dtype), bytes);
 }
 
-/* ---- reading: the file ---- */
-
-/* Opens a regular file. O_NONBLOCK, because opening a FIFO that nobody writes to would wait for
- * ever; it means nothing to a regular file, and nothing else gets through. */
-static et_status open_regular(et_tensor_file *file, const char *path, uint64_t *size,
-                              et_error *error)
-{
-    et_status status = copy_text(&file->path, path, strlen(path), error);
-    if (status != ET_OK) return status;
-    file->descriptor = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (file->descriptor < 0)
-        return et_fail(error, ET_EIO, "%s: cannot open: %s", shown(path), strerror(errno));
-    struct stat facts;
-    if (fstat(file->descriptor, &facts) != 0)
-        return et_fail(error, ET_EIO, "%s: cannot examine: %s", shown(path), strerror(errno));
-    if (!S_ISREG(facts.st_mode))
-        return et_fail(error, ET_EIO, "%s: is a %s; name a safetensors file", shown(path),
-                       S_ISDIR(facts.st_mode) ? "folder" : "pipe, device or socket");
-    *size = (uint64_t)facts.st_size;
-    return ET_OK;
-}
-
-/* Bytes [at, at + count) of the file. */
 static et_status read_bytes(const et_tensor_file *file, void *out, size_t count, uint64_t at,
                             et_error *error)
 {
-    unsigned char *to = out;
-    while (count > 0) {
-        ssize_t got = pread(file->descriptor, to, count, (off_t)at);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0)
-            return et_fail(error, ET_EIO, "%s: cannot read: %s", shown(file->path),
-                           strerror(errno));
-        if (got == 0)
-            return et_fail(error, ET_EIO, "%s: ends early: it became shorter while it was read",
-                           shown(file->path));
-        to += got;
-        at += (uint64_t)got;
-        count -= (size_t)got;
-    }
-    return ET_OK;
+    return et_read_at(file->descriptor, out, count, at, et_shown_path(file->path), error);
 }
 
-/* ---- reading: the header ---- */
+/* ---- the header ---- */
 
 /* Reads the length and the header's text; sets data_start. *text is released by the caller. */
 static et_status read_header(et_tensor_file *file, uint64_t size, char **text, size_t *length,
                              et_error *error)
 {
-    const char *path = shown(file->path);
-    if (size < PREFIX)
+    const char *path = et_shown_path(file->path);
+    if (size < ET_FILE_PREFIX)
         return et_fail(error, ET_EINVAL,
                        "%s: %" PRIu64 " bytes are too few: a safetensors file starts with the "
                        "8-byte length of its header",
                        path, size);
-    unsigned char prefix[PREFIX];
-    et_status status = read_bytes(file, prefix, PREFIX, 0, error);
+    unsigned char prefix[ET_FILE_PREFIX];
+    et_status status = read_bytes(file, prefix, ET_FILE_PREFIX, 0, error);
     if (status != ET_OK) return status;
     uint64_t claimed = 0;
-    for (int i = 0; i < PREFIX; i++) claimed |= (uint64_t)prefix[i] << (8 * i);
-    if (claimed > MAX_HEADER)
+    for (int i = 0; i < ET_FILE_PREFIX; i++) claimed |= (uint64_t)prefix[i] << (8 * i);
+    if (claimed > ET_FILE_MAX_HEADER)
         return et_fail(error, ET_EINVAL,
                        "%s: a header of %" PRIu64 " bytes exceeds the format's %d: not a "
                        "safetensors file?",
-                       path, claimed, MAX_HEADER);
-    if (claimed > size - PREFIX)
+                       path, claimed, ET_FILE_MAX_HEADER);
+    if (claimed > size - ET_FILE_PREFIX)
         return et_fail(error, ET_EINVAL,
                        "%s: a header of %" PRIu64 " bytes is announced, %" PRIu64
                        " follow: the file is cut short or not safetensors",
-                       path, claimed, size - PREFIX);
+                       path, claimed, size - ET_FILE_PREFIX);
     *length = (size_t)claimed;
-    file->data_start = PREFIX + claimed;
+    file->data_start = ET_FILE_PREFIX + claimed;
     void *room;
     status = et_allocate(&room, *length + 1, 1, "the header of a safetensors file", error);
     if (status != ET_OK) return status;
     *text = room;
-    return read_bytes(file, *text, *length, PREFIX, error);
+    return read_bytes(file, *text, *length, ET_FILE_PREFIX, error);
 }
 
 /* The rules that a JSON parser does not know: '{' first, nothing but spaces behind the last '}',
@@ -162,13 +105,13 @@ static et_status check_layout(const char *path, const char *text, size_t length,
 {
     if (length == 0 || text[0] != '{')
         return et_fail(error, ET_EINVAL, "%s: the header does not start with '{': not safetensors?",
-                       shown(path));
+                       et_shown_path(path));
     size_t end = length;
     while (text[end - 1] == ' ') end--;
     if (text[end - 1] != '}')
         return et_fail(error, ET_EINVAL,
                        "%s: the header does not end with '}' and spaces: only spaces may pad it",
-                       shown(path));
+                       et_shown_path(path));
     bool in_string = false, in_array = false;
     int depth = 0;
     for (size_t i = 0; i < end; i++) {
@@ -180,7 +123,7 @@ static et_status check_layout(const char *path, const char *text, size_t length,
         } else if (!in_string && (c == '{' || c == '[')) {
             if (in_array || ++depth > MAX_DEPTH)
                 return et_fail(error, ET_EINVAL, "%s: the header nests brackets %s, at byte %zu",
-                               shown(path), in_array ? "within an array" : "too deep", i);
+                               et_shown_path(path), in_array ? "within an array" : "too deep", i);
             in_array = c == '[';
         } else if (!in_string && (c == '}' || c == ']')) {
             depth--;
@@ -201,16 +144,17 @@ static et_status parse_header(const char *path, const char *text, size_t length,
     if (*header != NULL) return ET_OK;
     if (no_memory)
         return et_fail(error, ET_ENOMEM, "%s: no memory to parse the header of %zu bytes",
-                       shown(path), length);
+                       et_shown_path(path), length);
     return et_fail(error, ET_EINVAL, "%s: the header is not valid JSON: %s, at byte %d",
-                   shown(path), trouble.text, trouble.position);
+                   et_shown_path(path), trouble.text, trouble.position);
 }
 
 static et_status take_metadata(et_tensor_file *file, json_t *object, et_error *error)
 {
-    const char *path = shown(file->path);
+    const char *path = et_shown_path(file->path);
     if (!json_is_object(object))
-        return et_fail(error, ET_EINVAL, "%s: %s is not an object of strings", path, METADATA);
+        return et_fail(error, ET_EINVAL, "%s: %s is not an object of strings", path,
+                       ET_FILE_METADATA);
     void *room;
     size_t pairs = json_object_size(object);
     et_status status = et_allocate(&room, pairs, 2 * sizeof(char *), "metadata", error);
@@ -223,8 +167,8 @@ static et_status take_metadata(et_tensor_file *file, json_t *object, et_error *e
     json_object_foreach(object, key, value)
     {
         if (!json_is_string(value))
-            return et_fail(error, ET_EINVAL, "%s: %s: '%.100s' is not a string", path, METADATA,
-                           key);
+            return et_fail(error, ET_EINVAL, "%s: %s: '%.100s' is not a string", path,
+                           ET_FILE_METADATA, key);
         status = copy_text(next++, key, strlen(key), error);
         if (status != ET_OK) return status;
         status = copy_text(next++, json_string_value(value), json_string_length(value), error);
@@ -276,7 +220,7 @@ static et_status take_shape(const char *path, et_tensor_info *tensor, const json
             return et_fail(error, ET_EINVAL,
                            "%s: tensor '%s': shape[%zu] is not a non-negative integer", path,
                            tensor->name, i);
-    if (!shape_size(tensor->shape, tensor->rank, tensor->dtype, &tensor->count, bytes))
+    if (!et_shape_size(tensor->shape, tensor->rank, tensor->dtype, &tensor->count, bytes))
         return et_fail(error, ET_EINVAL,
                        "%s: tensor '%s': the product of the shape exceeds the address space", path,
                        tensor->name);
@@ -307,7 +251,7 @@ static et_status take_range(const char *path, et_tensor_info *tensor, const json
 static et_status take_tensor(et_tensor_file *file, const char *name, json_t *object,
                              et_error *error)
 {
-    const char *path = shown(file->path);
+    const char *path = et_shown_path(file->path);
     size_t length = strlen(name);
     if (length > ET_MAX_TENSOR_NAME)
         return et_fail(error, ET_EINVAL,
@@ -353,7 +297,7 @@ static int by_offset(const void *left, const void *right)
 /* The ranges, in order, must join without a gap from 0 to the end of the file. */
 static et_status check_coverage(const et_tensor_file *file, uint64_t data_bytes, et_error *error)
 {
-    const char *path = shown(file->path);
+    const char *path = et_shown_path(file->path);
     uint64_t reached = 0;
     for (size_t i = 0; i < file->tensor_count; i++) {
         const et_tensor_info *tensor = &file->tensors[i];
@@ -390,7 +334,7 @@ static et_status take_header(et_tensor_file *file, json_t *header, et_error *err
     json_t *object;
     json_object_foreach(header, name, object)
     {
-        if (strcmp(name, METADATA) == 0)
+        if (strcmp(name, ET_FILE_METADATA) == 0)
             status = take_metadata(file, object, error);
         else
             status = take_tensor(file, name, object, error);
@@ -407,7 +351,10 @@ et_status et_tensor_file_open(et_tensor_file *file, const char *path, et_error *
     char *text = NULL;
     size_t length = 0;
     json_t *header = NULL;
-    et_status status = open_regular(file, path, &size, error);
+    et_status status = copy_text(&file->path, path, strlen(path), error);
+    if (status == ET_OK)
+        status = et_open_regular(&file->descriptor, &size, path, et_shown_path(path),
+                                 "a safetensors file", error);
     if (status == ET_OK) status = read_header(file, size, &text, &length, error);
     if (status == ET_OK) status = parse_header(path, text, length, &header, error);
     free(text);
@@ -445,279 +392,56 @@ const char *et_tensor_file_metadata(const et_tensor_file *file, const char *key)
     return NULL;
 }
 
+/* ---- values ---- */
+
+static et_status check_type(const et_tensor_file *file, const et_tensor_info *tensor,
+                            et_error *error)
+{
+    if (tensor->dtype != ET_F8_E4M3 && tensor->dtype != ET_F8_E5M2) return ET_OK;
+    return et_fail(error, ET_EINVAL,
+                   "%s: tensor '%s': values of type %s cannot be read; store F16, BF16 or F32",
+                   et_shown_path(file->path), tensor->name, et_dtype_name(tensor->dtype));
+}
+
+/* Elements [first, first + count), at most PIECE of them. */
+static et_status read_piece(const et_tensor_file *file, const et_tensor_info *tensor, size_t first,
+                            size_t count, double *out, et_error *error)
+{
+    unsigned char bytes[PIECE * sizeof(double)];
+    size_t size = et_dtype_size(tensor->dtype);
+    uint64_t at = file->data_start + tensor->offset + (uint64_t)first * size;
+    et_status status = read_bytes(file, bytes, count * size, at, error);
+    for (size_t i = 0; i < count && status == ET_OK; i++)
+        out[i] = et_dtype_decode(bytes + i * size, tensor->dtype);
+    return status;
+}
+
 et_status et_tensor_file_read(const et_tensor_file *file, const et_tensor_info *tensor,
                               size_t first, size_t count, double *out, et_error *error)
 {
     ET_ARITHMETIC;
-    const char *path = shown(file->path);
-    if (tensor->dtype == ET_F8_E4M3 || tensor->dtype == ET_F8_E5M2)
-        return et_fail(error, ET_EINVAL,
-                       "%s: tensor '%s': values of type %s cannot be read; store F16, BF16 or F32",
-                       path, tensor->name, et_dtype_name(tensor->dtype));
+    et_status status = check_type(file, tensor, error);
+    if (status != ET_OK) return status;
     if (first > tensor->count || count > tensor->count - first)
         return et_fail(error, ET_EINVAL,
-                       "%s: tensor '%s': %zu elements from %zu on were asked for, it has %zu", path,
-                       tensor->name, count, first, tensor->count);
-    size_t size = et_dtype_size(tensor->dtype);
-    uint64_t at = file->data_start + tensor->offset + (uint64_t)first * size;
-    unsigned char chunk[CHUNK];
-    while (count > 0) {
-        size_t part = count < CHUNK / size ? count : CHUNK / size;
-        et_status status = read_bytes(file, chunk, part * size, at, error);
-        if (status != ET_OK) return status;
-        for (size_t i = 0; i < part; i++) *out++ = et_dtype_decode(chunk + i * size, tensor->dtype);
-        at += part * size;
-        count -= part;
+                       "%s: tensor '%s': %zu elements from %zu on were asked for, it has %zu",
+                       et_shown_path(file->path), tensor->name, count, first, tensor->count);
+    for (size_t done = 0; done < count && status == ET_OK; done += PIECE) {
+        size_t part = count - done < PIECE ? count - done : PIECE;
+        status = read_piece(file, tensor, first + done, part, out + done, error);
     }
-    return succeed(error);
-}
-
-/* ---- writing: what is to be written ---- */
-
-/* Float sources are rounded to any float type; integers are stored as what they are, or wider. */
-static bool fits(et_source source, et_dtype dtype)
-{
-    switch (source) {
-    case ET_FROM_F64:
-    case ET_FROM_F32: return et_dtype_significand(dtype) > 0;
-    case ET_FROM_I32: return dtype == ET_I32 || dtype == ET_I64;
-    case ET_FROM_U8: return dtype == ET_U8 || dtype == ET_BOOL;
-    }
-    return false;
-}
-
-static const char *source_name(et_source source)
-{
-    switch (source) {
-    case ET_FROM_F64: return "F64";
-    case ET_FROM_F32: return "F32";
-    case ET_FROM_I32: return "I32";
-    case ET_FROM_U8: return "U8";
-    }
-    return "?";
-}
-
-static et_status check_tensor(const char *path, const et_tensor_out *tensor, size_t *bytes,
-                              et_error *error)
-{
-    if (tensor->name == NULL || strcmp(tensor->name, METADATA) == 0)
-        return et_fail(error, ET_EINVAL, "%s: a tensor without a name, or named %s; name it", path,
-                       METADATA);
-    if (strlen(tensor->name) > ET_MAX_TENSOR_NAME)
-        return et_fail(error, ET_EINVAL,
-                       "%s: tensor '%.40s...': a name of %zu bytes; at most %d are supported", path,
-                       tensor->name, strlen(tensor->name), ET_MAX_TENSOR_NAME);
-    if (!fits(tensor->source, tensor->dtype))
-        return et_fail(
-            error, ET_EINVAL,
-            "%s: tensor '%s': %s values cannot be stored as %s; floats go to F64, F32, F16 "
-            "or BF16, I32 to I32 or I64, U8 to U8 or BOOL",
-            path, tensor->name, source_name(tensor->source), et_dtype_name(tensor->dtype));
-    if (tensor->rank > ET_MAX_RANK)
-        return et_fail(error, ET_EINVAL, "%s: tensor '%s': rank %zu; at most %d is supported", path,
-                       tensor->name, tensor->rank, ET_MAX_RANK);
-    size_t count;
-    if (!shape_size(tensor->shape, tensor->rank, tensor->dtype, &count, bytes))
-        return et_fail(error, ET_EINVAL,
-                       "%s: tensor '%s': the product of the shape exceeds the address space", path,
-                       tensor->name);
-    if (count > 0 && tensor->values == NULL)
-        return et_fail(error, ET_EINVAL, "%s: tensor '%s': has a shape but no values", path,
-                       tensor->name);
-    return ET_OK;
-}
-
-static int by_size_then_name(const void *left, const void *right)
-{
-    const et_tensor_out *a = *(const et_tensor_out *const *)left;
-    const et_tensor_out *b = *(const et_tensor_out *const *)right;
-    size_t size_a = et_dtype_size(a->dtype), size_b = et_dtype_size(b->dtype);
-    if (size_a != size_b) return size_a > size_b ? -1 : 1;
-    return strcmp(a->name, b->name);
-}
-
-/* ---- writing: the header ---- */
-
-/* Stores `value` (taken over, may be NULL) under a key that must be new. A Jansson call that fails
- * means bad UTF-8 or no memory, and errno says which: the caller set it to 0. */
-static et_status put(const char *path, json_t *object, const char *key, json_t *value,
-                     et_error *error)
-{
-    if (value != NULL && json_object_get(object, key) != NULL) {
-        json_decref(value);
-        return et_fail(error, ET_EINVAL, "%s: '%.255s' is given twice; names must be unique", path,
-                       key);
-    }
-    if (value != NULL && json_object_set_new(object, key, value) == 0) return ET_OK;
-    if (errno == ENOMEM) return et_fail(error, ET_ENOMEM, "%s: no memory for the header", path);
-    return et_fail(error, ET_EINVAL, "%s: '%.255s' or its value is not valid UTF-8", path, key);
-}
-
-static et_status describe_metadata(const char *path, json_t *header, const char *const *metadata,
-                                   et_error *error)
-{
-    if (metadata == NULL || metadata[0] == NULL) return ET_OK;
-    json_t *object = json_object();
-    et_status status = put(path, header, METADATA, object, error);
-    for (; status == ET_OK && metadata[0] != NULL; metadata += 2) {
-        if (metadata[1] == NULL)
-            return et_fail(error, ET_EINVAL, "%s: metadata '%.100s' has no value", path,
-                           metadata[0]);
-        status = put(path, object, metadata[0], json_string(metadata[1]), error);
-    }
-    return status;
-}
-
-static et_status describe_tensor(const char *path, json_t *header, const et_tensor_out *tensor,
-                                 size_t begin, size_t bytes, et_error *error)
-{
-    json_t *object = json_object();
-    et_status status = put(path, header, tensor->name, object, error);
-    if (status == ET_OK)
-        status = put(path, object, "dtype", json_string(et_dtype_name(tensor->dtype)), error);
-    json_t *shape = NULL, *range = NULL;
-    if (status == ET_OK) status = put(path, object, "shape", shape = json_array(), error);
-    if (status == ET_OK) status = put(path, object, "data_offsets", range = json_array(), error);
-    if (status != ET_OK) return status;
-    int failed = 0;
-    for (size_t i = 0; i < tensor->rank; i++)
-        failed |= json_array_append_new(shape, json_integer((json_int_t)tensor->shape[i]));
-    failed |= json_array_append_new(range, json_integer((json_int_t)begin));
-    failed |= json_array_append_new(range, json_integer((json_int_t)(begin + bytes)));
-    if (failed) return et_fail(error, ET_ENOMEM, "%s: no memory for the header", path);
-    return ET_OK;
-}
-
-/* The first bytes of the file, length and padding included: released by the caller with free. The
- * header is padded to a multiple of 8, so that the data that follow it are aligned. */
-static et_status print_header(const char *path, const json_t *header, char **out, size_t *length,
-                              et_error *error)
-{
-    size_t printed = json_dumpb(header, NULL, 0, JSON_COMPACT);
-    if (printed == 0) return et_fail(error, ET_ENOMEM, "%s: no memory for the header", path);
-    size_t padded = (printed + 7) / 8 * 8;
-    if (padded > MAX_HEADER)
-        return et_fail(error, ET_EINVAL, "%s: a header of %zu bytes exceeds the format's %d", path,
-                       padded, MAX_HEADER);
-    void *room;
-    et_status status = et_allocate(&room, PREFIX + padded, 1, "the header", error);
-    if (status != ET_OK) return status;
-    *out = room;
-    *length = PREFIX + padded;
-    for (int i = 0; i < PREFIX; i++) (*out)[i] = (char)(padded >> (8 * i) & 0xff);
-    memset(*out + PREFIX, ' ', padded);
-    if (json_dumpb(header, *out + PREFIX, printed, JSON_COMPACT) != printed)
-        return et_fail(error, ET_ENOMEM, "%s: no memory for the header", path);
-    return ET_OK;
-}
-
-/* Checks and sorts the tensors into `order` and makes the header. */
-static et_status make_header(const char *path, const et_tensor_out *tensors, size_t count,
-                             const char *const *metadata, const et_tensor_out **order,
-                             json_t *header, et_error *error)
-{
-    size_t bytes;
-    for (size_t i = 0; i < count; i++) {
-        et_status status = check_tensor(path, &tensors[i], &bytes, error);
-        if (status != ET_OK) return status;
-        order[i] = &tensors[i];
-    }
-    qsort(order, count, sizeof *order, by_size_then_name);
-    errno = 0; /* put reads it */
-    et_status status = describe_metadata(path, header, metadata, error);
-    size_t begin = 0;
-    for (size_t i = 0; status == ET_OK && i < count; i++) {
-        status = check_tensor(path, order[i], &bytes, error);
-        if (status == ET_OK && bytes > INT64_MAX - begin)
-            status = et_fail(error, ET_EINVAL, "%s: the tensors together exceed 2^63 bytes", path);
-        if (status == ET_OK) status = describe_tensor(path, header, order[i], begin, bytes, error);
-        begin += bytes;
-    }
-    return status;
-}
-
-/* ---- writing: the file ---- */
-
-static et_status write_bytes(int descriptor, const char *path, const void *bytes, size_t count,
-                             et_error *error)
-{
-    const unsigned char *from = bytes;
-    while (count > 0) {
-        ssize_t written = write(descriptor, from, count);
-        if (written < 0 && errno == EINTR) continue;
-        if (written < 0)
-            return et_fail(error, ET_EIO, "%s: cannot write: %s; nothing was kept", path,
-                           strerror(errno));
-        from += written;
-        count -= (size_t)written;
-    }
-    return ET_OK;
-}
-
-static double source_value(const et_tensor_out *tensor, size_t i)
-{
-    switch (tensor->source) {
-    case ET_FROM_F64: return ((const double *)tensor->values)[i];
-    case ET_FROM_F32: return ((const float *)tensor->values)[i];
-    case ET_FROM_I32: return ((const int32_t *)tensor->values)[i];
-    case ET_FROM_U8: return ((const uint8_t *)tensor->values)[i];
-    }
-    return 0;
-}
-
-static et_status write_tensor(int descriptor, const char *path, const et_tensor_out *tensor,
-                              et_error *error)
-{
-    size_t count, bytes, size = et_dtype_size(tensor->dtype);
-    shape_size(tensor->shape, tensor->rank, tensor->dtype, &count, &bytes); /* checked before */
-    unsigned char chunk[CHUNK];
-    for (size_t done = 0; done < count;) {
-        size_t part = count - done < CHUNK / size ? count - done : CHUNK / size;
-        for (size_t i = 0; i < part; i++)
-            et_dtype_encode(source_value(tensor, done + i), tensor->dtype, chunk + i * size);
-        et_status status = write_bytes(descriptor, path, chunk, part * size, error);
-        if (status != ET_OK) return status;
-        done += part;
-    }
-    return ET_OK;
-}
-
-/* What a file is made of. */
-typedef struct content {
-    const char *path, *header;
-    size_t length, count;
-    const et_tensor_out *const *order;
-} content;
-
-static et_status write_content(int descriptor, void *user, et_error *error)
-{
-    const content *c = user;
-    et_status status = write_bytes(descriptor, c->path, c->header, c->length, error);
-    for (size_t i = 0; status == ET_OK && i < c->count; i++)
-        status = write_tensor(descriptor, c->path, c->order[i], error);
-    return status;
-}
-
-et_status et_tensor_file_write(const char *path, const et_tensor_out *tensors, size_t count,
-                               const char *const *metadata, et_error *error)
-{
-    ET_ARITHMETIC;
-    void *order = NULL;
-    char *text = NULL;
-    size_t length = 0;
-    et_status status =
-        et_allocate(&order, count, sizeof(const et_tensor_out *), "the order of tensors", error);
-    if (status != ET_OK) return status;
-    json_t *header = json_object();
-    if (header == NULL)
-        status = et_fail(error, ET_ENOMEM, "%s: no memory for the header", shown(path));
-    if (status == ET_OK)
-        status = make_header(shown(path), tensors, count, metadata, order, header, error);
-    if (status == ET_OK) status = print_header(shown(path), header, &text, &length, error);
-    json_decref(header);
-    content all = {shown(path), text, length, count, order};
-    if (status == ET_OK) status = et_file_write(path, write_content, &all, error);
-    free(text);
-    free(order);
     return status == ET_OK ? succeed(error) : status;
+}
+
+et_status et_tensor_file_each(const et_tensor_file *file, const et_tensor_info *tensor,
+                              et_visit_values *visit, void *user, et_error *error)
+{
+    double values[PIECE];
+    et_status status = check_type(file, tensor, error);
+    for (size_t first = 0; first < tensor->count && status == ET_OK; first += PIECE) {
+        size_t part = tensor->count - first < PIECE ? tensor->count - first : PIECE;
+        status = read_piece(file, tensor, first, part, values, error);
+        if (status == ET_OK) status = visit(user, first, part, values, error);
+    }
+    return status;
 }

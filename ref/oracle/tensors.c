@@ -7,7 +7,6 @@
 #include "ref/oracle/kinds.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 /* ---- the cases that have a tensor ---- */
@@ -80,13 +79,18 @@ const et_tensor_doc *et_tensor_doc_find(const char *name)
     return id == ET_NO_TENSOR ? NULL : &et_tensors[id].doc;
 }
 
+bool et_is_input(et_tensor_id id)
+{
+    return et_tensors[id].stage == ET_AT_INPUTS;
+}
+
 bool et_is_noise(const char *name)
 {
     size_t prefix = strlen(ET_NOISE_PREFIX);
     if (strcmp(name, ET_NOISE_BARS) == 0) return true;
     if (strncmp(name, ET_NOISE_PREFIX, prefix) != 0) return false;
-    const et_tensor_doc *doc = et_tensor_doc_find(name + prefix);
-    return doc && strcmp(doc->type, "F64") == 0 && strncmp(doc->name, "in.", 3) != 0;
+    et_tensor_id id = et_tensor_find(name + prefix);
+    return id != ET_NO_TENSOR && !et_is_input(id) && strcmp(et_tensors[id].doc.type, "F64") == 0;
 }
 
 /* ---- from letters to sizes ---- */
@@ -171,14 +175,6 @@ bool et_tensor_fits(const et_step *s, const et_tensor_doc *doc, size_t rank, con
     return fits;
 }
 
-void et_shape_print(size_t rank, const size_t *shape, char *to, size_t room)
-{
-    size_t used = (size_t)snprintf(to, room, "[");
-    for (size_t i = 0; i < rank && used < room; i++)
-        used += (size_t)snprintf(to + used, room - used, i ? ",%zu" : "%zu", shape[i]);
-    if (used < room) snprintf(to + used, room - used, "]");
-}
-
 /* ---- types ---- */
 
 static et_dtype file_type(const et_step *s, const char *type)
@@ -219,58 +215,28 @@ size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STE
     return count;
 }
 
-size_t et_source_size(et_source source)
-{
-    static const size_t sizes[] = {[ET_FROM_F64] = sizeof(double),
-                                   [ET_FROM_F32] = sizeof(float),
-                                   [ET_FROM_I32] = sizeof(int32_t),
-                                   [ET_FROM_U8] = sizeof(uint8_t)};
-    return sizes[source];
-}
-
-static size_t count_of(const et_tensor_out *t)
-{
-    size_t count = 1;
-    for (size_t i = 0; i < t->rank; i++) count *= t->shape[i];
-    return count;
-}
-
 /* The first element that is no number, or `count`. */
-static size_t find_no_number(const et_tensor_out *t, size_t count)
+static size_t find_no_number(const et_real *values, size_t count, et_tensor_id id)
 {
-    bool margin = strcmp(t->name, "route.margin") == 0;
-    const et_real *values = t->values;
     size_t i = 0;
+    bool margin = id == ET_ROUTE_MARGIN;
     while (i < count && (isfinite(values[i]) || (margin && !isnan(values[i])))) i++;
     return i;
 }
 
 et_status et_step_check_values(const et_step *s, et_error *error)
 {
-    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(s, false, tensors);
     if (s->rounding != NULL) return ET_OK; /* a kernel may overflow */
-    for (size_t i = 0; i < have; i++) {
-        const et_tensor_out *t = &tensors[i];
-        size_t count = count_of(t), at;
-        if (t->source != memory_type("F64")) continue; /* counts and masks */
-        if ((at = find_no_number(t, count)) == count) continue;
+    for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
+        et_tensor_out t = et_tensor_view(s, id);
+        if (!t.values || !et_tensor_is_real(&t)) continue;
+        size_t count = et_tensor_count(&t), at = find_no_number(t.values, count, id);
+        if (at == count) continue;
         return et_fail(error, ET_EINVAL,
                        "case '%s': %s[%zu] is %s: what comes before it leaves the range of %s; "
                        "scale in.* down",
-                       s->c.name, t->name, at,
-                       isnan(((const et_real *)t->values)[at]) ? "NaN" : "infinite", ET_REAL_NAME);
+                       s->c.name, t.name, at,
+                       isnan(((const et_real *)t.values)[at]) ? "NaN" : "infinite", ET_REAL_NAME);
     }
     return ET_OK;
-}
-
-double et_tensor_element(const et_tensor_out *t, size_t i)
-{
-    switch (t->source) {
-    case ET_FROM_F64: return ((const double *)t->values)[i];
-    case ET_FROM_F32: return (double)((const float *)t->values)[i];
-    case ET_FROM_I32: return ((const int32_t *)t->values)[i];
-    case ET_FROM_U8: return ((const uint8_t *)t->values)[i];
-    }
-    return 0;
 }

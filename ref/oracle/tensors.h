@@ -10,6 +10,7 @@
 #define ET_TENSORS_H
 
 #include "etref/bundle.h"
+#include "ref/oracle/arrays.h"
 
 typedef enum et_tensor_id {
     ET_NO_TENSOR,
@@ -84,22 +85,19 @@ typedef struct et_tensor_row {
 /* By id; row ET_NO_TENSOR: of what is no tensor of a bundle. */
 extern const et_tensor_row et_tensors[ET_TENSORS];
 
+/* Is it one of in.*, which a kernel is given? */
+bool et_is_input(et_tensor_id id);
+
 /* The tensor of this name, or ET_NO_TENSOR. */
 et_tensor_id et_tensor_find(const char *name);
 
 /* A tensor of a step, of its shape at this moment; values NULL where the step has none. */
 et_tensor_out et_tensor_view(const et_step *s, et_tensor_id id);
 
-/* Bytes of an element in memory. */
-size_t et_source_size(et_source source);
-
 /* True if a kernel's output for the case of `s` may have this shape: that of the row, where the
  * number of slots, and of padded rows and blocks, is what the kernel's own routing makes it, at most
  * every token on every expert. */
 bool et_tensor_fits(const et_step *s, const et_tensor_doc *doc, size_t rank, const size_t *shape);
-
-/* Element i of a tensor as a double, whatever its source. */
-double et_tensor_element(const et_tensor_out *t, size_t i);
 
 /* Is the first dimension of a row's shape in letters this one? "[n,h,d]" has "n"; "[n+1]" has "n+1"
  * and not "n". */
@@ -107,8 +105,5 @@ bool et_rows_are(const char *shape, const char *letter);
 
 /* "noise.fwd.y", where fwd.y is what a kernel computes; or ET_NOISE_BARS. */
 bool et_is_noise(const char *name);
-
-/* "[2,3]" into a buffer, for messages. */
-void et_shape_print(size_t rank, const size_t *shape, char *to, size_t room);
 
 #endif

@@ -18,73 +18,35 @@
 #include "ref/oracle/text.h"
 #include "etref/random.h"
 #include "ref/base/memory.h"
+#include "ref/oracle/files.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { BYTE_VALUES = 256, WINDOW = 4 };
 
 static const char licences[] = "/usr/share/common-licenses/";
 
-/* O_NONBLOCK, lest a pipe of that name keeps us waiting before fstat can refuse it. */
-static et_status open_regular(int *descriptor, uint64_t *size, const char *path, et_error *error)
-{
-    struct stat facts;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return et_fail(error, ET_EIO,
-                       "text '%s': %s; input.text takes any readable file, as a path "
-                       "with '/'",
-                       path, strerror(errno));
-    if (fstat(fd, &facts) != 0 || !S_ISREG(facts.st_mode)) {
-        close(fd);
-        return et_fail(error, ET_EIO, "text '%s': not a regular file; name one in input.text",
-                       path);
-    }
-    *descriptor = fd;
-    *size = (uint64_t)facts.st_size;
-    return ET_OK;
-}
-
-static et_status read_bytes(int descriptor, unsigned char *out, size_t count, uint64_t offset,
-                            const char *path, et_error *error)
-{
-    for (size_t done = 0; done < count;) {
-        ssize_t got = pread(descriptor, out + done, count - done, (off_t)(offset + done));
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0)
-            return et_fail(error, ET_EIO, "text '%s': cannot be read to byte %llu: %s", path,
-                           (unsigned long long)(offset + count),
-                           got < 0 ? strerror(errno) : "it ended early");
-        done += (size_t)got;
-    }
-    return ET_OK;
-}
-
 static et_status read_file(et_text *text, const char *path, uint64_t offset, et_error *error)
 {
+    char where[320];
     int descriptor = -1;
     uint64_t size = 0;
     void *bytes = NULL;
-    et_status status = open_regular(&descriptor, &size, path, error);
-    if (status != ET_OK) return status;
-    if (size < offset || size - offset < text->count)
-        status =
-            et_fail(error, ET_EINVAL,
-                    "text '%s': %llu bytes, but the case uses %zu from byte %llu on; use fewer "
-                    "tokens, a smaller input.text_offset or a longer text",
-                    path, (unsigned long long)size, text->count, (unsigned long long)offset);
+    snprintf(where, sizeof where, "input.text '%s'", path);
+    et_status status = et_open_regular(&descriptor, &size, path, where, "any file of text", error);
+    if (status == ET_OK && (size < offset || size - offset < text->count))
+        status = et_fail(error, ET_EINVAL,
+                         "%s: %llu bytes, but the case uses %zu from byte %llu on; use fewer "
+                         "tokens, a smaller input.text_offset or a longer text",
+                         where, (unsigned long long)size, text->count, (unsigned long long)offset);
     if (status == ET_OK) status = et_allocate(&bytes, text->count, 1, path, error);
     text->bytes = bytes;
-    if (status == ET_OK)
-        status = read_bytes(descriptor, text->bytes, text->count, offset, path, error);
-    close(descriptor);
+    if (status == ET_OK) status = et_read_at(descriptor, bytes, text->count, offset, where, error);
+    if (descriptor >= 0) close(descriptor);
     return status;
 }
 

@@ -19,6 +19,7 @@
  */
 #include "etref/safetensors.h"
 #include "ref/base/memory.h"
+#include "ref/oracle/files.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -33,14 +34,6 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-
-enum { SHOWN_PATH = 160 }; /* of a longer path a message shows the end */
-
-static const char *shown(const char *path)
-{
-    size_t length = strlen(path);
-    return length > SHOWN_PATH ? path + length - SHOWN_PATH : path;
-}
 
 /* ---- the name: PATH.PROCESS-RANDOM.part ---- */
 
@@ -132,7 +125,7 @@ static et_status open_folder(whole *w, et_error *error)
     w->folder = open(room, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     free(room);
     if (w->folder >= 0) return ET_OK;
-    return et_fail(error, ET_EIO, "%s: cannot open its folder: %s; create it first", shown(w->path),
+    return et_fail(error, ET_EIO, "%s: cannot open its folder: %s; create it first", et_shown_path(w->path),
                    strerror(errno));
 }
 
@@ -168,7 +161,7 @@ static et_status open_named(whole *w, et_error *error)
         w->file = open(w->partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (w->file < 0)
             return et_fail(error, ET_EIO, "%s: cannot create the temporary file beside it: %s",
-                           shown(w->path), strerror(errno));
+                           et_shown_path(w->path), strerror(errno));
         flock(w->file, LOCK_EX); /* where there are no locks nobody sweeps */
         if (fstat(w->file, &ours) == 0 && lstat(w->partial, &now) == 0 && same_file(&ours, &now)) {
             w->named = true;
@@ -178,12 +171,12 @@ static et_status open_named(whole *w, et_error *error)
         w->file = -1;
     }
     return et_fail(error, ET_EIO, "%s: the temporary file beside it is taken away again and again",
-                   shown(w->path));
+                   et_shown_path(w->path));
 }
 
 static et_status cannot_write(const whole *w, et_error *error)
 {
-    return et_fail(error, ET_EIO, "%s: cannot write: %s; nothing was kept", shown(w->path),
+    return et_fail(error, ET_EIO, "%s: cannot write: %s; nothing was kept", et_shown_path(w->path),
                    strerror(errno));
 }
 
@@ -202,16 +195,16 @@ static et_status publish(whole *w, et_error *error)
         descriptor_path(w->file, place);
         if (linkat(AT_FDCWD, place, AT_FDCWD, w->partial, AT_SYMLINK_FOLLOW) != 0)
             return et_fail(error, ET_EIO, "%s: cannot create the temporary file beside it: %s",
-                           shown(w->path), strerror(errno));
+                           et_shown_path(w->path), strerror(errno));
         w->named = true;
     }
     if (rename(w->partial, w->path) != 0)
         return et_fail(error, ET_EIO, "%s: cannot rename the temporary file to this: %s",
-                       shown(w->path), strerror(errno));
+                       et_shown_path(w->path), strerror(errno));
     w->named = false;
     if (fsync(w->folder) != 0 && errno != EINVAL)
         return et_fail(error, ET_EIO, "%s: is written, but may not survive a power failure: %s",
-                       shown(w->path), strerror(errno));
+                       et_shown_path(w->path), strerror(errno));
     return ET_OK;
 }
 
@@ -221,7 +214,7 @@ et_status et_file_write(const char *path, et_file_content *content, void *user, 
     struct stat facts;
     if (stat(path, &facts) == 0 && !S_ISREG(facts.st_mode))
         return et_fail(error, ET_EIO, "%s: exists and is not a regular file; choose another name",
-                       shown(path));
+                       et_shown_path(path));
     void *name = NULL;
     size_t room = strlen(path) + NAME_ROOM;
     whole w = {.path = path, .folder = -1, .file = -1};

@@ -18,43 +18,15 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- tensors as a writer describes them ---- */
-
-const et_tensor_out *et_tensor_named(const et_tensor_out *list, size_t count, const char *name)
-{
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(list[i].name, name) == 0) return &list[i];
-    return NULL;
-}
-
-bool et_tensor_is_real(const et_tensor_out *t)
-{
-    return t->source == ET_FROM_F64 || t->source == ET_FROM_F32;
-}
-
-size_t et_tensor_count(const et_tensor_out *t)
-{
-    size_t count = 1;
-    for (size_t i = 0; i < t->rank; i++) count *= t->shape[i];
-    return count;
-}
-
-bool et_same_shape(const et_tensor_out *a, const et_tensor_out *b)
-{
-    return a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
-}
-
 static et_status wrong_shape(const et_tensor_out *got, const et_tensor_out *must, const char *why,
                              et_error *error)
 {
-    char is[200], should_be[200];
     if (got->rank > ET_MAX_RANK)
         return et_fail(error, ET_EINVAL, "candidate: %s has %zu dimensions, must have %zu",
                        got->name, got->rank, must->rank);
-    et_shape_print(got->rank, got->shape, is, sizeof is);
-    et_shape_print(must->rank, must->shape, should_be, sizeof should_be);
-    return et_fail(error, ET_EINVAL, "candidate: %s has the shape %s, must be %s%s", got->name, is,
-                   should_be, why);
+    return et_fail(error, ET_EINVAL, "candidate: %s has the shape %s, must be %s%s", got->name,
+                   et_shape_show(got->rank, got->shape).text,
+                   et_shape_show(must->rank, must->shape).text, why);
 }
 
 /* ---- one tensor ---- */

@@ -8,6 +8,7 @@
 #include "ref/base/memory.h"
 #include "ref/oracle/fields.h"
 #include "ref/oracle/json.h"
+#include "ref/oracle/safetensors.h"
 #include "ref/oracle/tensors.h"
 #include "ref/verdict/judge.h"
 
@@ -16,14 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 65536 }; /* elements read from a file at a time */
-
 /* What a read works on. */
 typedef struct reading {
     const et_tensor_file *file;
     const et_step *golden;
-    et_tensor_out known[ET_MAX_STEP_TENSORS]; /* of the golden */
-    size_t known_count;
     const et_alias *aliases;
     size_t alias_count;
     size_t max_bytes;
@@ -77,20 +74,22 @@ static const et_alias *alias_of(const reading *r, const char *name)
     return NULL;
 }
 
-/* What a kernel computes: not in.*, which it is given. */
+/* What a kernel computes: not in.*, which it is given and which come first. */
 static const char *output_name(size_t index)
 {
-    const et_tensor_doc *doc;
-    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++)
-        if (strncmp(doc->name, "in.", 3) != 0 && index-- == 0) return doc->name;
-    return "";
+    return et_tensors[ET_IN_LOAD + 1 + index].doc.name;
 }
 
 static const char *nearest_output(const char *word)
 {
-    size_t count = 0;
-    while (output_name(count)[0] != '\0') count++;
-    return et_nearest_name(word, output_name, count);
+    return et_nearest_name(word, output_name, ET_TENSORS - ET_IN_LOAD - 1);
+}
+
+/* The bundle's tensor that a tensor of the file is, by its name or alias. */
+static const char *name_of(const reading *r, const et_tensor_info *info)
+{
+    const et_alias *alias = alias_of(r, info->name);
+    return alias ? alias->name : info->name;
 }
 
 static et_status refuse_unknown(const reading *r, const char *name)
@@ -113,7 +112,7 @@ static et_status check_aliases(const reading *r)
         if (r->aliases == NULL || a->mine == NULL || a->name == NULL)
             return et_fail(r->error, ET_EINVAL, "alias %zu: two names belong to it", i);
         const char *near = nearest_output(a->name);
-        if (et_tensor_doc_find(a->name) == NULL)
+        if (et_tensor_find(a->name) == ET_NO_TENSOR)
             return et_fail(r->error, ET_EINVAL,
                            "alias %s=%s: a bundle has no tensor %s%s%s; 'etref list tensors' names "
                            "them",
@@ -150,14 +149,12 @@ static et_status check_type(const reading *r, const et_tensor_info *info, const 
 static et_status check_shape(const reading *r, const et_tensor_info *info,
                              const et_tensor_out *want)
 {
-    char got[200], must[200];
     const et_tensor_doc *doc = et_tensor_doc_find(want->name);
     if (et_tensor_fits(r->golden, doc, info->rank, info->shape)) return ET_OK;
-    et_shape_print(info->rank, info->shape, got, sizeof got);
-    et_shape_print(want->rank, want->shape, must, sizeof must);
     return et_fail(r->error, ET_EINVAL,
                    "%s: tensor '%s' has shape %s; %s is %s, which is %s for this case",
-                   r->file->path, info->name, got, want->name, doc->shape, must);
+                   r->file->path, info->name, et_shape_show(info->rank, info->shape).text,
+                   want->name, doc->shape, et_shape_show(want->rank, want->shape).text);
 }
 
 /* ---- the first walk: what is there ---- */
@@ -183,22 +180,22 @@ static et_status add_tensor(et_candidate *c, const reading *r, const et_tensor_i
 /* The tensor's row, type and shape; and its place among what is judged, if it is an output. */
 static et_status check_tensor(et_candidate *c, const reading *r, const et_tensor_info *info)
 {
-    const et_alias *alias = alias_of(r, info->name);
-    const char *name = alias ? alias->name : info->name;
-    const et_tensor_out *want = et_tensor_named(r->known, r->known_count, name);
+    const char *name = name_of(r, info);
+    et_tensor_id id = et_tensor_find(name);
     if (et_is_noise(name)) {
         c->ignored++;
         return ET_OK;
     }
-    if (et_tensor_doc_find(name) == NULL) return refuse_unknown(r, name);
-    if (want == NULL)
+    if (id == ET_NO_TENSOR) return refuse_unknown(r, name);
+    et_tensor_out want = et_tensor_view(r->golden, id);
+    if (want.values == NULL)
         return et_fail(r->error, ET_EINVAL,
                        "%s: tensor '%s' does not belong to the golden's case '%s'; leave it out",
                        r->file->path, info->name, r->golden->c.name);
-    et_status status = check_type(r, info, want);
-    if (status == ET_OK) status = check_shape(r, info, want);
+    et_status status = check_type(r, info, &want);
+    if (status == ET_OK) status = check_shape(r, info, &want);
     if (status != ET_OK) return status;
-    if (strncmp(name, "in.", 3) != 0) return add_tensor(c, r, info, want);
+    if (!et_is_input(id)) return add_tensor(c, r, info, &want);
     c->inputs++;
     return ET_OK;
 }
@@ -218,18 +215,9 @@ static et_status check_tensors(et_candidate *c, const reading *r)
 
 /* ---- the second walk: values ---- */
 
-static size_t size_of(et_source source)
-{
-    static const size_t sizes[] = {[ET_FROM_F64] = sizeof(double),
-                                   [ET_FROM_F32] = sizeof(float),
-                                   [ET_FROM_I32] = sizeof(int32_t),
-                                   [ET_FROM_U8] = sizeof(uint8_t)};
-    return sizes[source];
-}
-
 static et_status take_values(et_candidate *c, const reading *r, size_t index, size_t count)
 {
-    size_t bytes = 0, size = size_of(c->tensors[index].source);
+    size_t bytes = 0, size = et_source_size(c->tensors[index].source);
     bool fits = et_size_mul(count, size, &bytes) && bytes <= SIZE_MAX - c->bytes;
     if (!fits || (r->max_bytes > 0 && c->bytes + bytes > r->max_bytes))
         return et_fail(r->error, ET_ENOMEM, "%s: needs more than %zu bytes in memory",
@@ -259,62 +247,63 @@ static bool store(void *to, et_source source, size_t i, double value)
     return fits;
 }
 
-static et_status read_values(et_candidate *c, const reading *r, const et_tensor_info *info,
-                             size_t index, double *chunk)
+/* One tensor of the file, and what its values are stored in or compared with. */
+typedef struct piece {
+    const reading *r;
+    const et_tensor_info *info;
+    const et_tensor_out *tensor;
+    void *to;
+} piece;
+
+static et_status store_values(void *user, size_t first, size_t count, const double *values,
+                              et_error *error)
 {
-    const et_tensor_out *t = &c->tensors[index];
-    et_status status = take_values(c, r, index, info->count);
-    for (size_t first = 0; status == ET_OK && first < info->count; first += CHUNK) {
-        size_t count = info->count - first < CHUNK ? info->count - first : CHUNK;
-        status = et_tensor_file_read(r->file, info, first, count, chunk, r->error);
-        for (size_t i = 0; status == ET_OK && i < count; i++)
-            if (!store(c->values[index], t->source, first + i, chunk[i]))
-                status = et_fail(r->error, ET_EINVAL,
-                                 "%s: tensor '%s' holds %.17g at element %zu; allowed: %s",
-                                 r->file->path, info->name, chunk[i], first + i,
-                                 t->source == ET_FROM_U8 ? "0 and 1" : "integers of 32 bits");
-    }
-    return status;
+    const piece *p = user;
+    for (size_t i = 0; i < count; i++)
+        if (!store(p->to, p->tensor->source, first + i, values[i]))
+            return et_fail(error, ET_EINVAL,
+                           "%s: tensor '%s' holds %.17g at element %zu; allowed: %s",
+                           p->r->file->path, p->info->name, values[i], first + i,
+                           p->tensor->source == ET_FROM_U8 ? "0 and 1" : "integers of 32 bits");
+    return ET_OK;
 }
 
-static et_status compare_input(const reading *r, const et_tensor_info *info, double *chunk)
+static et_status compare_input(void *user, size_t first, size_t count, const double *values,
+                               et_error *error)
 {
-    const et_alias *alias = alias_of(r, info->name);
-    const et_tensor_out *want =
-        et_tensor_named(r->known, r->known_count, alias ? alias->name : info->name);
-    const et_real *values = want->values;
-    et_status status = ET_OK;
-    for (size_t first = 0; status == ET_OK && first < info->count; first += CHUNK) {
-        size_t count = info->count - first < CHUNK ? info->count - first : CHUNK;
-        status = et_tensor_file_read(r->file, info, first, count, chunk, r->error);
-        for (size_t i = 0; status == ET_OK && i < count; i++)
-            if (chunk[i] != (double)values[first + i] && /* or as its own type holds it */
-                chunk[i] != et_round_to_dtype((double)values[first + i], info->dtype))
-                status = et_fail(r->error, ET_EINVAL,
-                                 "%s: tensor '%s' is not the golden's %s (element %zu is %.9g, not "
-                                 "%.17g): compute from the golden's inputs, or leave it out",
-                                 r->file->path, info->name, want->name, first + i, chunk[i],
-                                 (double)values[first + i]);
+    const piece *p = user;
+    for (size_t i = 0; i < count; i++) {
+        double want = et_tensor_element(p->tensor, first + i);
+        /* or as its own type holds it */
+        if (values[i] == want || values[i] == et_round_to_dtype(want, p->info->dtype)) continue;
+        return et_fail(error, ET_EINVAL,
+                       "%s: tensor '%s' is not the golden's %s (element %zu is %.9g, not %.17g): "
+                       "compute from the golden's inputs, or leave it out",
+                       p->r->file->path, p->info->name, p->tensor->name, first + i, values[i],
+                       want);
     }
-    return status;
+    return ET_OK;
 }
 
 static et_status read_tensors(et_candidate *c, const reading *r)
 {
-    void *chunk = NULL;
     size_t index = 0;
-    et_status status = et_allocate(&chunk, CHUNK, sizeof(double), "reading buffer", r->error);
+    et_status status = ET_OK;
     for (size_t i = 0; status == ET_OK && i < r->file->tensor_count; i++) {
         const et_tensor_info *info = &r->file->tensors[i];
-        const et_alias *alias = alias_of(r, info->name);
-        const char *name = alias ? alias->name : info->name;
-        if (et_is_noise(name)) continue;
-        if (strncmp(name, "in.", 3) == 0)
-            status = compare_input(r, info, chunk);
-        else
-            status = read_values(c, r, info, index++, chunk);
+        et_tensor_id id = et_tensor_find(name_of(r, info));
+        if (id == ET_NO_TENSOR) continue; /* noise */
+        et_tensor_out golden = et_tensor_view(r->golden, id);
+        piece p = {r, info, &golden, NULL};
+        if (!et_is_input(id)) {
+            status = take_values(c, r, index, info->count);
+            p.tensor = &c->tensors[index];
+            p.to = c->values[index++];
+        }
+        if (status == ET_OK)
+            status = et_tensor_file_each(r->file, info, p.to ? store_values : compare_input, &p,
+                                         r->error);
     }
-    free(chunk);
     return status;
 }
 
@@ -329,7 +318,6 @@ et_status et_candidate_read(et_candidate *c, const et_tensor_file *file, const e
                  .alias_count = alias_count,
                  .max_bytes = max_bytes,
                  .error = error};
-    r.known_count = et_step_tensors(golden, false, r.known);
     *c = (et_candidate){0};
     et_status status = check_case(&r);
     if (status == ET_OK) status = check_tensors(c, &r);

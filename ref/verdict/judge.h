@@ -94,13 +94,6 @@ const et_step *et_shelved_step(const et_shelf *s, const et_shelved *taken);
 
 /* ---- admission.c ---- */
 
-/* A tensor of that name, or NULL. */
-const et_tensor_out *et_tensor_named(const et_tensor_out *list, size_t count, const char *name);
-
-bool et_tensor_is_real(const et_tensor_out *t);
-size_t et_tensor_count(const et_tensor_out *t);
-bool et_same_shape(const et_tensor_out *a, const et_tensor_out *b);
-
 /* Names, types, values, and all of a shape that does not depend on the candidate's routing; in.*
  * must equal the golden's. ET_EINVAL names the tensor. */
 et_status et_admit(const et_judgement *j, et_error *error);
