@@ -55,7 +55,8 @@ VERSION := $(shell sed -n 's/^.define ETREF_VERSION *"\(.*\)"/\1/p' include/etre
 SONAME  := libetref.so.$(firstword $(subst ., ,$(VERSION)))
 objects  = $(patsubst %,$(BUILD)/%.o,$(1:.c=))
 LIB     := $(call objects,$(wildcard ref/*/*.c))
-TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S))
+STUDY   := $(call objects,$(wildcard tools/leakage-study/*.c))
+TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S)) $(STUDY)
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))
 EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain exhibits looks attempt catalogue mutant hooks pick compare precision residual \
              fit ranking budget choice) $(call objects,$(wildcard ref/verdict/faults_*.c))
@@ -190,7 +191,7 @@ $(BUILD)/tests/libraries/kernel-%: tests/libraries/%.cpp $(BUILD)/libetref.a $(B
 	$(CXX_COMPILE) $(EIGEN:-I%=-isystem %) -MMD -MP -MF $@.d -o $@ $< $(BUILD)/libetref.a -fopenmp $(LIBS) $(LIBS_$(@F))
 $(BUILD)/forget: $(call objects,tools/examples/forget.c) $(BUILD)/libetref.a
 	$(PROGRAM) -o $@ $^ $(LIBS)
-$(CHECKS): %: %.o $(BUILD)/libcampaign.a $(BUILD)/libcandidates.a $(BUILD)/libwitness.a $(BUILD)/libetref.a
+$(CHECKS): %: %.o $(BUILD)/tools/leakage-study/audit.o $(BUILD)/libcampaign.a $(BUILD)/libcandidates.a $(BUILD)/libwitness.a $(BUILD)/libetref.a
 	$(PROGRAM) $(LDFLAGS_$(@F)) -o $@ $^ $(CHECK_LIBS) $(LIBS) -lquadmath
 # Of a process of its own: not the sanitizers' business.
 $(PRELOADS): $(BUILD)/%.so: %.c $(wildcard tests/preload/*.h) $(BUILD)/flags

@@ -8,6 +8,7 @@
  * Needs the linker option -Wl,--wrap=calloc: the project's calls of calloc come here first.
  */
 #include "etref/etref.h"
+#include "tools/leakage-study/audit.h"
 #include "tests/check_main.h"
 #include "tests/scratch.h"
 

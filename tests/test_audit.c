@@ -6,6 +6,7 @@
  */
 #include "etref/leakage.h"
 #include "etref/random.h"
+#include "tools/leakage-study/audit.h"
 #include "tests/check_main.h"
 #include "tests/run_case.h"
 

@@ -6,6 +6,7 @@
  * goes on in spite of it is seen by the sanitizers as well.
  */
 #include "etref/etref.h"
+#include "tools/leakage-study/audit.h"
 #include "tests/check_main.h"
 #include "tests/run_case.h"
 

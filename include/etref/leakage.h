@@ -9,13 +9,13 @@
  * is the rule's leakage: 0 if and only if F is causal. Labels of experts whose scores are
  * independent multiply; the leakage of experts that share an input is at most the sum.
  *
- * Four parts: bounds for real sizes, exact chi where scores take M ordered levels, the codec (paper,
- * Algorithm 2) that shows the combinatorial bound to be met: any selection can be written into
- * scores each of which depends on earlier decisions alone; and the audit, which looks at one batch:
- * which of its decisions does a given future change, and which could any future change?
+ * Three parts: bounds for real sizes, exact chi where scores take M ordered levels, and the codec
+ * (paper, Algorithm 2) that shows the combinatorial bound to be met: any selection can be written into
+ * scores each of which depends on earlier decisions alone.
  *
- * Left out: probabilities. L_F counts what a rule CAN tell; how often a decision really depends on
- * the future, for scores of a given distribution, is an experiment's matter (`etref leakage study`).
+ * Left out: probabilities. L_F counts what a rule CAN tell; which decisions of a batch depend on the
+ * future, and how often they do for scores of a given distribution, is an experiment's matter
+ * (tools/leakage-study: `etref leakage audit` and `etref leakage study`).
  */
 #ifndef ETREF_LEAKAGE_H
 #define ETREF_LEAKAGE_H
@@ -168,48 +168,6 @@ et_status et_codec_decode_in(et_dtype type, size_t N, double cutoff, uint8_t *z,
  * (p: F64 53, F32 24, F16 11, BF16 8; met by refusing all), and at most for `some` selection (e:
  * 1074, 149, 24, 133; met by taking all). Returns: ET_EINVAL if `type` is not one of the four. */
 et_status et_codec_reach(et_dtype type, size_t *every, size_t *some, et_error *error);
-
-/* ---- Audit (ref/leakage/audit.c) ---- */
-
-/* A routing rule with everything that it has to know before the batch comes. */
-typedef struct et_audit_rule {
-    et_rule rule;
-    size_t experts;      /* n */
-    size_t batch;        /* U: tokens routed together: EC's pool, a micro-batch for TC and ET */
-    size_t select;       /* TC: K. EC, and ET with capacity: k, whatever becomes of the tokens */
-    const et_real *bias; /* [n] or NULL: TC */
-    const et_real *threshold; /* [n]: ET */
-    bool inclusive;           /* ET: >= instead of > */
-    bool has_capacity;        /* ET */
-    double capacity;          /* C */
-} et_audit_rule;
-
-/* mask [N,n] out: the rule's decisions on r [N,n], batch by batch.
- * Returns: ET_EINVAL if U does not divide N, or as the rule itself says; ET_ENOMEM. */
-et_status et_audit_route(const et_audit_rule *rule, size_t N, const et_real *r, uint8_t *mask,
-                         et_error *error);
-
-/* Past decisions by the token's position in its batch, added up over batches, experts and calls. */
-typedef struct et_audit_count {
-    uint64_t *compared; /* [U] accumulated: decisions looked at */
-    uint64_t *taken;    /* [U] accumulated: those of them that had been "taken" */
-    uint64_t *changed;  /* [U] accumulated: those that came out differently */
-} et_audit_count;
-
-/* Keeps each batch's first `cut` tokens, takes the scores of all later ones from future [N,n], and
- * routes again: which of the kept tokens' decisions change? mask [N,n]: what et_audit_route said
- * of r. 0 <= cut <= U; cut = U replaces nothing. Scores must be finite.
- * Returns: ET_EINVAL, ET_ENOMEM as et_audit_route; the counts are then as they were. */
-et_status et_audit_replace(const et_audit_rule *rule, size_t N, const et_real *r,
-                           const uint8_t *mask, const et_real *future, size_t cut,
-                           et_audit_count *count, et_error *error);
-
-/* The same against every future at once: counts a kept token's decision as changed if and only if
- * some scores of the later tokens change it. Two futures decide that, all above and all below what
- * was kept (proof: ref/leakage/audit.c). Finite scores below ET_REAL_MAX in size. */
-et_status et_audit_adversary(const et_audit_rule *rule, size_t N, const et_real *r,
-                             const uint8_t *mask, size_t cut, et_audit_count *count,
-                             et_error *error);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

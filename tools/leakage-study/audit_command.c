@@ -1,17 +1,17 @@
-/* leakage_audit.c: `etref leakage audit`: is this routing causal?
+/* audit_command.c: `etref leakage audit`: is this routing causal?
  *
  * Of each batch the first t tokens are kept, the rest is replaced, and the batch is routed again:
  * decisions on the kept tokens that come out differently were told by the future. Noise and text
  * show how often that happens by itself; the adversary finds every decision that any future could
- * change. Two files are compared in leakage_pair.c.
+ * change. Two files are compared in pair.c.
  */
 #include "etref/bundle.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/describe.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/leakage.h"
-#include "tools/etref/leakage_audit.h"
-#include "tools/etref/leakage_fresh.h"
+#include "tools/leakage-study/audit_command.h"
+#include "tools/leakage-study/fresh.h"
 #include "tools/etref/memory.h"
 #include "tools/etref/terminal.h"
 

@@ -1,4 +1,4 @@
-/* audit.c: does a past decision hang on the future? See etref/leakage.h.
+/* audit.c: does a past decision hang on the future? See audit.h.
  *
  * A rule is causal if the decisions of the first t tokens of a batch are a function of their scores
  * (and of what was known before the batch). So: keep t tokens, put others in place of the rest, with
@@ -42,7 +42,7 @@
  * Source: paper, Appendix A; the two futures are our own. Left out: gate values. softmax_tokens
  * normalises over the batch, so its weights see the future even where its decisions do not.
  */
-#include "etref/leakage.h"
+#include "tools/leakage-study/audit.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 

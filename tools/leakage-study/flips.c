@@ -1,9 +1,9 @@
-/* leakage_flips.c: the audit on streams of scores: rules, pool sizes, positions.
+/* flips.c: the audit on streams of scores: rules, pool sizes, positions.
  *
  * The bounds say what a rule can tell about the future; this says how many past decisions really
  * hang on it: on the average over futures of the same stream (noise), and at most (adversary).
  */
-#include "tools/etref/leakage_study.h"
+#include "tools/leakage-study/study.h"
 #include "tools/etref/options.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* leakage_stream.c: batches of scores. See leakage_stream.h. */
-#include "tools/etref/leakage_stream.h"
+/* stream.c: batches of scores. See stream.h. */
+#include "tools/leakage-study/stream.h"
 #include "etref/matmul.h"
 #include "etref/random.h"
 #include "etref/step.h"

@@ -1,10 +1,10 @@
-/* leakage_figures.c: CSV files, and figures drawn from them by gnuplot where it is installed.
+/* figures.c: CSV files, and figures drawn from them by gnuplot where it is installed.
  *
  * The scripts are part of the program (plots.S) and are written beside the data, so that a figure
  * can be changed and drawn again with `gnuplot cutoff.gp`, without etref.
  */
 #include "etref/safetensors.h"
-#include "tools/etref/leakage_study.h"
+#include "tools/leakage-study/study.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
 

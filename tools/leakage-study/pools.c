@@ -1,4 +1,4 @@
-/* leakage_pools.c: EC's cutoff, ET's load, and how far the two agree, by size of the batch.
+/* pools.c: EC's cutoff, ET's load, and how far the two agree, by size of the batch.
  *
  * The cutoff of a batch of N independent scores is a sample quantile: with p = k/N and f the density
  * at the true quantile, its standard deviation is sqrt(p(1-p)/N) / f, so it falls like N^(-1/2); and
@@ -6,7 +6,7 @@
  * sqrt(pN(1-p)). Tokens that resemble each other scatter more, at the same rate; a mean that drifts
  * sets a floor that no batch gets below.
  */
-#include "tools/etref/leakage_study.h"
+#include "tools/leakage-study/study.h"
 #include "etref/routing.h"
 #include "tools/etref/options.h"
 #include "tools/etref/terminal.h"

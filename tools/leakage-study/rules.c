@@ -1,5 +1,5 @@
-/* leakage_rules.c: the rules that an audit looks at, and their counts. See leakage_audit.h. */
-#include "tools/etref/leakage_audit.h"
+/* rules.c: the rules that an audit looks at, and their counts. See audit_command.h. */
+#include "tools/leakage-study/audit_command.h"
 #include "tools/etref/describe.h"
 #include "tools/etref/terminal.h"
 

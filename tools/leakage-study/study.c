@@ -1,4 +1,4 @@
-/* leakage_study.c: `etref leakage study`: what pools, thresholds and futures do on streams of scores.
+/* study.c: `etref leakage study`: what pools, thresholds and futures do on streams of scores.
  *
  * Everything is decided by the seed: files are the same for any number of threads. CSV files hold
  * what was measured, gnuplot draws it where it is installed, and standard output says the outcome.
@@ -6,7 +6,7 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/leakage.h"
-#include "tools/etref/leakage_study.h"
+#include "tools/leakage-study/study.h"
 #include "tools/etref/terminal.h"
 
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* leakage_start.c: the first steps of a moving average that begins at 0.
+/* start.c: the first steps of a moving average that begins at 0.
  *
  * After u updates the plain average holds (1 - beta^u) of the cutoff: too little, so nearly every
  * token passes (or, below 0, nearly none) until 1/(1 - beta) steps are over. Dividing by 1 - beta^u
@@ -6,7 +6,7 @@
  * average is as late as before, but nobody is routed by it until it has caught up.
  */
 #include "etref/routing.h"
-#include "tools/etref/leakage_study.h"
+#include "tools/leakage-study/study.h"
 #include "tools/etref/options.h"
 #include "tools/etref/terminal.h"
 

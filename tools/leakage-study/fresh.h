@@ -1,4 +1,4 @@
-/* leakage_fresh.h: tokens to put in place of a batch's future. */
+/* fresh.h: tokens to put in place of a batch's future. */
 #ifndef ETREF_TOOL_LEAKAGE_FRESH_H
 #define ETREF_TOOL_LEAKAGE_FRESH_H
 

@@ -1,4 +1,4 @@
-/* leakage_stream.h: endless batches of router scores, for studies of pools and thresholds.
+/* stream.h: endless batches of router scores, for studies of pools and thresholds.
  *
  *     normal    independent deviates N(0,1): what theory is about
  *     text      bytes of a text as contextual vectors, scored by a random router; a batch is made of
