@@ -59,7 +59,7 @@ STUDY   := $(call objects,$(wildcard tools/leakage-study/*.c))
 TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S)) $(STUDY)
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))
 EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain exhibits looks attempt catalogue mutant hooks pick compare precision residual \
-             fit ranking budget choice) $(call objects,$(wildcard ref/verdict/faults_*.c))
+             fit budget choice) $(call objects,$(wildcard ref/verdict/faults_*.c))
 KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
 CAMPAIGN := $(call objects,$(wildcard tests/campaign/*.c))
 # Libraries as kernels: a program for each that is installed; asked for where they are wanted alone.

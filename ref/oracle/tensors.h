@@ -31,6 +31,7 @@ typedef enum et_stage {
     ET_AT_PRE,     /* H */
     ET_AT_ACT,     /* A */
     ET_AT_OUT,     /* f(x) */
+    ET_AT_MIX,     /* w, s as y alone takes them; in no bundle */
     ET_AT_Y,
     ET_AT_LOSSES,
     ET_AT_DWEIGHT, /* dw, ds */

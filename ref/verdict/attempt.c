@@ -30,7 +30,6 @@ static bool reaches(const et_inquiry *q, const et_attempt *t, const et_exhibit *
     return reaches_stage(t, t->forward_only, x->stage);
 }
 
-/* Does what the hypothesis changes first pass, everywhere? For hypotheses that change all of it. */
 bool et_attempt_is_refuted(const et_inquiry *q, const et_attempt *t)
 {
     et_stage start = et_hypothesis_starts(t->what, t->variant);
@@ -45,7 +44,6 @@ bool et_attempt_is_refuted(const et_inquiry *q, const et_attempt *t)
     return passed;
 }
 
-/* Is every failure of a part within reach, for each part of which one is? Fills in t->covers. */
 bool et_attempt_is_promising(const et_inquiry *q, et_attempt *t)
 {
     bool missed[ET_PARTS] = {false}, routes = reaches_stage(t, false, ET_AT_MASK);
@@ -79,8 +77,6 @@ static bool is_complete(const et_inquiry *q, const et_attempt *t, const bool *se
     return true;
 }
 
-/* Computes the mutant phase by phase until the candidate contradicts it. `judge`: by the full judgement
- * at the end, in a large problem only then. */
 et_status et_attempt_look(et_subject *on, const et_inquiry *q, et_attempt *t, bool judge,
                           bool *agrees, et_error *error)
 {
@@ -136,8 +132,7 @@ static bool fails_as_a_whole(const et_inquiry *q)
     return false;
 }
 
-/* Fits the factor on what is looked at, a second time near the first answer. False if there is none for
- * certain. */
+/* Fitted a second time near the first answer. */
 et_status et_attempt_fit(et_subject *on, const et_inquiry *q, et_attempt *t, bool *found,
                          et_error *error)
 {

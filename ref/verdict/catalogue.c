@@ -1,42 +1,98 @@
 /* catalogue.c: all hypotheses, and what each can reach. See mutant.h and faults.h. */
 #include "ref/verdict/faults.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #define BIT(stage) (1U << (stage))
 
-/* On which earlier stages each one depends. Selection and state are apart: what follows from another
- * mask is computed only for a mutant that is `rerouted`, and then all of it. */
-static const unsigned needs[ET_STAGES] = {
-    [ET_AT_MASK] = BIT(ET_AT_PLAN),
-    [ET_AT_CUTOFF] = BIT(ET_AT_PLAN),
-    [ET_AT_STATE] = BIT(ET_AT_CUTOFF),
-    [ET_AT_WEIGHTS] = BIT(ET_AT_GATES),
-    [ET_AT_ACT] = BIT(ET_AT_PRE),
-    [ET_AT_OUT] = BIT(ET_AT_ACT),
-    [ET_AT_Y] = BIT(ET_AT_WEIGHTS) | BIT(ET_AT_OUT),
-    [ET_AT_LOSSES] = BIT(ET_AT_GATES),
-    [ET_AT_DWEIGHT] = BIT(ET_AT_OUT),
-    [ET_AT_DOUT] = BIT(ET_AT_WEIGHTS),
-    [ET_AT_DDOWN] = BIT(ET_AT_DOUT) | BIT(ET_AT_ACT),
-    [ET_AT_DACT] = BIT(ET_AT_DOUT),
-    [ET_AT_DPRE] = BIT(ET_AT_DACT) | BIT(ET_AT_PRE),
-    [ET_AT_DUP] = BIT(ET_AT_DPRE),
-    [ET_AT_SLOT_DX] = BIT(ET_AT_DPRE),
-    [ET_AT_DGATES] = BIT(ET_AT_DWEIGHT) | BIT(ET_AT_WEIGHTS) | BIT(ET_AT_LOSSES),
-    [ET_AT_DLOGITS] = BIT(ET_AT_DGATES) | BIT(ET_AT_GATES) | BIT(ET_AT_LOSSES),
-    [ET_AT_DROUTER] = BIT(ET_AT_DLOGITS),
-    [ET_AT_DX] = BIT(ET_AT_SLOT_DX) | BIT(ET_AT_DLOGITS),
+/* Of each stage: on which earlier ones it depends, in which phase it is computed, what the rows of its array are, how
+ * many columns they have, where it stands in a step, and the shared expert's. Selection and state are apart: what follows
+ * from another mask is computed only for a mutant that is `rerouted`, and then all of it. */
+#define AT(field) offsetof(et_step, field)
+/* clang-format off */
+static const struct {
+    unsigned needs;
+    et_phase phase;
+    et_rows_are_of rows;
+    const char *columns; /* a product of letters */
+    size_t array, shared; /* 0: none */
+} stages[ET_STAGES] = {
+    [ET_AT_PLAN] = {0, ET_SELECTION, ET_NO_ROWS, "", 0, 0},
+    [ET_AT_MASK] = {BIT(ET_AT_PLAN), ET_SELECTION, ET_NO_ROWS, "", 0, 0},
+    [ET_AT_CUTOFF] = {BIT(ET_AT_PLAN), ET_SELECTION, ET_NO_ROWS, "", 0, 0},
+    [ET_AT_STATE] = {BIT(ET_AT_CUTOFF), ET_SELECTION, ET_NO_ROWS, "", 0, 0},
+    [ET_AT_GATES] = {0, ET_SCORES, ET_OF_TOKENS, "n", AT(fwd.gates), 0},
+    [ET_AT_WEIGHTS] = {BIT(ET_AT_GATES), ET_SCORES, ET_OF_SLOTS, "1", AT(fwd.slot_weight), AT(fwd.shared_weight)},
+    [ET_AT_PRE] = {0, ET_EXPERTS, ET_OF_SLOTS, "h", AT(fwd.slot_pre), AT(fwd.shared_pre)},
+    [ET_AT_ACT] = {BIT(ET_AT_PRE), ET_EXPERTS, ET_OF_SLOTS, "h", AT(fwd.slot_act), AT(fwd.shared_act)},
+    [ET_AT_OUT] = {BIT(ET_AT_ACT), ET_EXPERTS, ET_OF_SLOTS, "d", AT(fwd.slot_out), AT(fwd.shared_out)},
+    [ET_AT_MIX] = {BIT(ET_AT_WEIGHTS), ET_COMBINE, ET_OF_SLOTS, "1", 0, 0},
+    [ET_AT_Y] = {BIT(ET_AT_MIX) | BIT(ET_AT_OUT), ET_COMBINE, ET_OF_TOKENS, "d", AT(fwd.y), 0},
+    [ET_AT_LOSSES] = {BIT(ET_AT_GATES), ET_LOSSES, ET_NO_ROWS, "", 0, 0},
+    [ET_AT_DWEIGHT] = {BIT(ET_AT_OUT), ET_COMBINE_BACKWARD, ET_OF_SLOTS, "1", AT(bwd.slot_weight), AT(bwd.shared_weight)},
+    [ET_AT_DOUT] = {BIT(ET_AT_WEIGHTS), ET_COMBINE_BACKWARD, ET_OF_SLOTS, "d", AT(bwd.slot_out), AT(bwd.shared_out)},
+    [ET_AT_DDOWN] = {BIT(ET_AT_DOUT) | BIT(ET_AT_ACT), ET_EXPERTS_BACKWARD, ET_OF_EXPERTS, "hd", AT(bwd.down), AT(bwd.shared_down)},
+    [ET_AT_DACT] = {BIT(ET_AT_DOUT), ET_EXPERTS_BACKWARD, ET_OF_SLOTS, "h", AT(bwd.slot_act), AT(bwd.shared_act)},
+    [ET_AT_DPRE] = {BIT(ET_AT_DACT) | BIT(ET_AT_PRE), ET_EXPERTS_BACKWARD, ET_OF_SLOTS, "h", AT(bwd.slot_pre), AT(bwd.shared_pre)},
+    [ET_AT_DUP] = {BIT(ET_AT_DPRE), ET_EXPERTS_BACKWARD, ET_OF_EXPERTS, "hd", AT(bwd.up), AT(bwd.shared_up)},
+    [ET_AT_SLOT_DX] = {BIT(ET_AT_DPRE), ET_SCORE_BACKWARD, ET_OF_SLOTS, "d", 0, 0},
+    [ET_AT_DGATES] = {BIT(ET_AT_DWEIGHT) | BIT(ET_AT_WEIGHTS) | BIT(ET_AT_LOSSES), ET_SCORE_BACKWARD, ET_OF_TOKENS, "n", AT(bwd.gates), 0},
+    [ET_AT_DLOGITS] = {BIT(ET_AT_DGATES) | BIT(ET_AT_GATES) | BIT(ET_AT_LOSSES), ET_SCORE_BACKWARD, ET_OF_TOKENS, "n", AT(bwd.logits), 0},
+    [ET_AT_DROUTER] = {BIT(ET_AT_DLOGITS), ET_SCORE_BACKWARD, ET_OF_ALL, "nd", AT(bwd.router), 0},
+    [ET_AT_DX] = {BIT(ET_AT_SLOT_DX) | BIT(ET_AT_DLOGITS), ET_SCORE_BACKWARD, ET_OF_TOKENS, "d", AT(bwd.x), 0},
+    [ET_AT_LAYOUT] = {0, ET_LAYOUT, ET_NO_ROWS, "", 0, 0},
 };
+/* clang-format on */
 
 /* What the backward pass takes from the forward pass. */
-static const unsigned forward = BIT(ET_AT_GATES) | BIT(ET_AT_WEIGHTS) | BIT(ET_AT_PRE) |
-                                BIT(ET_AT_ACT) | BIT(ET_AT_OUT) | BIT(ET_AT_Y) | BIT(ET_AT_LOSSES);
+static const unsigned forward = BIT(ET_AT_DWEIGHT) - BIT(ET_AT_GATES);
 
 et_stage et_stage_of(const char *tensor)
 {
     et_stage stage = et_tensors[et_tensor_find(tensor)].stage;
     return stage < ET_STAGES ? stage : ET_STAGES;
+}
+
+unsigned et_stages_of(et_phase phase)
+{
+    unsigned all = 0;
+    for (int i = 0; i < ET_STAGES; i++)
+        if (stages[i].phase == phase) all |= BIT(i);
+    return all;
+}
+
+/* ---- arrays of stages ---- */
+
+et_rows_are_of et_rows_at(et_stage stage)
+{
+    return stages[stage].rows;
+}
+
+size_t et_columns_at(const et_moe *moe, et_stage stage, bool shared)
+{
+    size_t columns = 1;
+    for (const char *c = stages[stage].columns; *c; c++) {
+        if (*c == 'd') columns *= moe->d;
+        if (*c == 'h') columns *= shared ? moe->hs : moe->h;
+        if (*c == 'n') columns *= moe->n;
+    }
+    return columns;
+}
+
+et_real **et_array_at(et_step *s, et_stage stage, bool shared)
+{
+    size_t at = shared ? stages[stage].shared : stages[stage].array;
+    return at ? (et_real **)((char *)s + at) : NULL;
+}
+
+void et_take_arrays(et_step *to, et_step *room, et_phase phase)
+{
+    for (int i = 0; i < 2 * ET_STAGES; i++) {
+        et_stage stage = (et_stage)(i / 2);
+        et_real **array = et_array_at(to, stage, i % 2);
+        if (array && stages[stage].phase == phase) *array = *et_array_at(room, stage, i % 2);
+    }
 }
 
 /* ---- one hypothesis ---- */
@@ -56,9 +112,10 @@ const et_hook *et_hypothesis_hook(const et_hypothesis *what, size_t variant, et_
     return NULL;
 }
 
-bool et_hypothesis_has(const et_hypothesis *what, size_t variant)
+const char *et_hypothesis_form(const et_hypothesis *what, size_t variant)
 {
-    return variant < ET_MAX_VARIANTS && what->variants[variant] != NULL;
+    if (variant == 0 && what->variants[0] == NULL) return "";
+    return variant < ET_MAX_VARIANTS ? what->variants[variant] : NULL;
 }
 
 et_stage et_hypothesis_starts(const et_hypothesis *what, size_t variant)
@@ -72,8 +129,9 @@ unsigned et_hypothesis_reach(const et_hypothesis *what, size_t variant, bool for
 {
     unsigned all = 0, seen = 0; /* seen: by the stages that follow */
     for (int i = 0; i < ET_STAGES; i++) {
-        if (i == ET_AT_DWEIGHT && forward_only) seen &= ~forward;
-        if (!(needs[i] & seen) && !et_hypothesis_hook(what, variant, (et_stage)i, NULL)) continue;
+        if (i == (int)ET_AT_DWEIGHT && forward_only) seen &= ~forward;
+        if (!(stages[i].needs & seen) && !et_hypothesis_hook(what, variant, (et_stage)i, NULL))
+            continue;
         seen |= BIT(i);
         all |= BIT(i);
     }
@@ -82,57 +140,39 @@ unsigned et_hypothesis_reach(const et_hypothesis *what, size_t variant, bool for
 
 /* ---- where a hypothesis can show at all ---- */
 
-bool et_is_moe(const et_step *s)
+ET_SHOWS(et_is_moe, s->c.layer == ET_MOE);
+ET_SHOWS(et_has_shared, et_is_moe(s) && s->c.shared);
+ET_SHOWS(et_has_many_experts, et_is_moe(s) && s->c.experts > 1);
+ET_SHOWS(et_by_choice, et_is_moe(s) && et_case_routes_by_choice(&s->c));
+ET_SHOWS(et_by_threshold, et_is_moe(s) && et_case_routes_by_threshold(&s->c));
+ET_SHOWS(et_has_pools_in_batch, et_by_choice(s) && s->c.pool_tokens < et_case_micro_tokens(&s->c));
+ET_SHOWS(et_has_anchor, et_is_moe(s) && et_gate_has_anchor(s->c.gate));
+ET_SHOWS(et_sums_gates, et_is_moe(s) && s->c.norm == ET_NORM_SUM);
+ET_SHOWS(et_divides_by_fanout, et_is_moe(s) && s->c.norm == ET_NORM_FANOUT);
+ET_SHOWS(et_has_aux, s->loss_aux != NULL);
+ET_SHOWS(et_has_bias, s->in.bias != NULL);
+
+/* ---- rows, and what becomes of them ---- */
+
+ET_CHOICE(et_is_routed, r->expert < m->moe.n);
+ET_CHOICE(et_is_shared_row, r->expert == m->moe.n);
+ET_ALTERATION(et_zero_row, et_scale_values(r->size, 0, r->values));
+ET_ALTERATION(et_double_row, et_scale_values(r->size, 2, r->values));
+ET_ALTERATION(et_halve_row, et_scale_values(r->size, 0.5, r->values));
+ET_ALTERATION(et_weigh_row, et_scale_values(r->size, (double)*r->w, r->values));
+
+int32_t *et_inverse_of_token_slots(et_mutant *m)
 {
-    return s->c.layer == ET_MOE;
+    int32_t *inverse = et_mutant_integers(m, m->a->slots);
+    for (size_t q = 0; inverse && q < m->a->slots; q++) inverse[m->a->token_slots[q]] = (int32_t)q;
+    return inverse;
 }
 
-bool et_has_shared(const et_step *s)
-{
-    return et_is_moe(s) && s->c.shared;
-}
+/* ---- all of them: in the order in which they are tried ---- */
 
-bool et_has_many_experts(const et_step *s)
-{
-    return et_is_moe(s) && s->c.experts > 1;
-}
-
-bool et_by_choice(const et_step *s)
-{
-    return et_is_moe(s) && et_case_routes_by_choice(&s->c);
-}
-
-bool et_by_threshold(const et_step *s)
-{
-    return et_is_moe(s) && et_case_routes_by_threshold(&s->c);
-}
-
-bool et_has_anchor(const et_step *s)
-{
-    return et_is_moe(s) && et_gate_has_anchor(s->c.gate);
-}
-
-bool et_sums_gates(const et_step *s)
-{
-    return et_is_moe(s) && s->c.norm == ET_NORM_SUM;
-}
-
-bool et_divides_by_fanout(const et_step *s)
-{
-    return et_is_moe(s) && s->c.norm == ET_NORM_FANOUT;
-}
-
-bool et_has_aux(const et_step *s)
-{
-    return s->loss_aux != NULL;
-}
-
-/* ---- all of them ---- */
-
-static const et_faults *const parts[] = {
-    &et_selection_faults, &et_state_faults,    &et_weight_faults, &et_expert_faults,
-    &et_combine_faults,   &et_backward_faults, &et_router_faults, &et_loss_faults,
-    &et_layout_faults,    &et_precision_faults};
+static const et_faults *const parts[] = {&et_routing_faults, &et_forward_faults,
+                                         &et_backward_faults, &et_layout_faults,
+                                         &et_precision_faults};
 
 const et_hypothesis *et_hypothesis_row(size_t index)
 {

@@ -29,14 +29,14 @@
 /* By chance a number of 24 bits is one of 8 once in 2^16. */
 enum { SURE = 8 };
 
-static bool holds_alone(const et_tensor_out *t, et_dtype format)
+bool et_holds_alone(const et_tensor_out *t, et_dtype format)
 {
-    size_t count = et_tensor_count(t), i = 0;
-    for (; i < count; i++) {
+    size_t count = et_tensor_count(t);
+    for (size_t i = 0; i < count; i++) {
         double value = et_tensor_element(t, i);
-        if (!(et_round_to_dtype(value, format) == value)) break;
+        if (!(et_round_to_dtype(value, format) == value)) return false;
     }
-    return i == count;
+    return true;
 }
 
 /* Are some of the right values no numbers of the format, so that holding such alone means something? */
@@ -56,9 +56,45 @@ static et_dtype format_of(const et_tensor_out *t, const et_tensor_out *right)
     static const et_dtype formats[] = {ET_BF16, ET_F16, ET_F32};
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
         if (et_dtype_significand(formats[i]) < et_dtype_significand(t->dtype) &&
-            holds_alone(t, formats[i]) && is_telling(right, formats[i]))
+            et_holds_alone(t, formats[i]) && is_telling(right, formats[i]))
             return formats[i];
     return t->dtype;
+}
+
+/* The candidate's tensor of that name, if it is real and et_verify would take it. */
+static const et_tensor_out *real_named(const et_tensor_out *candidate, size_t count,
+                                       const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        const et_tensor_out *t = &candidate[i];
+        if (t->name && strcmp(t->name, name) == 0 && t->values && t->rank <= ET_MAX_RANK &&
+            et_tensor_is_real(t) && et_dtype_significand(t->dtype) > 0)
+            return t;
+    }
+    return NULL;
+}
+
+/* A real output, and the type of its numbers. */
+typedef struct shown {
+    const et_tensor_out *t;
+    et_dtype format;
+    int bits;
+} shown;
+
+/* All of them, in the order of the table of tensors; returns how many. */
+static size_t list_shown(const et_step *golden, const et_tensor_out *candidate, size_t count,
+                         shown list[ET_MAX_STEP_TENSORS])
+{
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(golden, false, own), listed = 0;
+    const et_tensor_doc *doc;
+    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++) {
+        const et_tensor_out *t = real_named(candidate, count, doc->name);
+        if (!t || strncmp(doc->name, "in.", 3) == 0) continue;
+        et_dtype format = format_of(t, et_tensor_named(own, have, doc->name));
+        list[listed++] = (shown){t, format, et_dtype_significand(format)};
+    }
+    return listed;
 }
 
 /* ---- the choice ---- */
@@ -108,78 +144,47 @@ static et_profile_choice by_inputs(const et_step *golden)
     return choice;
 }
 
-/* The candidate's tensor of that name, if it is real and et_verify would take it. */
-static const et_tensor_out *real_named(const et_tensor_out *candidate, size_t count,
-                                       const char *name)
-{
-    for (size_t i = 0; i < count; i++) {
-        const et_tensor_out *t = &candidate[i];
-        if (t->name && strcmp(t->name, name) == 0 && t->values && t->rank <= ET_MAX_RANK &&
-            et_tensor_is_real(t) && et_dtype_significand(t->dtype) > 0)
-            return t;
-    }
-    return NULL;
-}
-
-/* Calls `see` with each output that is real, in the order of the table of tensors, and the type of its numbers. */
-static void each_real(const et_step *golden, const et_tensor_out *candidate, size_t count,
-                      void (*see)(void *user, const et_tensor_out *t, et_dtype format), void *user)
-{
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(golden, false, own);
-    const et_tensor_doc *doc;
-    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++) {
-        const et_tensor_out *t = real_named(candidate, count, doc->name);
-        if (t && strncmp(doc->name, "in.", 3) != 0)
-            see(user, t, format_of(t, et_tensor_named(own, have, doc->name)));
-    }
-}
-
-typedef struct choosing {
-    et_profile_choice choice;
-    size_t coarsest;
-} choosing;
-
-static void choose(void *user, const et_tensor_out *t, et_dtype format)
-{
-    choosing *c = user;
-    size_t least = first_choice(t->name, et_dtype_significand(format));
-    if (c->choice.profile && least <= c->coarsest) return;
-    c->coarsest = least;
-    c->choice.profile = et_profile_find(tightest_first[least]);
-    say_why(&c->choice, t, format);
-}
-
 et_profile_choice et_profile_for(const et_step *golden, const et_tensor_out *candidate,
                                  size_t count)
 {
-    choosing c = {.coarsest = 0};
-    each_real(golden, candidate, count, choose, &c);
-    return c.choice.profile ? c.choice : by_inputs(golden);
+    shown list[ET_MAX_STEP_TENSORS];
+    size_t shows = list_shown(golden, candidate, count, list), coarsest = 0;
+    et_profile_choice choice = {0};
+    for (size_t i = 0; i < shows; i++) {
+        size_t least = first_choice(list[i].t->name, list[i].bits);
+        if (choice.profile && least <= coarsest) continue;
+        coarsest = least;
+        choice.profile = et_profile_find(tightest_first[least]);
+        say_why(&choice, list[i].t, list[i].format);
+    }
+    return choice.profile ? choice : by_inputs(golden);
 }
 
-typedef struct likeness {
-    const et_profile *p;
-    size_t seen, finer;
-} likeness;
-
 /* Gradients of weights are often summed and kept in 24 bits, whatever else is rounded. */
-static void compare_bits(void *user, const et_tensor_out *t, et_dtype format)
+static bool is_weight_gradient(const char *name)
 {
-    likeness *l = user;
-    et_place place = et_tensor_place(t->name);
-    bool weights = strncmp(t->name, "bwd.w_", 6) == 0 || strcmp(t->name, "bwd.shared_up") == 0 ||
-                   strcmp(t->name, "bwd.shared_down") == 0;
-    if (weights || (place != ET_OUTPUTS && place != ET_INTERMEDIATES)) return;
-    l->seen++;
-    l->finer += et_dtype_significand(format) > l->p->bits[place];
+    return strncmp(name, "bwd.w_", 6) == 0 || strcmp(name, "bwd.shared_up") == 0 ||
+           strcmp(name, "bwd.shared_down") == 0;
+}
+
+/* Results and intermediates are rounded most coarsely: logits are of 24 bits in most profiles. */
+static bool is_stored_coarsely(const char *name)
+{
+    et_place place = et_tensor_place(name);
+    return place == ET_OUTPUTS || place == ET_INTERMEDIATES;
 }
 
 bool et_has_numbers_of(const et_judgement *j, const et_profile *p)
 {
-    likeness l = {.p = p};
-    each_real(j->golden, j->candidate, j->count, compare_bits, &l);
-    return l.seen > 0 && l.finer == 0;
+    shown list[ET_MAX_STEP_TENSORS];
+    size_t shows = list_shown(j->golden, j->candidate, j->count, list), seen = 0;
+    for (size_t i = 0; i < shows; i++) {
+        const char *name = list[i].t->name;
+        if (is_weight_gradient(name) || !is_stored_coarsely(name)) continue;
+        seen++;
+        if (list[i].bits > p->bits[et_tensor_place(name)]) return false;
+    }
+    return seen > 0;
 }
 
 /* ---- too coarse ---- */
@@ -198,12 +203,10 @@ static const char *finer_than(const et_profile *p)
     return least < 24 ? "f32" : sums < 53 ? "f64" : NULL;
 }
 
-/* Only what the profile rounds most coarsely tells: logits are of 24 bits in most of them. */
 static bool tells_exactness(const et_verdict *v, const et_tensor_verdict *t)
 {
-    et_place place = et_tensor_place(t->name);
-    return (place == ET_OUTPUTS || place == ET_INTERMEDIATES) && t->judged >= t->exact + MANY &&
-           t->limit_sigmas > 0 && v->profile.bits[place] < 53;
+    return is_stored_coarsely(t->name) && t->judged >= t->exact + MANY && t->limit_sigmas > 0 &&
+           v->profile.bits[et_tensor_place(t->name)] < 53;
 }
 
 void et_note_exactness(et_verdict *v)
@@ -241,17 +244,13 @@ static bool covers(const et_profile *a, const et_profile *b)
     return range && operands && sums;
 }
 
-/* Profiles that a candidate could be of: the loosest, and those that ask no tensor for more bits than it has. */
-typedef struct possible {
-    bool is[CHOICES];
-} possible;
-
-static void rule_out(void *user, const et_tensor_out *t, et_dtype format)
+/* Does profile `choice` ask some tensor for more bits than it has? Of the loosest a candidate can always be. */
+static bool is_ruled_out(size_t choice, const shown *list, size_t shows)
 {
-    possible *p = user;
-    int bits = et_dtype_significand(format);
-    for (size_t i = 0; i + 1 < CHOICES; i++)
-        if (asks_too_much(et_profile_find(tightest_first[i]), t->name, bits)) p->is[i] = false;
+    for (size_t i = 0; choice + 1 < CHOICES && i < shows; i++)
+        if (asks_too_much(et_profile_find(tightest_first[choice]), list[i].t->name, list[i].bits))
+            return true;
+    return false;
 }
 
 static et_status judge_by(et_outcome *outcome, const et_profile *p, const et_judgement *j,
@@ -278,9 +277,8 @@ et_status et_find_passing_profile(const et_profile **found, const et_judgement *
     const et_profile *loosest = et_profile_find(tightest_first[CHOICES - 1]);
     et_outcome outcome = ET_MISMATCH, at_loosest = ET_INCONCLUSIVE;
     et_status status = ET_OK;
-    possible could;
-    memset(could.is, true, sizeof could.is);
-    each_real(j->golden, j->candidate, j->count, rule_out, &could);
+    shown list[ET_MAX_STEP_TENSORS];
+    size_t shows = list_shown(j->golden, j->candidate, j->count, list);
     *found = NULL;
     if (!covers(own, loosest)) {
         if (!goes_on(user)) return ET_OK;
@@ -289,7 +287,8 @@ et_status et_find_passing_profile(const et_profile **found, const et_judgement *
     }
     for (size_t i = 0; status == ET_OK && !*found && i + 1 < CHOICES; i++) {
         const et_profile *p = et_profile_find(tightest_first[i]);
-        if (!could.is[i] || covers(own, p) || (failed && covers(failed, p))) continue;
+        if (covers(own, p) || (failed && covers(failed, p)) || is_ruled_out(i, list, shows))
+            continue;
         if (!goes_on(user)) return ET_OK;
         outcome = ET_MISMATCH;
         status = judge_by(&outcome, p, j, error);

@@ -15,18 +15,16 @@
  * roundings come last, if nothing else explains the arithmetic: they fit too much.
  *
  * First of all it is asked whether the candidate passes under another built-in profile (choice.c): it may be an
- * honest kernel of another precision. A catalogue's mistake may explain it better, so that goes on.
+ * honest kernel of another precision. A mistake of the catalogue may explain it better, so that goes on.
  *
- * Everywhere comes before "for the experts that fail" and "for the tokens that fail": a scope taken from
- * the failures fits more than it explains, so it is tried only where nothing else does. What is
- * reported: all that fit, those that deviate at a later stage of the step, and so in less of it, first; factors and
- * roundings by how tightly they fit (fit.c), and not at all where another fits far more tightly.
- * Where nothing fits the residual says what is wrong (residual.c).
+ * A scope taken from the failures, "for the experts that fail", fits more than it explains, so it is tried only where
+ * nothing holds everywhere. What is reported: all that fit, those that deviate at a later stage of the step, and so in
+ * less of it, first; factors and roundings by how tightly they fit (fit.c). Where nothing fits the residual says what is
+ * wrong (residual.c).
  *
- * A caller may limit the CPU time. Other profiles are tried first and may use all of it (choice.c).
- * Formulas go on to three quarters of the whole: to half of that the looks that choose survivors, then
- * their judging. Factors go on to nine tenths, roundings have the rest. What was left out is counted
- * and said.
+ * A caller may limit the CPU time. Other profiles are tried first and may use all of it. Formulas go on to three quarters
+ * of the whole: to half of that the looks that choose survivors, then their judging. Factors go on to nine tenths,
+ * roundings have the rest. What was left out is counted and said.
  *
  * Left out: two faults at once, but for one in each part.
  */
@@ -49,11 +47,18 @@ typedef struct search {
     et_attempt survivors[SURVIVORS];
 } search;
 
+/* Does a hook see tokens, or choose among one token's slots? */
+static bool is_of_tokens(const et_hook *h)
+{
+    return et_rows_at(h->at) == ET_OF_TOKENS || h->at == ET_AT_MIX ||
+           (h->at == ET_AT_SLOT_DX && h->who);
+}
+
 /* Can a hook be confined to some experts, or to some tokens? */
 static bool is_confinable(const et_hook *h, bool to_experts)
 {
-    if (h->whole || h->settings) return false;
-    return to_experts ? !(h->row && et_is_by_token(h->at)) : !h->rows;
+    if (h->whole || h->settings || h->at == ET_AT_DROUTER) return false;
+    return to_experts ? !(h->row && is_of_tokens(h)) : !h->rows;
 }
 
 static bool can_be_confined(const et_hypothesis *what, size_t variant, bool to_experts)
@@ -120,7 +125,7 @@ static et_status attempt_form(search *s, int tier, const et_hypothesis *what, si
 {
     et_status status = ET_OK;
     et_stage start = et_hypothesis_starts(what, variant);
-    bool forward = start >= ET_AT_GATES && start < ET_AT_Y && s->q->shows_backward;
+    bool forward = start >= ET_AT_GATES && start < ET_AT_MIX && s->q->shows_backward;
     int from = forward && !s->q->backward_failed; /* what passes goes by right values */
     bool survives = false;
     for (size_t i = 0; status == ET_OK && !survives && i < s->scopes.count; i++) {
@@ -147,7 +152,7 @@ static et_status attempt_all(search *s, et_nature nature, int tier, et_error *er
     et_status status = ET_OK;
     for (size_t i = 0; status == ET_OK && (what = et_hypothesis_row(i)) != NULL; i++) {
         if (what->nature != nature || (what->applies && !what->applies(s->q->right))) continue;
-        for (size_t v = 0; status == ET_OK && et_hypothesis_has(what, v); v++)
+        for (size_t v = 0; status == ET_OK && et_hypothesis_form(what, v); v++)
             if (!what->allowed || !what->allowed(s->q->j->options->profile, v))
                 status = attempt_form(s, tier, what, v, error);
     }
@@ -169,28 +174,25 @@ static int by_specificity(const void *left, const void *right)
 void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where, const char *how,
                      double fit)
 {
-    et_verdict *v = q->verdict;
-    for (size_t i = 0; i < v->explanation_count; i++) {
-        et_explanation *e = &v->explanations[i];
-        size_t used = strlen(e->scope);
-        if (e->name != what->doc.name) continue;
-        if (used + strlen(how) + 8 < sizeof e->scope && how[0])
-            snprintf(e->scope + used, sizeof e->scope - used, "; or %s", how);
-        q->fits[i] = fmax(q->fits[i], fit);
-        return;
+    size_t i = 0;
+    while (i < q->found && q->findings[i].what != what) i++;
+    et_finding *f = &q->findings[i];
+    if (i < q->found) {
+        size_t used = strlen(f->scope);
+        if (used + strlen(how) + 8 < sizeof f->scope && how[0])
+            snprintf(f->scope + used, sizeof f->scope - used, "; or %s", how);
+        f->fit = fmax(f->fit, fit);
+    } else if (q->found < ET_MAX_EXPLANATIONS) {
+        q->found++;
+        *f = (et_finding){.what = what, .fit = fit};
+        snprintf(f->scope, sizeof f->scope, "%s%s%s", where, how[0] ? ": " : "", how);
     }
-    if (v->explanation_count == ET_MAX_EXPLANATIONS) return;
-    q->fits[v->explanation_count] = fit;
-    q->named[v->explanation_count] = what;
-    et_explanation *e = &v->explanations[v->explanation_count++];
-    *e = (et_explanation){.name = what->doc.name, .sentence = what->doc.sentence};
-    snprintf(e->scope, sizeof e->scope, "%s%s%s", where, how[0] ? ": " : "", how);
 }
 
 static void note(search *s, const et_attempt *t)
 {
     char how[96];
-    const char *form = t->what->variants[t->variant];
+    const char *form = et_hypothesis_form(t->what, t->variant);
     const char *only = t->forward_only ? "the backward pass goes by right values" : "";
     if (t->what->nature == ET_BY_FACTOR)
         snprintf(how, sizeof how, "%s times %.7g +- %.1g", form, t->factor, t->deviation);
@@ -278,13 +280,20 @@ static et_status attempt_nature(search *s, et_nature nature, double part, bool e
 
 /* ---- the search ---- */
 
-static void say_left_out(const et_inquiry *q)
+static void fill_in(const et_inquiry *q)
 {
+    et_verdict *v = q->verdict;
     const et_budget *b = &q->budget;
-    if (b->left_out == 0) return;
-    snprintf(q->verdict->search, sizeof q->verdict->search,
-             "the search was cut at its limit of %g s of CPU: %zu attempts were left out", b->limit,
-             b->left_out);
+    for (size_t i = 0; i < q->found; i++) {
+        const et_finding *f = &q->findings[i];
+        et_explanation *e = &v->explanations[v->explanation_count++];
+        *e = (et_explanation){.name = f->what->doc.name, .sentence = f->what->doc.sentence};
+        snprintf(e->scope, sizeof e->scope, "%s", f->scope);
+    }
+    if (b->left_out > 0)
+        snprintf(v->search, sizeof v->search,
+                 "the search was cut at its limit of %g s of CPU: %zu attempts were left out",
+                 b->limit, b->left_out);
 }
 
 static et_status run_search(search *s, et_error *error)
@@ -294,15 +303,15 @@ static et_status run_search(search *s, et_error *error)
     et_other_profile other;
     et_status status = et_find_other_profile(q, &other, error);
     if (status == ET_OK) status = attempt_nature(s, ET_BY_VALUE, 0.75, explained, error);
-    size_t before = q->verdict->explanation_count;
+    size_t before = q->found;
     if (status == ET_OK && q->failed[1] && !explained[1]) {
         status = attempt_nature(s, ET_BY_FACTOR, 0.9, explained, error);
         et_budget_until(&q->budget, 1, 1);
         if (status == ET_OK) status = et_explain_precision(q, error);
         et_order_by_fit(q, before, &other);
-        explained[1] = q->verdict->explanation_count > before;
+        explained[1] = q->found > before;
     }
-    say_left_out(q);
+    fill_in(q);
     bool named = is_explained(q, explained) || (other.profile && other.explains);
     return status == ET_OK && !named ? et_describe_residual(q, error) : status;
 }

@@ -1,6 +1,6 @@
 /* faults.h: the parts of the catalogue. Internal.
  *
- * Each part is a table of hypotheses with a few lines of code for each row, in a file of its own. Each
+ * Each part is a table of hypotheses: what is altered, at which stage, in which rows, by which alteration. Each
  * mistake was seen in real kernels: in the tests and bug reports of MegaBlocks, ScatterMoE, vLLM, SGLang,
  * TransformerEngine, Megatron-LM, DeepEP, torchtitan, Tutel, PyTorch's grouped products, llama.cpp. A
  * hypothesis has variants where the same mistake comes in several forms: m->variant is an index into the
@@ -17,44 +17,45 @@ typedef struct et_faults {
     const et_hypothesis *table;
 } et_faults;
 
-extern const et_faults et_selection_faults, et_state_faults, et_weight_faults, et_expert_faults,
-    et_combine_faults, et_backward_faults, et_router_faults, et_loss_faults, et_layout_faults,
+extern const et_faults et_routing_faults, et_layout_faults, et_forward_faults, et_backward_faults,
     et_precision_faults;
 
-#define ET_ONE_FORM                                                                                \
-    {                                                                                              \
-        ""                                                                                         \
-    }
 #define ET_FAULTS(table)                                                                           \
     {                                                                                              \
         sizeof(table) / sizeof *(table), table                                                     \
     }
 
-/* Where a hypothesis can show; a setting; what happens to a row: in a line. `s` is the step, `m` the mutant,
- * `r` the row. */
-#define ET_WHERE(name, condition)                                                                  \
-    static bool name(const et_step *s)                                                             \
+/* In a line: where a hypothesis can show; which rows it is for; what happens to one; a setting. `s` is the step, `m`
+ * the mutant, `r` the row. */
+#define ET_SHOWS(name, condition)                                                                  \
+    bool name(const et_step *s)                                                                    \
     {                                                                                              \
         return condition;                                                                          \
     }                                                                                              \
-    static bool name(const et_step *s)
-#define ET_SETTING(name, difference)                                                               \
-    static void name(et_mutant *m, et_step *s)                                                     \
-    {                                                                                              \
-        (void)m, (void)s;                                                                          \
-        difference;                                                                                \
-    }                                                                                              \
-    static void name(et_mutant *m, et_step *s)
-
-#define ET_ROW(name, difference)                                                                   \
-    static void name(et_mutant *m, const et_row *r)                                                \
+    bool name(const et_step *s)
+#define ET_CHOICE(name, condition)                                                                 \
+    bool name(const et_mutant *m, const et_row *r)                                                 \
     {                                                                                              \
         (void)m, (void)r;                                                                          \
-        difference;                                                                                \
+        return condition;                                                                          \
     }                                                                                              \
-    static void name(et_mutant *m, const et_row *r)
+    bool name(const et_mutant *m, const et_row *r)
+#define ET_ALTERATION(name, statement)                                                             \
+    void name(et_mutant *m, const et_row *r)                                                       \
+    {                                                                                              \
+        (void)m, (void)r;                                                                          \
+        statement;                                                                                 \
+    }                                                                                              \
+    void name(et_mutant *m, const et_row *r)
+#define ET_SETTING(name, statement)                                                                \
+    void name(et_mutant *m, et_step *s)                                                            \
+    {                                                                                              \
+        (void)m, (void)s;                                                                          \
+        statement;                                                                                 \
+    }                                                                                              \
+    void name(et_mutant *m, et_step *s)
 
-/* ---- where many can show at all ---- */
+/* ---- catalogue.c: where many can show at all ---- */
 
 bool et_is_moe(const et_step *s);
 bool et_has_shared(const et_step *s);
@@ -65,29 +66,37 @@ bool et_has_anchor(const et_step *s);
 bool et_sums_gates(const et_step *s);
 bool et_divides_by_fanout(const et_step *s);
 bool et_has_aux(const et_step *s);
+bool et_has_bias(const et_step *s);
+bool et_has_pools_in_batch(const et_step *s);
 
-/* ---- what several parts use ---- */
+/* ---- catalogue.c: rows, and what becomes of them ---- */
 
-/* to += factor * from. */
-void et_add_row(size_t d, et_real factor, const et_real *from, et_real *to);
-void et_scale_values(size_t count, double factor, et_real *values);
+bool et_is_routed(const et_mutant *m, const et_row *r); /* of a routed expert */
+bool et_is_shared_row(const et_mutant *m, const et_row *r);
 
-/* dO = dy, and dO = w w dy, of routed experts. */
-void et_dO_unweighted(et_mutant *m, const et_row *r);
-void et_dO_weighted_twice(et_mutant *m, const et_row *r);
+void et_zero_row(et_mutant *m, const et_row *r);
+void et_double_row(et_mutant *m, const et_row *r);
+void et_halve_row(et_mutant *m, const et_row *r);
+void et_weigh_row(et_mutant *m, const et_row *r); /* times w */
 
-/* y_t without its slots; y_t += weight f(x) of a slot, and factor s f_shared(x). */
-et_real *et_y_of(et_mutant *m, size_t t);
-void et_start_y(et_mutant *m, size_t t);
-void et_add_slot(et_mutant *m, size_t t, size_t slot, et_real weight);
-void et_add_shared(et_mutant *m, size_t t, et_real factor);
-et_real et_weight_in_y(const et_mutant *m, size_t slot); /* w; 1 in a dense layer */
+/* token_slots lists the slots token by token; its inverse says where in that list a slot stands. */
+int32_t *et_inverse_of_token_slots(et_mutant *m);
+
+/* ---- faults_forward.c ---- */
 
 /* The rows once more, with the weights of routed expert e modulo n. */
 void et_use_expert(et_mutant *m, const et_row *r, size_t e);
-/* dH by other derivatives of the activation: 2 H; 1 where H > 0. */
-void et_square_slope(et_mutant *m, const et_row *r);
-void et_not_squared_slope(et_mutant *m, const et_row *r);
+
+/* Activations: relu(x); x^2; SiLU, x s(x); GELU by its usual approximation with a tanh. */
+typedef enum et_activation { ET_RELU, ET_SQUARE, ET_SILU, ET_GELU } et_activation;
+/* dH = dA times its slope at H. */
+void et_slope_row(const et_row *r, et_activation of);
+void et_unweigh_dO(et_mutant *m, const et_row *r); /* dO = dy */
+/* Of the rows that one slot of a token leaves over where slots overwrite each other, the last or the first; `alone`:
+ * it leaves no shared expert either. */
+bool et_is_overwritten(const et_mutant *m, const et_row *r, bool first, bool alone);
+
+/* ---- faults_backward.c ---- */
 
 /* dp of one token's slots from dw: (dw - carried) / by. Carried under norm = sum: sum_j w_j dw_j. */
 void et_weigh_backward(et_mutant *m, const et_row *r, et_real carried, et_real by);
@@ -95,9 +104,5 @@ et_real et_carried(const et_mutant *m, size_t t);
 /* dr of one token from its dp once more. */
 void et_gate_backward_again(et_mutant *m, const et_row *r, et_gate gate, const et_real *anchor,
                             const et_real *danchor);
-/* dx_t takes what the inverse of token_slots names for its slots. */
-void et_gather_dx_by_inverse(et_mutant *m);
-/* token_slots lists the slots token by token; its inverse says where in that list a slot stands. */
-int32_t *et_inverse_of_token_slots(et_mutant *m);
 
 #endif

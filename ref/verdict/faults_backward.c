@@ -1,4 +1,4 @@
-/* faults_backward.c: dw, dO, the experts' gradients, wrongly. See faults.h. */
+/* faults_backward.c: dw, dO, the experts' gradients, dp, dr, dx and the losses, wrongly. See faults.h. */
 #include "ref/oracle/tensors.h"
 #include "ref/verdict/faults.h"
 #include "ref/verdict/judge.h"
@@ -12,34 +12,17 @@ static bool has_empty_expert(const et_step *s)
     return empty;
 }
 
-/* ---- dw, dO, dA, dH ---- */
+static ET_SHOWS(has_softmax,
+                et_is_moe(s) && s->c.gate != ET_GATE_SIGMOID && s->c.gate != ET_GATE_RELU);
+static ET_SHOWS(has_anchor_gradient, et_has_anchor(s) && et_step_layer(s).anchor_weighs_shared);
+static ET_SHOWS(has_z_loss, s->loss_z != NULL);
+static ET_SHOWS(has_loss, et_has_aux(s) || has_z_loss(s));
+static ET_SHOWS(has_loss_in_micro_batches, has_loss(s) && s->c.micro_batches > 1);
 
-ET_ROW(dw_of_weighted, *r->dw *= *r->w);
+/* ---- dH, dA ---- */
 
-void et_dO_unweighted(et_mutant *m, const et_row *r)
-{
-    size_t d = m->moe.d;
-    if (r->expert < m->moe.n) memcpy(r->dO, m->on->right->in.dy + r->token * d, d * sizeof *r->dO);
-}
-
-void et_dO_weighted_twice(et_mutant *m, const et_row *r)
-{
-    if (r->expert < m->moe.n) et_scale_values(m->moe.d, (double)*r->w, r->dO);
-}
-
-void et_not_squared_slope(et_mutant *m, const et_row *r)
-{
-    (void)m;
-    for (size_t j = 0; j < r->width; j++) r->dH[j] = r->H[j] > 0 ? r->dA[j] : 0;
-}
-
-void et_square_slope(et_mutant *m, const et_row *r)
-{
-    (void)m;
-    for (size_t j = 0; j < r->width; j++) r->dH[j] = r->dA[j] * (2 * r->H[j]);
-}
-
-ET_ROW(without_factor_two, et_scale_values(r->width, 0.5, r->dH));
+static ET_ALTERATION(relu_slope, et_slope_row(r, ET_RELU));
+static ET_ALTERATION(square_slope, et_slope_row(r, ET_SQUARE));
 
 static void through_activation(et_mutant *m, const et_row *r)
 {
@@ -47,7 +30,8 @@ static void through_activation(et_mutant *m, const et_row *r)
     for (size_t j = 0; j < r->width; j++) r->dH[j] = r->dA[j] * (2 * r->A[j]);
 }
 
-ET_ROW(neighbours_weights, et_use_expert(m, r, r->expert + (m->variant == 1 ? m->moe.n - 1 : 1)));
+static ET_ALTERATION(neighbours_weights,
+                     et_use_expert(m, r, r->expert + (m->variant == 1 ? m->moe.n - 1 : 1)));
 
 /* ---- weight gradients ---- */
 
@@ -78,26 +62,19 @@ static size_t wrong_row(const et_mutant *m, const et_row *r, size_t q)
     return (size_t)a->slot_token[slot];
 }
 
-static void x_in_wrong_order(et_mutant *m, const et_row *r)
+/* x for dW_up, w dy for dW_down. */
+static void in_wrong_order(et_mutant *m, const et_row *r)
 {
     size_t d = m->moe.d;
-    et_real *x = et_mutant_reals(m, r->count * d);
-    if (x == NULL) return;
-    for (size_t q = 0; q < r->count; q++)
-        memcpy(x + q * d, m->on->right->in.x + wrong_row(m, r, q) * d, d * sizeof *x);
-    gradient(m, r, NULL, x);
-}
-
-static void dy_in_wrong_order(et_mutant *m, const et_row *r)
-{
-    size_t d = m->moe.d;
+    bool up = r->stage == ET_AT_DUP;
+    const et_real *from = up ? m->on->right->in.x : m->on->right->in.dy;
     const et_real *w =
         r->expert == m->moe.n ? m->used.shared_weight : m->used.slot_weight + r->first;
-    et_real *dO = et_mutant_reals(m, r->count * d);
-    if (dO == NULL) return;
+    et_real *rows = et_mutant_reals(m, r->count * d);
+    if (rows == NULL) return;
     for (size_t q = 0; q < r->count; q++)
-        et_add_row(d, w[q], m->on->right->in.dy + wrong_row(m, r, q) * d, dO + q * d);
-    gradient(m, r, dO, NULL);
+        et_add_row(d, up ? 1 : w[q], from + wrong_row(m, r, q) * d, rows + q * d);
+    gradient(m, r, up ? NULL : rows, up ? rows : NULL);
 }
 
 /* Less the last row's share. */
@@ -113,15 +90,11 @@ static void without_last_token(et_mutant *m, const et_row *r)
     for (size_t i = 0; i < rows; i++) et_add_row(columns, -left[i], right, r->values + i * columns);
 }
 
+/* dW_r is a mean over all tokens or none. */
 static void averaged(et_mutant *m, const et_row *r)
 {
     size_t count = m->variant == 0 ? r->count : m->moe.N;
     if (count > 0) et_scale_values(r->size, 1 / (double)count, r->values);
-}
-
-static void averaged_router(et_mutant *m)
-{
-    et_scale_values(m->moe.n * m->moe.d, 1 / (double)m->moe.N, m->s.bwd.router);
 }
 
 /* dW_down from relu(H), or H, for A = relu(H)^2. */
@@ -136,59 +109,264 @@ static void before_square(et_mutant *m, const et_row *r)
 }
 
 /* Whatever the candidate holds there: nobody can say what memory held before. */
-static void take_candidates(et_mutant *m, const char *name, et_real *gradient)
+static void stale(et_mutant *m, const et_row *r)
 {
+    const char *name = r->stage == ET_AT_DUP ? "bwd.w_up" : "bwd.w_down";
     const et_tensor_out *t = et_tensor_named(m->on->candidate, m->on->count, name);
-    size_t size = m->moe.h * m->moe.d;
-    for (size_t i = 0; t && i < m->moe.n; i++)
-        for (size_t j = i * size; m->a->load[i] == 0 && j < (i + 1) * size; j++)
-            gradient[j] = (et_real)et_tensor_element(t, j);
+    if (t == NULL || !et_is_routed(m, r) || m->a->load[r->expert] > 0) return;
+    for (size_t j = 0; j < r->size; j++)
+        r->values[j] = (et_real)et_tensor_element(t, r->expert * r->size + j);
 }
 
-static void stale(et_mutant *m)
+/* ---- dp ---- */
+
+void et_weigh_backward(et_mutant *m, const et_row *r, et_real carried, et_real by)
 {
-    take_candidates(m, "bwd.w_up", m->s.bwd.up);
-    take_candidates(m, "bwd.w_down", m->s.bwd.down);
+    const int32_t *slots;
+    const et_assignment *a = &m->pick->a;
+    size_t n = m->moe.n, count = et_slots_of(a, r->t, &slots);
+    for (size_t j = 0; j < count; j++) {
+        size_t i = (size_t)a->slot_expert[slots[j]];
+        et_real dw = m->s.bwd.slot_weight[slots[j]];
+        r->values[i] = m->loss_gates[r->t * n + i] + (by != 0 ? (dw - carried) / by : 0);
+    }
+}
+
+et_real et_carried(const et_mutant *m, size_t t)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(&m->pick->a, t, &slots);
+    et_real sum = 0;
+    for (size_t j = 0; j < count; j++)
+        sum += m->used.slot_weight[slots[j]] * m->s.bwd.slot_weight[slots[j]];
+    return sum;
+}
+
+/* What gates are divided by under norm = sum; 1 under the others. */
+static et_real sum_of_gates(const et_mutant *m, size_t t)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(&m->pick->a, t, &slots);
+    et_real sum = 0;
+    for (size_t j = 0; j < count; j++)
+        sum += m->used.gates[t * m->moe.n + (size_t)m->pick->a.slot_expert[slots[j]]];
+    return m->moe.norm == ET_NORM_SUM ? sum : 1;
+}
+
+/* dp of the slots as if what they are divided by were a constant, or 1. */
+static ET_ALTERATION(norm_is_constant, et_weigh_backward(m, r, 0, sum_of_gates(m, r->t)));
+
+/* Variant 0: unselected gates get the dw of the token's first slot; 1: their share of the norm's
+ * gradient, as if they stood in the sum. */
+static void gradient_of_unselected(et_mutant *m, const et_row *r)
+{
+    const int32_t *slots;
+    const uint8_t *mask = m->s.route.mask + r->t * m->moe.n;
+    if (et_slots_of(&m->pick->a, r->t, &slots) == 0) return;
+    et_real more = m->s.bwd.slot_weight[slots[0]], by = sum_of_gates(m, r->t);
+    if (m->variant == 1)
+        more = m->moe.norm == ET_NORM_SUM && by != 0 ? -et_carried(m, r->t) / by : 0;
+    for (size_t i = 0; i < r->size; i++)
+        if (!mask[i]) r->values[i] += more;
+}
+
+/* ---- dr, from dp and the losses' share of dr, with another slope of the gate ---- */
+
+static void slope_one(et_mutant *m, const et_row *r)
+{
+    for (size_t i = 0, j = r->t * r->size; i < r->size; i++, j++)
+        r->values[i] = m->loss_logits[j] + m->s.bwd.gates[j];
+}
+
+static void diagonal_alone(et_mutant *m, const et_row *r)
+{
+    for (size_t i = 0, j = r->t * r->size; i < r->size; i++, j++) {
+        et_real p = m->used.gates[j];
+        r->values[i] = m->loss_logits[j] + p * (1 - p) * m->s.bwd.gates[j];
+    }
+}
+
+void et_gate_backward_again(et_mutant *m, const et_row *r, et_gate gate, const et_real *anchor,
+                            const et_real *danchor)
+{
+    size_t n = m->moe.n, at = r->t * n;
+    memcpy(r->values, m->loss_logits + at, n * sizeof(et_real));
+    et_gate_backward(gate, 1, n, m->s.fwd.logits + at, m->used.gates + at, anchor,
+                     m->s.bwd.gates + at, danchor, r->values);
+}
+
+static ET_ALTERATION(without_anchors_share,
+                     et_gate_backward_again(m, r, m->moe.gate, m->used.anchor + r->t, NULL));
+static ET_ALTERATION(without_anchor_in_sum,
+                     et_gate_backward_again(m, r, ET_GATE_SOFTMAX, NULL, NULL));
+
+static void selected_alone(et_mutant *m, const et_row *r)
+{
+    for (size_t i = 0; i < r->size; i++) r->values[i] *= m->s.route.mask[r->t * r->size + i];
+}
+
+/* ---- dx: its shares, and the router's term ---- */
+
+/* Variant 0: each token's last slot; 1: its first; 2 and 3: the same where it has several. */
+static bool is_lost_share(const et_mutant *m, const et_row *r)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(m->a, r->token, &slots);
+    if (!et_is_routed(m, r) || (m->variant > 1 && count == 1)) return false;
+    return r->slot == (size_t)slots[m->variant % 2 == 0 ? count - 1 : 0];
+}
+
+/* Variant 0: of the slots only the last stays; 1: nor the shared expert; 2: nor the router's term. */
+static ET_CHOICE(is_overwritten_share, et_is_overwritten(m, r, false, m->variant > 0));
+static ET_CHOICE(has_slots, m->a->fanout[r->token] > 0);
+
+static void without_router_term(et_mutant *m, const et_row *r)
+{
+    size_t n = m->moe.n, d = m->moe.d;
+    for (size_t i = 0; i < n; i++)
+        et_add_row(d, -m->s.bwd.logits[r->t * n + i], m->moe.router + i * d, r->values);
+}
+
+/* ---- the losses ---- */
+
+static ET_SETTING(no_aux_gradient, s->c.balance_coef = 0);
+static ET_SETTING(aux_gradient_twice, s->c.balance_coef *= 2);
+static ET_SETTING(z_gradient_twice, s->c.z_loss_coef *= 2);
+static ET_SETTING(other_aux, s->c.balance = s->c.balance == ET_BALANCE_AUX ? ET_BALANCE_AUX_ERROR
+                                                                           : ET_BALANCE_AUX);
+
+/* The step has no z-loss without its coefficient. */
+static void no_z_gradient(et_mutant *m)
+{
+    et_scale_values(m->moe.N * m->moe.n, 0, m->losses.bwd.logits);
+}
+
+static void gradients_without_coefficients(et_mutant *m, et_step *s)
+{
+    (void)m;
+    if (s->c.balance_coef > 0) s->c.balance_coef = 1;
+    if (s->c.z_loss_coef > 0) s->c.z_loss_coef = 1;
+}
+
+static void aux_gradient_of_selected(et_mutant *m)
+{
+    for (size_t j = 0; j < m->moe.N * m->moe.n; j++)
+        if (!m->all.route.mask[j]) m->losses.bwd.gates[j] = 0;
+}
+
+/* F_i = n/(KN) sum_t z_ti, as if dz/dp were 1: dL/dp_ti gets alpha P_i n/(KN), on the slots (variant
+ * 0) or everywhere. */
+static void aux_gradient_through_f(et_mutant *m)
+{
+    const et_case *c = &m->all.c;
+    size_t micro = et_case_micro_tokens(c), n = m->moe.n;
+    double scale = c->balance_coef / (double)c->micro_batches;
+    for (size_t at = 0; at < c->micro_batches * n; at++) {
+        size_t first = at / n * micro, i = at % n;
+        double P = 0;
+        for (size_t t = first; t < first + micro; t++) P += (double)m->all.fwd.gates[t * n + i];
+        double each = scale * (P / (double)micro) * (double)n / ((double)c->top_k * (double)micro);
+        for (size_t t = first; t < first + micro; t++)
+            if (m->variant == 1 || m->all.route.mask[t * n + i])
+                m->losses.bwd.gates[t * n + i] += (et_real)each;
+    }
+}
+
+static void scale_losses(et_mutant *m, double aux, double z)
+{
+    if (m->losses.loss_aux) *m->losses.loss_aux *= (et_real)aux;
+    if (m->losses.loss_z) *m->losses.loss_z *= (et_real)z;
+}
+
+static void losses_with_coefficients(et_mutant *m)
+{
+    scale_losses(m, m->all.c.balance_coef, m->all.c.z_loss_coef);
+}
+
+static void losses_summed(et_mutant *m)
+{
+    scale_losses(m, (double)m->all.c.micro_batches, (double)m->all.c.micro_batches);
 }
 
 /* ---- the table ---- */
 
 /* clang-format off */
 static const et_hypothesis table[] = {
-    {.doc = {"factor-two", "the factor 2 of relu(H)^2's derivative is missing", "backward"},
-     .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DPRE, .row = without_factor_two}}},
-    {.doc = {"relu-mask", "the derivative of relu(H)^2 is taken as 2 H, also where H < 0", "backward"},
-     .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DPRE, .row = et_square_slope}}},
-    {.doc = {"relu-derivative", "the derivative of relu(H)^2 is taken as relu's: 1 where H > 0", "backward"},
-     .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DPRE, .row = et_not_squared_slope}}},
-    {.doc = {"activation-for-relu", "the derivative of relu(H)^2 is taken as 2 A, not 2 relu(H)", "backward"},
-     .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DPRE, .row = through_activation}}},
+    {.doc = {"factor-two", "the factor 2 of relu(H)^2's derivative is missing", "backward"}, .hooks = {{.at = ET_AT_DPRE, .row = et_halve_row}}},
+    {.doc = {"relu-mask", "the derivative of relu(H)^2 is taken as 2 H, also where H < 0", "backward"}, .hooks = {{.at = ET_AT_DPRE, .row = square_slope}}},
+    {.doc = {"relu-derivative", "the derivative of relu(H)^2 is taken as relu's: 1 where H > 0", "backward"}, .hooks = {{.at = ET_AT_DPRE, .row = relu_slope}}},
+    {.doc = {"activation-for-relu", "the derivative of relu(H)^2 is taken as 2 A, not 2 relu(H)", "backward"}, .hooks = {{.at = ET_AT_DPRE, .row = through_activation}}},
     {.doc = {"dw-from-weighted", "dw is taken from the weighted output: <dy, w f(x)>", "backward"},
-     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DWEIGHT, .row = dw_of_weighted}}},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_DWEIGHT, .row = et_weigh_row}}},
     {.doc = {"weight-missing-in-dO", "dO = dy: the weight is missing", "backward"},
-     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DOUT, .row = et_dO_unweighted}}},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_DOUT, .who = et_is_routed, .row = et_unweigh_dO}}},
     {.doc = {"weight-twice-in-dO", "dO = w w dy: the weight is applied twice", "backward"},
-     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_DOUT, .row = et_dO_weighted_twice}}},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_DOUT, .who = et_is_routed, .row = et_weigh_row}}},
     {.doc = {"neighbour-expert-backward", "dA and dx are computed with the neighbouring expert's weights", "backward"},
      .applies = et_has_many_experts, .variants = {"expert i+1", "expert i-1"},
      .hooks = {{.at = ET_AT_DACT, .rows = neighbours_weights}, {.at = ET_AT_SLOT_DX, .rows = neighbours_weights}}},
     {.doc = {"token-order-up", "dW_up takes the rows of x in the wrong order", "backward"},
      .applies = et_is_moe, .variants = {"the slot's number for its token", "the row's number for its token", "the order of token_slots", "from the last to the first"},
-     .hooks = {{.at = ET_AT_DUP, .rows = x_in_wrong_order}}},
+     .hooks = {{.at = ET_AT_DUP, .rows = in_wrong_order}}},
     {.doc = {"token-order-down", "dW_down takes the rows of dy in the wrong order", "backward"},
      .applies = et_is_moe, .variants = {"the slot's number for its token", "the row's number for its token", "the order of token_slots", "from the last to the first"},
-     .hooks = {{.at = ET_AT_DDOWN, .rows = dy_in_wrong_order}}},
-    {.doc = {"last-token-in-dw", "an expert's last token is missing in its weight gradients", "backward"},
-     .variants = {"", "dW_up alone", "dW_down alone"},
+     .hooks = {{.at = ET_AT_DDOWN, .rows = in_wrong_order}}},
+    {.doc = {"last-token-in-dw", "an expert's last token is missing in its weight gradients", "backward"}, .variants = {"", "dW_up alone", "dW_down alone"},
      .hooks = {{.at = ET_AT_DUP, .variants = 3, .rows = without_last_token}, {.at = ET_AT_DDOWN, .variants = 5, .rows = without_last_token}}},
-    {.doc = {"gradient-averaged", "weight gradients are means, not sums, over tokens", "backward"},
-     .variants = {"over the expert's tokens", "over all tokens"},
-     .hooks = {{.at = ET_AT_DUP, .rows = averaged}, {.at = ET_AT_DDOWN, .rows = averaged}, {.at = ET_AT_DROUTER, .variants = 2, .whole = averaged_router}}},
+    {.doc = {"gradient-averaged", "weight gradients are means, not sums, over tokens", "backward"}, .variants = {"over the expert's tokens", "over all tokens"},
+     .hooks = {{.at = ET_AT_DUP, .rows = averaged}, {.at = ET_AT_DDOWN, .rows = averaged}, {.at = ET_AT_DROUTER, .variants = 2, .rows = averaged}}},
     {.doc = {"down-before-square", "dW_down is taken from what is squared, not from A", "backward"},
      .variants = {"relu(H)", "H"}, .hooks = {{.at = ET_AT_DDOWN, .rows = before_square}}},
     {.doc = {"empty-expert-gradient", "the weight gradients of an expert without tokens are not zeroed", "backward"},
-     .applies = has_empty_expert, .variants = ET_ONE_FORM,
-     .hooks = {{.at = ET_AT_DUP, .whole = stale}, {.at = ET_AT_DDOWN, .whole = stale}}},
+     .applies = has_empty_expert, .hooks = {{.at = ET_AT_DUP, .rows = stale}, {.at = ET_AT_DDOWN, .rows = stale}}},
+    {.doc = {"norm-gradient", "the norm's sum is differentiated as a constant", "backward"},
+     .applies = et_sums_gates, .hooks = {{.at = ET_AT_DGATES, .row = norm_is_constant}}},
+    {.doc = {"fanout-gradient", "dp is not divided by the fanout", "backward"},
+     .applies = et_divides_by_fanout, .hooks = {{.at = ET_AT_DGATES, .row = norm_is_constant}}},
+    {.doc = {"gate-gradient-unselected", "a gradient flows through gates that were not selected", "backward"},
+     .applies = et_is_moe, .variants = {"the dw of the token's first slot", "through the norm"}, .hooks = {{.at = ET_AT_DGATES, .row = gradient_of_unselected}}},
+    {.doc = {"gate-derivative", "the gate's derivative is taken as 1", "backward"},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_DLOGITS, .row = slope_one}}},
+    {.doc = {"softmax-diagonal", "the softmax Jacobian lacks what is off its diagonal", "backward"},
+     .applies = has_softmax, .hooks = {{.at = ET_AT_DLOGITS, .row = diagonal_alone}}},
+    {.doc = {"anchor-share", "the gradient of the anchor's share is missing", "backward"},
+     .applies = has_anchor_gradient, .hooks = {{.at = ET_AT_DLOGITS, .row = without_anchors_share}}},
+    {.doc = {"anchor-out-of-jacobian", "the softmax Jacobian's sum leaves the anchor out", "backward"},
+     .applies = et_has_anchor, .hooks = {{.at = ET_AT_DLOGITS, .row = without_anchor_in_sum}}},
+    {.doc = {"dr-of-selected-alone", "dr is kept on the selected experts alone", "backward"},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_DLOGITS, .row = selected_alone}}},
+    {.doc = {"router-term-in-dx", "dx lacks the router's term, dr W_r", "backward"},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_DX, .row = without_router_term}}},
+    {.doc = {"shared-term-in-dx", "dx lacks the shared expert's term", "backward"},
+     .applies = et_has_shared, .hooks = {{.at = ET_AT_SLOT_DX, .who = et_is_shared_row, .row = et_zero_row}}},
+    {.doc = {"routed-term-in-dx", "dx lacks the routed experts' terms", "backward"},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_SLOT_DX, .who = et_is_routed, .row = et_zero_row}}},
+    {.doc = {"slot-dx-dropped", "one slot's dx is lost", "backward"},
+     .applies = et_is_moe, .variants = {"each token's last", "each token's first", "the last where there are several", "the first where there are several"},
+     .hooks = {{.at = ET_AT_SLOT_DX, .who = is_lost_share, .row = et_zero_row}}},
+    {.doc = {"dx-overwrites", "a token's slots overwrite each other in dx", "backward"},
+     .applies = et_is_moe, .variants = {"the last stays", "the last stays, without the shared expert's term", "the last stays, alone"},
+     .hooks = {{.at = ET_AT_SLOT_DX, .who = is_overwritten_share, .row = et_zero_row}, {.at = ET_AT_DX, .variants = 4, .who = has_slots, .row = without_router_term}}},
+    {.doc = {"aux-gradient-missing", "the balancing loss has no gradient", "backward"},
+     .applies = et_has_aux, .hooks = {{.at = ET_AT_LOSSES, .settings = no_aux_gradient}}},
+    {.doc = {"aux-gradient-doubled", "the balancing loss's gradient counts twice", "backward"},
+     .applies = et_has_aux, .hooks = {{.at = ET_AT_LOSSES, .settings = aux_gradient_twice}}},
+    {.doc = {"aux-gradient-through-f", "the balancing loss's gradient flows through F, too, as though z were p", "backward"},
+     .applies = et_has_aux, .variants = {"on the slots", "everywhere"}, .hooks = {{.at = ET_AT_LOSSES, .whole = aux_gradient_through_f}}},
+    {.doc = {"aux-gradient-of-selected", "the balancing loss's gradient reaches the selected gates alone", "backward"},
+     .applies = et_has_aux, .hooks = {{.at = ET_AT_LOSSES, .whole = aux_gradient_of_selected}}},
+    {.doc = {"aux-error-exchanged", "the balancing loss has F where F - 1 is meant, or back", "backward"},
+     .applies = et_has_aux, .hooks = {{.at = ET_AT_LOSSES, .settings = other_aux}}},
+    {.doc = {"z-gradient-missing", "the z-loss has no gradient", "backward"},
+     .applies = has_z_loss, .hooks = {{.at = ET_AT_LOSSES, .whole = no_z_gradient}}},
+    {.doc = {"z-gradient-doubled", "the z-loss's gradient counts twice", "backward"},
+     .applies = has_z_loss, .hooks = {{.at = ET_AT_LOSSES, .settings = z_gradient_twice}}},
+    {.doc = {"loss-coefficient-missing", "the losses' gradients lack their coefficients", "backward"},
+     .applies = has_loss, .hooks = {{.at = ET_AT_LOSSES, .settings = gradients_without_coefficients}}},
+    {.doc = {"loss-with-coefficient", "the losses are shown with their coefficients", "backward"},
+     .applies = has_loss, .hooks = {{.at = ET_AT_LOSSES, .whole = losses_with_coefficients}}},
+    {.doc = {"loss-summed-over-micro-batches", "the losses are sums, not means, over the micro-batches", "backward"},
+     .applies = has_loss_in_micro_batches, .hooks = {{.at = ET_AT_LOSSES, .whole = losses_summed}}},
 };
 /* clang-format on */
 

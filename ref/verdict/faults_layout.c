@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-ET_WHERE(is_cut_up, et_is_moe(s) && s->c.pool_tokens < s->c.tokens);
+static ET_SHOWS(is_cut_up, et_is_moe(s) && s->c.pool_tokens < s->c.tokens);
 
 static void inclusive_offsets(et_mutant *m)
 {
@@ -14,68 +14,47 @@ static void inclusive_offsets(et_mutant *m)
 }
 
 /* Slot q becomes the one that stands at place q of token_slots. */
-static void permute_integers(et_mutant *m, int32_t **field)
+static void *permuted(et_mutant *m, const void *before, size_t bytes)
 {
-    const int32_t *before = *field;
-    int32_t *to = et_mutant_integers(m, m->a->slots);
-    for (size_t q = 0; to && q < m->a->slots; q++) to[q] = before[m->a->token_slots[q]];
-    if (to) *field = to;
-}
-
-static void permute_rows(et_mutant *m, et_real **field, size_t width)
-{
-    const et_real *before = *field;
-    et_real *to = before ? et_mutant_reals(m, m->a->slots * width) : NULL;
+    char *to = et_mutant_own(m, m->a->slots, bytes);
     for (size_t q = 0; to && q < m->a->slots; q++)
-        memcpy(to + q * width, before + (size_t)m->a->token_slots[q] * width,
-               width * sizeof *before);
-    if (to) *field = to;
+        memcpy(to + q * bytes, (const char *)before + (size_t)m->a->token_slots[q] * bytes, bytes);
+    return to;
 }
 
 static void token_major(et_mutant *m)
 {
-    size_t d = m->moe.d, h = m->moe.h, S = m->a->slots;
-    et_moe_values *f = &m->s.fwd;
-    et_moe_grads *g = &m->s.bwd;
-    int32_t *counted = et_mutant_integers(m, S);
-    for (size_t q = 0; counted && q < S; q++) counted[q] = (int32_t)q;
-    permute_integers(m, &m->s.assignment.slot_token);
-    permute_integers(m, &m->s.assignment.slot_expert);
-    if (counted && m->variant == 0) m->s.assignment.token_slots = counted;
-    permute_rows(m, &f->slot_weight, 1);
-    permute_rows(m, &f->slot_pre, h);
-    permute_rows(m, &f->slot_act, h);
-    permute_rows(m, &f->slot_out, d);
-    permute_rows(m, &g->slot_weight, 1);
-    permute_rows(m, &g->slot_out, d);
-    permute_rows(m, &g->slot_act, h);
-    permute_rows(m, &g->slot_pre, h);
+    et_assignment *a = &m->s.assignment;
+    int32_t *counted = m->variant == 0 ? et_mutant_integers(m, m->a->slots) : NULL;
+    for (size_t q = 0; counted && q < m->a->slots; q++) counted[q] = (int32_t)q;
+    if (counted) a->token_slots = counted;
+    a->slot_token = permuted(m, a->slot_token, sizeof *a->slot_token);
+    a->slot_expert = permuted(m, a->slot_expert, sizeof *a->slot_expert);
+    for (int i = 0; i < ET_STAGES; i++) {
+        et_stage stage = (et_stage)i;
+        et_real **array = et_array_at(&m->s, stage, false);
+        if (array == NULL || *array == NULL || et_rows_at(stage) != ET_OF_SLOTS) continue;
+        *array = permuted(m, *array, et_columns_at(&m->moe, stage, false) * sizeof **array);
+    }
 }
 
-/* A copy of whole numbers, to be changed; NULL where there are none. */
-static int32_t *renew_integers(et_mutant *m, int32_t **field, size_t count)
+/* Whole numbers v become v % modulo + more. */
+static void count_otherwise(et_mutant *m, int32_t **field, int32_t modulo, int32_t more)
 {
     const int32_t *before = *field;
-    int32_t *to = before ? et_mutant_integers(m, count) : NULL;
-    if (to == NULL) return NULL;
-    memcpy(to, before, count * sizeof *to);
-    *field = to;
-    return to;
+    int32_t *to = et_mutant_integers(m, m->a->slots);
+    for (size_t j = 0; to && j < m->a->slots; j++) to[j] = before[j] % modulo + more;
+    if (to) *field = to;
 }
 
 static void one_based(et_mutant *m)
 {
-    size_t S = m->a->slots;
-    int32_t *experts = renew_integers(m, &m->s.assignment.slot_expert, S);
-    for (size_t j = 0; experts && j < S; j++) experts[j]++;
+    count_otherwise(m, &m->s.assignment.slot_expert, INT32_MAX, 1);
 }
 
 static void modulo_pool(et_mutant *m)
 {
-    size_t S = m->a->slots;
-    int32_t P = (int32_t)m->all.c.pool_tokens;
-    int32_t *tokens = renew_integers(m, &m->s.assignment.slot_token, S);
-    for (size_t j = 0; tokens && j < S; j++) tokens[j] %= P;
+    count_otherwise(m, &m->s.assignment.slot_token, (int32_t)m->all.c.pool_tokens, 0);
 }
 
 /* ---- the table ---- */
@@ -83,13 +62,13 @@ static void modulo_pool(et_mutant *m)
 /* clang-format off */
 static const et_hypothesis table[] = {
     {.doc = {"offsets-inclusive", "expert_offsets say where experts end, not where they begin", "layout"},
-     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_LAYOUT, .whole = inclusive_offsets}}},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_LAYOUT, .whole = inclusive_offsets}}},
     {.doc = {"slots-token-major", "slots lie token by token, not expert by expert", "layout"},
      .applies = et_is_moe, .variants = {"", "token_slots as it should be"}, .hooks = {{.at = ET_AT_LAYOUT, .whole = token_major}}},
     {.doc = {"experts-one-based", "experts are counted from 1", "layout"},
-     .applies = et_is_moe, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_LAYOUT, .whole = one_based}}},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_LAYOUT, .whole = one_based}}},
     {.doc = {"tokens-modulo-pool", "tokens are counted from their pool's first", "layout"},
-     .applies = is_cut_up, .variants = ET_ONE_FORM, .hooks = {{.at = ET_AT_LAYOUT, .whole = modulo_pool}}},
+     .applies = is_cut_up, .hooks = {{.at = ET_AT_LAYOUT, .whole = modulo_pool}}},
 };
 /* clang-format on */
 

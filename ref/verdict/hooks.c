@@ -35,15 +35,29 @@ et_real *et_mutant_copy(et_mutant *m, const et_real *from, size_t count)
 
 /* ---- rows ---- */
 
+void et_scale_values(size_t count, double factor, et_real *values)
+{
+    for (size_t j = 0; j < count; j++) values[j] *= (et_real)factor;
+}
+
+void et_add_row(size_t d, et_real factor, const et_real *from, et_real *to)
+{
+    for (size_t c = 0; c < d; c++) to[c] += factor * from[c];
+}
+
 size_t et_slots_of(const et_assignment *a, size_t t, const int32_t **slots)
 {
     *slots = a->token_slots + a->token_offsets[t];
     return (size_t)(a->token_offsets[t + 1] - a->token_offsets[t]);
 }
 
-static et_real *at(et_real *array, size_t row, size_t columns)
+/* Where the numbers of a stage stand from row q of the sub-step on; NULL: not computed yet. */
+static et_real *rows_at(et_mutant *m, et_stage stage, bool shared, size_t q)
 {
-    return array ? array + row * columns : NULL;
+    et_real **array = stage == ET_AT_MIX       ? &m->mixed[shared]
+                      : stage == ET_AT_SLOT_DX ? &m->shares[shared]
+                                               : et_array_at(&m->s, stage, shared);
+    return *array ? *array + q * et_columns_at(&m->moe, stage, shared) : NULL;
 }
 
 /* Numbers of expert e's row that comes first: of the sub-step, and of the whole. */
@@ -59,40 +73,24 @@ static et_row numbers_of(const et_mutant *m, size_t e, size_t q)
 }
 
 /* `count` rows of expert e from row q of the sub-step on. */
-static et_row rows_of(const et_mutant *m, et_stage stage, size_t e, size_t q, size_t count)
+static et_row rows_of(et_mutant *m, et_stage stage, size_t e, size_t q, size_t count)
 {
     const et_moe *moe = &m->moe;
-    const et_moe_values *f = &m->s.fwd;
-    const et_moe_grads *g = &m->s.bwd;
-    bool shared = e == moe->n;
-    size_t d = moe->d, h = shared ? moe->hs : moe->h, size = h * d;
+    bool shared = e == moe->n, weights = et_rows_at(stage) == ET_OF_EXPERTS;
+    size_t h = shared ? moe->hs : moe->h, size = h * moe->d;
     et_row r = count > 0 ? numbers_of(m, e, q) : (et_row){0};
     r.stage = stage, r.expert = e, r.first = q, r.count = count, r.width = h;
     r.up = shared ? moe->shared_up : moe->up + e * size;
     r.down = shared ? moe->shared_down : moe->down + e * size;
-    r.w = at(shared ? f->shared_weight : f->slot_weight, q, 1);
-    r.H = at(shared ? f->shared_pre : f->slot_pre, q, h);
-    r.A = at(shared ? f->shared_act : f->slot_act, q, h);
-    r.O = at(shared ? f->shared_out : f->slot_out, q, d);
-    r.dw = at(shared ? g->shared_weight : g->slot_weight, q, 1);
-    r.dO = at(shared ? g->shared_out : g->slot_out, q, d);
-    r.dA = at(shared ? g->shared_act : g->slot_act, q, h);
-    r.dH = at(shared ? g->shared_pre : g->slot_pre, q, h);
-    r.dx = at(shared ? m->shared_dx : m->slot_dx, q, d);
-    et_real *up = shared ? g->shared_up : at(g->up, e, size);
-    et_real *down = shared ? g->shared_down : at(g->down, e, size);
-    r.size = count * (stage == ET_AT_DWEIGHT ? 1 : h);
-    switch (stage) {
-    case ET_AT_PRE: r.values = r.H; return r;
-    case ET_AT_ACT: r.values = r.A; return r;
-    case ET_AT_DWEIGHT: r.values = r.dw; return r;
-    case ET_AT_DACT: r.values = r.dA; return r;
-    case ET_AT_DPRE: r.values = r.dH; return r;
-    case ET_AT_DUP: r.values = up, r.size = size; return r;
-    case ET_AT_DDOWN: r.values = down, r.size = size; return r;
-    default: r.size = count * d;
-    }
-    r.values = stage == ET_AT_OUT ? r.O : stage == ET_AT_DOUT ? r.dO : r.dx;
+    r.w = rows_at(m, ET_AT_WEIGHTS, shared, q);
+    r.H = rows_at(m, ET_AT_PRE, shared, q);
+    r.A = rows_at(m, ET_AT_ACT, shared, q);
+    r.dw = rows_at(m, ET_AT_DWEIGHT, shared, q);
+    r.dO = rows_at(m, ET_AT_DOUT, shared, q);
+    r.dA = rows_at(m, ET_AT_DACT, shared, q);
+    r.dH = rows_at(m, ET_AT_DPRE, shared, q);
+    r.values = rows_at(m, stage, shared, !weights ? q : shared ? 0 : e);
+    r.size = (weights ? 1 : count) * et_columns_at(moe, stage, shared);
     return r;
 }
 
@@ -111,19 +109,14 @@ static et_row weight_of(const et_mutant *m, size_t slot, bool shared)
                     .count = 1};
 }
 
-/* Of an array that has a row a token. */
-static et_row token_row(const et_mutant *m, et_stage stage, size_t t)
+/* Of an array that has a row a token, or is one row. */
+static et_row token_row(et_mutant *m, et_stage stage, size_t t)
 {
-    size_t n = m->moe.n, d = m->moe.d, size = stage == ET_AT_Y || stage == ET_AT_DX ? d : n;
-    et_real *values = stage == ET_AT_Y        ? m->s.fwd.y
-                      : stage == ET_AT_DX     ? m->s.bwd.x
-                      : stage == ET_AT_DGATES ? m->s.bwd.gates
-                                              : m->s.bwd.logits;
     return (et_row){.stage = stage,
                     .t = t,
                     .token = m->pick->tokens[t],
-                    .values = values + t * size,
-                    .size = size,
+                    .values = rows_at(m, stage, false, t),
+                    .size = et_columns_at(&m->moe, stage, false),
                     .count = 1};
 }
 
@@ -139,29 +132,18 @@ bool et_mutant_hooked(const et_mutant *m, et_stage stage)
     return next_hook(m, stage, NULL) != NULL;
 }
 
-static bool in_scope(const et_mutant *m, size_t expert, size_t token)
-{
-    const et_scope *c = &m->scope;
-    return (c->experts == NULL || c->experts[expert]) && (c->tokens == NULL || c->tokens[token]);
-}
-
 void et_mutant_settings(et_mutant *m, et_stage stage, et_step *s)
 {
     for (const et_hook *h = NULL; (h = next_hook(m, stage, h));)
         if (h->settings) h->settings(m, s);
 }
 
-bool et_is_by_token(et_stage stage)
+static void call_row(et_mutant *m, const et_hook *h, const et_row *r)
 {
-    return stage == ET_AT_Y || stage == ET_AT_DX || stage == ET_AT_DGATES || stage == ET_AT_DLOGITS;
-}
-
-static void call_tokens(et_mutant *m, const et_hook *h, et_stage stage)
-{
-    for (size_t t = 0; t < m->pick->count; t++) {
-        et_row r = token_row(m, stage, t);
-        if (m->scope.tokens == NULL || m->scope.tokens[r.token]) h->row(m, &r);
-    }
+    const et_scope *c = &m->scope;
+    bool token = c->tokens == NULL || c->tokens[r->token];
+    bool expert = !c->experts || et_rows_at(r->stage) == ET_OF_TOKENS || c->experts[r->expert];
+    if (token && expert && (h->who == NULL || h->who(m, r))) h->row(m, r);
 }
 
 static void call_expert(et_mutant *m, const et_hook *h, et_stage stage, size_t e)
@@ -174,7 +156,7 @@ static void call_expert(et_mutant *m, const et_hook *h, et_stage stage, size_t e
     if (h->rows) h->rows(m, &all);
     for (size_t q = 0; h->row && q < count; q++) {
         et_row r = rows_of(m, stage, e, first + q, 1);
-        if (in_scope(m, e, r.token)) h->row(m, &r);
+        call_row(m, h, &r);
     }
 }
 
@@ -183,14 +165,25 @@ static size_t experts_of(const et_mutant *m)
     return m->moe.n + (m->moe.hs > 0 ? 1 : 0);
 }
 
+static void call_rows(et_mutant *m, const et_hook *h, et_stage stage)
+{
+    et_rows_are_of of = et_rows_at(stage);
+    for (size_t t = 0; of == ET_OF_TOKENS && h->row && t < m->pick->count; t++) {
+        et_row r = token_row(m, stage, t);
+        call_row(m, h, &r);
+    }
+    for (size_t e = 0; (of == ET_OF_SLOTS || of == ET_OF_EXPERTS) && e < experts_of(m); e++)
+        if (of == ET_OF_SLOTS || m->pick->complete[e]) call_expert(m, h, stage, e);
+    if (of != ET_OF_ALL) return;
+    et_row all = token_row(m, stage, 0);
+    h->rows(m, &all);
+}
+
 void et_mutant_call(et_mutant *m, et_stage stage)
 {
-    bool gradients = stage == ET_AT_DUP || stage == ET_AT_DDOWN, tokens = et_is_by_token(stage);
     for (const et_hook *h = NULL; (h = next_hook(m, stage, h));) {
         if (h->whole) h->whole(m);
-        if (h->row && tokens) call_tokens(m, h, stage);
-        for (size_t e = 0; (h->row || h->rows) && !tokens && e < experts_of(m); e++)
-            if (!gradients || m->pick->complete[e]) call_expert(m, h, stage, e);
+        if (h->row || h->rows) call_rows(m, h, stage);
     }
 }
 
@@ -201,36 +194,33 @@ void et_mutant_call_weights(et_mutant *m)
         if (h->whole) h->whole(m);
         for (size_t j = 0; h->row && j < S + N; j++) {
             et_row r = weight_of(m, j < S ? j : j - S, j >= S);
-            if (in_scope(m, r.expert, r.token)) h->row(m, &r);
+            call_row(m, h, &r);
         }
     }
 }
 
 void et_mutant_hand(void *user, const char *site, size_t count, et_real *values)
 {
-    et_mutant *m = user;
-    const struct {
+    static const struct {
         const char *site;
         et_stage stage;
-        const et_real *slots, *shared;
-    } sites[] = {{"H", ET_AT_PRE, m->s.fwd.slot_pre, m->s.fwd.shared_pre},
-                 {"A", ET_AT_ACT, m->s.fwd.slot_act, m->s.fwd.shared_act},
-                 {"dA", ET_AT_DACT, m->s.bwd.slot_act, m->s.bwd.shared_act},
-                 {"dH", ET_AT_DPRE, m->s.bwd.slot_pre, m->s.bwd.shared_pre},
-                 {"dp", ET_AT_DGATES, NULL, NULL},
-                 {"dr", ET_AT_DLOGITS, NULL, NULL}};
+    } sites[] = {{"H", ET_AT_PRE},   {"A", ET_AT_ACT},     {"dA", ET_AT_DACT},
+                 {"dH", ET_AT_DPRE}, {"dp", ET_AT_DGATES}, {"dr", ET_AT_DLOGITS}};
+    et_mutant *m = user;
     size_t i = 0, sites_count = sizeof sites / sizeof *sites;
     while (i < sites_count && strcmp(sites[i].site, site) != 0) i++;
     if (count == 0 || i == sites_count || !et_mutant_hooked(m, sites[i].stage)) return;
-    if (et_is_by_token(sites[i].stage)) {
-        et_mutant_call(m, sites[i].stage);
+    et_stage stage = sites[i].stage;
+    if (et_rows_at(stage) == ET_OF_TOKENS) {
+        et_mutant_call(m, stage);
         return;
     }
     size_t e = m->moe.n; /* the shared one, or whose rows these are */
-    if (values != sites[i].shared)
-        e = (size_t)m->pick->a.slot_expert[(size_t)(values - sites[i].slots) / m->moe.h];
-    for (const et_hook *h = NULL; (h = next_hook(m, sites[i].stage, h));)
-        call_expert(m, h, sites[i].stage, e);
+    if (values != rows_at(m, stage, true, 0)) {
+        const et_real *first = rows_at(m, stage, false, 0);
+        e = (size_t)m->pick->a.slot_expert[(size_t)(values - first) / m->moe.h];
+    }
+    for (const et_hook *h = NULL; (h = next_hook(m, stage, h));) call_expert(m, h, stage, e);
 }
 
 /* ---- products that hooks take again ---- */
@@ -291,9 +281,9 @@ bool et_take_shares(et_mutant *m)
 {
     size_t d = m->moe.d, n = m->moe.n, count = m->pick->count;
     const et_assignment *a = &m->pick->a;
-    if (m->slot_dx) return true;
-    m->slot_dx = et_mutant_reals(m, a->slots * d);
-    m->shared_dx = et_mutant_reals(m, m->moe.hs > 0 ? count * d : 0);
+    if (m->shares[0]) return true;
+    m->shares[0] = et_mutant_reals(m, a->slots * d);
+    m->shares[1] = et_mutant_reals(m, m->moe.hs > 0 ? count * d : 0);
     for (size_t e = 0; m->status == ET_OK && e < experts_of(m); e++) {
         size_t first = e < n ? (size_t)a->expert_offsets[e] : 0;
         et_row r = rows_of(m, ET_AT_SLOT_DX, e, first, e < n ? (size_t)a->load[e] : count);

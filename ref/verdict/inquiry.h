@@ -5,8 +5,7 @@
  *     looks.c        on how many tokens a hypothesis is tried, and in which it may hold
  *     attempt.c      one hypothesis, in one form and one scope
  *     compare.c      a mutant against the candidate; the variances under which it is compared
- *     fit.c          how tightly a hypothesis fits
- *     ranking.c      another profile as an explanation, and the order of what fits
+ *     fit.c          how tightly a hypothesis fits; another profile as an explanation; the order of what fits
  *     budget.c       how much CPU time all of it may take
  *     choice.c       another profile under which everything passes
  *     precision.c    hypotheses about rounding, which change no reference value
@@ -52,6 +51,13 @@ typedef struct et_budget {
 
 enum { ET_ATTEMPT, ET_JUDGEMENT };
 
+/* A hypothesis that explains: where and how it holds, and how tightly it fits; INFINITY: not compared. */
+typedef struct et_finding {
+    const et_hypothesis *what;
+    char scope[sizeof((et_explanation){0}.scope)];
+    double fit;
+} et_finding;
+
 typedef struct et_inquiry {
     et_verdict *verdict;
     const et_judgement *j;
@@ -66,9 +72,8 @@ typedef struct et_inquiry {
     et_stage first_failure; /* of a tensor that belongs to experts; ET_STAGES: none */
     size_t bad_tokens, bad_experts;
     et_real *room; /* for the longest row of an exhibit */
-    double
-        fits[ET_MAX_EXPLANATIONS]; /* how tightly each explanation fits; INFINITY: not compared */
-    const et_hypothesis *named[ET_MAX_EXPLANATIONS]; /* of each explanation */
+    size_t found;
+    et_finding findings[ET_MAX_EXPLANATIONS];
     et_budget budget;
 } et_inquiry;
 
@@ -185,21 +190,6 @@ bool et_budget_allows(et_budget *b, int kind);
 /* What follows may use up `share` of what is left until `part` of the limit is spent. */
 void et_budget_until(et_budget *b, double part, double share);
 
-/* ---- ranking.c ---- */
-
-/* A profile that explains: the errors are of the size that it says, and far from what the one that judged says.
- * evident: the candidate's numbers are of that profile, too. */
-typedef struct et_other_profile {
-    const et_profile *profile; /* NULL: none passes */
-    double fit;
-    bool explains, evident;
-} et_other_profile;
-
-/* verdict->passes_under. */
-et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error *error);
-/* Explanations `first` and on, which are compared by their fits: the tightest first. */
-void et_order_by_fit(et_inquiry *q, size_t first, const et_other_profile *other);
-
 /* ---- fit.c ---- */
 
 /* A failing tensor of reals. */
@@ -222,6 +212,19 @@ double et_fit_of(const et_likelihood *l);
 
 /* How tightly the mutant fits, which passes the full judgement. */
 double et_mutant_fit(const et_inquiry *q, const et_mutant *m);
+
+/* A profile that explains: the errors are of the size that it says, and far from what the one that judged says.
+ * evident: the candidate's numbers are of that profile, too. */
+typedef struct et_other_profile {
+    const et_profile *profile; /* NULL: none passes */
+    double fit;
+    bool explains, evident;
+} et_other_profile;
+
+/* verdict->passes_under. */
+et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error *error);
+/* Findings `first` and on, which are compared by their fits: the tightest first. */
+void et_order_by_fit(et_inquiry *q, size_t first, const et_other_profile *other);
 
 /* ---- precision.c ---- */
 

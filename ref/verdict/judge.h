@@ -181,6 +181,9 @@ et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, const et_gr
 
 /* ---- choice.c ---- */
 
+/* Are all its numbers of that format? */
+bool et_holds_alone(const et_tensor_out *t, et_dtype format);
+
 /* Have all the candidate's results and intermediates, but gradients of weights, no more bits than p stores? */
 bool et_has_numbers_of(const et_judgement *j, const et_profile *p);
 

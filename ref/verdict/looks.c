@@ -31,8 +31,6 @@ static void add_scope(et_scopes *s, int tier, const uint8_t *experts, const uint
     snprintf(new->text, sizeof new->text, "%s", text);
 }
 
-/* Everywhere; only the routed or the shared expert, which in many kernels are two pieces of code; the
- * experts, or the tokens, that fail, where they are few. */
 et_status et_scopes_make(et_scopes *s, const et_inquiry *q, et_error *error)
 {
     size_t n = et_experts_of(q), N = q->right->c.tokens;

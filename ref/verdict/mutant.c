@@ -14,19 +14,6 @@
 
 #define BIT(stage) (1U << (stage))
 
-static const unsigned stages_of[ET_PHASES] = {
-    [ET_SELECTION] = BIT(ET_AT_PLAN) | BIT(ET_AT_MASK) | BIT(ET_AT_CUTOFF) | BIT(ET_AT_STATE),
-    [ET_SCORES] = BIT(ET_AT_GATES) | BIT(ET_AT_WEIGHTS),
-    [ET_EXPERTS] = BIT(ET_AT_PRE) | BIT(ET_AT_ACT) | BIT(ET_AT_OUT),
-    [ET_COMBINE] = BIT(ET_AT_Y),
-    [ET_LOSSES] = BIT(ET_AT_LOSSES),
-    [ET_COMBINE_BACKWARD] = BIT(ET_AT_DWEIGHT) | BIT(ET_AT_DOUT),
-    [ET_EXPERTS_BACKWARD] = BIT(ET_AT_DDOWN) | BIT(ET_AT_DACT) | BIT(ET_AT_DPRE) | BIT(ET_AT_DUP),
-    [ET_SCORE_BACKWARD] = BIT(ET_AT_SLOT_DX) | BIT(ET_AT_DGATES) | BIT(ET_AT_DLOGITS) |
-                          BIT(ET_AT_DROUTER) | BIT(ET_AT_DX),
-    [ET_LAYOUT] = BIT(ET_AT_LAYOUT),
-};
-
 static bool is_moe(const et_mutant *m)
 {
     return m->on->right->c.layer == ET_MOE;
@@ -215,9 +202,6 @@ static void gather_scores(et_mutant *m)
     et_moe_values *f = &m->s.fwd;
     size_t n = m->moe.n, count = m->pick->count;
     f->logits = room->logits;
-    f->gates = room->gates;
-    f->slot_weight = room->slot_weight;
-    f->shared_weight = room->shared_weight;
     f->anchor = all->anchor ? et_mutant_reals(m, count) : NULL;
     et_pick_gather(m->pick, false, n, all->logits, f->logits);
     et_pick_gather(m->pick, false, n, all->gates, f->gates);
@@ -256,11 +240,7 @@ static et_ffn dense_layer(const et_mutant *m)
 static et_status experts(et_mutant *m, et_error *error)
 {
     et_moe_values *f = &m->s.fwd;
-    const et_moe_values *room = &m->room->fwd;
     et_status status = ET_OK;
-    f->slot_pre = room->slot_pre, f->slot_act = room->slot_act, f->slot_out = room->slot_out;
-    f->shared_pre = room->shared_pre, f->shared_act = room->shared_act;
-    f->shared_out = room->shared_out;
     et_moe moe = layer_of(m);
     et_ffn dense = dense_layer(m);
     if (is_moe(m))
@@ -272,16 +252,32 @@ static et_status experts(et_mutant *m, et_error *error)
     return status;
 }
 
+/* The weights as y takes them; 1 in a dense layer. */
+static et_status mix(et_mutant *m)
+{
+    size_t S = m->pick->a.slots, N = m->moe.hs > 0 ? m->pick->count : 0;
+    const et_moe_values *f = &m->s.fwd;
+    m->mixed[0] = is_moe(m) ? et_mutant_copy(m, f->slot_weight, S) : et_mutant_reals(m, S);
+    m->mixed[1] = N > 0 ? et_mutant_copy(m, f->shared_weight, N) : NULL;
+    if (m->status != ET_OK) return m->status;
+    for (size_t j = 0; !is_moe(m) && j < S; j++) m->mixed[0][j] = 1;
+    et_mutant_call(m, ET_AT_MIX);
+    return m->status;
+}
+
 static et_status combine(et_mutant *m, et_error *error)
 {
-    et_moe_values *f = &m->s.fwd;
+    et_moe_values f = m->s.fwd;
     et_moe moe = layer_of(m);
-    et_status status = ET_OK;
-    f->y = m->room->fwd.y;
+    et_status status = et_mutant_hooked(m, ET_AT_MIX) ? mix(m) : ET_OK;
+    if (status != ET_OK) return status;
+    if (m->mixed[0]) f.slot_weight = m->mixed[0];
+    if (m->mixed[1]) f.shared_weight = m->mixed[1];
     if (is_moe(m))
-        status = et_moe_combine(&moe, &m->pick->a, f, error);
+        status = et_moe_combine(&moe, &m->pick->a, &f, error);
     else
-        memcpy(f->y, f->slot_out, moe.N * moe.d * sizeof(et_real));
+        for (size_t j = 0; j < moe.N * moe.d; j++)
+            f.y[j] = f.slot_out[j] * (m->mixed[0] ? m->mixed[0][j / moe.d] : 1);
     if (status == ET_OK) et_mutant_call(m, ET_AT_Y);
     return status;
 }
@@ -331,11 +327,8 @@ static void turn_back(et_mutant *m)
 static et_status combine_backward(et_mutant *m, et_error *error)
 {
     et_moe_grads *g = &m->s.bwd;
-    const et_moe_grads *room = &m->room->bwd;
     et_moe moe = layer_of(m);
     et_status status = ET_OK;
-    g->slot_weight = room->slot_weight, g->slot_out = room->slot_out;
-    g->shared_weight = room->shared_weight, g->shared_out = room->shared_out;
     if (is_moe(m))
         status = et_moe_combine_backward(&moe, m->on->dy, &m->pick->a, &m->used, g, error);
     else
@@ -371,15 +364,11 @@ static void clear_gradients(et_mutant *m)
 static et_status experts_backward(et_mutant *m, et_error *error)
 {
     et_moe_grads *g = &m->s.bwd;
-    const et_moe_grads *room = &m->room->bwd;
     const et_moe_values *f = &m->used;
     et_moe moe = layer_of(m);
     et_ffn dense = dense_layer(m);
     et_status status = ET_OK;
-    g->slot_act = room->slot_act, g->slot_pre = room->slot_pre;
-    g->shared_act = room->shared_act, g->shared_pre = room->shared_pre;
-    g->up = room->up, g->down = room->down, g->x = room->x;
-    g->shared_up = room->shared_up, g->shared_down = room->shared_down;
+    g->x = m->room->bwd.x;
     g->wanted = m->pick->complete;
     clear_gradients(m);
     if (is_moe(m))
@@ -404,18 +393,12 @@ static void start_dx(et_mutant *m)
 {
     const et_moe_grads *right = &m->on->sub.bwd;
     size_t n = m->moe.n, d = m->moe.d, count = m->pick->count;
-    if (m->s.bwd.x == m->room->bwd.x) return;
-    m->s.bwd.x = m->room->bwd.x;
+    if (m->done & et_stages_of(ET_EXPERTS_BACKWARD)) return;
     memcpy(m->s.bwd.x, right->x, count * d * sizeof(et_real));
     et_real *dr = is_moe(m) ? et_mutant_copy(m, right->logits, count * n) : NULL;
     if (dr == NULL) return;
     negate(dr, count * n);
     et_matmul(ET_BLAS, count, d, n, et_rows(dr, n), et_rows(m->moe.router, d), true, m->s.bwd.x, d);
-}
-
-static void add_rows(size_t d, et_real factor, const et_real *from, et_real *to)
-{
-    for (size_t c = 0; c < d; c++) to[c] += factor * from[c];
 }
 
 /* dx += factor * the shares. */
@@ -424,9 +407,10 @@ static void add_shares(et_mutant *m, et_real factor)
     const et_assignment *a = &m->pick->a;
     size_t d = m->moe.d;
     for (size_t slot = 0; slot < a->slots; slot++)
-        add_rows(d, factor, m->slot_dx + slot * d, m->s.bwd.x + (size_t)a->slot_token[slot] * d);
+        et_add_row(d, factor, m->shares[0] + slot * d,
+                   m->s.bwd.x + (size_t)a->slot_token[slot] * d);
     for (size_t t = 0; m->moe.hs > 0 && t < m->pick->count; t++)
-        add_rows(d, factor, m->shared_dx + t * d, m->s.bwd.x + t * d);
+        et_add_row(d, factor, m->shares[1] + t * d, m->s.bwd.x + t * d);
 }
 
 static void mutate_shares(et_mutant *m)
@@ -450,7 +434,6 @@ static et_status start_scores(et_mutant *m, et_error *error)
     if (status != ET_OK) return status;
     et_pick_gather(m->pick, false, n, m->losses.bwd.gates, m->loss_gates);
     et_pick_gather(m->pick, false, n, m->losses.bwd.logits, m->loss_logits);
-    g->gates = m->room->bwd.gates, g->logits = m->room->bwd.logits, g->router = m->room->bwd.router;
     clear(g->router, n * m->moe.d);
     memcpy(g->gates, m->loss_gates, size * sizeof(et_real));
     memcpy(g->logits, m->loss_logits, size * sizeof(et_real));
@@ -489,13 +472,15 @@ et_status et_mutant_phase(et_mutant *m, et_phase phase, et_error *error)
     static compute *const phases[ET_PHASES] = {selection,        scores,         experts,
                                                combine,          losses,         combine_backward,
                                                experts_backward, score_backward, layout};
+    unsigned stages = et_stages_of(phase);
     if (phase == ET_SELECTION) m->reach = et_hypothesis_reach(m->what, m->variant, m->forward_only);
     if (phase == ET_COMBINE_BACKWARD) turn_back(m);
-    if (m->blocked || !(m->reach & stages_of[phase])) return ET_OK;
+    if (m->blocked || !(m->reach & stages)) return ET_OK;
     et_status status = phase == ET_SELECTION || phase == ET_LAYOUT ? ET_OK : take_room(m, error);
+    if (status == ET_OK) et_take_arrays(&m->s, m->room, phase);
     if (status == ET_OK) status = phases[phase](m, error);
     if (status == ET_OK) status = m->status;
-    if (!m->blocked) m->done |= stages_of[phase] & m->reach;
+    if (!m->blocked) m->done |= stages & m->reach;
     return status == ET_ENOMEM ? et_fail(error, status, "explanation: no memory for a hypothesis")
                                : status;
 }

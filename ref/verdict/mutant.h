@@ -31,8 +31,40 @@
 #include "etref/verify.h"
 #include "ref/oracle/tensors.h"
 
+/* The phases of a mutant, in order. */
+typedef enum et_phase {
+    ET_SELECTION,
+    ET_SCORES,
+    ET_EXPERTS,
+    ET_COMBINE,
+    ET_LOSSES,
+    ET_COMBINE_BACKWARD,
+    ET_EXPERTS_BACKWARD,
+    ET_SCORE_BACKWARD,
+    ET_LAYOUT,
+    ET_PHASES
+} et_phase;
+
 /* The stage at which a tensor of the table is computed; ET_STAGES for those beside hypotheses' stages. */
 et_stage et_stage_of(const char *tensor);
+unsigned et_stages_of(et_phase phase); /* a bit each */
+
+/* What an array has a row for: a token; a slot, and the shared expert's array a token; all weights of an expert are
+ * one row, and so are all that there are of dW_r. */
+typedef enum et_rows_are_of {
+    ET_NO_ROWS,
+    ET_OF_TOKENS,
+    ET_OF_SLOTS,
+    ET_OF_EXPERTS,
+    ET_OF_ALL
+} et_rows_are_of;
+
+et_rows_are_of et_rows_at(et_stage stage);
+size_t et_columns_at(const et_moe *moe, et_stage stage, bool shared);
+/* Where a step has the address of a stage's array, or of the shared expert's; NULL: it has none. */
+et_real **et_array_at(et_step *s, et_stage stage, bool shared);
+/* Arrays of all stages of a phase are those of `room`. */
+void et_take_arrays(et_step *to, et_step *room, et_phase phase);
 
 typedef struct et_mutant et_mutant;
 
@@ -52,16 +84,17 @@ typedef struct et_row {
     const et_real *up, *down; /* the expert's weights */
     et_real *w, *dw;          /* [count] */
     et_real *H, *A, *dA, *dH; /* [count,width] */
-    et_real *O, *dO, *dx;     /* [count,d]; dx: its share */
+    et_real *dO;              /* [count,d] */
 } et_row;
 
 /* Where a hypothesis puts its hand: one of the four functions. `settings` is called before the stage is
  * computed, with the step that will compute it, at PLAN, STATE and LOSSES; at GATES and WEIGHTS it
  * alters the layer, m->moe. The others are called afterwards: for all of it; for each picked row; for
- * all picked rows of an expert. Only the array of the stage itself may be written. */
+ * all picked rows of an expert (of dW_r: for all that there are). Only the array of the stage itself may be written. */
 typedef struct et_hook {
     et_stage at;
-    unsigned variants; /* bit i: applies in variant i; 0: in all */
+    unsigned variants;                                /* bit i: applies in variant i; 0: in all */
+    bool (*who)(const et_mutant *m, const et_row *r); /* which rows `row` is for; NULL: all */
     void (*settings)(et_mutant *m, et_step *s);
     void (*whole)(et_mutant *m);
     void (*row)(et_mutant *m, const et_row *r);
@@ -83,19 +116,22 @@ typedef struct et_hypothesis {
     et_nature nature;
     bool (*applies)(const et_step *right); /* NULL: always */
     bool (*allowed)(const et_profile *p,
-                    size_t variant);       /* the profile does it itself; NULL: never */
-    const char *variants[ET_MAX_VARIANTS]; /* what tells them apart, for the scope; at least {""} */
-    et_hook hooks[ET_MAX_HOOKS];           /* up to the first without a function */
-    void (*profile)(et_profile *p);        /* ET_BY_PROFILE: what is different */
-    et_dtype format;                       /* ET_BY_FORMAT */
+                    size_t variant); /* the profile does it itself; NULL: never */
+    const char
+        *variants[ET_MAX_VARIANTS]; /* what tells them apart, for the scope; none: one form */
+    et_hook hooks[ET_MAX_HOOKS];    /* up to the first without a function */
+    et_place
+        place; /* ET_BY_PROFILE: of fewer `bits`, or, where these are 0, subnormals are flushed */
+    int bits;
+    et_dtype format; /* ET_BY_FORMAT */
 } et_hypothesis;
 
 /* ---- catalogue.c: the hypotheses ---- */
 
 /* NULL past the end. */
 const et_hypothesis *et_hypothesis_row(size_t index);
-/* Is there such a variant? */
-bool et_hypothesis_has(const et_hypothesis *what, size_t variant);
+/* What tells a variant apart; NULL: there is no such variant. */
+const char *et_hypothesis_form(const et_hypothesis *what, size_t variant);
 /* The variant's hooks at a stage, one after the other, the first after NULL; NULL when there are no more. */
 const et_hook *et_hypothesis_hook(const et_hypothesis *what, size_t variant, et_stage stage,
                                   const et_hook *after);
@@ -169,36 +205,24 @@ struct et_mutant {
     et_step all;            /* what is computed for all tokens: scores, routing, losses, state */
     const et_assignment *a; /* of all tokens */
     const et_pick *pick;
-    et_step s;                         /* the sub-step */
-    et_moe_values used;                /* by the backward pass: s.fwd, or the reference's */
+    et_step s;          /* the sub-step */
+    et_moe_values used; /* by the backward pass: s.fwd, or the reference's */
+    /* Slots' and shared expert's; NULL until a hook asks for them. */
+    et_real *mixed[2];                 /* [S], [count] the weights as y takes them */
+    et_real *shares[2];                /* [S,d], [count,d] of dx */
     et_real *loss_gates, *loss_logits; /* [count,n]: dp and dr by the losses alone */
-    et_real *slot_dx, *shared_dx; /* shares of dx, slot by slot; NULL until a hook asks for them */
-    bool ranked;                  /* the mask follows from an order, not from a threshold alone */
-    bool blocked;                 /* later stages need tokens that were not picked */
+    bool ranked;                    /* the mask follows from an order, not from a threshold alone */
+    bool blocked;                   /* later stages need tokens that were not picked */
     unsigned reach, done, compared; /* bit of each stage: can differ; is computed; was compared */
     et_status status;               /* of the hooks */
     et_step routed, kept, losses, own_room; /* whose arrays the above point to */
-    const et_step *room; /* the subject's; its own where it is rerouted; NULL: not needed yet */
+    et_step *room; /* the subject's; its own where it is rerouted; NULL: not needed yet */
     et_assignment own;
     et_pick own_pick;
     et_rounding hand; /* calls the hooks */
     size_t own_count;
     void *owned[ET_MAX_OWN];
 };
-
-/* The phases of a mutant, in order. */
-typedef enum et_phase {
-    ET_SELECTION,
-    ET_SCORES,
-    ET_EXPERTS,
-    ET_COMBINE,
-    ET_LOSSES,
-    ET_COMBINE_BACKWARD,
-    ET_EXPERTS_BACKWARD,
-    ET_SCORE_BACKWARD,
-    ET_LAYOUT,
-    ET_PHASES
-} et_phase;
 
 /* A mutant about which nothing has been computed yet. `carried`: a hook at the mask changes who goes
  * where (not so for a candidate whose own assignment is known: it is judged by that). It stays where it
@@ -221,8 +245,6 @@ et_step et_mutant_step(const et_mutant *m);
 
 bool et_mutant_hooked(const et_mutant *m, et_stage stage);
 void et_mutant_settings(et_mutant *m, et_stage stage, et_step *s);
-/* Has its array a row a token? */
-bool et_is_by_token(et_stage stage);
 /* The other functions of a stage that has been computed; of the weights, whose rows are of all tokens. */
 void et_mutant_call(et_mutant *m, et_stage stage);
 void et_mutant_call_weights(et_mutant *m);
@@ -238,12 +260,15 @@ et_real *et_mutant_reals(et_mutant *m, size_t count);
 /* The same, a copy. */
 et_real *et_mutant_copy(et_mutant *m, const et_real *from, size_t count);
 int32_t *et_mutant_integers(et_mutant *m, size_t count);
+void et_scale_values(size_t count, double factor, et_real *values);
+/* to += factor * from. */
+void et_add_row(size_t d, et_real factor, const et_real *from, et_real *to);
 /* Token t's slots; returns how many. */
 size_t et_slots_of(const et_assignment *a, size_t t, const int32_t **slots);
 /* The rows once more: H, O, dA or the shares of dx, through the weights W, read as if transposed
  * where `turned`; H of the rows x [count,d], of the tokens' own where it is NULL. */
 void et_through(et_mutant *m, const et_row *r, const et_real *W, bool turned, const et_real *x);
-/* Computes m->slot_dx and m->shared_dx. */
+/* Computes m->shares. */
 bool et_take_shares(et_mutant *m);
 /* Gate values by m->moe.gate and the scores given [N,n]. */
 void et_gates_again(et_mutant *m, const et_real *scores);

@@ -28,42 +28,94 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the failures' sizes ---- */
+/* ---- sums over parts of a tensor ---- */
 
-/* The errors of a tensor, e = slope * u + rest, as parts of the reference's root mean square: all of
- * them, and the rest. */
+/* Of the errors e = got - right and of u = right: of all elements, and, in variances, of those that have one. */
+typedef struct sums {
+    double ee, eu, uu, squares, n;
+} sums;
+
+/* Every step-th element from `first` to before `end`. V: variances, or NULL. */
+static sums sums_of(const et_exhibit *x, const et_real *V, size_t first, size_t end, size_t step)
+{
+    const et_real *right = x->right;
+    sums s = {0};
+    for (size_t i = first; i < end; i += step) {
+        double u = (double)right[i], e = et_tensor_element(x->got, i) - u;
+        s.ee += e * e;
+        s.eu += e * u;
+        s.uu += u * u;
+        if (!V || !(V[i] > 0 && isfinite(V[i]))) continue;
+        s.squares += e * e / (double)V[i];
+        s.n++;
+    }
+    return s;
+}
+
+static sums sums_of_all(const et_exhibit *x, const et_real *V)
+{
+    return sums_of(x, V, 0, et_tensor_count(x->got), 1);
+}
+
+/* Mean square in variances; NAN where there are none. */
+static double mean_square(sums s)
+{
+    return s.n > 0 ? s.squares / s.n : NAN;
+}
+
+/* Elements that stand together: a row, or as many short ones as make 16. */
+static size_t stretch_of(const et_exhibit *x)
+{
+    size_t columns = x->columns;
+    return columns >= 16 || columns == 0 ? columns : (16 + columns - 1) / columns * columns;
+}
+
+/* Of the parts of `each` elements that are not empty, those of which the test is true. */
+static double share(const et_exhibit *x, const et_real *V, size_t each,
+                    bool (*test)(sums s, double level), double level)
+{
+    size_t count = et_tensor_count(x->got), parts = 0, hits = 0;
+    for (size_t from = 0; each > 0 && from < count; from += each) {
+        sums s = sums_of(x, V, from, from + each < count ? from + each : count, 1);
+        bool filled = V ? s.n > 0 : s.uu > 0;
+        parts += filled;
+        hits += filled && test(s, level);
+    }
+    return parts > 0 ? (double)hits / (double)parts : 1;
+}
+
+static bool is_smaller(sums s, double level)
+{
+    return s.eu < level;
+}
+
+static bool errs_by(sums s, double level)
+{
+    return s.ee >= level * s.uu;
+}
+
+static bool is_beyond(sums s, double level)
+{
+    return mean_square(s) > level;
+}
+
+/* e = slope * u + rest: the errors of a tensor as parts of the reference's root mean square, all and the rest. */
 typedef struct errors {
     double slope, all, rest;
 } errors;
 
 static errors errors_of(const et_exhibit *x)
 {
-    size_t count = et_tensor_count(x->got);
-    const et_real *right = x->right;
-    double ee = 0, eu = 0, uu = 0;
-    for (size_t i = 0; i < count; i++) {
-        double u = (double)right[i], e = et_tensor_element(x->got, i) - u;
-        ee += e * e;
-        eu += e * u;
-        uu += u * u;
-    }
-    if (!(uu > 0) || !(ee < INFINITY)) return (errors){0, INFINITY, INFINITY};
-    return (errors){eu / uu, sqrt(ee / uu), sqrt(fmax(0, ee / uu - (eu / uu) * (eu / uu)))};
+    sums s = sums_of_all(x, NULL);
+    if (!(s.uu > 0) || !(s.ee < INFINITY)) return (errors){0, INFINITY, INFINITY};
+    double slope = s.eu / s.uu, all = s.ee / s.uu;
+    return (errors){slope, sqrt(all), sqrt(fmax(0, all - slope * slope))};
 }
+
+/* ---- the failures' sizes ---- */
 
 /* Rounding errs by a few parts in a hundred, where sums cancel by more; a wrong formula by as much as
  * there is. */
-static bool is_small(const et_inquiry *q)
-{
-    bool any = false;
-    for (size_t i = 0; i < q->count; i++) {
-        if (!et_fails_as_numbers(&q->exhibits[i])) continue;
-        if (!(errors_of(&q->exhibits[i]).all < 0.3)) return false;
-        any = true;
-    }
-    return any;
-}
-
 bool et_could_be_rounding(const et_inquiry *q)
 {
     for (size_t i = 0; i < q->count; i++)
@@ -102,16 +154,6 @@ static et_likelihood likelihood_under(const et_inquiry *q, const et_bars *bars)
 
 /* ---- a coarser format ---- */
 
-static bool is_of_format(const et_exhibit *x, et_dtype format)
-{
-    size_t count = et_tensor_count(x->got);
-    for (size_t i = 0; i < count; i++) {
-        double value = et_tensor_element(x->got, i);
-        if (!(et_round_to_dtype(value, format) == value)) return false;
-    }
-    return count > 0;
-}
-
 /* Is each value what the format makes of one that passes? Rounding is monotonous, overflow and underflow
  * included: it lies between what becomes of the two ends of the bar. */
 static bool is_rounded_to(const et_exhibit *x, et_dtype format)
@@ -136,8 +178,8 @@ static void try_format(et_inquiry *q, const et_hypothesis *what)
         const et_exhibit *x = &q->exhibits[i];
         if (!et_fails_as_numbers(x)) continue;
         any = true;
-        if (p->bits[et_tensor_place(x->got->name)] <= bits || !is_of_format(x, what->format) ||
-            !is_rounded_to(x, what->format))
+        if (p->bits[et_tensor_place(x->got->name)] <= bits ||
+            !et_holds_alone(x->got, what->format) || !is_rounded_to(x, what->format))
             return;
     }
     if (any) et_inquiry_note(q, what, "everywhere", "", fit_of_guess(q, false, bits));
@@ -145,29 +187,10 @@ static void try_format(et_inquiry *q, const et_hypothesis *what)
 
 /* ---- truncation ---- */
 
-/* Elements that stand together: a row, or as many short ones as make 16. */
-static size_t stretch_of(const et_exhibit *x)
-{
-    size_t columns = x->columns;
-    return columns >= 16 || columns == 0 ? columns : (16 + columns - 1) / columns * columns;
-}
-
-/* Do two thirds of the tensor err towards zero? Chance would have one half. */
+/* Does most of the tensor err towards zero? Chance would have one half. */
 static bool is_smaller_everywhere(const et_exhibit *x)
 {
-    size_t each = stretch_of(x), count = et_tensor_count(x->got), stretches = 0, smaller = 0;
-    const et_real *right = x->right;
-    for (size_t from = 0; each > 0 && from < count; from += each) {
-        double eu = 0, uu = 0;
-        for (size_t i = from; i < from + each && i < count; i++) {
-            double u = (double)right[i];
-            eu += (et_tensor_element(x->got, i) - u) * u;
-            uu += u * u;
-        }
-        stretches += uu > 0;
-        smaller += eu < 0;
-    }
-    return 3 * smaller >= 2 * stretches;
+    return 3 * share(x, NULL, stretch_of(x), is_smaller, 0) >= 2;
 }
 
 static int coarsest(const et_profile *p)
@@ -208,21 +231,6 @@ static bool is_scattered(const et_inquiry *q)
     return slopes <= 0.5 * tensors;
 }
 
-/* Mean square of the errors of some elements in variances, where there are any; NAN if not. */
-static double mean_square(const et_exhibit *x, const et_real *V, size_t first, size_t count)
-{
-    const et_real *right = x->right;
-    double sum = 0, n = 0;
-    for (size_t i = first; i < first + count; i++) {
-        double e = et_tensor_element(x->got, i) - (double)right[i];
-        /* V was computed, or the inquiry failed. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
-        if (!(V[i] > 0 && isfinite(V[i]))) continue;
-        sum += e * e / (double)V[i];
-        n++;
-    }
-    return n > 0 ? sum / n : NAN;
-}
-
 static bool is_gates(const et_exhibit *x)
 {
     return x->stage == ET_AT_GATES || x->stage == ET_AT_WEIGHTS;
@@ -248,11 +256,10 @@ static bool is_spared(const et_profile *p, const et_exhibit *x, const et_real *V
 static bool is_everywhere(const et_inquiry *q, const et_exhibit *x, const et_real *V,
                           const et_profile *p)
 {
-    size_t columns = x->columns;
-    size_t count = et_tensor_count(x->got), rows = 0, noisy = 0;
-    double all = mean_square(x, V, 0, count);
+    size_t columns = x->columns, count = et_tensor_count(x->got), rows = 0, noisy = 0;
+    double all = mean_square(sums_of_all(x, V));
     for (size_t from = 0; columns > 0 && from < count; from += columns) {
-        double row = mean_square(x, V, from, columns);
+        double row = mean_square(sums_of(x, V, from, from + columns, 1));
         if (is_gates(x) && is_spared(p, x, V, from, columns)) continue;
         rows += row >= 0;
         noisy += row >= 0.01 * all;
@@ -278,21 +285,8 @@ static double relative_error(const et_exhibit *x)
 /* The same before there are variances, of errors in parts of each row's values; a few rows will do. */
 static bool errs_in_many_rows(const et_exhibit *x)
 {
-    size_t columns = x->columns;
-    size_t count = et_tensor_count(x->got), rows = 0, noisy = 0;
-    const et_real *right = x->right;
     double all = errors_of(x).all;
-    for (size_t from = 0; columns > 0 && from < count; from += columns) {
-        double ee = 0, uu = 0;
-        for (size_t i = from; i < from + columns; i++) {
-            double u = (double)right[i], e = et_tensor_element(x->got, i) - u;
-            ee += e * e;
-            uu += u * u;
-        }
-        rows += uu > 0;
-        noisy += uu > 0 && ee >= 0.01 * all * all * uu;
-    }
-    return 16 * noisy >= rows;
+    return 16 * share(x, NULL, x->columns, errs_by, 0.01 * all * all) >= 1;
 }
 
 /* A mean square, in variances, that is too large for an honest kernel's errors. */
@@ -302,23 +296,15 @@ static const double beyond_bars = 1.3;
  * alone, another arithmetic is not what made them. */
 static bool is_beyond_bars(const et_exhibit *x)
 {
-    size_t each = stretch_of(x), count = et_tensor_count(x->got), stretches = 0, beyond = 0;
-    for (size_t from = 0; each > 0 && from < count; from += each) {
-        size_t width = count - from < each ? count - from : each;
-        double square = mean_square(x, x->variance, from, width);
-        stretches += square >= 0;
-        beyond += square > beyond_bars;
-    }
-    return 2 * beyond >= stretches;
+    return 2 * share(x, x->variance, stretch_of(x), is_beyond, beyond_bars) >= 1;
 }
 
 /* The errors are of the size that variances V say. */
 static bool is_of_size(const et_inquiry *q, const et_exhibit *x, const et_real *V,
                        const et_profile *p)
 {
-    size_t count = et_tensor_count(x->got);
-    double least = count < 16 ? 0.05 : 0.3;
-    return mean_square(x, V, 0, count) >= least * least && is_everywhere(q, x, V, p);
+    double least = et_tensor_count(x->got) < 16 ? 0.05 : 0.3;
+    return mean_square(sums_of_all(x, V)) >= least * least && is_everywhere(q, x, V, p);
 }
 
 /* Sums in few bits err by at most what replicas do: blocked ones by less, and with a slope. */
@@ -329,8 +315,7 @@ static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_bars *
     const et_tensor_bars *t = &bars->tensor[et_tensor_find(x->got->name)];
     double chance = 12 / sqrt(2 * (double)et_tensor_count(x->got));
     double most = t->groups > 0 ? 1.2 * t->bars[0].spread + chance : 0;
-    return mean_square(x, V, 0, et_tensor_count(x->got)) <= most * most &&
-           is_everywhere(q, x, V, p);
+    return mean_square(sums_of_all(x, V)) <= most * most && is_everywhere(q, x, V, p);
 }
 
 static bool is_subnormal(double value, double smallest)
@@ -372,18 +357,11 @@ static bool is_product(const et_inquiry *q, const et_exhibit *x)
 static double part_of_slopes(const et_exhibit *x)
 {
     size_t each = stretch_of(x), count = et_tensor_count(x->got);
-    const et_real *right = x->right;
     double all = 0, slopes = 0;
     for (size_t from = 0; each > 0 && from < count; from += each) {
-        double ee = 0, eu = 0, uu = 0;
-        for (size_t i = from; i < from + each && i < count; i++) {
-            double u = (double)right[i], e = et_tensor_element(x->got, i) - u;
-            ee += e * e;
-            eu += e * u;
-            uu += u * u;
-        }
-        all += uu > 0 ? ee / uu : 0;
-        slopes += uu > 0 ? eu / uu * (eu / uu) : 0;
+        sums s = sums_of(x, NULL, from, from + each < count ? from + each : count, 1);
+        all += s.uu > 0 ? s.ee / s.uu : 0;
+        slopes += s.uu > 0 ? s.eu / s.uu * (s.eu / s.uu) : 0;
     }
     return all > 0 ? slopes / all : 0;
 }
@@ -391,19 +369,11 @@ static double part_of_slopes(const et_exhibit *x)
 /* Are errors larger than the verdict's variances say in a fourth of the columns, and not in one here and there? */
 static bool is_beyond_in_columns(const et_exhibit *x)
 {
-    size_t columns = x->columns;
-    size_t count = et_tensor_count(x->got), beyond = 0, filled = 0;
-    const et_real *right = x->right;
+    size_t columns = x->columns, beyond = 0, filled = 0;
     for (size_t c = 0; c < columns; c++) {
-        double sum = 0, n = 0;
-        for (size_t i = c; i < count; i += columns) {
-            double e = et_tensor_element(x->got, i) - (double)right[i];
-            if (!(x->variance[i] > 0 && isfinite(x->variance[i]))) continue;
-            sum += e * e / (double)x->variance[i];
-            n++;
-        }
-        filled += n > 0;
-        beyond += sum > beyond_bars * n;
+        sums s = sums_of(x, x->variance, c, et_tensor_count(x->got), columns);
+        filled += s.n > 0;
+        beyond += s.squares > beyond_bars * s.n;
     }
     return 4 * beyond >= filled;
 }
@@ -484,7 +454,7 @@ static bool speaks_against(const et_exhibit *x, const et_real *V)
         theirs += (double)V[i];
         own += (double)x->variance[i];
     }
-    return own > 0 && theirs > 1e3 * own && mean_square(x, V, 0, count) < 1e-4;
+    return own > 0 && theirs > 1e3 * own && mean_square(sums_of_all(x, V)) < 1e-4;
 }
 
 /* The bars of what is right under another profile. */
@@ -521,8 +491,9 @@ static et_status fits_profile(const et_inquiry *q, const et_bars *bars, const et
                               bool *fits, et_error *error)
 {
     const et_profile *own = q->j->options->profile;
-    bool sums = p->bits[ET_ACCUMULATOR] < own->bits[ET_ACCUMULATOR], flushes = p->ftz != own->ftz;
-    bool any = sums;
+    bool of_sums = p->bits[ET_ACCUMULATOR] < own->bits[ET_ACCUMULATOR],
+         flushes = p->ftz != own->ftz;
+    bool any = of_sums;
     et_verify_options options = *q->j->options;
     et_judgement j = *q->j;
     et_status status = ET_OK;
@@ -535,17 +506,18 @@ static et_status fits_profile(const et_inquiry *q, const et_bars *bars, const et
         const et_exhibit *x = &q->exhibits[i];
         et_tensor_verdict out;
         const et_real *V = et_variance_named(bars, x->got->name);
-        if (V && !sums && !flushes) *fits = !speaks_against(x, V);
+        if (V && !of_sums && !flushes) *fits = !speaks_against(x, V);
         bool aside = x->failed && V && x->stage == ET_STAGES; /* logits, metrics */
         if (!V || (!et_fails_as_numbers(x) && !aside)) continue;
         status = et_judge_tensor(&j, (size_t)(x->got - j.candidate), q->right, V, &out, error);
         if (status != ET_OK) return status;
-        *fits = sums ? 1000 * out.failed <= out.judged : out.outcome != ET_MISMATCH;
+        *fits = of_sums ? 1000 * out.failed <= out.judged : out.outcome != ET_MISMATCH;
         if (aside) continue;
-        *fits = *fits && (sums ? is_of_sums(q, x, bars, p) : flushes || is_everywhere(q, x, V, p));
+        *fits =
+            *fits && (of_sums ? is_of_sums(q, x, bars, p) : flushes || is_everywhere(q, x, V, p));
         any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V, p));
     }
-    *fits = *fits && any && (!sums || look_like_sums(q, p->bits[ET_ACCUMULATOR]));
+    *fits = *fits && any && (!of_sums || look_like_sums(q, p->bits[ET_ACCUMULATOR]));
     if (status == ET_OK && *fits && q->routing_failed)
         status = allows_routing(q, bars, fits, error);
     return status;
@@ -594,7 +566,10 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flu
     et_profile p = *own;
     et_shelved *taken;
     bool fits = false, coarser = false;
-    what->profile(&p);
+    if (what->bits > 0)
+        p.bits[what->place] = what->bits;
+    else
+        p.ftz = true;
     for (int i = 0; i < ET_PLACES; i++) {
         if (p.bits[i] > own->bits[i]) return ET_OK;
         coarser |= p.bits[i] < own->bits[i];
@@ -617,7 +592,7 @@ et_status et_explain_precision(et_inquiry *q, et_error *error)
 {
     const et_hypothesis *what;
     et_status status = ET_OK;
-    bool small = is_small(q), scattered = is_scattered(q);
+    bool small = et_could_be_rounding(q), scattered = is_scattered(q);
     bool flushed = false; /* which looks like nothing else */
     for (size_t i = 0; status == ET_OK && !flushed && (what = et_hypothesis_row(i)) != NULL; i++) {
         if (what->applies && !what->applies(q->right)) continue;

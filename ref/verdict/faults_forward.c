@@ -1,0 +1,445 @@
+/* faults_forward.c: gates, weights, the experts' rows and y, wrongly. See faults.h. */
+#include "etref/elementary.h"
+#include "ref/base/memory.h"
+#include "ref/verdict/faults.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static ET_SHOWS(has_plain_softmax, et_is_moe(s) && (s->c.gate == ET_GATE_SOFTMAX ||
+                                                    s->c.gate == ET_GATE_SOFTMAX_TOKENS));
+static ET_SHOWS(has_norm, et_is_moe(s) && s->c.norm != ET_NORM_NONE);
+static ET_SHOWS(has_no_norm, et_is_moe(s) && s->c.norm == ET_NORM_NONE);
+static ET_SHOWS(counts_shared, et_divides_by_fanout(s) && s->c.shared);
+/* Some expert's weights can be read as if transposed. */
+static ET_SHOWS(is_square, s->c.d_expert == s->c.d_model ||
+                               (et_is_moe(s) && s->c.shared_d_expert == s->c.d_model));
+
+/* ---- gates ---- */
+
+/* Their derivative, too, is taken at the biased score. */
+static void biased_logits(et_mutant *m, et_step *s)
+{
+    size_t N = m->moe.N, n = m->moe.n;
+    et_real *scores = et_mutant_copy(m, m->all.fwd.logits, N * n);
+    for (size_t j = 0; scores && j < N * n; j++) scores[j] += m->all.in.bias[j % n];
+    if (scores) s->fwd.logits = scores;
+}
+
+static void biased_gates(et_mutant *m)
+{
+    et_step biased = m->all;
+    biased_logits(m, &biased);
+    et_gates_again(m, biased.fwd.logits);
+}
+
+/* A gate without an anchor leaves the shared expert a constant weight. */
+static void another_gate(et_mutant *m, et_gate gate, et_real shared)
+{
+    m->moe.gate = gate;
+    if (m->moe.anchor_weighs_shared && !et_gate_has_anchor(gate)) {
+        m->moe.anchor_weighs_shared = false;
+        m->moe.shared_constant = shared;
+    }
+}
+
+static ET_SETTING(no_anchor, another_gate(m, ET_GATE_SOFTMAX, m->variant == 0 ? 1 : 0));
+static ET_SETTING(
+    other_axis,
+    another_gate(m, m->moe.gate == ET_GATE_SOFTMAX ? ET_GATE_SOFTMAX_TOKENS : ET_GATE_SOFTMAX, 1));
+
+static void other_gate(et_mutant *m, et_step *s)
+{
+    static const et_gate gates[] = {ET_GATE_SIGMOID, ET_GATE_SOFTMAX, ET_GATE_RELU,
+                                    ET_GATE_SOFTMAX_ANCHOR};
+    et_gate gate = gates[m->variant];
+    (void)s;
+    if (m->moe.gate == ET_GATE_SOFTMAX_TOKENS && gate == ET_GATE_SOFTMAX)
+        return; /* the wrong axis */
+    if (et_gate_has_anchor(m->moe.gate) && gate != ET_GATE_SIGMOID && gate != ET_GATE_RELU) return;
+    another_gate(m, gate, 1);
+}
+
+/* ---- weights: of one row, or as y takes them ---- */
+
+static const et_real *gates_at(const et_mutant *m, size_t token)
+{
+    return m->all.fwd.gates + token * m->moe.n;
+}
+
+static ET_ALTERATION(weight_one, *r->values = 1);
+static ET_ALTERATION(weight_squared, *r->values *= *r->values);
+static ET_ALTERATION(weight_by_gate, *r->values *= gates_at(m, r->token)[r->expert]);
+static ET_ALTERATION(weigh_twice, et_scale_values(r->size, (double)(*r->w * * r->w), r->values));
+static ET_SETTING(no_norm, m->moe.norm = ET_NORM_NONE);
+static ET_SETTING(another_norm, m->moe.norm = m->variant == 0 ? ET_NORM_SUM : ET_NORM_FANOUT);
+
+static et_real sum_over_all(const et_mutant *m, size_t token)
+{
+    et_real sum = 0;
+    for (size_t i = 0; i < m->moe.n; i++) sum += gates_at(m, token)[i];
+    return sum;
+}
+
+static et_real sum_over_selected(const et_mutant *m, size_t token)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(m->a, token, &slots);
+    et_real sum = 0;
+    for (size_t j = 0; j < count; j++) sum += gates_at(m, token)[m->a->slot_expert[slots[j]]];
+    return sum;
+}
+
+static void norm_over_all(et_mutant *m, const et_row *r)
+{
+    et_real by = sum_over_all(m, r->token);
+    *r->w = by != 0 ? gates_at(m, r->token)[r->expert] / by : 0;
+}
+
+static ET_ALTERATION(norm_over_all_backward,
+                     if (!m->forward_only)
+                         et_weigh_backward(m, r, et_carried(m, r->t), sum_over_all(m, r->token)));
+
+/* n_t without the shared expert. */
+static et_real own_fanout(const et_mutant *m, size_t token)
+{
+    return (et_real)m->a->fanout[token];
+}
+
+static void without_shared(et_mutant *m, const et_row *r)
+{
+    et_real by = own_fanout(m, r->token);
+    if (by > 0) *r->w *= (by + 1) / by;
+}
+
+static ET_ALTERATION(without_shared_backward,
+                     if (!m->forward_only) et_weigh_backward(m, r, 0, own_fanout(m, r->token)));
+
+/* The anchor's gradient is divided by it, too. */
+static void without_shared_anchor(et_mutant *m, const et_row *r)
+{
+    et_real by = own_fanout(m, r->token);
+    et_real danchor = m->s.bwd.shared_weight[r->t] / (by > 0 ? by : 1);
+    if (!m->forward_only && m->moe.anchor_weighs_shared)
+        et_gate_backward_again(m, r, m->moe.gate, m->used.anchor + r->t, &danchor);
+}
+
+/* Weights lie token by token, and are read expert by expert; or the other way round. */
+static void weights_in_other_order(et_mutant *m)
+{
+    et_real *w = m->all.fwd.slot_weight, *right = et_mutant_copy(m, w, m->a->slots);
+    for (size_t q = 0; right && q < m->a->slots; q++) {
+        size_t slot = (size_t)m->a->token_slots[q];
+        if (m->variant == 0)
+            w[q] = right[slot];
+        else
+            w[slot] = right[q];
+    }
+}
+
+static void gate_of_neighbour(et_mutant *m, const et_row *r)
+{
+    size_t n = m->moe.n, step = m->variant == 1 ? n - 1 : 1;
+    et_real by = 1, p = gates_at(m, r->token)[(r->expert + step) % n];
+    if (m->moe.norm == ET_NORM_FANOUT) by = own_fanout(m, r->token) + (m->moe.hs > 0 ? 1 : 0);
+    if (m->moe.norm == ET_NORM_SUM) by = sum_over_selected(m, r->token);
+    *r->w = by != 0 ? p / by : 0;
+}
+
+/* By what a kernel that gates its experts may have gated the shared one. Forms from 4 on: the same, in y alone. */
+static void gate_shared(et_mutant *m, const et_row *r)
+{
+    const et_real *w = m->all.fwd.slot_weight;
+    const int32_t *slots;
+    size_t form = m->variant % 4, count = et_slots_of(m->a, r->token, &slots);
+    et_real sum = 0;
+    for (size_t j = 0; j < count; j++) sum += w[slots[j]];
+    *r->values *= form == 0   ? *gates_at(m, r->token)
+                  : form == 1 ? (count > 0 ? w[slots[0]] : 1)
+                  : form == 2 ? sum
+                              : 1 - sum;
+}
+
+/* ---- dO of what a wrong weight in y lets come back, and dw ---- */
+
+void et_unweigh_dO(et_mutant *m, const et_row *r)
+{
+    memcpy(r->dO, m->on->right->in.dy + r->token * m->moe.d, m->moe.d * sizeof *r->dO);
+}
+
+/* d(w^2)/dw = 2 w */
+static ET_ALTERATION(dw_of_square, *r->dw *= 2 * *r->w);
+
+/* ---- other weights of experts ---- */
+
+void et_use_expert(et_mutant *m, const et_row *r, size_t e)
+{
+    bool up = r->stage == ET_AT_PRE || r->stage == ET_AT_SLOT_DX;
+    const et_real *weights = up ? m->moe.up : m->moe.down;
+    if (r->expert < m->moe.n)
+        et_through(m, r, weights + e % m->moe.n * m->moe.h * m->moe.d, false, NULL);
+}
+
+static size_t neighbour(const et_mutant *m, size_t e)
+{
+    bool before = m->variant == 2 || m->variant == 3;
+    return e + (before ? m->moe.n - 1 : 1);
+}
+
+static ET_ALTERATION(neighbours_weights, et_use_expert(m, r, neighbour(m, r->expert)));
+static ET_ALTERATION(first_experts_weights, et_use_expert(m, r, 0));
+
+/* The shared expert may have another width than the routed ones: only what is square is turned. */
+static void turned(et_mutant *m, const et_row *r)
+{
+    bool up = r->stage == ET_AT_PRE || r->stage == ET_AT_SLOT_DX;
+    if (r->width == m->moe.d) et_through(m, r, up ? r->up : r->down, true, NULL);
+}
+
+/* H of the row of x whose number is the slot's, as if slots were tokens. */
+static void slot_as_token(et_mutant *m, const et_row *r)
+{
+    size_t d = m->moe.d, bytes = d * sizeof(et_real);
+    void *x = NULL;
+    if (r->expert == m->moe.n) return;
+    if (et_allocate(&x, r->count, bytes, "rows", NULL) != ET_OK) {
+        m->status = ET_ENOMEM;
+        return;
+    }
+    for (size_t q = 0; q < r->count; q++)
+        memcpy((et_real *)x + q * d,
+               m->on->right->in.x + m->pick->slots[r->first + q] % m->moe.N * d, bytes);
+    et_through(m, r, r->up, false, x);
+    free(x);
+}
+
+/* ---- another activation ---- */
+
+/* x s(x), or x s(2u) with u = sqrt(2/pi) (x + 0.044715 x^3), s the logistic function: slope s + x s (1-s) ds. */
+static double smooth(et_activation f, double x, double *slope)
+{
+    const double root = 0.79788456080286536;
+    bool silu = f == ET_SILU;
+    double inner = silu ? x : 2 * root * (x + 0.044715 * x * x * x);
+    double s = 1 / (1 + et_exp(-inner)), ds = silu ? 1 : 2 * root * (1 + 3 * 0.044715 * x * x);
+    *slope = s + x * s * (1 - s) * ds;
+    return x * s;
+}
+
+static double activate(et_activation f, double x, double *slope)
+{
+    if (f == ET_SILU || f == ET_GELU) return smooth(f, x, slope);
+    bool square = f == ET_SQUARE;
+    *slope = square ? 2 * x : x > 0;
+    return *slope * (square ? x / 2 : x);
+}
+
+void et_slope_row(const et_row *r, et_activation f)
+{
+    double slope;
+    for (size_t j = 0; j < r->width; j++) {
+        activate(f, (double)r->H[j], &slope);
+        r->dH[j] = r->dA[j] * (et_real)slope;
+    }
+}
+
+static void activate_row(const et_row *r, et_activation f)
+{
+    double slope;
+    for (size_t j = 0; j < r->width; j++) r->A[j] = (et_real)activate(f, (double)r->H[j], &slope);
+}
+
+static et_activation smooth_one(const et_mutant *m)
+{
+    return m->variant == 0 ? ET_SILU : ET_GELU;
+}
+
+static ET_ALTERATION(relu_alone, activate_row(r, ET_RELU));
+static ET_ALTERATION(relu_slope, et_slope_row(r, ET_RELU));
+static ET_ALTERATION(square_alone, activate_row(r, ET_SQUARE));
+static ET_ALTERATION(square_slope, et_slope_row(r, ET_SQUARE));
+static ET_ALTERATION(smooth_instead, activate_row(r, smooth_one(m)));
+static ET_ALTERATION(smooth_slope, et_slope_row(r, smooth_one(m)));
+
+/* ---- rows that get lost, and rows that count twice ---- */
+
+/* What y lacks has dw = 0 and dO = 0, as autograd makes it; and of it there are routed experts' rows alone. */
+static ET_CHOICE(is_last_row,
+                 r->place + 1 == r->load && (m->variant % 3 == 0 || et_is_routed(m, r)));
+
+static bool is_in_last_tile(const et_row *r, size_t tile)
+{
+    return r->place >= r->load - r->load % tile;
+}
+
+static bool is_in_dropped_tile(const et_mutant *m, const et_row *r)
+{
+    static const size_t tiles[] = {16, 32, 64, 128, 256};
+    return is_in_last_tile(r, tiles[m->variant % 5]) && (m->variant < 10 || et_is_routed(m, r));
+}
+
+static bool is_in_strange_tile(const et_mutant *m, const et_row *r)
+{
+    static const size_t tiles[] = {16, 64, 128};
+    return et_is_routed(m, r) && is_in_last_tile(r, tiles[m->variant - 4]);
+}
+
+/* Variant 0: each token's first slot; 1: its last; 2: the first slot of all; 3: the last of all. */
+static bool is_added_twice(const et_mutant *m, const et_row *r)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(m->a, r->token, &slots);
+    if (!et_is_routed(m, r)) return false;
+    if (m->variant >= 2) return r->slot == (m->variant == 2 ? 0 : m->a->slots - 1);
+    return r->slot == (size_t)slots[m->variant == 0 ? 0 : count - 1];
+}
+
+bool et_is_overwritten(const et_mutant *m, const et_row *r, bool first, bool alone)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(m->a, r->token, &slots);
+    if (!et_is_routed(m, r)) return alone && count > 0;
+    return r->slot != (size_t)slots[first ? 0 : count - 1];
+}
+
+/* The last slot stays; the same, without the shared expert; the first stays. From 3 on: and no gradient comes back. */
+static ET_CHOICE(is_overwritten, et_is_overwritten(m, r, m->variant % 3 == 2, m->variant % 3 == 1));
+
+/* ---- permutations ---- */
+
+/* Variant 0: weights and outputs are both read through the inverse; 1: outputs alone. All that comes
+ * before is right, of whichever token. */
+static void gather_y_by_inverse(et_mutant *m)
+{
+    size_t d = m->moe.d;
+    const et_moe_values *all = &m->all.fwd;
+    const int32_t *offsets = m->a->token_offsets, *inverse = et_inverse_of_token_slots(m);
+    for (size_t t = 0; inverse && t < m->pick->count; t++) {
+        size_t token = m->pick->tokens[t];
+        et_real *y = m->s.fwd.y + t * d;
+        et_scale_values(d, 0, y);
+        if (m->moe.hs > 0) et_add_row(d, all->shared_weight[token], all->shared_out + token * d, y);
+        for (int32_t q = offsets[token]; q < offsets[token + 1]; q++) {
+            size_t slot = (size_t)inverse[q];
+            size_t weight = m->variant == 0 ? slot : (size_t)m->a->token_slots[q];
+            et_add_row(d, all->slot_weight[weight], all->slot_out + slot * d, y);
+        }
+    }
+}
+
+/* dx_t takes the shares that the inverse names for its slots: of all tokens. */
+static void shares_by_inverse(et_mutant *m)
+{
+    size_t d = m->moe.d;
+    m->blocked = !m->pick->whole;
+    const int32_t *inverse = m->blocked ? NULL : et_inverse_of_token_slots(m);
+    const et_real *right = inverse ? et_mutant_copy(m, m->shares[0], m->a->slots * d) : NULL;
+    for (size_t q = 0; right && q < m->a->slots; q++)
+        memcpy(m->shares[0] + (size_t)m->a->token_slots[q] * d, right + (size_t)inverse[q] * d,
+               d * sizeof *right);
+}
+
+/* ---- the table ---- */
+
+/* clang-format off */
+static const et_hypothesis table[] = {
+    {.doc = {"gate-forgotten", "the gate is missing: f(x) enters y with weight 1", "forward"},
+     .applies = et_is_moe, .variants = {"", "in y alone", "in y, and from there back"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .who = et_is_routed, .row = weight_one}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = et_is_routed, .row = weight_one},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .who = et_is_routed, .row = et_zero_row}, {.at = ET_AT_DOUT, .variants = 4, .who = et_is_routed, .row = et_unweigh_dO}}},
+    {.doc = {"gate-twice", "the gate is applied twice", "forward"},
+     .applies = et_is_moe, .variants = {"", "in y alone", "in y, and from there back"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .who = et_is_routed, .row = weight_by_gate}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = et_is_routed, .row = weight_squared},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .who = et_is_routed, .row = dw_of_square}, {.at = ET_AT_DOUT, .variants = 4, .who = et_is_routed, .row = et_weigh_row}}},
+    {.doc = {"gate-before-activation", "the gate multiplies H before relu(H)^2, not f(x)", "forward"},
+     .applies = et_is_moe, .variants = {"H is shown weighted", "H is shown unweighted", "in y alone"},
+     .hooks = {{.at = ET_AT_PRE, .variants = 1, .who = et_is_routed, .row = et_weigh_row}, {.at = ET_AT_ACT, .variants = 2, .who = et_is_routed, .row = weigh_twice},
+               {.at = ET_AT_MIX, .variants = 3, .who = et_is_routed, .row = weight_one}, {.at = ET_AT_MIX, .variants = 4, .who = et_is_routed, .row = weight_squared}}},
+    {.doc = {"biased-score-as-gate", "the gate value is computed from the biased score", "forward"},
+     .applies = et_has_bias, .variants = {"", "its derivative, too"}, .hooks = {{.at = ET_AT_GATES, .variants = 1, .whole = biased_gates}, {.at = ET_AT_GATES, .variants = 2, .settings = biased_logits}}},
+    {.doc = {"anchor-forgotten", "the softmax lacks its anchor, the zero logit", "forward"},
+     .applies = et_has_anchor, .variants = {"the shared expert weighs 1", "the shared expert weighs 0"},
+     .hooks = {{.at = ET_AT_GATES, .settings = no_anchor}}},
+    {.doc = {"softmax-wrong-axis", "the softmax runs over the tokens where the experts are meant, or back", "forward"},
+     .applies = has_plain_softmax, .hooks = {{.at = ET_AT_GATES, .settings = other_axis}}},
+    {.doc = {"other-gate", "the gate is another function than the case's", "forward"},
+     .applies = et_is_moe, .variants = {"sigmoid", "softmax", "relu", "softmax_anchor"}, .hooks = {{.at = ET_AT_GATES, .settings = other_gate}}},
+    {.doc = {"gate-of-neighbour", "f(x) is weighted by the neighbouring expert's gate", "forward"},
+     .applies = et_has_many_experts, .variants = {"expert i+1", "expert i-1"}, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = gate_of_neighbour}}},
+    {.doc = {"weights-in-token-order", "slot weights lie token by token and are read expert by expert, or back", "forward"},
+     .applies = et_is_moe, .variants = {"", "or back"}, .hooks = {{.at = ET_AT_WEIGHTS, .whole = weights_in_other_order}}},
+    {.doc = {"norm-forgotten", "the weights are not normalised", "forward"},
+     .applies = has_norm, .hooks = {{.at = ET_AT_WEIGHTS, .settings = no_norm}}},
+    {.doc = {"norm-added", "the weights are normalised where the case has no norm", "forward"},
+     .applies = has_no_norm, .variants = {"by the sum of the token's gates", "by the fanout"}, .hooks = {{.at = ET_AT_WEIGHTS, .settings = another_norm}}},
+    {.doc = {"norm-over-all", "gates are divided by the sum over all experts, not over the selected ones", "forward"},
+     .applies = et_sums_gates, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_over_all}, {.at = ET_AT_DGATES, .row = norm_over_all_backward}}},
+    {.doc = {"fanout-without-shared", "the fanout does not count the shared expert", "forward"},
+     .applies = counts_shared, .hooks = {{.at = ET_AT_WEIGHTS, .row = without_shared}, {.at = ET_AT_DGATES, .row = without_shared_backward},
+               {.at = ET_AT_DLOGITS, .row = without_shared_anchor}}},
+    {.doc = {"neighbour-expert", "rows are computed with the neighbouring expert's weights", "forward"},
+     .applies = et_has_many_experts,
+     .variants = {"expert i+1", "expert i+1, in the backward pass, too", "expert i-1", "expert i-1, in the backward pass, too",
+                  "expert i+1, rows that fill no tile of 16", "expert i+1, rows that fill no tile of 64", "expert i+1, rows that fill no tile of 128"},
+     .hooks = {{.at = ET_AT_PRE, .variants = 15, .rows = neighbours_weights}, {.at = ET_AT_OUT, .variants = 15, .rows = neighbours_weights},
+               {.at = ET_AT_DACT, .variants = 10, .rows = neighbours_weights}, {.at = ET_AT_SLOT_DX, .variants = 10, .rows = neighbours_weights},
+               {.at = ET_AT_PRE, .variants = 112, .who = is_in_strange_tile, .row = neighbours_weights},
+               {.at = ET_AT_OUT, .variants = 112, .who = is_in_strange_tile, .row = neighbours_weights}}},
+    {.doc = {"first-expert-everywhere", "every expert computes with expert 0's weights", "forward"},
+     .applies = et_has_many_experts, .variants = {"", "in the backward pass, too"},
+     .hooks = {{.at = ET_AT_PRE, .rows = first_experts_weights}, {.at = ET_AT_OUT, .rows = first_experts_weights},
+               {.at = ET_AT_DACT, .variants = 2, .rows = first_experts_weights}, {.at = ET_AT_SLOT_DX, .variants = 2, .rows = first_experts_weights}}},
+    {.doc = {"up-transposed", "W_up is read transposed", "forward"},
+     .applies = is_square, .variants = {"", "in the backward pass, too"},
+     .hooks = {{.at = ET_AT_PRE, .rows = turned}, {.at = ET_AT_SLOT_DX, .variants = 2, .rows = turned}}},
+    {.doc = {"down-transposed", "W_down is read transposed", "forward"},
+     .applies = is_square, .variants = {"", "in the backward pass, too"},
+     .hooks = {{.at = ET_AT_OUT, .rows = turned}, {.at = ET_AT_DACT, .variants = 2, .rows = turned}}},
+    {.doc = {"slot-for-token", "an expert reads the row of x that its slot's number names, not its token", "forward"},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_PRE, .rows = slot_as_token}}},
+    {.doc = {"relu-not-squared", "A = relu(H), not its square", "forward"}, .variants = {"", "its derivative, too"},
+     .hooks = {{.at = ET_AT_ACT, .row = relu_alone}, {.at = ET_AT_DPRE, .variants = 2, .row = relu_slope}}},
+    {.doc = {"square-without-relu", "A = H^2, not relu(H)^2", "forward"}, .variants = {"", "its derivative, too"},
+     .hooks = {{.at = ET_AT_ACT, .row = square_alone}, {.at = ET_AT_DPRE, .variants = 2, .row = square_slope}}},
+    {.doc = {"other-activation", "the activation is not relu(H)^2", "forward"}, .variants = {"SiLU", "GELU"},
+     .hooks = {{.at = ET_AT_ACT, .row = smooth_instead}, {.at = ET_AT_DPRE, .row = smooth_slope}}},
+    {.doc = {"last-row-dropped", "an expert's last row is missing", "forward"},
+     .variants = {"", "in y alone", "in y, and from there back", "in the backward pass, too"},
+     .hooks = {{.at = ET_AT_OUT, .variants = 1 | 8, .who = is_last_row, .row = et_zero_row}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = is_last_row, .row = et_zero_row},
+               {.at = ET_AT_DWEIGHT, .variants = 4 | 8, .who = is_last_row, .row = et_zero_row}, {.at = ET_AT_DOUT, .variants = 4 | 8, .who = is_last_row, .row = et_zero_row}}},
+    {.doc = {"last-tile-dropped", "an expert's last rows, which fill no whole tile, are missing", "forward"},
+     .variants = {"tiles of 16", "tiles of 32", "tiles of 64", "tiles of 128", "tiles of 256",
+                  "tiles of 16, in the backward pass, too", "tiles of 32, in the backward pass, too", "tiles of 64, in the backward pass, too",
+                  "tiles of 128, in the backward pass, too", "tiles of 256, in the backward pass, too", "tiles of 16, in y, and from there back",
+                  "tiles of 32, in y, and from there back", "tiles of 64, in y, and from there back", "tiles of 128, in y, and from there back",
+                  "tiles of 256, in y, and from there back"},
+     .hooks = {{.at = ET_AT_OUT, .variants = 31 | 31 << 5, .who = is_in_dropped_tile, .row = et_zero_row}, {.at = ET_AT_MIX, .variants = 31 << 10, .who = is_in_dropped_tile, .row = et_zero_row},
+               {.at = ET_AT_DWEIGHT, .variants = 31 << 5 | 31 << 10, .who = is_in_dropped_tile, .row = et_zero_row},
+               {.at = ET_AT_DOUT, .variants = 31 << 5 | 31 << 10, .who = is_in_dropped_tile, .row = et_zero_row}}},
+    {.doc = {"slot-added-twice", "a slot is added to y twice", "forward"},
+     .applies = et_is_moe, .variants = {"each token's first", "each token's last", "the first of all", "the last of all"},
+     .hooks = {{.at = ET_AT_MIX, .who = is_added_twice, .row = et_double_row}}},
+    {.doc = {"second-slot-overwrites", "a token's slots overwrite each other in y", "forward"},
+     .applies = et_is_moe, .variants = {"the last stays", "the last stays, without the shared expert", "the first stays", "the last stays, and from there back",
+                  "the last stays, without the shared expert, and from there back", "the first stays, and from there back"},
+     .hooks = {{.at = ET_AT_MIX, .who = is_overwritten, .row = et_zero_row}, {.at = ET_AT_DWEIGHT, .variants = 56, .who = is_overwritten, .row = et_zero_row},
+               {.at = ET_AT_DOUT, .variants = 56, .who = is_overwritten, .row = et_zero_row}}},
+    {.doc = {"shared-forgotten", "the shared expert is missing", "forward"},
+     .applies = et_has_shared, .variants = {"", "in y alone", "in y, and from there back"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .who = et_is_shared_row, .row = et_zero_row}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = et_is_shared_row, .row = et_zero_row},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .who = et_is_shared_row, .row = et_zero_row}, {.at = ET_AT_DOUT, .variants = 4, .who = et_is_shared_row, .row = et_zero_row}}},
+    {.doc = {"shared-twice", "the shared expert is added twice", "forward"},
+     .applies = et_has_shared, .variants = {"", "in y alone", "in y, and from there back"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .who = et_is_shared_row, .row = et_double_row}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = et_is_shared_row, .row = et_double_row},
+               {.at = ET_AT_DWEIGHT, .variants = 4, .who = et_is_shared_row, .row = et_double_row}, {.at = ET_AT_DOUT, .variants = 4, .who = et_is_shared_row, .row = et_double_row}}},
+    {.doc = {"shared-gated", "the shared expert's output is multiplied by a gate", "forward"}, .applies = et_has_shared,
+     .variants = {"expert 0's", "the token's first slot's", "the sum over its slots", "1 minus that sum", "expert 0's, in y alone",
+                  "the token's first slot's, in y alone", "the sum over its slots, in y alone", "1 minus that sum, in y alone"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 15, .who = et_is_shared_row, .row = gate_shared}, {.at = ET_AT_MIX, .variants = 240, .who = et_is_shared_row, .row = gate_shared}}},
+    {.doc = {"inverse-permutation", "slots are gathered by the inverse of token_slots", "forward"},
+     .applies = et_is_moe, .variants = {"in y", "in y, with the right weights", "in dx"},
+     .hooks = {{.at = ET_AT_Y, .variants = 3, .whole = gather_y_by_inverse}, {.at = ET_AT_SLOT_DX, .variants = 4, .whole = shares_by_inverse}}},
+};
+/* clang-format on */
+
+const et_faults et_forward_faults = ET_FAULTS(table);
