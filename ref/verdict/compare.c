@@ -443,8 +443,7 @@ et_status et_mutant_passes(const et_inquiry *q, const et_mutant *m, bool *passes
 double et_mutant_fit(const et_inquiry *q, const et_mutant *m)
 {
     et_likelihood l = {0};
-    for (size_t i = 0; i < q->count; i++)
-        if (et_fails_as_numbers(&q->exhibits[i]))
-            et_fit_add(&l, &q->exhibits[i], &(et_guess){.values = touched(m, &q->exhibits[i])});
+    for (size_t i = 0; i < q->wrong_count; i++)
+        et_fit_add(&l, q->wrong[i], &(et_guess){.values = touched(m, q->wrong[i])});
     return et_fit_of(&l);
 }

@@ -67,7 +67,10 @@ static et_status take_exhibits(et_inquiry *q, et_error *error)
     for (size_t i = 0; status == ET_OK && i < q->j->count; i++) {
         et_exhibit *x = &q->exhibits[q->count++];
         *x = exhibit_of(q, i);
-        if (x->failed && x->stage != ET_STAGES) q->failed[x->part] = true;
+        if (x->failed && x->stage != ET_STAGES) {
+            q->failed[x->part] = true;
+            if (x->variance && x->part == ET_PART_ARITHMETIC) q->wrong[q->wrong_count++] = x;
+        }
         if (x->stage >= ET_AT_DWEIGHT && x->stage < ET_AT_LAYOUT) {
             q->shows_backward = true;
             q->backward_failed |= x->failed;

@@ -202,7 +202,7 @@ static void note(search *s, const et_attempt *t)
 }
 
 /* How many full judgements may be made: 2 in a large problem, more in a smaller one. */
-static size_t budget(const et_inquiry *q)
+static size_t most_judgements(const et_inquiry *q)
 {
     const et_case *c = &q->right->c;
     double slots = c->layer == ET_MOE ? (double)q->right->assignment.slots : 0;
@@ -210,18 +210,16 @@ static size_t budget(const et_inquiry *q)
     return work > 4e9 ? 2 : work > 1e9 ? 6 : SURVIVORS;
 }
 
-/* The survivors on all tokens, by the full judgement, which those of a small problem have passed.
- * `confirmed` [SURVIVORS] out. */
-static et_status confirm(search *s, bool *confirmed, et_error *error)
+/* The survivors on all tokens, by the full judgement, which those of a small problem have passed. */
+static et_status confirm(search *s, et_error *error)
 {
     const et_judgement *j = s->q->j;
     et_subject on;
-    et_status status = ET_OK;
-    size_t most = budget(s->q);
+    size_t most = most_judgements(s->q);
     qsort(s->survivors, s->count, sizeof *s->survivors, by_specificity);
-    for (size_t i = 0; i < SURVIVORS; i++) confirmed[i] = s->q->small;
+    for (size_t i = 0; i < s->count; i++) s->survivors[i].confirmed = s->q->small;
     if (s->count == 0 || s->q->small) return ET_OK;
-    status = et_subject_open(&on, s->q->right, j->candidate, j->count, NULL, error);
+    et_status status = et_subject_open(&on, s->q->right, j->candidate, j->count, NULL, error);
     if (status != ET_OK) return status;
     for (size_t i = 0; status == ET_OK && i < s->count && i < most; i++) {
         et_attempt *t = &s->survivors[i];
@@ -229,51 +227,45 @@ static et_status confirm(search *s, bool *confirmed, et_error *error)
         if (!et_budget_allows(&s->q->budget, ET_JUDGEMENT)) continue;
         if (t->what->nature == ET_BY_FACTOR) status = et_attempt_fit(&on, s->q, t, &fits, error);
         if (status == ET_OK && fits)
-            status = et_attempt_look(&on, s->q, t, true, &confirmed[i], error);
+            status = et_attempt_look(&on, s->q, t, true, &t->confirmed, error);
     }
     et_subject_close(&on);
     return status;
 }
 
-static bool covers_all(const et_inquiry *q, const et_attempt *t)
+/* Are these all parts that fail? */
+static bool are_all(const et_inquiry *q, const bool parts[ET_PARTS])
 {
-    return (!q->failed[0] || t->covers[0]) && (!q->failed[1] || t->covers[1]);
+    return (!q->failed[0] || parts[0]) && (!q->failed[1] || parts[1]);
 }
 
 /* Those that account for everything, if there are any; else those of each part. */
-static void report(search *s, const bool *confirmed, bool explained[ET_PARTS])
+static void report(search *s, bool explained[ET_PARTS])
 {
     bool whole = false;
     for (size_t i = 0; i < s->count; i++)
-        whole |= confirmed[i] && covers_all(s->q, &s->survivors[i]);
+        whole |= s->survivors[i].confirmed && are_all(s->q, s->survivors[i].covers);
     for (size_t i = 0; i < s->count; i++) {
         const et_attempt *t = &s->survivors[i];
-        if (!confirmed[i] || (whole && !covers_all(s->q, t))) continue;
+        if (!t->confirmed || (whole && !are_all(s->q, t->covers))) continue;
         for (int p = 0; p < ET_PARTS; p++) explained[p] |= t->covers[p];
         note(s, t);
     }
-}
-
-static bool is_explained(const et_inquiry *q, const bool explained[ET_PARTS])
-{
-    return (!q->failed[0] || explained[0]) && (!q->failed[1] || explained[1]);
 }
 
 /* `part` of the limit may have been used up when this ends. */
 static et_status attempt_nature(search *s, et_nature nature, double part, bool explained[ET_PARTS],
                                 et_error *error)
 {
-    bool confirmed[SURVIVORS];
     et_status status = ET_OK;
     et_budget *b = &s->q->budget;
-    for (int tier = 0; status == ET_OK && tier < ET_TIERS && !is_explained(s->q, explained);
-         tier++) {
+    for (int tier = 0; status == ET_OK && tier < ET_TIERS && !are_all(s->q, explained); tier++) {
         s->count = 0;
         et_budget_until(b, part, 0.5);
         status = attempt_all(s, nature, tier, error);
         et_budget_until(b, part, 1);
-        if (status == ET_OK) status = confirm(s, confirmed, error);
-        if (status == ET_OK) report(s, confirmed, explained);
+        if (status == ET_OK) status = confirm(s, error);
+        if (status == ET_OK) report(s, explained);
     }
     return status;
 }
@@ -312,7 +304,7 @@ static et_status run_search(search *s, et_error *error)
         explained[1] = q->found > before;
     }
     fill_in(q);
-    bool named = is_explained(q, explained) || (other.profile && other.explains);
+    bool named = are_all(q, explained) || (other.profile && other.explains);
     return status == ET_OK && !named ? et_describe_residual(q, error) : status;
 }
 

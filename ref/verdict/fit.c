@@ -17,11 +17,6 @@
 #include <math.h>
 #include <string.h>
 
-bool et_fails_as_numbers(const et_exhibit *x)
-{
-    return x->failed && x->part == ET_PART_ARITHMETIC && x->stage != ET_STAGES && x->variance;
-}
-
 /* ulp^2/12 at `value` of a format of so many bits. */
 static double rounding_variance(double value, int bits)
 {

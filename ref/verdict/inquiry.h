@@ -64,7 +64,9 @@ typedef struct et_inquiry {
     const et_step *right;
     size_t count;
     et_exhibit *exhibits; /* [count] */
-    bool routing_failed;  /* the assignment itself is a mismatch */
+    size_t wrong_count;
+    const et_exhibit *wrong[ET_MAX_STEP_TENSORS]; /* failing tensors of reals, of the arithmetic */
+    bool routing_failed;                          /* the assignment itself is a mismatch */
     bool failed[ET_PARTS], shows_backward, backward_failed;
     bool small;          /* a step costs next to nothing */
     uint8_t *bad_token;  /* [N] some element of one of its rows fails */
@@ -137,6 +139,7 @@ typedef struct et_attempt {
     double factor, deviation; /* ET_BY_FACTOR: the factor, and its standard deviation */
     bool covers[ET_PARTS];    /* et_attempt_is_promising: the parts that it would explain */
     size_t order;             /* in which it was tried */
+    bool confirmed;           /* by the full judgement */
     double fit; /* of one that passed the full judgement; factors alone are compared by it */
 } et_attempt;
 
@@ -191,9 +194,6 @@ bool et_budget_allows(et_budget *b, int kind);
 void et_budget_until(et_budget *b, double part, double share);
 
 /* ---- fit.c ---- */
-
-/* A failing tensor of reals. */
-bool et_fails_as_numbers(const et_exhibit *x);
 
 /* What a hypothesis expects of a tensor: values, and the variances of its errors. */
 typedef struct et_guess {

@@ -118,9 +118,8 @@ static errors errors_of(const et_exhibit *x)
  * there is. */
 bool et_could_be_rounding(const et_inquiry *q)
 {
-    for (size_t i = 0; i < q->count; i++)
-        if (et_fails_as_numbers(&q->exhibits[i]) && !(errors_of(&q->exhibits[i]).all < 0.3))
-            return false;
+    for (size_t i = 0; i < q->wrong_count; i++)
+        if (!(errors_of(q->wrong[i]).all < 0.3)) return false;
     return true;
 }
 
@@ -128,10 +127,9 @@ bool et_could_be_rounding(const et_inquiry *q)
 static double fit_of_guess(const et_inquiry *q, bool slopes, int bits)
 {
     et_likelihood l = {0};
-    for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
-        if (!et_fails_as_numbers(x)) continue;
-        et_fit_add(&l, x, &(et_guess){.slope = slopes ? errors_of(x).slope : 0, .bits = bits});
+    for (size_t i = 0; i < q->wrong_count; i++) {
+        double slope = slopes ? errors_of(q->wrong[i]).slope : 0;
+        et_fit_add(&l, q->wrong[i], &(et_guess){.slope = slope, .bits = bits});
     }
     return et_fit_of(&l);
 }
@@ -144,10 +142,9 @@ double et_own_fit(const et_inquiry *q)
 static et_likelihood likelihood_under(const et_inquiry *q, const et_bars *bars)
 {
     et_likelihood l = {0};
-    for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
-        const et_real *V = et_variance_named(bars, x->got->name);
-        if (V && et_fails_as_numbers(x)) et_fit_add(&l, x, &(et_guess){.variance = V});
+    for (size_t i = 0; i < q->wrong_count; i++) {
+        const et_real *V = et_variance_named(bars, q->wrong[i]->got->name);
+        if (V) et_fit_add(&l, q->wrong[i], &(et_guess){.variance = V});
     }
     return l;
 }
@@ -173,16 +170,14 @@ static void try_format(et_inquiry *q, const et_hypothesis *what)
 {
     int bits = et_dtype_significand(what->format);
     const et_profile *p = q->j->options->profile;
-    bool any = false;
-    for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
-        if (!et_fails_as_numbers(x)) continue;
-        any = true;
+    for (size_t i = 0; i < q->wrong_count; i++) {
+        const et_exhibit *x = q->wrong[i];
         if (p->bits[et_tensor_place(x->got->name)] <= bits ||
             !et_holds_alone(x->got, what->format) || !is_rounded_to(x, what->format))
             return;
     }
-    if (any) et_inquiry_note(q, what, "everywhere", "", fit_of_guess(q, false, bits));
+    if (q->wrong_count > 0)
+        et_inquiry_note(q, what, "everywhere", "", fit_of_guess(q, false, bits));
 }
 
 /* ---- truncation ---- */
@@ -205,12 +200,12 @@ static void try_truncation(et_inquiry *q, const et_hypothesis *what)
 {
     double unit = ldexp(1, 1 - coarsest(q->j->options->profile));
     bool any = false;
-    for (size_t i = 0; i < q->count; i++) {
-        if (!et_fails_as_numbers(&q->exhibits[i])) continue;
-        errors e = errors_of(&q->exhibits[i]);
+    for (size_t i = 0; i < q->wrong_count; i++) {
+        errors e = errors_of(q->wrong[i]);
+        bool slopes = e.slope <= -0.2 * unit;
         if (!(e.slope >= -6 * unit && e.slope <= 0.1 * unit && e.rest <= 2 * unit)) return;
-        if (e.slope <= -0.2 * unit && !is_smaller_everywhere(&q->exhibits[i])) return;
-        any |= e.slope <= -0.2 * unit;
+        if (slopes && !is_smaller_everywhere(q->wrong[i])) return;
+        any |= slopes;
     }
     if (any) et_inquiry_note(q, what, "everywhere", "", fit_of_guess(q, true, 0));
 }
@@ -221,14 +216,12 @@ static void try_truncation(et_inquiry *q, const et_hypothesis *what)
  * its errors, a factor's all. */
 static bool is_scattered(const et_inquiry *q)
 {
-    double slopes = 0, tensors = 0;
-    for (size_t i = 0; i < q->count; i++) {
-        if (!et_fails_as_numbers(&q->exhibits[i])) continue;
-        errors e = errors_of(&q->exhibits[i]);
+    double slopes = 0;
+    for (size_t i = 0; i < q->wrong_count; i++) {
+        errors e = errors_of(q->wrong[i]);
         slopes += e.all > 0 ? e.slope * e.slope / (e.all * e.all) : 0;
-        tensors++;
     }
-    return slopes <= 0.5 * tensors;
+    return slopes <= 0.5 * (double)q->wrong_count;
 }
 
 static bool is_gates(const et_exhibit *x)
@@ -339,8 +332,8 @@ static bool is_flushed(const et_inquiry *q, const et_exhibit *x)
 
 static bool fails_at(const et_inquiry *q, et_stage stage)
 {
-    for (size_t i = 0; i < q->count; i++)
-        if (et_fails_as_numbers(&q->exhibits[i]) && q->exhibits[i].stage == stage) return true;
+    for (size_t i = 0; i < q->wrong_count; i++)
+        if (q->wrong[i]->stage == stage) return true;
     return false;
 }
 
@@ -402,14 +395,12 @@ static bool is_wide(const et_exhibit *x)
  * weight makes slopes, a wrong loss leaves experts alone.) If but one kind of product fails, its own sums have few bits. */
 static bool look_like_sums(const et_inquiry *q, int bits)
 {
-    size_t failing = 0, beyond = 0, wide = 0, products = 0;
+    size_t failing = q->wrong_count, beyond = 0, wide = 0, products = 0;
     unsigned kinds = 0;
     bool few_bits = true;
     double slopes = 0;
-    for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
-        if (!et_fails_as_numbers(x)) continue;
-        failing++;
+    for (size_t i = 0; i < failing; i++) {
+        const et_exhibit *x = q->wrong[i];
         beyond += is_beyond_bars(x);
         wide += is_wide(x);
         if (!is_product(q, x)) continue;
@@ -457,6 +448,15 @@ static bool speaks_against(const et_exhibit *x, const et_real *V)
     return own > 0 && theirs > 1e3 * own && mean_square(sums_of_all(x, V)) < 1e-4;
 }
 
+static bool is_contradicted(const et_inquiry *q, const et_bars *bars)
+{
+    for (size_t i = 0; i < q->count; i++) {
+        const et_real *V = et_variance_named(bars, q->exhibits[i].got->name);
+        if (V && speaks_against(&q->exhibits[i], V)) return true;
+    }
+    return false;
+}
+
 /* The bars of what is right under another profile. */
 static et_status take_bars(const et_inquiry *q, const et_profile *p, et_shelved **taken,
                            et_error *error)
@@ -476,11 +476,7 @@ et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, 
     if (status != ET_OK) return status;
     et_likelihood l = likelihood_under(q, &taken->bars);
     *fit = et_fit_of(&l);
-    *accounts = l.n == 0 || l.squares >= fills * fills * l.n;
-    for (size_t i = 0; i < q->count && *accounts; i++) {
-        const et_real *V = et_variance_named(&taken->bars, q->exhibits[i].got->name);
-        *accounts = !V || !speaks_against(&q->exhibits[i], V);
-    }
+    *accounts = (l.n == 0 || l.squares >= fills * fills * l.n) && !is_contradicted(q, &taken->bars);
     et_shelf_give_back(q->j->shelf, taken);
     return ET_OK;
 }
@@ -492,8 +488,7 @@ static et_status fits_profile(const et_inquiry *q, const et_bars *bars, const et
 {
     const et_profile *own = q->j->options->profile;
     bool of_sums = p->bits[ET_ACCUMULATOR] < own->bits[ET_ACCUMULATOR],
-         flushes = p->ftz != own->ftz;
-    bool any = of_sums;
+         flushes = p->ftz != own->ftz, any = of_sums;
     et_verify_options options = *q->j->options;
     et_judgement j = *q->j;
     et_status status = ET_OK;
@@ -501,26 +496,21 @@ static et_status fits_profile(const et_inquiry *q, const et_bars *bars, const et
     j.options = &options;
     j.bars = bars;
     j.visit = NULL;
-    *fits = true;
-    for (size_t i = 0; status == ET_OK && *fits && i < q->count; i++) {
+    *fits = of_sums || flushes || !is_contradicted(q, bars);
+    for (size_t i = 0; *fits && i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         et_tensor_verdict out;
         const et_real *V = et_variance_named(bars, x->got->name);
-        if (V && !of_sums && !flushes) *fits = !speaks_against(x, V);
-        bool aside = x->failed && V && x->stage == ET_STAGES; /* logits, metrics */
-        if (!V || (!et_fails_as_numbers(x) && !aside)) continue;
+        if (!V || !x->failed || x->part != ET_PART_ARITHMETIC) continue;
         status = et_judge_tensor(&j, (size_t)(x->got - j.candidate), q->right, V, &out, error);
         if (status != ET_OK) return status;
         *fits = of_sums ? 1000 * out.failed <= out.judged : out.outcome != ET_MISMATCH;
-        if (aside) continue;
-        *fits =
-            *fits && (of_sums ? is_of_sums(q, x, bars, p) : flushes || is_everywhere(q, x, V, p));
+        if (!*fits || x->stage == ET_STAGES) continue; /* logits, metrics: they pass, no more */
+        *fits = of_sums ? is_of_sums(q, x, bars, p) : flushes || is_everywhere(q, x, V, p);
         any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V, p));
     }
     *fits = *fits && any && (!of_sums || look_like_sums(q, p->bits[ET_ACCUMULATOR]));
-    if (status == ET_OK && *fits && q->routing_failed)
-        status = allows_routing(q, bars, fits, error);
-    return status;
+    return *fits && q->routing_failed ? allows_routing(q, bars, fits, error) : ET_OK;
 }
 
 /* The fewest bits that the profile has where the verdict's has more; 64 if it has none. */
@@ -538,25 +528,24 @@ static int coarsened_to(const et_profile *p, const et_profile *own)
 static bool could_be(const et_inquiry *q, const et_profile *p)
 {
     const et_profile *own = q->j->options->profile;
-    bool gates_pass = false, gates_fail = false, logits_pass = false, wide = false, flushed = false,
-         large = false;
-    bool flushes = p->ftz != own->ftz;
+    bool gates_pass = false, gates_fail = false, logits_pass = false;
+    bool flushes = p->ftz != own->ftz, wide = false, shows = false;
     double least = ldexp(0.03, -coarsened_to(p, own));
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
-        bool gates = is_gates(x);
-        gates_pass |= gates && x->passed;
-        gates_fail |= gates && x->failed;
+        gates_pass |= is_gates(x) && x->passed;
+        gates_fail |= is_gates(x) && x->failed;
         logits_pass |= x->passed && strcmp(x->got->name, "fwd.logits") == 0;
-        if (!et_fails_as_numbers(x)) continue;
-        if (!flushes && !errs_in_many_rows(x)) return false;
-        flushed |= flushes && is_flushed(q, x);
-        large |= relative_error(x) >= least;
-        wide |= is_wide(x);
     }
     if (p->bits[ET_GATES] != own->bits[ET_GATES] && gates_pass && !gates_fail) return false;
     if (p->bits[ET_LOGITS] != own->bits[ET_LOGITS] && logits_pass) return false;
-    return wide && (flushes ? flushed : large); /* and not only a slope */
+    for (size_t i = 0; i < q->wrong_count; i++) {
+        const et_exhibit *x = q->wrong[i];
+        if (!flushes && !errs_in_many_rows(x)) return false;
+        shows |= flushes ? is_flushed(q, x) : relative_error(x) >= least;
+        wide |= is_wide(x);
+    }
+    return wide && shows; /* and not only a slope */
 }
 
 static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flushed,

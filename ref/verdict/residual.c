@@ -43,28 +43,22 @@ say(text *t, const char *format, ...)
 /* "tokens 3-5, 9, ... (17 in all)", or "all 64 tokens" */
 static void say_ranges(text *t, const char *one, const uint8_t *marks, size_t count)
 {
-    size_t marked = 0, ranges = 0;
-    for (size_t i = 0; i < count; i++) marked += marks[i] != 0;
+    size_t marked = et_count_marks(marks, count), ranges = 0;
     if (marked == 0) return;
     if (marked == count && count > 1) {
         say(t, ", all %zu %ss", count, one);
         return;
     }
     say(t, ", %s%s", one, marked > 1 ? "s" : "");
-    for (size_t i = 0; i < count && ranges < RANGES; i++) {
+    for (size_t i = 0, end; i < count; i = end + 1) {
+        end = i;
         if (!marks[i]) continue;
-        size_t end = i;
         while (end + 1 < count && marks[end + 1]) end++;
-        say(t, end > i ? "%s%zu-%zu" : "%s%zu", ranges ? ", " : " ", i, end);
-        ranges++;
-        i = end;
-    }
-    for (size_t i = 0, seen = 0; i < count; i++) {
-        seen += marks[i] && (i == 0 || !marks[i - 1]);
-        if (seen > RANGES) {
+        if (ranges == RANGES) {
             say(t, ", ... (%zu in all)", marked);
             return;
         }
+        say(t, end > i ? "%s%zu-%zu" : "%s%zu", ranges++ ? ", " : " ", i, end);
     }
 }
 
@@ -74,83 +68,65 @@ typedef struct damage {
     const et_inquiry *q;
     const et_exhibit *x;
     size_t rows, columns, failed, infinite, zeros, tiles; /* tiles: rows of one expert in [n,.,.] */
-    uint8_t *row, *column, *token, *expert;               /* what some failing element stands for */
     size_t tokens, experts;
-    double gg, gu, uu; /* over the failing rows: sum got^2, got want, want^2 */
+    uint8_t *row, *column, *token, *expert; /* what some failing element stands for; free(row) */
+    double gg, gu, uu;                      /* over the failing rows: sum got^2, got want, want^2 */
 } damage;
 
-static void close_damage(damage *d)
+static double got(const damage *d, size_t element)
 {
-    free(d->row);
-    free(d->column);
-    free(d->token);
-    free(d->expert);
+    return et_tensor_element(d->x->got, element);
 }
 
-static double got(const damage *d, size_t row, size_t column)
+static double want(const damage *d, size_t element)
 {
-    return et_tensor_element(d->x->got, row * d->columns + column);
-}
-
-static double want(const damage *d, size_t row, size_t column)
-{
-    return (double)((const et_real *)d->x->right)[row * d->columns + column];
-}
-
-/* A row a token: [N,.], and in a dense layer [S,.], too. */
-static bool rows_are_tokens(const damage *d)
-{
-    bool dense = d->q->right->c.layer == ET_DENSE;
-    return et_rows_are(d->x->shape, "N") || (dense && et_rows_are(d->x->shape, "S"));
+    return (double)((const et_real *)d->x->right)[element];
 }
 
 static void note_element(damage *d, size_t row, size_t column)
 {
     et_owner o = et_owner_of(d->q, d->x, row, column);
-    double value = got(d, row, column);
+    double value = got(d, row * d->columns + column);
     d->failed++;
     d->infinite += !(fabs(value) < INFINITY);
     d->zeros += value == 0;
-    d->row[row] = 1;
-    d->column[column] = 1;
+    d->row[row] = d->column[column] = 1;
     if (o.token < d->tokens) d->token[o.token] = 1;
     if (o.expert < d->experts) d->expert[o.expert] = 1;
 }
 
 static et_status find_damage(damage *d, const et_inquiry *q, const et_exhibit *x, et_error *error)
 {
-    const et_case *c = &q->right->c;
-    *d = (damage){.q = q, .x = x, .rows = x->rows, .columns = x->columns};
-    d->tokens = c->tokens;
-    d->experts = c->layer == ET_MOE ? c->experts : 1;
+    size_t rows = x->rows, columns = x->columns, N = q->right->c.tokens, n = et_experts_of(q);
+    void *room;
+    et_status status = et_allocate(&room, rows + columns + N + n, 1, "what fails", error);
+    if (status != ET_OK) return status;
+    *d = (damage){.q = q, .x = x, .rows = rows, .columns = columns, .tokens = N, .experts = n};
+    d->row = room, d->column = d->row + rows;
+    d->token = d->column + columns, d->expert = d->token + N;
     if (x->got->rank == 3) d->tiles = x->got->shape[1];
-    et_status status;
-    if ((status = et_allocate((void **)&d->row, d->rows, 1, "failing rows", error)) ||
-        (status = et_allocate((void **)&d->column, d->columns, 1, "failing columns", error)) ||
-        (status = et_allocate((void **)&d->token, d->tokens, 1, "failing tokens", error)) ||
-        (status = et_allocate((void **)&d->expert, d->experts, 1, "failing experts", error)))
-        return status;
-    for (size_t r = 0; r < d->rows; r++)
-        for (size_t k = 0; k < d->columns; k++)
-            if (et_element_fails(x, r * d->columns + k)) note_element(d, r, k);
-    for (size_t r = 0; r < d->rows; r++)
-        for (size_t k = 0; d->row[r] && k < d->columns; k++) {
-            d->gg += got(d, r, k) * got(d, r, k);
-            d->gu += got(d, r, k) * want(d, r, k);
-            d->uu += want(d, r, k) * want(d, r, k);
-        }
+    for (size_t i = 0; i < rows * columns; i++)
+        if (et_element_fails(x, i)) note_element(d, i / columns, i % columns);
+    for (size_t i = 0; i < rows * columns; i++) {
+        if (!d->row[i / columns]) continue;
+        d->gg += got(d, i) * got(d, i);
+        d->gu += got(d, i) * want(d, i);
+        d->uu += want(d, i) * want(d, i);
+    }
     return ET_OK;
 }
 
 /* ---- what stands there ---- */
 
-/* Mean square of the candidate's row against row `other` of the reference, from column `shift`. */
-static double distance(const damage *d, size_t row, size_t other, size_t shift, double *size)
+/* Sum of squares of the candidate's `count` elements from `at` on less the reference's from `other` on, these shifted;
+ * *size: of the latter's own. */
+static double distance(const damage *d, size_t at, size_t other, size_t count, size_t shift,
+                       double *size)
 {
     double apart = 0;
     *size = 0;
-    for (size_t c = 0; c < d->columns; c++) {
-        double g = got(d, row, c), u = want(d, other, (c + shift) % d->columns);
+    for (size_t c = 0; c < count; c++) {
+        double g = got(d, at + c), u = want(d, other + (c + shift) % count);
         apart += (g - u) * (g - u);
         *size += u * u;
     }
@@ -160,8 +136,9 @@ static double distance(const damage *d, size_t row, size_t other, size_t shift, 
 static bool is_row(const damage *d, size_t row, size_t other, size_t shift)
 {
     double size, own_size;
-    double apart = distance(d, row, other, shift, &size);
-    double own = distance(d, row, row, 0, &own_size);
+    size_t n = d->columns;
+    double apart = distance(d, row * n, other * n, n, shift, &size);
+    double own = distance(d, row * n, row * n, n, 0, &own_size);
     return size > 0 && 25 * apart <= own && 100 * apart <= size;
 }
 
@@ -175,18 +152,17 @@ static size_t identify(const damage *d, size_t row)
     return d->rows;
 }
 
-/* "token 3", "slot 5", "expert 1's row 7" */
+/* "token 3", "slot 5", "expert 1's row 7"; in a dense layer slots are tokens. */
 static void name_row(const damage *d, size_t row, char name[64])
 {
-    if (d->x->got->rank == 3)
-        snprintf(name, 64, "expert %zu's row %zu", row / d->x->got->shape[1],
-                 row % d->x->got->shape[1]);
+    bool slots = et_rows_are(d->x->shape, "S"), moe = d->q->right->c.layer == ET_MOE;
+    const char *one = et_rows_are(d->x->shape, "N") || (slots && !moe) ? "token"
+                      : slots                                          ? "slot"
+                                                                       : "row";
+    if (d->tiles)
+        snprintf(name, 64, "expert %zu's row %zu", row / d->tiles, row % d->tiles);
     else
-        snprintf(name, 64, "%s %zu",
-                 rows_are_tokens(d)              ? "token"
-                 : et_rows_are(d->x->shape, "S") ? "slot"
-                                                 : "row",
-                 row);
+        snprintf(name, 64, "%s %zu", one, row);
 }
 
 static bool say_shift(const damage *d, text *t)
@@ -228,14 +204,8 @@ static bool say_rows(const damage *d, text *t)
 /* Is the candidate's expert i the reference's expert k? Rows of both, all of them. */
 static bool is_expert(const damage *d, size_t i, size_t k)
 {
-    double apart = 0, size = 0, all, one;
-    for (size_t r = 0; r < d->tiles; r++)
-        for (size_t c = 0; c < d->columns; c++) {
-            one = got(d, i * d->tiles + r, c);
-            all = want(d, k * d->tiles + r, c);
-            apart += (one - all) * (one - all);
-            size += all * all;
-        }
+    size_t count = d->tiles * d->columns;
+    double size, apart = distance(d, i * count, k * count, count, 0, &size);
     return size > 0 && 100 * apart <= size;
 }
 
@@ -304,7 +274,7 @@ static et_status say_real(const et_inquiry *q, const et_exhibit *x, text *t, et_
             say_ranges(t, "column", d.column, d.columns);
         say_what(&d, t);
     }
-    close_damage(&d);
+    free(d.row);
     return status;
 }
 
