@@ -35,6 +35,172 @@
 #include <stdlib.h>
 #include <string.h>
 
+typedef struct attempt {
+    const et_hypothesis *what;
+    size_t variant;
+    bool forward_only;
+    const et_named_scope *scope;
+    double factor, deviation; /* ET_BY_FACTOR: the factor, and its standard deviation */
+    bool covers[ET_PARTS];    /* is_promising: the parts that it would explain */
+    size_t order;             /* in which it was tried */
+    bool confirmed;           /* by the full judgement */
+    double fit; /* of one that passed the full judgement; factors alone are compared by it */
+} attempt;
+
+/* ---- one hypothesis, in one form and one scope ---- */
+
+static void open_mutant(et_mutant *m, et_subject *on, const et_inquiry *q, const attempt *t)
+{
+    et_mutant_open(m, on, t->what, t->variant, t->scope->at, q->j->mask == NULL);
+    m->forward_only = t->forward_only;
+    m->factor = t->factor;
+}
+
+/* Can the hypothesis change what is computed at a stage? */
+static bool reaches_stage(const attempt *t, bool forward_only, et_stage stage)
+{
+    return stage < ET_STAGES && et_hypothesis_reach(t->what, t->variant, forward_only) >> stage & 1;
+}
+
+/* Can the hypothesis change this exhibit at all? */
+static bool reaches(const et_inquiry *q, const attempt *t, const et_exhibit *x)
+{
+    bool layout = et_hypothesis_starts(t->what, t->variant) == ET_AT_LAYOUT;
+    if (layout) return x->stage == ET_AT_LAYOUT || et_rows_are(x->shape, "S");
+    if (q->j->mask == NULL && x->part == ET_PART_ARITHMETIC && x->stage > ET_AT_GATES &&
+        reaches_stage(t, false, ET_AT_MASK))
+        return true;
+    return reaches_stage(t, t->forward_only, x->stage);
+}
+
+/* Does what the hypothesis changes first pass, everywhere? For hypotheses that change all of it. */
+static bool is_refuted(const et_inquiry *q, const attempt *t)
+{
+    et_stage start = et_hypothesis_starts(t->what, t->variant);
+    bool everywhere = !t->scope->at.experts && !t->scope->at.tokens, passed = false;
+    if (t->what->nature != ET_BY_FACTOR || !everywhere) return false;
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (x->stage != start) continue;
+        if (x->failed) return false;
+        passed |= x->passed;
+    }
+    return passed;
+}
+
+/* Is every failure of a part within reach, for each part of which one is? */
+static bool is_promising(const et_inquiry *q, attempt *t)
+{
+    bool missed[ET_PARTS] = {false}, routes = reaches_stage(t, false, ET_AT_MASK);
+    bool layout = et_hypothesis_starts(t->what, t->variant) == ET_AT_LAYOUT;
+    t->covers[0] = t->covers[1] = false;
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!x->failed || x->stage == ET_STAGES) continue;
+        if (reaches(q, t, x))
+            t->covers[x->part] = true;
+        else
+            missed[x->part] = true;
+    }
+    if (q->routing_failed && (routes || layout)) t->covers[ET_PART_ROUTING] = true;
+    if (q->routing_failed && !routes && !(layout && q->j->mask == NULL))
+        missed[ET_PART_ROUTING] = true;
+    for (int p = 0; p < ET_PARTS; p++)
+        if (t->covers[p] && missed[p]) return false;
+    return t->covers[0] || t->covers[1];
+}
+
+/* Has everything that failed been looked at? Asked when all tokens were. */
+static bool is_complete(const et_inquiry *q, const attempt *t, const bool *seen)
+{
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        bool implied = x->stage == ET_AT_MASK && q->j->mask != NULL;
+        if (x->failed && x->stage != ET_STAGES && t->covers[x->part] && !seen[i] && !implied)
+            return false;
+    }
+    return true;
+}
+
+/* Computes the mutant phase by phase until the candidate contradicts it. `judge`: by the full judgement
+ * at the end, in a large problem only then. */
+static et_status look(et_subject *on, const et_inquiry *q, attempt *t, bool judge, bool *agrees,
+                      et_error *error)
+{
+    et_mutant m;
+    bool seen[ET_MAX_STEP_TENSORS] = {false};
+    et_status status = ET_OK;
+    *agrees = true;
+    open_mutant(&m, on, q, t);
+    for (int phase = 0; status == ET_OK && *agrees && phase < ET_PHASES; phase++) {
+        if (phase == ET_COMBINE_BACKWARD && !q->shows_backward) phase = ET_LAYOUT;
+        status = et_mutant_phase(&m, (et_phase)phase, error);
+        if (status == ET_OK) *agrees = et_mutant_agrees(q, &m, !judge || q->small, seen);
+    }
+    if (status == ET_OK && *agrees && on->pick.whole) *agrees = is_complete(q, t, seen);
+    if (status == ET_OK && *agrees && judge) status = et_mutant_passes(q, &m, agrees, error);
+    if (status == ET_OK && *agrees && judge && t->what->nature == ET_BY_FACTOR)
+        t->fit = et_mutant_fit(q, &m);
+    et_mutant_close(&m);
+    return status;
+}
+
+/* ---- its factor ---- */
+
+/* The mutant with factor 1 + step changes everything in proportion, or nearly so: how much of that
+ * change does the candidate show? Asked of the first phase at which it fails. */
+static et_status fit_once(et_subject *on, const et_inquiry *q, const attempt *t, double step,
+                          et_fit *fit, et_error *error)
+{
+    et_mutant m;
+    et_status status = ET_OK;
+    attempt changed = *t;
+    changed.factor = 1 + step;
+    open_mutant(&m, on, q, &changed);
+    bool enough = false;
+    unsigned before = 0;
+    for (int phase = 0; status == ET_OK && !enough && phase < ET_LAYOUT; phase++) {
+        status = et_mutant_phase(&m, (et_phase)phase, error);
+        if (status == ET_OK && m.done != before) *fit = et_fit_factor(q, &m, &enough);
+        before = m.done;
+    }
+    et_mutant_close(&m);
+    return status;
+}
+
+/* Does a sum over all tokens fail, of which a pick shows nothing? */
+static bool fails_as_a_whole(const et_inquiry *q)
+{
+    static const char *const names[] = {"bwd.shared_up", "bwd.shared_down", "bwd.w_router"};
+    for (size_t i = 0; i < q->count; i++)
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++)
+            if (q->exhibits[i].failed && strcmp(q->exhibits[i].got->name, names[k]) == 0)
+                return true;
+    return false;
+}
+
+/* Fits the factor on what is looked at, a second time near the first answer. *found: there is one for certain. */
+static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, bool *found,
+                            et_error *error)
+{
+    const double certain = 6;
+    double step = 0x1p-10;
+    et_status status = ET_OK;
+    *found = true;
+    for (int round = 0; status == ET_OK && *found && round < 2; round++) {
+        et_fit fit = {0};
+        status = fit_once(on, q, t, step, &fit, error);
+        if (fit.sums.uu == 0 && !on->pick.whole && fails_as_a_whole(q)) return status;
+        double part = et_slope_of(&fit.sums);
+        *found = fabs(part) * sqrt(fit.sums.uu) > certain;
+        t->factor = 1 + step * part;
+        t->deviation = *found ? fabs(step) / sqrt(fit.sums.uu) : 0;
+        *found = *found && t->factor > 0.4 && t->factor < 2.5;
+        step = t->factor - 1;
+    }
+    return status;
+}
+
 /* ---- all attempts ---- */
 
 enum { SURVIVORS = 64 };
@@ -44,7 +210,7 @@ typedef struct search {
     et_scopes scopes;
     et_looks looks;
     size_t count, tried;
-    et_attempt survivors[SURVIVORS];
+    attempt survivors[SURVIVORS];
 } search;
 
 /* Does a hook see tokens, or choose among one token's slots? */
@@ -101,18 +267,18 @@ static bool is_fit(const search *s, const et_hypothesis *what, size_t variant,
     return !(routed && is_one_sided(s->q, what, variant, true));
 }
 
-static et_status attempt_one(search *s, et_attempt t, bool *survives, et_error *error)
+static et_status attempt_one(search *s, attempt t, bool *survives, et_error *error)
 {
     et_status status = ET_OK;
     bool whole_alone = et_hypothesis_starts(t.what, t.variant) == ET_AT_LAYOUT;
     size_t last = s->looks.count - 1;
-    *survives = et_attempt_is_promising(s->q, &t) && !et_attempt_is_refuted(s->q, &t) &&
+    *survives = is_promising(s->q, &t) && !is_refuted(s->q, &t) &&
                 et_budget_allows(&s->q->budget, ET_ATTEMPT);
     if (*survives && t.what->nature == ET_BY_FACTOR)
-        status = et_attempt_fit(&s->looks.on[last], s->q, &t, survives, error);
+        status = fit_factor(&s->looks.on[last], s->q, &t, survives, error);
     for (size_t i = 0; status == ET_OK && *survives && i <= last; i++)
         if (!whole_alone || s->looks.on[i].pick.whole)
-            status = et_attempt_look(&s->looks.on[i], s->q, &t, s->q->small, survives, error);
+            status = look(&s->looks.on[i], s->q, &t, s->q->small, survives, error);
     t.order = s->tried++;
     if (status == ET_OK && *survives && s->count < SURVIVORS) s->survivors[s->count++] = t;
     return status;
@@ -133,12 +299,12 @@ static et_status attempt_form(search *s, int tier, const et_hypothesis *what, si
         if (where->tier != tier || !is_fit(s, what, variant, where)) continue;
         for (int forward_only = from; status == ET_OK && forward_only <= forward; forward_only++) {
             bool one;
-            et_attempt t = {.what = what,
-                            .variant = variant,
-                            .forward_only = forward_only,
-                            .scope = where,
-                            .factor = 1,
-                            .fit = INFINITY};
+            attempt t = {.what = what,
+                         .variant = variant,
+                         .forward_only = forward_only,
+                         .scope = where,
+                         .factor = 1,
+                         .fit = INFINITY};
             status = attempt_one(s, t, &one, error);
             survives |= one;
         }
@@ -164,7 +330,7 @@ static et_status attempt_all(search *s, et_nature nature, int tier, et_error *er
 /* A later stage first; then the order of the table. */
 static int by_specificity(const void *left, const void *right)
 {
-    const et_attempt *a = left, *b = right;
+    const attempt *a = left, *b = right;
     int start_a = (int)et_hypothesis_starts(a->what, a->variant);
     int start_b = (int)et_hypothesis_starts(b->what, b->variant);
     if (start_a != start_b) return start_b - start_a;
@@ -189,7 +355,7 @@ void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where
     }
 }
 
-static void note(search *s, const et_attempt *t)
+static void note(search *s, const attempt *t)
 {
     char how[96];
     const char *form = et_hypothesis_form(t->what, t->variant);
@@ -222,12 +388,11 @@ static et_status confirm(search *s, et_error *error)
     et_status status = et_subject_open(&on, s->q->right, j->candidate, j->count, NULL, error);
     if (status != ET_OK) return status;
     for (size_t i = 0; status == ET_OK && i < s->count && i < most; i++) {
-        et_attempt *t = &s->survivors[i];
+        attempt *t = &s->survivors[i];
         bool fits = true;
         if (!et_budget_allows(&s->q->budget, ET_JUDGEMENT)) continue;
-        if (t->what->nature == ET_BY_FACTOR) status = et_attempt_fit(&on, s->q, t, &fits, error);
-        if (status == ET_OK && fits)
-            status = et_attempt_look(&on, s->q, t, true, &t->confirmed, error);
+        if (t->what->nature == ET_BY_FACTOR) status = fit_factor(&on, s->q, t, &fits, error);
+        if (status == ET_OK && fits) status = look(&on, s->q, t, true, &t->confirmed, error);
     }
     et_subject_close(&on);
     return status;
@@ -246,7 +411,7 @@ static void report(search *s, bool explained[ET_PARTS])
     for (size_t i = 0; i < s->count; i++)
         whole |= s->survivors[i].confirmed && are_all(s->q, s->survivors[i].covers);
     for (size_t i = 0; i < s->count; i++) {
-        const et_attempt *t = &s->survivors[i];
+        const attempt *t = &s->survivors[i];
         if (!t->confirmed || (whole && !are_all(s->q, t->covers))) continue;
         for (int p = 0; p < ET_PARTS; p++) explained[p] |= t->covers[p];
         note(s, t);

@@ -1,9 +1,8 @@
 /* inquiry.h: what the parts of an explanation tell each other. Internal.
  *
  *     explain.c      which hypotheses are tried, in what order; what is reported
- *     exhibits.c     the candidate's tensors; which tokens and experts fail
- *     looks.c        on how many tokens a hypothesis is tried, and in which it may hold
- *     attempt.c      one hypothesis, in one form and one scope
+ *     exhibits.c     the candidate's tensors; which tokens and experts fail; in which of them a hypothesis may hold,
+ *                    and on how many it is tried
  *     compare.c      a mutant against the candidate; the variances under which it is compared
  *     fit.c          how tightly a hypothesis fits; another profile as an explanation; the order of what fits
  *     budget.c       how much CPU time all of it may take
@@ -98,8 +97,6 @@ bool et_element_fails(const et_exhibit *x, size_t i);
 
 size_t et_count_marks(const uint8_t *marks, size_t count);
 
-/* ---- looks.c ---- */
-
 /* Where a hypothesis may hold. Those of a higher tier are tried where those of the lower ones explain
  * nothing. */
 typedef struct et_named_scope {
@@ -128,32 +125,6 @@ typedef struct et_looks {
 
 et_status et_looks_open(et_looks *l, const et_inquiry *q, et_error *error);
 void et_looks_close(et_looks *l); /* in any case */
-
-/* ---- attempt.c ---- */
-
-typedef struct et_attempt {
-    const et_hypothesis *what;
-    size_t variant;
-    bool forward_only;
-    const et_named_scope *scope;
-    double factor, deviation; /* ET_BY_FACTOR: the factor, and its standard deviation */
-    bool covers[ET_PARTS];    /* et_attempt_is_promising: the parts that it would explain */
-    size_t order;             /* in which it was tried */
-    bool confirmed;           /* by the full judgement */
-    double fit; /* of one that passed the full judgement; factors alone are compared by it */
-} et_attempt;
-
-/* Is every failure of a part within reach, for each part of which one is? */
-bool et_attempt_is_promising(const et_inquiry *q, et_attempt *t);
-/* Does what the hypothesis changes first pass, everywhere? For hypotheses that change all of it. */
-bool et_attempt_is_refuted(const et_inquiry *q, const et_attempt *t);
-/* Computes the mutant phase by phase until the candidate contradicts it. `judge`: by the full judgement
- * at the end, in a large problem only then. */
-et_status et_attempt_look(et_subject *on, const et_inquiry *q, et_attempt *t, bool judge,
-                          bool *agrees, et_error *error);
-/* Fits the factor on what is looked at. *found: there is one for certain. */
-et_status et_attempt_fit(et_subject *on, const et_inquiry *q, et_attempt *t, bool *found,
-                         et_error *error);
 
 /* ---- compare.c ---- */
 

@@ -56,6 +56,14 @@ void et_mutant_close(et_mutant *m)
 
 /* ---- selection ---- */
 
+/* A step of its own, with the reference's inputs. */
+static et_step step_like(const et_mutant *m)
+{
+    et_step s = et_step_like(m->on->right);
+    s.max_bytes = 0;
+    return s;
+}
+
 /* The cutoff that each pool of the case has in pools of another size. */
 static void show_pools(et_mutant *m)
 {
@@ -71,78 +79,73 @@ static void show_pools(et_mutant *m)
 }
 
 /* Who goes where by now; from here on everything has to follow. */
-static et_status reroute(et_mutant *m, et_error *error)
+static void reroute(et_mutant *m)
 {
-    const et_step *right = m->on->right;
+    bool shared = m->on->right->c.shared;
     uint8_t *tokens = et_mutant_own(m, m->moe.N, 1);
-    if (tokens == NULL) return ET_ENOMEM;
+    if (tokens == NULL) return;
     for (size_t t = 0; t < m->on->pick.count; t++) tokens[m->on->pick.tokens[t]] = 1;
-    et_status status = et_assignment_build(&m->own, m->moe.N, m->moe.n, m->all.route.mask, error);
-    if (status == ET_OK)
-        status = et_pick_open(&m->own_pick, &m->own, right->c.shared, tokens, error);
-    if (status != ET_OK) return status;
+    m->status = et_assignment_build(&m->own, m->moe.N, m->moe.n, m->all.route.mask, m->error);
+    if (m->status == ET_OK)
+        m->status = et_pick_open(&m->own_pick, &m->own, shared, tokens, m->error);
+    if (m->status != ET_OK) return;
     m->a = &m->own;
     m->pick = &m->own_pick;
     m->s.assignment = m->own_pick.a;
     m->s.route.mask = m->own_pick.mask;
     m->reach |= BIT(ET_AT_LAYOUT) - BIT(ET_AT_WEIGHTS);
-    return ET_OK;
 }
 
-static et_status route(et_mutant *m, et_error *error)
+static void route(et_mutant *m)
 {
-    const et_step *right = m->on->right;
+    const et_step_routing *right = &m->on->right->route;
     et_step *r = &m->routed;
-    *r = et_step_like(right);
-    r->max_bytes = 0;
-    r->fwd.logits = right->fwd.logits;
+    *r = step_like(m);
+    r->fwd.logits = m->on->right->fwd.logits;
     et_mutant_settings(m, ET_AT_PLAN, r);
-    bool threshold = et_case_routes_by_threshold(&r->c);
-    m->ranked = !threshold || (r->c.has_capacity && !r->c.eval);
-    et_status status = m->status == ET_OK ? et_step_route(r, error) : m->status;
-    if (status != ET_OK) return status;
-    m->all.route.mask = r->route.mask;
-    m->all.route.margin = r->route.margin;
-    if (r->route.threshold) m->all.route.threshold = r->route.threshold;
-    if (r->route.cutoff && right->route.cutoff) m->all.route.cutoff = r->route.cutoff;
-    if (right->route.pool_cutoff && r->route.pool_cutoff)
-        m->all.route.pool_cutoff = r->route.pool_cutoff;
+    m->ranked = !et_case_routes_by_threshold(&r->c) || (r->c.has_capacity && !r->c.eval);
+    if (m->status == ET_OK) m->status = et_step_route(r, m->error);
+    if (m->status != ET_OK) return;
+    et_step_routing *all = &m->all.route;
+    all->mask = r->route.mask;
+    all->margin = r->route.margin;
+    if (r->route.threshold) all->threshold = r->route.threshold;
+    if (r->route.cutoff && right->cutoff) all->cutoff = r->route.cutoff;
+    if (r->route.pool_cutoff && right->pool_cutoff) all->pool_cutoff = r->route.pool_cutoff;
     et_mutant_call(m, ET_AT_MASK);
     show_pools(m);
-    return m->rerouted ? reroute(m, error) : m->status;
+    if (m->rerouted && m->status == ET_OK) reroute(m);
 }
 
-static et_status update_state(et_mutant *m, et_error *error)
+static void change_cutoffs(et_mutant *m)
 {
-    const et_step *right = m->on->right;
+    if (m->all.route.cutoff == NULL) return;
+    m->all.route.cutoff = et_mutant_copy(m, m->all.route.cutoff, m->moe.n);
+    if (m->status == ET_OK) et_mutant_call(m, ET_AT_CUTOFF);
+}
+
+static void update_state(et_mutant *m)
+{
     et_step *k = &m->kept;
     size_t n = m->moe.n;
-    *k = et_step_like(right);
-    k->max_bytes = 0;
+    *k = step_like(m);
     k->route = m->all.route;
     k->assignment = *m->a;
     k->assignment.load = et_mutant_integers(m, n);
-    if (m->status != ET_OK) return m->status;
+    if (m->status != ET_OK) return;
     memcpy(k->assignment.load, m->a->load, n * sizeof *m->a->load);
     et_mutant_settings(m, ET_AT_STATE, k);
-    et_status status = m->status == ET_OK ? et_step_update_state(k, error) : m->status;
+    if (m->status == ET_OK) m->status = et_step_update_state(k, m->error);
     if (k->state_ema) m->all.state_ema = k->state_ema;
     if (k->state_updates) m->all.state_updates = k->state_updates;
     if (k->state_bias) m->all.state_bias = k->state_bias;
-    return status;
 }
 
-static et_status selection(et_mutant *m, et_error *error)
+static void selection(et_mutant *m)
 {
-    et_status status = ET_OK;
-    if (!is_moe(m)) return ET_OK;
-    if (m->reach & (BIT(ET_AT_PLAN) | BIT(ET_AT_MASK))) status = route(m, error);
-    if (status == ET_OK && et_mutant_hooked(m, ET_AT_CUTOFF) && m->all.route.cutoff) {
-        m->all.route.cutoff = et_mutant_copy(m, m->all.route.cutoff, m->moe.n);
-        if (m->status == ET_OK) et_mutant_call(m, ET_AT_CUTOFF);
-    }
-    if (status == ET_OK && (m->reach & BIT(ET_AT_STATE))) status = update_state(m, error);
-    return status;
+    if (m->reach & (BIT(ET_AT_PLAN) | BIT(ET_AT_MASK))) route(m);
+    if (m->status == ET_OK && et_mutant_hooked(m, ET_AT_CUTOFF)) change_cutoffs(m);
+    if (m->status == ET_OK && (m->reach & BIT(ET_AT_STATE))) update_state(m);
 }
 
 /* ---- gates and weights ---- */
@@ -158,50 +161,35 @@ void et_gates_again(et_mutant *m, const et_real *scores)
 }
 
 /* An anchor even where the right gate has none: the hook may ask for another gate. */
-static et_status gates(et_mutant *m)
+static void gates(et_mutant *m)
 {
     size_t N = m->moe.N;
     et_moe_values *f = &m->all.fwd;
     f->gates = et_mutant_reals(m, N * m->moe.n);
     f->anchor = f->anchor ? et_mutant_copy(m, f->anchor, N) : et_mutant_reals(m, N);
-    if (m->status != ET_OK) return m->status;
-    et_mutant_settings(m, ET_AT_GATES, &m->all);
+    if (m->status == ET_OK) et_mutant_settings(m, ET_AT_GATES, &m->all);
     if (m->status == ET_OK) et_gates_again(m, f->logits);
     if (m->status == ET_OK) et_mutant_call(m, ET_AT_GATES);
-    return m->status;
 }
 
-static et_status weigh(et_mutant *m, et_error *error)
+static void weigh(et_mutant *m)
 {
-    size_t N = m->moe.hs > 0 ? m->moe.N : 0, S = m->a->slots;
     et_moe_values *f = &m->all.fwd;
-    f->slot_weight = et_mutant_reals(m, S);
-    if (N > 0) f->shared_weight = et_mutant_reals(m, N);
-    if (m->status != ET_OK) return m->status;
+    f->slot_weight = et_mutant_reals(m, m->a->slots);
+    if (m->moe.hs > 0) f->shared_weight = et_mutant_reals(m, m->moe.N);
+    if (m->status != ET_OK) return;
     et_mutant_settings(m, ET_AT_WEIGHTS, &m->all);
-    et_status status = et_moe_weigh(&m->moe, m->a, f, error);
-    if (status == ET_OK) et_mutant_call_weights(m);
-    return status == ET_OK ? m->status : status;
-}
-
-/* Arrays to write to; whatever an earlier mutant left in them. */
-static et_status take_room(et_mutant *m, et_error *error)
-{
-    et_step *room = m->rerouted ? &m->own_room : &m->on->room;
-    et_status status = ET_OK;
-    if (room->owned_count == 0) status = et_subject_room(m->on, m->pick, room, error);
-    m->room = room;
-    if (status != ET_OK) et_step_free(room);
-    return status;
+    m->status = et_moe_weigh(&m->moe, m->a, f, m->error);
+    if (m->status == ET_OK) et_mutant_call_weights(m);
 }
 
 /* Scores of the picked tokens, from those of all. */
 static void gather_scores(et_mutant *m)
 {
-    const et_moe_values *all = &m->all.fwd, *room = &m->room->fwd;
+    const et_moe_values *all = &m->all.fwd;
     et_moe_values *f = &m->s.fwd;
     size_t n = m->moe.n, count = m->pick->count;
-    f->logits = room->logits;
+    f->logits = m->room->fwd.logits;
     f->anchor = all->anchor ? et_mutant_reals(m, count) : NULL;
     et_pick_gather(m->pick, false, n, all->logits, f->logits);
     et_pick_gather(m->pick, false, n, all->gates, f->gates);
@@ -210,14 +198,11 @@ static void gather_scores(et_mutant *m)
     if (f->anchor) et_pick_gather(m->pick, false, 1, all->anchor, f->anchor);
 }
 
-static et_status scores(et_mutant *m, et_error *error)
+static void scores(et_mutant *m)
 {
-    et_status status = ET_OK;
-    if (!is_moe(m)) return ET_OK;
-    if (m->reach & BIT(ET_AT_GATES)) status = gates(m);
-    if (status == ET_OK) status = weigh(m, error);
-    if (status == ET_OK) gather_scores(m);
-    return status == ET_OK ? m->status : status;
+    if (m->reach & BIT(ET_AT_GATES)) gates(m);
+    if (m->status == ET_OK) weigh(m);
+    if (m->status == ET_OK) gather_scores(m);
 }
 
 /* ---- the experts' rows, and y ---- */
@@ -237,80 +222,70 @@ static et_ffn dense_layer(const et_mutant *m)
     return (et_ffn){ET_BLAS, m->moe.d, m->moe.h, m->moe.up, m->moe.down, &m->hand};
 }
 
-static et_status experts(et_mutant *m, et_error *error)
+static void experts(et_mutant *m)
 {
     et_moe_values *f = &m->s.fwd;
-    et_status status = ET_OK;
     et_moe moe = layer_of(m);
     et_ffn dense = dense_layer(m);
-    if (is_moe(m))
-        status = et_moe_experts(&moe, m->on->x, &m->pick->a, f, error);
-    else
-        status =
-            et_ffn_forward(&dense, moe.N, m->on->x, f->slot_pre, f->slot_act, f->slot_out, error);
-    if (status == ET_OK) et_mutant_call(m, ET_AT_OUT);
-    return status;
+    m->status = is_moe(m) ? et_moe_experts(&moe, m->on->x, &m->pick->a, f, m->error)
+                          : et_ffn_forward(&dense, moe.N, m->on->x, f->slot_pre, f->slot_act,
+                                           f->slot_out, m->error);
+    if (m->status == ET_OK) et_mutant_call(m, ET_AT_OUT);
 }
 
 /* The weights as y takes them; 1 in a dense layer. */
-static et_status mix(et_mutant *m)
+static void mix(et_mutant *m)
 {
     size_t S = m->pick->a.slots, N = m->moe.hs > 0 ? m->pick->count : 0;
     const et_moe_values *f = &m->s.fwd;
     m->mixed[0] = is_moe(m) ? et_mutant_copy(m, f->slot_weight, S) : et_mutant_reals(m, S);
     m->mixed[1] = N > 0 ? et_mutant_copy(m, f->shared_weight, N) : NULL;
-    if (m->status != ET_OK) return m->status;
+    if (m->status != ET_OK) return;
     for (size_t j = 0; !is_moe(m) && j < S; j++) m->mixed[0][j] = 1;
     et_mutant_call(m, ET_AT_MIX);
-    return m->status;
 }
 
-static et_status combine(et_mutant *m, et_error *error)
+static void combine(et_mutant *m)
 {
     et_moe_values f = m->s.fwd;
     et_moe moe = layer_of(m);
-    et_status status = et_mutant_hooked(m, ET_AT_MIX) ? mix(m) : ET_OK;
-    if (status != ET_OK) return status;
+    if (et_mutant_hooked(m, ET_AT_MIX)) mix(m);
+    if (m->status != ET_OK) return;
     if (m->mixed[0]) f.slot_weight = m->mixed[0];
     if (m->mixed[1]) f.shared_weight = m->mixed[1];
     if (is_moe(m))
-        status = et_moe_combine(&moe, &m->pick->a, &f, error);
+        m->status = et_moe_combine(&moe, &m->pick->a, &f, m->error);
     else
         for (size_t j = 0; j < moe.N * moe.d; j++)
             f.y[j] = f.slot_out[j] * (m->mixed[0] ? m->mixed[0][j / moe.d] : 1);
-    if (status == ET_OK) et_mutant_call(m, ET_AT_Y);
-    return status;
+    if (m->status == ET_OK) et_mutant_call(m, ET_AT_Y);
 }
 
 /* ---- losses ---- */
 
 /* Of the gates that the backward pass goes by; the losses' own gradients, which no step keeps. */
-static et_status take_losses(et_mutant *m, bool right, et_error *error)
+static void take_losses(et_mutant *m, bool right)
 {
     et_step *l = &m->losses;
     size_t count = m->moe.N * m->moe.n;
     et_step_free(l);
-    *l = et_step_like(m->on->right);
-    l->max_bytes = 0;
+    *l = step_like(m);
     l->route.mask = m->rerouted ? m->all.route.mask : m->on->right->route.mask;
     l->fwd = right ? m->on->right->fwd : m->all.fwd;
     l->fwd.logits = m->on->right->fwd.logits;
     l->bwd.gates = et_mutant_reals(m, count);
     l->bwd.logits = et_mutant_reals(m, count);
-    if (m->status != ET_OK) return m->status;
-    et_mutant_settings(m, ET_AT_LOSSES, l);
-    return et_step_losses(l, error);
+    if (m->status == ET_OK) et_mutant_settings(m, ET_AT_LOSSES, l);
+    if (m->status == ET_OK) m->status = et_step_losses(l, m->error);
 }
 
-static et_status losses(et_mutant *m, et_error *error)
+static void losses(et_mutant *m)
 {
-    if (!is_moe(m)) return ET_OK;
-    et_status status = take_losses(m, false, error);
-    if (status != ET_OK) return status;
+    take_losses(m, false);
+    if (m->status != ET_OK) return;
     if (m->losses.loss_aux) m->all.loss_aux = m->losses.loss_aux;
     if (m->losses.loss_z) m->all.loss_z = m->losses.loss_z;
     et_mutant_call(m, ET_AT_LOSSES);
-    return m->status;
 }
 
 /* ---- backward ---- */
@@ -324,19 +299,17 @@ static void turn_back(et_mutant *m)
     m->moe = m->on->moe;
 }
 
-static et_status combine_backward(et_mutant *m, et_error *error)
+static void combine_backward(et_mutant *m)
 {
     et_moe_grads *g = &m->s.bwd;
     et_moe moe = layer_of(m);
-    et_status status = ET_OK;
     if (is_moe(m))
-        status = et_moe_combine_backward(&moe, m->on->dy, &m->pick->a, &m->used, g, error);
+        m->status = et_moe_combine_backward(&moe, m->on->dy, &m->pick->a, &m->used, g, m->error);
     else
         memcpy(g->slot_out, m->on->dy, moe.N * moe.d * sizeof(et_real));
-    if (status != ET_OK) return status;
+    if (m->status != ET_OK) return;
     if (is_moe(m)) et_mutant_call(m, ET_AT_DWEIGHT);
     et_mutant_call(m, ET_AT_DOUT);
-    return ET_OK;
 }
 
 static void clear(et_real *values, size_t count)
@@ -361,31 +334,24 @@ static void clear_gradients(et_mutant *m)
     clear(g->shared_down, moe->hs * moe->d);
 }
 
-static et_status experts_backward(et_mutant *m, et_error *error)
+static void experts_backward(et_mutant *m)
 {
     et_moe_grads *g = &m->s.bwd;
     const et_moe_values *f = &m->used;
     et_moe moe = layer_of(m);
     et_ffn dense = dense_layer(m);
-    et_status status = ET_OK;
+    bool whole = m->pick->whole;
     g->x = m->room->bwd.x;
     g->wanted = m->pick->complete;
     clear_gradients(m);
-    if (is_moe(m))
-        status = et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, error);
-    else
-        status = et_ffn_backward(&dense, moe.N, m->on->x, f->slot_pre, f->slot_act, g->slot_out,
-                                 g->slot_act, g->slot_pre, m->pick->whole ? g->up : NULL,
-                                 m->pick->whole ? g->down : NULL, false, g->x, error);
-    if (status != ET_OK) return status;
+    m->status = is_moe(m)
+                    ? et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, m->error)
+                    : et_ffn_backward(&dense, moe.N, m->on->x, f->slot_pre, f->slot_act,
+                                      g->slot_out, g->slot_act, g->slot_pre, whole ? g->up : NULL,
+                                      whole ? g->down : NULL, false, g->x, m->error);
+    if (m->status != ET_OK) return;
     et_mutant_call(m, ET_AT_DDOWN);
     et_mutant_call(m, ET_AT_DUP);
-    return m->status;
-}
-
-static void negate(et_real *values, size_t count)
-{
-    for (size_t i = 0; i < count; i++) values[i] = -values[i];
 }
 
 /* dx without the router's term, where the experts' shares are the reference's. */
@@ -397,7 +363,7 @@ static void start_dx(et_mutant *m)
     memcpy(m->s.bwd.x, right->x, count * d * sizeof(et_real));
     et_real *dr = is_moe(m) ? et_mutant_copy(m, right->logits, count * n) : NULL;
     if (dr == NULL) return;
-    negate(dr, count * n);
+    et_scale_values(count * n, -1, dr);
     et_matmul(ET_BLAS, count, d, n, et_rows(dr, n), et_rows(m->moe.router, d), true, m->s.bwd.x, d);
 }
 
@@ -406,11 +372,10 @@ static void add_shares(et_mutant *m, et_real factor)
 {
     const et_assignment *a = &m->pick->a;
     size_t d = m->moe.d;
+    et_real *dx = m->s.bwd.x;
     for (size_t slot = 0; slot < a->slots; slot++)
-        et_add_row(d, factor, m->shares[0] + slot * d,
-                   m->s.bwd.x + (size_t)a->slot_token[slot] * d);
-    for (size_t t = 0; m->moe.hs > 0 && t < m->pick->count; t++)
-        et_add_row(d, factor, m->shares[1] + t * d, m->s.bwd.x + t * d);
+        et_add_row(d, factor, m->shares[0] + slot * d, dx + (size_t)a->slot_token[slot] * d);
+    if (m->moe.hs > 0) et_add_row(m->pick->count * d, factor, m->shares[1], dx);
 }
 
 static void mutate_shares(et_mutant *m)
@@ -422,67 +387,83 @@ static void mutate_shares(et_mutant *m)
 }
 
 /* The losses' shares of dp and dr come in. */
-static et_status start_scores(et_mutant *m, et_error *error)
+static void start_scores(et_mutant *m)
 {
     et_moe_grads *g = &m->s.bwd;
     size_t n = m->moe.n, size = m->pick->count * n;
-    et_status status = ET_OK;
-    if (m->losses.bwd.gates == NULL || m->forward_only) status = take_losses(m, true, error);
+    if (m->losses.bwd.gates == NULL || m->forward_only) take_losses(m, true);
     m->loss_gates = et_mutant_reals(m, size);
     m->loss_logits = et_mutant_reals(m, size);
-    if (status == ET_OK) status = m->status;
-    if (status != ET_OK) return status;
+    if (m->status != ET_OK) return;
     et_pick_gather(m->pick, false, n, m->losses.bwd.gates, m->loss_gates);
     et_pick_gather(m->pick, false, n, m->losses.bwd.logits, m->loss_logits);
     clear(g->router, n * m->moe.d);
     memcpy(g->gates, m->loss_gates, size * sizeof(et_real));
     memcpy(g->logits, m->loss_logits, size * sizeof(et_real));
-    return ET_OK;
 }
 
-static et_status score_backward(et_mutant *m, et_error *error)
+static void score_backward(et_mutant *m)
 {
     et_moe moe = layer_of(m);
     m->blocked |= is_moe(m) && moe.gate == ET_GATE_SOFTMAX_TOKENS && !m->pick->whole;
-    if (m->blocked) return ET_OK; /* a column's tokens share their gradients */
+    if (m->blocked) return; /* a column's tokens share their gradients */
     moe.gate_tokens = m->moe.gate_tokens;
     start_dx(m);
-    et_status status = is_moe(m) ? start_scores(m, error) : ET_OK;
-    if (status == ET_OK && is_moe(m))
-        status = et_moe_score_backward(&moe, m->on->x, &m->pick->a, &m->used, &m->s.bwd, error);
-    if (status != ET_OK) return status;
+    if (is_moe(m)) start_scores(m);
+    if (is_moe(m) && m->status == ET_OK)
+        m->status =
+            et_moe_score_backward(&moe, m->on->x, &m->pick->a, &m->used, &m->s.bwd, m->error);
+    if (m->status != ET_OK) return;
     if (m->pick->whole && is_moe(m)) et_mutant_call(m, ET_AT_DROUTER);
     mutate_shares(m);
     et_mutant_call(m, ET_AT_DX);
-    return m->status;
 }
 
-static et_status layout(et_mutant *m, et_error *error)
+static void layout(et_mutant *m)
 {
-    (void)error;
     et_mutant_call(m, ET_AT_LAYOUT);
-    return m->status;
 }
 
 /* ---- all phases ---- */
 
+/* Arrays to write to; whatever an earlier mutant left in them. */
+static void take_room(et_mutant *m, et_phase phase)
+{
+    et_step *room = m->rerouted ? &m->own_room : &m->on->room;
+    if (room->owned_count == 0) m->status = et_subject_room(m->on, m->pick, room, m->error);
+    m->room = room;
+    if (m->status == ET_OK)
+        et_take_arrays(&m->s, room, phase);
+    else
+        et_step_free(room);
+}
+
 et_status et_mutant_phase(et_mutant *m, et_phase phase, et_error *error)
 {
-    typedef et_status compute(et_mutant *, et_error *);
-    static compute *const phases[ET_PHASES] = {selection,        scores,         experts,
-                                               combine,          losses,         combine_backward,
-                                               experts_backward, score_backward, layout};
+    static const struct {
+        void (*compute)(et_mutant *m);
+        bool of_moe, rows; /* of an MoE layer alone; it has rows of picked tokens */
+    } phases[ET_PHASES] = {
+        {selection, true, false},
+        {scores, true, true},
+        {experts, false, true},
+        {combine, false, true},
+        {losses, true, true},
+        {combine_backward, false, true},
+        {experts_backward, false, true},
+        {score_backward, false, true},
+        {layout, false, false},
+    };
     unsigned stages = et_stages_of(phase);
+    m->error = error;
     if (phase == ET_SELECTION) m->reach = et_hypothesis_reach(m->what, m->variant, m->forward_only);
     if (phase == ET_COMBINE_BACKWARD) turn_back(m);
     if (m->blocked || !(m->reach & stages)) return ET_OK;
-    et_status status = phase == ET_SELECTION || phase == ET_LAYOUT ? ET_OK : take_room(m, error);
-    if (status == ET_OK) et_take_arrays(&m->s, m->room, phase);
-    if (status == ET_OK) status = phases[phase](m, error);
-    if (status == ET_OK) status = m->status;
+    if (phases[phase].rows) take_room(m, phase);
+    if (m->status == ET_OK && (is_moe(m) || !phases[phase].of_moe)) phases[phase].compute(m);
     if (!m->blocked) m->done |= stages & m->reach;
-    return status == ET_ENOMEM ? et_fail(error, status, "explanation: no memory for a hypothesis")
-                               : status;
+    if (m->status != ET_ENOMEM) return m->status;
+    return et_fail(error, ET_ENOMEM, "explanation: no memory for a hypothesis");
 }
 
 /* ---- what it shows ---- */

@@ -214,7 +214,8 @@ struct et_mutant {
     bool ranked;                    /* the mask follows from an order, not from a threshold alone */
     bool blocked;                   /* later stages need tokens that were not picked */
     unsigned reach, done, compared; /* bit of each stage: can differ; is computed; was compared */
-    et_status status;               /* of the hooks */
+    et_status status;
+    et_error *error;                        /* of the phase at hand */
     et_step routed, kept, losses, own_room; /* whose arrays the above point to */
     et_step *room; /* the subject's; its own where it is rerouted; NULL: not needed yet */
     et_assignment own;
