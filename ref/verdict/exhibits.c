@@ -237,54 +237,37 @@ void et_inquiry_close(et_inquiry *q)
 
 enum { NAMED = 8 };
 
-/* "experts 1, 4" */
-static void list_marks(char *text, size_t room, const char *one, const uint8_t *marks, size_t count)
+int et_tier_of(et_where where)
 {
-    size_t marked = et_count_marks(marks, count), used = 0;
-    used += (size_t)snprintf(text, room, "%s%s", one, marked > 1 ? "s" : "");
+    return where == ET_IN_TOKENS ? 2 : where == ET_IN_EXPERTS ? 1 : 0;
+}
+
+bool et_scope_in(et_scope *scope, const et_inquiry *q, et_where where)
+{
+    size_t n = et_experts_of(q), experts = q->bad_experts, tokens = q->bad_tokens;
+    *scope = (et_scope){where, where == ET_IN_EXPERTS  ? q->bad_expert
+                               : where == ET_IN_TOKENS ? q->bad_token
+                                                       : NULL};
+    if (where == ET_EVERYWHERE) return true;
+    if (where == ET_IN_EXPERTS)
+        return experts > 0 && experts <= NAMED && experts < n && !q->bad_expert[n];
+    if (where == ET_IN_TOKENS) return tokens > 0 && tokens <= NAMED && tokens < q->right->c.tokens;
+    return q->right->c.layer == ET_MOE && q->right->c.shared;
+}
+
+void et_scope_print(const et_scope *scope, const et_inquiry *q, char *text, size_t room)
+{
+    static const char *const names[ET_WHERES] = {"everywhere", "routed experts", "shared expert",
+                                                 "expert", "token"};
+    size_t count = scope->where == ET_IN_TOKENS ? q->right->c.tokens : et_experts_of(q);
+    bool several = scope->marks && et_count_marks(scope->marks, count) > 1;
+    size_t used = (size_t)snprintf(text, room, "%s%s", names[scope->where], several ? "s" : "");
     const char *before = " ";
-    for (size_t i = 0; i < count && used < room; i++)
-        if (marks[i]) {
-            used += (size_t)snprintf(text + used, room - used, "%s%zu", before, i);
-            before = ", ";
-        }
-}
-
-static void add_scope(et_scopes *s, int tier, const uint8_t *experts, const uint8_t *tokens,
-                      const char *text)
-{
-    et_named_scope *new = &s->list[s->count++];
-    *new = (et_named_scope){.at = {experts, tokens}, .tier = tier};
-    snprintf(new->text, sizeof new->text, "%s", text);
-}
-
-et_status et_scopes_make(et_scopes *s, const et_inquiry *q, et_error *error)
-{
-    size_t n = et_experts_of(q), N = q->right->c.tokens;
-    char text[96];
-    bool has_shared = q->right->c.layer == ET_MOE && q->right->c.shared;
-    void *room;
-    *s = (et_scopes){0};
-    et_status status = et_allocate(&room, 2 * (n + 1), 1, "scopes", error);
-    if (status != ET_OK) return status;
-    s->routed = room;
-    s->shared = s->routed + n + 1;
-    memset(s->routed, 1, n);
-    s->shared[n] = 1;
-    add_scope(s, 0, NULL, NULL, "everywhere");
-    if (has_shared) {
-        add_scope(s, 0, s->routed, NULL, "routed experts");
-        add_scope(s, 0, s->shared, NULL, "shared expert");
+    for (size_t i = 0; scope->marks && i < count && used < room; i++) {
+        if (!scope->marks[i]) continue;
+        used += (size_t)snprintf(text + used, room - used, "%s%zu", before, i);
+        before = ", ";
     }
-    if (q->bad_experts > 0 && q->bad_experts <= NAMED && !q->bad_expert[n] && q->bad_experts < n) {
-        list_marks(text, sizeof text, "expert", q->bad_expert, n);
-        add_scope(s, 1, q->bad_expert, NULL, text);
-    }
-    if (q->bad_tokens > 0 && q->bad_tokens <= NAMED && q->bad_tokens < N) {
-        list_marks(text, sizeof text, "token", q->bad_token, N);
-        add_scope(s, 2, NULL, q->bad_token, text);
-    }
-    return ET_OK;
 }
 
 /* ---- looks: on how many tokens ---- */

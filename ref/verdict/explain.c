@@ -39,7 +39,7 @@ typedef struct attempt {
     const et_hypothesis *what;
     size_t variant;
     bool forward_only;
-    const et_named_scope *scope;
+    et_scope scope;
     double factor, deviation; /* ET_BY_FACTOR: the factor, and its standard deviation */
     bool covers[ET_PARTS];    /* is_promising: the parts that it would explain */
     size_t order;             /* in which it was tried */
@@ -51,7 +51,7 @@ typedef struct attempt {
 
 static void open_mutant(et_mutant *m, et_subject *on, const et_inquiry *q, const attempt *t)
 {
-    et_mutant_open(m, on, t->what, t->variant, t->scope->at, q->j->mask == NULL);
+    et_mutant_open(m, on, t->what, t->variant, t->scope, q->j->mask == NULL);
     m->forward_only = t->forward_only;
     m->factor = t->factor;
 }
@@ -77,8 +77,8 @@ static bool reaches(const et_inquiry *q, const attempt *t, const et_exhibit *x)
 static bool is_refuted(const et_inquiry *q, const attempt *t)
 {
     et_stage start = et_hypothesis_starts(t->what, t->variant);
-    bool everywhere = !t->scope->at.experts && !t->scope->at.tokens, passed = false;
-    if (t->what->nature != ET_BY_FACTOR || !everywhere) return false;
+    bool passed = false;
+    if (t->what->nature != ET_BY_FACTOR || t->scope.where != ET_EVERYWHERE) return false;
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         if (x->stage != start) continue;
@@ -207,7 +207,6 @@ enum { SURVIVORS = 64 };
 
 typedef struct search {
     et_inquiry *q;
-    et_scopes scopes;
     et_looks looks;
     size_t count, tried;
     attempt survivors[SURVIVORS];
@@ -255,16 +254,15 @@ static bool is_one_sided(const et_inquiry *q, const et_hypothesis *what, size_t 
     return false;
 }
 
-static bool is_fit(const search *s, const et_hypothesis *what, size_t variant,
-                   const et_named_scope *c)
+/* Has a form of a hypothesis this scope? */
+static bool is_fit(const et_inquiry *q, const et_hypothesis *what, size_t variant, et_where where)
 {
-    bool experts = c->at.experts != NULL, tokens = c->at.tokens != NULL;
-    if ((experts || tokens) && !can_be_confined(what, variant, experts)) return false;
-    if (tokens || !can_be_confined(what, variant, true)) return true;
-    bool routed = !experts || c->at.experts == s->scopes.routed;
-    bool shared = !experts || c->at.experts == s->scopes.shared;
-    if (shared && is_one_sided(s->q, what, variant, false)) return false;
-    return !(routed && is_one_sided(s->q, what, variant, true));
+    bool everywhere = where == ET_EVERYWHERE, experts = can_be_confined(what, variant, true);
+    if (where == ET_IN_TOKENS) return can_be_confined(what, variant, false);
+    if (!experts) return everywhere;
+    if ((everywhere || where == ET_IN_SHARED) && is_one_sided(q, what, variant, false))
+        return false;
+    return !((everywhere || where == ET_IN_ROUTED) && is_one_sided(q, what, variant, true));
 }
 
 static et_status attempt_one(search *s, attempt t, bool *survives, et_error *error)
@@ -294,15 +292,18 @@ static et_status attempt_form(search *s, int tier, const et_hypothesis *what, si
     bool forward = start >= ET_AT_GATES && start < ET_AT_MIX && s->q->shows_backward;
     int from = forward && !s->q->backward_failed; /* what passes goes by right values */
     bool survives = false;
-    for (size_t i = 0; status == ET_OK && !survives && i < s->scopes.count; i++) {
-        const et_named_scope *where = &s->scopes.list[i];
-        if (where->tier != tier || !is_fit(s, what, variant, where)) continue;
+    for (int i = 0; status == ET_OK && !survives && i < ET_WHERES; i++) {
+        et_where where = (et_where)i;
+        et_scope scope;
+        if (et_tier_of(where) != tier || !et_scope_in(&scope, s->q, where) ||
+            !is_fit(s->q, what, variant, where))
+            continue;
         for (int forward_only = from; status == ET_OK && forward_only <= forward; forward_only++) {
             bool one;
             attempt t = {.what = what,
                          .variant = variant,
                          .forward_only = forward_only,
-                         .scope = where,
+                         .scope = scope,
                          .factor = 1,
                          .fit = INFINITY};
             status = attempt_one(s, t, &one, error);
@@ -357,14 +358,15 @@ void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where
 
 static void note(search *s, const attempt *t)
 {
-    char how[96];
+    char how[96], where[96];
     const char *form = et_hypothesis_form(t->what, t->variant);
     const char *only = t->forward_only ? "the backward pass goes by right values" : "";
     if (t->what->nature == ET_BY_FACTOR)
         snprintf(how, sizeof how, "%s times %.7g +- %.1g", form, t->factor, t->deviation);
     else
         snprintf(how, sizeof how, "%s%s%s", form, form[0] && only[0] ? ", " : "", only);
-    et_inquiry_note(s->q, t->what, t->scope->text, how, t->fit);
+    et_scope_print(&t->scope, s->q, where, sizeof where);
+    et_inquiry_note(s->q, t->what, where, how, t->fit);
 }
 
 /* How many full judgements may be made: 2 in a large problem, more in a smaller one. */
@@ -484,11 +486,9 @@ et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error
         et_inquiry_close(&q);
         return status;
     }
-    status = et_scopes_make(&s.scopes, &q, error);
-    if (status == ET_OK) status = et_looks_open(&s.looks, &q, error);
+    status = et_looks_open(&s.looks, &q, error);
     if (status == ET_OK) status = run_search(&s, error);
     et_looks_close(&s.looks);
-    free(s.scopes.routed);
     et_inquiry_close(&q);
     return status;
 }

@@ -138,11 +138,17 @@ void et_mutant_settings(et_mutant *m, et_stage stage, et_step *s)
         if (h->settings) h->settings(m, s);
 }
 
+static bool has_expert(const et_mutant *m, size_t e)
+{
+    et_where where = m->scope.where;
+    if (where == ET_IN_EXPERTS) return m->scope.marks[e];
+    return where == ET_IN_ROUTED ? e < m->moe.n : where != ET_IN_SHARED || e == m->moe.n;
+}
+
 static void call_row(et_mutant *m, const et_hook *h, const et_row *r)
 {
-    const et_scope *c = &m->scope;
-    bool token = c->tokens == NULL || c->tokens[r->token];
-    bool expert = !c->experts || et_rows_at(r->stage) == ET_OF_TOKENS || c->experts[r->expert];
+    bool token = m->scope.where != ET_IN_TOKENS || m->scope.marks[r->token];
+    bool expert = et_rows_at(r->stage) == ET_OF_TOKENS || has_expert(m, r->expert);
     if (token && expert && (h->who == NULL || h->who(m, r))) h->row(m, r);
 }
 
@@ -151,7 +157,7 @@ static void call_expert(et_mutant *m, const et_hook *h, et_stage stage, size_t e
     bool shared = e == m->moe.n;
     size_t first = shared ? 0 : (size_t)m->pick->a.expert_offsets[e];
     size_t count = shared ? m->pick->count : (size_t)m->pick->a.load[e];
-    if (m->scope.experts && !m->scope.experts[e]) return;
+    if (!has_expert(m, e)) return;
     et_row all = rows_of(m, stage, e, first, count);
     if (h->rows) h->rows(m, &all);
     for (size_t q = 0; h->row && q < count; q++) {

@@ -97,25 +97,15 @@ bool et_element_fails(const et_exhibit *x, size_t i);
 
 size_t et_count_marks(const uint8_t *marks, size_t count);
 
-/* Where a hypothesis may hold. Those of a higher tier are tried where those of the lower ones explain
- * nothing. */
-typedef struct et_named_scope {
-    et_scope at;
-    char text[96];
-    int tier;
-} et_named_scope;
+enum { ET_TIERS = 3 };
 
-enum { ET_MAX_SCOPES = 5, ET_TIERS = 3 };
-
-typedef struct et_scopes {
-    size_t count;
-    et_named_scope list[ET_MAX_SCOPES];
-    uint8_t *routed, *shared; /* [n+1] */
-} et_scopes;
-
-/* Everywhere; only the routed or the shared expert, which in many kernels are two pieces of code; the
- * experts, or the tokens, that fail, where they are few. free(routed) in any case. */
-et_status et_scopes_make(et_scopes *s, const et_inquiry *q, et_error *error);
+/* Scopes of a higher tier are tried where those of the lower ones explain nothing. */
+int et_tier_of(et_where where);
+/* false: this candidate's failures have no such scope; that of experts, or tokens, is of those that fail, where they are
+ * few. */
+bool et_scope_in(et_scope *scope, const et_inquiry *q, et_where where);
+/* "experts 1, 4" */
+void et_scope_print(const et_scope *scope, const et_inquiry *q, char *text, size_t room);
 
 /* The picks on which a hypothesis is tried, the smallest first. */
 typedef struct et_looks {

@@ -141,9 +141,20 @@ unsigned et_hypothesis_reach(const et_hypothesis *what, size_t variant, bool for
 /* The first stage at which it puts its hand. */
 et_stage et_hypothesis_starts(const et_hypothesis *what, size_t variant);
 
-/* Which experts (n+1, the last the shared one) and tokens do it wrong; NULL: all. */
+/* Where a hypothesis holds. Only the routed or only the shared expert, which in many kernels are two pieces of code;
+ * some experts, or some tokens: those that fail. */
+typedef enum et_where {
+    ET_EVERYWHERE,
+    ET_IN_ROUTED,
+    ET_IN_SHARED,
+    ET_IN_EXPERTS,
+    ET_IN_TOKENS,
+    ET_WHERES
+} et_where;
+
 typedef struct et_scope {
-    const uint8_t *experts, *tokens;
+    et_where where;
+    const uint8_t *marks; /* [n+1], [N]: of experts, of tokens */
 } et_scope;
 
 /* ---- pick.c: sub-steps ---- */
@@ -176,6 +187,7 @@ typedef struct et_subject {
     et_assignment dense; /* of a dense layer: all tokens to one expert */
     et_pick pick;
     et_real *x, *dy; /* [count,d] of the picked tokens */
+    void *rows;      /* where these are, if not all are picked */
     et_step sub;     /* the reference's values on them; no gradient of a weight */
     et_step room;    /* for those of one mutant at a time, once there is one */
 } et_subject;

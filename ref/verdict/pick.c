@@ -1,11 +1,8 @@
 /* pick.c: sub-steps: the rows of a step that belong to picked tokens. See mutant.h. */
 #include "ref/base/memory.h"
 #include "ref/oracle/decide.h"
-#include "ref/oracle/tensors.h"
-#include "ref/verdict/judge.h"
 #include "ref/verdict/mutant.h"
 
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,8 +11,6 @@
 void et_pick_close(et_pick *p)
 {
     free(p->tokens);
-    free(p->slots);
-    free(p->complete);
     free(p->mask);
     et_assignment_free(&p->a);
     *p = (et_pick){0};
@@ -45,23 +40,26 @@ et_status et_pick_open(et_pick *p, const et_assignment *of, bool shared, const u
                        et_error *error)
 {
     size_t N = of->tokens, n = of->experts;
+    void *numbers = NULL, *marks = NULL;
     *p = (et_pick){.of = of};
-    et_status status;
-    if ((status = et_allocate((void **)&p->tokens, N, sizeof(size_t), "picked tokens", error)) ||
-        (status =
-             et_allocate((void **)&p->slots, of->slots, sizeof(size_t), "picked slots", error)) ||
-        (status = et_allocate((void **)&p->complete, n + 1, 1, "picked experts", error)) ||
-        (status = et_allocate((void **)&p->mask, N * n, 1, "picked tokens", error)))
-        goto failed;
-    fill(p, tokens);
-    number_slots(p, tokens);
-    if ((status = et_assignment_build(&p->a, p->count, n, p->mask, error))) goto failed;
+    et_status status = et_allocate(&numbers, N + of->slots, sizeof(size_t), "picked rows", error);
+    if (status == ET_OK) status = et_allocate(&marks, N * n + n + 1, 1, "picked tokens", error);
+    p->tokens = numbers;
+    p->mask = marks;
+    if (status == ET_OK) {
+        p->slots = p->tokens + N;
+        p->complete = p->mask + N * n;
+        fill(p, tokens);
+        number_slots(p, tokens);
+        status = et_assignment_build(&p->a, p->count, n, p->mask, error);
+    }
+    if (status != ET_OK) {
+        et_pick_close(p);
+        return status;
+    }
     for (size_t i = 0; i < n; i++) p->complete[i] = p->a.load[i] == of->load[i];
     p->complete[n] = shared && p->whole;
     return ET_OK;
-failed:
-    et_pick_close(p);
-    return status;
 }
 
 void et_pick_gather(const et_pick *p, bool slots, size_t columns, const et_real *from, et_real *to)
@@ -89,41 +87,40 @@ et_status et_subject_room(const et_subject *on, const et_pick *pick, et_step *ro
 /* Every array of the sub-step that has a row a token, or a slot, from that of the whole. */
 static void gather_values(et_subject *on)
 {
-    et_tensor_out to[ET_MAX_STEP_TENSORS], from[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(&on->sub, false, to);
-    size_t had = et_step_tensors(on->right, false, from);
-    for (size_t i = 0; i < have; i++) {
-        const char *shape = et_tensor_doc_find(to[i].name)->shape;
-        const et_tensor_out *whole = et_tensor_named(from, had, to[i].name);
-        bool slots = et_rows_are(shape, "S"), ours = strncmp(to[i].name, "in.", 3) != 0;
-        if (!ours || !whole || !et_tensor_is_real(&to[i]) || !(slots || et_rows_are(shape, "N")))
-            continue;
-        et_real *values = (et_real *)(uintptr_t)to[i].values; /* the sub-step's own */
-        et_pick_gather(&on->pick, slots, to[i].rank > 1 ? to[i].shape[1] : 1, whole->values,
-                       values);
+    et_step whole = *on->right;
+    et_moe_values *f = &on->sub.fwd;
+    size_t n = on->moe.n;
+    for (int i = 0; i < 2 * ET_STAGES; i++) {
+        et_stage stage = (et_stage)(i / 2);
+        bool shared = i % 2, slots = et_rows_at(stage) == ET_OF_SLOTS;
+        et_real **to = et_array_at(&on->sub, stage, shared);
+        if (to == NULL || *to == NULL || !(slots || et_rows_at(stage) == ET_OF_TOKENS)) continue;
+        et_pick_gather(&on->pick, slots && !shared, et_columns_at(&on->moe, stage, shared),
+                       *et_array_at(&whole, stage, shared), *to);
     }
-    if (on->sub.fwd.anchor)
-        et_pick_gather(&on->pick, false, 1, on->right->fwd.anchor, on->sub.fwd.anchor);
+    if (f->logits) et_pick_gather(&on->pick, false, n, whole.fwd.logits, f->logits);
+    if (f->anchor) et_pick_gather(&on->pick, false, 1, whole.fwd.anchor, f->anchor);
 }
 
 /* The whole step is its own sub-step. */
 static et_status take_sub(et_subject *on, et_error *error)
 {
-    size_t d = on->moe.d, count = on->pick.count;
+    size_t size = on->pick.count * on->moe.d;
+    const et_step *right = on->right;
     if (on->pick.whole) {
-        on->sub = et_step_like(on->right);
-        on->sub.fwd = on->right->fwd;
-        on->sub.bwd = on->right->bwd;
-        on->x = on->right->in.x;
-        on->dy = on->right->in.dy;
+        on->sub = et_step_like(right);
+        on->sub.fwd = right->fwd;
+        on->sub.bwd = right->bwd;
+        on->x = right->in.x;
+        on->dy = right->in.dy;
         return ET_OK;
     }
-    et_status status = et_allocate((void **)&on->x, count * d, sizeof(et_real), "rows", error);
-    if (status == ET_OK)
-        status = et_allocate((void **)&on->dy, count * d, sizeof(et_real), "rows", error);
+    et_status status = et_allocate(&on->rows, 2 * size, sizeof(et_real), "picked rows", error);
     if (status != ET_OK) return status;
-    et_pick_gather(&on->pick, false, d, on->right->in.x, on->x);
-    et_pick_gather(&on->pick, false, d, on->right->in.dy, on->dy);
+    on->x = on->rows;
+    on->dy = on->x + size;
+    et_pick_gather(&on->pick, false, on->moe.d, right->in.x, on->x);
+    et_pick_gather(&on->pick, false, on->moe.d, right->in.dy, on->dy);
     status = et_subject_room(on, &on->pick, &on->sub, error);
     if (status == ET_OK) gather_values(on);
     return status;
@@ -167,8 +164,7 @@ et_status et_subject_open(et_subject *on, const et_step *right, const et_tensor_
 
 void et_subject_close(et_subject *on)
 {
-    if (on->right && on->x != on->right->in.x) free(on->x);
-    if (on->right && on->dy != on->right->in.dy) free(on->dy);
+    free(on->rows);
     et_step_free(&on->sub);
     et_step_free(&on->room);
     et_assignment_free(&on->dense);

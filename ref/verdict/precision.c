@@ -239,7 +239,7 @@ static bool is_spared(const et_profile *p, const et_exhibit *x, const et_real *V
     for (size_t i = first; i < first + count; i++) {
         double by = rounding_moves(&r, (double)right[i]);
         moves += by * by;
-        /* V as above. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
+        /* V was computed, or the inquiry failed. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
         variance += (double)V[i];
     }
     return moves < 0.01 * variance;
