@@ -10,7 +10,7 @@
  *                  is computed again with it
  *   3 elements     finite, and |error| <= t sigma; sigma = 0 means exact
  *   4 groups       the tensor, each expert, row, column, block of tokens: slope (regression of the
- *                  error on the reference) and spread (root mean square, in sigma, of the error less slope x reference)
+ *                  error on the reference) and spread (root mean square of error/sigma)
  *   5 not vacuous  what was required is there, shapes agree, the candidate is neither the golden nor
  *                  one of its inputs, and the tensor stands out of its noise
  *

@@ -134,8 +134,7 @@ double et_slope_of(const et_group_sums *s)
 
 double et_spread_of(const et_group_sums *s)
 {
-    double along = s->uu > 0 ? s->eu * s->eu / s->uu : 0;
-    return s->n > 0 && !(s->ee <= along) ? sqrt((s->ee - along) / s->n) : 0;
+    return s->n > 0 ? sqrt(s->ee / s->n) : 0;
 }
 
 static void add(et_group_sums *to, const et_group_sums *more)

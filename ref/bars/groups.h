@@ -12,9 +12,7 @@
  * and in a group, with errors e = got - u and variances V, two numbers are asked for:
  *
  *     slope    S = sum(e u / V) / sum(u^2 / V)    least squares' answer to "scaled by which 1 + S?"
- *     spread   Q = sqrt(mean((e - S u)^2 / V))    1 if errors are as large as V says
- *
- * The spread leaves out what the slope has: where one gate's error is a whole row's, the row says one thing, once.
+ *     spread   Q = sqrt(mean(e^2 / V))            1 if errors are as large as V says
  *
  * Elements with V = 0 are judged by themselves and take no part, nor do errors that are not finite.
  */
