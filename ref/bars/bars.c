@@ -42,33 +42,19 @@ et_status et_replica_run(et_step *replica, const et_step *reference, const et_ro
 typedef struct pair {
     et_tensor_out want; /* of the reference */
     const et_real *got; /* of the replica, or of anything like it */
-    size_t row, count;  /* of the table; elements */
+    et_tensor_id row;
+    size_t count; /* elements */
 } pair;
-
-static bool has_bars(const et_tensor_out *t)
-{
-    bool real = t->source == ET_FROM_F64 || t->source == ET_FROM_F32;
-    return real && strncmp(t->name, "in.", 3) != 0;
-}
-
-static size_t count_of(const et_tensor_out *t)
-{
-    size_t count = 1;
-    for (size_t i = 0; i < t->rank; i++) count *= t->shape[i];
-    return count;
-}
 
 /* The real tensors that both have and a kernel computes. */
 static size_t pair_up(const et_step *reference, const et_step *like, pair list[ET_MAX_STEP_TENSORS])
 {
-    et_tensor_out mine[ET_MAX_STEP_TENSORS], theirs[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(reference, false, mine), count = 0;
-    size_t others = et_step_tensors(like, false, theirs);
-    for (size_t i = 0; i < have; i++)
-        for (size_t k = 0; k < others; k++)
-            if (strcmp(theirs[k].name, mine[i].name) == 0 && has_bars(&mine[i]))
-                list[count++] = (pair){mine[i], theirs[k].values, et_tensor_find(mine[i].name),
-                                       count_of(&mine[i])};
+    size_t count = 0;
+    for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
+        et_tensor_out mine = et_tensor_view(reference, id), theirs = et_tensor_view(like, id);
+        if (mine.values && theirs.values && et_tensor_is_real(&mine) && !et_is_input(id))
+            list[count++] = (pair){mine, theirs.values, id, et_tensor_count(&mine)};
+    }
     return count;
 }
 
@@ -144,7 +130,7 @@ static et_status gather_squares(work *w, et_step *variance, et_error *error)
 }
 
 /* The assignment, for a tensor of tokens and experts; or NULL. */
-static const uint8_t *slots_of(const et_step *s, size_t row)
+static const uint8_t *slots_of(const et_step *s, et_tensor_id row)
 {
     bool pairs = strcmp(et_tensors[row].doc.shape, "[N,n]") == 0;
     return pairs && s->c.layer == ET_MOE ? s->route.mask : NULL;
@@ -219,8 +205,7 @@ static et_status prepare(et_bars *b, const pair *tensor, et_error *error)
     void *room;
     et_status status = et_cut_make(&t->grid, b->reference, &tensor->want, error);
     if (status == ET_OK)
-        status =
-            et_summands_of(t->summands, &t->summand_count, b->reference, tensor->want.name, error);
+        status = et_summands_of(t->summands, &t->summand_count, b->reference, tensor->row, error);
     if (status != ET_OK) return status;
     t->groups = t->grid.first[ET_KINDS];
     for (size_t i = 0; i < t->summand_count; i++) t->groups += t->summands[i].sections;

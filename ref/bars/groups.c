@@ -76,8 +76,7 @@ et_status et_cut_make(et_cut *g, const et_step *s, const et_tensor_out *t, et_er
     const char *shape = et_tensor_doc_find(t->name)->shape;
     bool moe = s->c.layer == ET_MOE, slots = moe && et_rows_are(shape, "S");
     bool weights = moe && t->rank == 3, cut_up = slots || weights;
-    size_t count = 1, n = s->c.experts;
-    for (size_t i = 0; i < t->rank; i++) count *= t->shape[i];
+    size_t count = et_tensor_count(t), n = s->c.experts;
     *g = (et_cut){.columns = t->rank > 1 ? t->shape[t->rank - 1] : 1, .sections = cut_up ? n : 1};
     g->rows = g->columns > 0 ? count / g->columns : 0;
     size_t most = g->rows / BAND + g->sections + 1;
@@ -422,13 +421,13 @@ static et_status summands_of_dx(et_summand *list, size_t *count, const et_step *
 }
 
 et_status et_summands_of(et_summand list[ET_MAX_SUMMANDS], size_t *count, const et_step *s,
-                         const char *tensor, et_error *error)
+                         et_tensor_id tensor, et_error *error)
 {
     et_status status = ET_OK;
     *count = 0;
     if (s->c.layer != ET_MOE) return ET_OK;
-    if (strcmp(tensor, "fwd.y") == 0) status = summands_of_y(list, count, s, error);
-    if (strcmp(tensor, "bwd.x") == 0) status = summands_of_dx(list, count, s, error);
+    if (tensor == ET_FWD_Y) status = summands_of_y(list, count, s, error);
+    if (tensor == ET_BWD_X) status = summands_of_dx(list, count, s, error);
     if (status == ET_OK) return ET_OK;
     et_summands_free(list, *count);
     *count = 0; /* nothing is left to free */

@@ -19,6 +19,7 @@
 #ifndef ET_GROUPS_H
 #define ET_GROUPS_H
 
+#include "ref/oracle/tensors.h"
 #include "etref/bundle.h"
 
 typedef enum et_group_kind {
@@ -94,7 +95,7 @@ enum { ET_MAX_SUMMANDS = 3 };
 
 /* The summands of a tensor of `s`: a number, 0 for tensors that have none. ET_ENOMEM. */
 et_status et_summands_of(et_summand list[ET_MAX_SUMMANDS], size_t *count, const et_step *s,
-                         const char *tensor, et_error *error);
+                         et_tensor_id tensor, et_error *error);
 void et_summands_free(et_summand *list, size_t count);
 
 /* sums [sections] out. ET_ENOMEM. */

@@ -196,6 +196,7 @@ static et_source memory_type(const char *type)
 et_tensor_out et_tensor_view(const et_step *s, et_tensor_id id)
 {
     const et_tensor_row *row = &et_tensors[id];
+    if (id == ET_NO_TENSOR) return (et_tensor_out){.name = ""};
     et_tensor_out view = {.name = row->doc.name,
                           .dtype = file_type(s, row->doc.type),
                           .source = memory_type(row->doc.type)};

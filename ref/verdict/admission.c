@@ -56,7 +56,6 @@ static et_status check_shape(const et_step *golden, const et_tensor_out *t,
 
 static et_status check_input(const et_tensor_out *t, const et_tensor_out *own, et_error *error)
 {
-    if (strncmp(t->name, "in.", 3) != 0) return ET_OK;
     for (size_t i = 0; i < et_tensor_count(t); i++) {
         double got = et_tensor_element(t, i), want = et_tensor_element(own, i);
         /* as the candidate's type holds it: in.ema is stored in 64 bits, and read in 32 by most */
@@ -71,7 +70,6 @@ static et_status check_input(const et_tensor_out *t, const et_tensor_out *own, e
 
 static et_status check_mask(const et_tensor_out *t, et_error *error)
 {
-    if (strcmp(t->name, "route.mask") != 0) return ET_OK;
     size_t n = t->shape[1];
     for (size_t i = 0; i < et_tensor_count(t); i++) {
         double got = et_tensor_element(t, i);
@@ -86,43 +84,42 @@ static et_status check_mask(const et_tensor_out *t, et_error *error)
 
 et_status et_admit(const et_judgement *j, et_error *error)
 {
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(j->golden, false, own);
     for (size_t i = 0; i < j->count; i++) {
         const et_tensor_out *t = &j->candidate[i];
         if (t->name == NULL)
             return et_fail(error, ET_EINVAL, "candidate: tensor %zu has no name", i);
-        const et_tensor_doc *doc = et_tensor_doc_find(t->name);
-        if (doc == NULL)
+        et_tensor_id id = et_tensor_find(t->name);
+        if (id == ET_NO_TENSOR)
             return et_fail(error, ET_EINVAL,
                            "candidate: tensor '%s' is not one of a bundle; 'etref list tensors' "
                            "shows them",
                            t->name);
-        const et_tensor_out *golden = et_tensor_named(own, have, t->name);
-        if (golden == NULL)
+        et_tensor_out golden = et_tensor_view(j->golden, id);
+        if (golden.values == NULL)
             return et_fail(error, ET_EINVAL, "candidate: case '%s' has no %s", j->golden->c.name,
                            t->name);
         if (et_tensor_named(j->candidate, i, t->name) != NULL)
             return et_fail(error, ET_EINVAL, "candidate: %s is given twice", t->name);
-        et_status status;
-        if ((status = check_type(t, doc, error)) ||
-            (status = check_shape(j->golden, t, doc, golden, error)) ||
-            (status = check_input(t, golden, error)) || (status = check_mask(t, error)))
-            return status;
+        et_status status = check_type(t, &et_tensors[id].doc, error);
+        if (status == ET_OK)
+            status = check_shape(j->golden, t, &et_tensors[id].doc, &golden, error);
+        if (status == ET_OK && et_is_input(id)) status = check_input(t, &golden, error);
+        if (status == ET_OK && id == ET_ROUTE_MASK) status = check_mask(t, error);
+        if (status != ET_OK) return status;
     }
     return ET_OK;
 }
 
 et_status et_admit_slots(const et_judgement *j, const et_assignment *assignment, et_error *error)
 {
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
     et_step view = *j->golden; /* for its shapes */
     view.assignment = *assignment;
-    size_t have = et_step_tensors(&view, false, own);
     for (size_t i = 0; i < j->count; i++) {
-        const et_tensor_out *t = &j->candidate[i], *must = et_tensor_named(own, have, t->name);
-        if (et_rows_are(et_tensor_doc_find(t->name)->shape, "S") && !et_same_shape(t, must))
-            return wrong_shape(t, must, ": a row for each slot of its own routing", error);
+        const et_tensor_out *t = &j->candidate[i];
+        et_tensor_id id = et_tensor_find(t->name);
+        et_tensor_out must = et_tensor_view(&view, id);
+        if (et_rows_are(et_tensors[id].doc.shape, "S") && !et_same_shape(t, &must))
+            return wrong_shape(t, &must, ": a row for each slot of its own routing", error);
     }
     return ET_OK;
 }
@@ -146,7 +143,7 @@ static size_t named_by(const et_judgement *j, const char *pattern,
         et_tensor_out all[ET_MAX_STEP_TENSORS];
         size_t have = et_step_tensors(j->golden, lean, all);
         for (size_t i = 0; i < have; i++)
-            if (fits(pattern, all[i].name) && !(family && strncmp(all[i].name, "in.", 3) == 0))
+            if (fits(pattern, all[i].name) && !(family && et_is_input(et_tensor_find(all[i].name))))
                 named[count++] = all[i];
     }
     return count;

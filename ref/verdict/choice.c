@@ -85,13 +85,12 @@ typedef struct shown {
 static size_t list_shown(const et_step *golden, const et_tensor_out *candidate, size_t count,
                          shown list[ET_MAX_STEP_TENSORS])
 {
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(golden, false, own), listed = 0;
-    const et_tensor_doc *doc;
-    for (size_t i = 0; (doc = et_tensor_doc_at(i)) != NULL; i++) {
-        const et_tensor_out *t = real_named(candidate, count, doc->name);
-        if (!t || strncmp(doc->name, "in.", 3) == 0) continue;
-        et_dtype format = format_of(t, et_tensor_named(own, have, doc->name));
+    size_t listed = 0;
+    for (et_tensor_id id = ET_IN_LOAD + 1; id < ET_TENSORS; id++) {
+        const et_tensor_out *t = real_named(candidate, count, et_tensors[id].doc.name);
+        if (!t) continue;
+        et_tensor_out own = et_tensor_view(golden, id);
+        et_dtype format = format_of(t, own.values ? &own : NULL);
         list[listed++] = (shown){t, format, et_dtype_significand(format)};
     }
     return listed;
@@ -163,8 +162,8 @@ et_profile_choice et_profile_for(const et_step *golden, const et_tensor_out *can
 /* Gradients of weights are often summed and kept in 24 bits, whatever else is rounded. */
 static bool is_weight_gradient(const char *name)
 {
-    return strncmp(name, "bwd.w_", 6) == 0 || strcmp(name, "bwd.shared_up") == 0 ||
-           strcmp(name, "bwd.shared_down") == 0;
+    const et_tensor_row *row = &et_tensors[et_tensor_find(name)];
+    return row->place == ET_OUTPUTS && row->stage != ET_AT_Y && row->stage != ET_AT_DX;
 }
 
 /* Results and intermediates are rounded most coarsely: logits are of 24 bits in most profiles. */

@@ -19,8 +19,8 @@
 
 static bool is_required(const et_tensor_out *t)
 {
-    return et_tensor_is_real(t) &&
-           (strcmp(t->name, "fwd.y") == 0 || strncmp(t->name, "bwd.", 4) == 0);
+    et_stage stage = et_tensors[et_tensor_find(t->name)].stage;
+    return stage == ET_AT_Y || (stage >= ET_AT_DWEIGHT && stage <= ET_AT_DX);
 }
 
 /* t with values of its own, rounded where the profile stores them. */

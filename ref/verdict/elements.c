@@ -213,6 +213,7 @@ typedef struct exam {
     const et_judgement *j;
     const et_step *reference;
     const et_tensor_out *got;
+    et_tensor_id id;
     et_tensor_verdict *out;
     et_doubt *doubt;
 } exam;
@@ -234,7 +235,7 @@ find(exam *x, et_outcome outcome, const char *format, ...)
 static void print_place(const exam *x, char *text, size_t room)
 {
     const et_tensor_out *t = x->got;
-    const char *shape = et_tensor_doc_find(t->name)->shape;
+    const char *shape = et_tensors[x->id].doc.shape;
     const et_assignment *a = &x->reference->assignment;
     size_t columns = t->rank > 1 ? t->shape[t->rank - 1] : 1, row = x->out->worst / columns;
     bool moe = x->j->golden->c.layer == ET_MOE, slots = et_rows_are(shape, "S");
@@ -267,11 +268,10 @@ static bool equals(const et_tensor_out *a, const et_tensor_out *b)
 /* The input of which the tensor is a copy, or NULL. */
 static const char *copy_of(const exam *x)
 {
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(x->j->golden, false, own);
-    for (size_t i = 0; i < have; i++)
-        if (strncmp(own[i].name, "in.", 3) == 0 && equals(x->got, &own[i]))
-            return et_tensor_doc_find(own[i].name)->name;
+    for (et_tensor_id id = ET_IN_X; id <= ET_IN_LOAD; id++) {
+        et_tensor_out own = et_tensor_view(x->j->golden, id);
+        if (own.values && equals(x->got, &own)) return own.name;
+    }
     return NULL;
 }
 
@@ -279,7 +279,7 @@ static const char *copy_of(const exam *x)
 static void note_on_type(const exam *x, char *text, size_t room)
 {
     const et_profile *p = x->j->options->profile;
-    int expected = p->bits[et_tensor_place(x->got->name)];
+    int expected = p->bits[et_tensors[x->id].place];
     text[0] = '\0';
     if (et_dtype_significand(x->got->dtype) < expected)
         snprintf(text, room, "; it is stored as %s, profile %s expects %d bits",
@@ -320,7 +320,7 @@ static void report_failures(exam *x)
 static const uint8_t *unseen_elements(const exam *x)
 {
     const et_unseen *unseen = &x->j->unseen;
-    et_hangs hangs = et_tensor_hangs(&x->j->golden->c, x->got->name);
+    et_hangs hangs = et_tensor_hangs(&x->j->golden->c, x->id);
     if (unseen->open == 0) return NULL;
     return hangs == ET_HANGS_BY_TOKEN    ? unseen->tokens
            : hangs == ET_HANGS_BY_EXPERT ? unseen->experts
@@ -410,11 +410,11 @@ static void conclude_real(exam *x, const sheet *f, const tally *all)
              "profile %s, whose "
              "largest number is %.3g",
              all->beyond, out->elements, p->name,
-             et_place_largest(p, et_tensor_place(x->got->name)));
+             et_place_largest(p, et_tensors[x->id].place));
     if (out->outcome != ET_PASS || out->judged == 0) return;
     x->doubt->errorless = has_no_error(x, all);
-    if (strcmp(x->got->name, "route.margin") == 0) return; /* distances: small ones are no noise */
-    bool state = strncmp(x->got->name, "state.", 6) == 0; /* a few operations, which 64 bits hold */
+    if (x->id == ET_ROUTE_MARGIN) return; /* distances: small ones are no noise */
+    bool state = et_tensors[x->id].stage == ET_AT_STATE; /* a few operations, which 64 bits hold */
     x->doubt->identical = x->doubt->errorless && !state && is_golden_itself(x, f);
     bool finer = p->bits[ET_ACCUMULATOR] >= et_dtype_significand(ET_F64);
     /* a reference of zeros is no smaller than it may be: whatever is not 0 within its bar has failed */
@@ -433,7 +433,7 @@ static void conclude_real(exam *x, const sheet *f, const tally *all)
 static et_status judge_sheet(exam *x, const sheet *f, et_error *error)
 {
     const et_profile *p = x->j->options->profile;
-    et_place place = et_tensor_place(x->got->name);
+    et_place place = et_tensors[x->id].place;
     double T = x->j->bars->limits.element;
     sweep s = {.f = f};
     s.limits.passes = T * T;
@@ -456,7 +456,7 @@ static et_status judge_real(exam *x, const et_tensor_out *want, const et_real *V
     if (!V) status = et_allocate(&zeros, et_tensor_count(want), sizeof(et_real), "zeros", error);
     if (status != ET_OK) return status;
     sheet f = lay_out(x->got, want, V ? V : zeros);
-    leave_out_unseen(x->j, et_tensor_hangs(&x->j->golden->c, x->got->name), &f);
+    leave_out_unseen(x->j, et_tensor_hangs(&x->j->golden->c, x->id), &f);
     status = judge_sheet(x, &f, error);
     free(zeros);
     return status;
@@ -464,21 +464,15 @@ static et_status judge_real(exam *x, const et_tensor_out *want, const et_real *V
 
 /* ---- what open decisions leave to say ---- */
 
-/* How many passed a threshold: any number that open decisions allow. */
-static bool is_count(const char *name)
-{
-    return et_tensors[et_tensor_find(name)].sees == ET_SEES_COUNTS;
-}
-
 /* True if the tensor cannot be judged at all. */
 static bool hangs_altogether(exam *x)
 {
     const et_judgement *j = x->j;
-    if (j->unseen.open > 0 && et_tensor_hangs(&j->golden->c, x->got->name) == ET_HANGS_ALL)
+    if (j->unseen.open > 0 && et_tensor_hangs(&j->golden->c, x->id) == ET_HANGS_ALL)
         find(x, ET_INCONCLUSIVE,
              "hangs on %zu open decisions that the candidate does not show; give route.mask",
              j->unseen.open);
-    else if (j->open > 0 && strcmp(x->got->name, "route.margin") == 0) {
+    else if (j->open > 0 && x->id == ET_ROUTE_MARGIN) {
         find(x, ET_INCONCLUSIVE, "%zu decisions are open, and their boundaries with them", j->open);
         x->doubt->harmless = true;
     }
@@ -489,8 +483,8 @@ static void consider_open(exam *x)
 {
     const et_judgement *j = x->j;
     et_tensor_verdict *out = x->out;
-    et_hangs hangs = et_tensor_hangs(&j->golden->c, x->got->name);
-    if (out->outcome == ET_MISMATCH && j->counts_open && is_count(x->got->name)) {
+    et_hangs hangs = et_tensor_hangs(&j->golden->c, x->id);
+    if (out->outcome == ET_MISMATCH && j->counts_open && et_tensors[x->id].sees == ET_SEES_COUNTS) {
         find(x, ET_INCONCLUSIVE, "counts open decisions, which may fall either way");
         x->doubt->harmless = true;
     }
@@ -508,7 +502,7 @@ static void consider_open(exam *x)
 static et_status judge_values(exam *x, const et_tensor_out *want, const et_real *V, et_error *error)
 {
     et_status status = ET_OK;
-    if (strncmp(x->got->name, "route.topk_", 11) == 0)
+    if (et_tensors[x->id].stage == ET_AT_ORDER)
         status = judge_choices(x, want, error);
     else if (et_tensor_is_real(x->got))
         status = judge_real(x, want, V, error);
@@ -520,25 +514,19 @@ static et_status judge_values(exam *x, const et_tensor_out *want, const et_real 
 
 const et_real *et_variance_named(const et_bars *bars, const char *name)
 {
-    et_tensor_out list[ET_MAX_STEP_TENSORS];
-    const et_tensor_out *V =
-        et_tensor_named(list, et_step_tensors(&bars->variance, false, list), name);
-    return V ? V->values : NULL;
+    return et_tensor_view(&bars->variance, et_tensor_find(name)).values;
 }
 
 static et_status examine(exam *x, const et_real *V, et_error *error)
 {
-    et_tensor_out own[ET_MAX_STEP_TENSORS];
-    const et_tensor_out *got = x->got;
-    const et_tensor_out *want =
-        et_tensor_named(own, et_step_tensors(x->reference, false, own), got->name);
+    const et_tensor_out *got = x->got, want = et_tensor_view(x->reference, x->id);
     *x->doubt = (et_doubt){0};
     *x->out = (et_tensor_verdict){.dtype = got->dtype, .elements = et_tensor_count(got)};
     if (hangs_altogether(x)) return ET_OK;
-    if (want && et_same_shape(got, want)) return judge_values(x, want, V, error);
+    if (want.values && et_same_shape(got, &want)) return judge_values(x, &want, V, error);
     x->out->judged = x->out->failed = x->out->elements;
     find(x, ET_MISMATCH, "%zu rows where the routing makes %zu", got->rank ? got->shape[0] : 0,
-         want && want->rank ? want->shape[0] : 0);
+         want.values && want.rank ? want.shape[0] : 0);
     return ET_OK;
 }
 
@@ -546,7 +534,7 @@ et_status et_examine_tensor(const et_judgement *j, size_t index, const et_step *
                             et_tensor_verdict *out, et_doubt *doubt, et_error *error)
 {
     const et_tensor_out *got = &j->candidate[index];
-    exam x = {j, reference, got, out, doubt};
+    exam x = {j, reference, got, et_tensor_find(got->name), out, doubt};
     return examine(&x, et_variance_named(j->bars, got->name), error);
 }
 
@@ -555,6 +543,6 @@ et_status et_judge_tensor(const et_judgement *j, size_t index, const et_step *re
 {
     et_doubt doubt;
     const et_tensor_out *got = &j->candidate[index];
-    exam x = {j, reference, got, out, &doubt};
+    exam x = {j, reference, got, et_tensor_find(got->name), out, &doubt};
     return examine(&x, V ? V : et_variance_named(j->bars, got->name), error);
 }

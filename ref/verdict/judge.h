@@ -137,7 +137,7 @@ typedef enum et_hangs {
     ET_HANGS_BY_EXPERT,
     ET_HANGS_ALL
 } et_hangs;
-et_hangs et_tensor_hangs(const et_case *c, const char *name);
+et_hangs et_tensor_hangs(const et_case *c, et_tensor_id id);
 
 /* For a candidate without routing: tokens with one or two open decisions get those that fit their
  * rows best; `mask` [N,n] comes in as the golden's and goes out with them. Fills in j->unseen, whose

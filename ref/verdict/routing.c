@@ -56,9 +56,9 @@ unreadable(reader *r, const char *format, ...)
     return false;
 }
 
-static const et_tensor_out *shown(const reader *r, const char *name)
+static const et_tensor_out *shown(const reader *r, et_tensor_id id)
 {
-    return et_tensor_named(r->j->candidate, r->j->count, name);
+    return et_tensor_named(r->j->candidate, r->j->count, et_tensors[id].doc.name);
 }
 
 /* Element i as an index below `limit`; false and a reason if it is none. */
@@ -163,11 +163,11 @@ et_status et_routing_read(const et_judgement *j, uint8_t **mask, et_routing_verd
     et_status status = et_allocate(&room, r.N * r.n, sizeof(uint8_t), "assignment", error);
     if (status != ET_OK) return status;
     r.mask = room;
-    const et_tensor_out *whole = shown(&r, "route.mask"), *token = shown(&r, "route.slot_token"),
-                        *expert = shown(&r, "route.slot_expert"),
-                        *offsets = shown(&r, "route.expert_offsets"),
-                        *topk = shown(&r, golden->c.rule == ET_TC ? "route.topk_expert"
-                                                                  : "route.topk_token");
+    const et_tensor_out *whole = shown(&r, ET_ROUTE_MASK), *token = shown(&r, ET_ROUTE_SLOT_TOKEN),
+                        *expert = shown(&r, ET_ROUTE_SLOT_EXPERT),
+                        *offsets = shown(&r, ET_ROUTE_EXPERT_OFFSETS),
+                        *topk = shown(&r, golden->c.rule == ET_TC ? ET_ROUTE_TOPK_EXPERT
+                                                                  : ET_ROUTE_TOPK_TOKEN);
     bool readable = true;
     out->shown = true;
     if (whole)

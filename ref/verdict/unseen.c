@@ -37,10 +37,10 @@ static bool couples_experts(const et_case *c)
     return c->norm != ET_NORM_NONE || (c->gate != ET_GATE_SIGMOID && c->gate != ET_GATE_RELU);
 }
 
-et_hangs et_tensor_hangs(const et_case *c, const char *name)
+et_hangs et_tensor_hangs(const et_case *c, et_tensor_id id)
 {
     bool divided = c->norm == ET_NORM_FANOUT; /* s, by the fanout */
-    switch (et_tensors[et_tensor_find(name)].sees) {
+    switch (et_tensors[id].sees) {
     case ET_SEES_NONE: return ET_HANGS_NOT;
     case ET_SEES_TOKEN: return ET_HANGS_BY_TOKEN;
     case ET_SEES_EXPERT: return ET_HANGS_BY_EXPERT;
@@ -124,7 +124,7 @@ static void fit_run(const search *s, const et_step *reference, double *fit)
         const et_tensor_out *got = et_tensor_named(s->j->candidate, s->j->count, want[i].name);
         const et_real *V = et_variance_named(s->j->bars, want[i].name);
         if (!got || !V || !et_tensor_is_real(got) ||
-            et_tensor_hangs(&reference->c, got->name) != ET_HANGS_BY_TOKEN)
+            et_tensor_hangs(&reference->c, et_tensor_find(got->name)) != ET_HANGS_BY_TOKEN)
             continue;
         for (size_t t = 0; t < s->N; t++) {
             if (isnan(fit[t])) continue;

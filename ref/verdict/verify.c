@@ -196,17 +196,17 @@ static et_status examine(trial *t, size_t index, et_error *error)
 static et_status judge_tensors(trial *t, et_error *error)
 {
     et_verdict *v = t->verdict;
-    const et_tensor_doc *doc;
     et_status status;
     if ((status = et_allocate((void **)&v->tensors, t->j.count, sizeof *v->tensors, "verdicts",
                               error)) ||
         (status =
              et_allocate((void **)&t->doubts, t->j.count, sizeof *t->doubts, "verdicts", error)))
         return status;
-    for (size_t i = 0; status == ET_OK && (doc = et_tensor_doc_at(i)) != NULL; i++) {
-        size_t index = candidate_index(&t->j, doc->name);
-        if (index == t->j.count || strncmp(doc->name, "in.", 3) == 0) continue;
-        tell(t, doc->name, 0.6 + 0.3 * (double)v->tensor_count / (double)t->j.count);
+    for (et_tensor_id id = ET_IN_LOAD + 1; status == ET_OK && id < ET_TENSORS; id++) {
+        const char *name = et_tensors[id].doc.name;
+        size_t index = candidate_index(&t->j, name);
+        if (index == t->j.count) continue;
+        tell(t, name, 0.6 + 0.3 * (double)v->tensor_count / (double)t->j.count);
         status = examine(t, index, error);
     }
     return status;
@@ -230,9 +230,7 @@ pronounce(et_verdict *v, et_outcome outcome, const char *format, ...)
 /* What the layer is for: y and the gradients of everything that goes into it. */
 static bool is_result(const char *name)
 {
-    return strcmp(name, "fwd.y") == 0 || strcmp(name, "bwd.x") == 0 ||
-           strncmp(name, "bwd.w_", 6) == 0 || strcmp(name, "bwd.shared_up") == 0 ||
-           strcmp(name, "bwd.shared_down") == 0;
+    return et_tensors[et_tensor_find(name)].place == ET_OUTPUTS;
 }
 
 /* The first tensor that was found to be `outcome`, NULL if none; how many there are. An inconclusive one
