@@ -288,15 +288,17 @@ START_TEST(a_feed_forward_layer_is_checked)
     static const char *const says[] = {"engine = 9", "up is NULL", "down is NULL", "addressed"};
     for (size_t i = 0; i < COUNT(bad); i++) {
         et_error error = {""};
-        ck_assert_int_eq(et_ffn_forward(&bad[i], 2, x, H, A, out, &error), ET_EINVAL);
+        et_ffn_rows rows = {2, x, H, A, out, out, A, H, out, false};
+        ck_assert_int_eq(et_ffn_forward(&bad[i], &rows, &error), ET_EINVAL);
         ck_assert_msg(strstr(error.text, says[i]) != NULL, "%s", error.text);
-        ck_assert_int_eq(et_ffn_backward(&bad[i], 2, x, H, A, out, A, H, w, w, false, out, &error),
-                         ET_EINVAL);
+        ck_assert_int_eq(et_ffn_backward(&bad[i], &rows, w, w, &error), ET_EINVAL);
         ck_assert(H[0] == 77 && H[3] == 77);
     }
     const et_ffn fine = {ET_PLAIN, 2, 2, w, w, NULL};
-    ck_assert_int_eq(et_ffn_forward(&fine, SIZE_MAX / 4, x, H, A, out, NULL), ET_EINVAL);
-    ck_assert_int_eq(et_ffn_forward(NULL, 2, x, H, A, out, NULL), ET_EINVAL);
+    et_ffn_rows rows = {SIZE_MAX / 4, x, H, A, out, out, A, H, out, false};
+    ck_assert_int_eq(et_ffn_forward(&fine, &rows, NULL), ET_EINVAL);
+    rows.m = 2;
+    ck_assert_int_eq(et_ffn_forward(NULL, &rows, NULL), ET_EINVAL);
 }
 END_TEST
 

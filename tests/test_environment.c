@@ -118,10 +118,18 @@ static void record_phases(FILE *to, et_step *s)
     const et_ffn expert = {ET_PLAIN, moe.d, moe.h, moe.up, moe.down, NULL};
     if (s->c.layer == ET_DENSE) return;
     moe.engine = ET_PLAIN;
-    size_t m = (size_t)a->load[0];
-    int failed = et_ffn_forward(&expert, m, x, v->slot_pre, v->slot_act, v->slot_out, NULL);
-    failed |= et_ffn_backward(&expert, m, x, v->slot_pre, v->slot_act, g->slot_out, g->slot_act,
-                              g->slot_pre, g->up, g->down, true, g->x, NULL);
+    const et_ffn_rows rows = {.m = (size_t)a->load[0],
+                              .x = x,
+                              .H = v->slot_pre,
+                              .A = v->slot_act,
+                              .out = v->slot_out,
+                              .dO = g->slot_out,
+                              .dA = g->slot_act,
+                              .dH = g->slot_pre,
+                              .dx = g->x,
+                              .accumulate_dx = true};
+    int failed = et_ffn_forward(&expert, &rows, NULL);
+    failed |= et_ffn_backward(&expert, &rows, g->up, g->down, NULL);
     et_gate_forward(moe.gate, moe.N, moe.n, v->logits, v->gates, v->anchor);
     et_gate_backward(moe.gate, moe.N, moe.n, v->logits, v->gates, v->anchor, g->gates, NULL,
                      g->logits);

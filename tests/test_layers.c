@@ -264,11 +264,13 @@ START_TEST(feed_forward_by_hand)
     for (et_engine engine = ET_PLAIN; engine <= ET_BLAS; engine++) {
         const et_ffn f = {engine, 2, 4, ffn_up, ffn_down, NULL};
         et_real H[8], A[8], out[4];
-        ck_assert_int_eq(et_ffn_forward(&f, 2, ffn_x, H, A, out, NULL), ET_OK);
+        et_ffn_rows rows = {.m = 2, .x = ffn_x, .H = H, .A = A, .out = out};
+        ck_assert_int_eq(et_ffn_forward(&f, &rows, NULL), ET_OK);
         same("H", 8, H, ffn_H);
         same("A", 8, A, ffn_A);
         same("f", 4, out, (const et_real[]){1 + 8, -4, 2, -1});
-        ck_assert_int_eq(et_ffn_forward(&f, 0, ffn_x, H, A, out, NULL), ET_OK);
+        rows.m = 0;
+        ck_assert_int_eq(et_ffn_forward(&f, &rows, NULL), ET_OK);
         same("no token: f", 4, out, (const et_real[]){9, -4, 2, -1});
     }
 }
@@ -281,12 +283,13 @@ START_TEST(feed_forward_backward_by_hand)
     for (et_engine engine = ET_PLAIN; engine <= ET_BLAS; engine++)
         for (int accumulate = 0; accumulate <= 1; accumulate++) {
             const et_ffn f = {engine, 2, 4, ffn_up, ffn_down, NULL};
-            et_real dA[8], dH[8], dup[8], ddown[8], dx[] = {100, 100, 100, 100};
+            et_real H[8], A[8], dA[8], dH[8], dup[8], ddown[8], dx[] = {100, 100, 100, 100};
+            const et_ffn_rows rows = {2, ffn_x, H, A, NULL, dO, dA, dH, dx, accumulate};
+            memcpy(H, ffn_H, sizeof H);
+            memcpy(A, ffn_A, sizeof A);
             const et_real base = accumulate ? 100 : 0;
             for (int j = 0; j < 8; j++) dup[j] = ddown[j] = 100;
-            ck_assert_int_eq(et_ffn_backward(&f, 2, ffn_x, ffn_H, ffn_A, dO, dA, dH, dup, ddown,
-                                             accumulate, dx, NULL),
-                             ET_OK);
+            ck_assert_int_eq(et_ffn_backward(&f, &rows, dup, ddown, NULL), ET_OK);
             same("dA = dO W_down", 8, dA, (const et_real[]){1, 1, 4, 3, 3, 7, 8, 17});
             same("dH = dA 2 relu(H)", 8, dH, (const et_real[]){2, 4, 0, 0, 0, 14, 0, 0});
             same("dW_down += dO' A", 8, ddown,

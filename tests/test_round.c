@@ -316,7 +316,10 @@ START_TEST(a_rounding_is_checked_where_it_enters)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         et_error error = {""};
         const et_ffn f = {ET_PLAIN, 1, 1, &one, &one, &bad[i]};
-        ck_assert_int_eq(et_ffn_forward(&f, 1, &x, &H, &A, &out, &error), ET_EINVAL);
+        ck_assert_int_eq(
+            et_ffn_forward(&f, &(et_ffn_rows){.m = 1, .x = &x, .H = &H, .A = &A, .out = &out},
+                           &error),
+            ET_EINVAL);
         ck_assert_msg(strncmp(error.text, "et_rounding: ", 13) == 0, "%s", error.text);
     }
 }

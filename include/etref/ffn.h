@@ -26,22 +26,30 @@ typedef struct et_ffn {
     const et_rounding *rounding; /* a kernel's, of each array; NULL: none */
 } et_ffn;
 
-/* x [m,d] in; H, A [m,h] and f [m,d] out. m = 0 is legal and touches nothing. ET_EINVAL, and nothing
- * is touched: an unknown engine, weights that are NULL, sizes that cannot be addressed. ET_ENOMEM: with a
- * rounding alone. */
-et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
-                         et_real *out, et_error *error);
+/* m tokens' rows on their way through the layer, and back. */
+typedef struct et_ffn_rows {
+    size_t m;
+    const et_real *x; /* [m,d] in */
+    et_real *H, *A;   /* [m,h] out of forward; in, of backward */
+    et_real *out;     /* [m,d] f(x), out of forward */
+    const et_real *dO; /* [m,d] dL/df, in */
+    et_real *dA, *dH;  /* [m,h] out of backward */
+    et_real *dx;       /* [m,d] out of backward, or, with accumulate_dx, accumulated; may alias nothing */
+    bool accumulate_dx;
+} et_ffn_rows;
 
-/* From dO = dL/df [m,d]:
- *     dA = dO W_down            dH = dA * 2 relu(H)           (out, [m,h])
+/* H, A and f of x. m = 0 is legal and touches nothing. ET_EINVAL, and nothing is touched: an unknown
+ * engine, weights that are NULL, sizes that cannot be addressed. ET_ENOMEM: with a rounding alone. */
+et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *r, et_error *error);
+
+/* From dO:
+ *     dA = dO W_down            dH = dA * 2 relu(H)
  *     dW_down += dO' A          dW_up += dH' x                (accumulated, [d,h], [h,d])
- *     dx (+)= dH W_up           (accumulated if accumulate_dx, else out; [m,d])
- * relu(H)^2 is continuously differentiable; its derivative at 0 is 0. dx may alias nothing. ET_EINVAL
- * and ET_ENOMEM as above. dup or ddown NULL: not wanted. A kernel rounds dW_up and dW_down when they are complete: that is left to the
- * caller, who may add more to them. */
-et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
-                          const et_real *A, const et_real *dO, et_real *dA, et_real *dH,
-                          et_real *dup, et_real *ddown, bool accumulate_dx, et_real *dx,
+ *     dx (+)= dH W_up
+ * relu(H)^2 is continuously differentiable; its derivative at 0 is 0. ET_EINVAL and ET_ENOMEM as above.
+ * dup or ddown NULL: not wanted. A kernel rounds dW_up and dW_down when they are complete: that is left
+ * to the caller, who may add more to them. */
+et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *r, et_real *dup, et_real *ddown,
                           et_error *error);
 
 #pragma GCC visibility pop

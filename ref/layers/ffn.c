@@ -35,16 +35,16 @@ static et_operand stored(const char *site, et_matrix X)
     return (et_operand){X, ET_ACTIVATIONS, site, ET_INTERMEDIATES};
 }
 
-et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H, et_real *A,
-                         et_real *out, et_error *error)
+et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status = et_ffn_check(f, m, error);
+    et_status status = et_ffn_check(f, rows->m, error);
     if (status != ET_OK) return status;
     const et_rounding *r = f->rounding;
-    size_t d = f->d, h = f->h;
+    size_t m = rows->m, d = f->d, h = f->h;
+    et_real *H = rows->H, *A = rows->A, *out = rows->out;
     /* H = x W_up' */
-    status = et_product(r, f->engine, m, h, d, input("x", et_rows(x, d)),
+    status = et_product(r, f->engine, m, h, d, input("x", et_rows(rows->x, d)),
                         weight("W_up", et_transposed(f->up, d)), false, H, h, error);
     if (status != ET_OK) return status;
     et_round(r, ET_INTERMEDIATES, "H", m * h, H);
@@ -69,16 +69,16 @@ et_status et_ffn_forward(const et_ffn *f, size_t m, const et_real *x, et_real *H
  *   H_tj = sum_c x_tc W_up_jc       so   dL/dW_up_jc = sum_t dH_tj x_tc           dW_up += dH' x
  *                                   and  dL/dx_tc = sum_j dH_tj W_up_jc           dx = dH W_up
  */
-et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_real *H,
-                          const et_real *A, const et_real *dO, et_real *dA, et_real *dH,
-                          et_real *dup, et_real *ddown, bool accumulate_dx, et_real *dx,
+et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *dup, et_real *ddown,
                           et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status = et_ffn_check(f, m, error);
+    et_status status = et_ffn_check(f, rows->m, error);
     if (status != ET_OK) return status;
     const et_rounding *r = f->rounding;
-    size_t d = f->d, h = f->h;
+    size_t m = rows->m, d = f->d, h = f->h;
+    const et_real *H = rows->H, *A = rows->A, *dO = rows->dO;
+    et_real *dA = rows->dA, *dH = rows->dH;
     /* dA = dO W_down */
     status = et_product(r, f->engine, m, h, d, stored("dO", et_rows(dO, d)),
                         weight("W_down", et_rows(f->down, h)), false, dA, h, error);
@@ -96,9 +96,9 @@ et_status et_ffn_backward(const et_ffn *f, size_t m, const et_real *x, const et_
     /* dW_up += dH' x */
     if (dup)
         status = et_product(r, f->engine, h, d, m, stored("dH", et_transposed(dH, h)),
-                            input("x", et_rows(x, d)), true, dup, d, error);
+                            input("x", et_rows(rows->x, d)), true, dup, d, error);
     if (status != ET_OK) return status;
     /* dx (+)= dH W_up */
     return et_product(r, f->engine, m, d, h, stored("dH", et_rows(dH, h)),
-                      weight("W_up", et_rows(f->up, d)), accumulate_dx, dx, d, error);
+                      weight("W_up", et_rows(f->up, d)), rows->accumulate_dx, rows->dx, d, error);
 }

@@ -22,6 +22,7 @@
 #include "ref/base/sum.h"
 #include "ref/layers/check.h"
 #include "ref/layers/gate.h"
+#include "ref/layers/hidden.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -174,74 +175,52 @@ static et_status no_room(et_error *error)
     return et_fail(error, ET_ENOMEM, "no memory for an expert's rounded operands");
 }
 
-/* Some kernels weigh A, where its format has room for small numbers: w f(x) = (w A) W_down', dW_down = dy' (w A), and
- * dw = <dA, A> of a dA without w. A replica of one has an f(x) that comes of it. As it
- * does not store f(x), only replicas that leave roundings out are of this kind: the others' errors are of one size. */
-static bool weighs_hidden(const et_moe *moe)
+static et_status expert_forward(const et_moe *moe, const et_ffn *f, const et_ffn_rows *r,
+                                const et_real *w)
 {
-    return et_goes_other_way(moe->rounding, "w A", "f") && moe->rounding->mode == ET_ROUND_SOME &&
-           et_place_smallest(moe->rounding->profile, ET_INTERMEDIATES) <= 0x1p-126;
+    et_status status = et_ffn_forward(f, r, NULL);
+    return status == ET_OK && et_weighs_hidden(moe) ? et_weigh_hidden(f, r, w, NULL) : status;
 }
 
-/* to = w A [m,h], as it is stored. */
-static void weigh_rows(const et_ffn *f, size_t m, const et_real *w, const et_real *A, et_real *to)
+/* What is known of an expert's rows; and of all tokens' on their way through the shared one. */
+static et_ffn_rows routed_rows(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
+                               size_t i, const et_real *x)
 {
-    for (size_t j = 0; j < m; j++)
-        for (size_t c = 0; c < f->h; c++) to[j * f->h + c] = w[j] * A[j * f->h + c];
-    et_round(f->rounding, ET_INTERMEDIATES, "wA", m * f->h, to);
+    size_t first = (size_t)a->expert_offsets[i];
+    return (et_ffn_rows){.m = (size_t)a->load[i],
+                         .x = x,
+                         .H = v->slot_pre + first * moe->h,
+                         .A = v->slot_act + first * moe->h,
+                         .out = v->slot_out + first * moe->d};
 }
 
-static et_operand weighted_operand(et_matrix wA)
+static et_ffn_rows shared_rows(const et_moe *moe, const et_moe_values *v, const et_real *x)
 {
-    return (et_operand){wA, ET_ACTIVATIONS, "wA", ET_INTERMEDIATES};
-}
-
-/* out [m,d] = (w A) W_down' / w; where w = 0 it stays as it is. */
-static et_status weigh_hidden(const et_ffn *f, size_t m, const et_real *w, const et_real *A,
-                              et_real *out, et_error *error)
-{
-    size_t h = f->h, d = f->d;
-    void *room;
-    et_status status = et_allocate(&room, m * (h + d), sizeof(et_real), "weighted A", error);
-    if (status != ET_OK) return status;
-    et_real *weighted = room, *sums = weighted + m * h;
-    weigh_rows(f, m, w, A, weighted);
-    const et_operand W = {et_transposed(f->down, h), ET_OPERANDS, "W_down", ET_UNSTORED};
-    status = et_product(f->rounding, f->engine, m, d, h, weighted_operand(et_rows(weighted, h)), W,
-                        false, sums, d, error);
-    for (size_t j = 0; j < m && status == ET_OK; j++)
-        for (size_t c = 0; c < d && w[j] != 0; c++) out[j * d + c] = sums[j * d + c] / w[j];
-    free(room);
-    return status;
+    return (et_ffn_rows){
+        .m = moe->N, .x = x, .H = v->shared_pre, .A = v->shared_act, .out = v->shared_out};
 }
 
 static et_status experts(const et_moe *moe, const et_real *x, const et_assignment *a,
                          et_moe_values *v, et_error *error)
 {
-    size_t d = moe->d, h = moe->h, most = largest_load(a);
+    size_t d = moe->d, most = largest_load(a);
     et_real *room;
     et_status status = take_rows(&room, moe, a, 1, error);
     if (status != ET_OK) return status;
     bool failed = false; /* for want of memory: the rest has been checked */
 #pragma omp parallel for schedule(dynamic) reduction(|| : failed) if (one_expert_a_thread(moe, a))
     for (size_t i = 0; i < moe->n; i++) {
-        size_t first = (size_t)a->expert_offsets[i], m = (size_t)a->load[i];
-        et_real *rows = room + (size_t)omp_get_thread_num() * most * d;
+        size_t first = (size_t)a->expert_offsets[i];
+        et_real *gathered = room + (size_t)omp_get_thread_num() * most * d;
         et_ffn f = expert(moe, i);
-        gather(m, d, x, a->slot_token + first, rows);
-        failed |= et_ffn_forward(&f, m, rows, v->slot_pre + first * h, v->slot_act + first * h,
-                                 v->slot_out + first * d, NULL) != ET_OK;
-        if (weighs_hidden(moe))
-            failed |= weigh_hidden(&f, m, v->slot_weight + first, v->slot_act + first * h,
-                                   v->slot_out + first * d, NULL) != ET_OK;
+        et_ffn_rows r = routed_rows(moe, a, v, i, gathered);
+        gather(r.m, d, x, a->slot_token + first, gathered);
+        failed |= expert_forward(moe, &f, &r, v->slot_weight + first) != ET_OK;
     }
     if (moe->hs > 0) {
         et_ffn f = shared_expert(moe);
-        failed |= et_ffn_forward(&f, moe->N, x, v->shared_pre, v->shared_act, v->shared_out,
-                                 NULL) != ET_OK;
-        if (weighs_hidden(moe))
-            failed |= weigh_hidden(&f, moe->N, v->shared_weight, v->shared_act, v->shared_out,
-                                   NULL) != ET_OK;
+        et_ffn_rows r = shared_rows(moe, v, x);
+        failed |= expert_forward(moe, &f, &r, v->shared_weight) != ET_OK;
     }
     free(room);
     return failed ? no_room(error) : ET_OK;
@@ -313,7 +292,7 @@ static et_status take_upstream(const et_moe *moe, const et_real **dy, et_real **
 {
     const et_rounding *r = moe->rounding;
     size_t count = moe->N * moe->d;
-    bool weighs = weighs_hidden(moe), stored = et_goes_other_way(r, "dy", "stored");
+    bool weighs = et_weighs_hidden(moe), stored = et_goes_other_way(r, "dy", "stored");
     void *copy;
     if (!weighs && !stored) return ET_OK;
     et_status status = et_allocate(&copy, count, sizeof(et_real), "rounded dy", error);
@@ -384,46 +363,22 @@ static size_t end_of_batch(const et_moe *moe, const int32_t *tokens, size_t from
     return to;
 }
 
-/* One expert's rows: whose they are (NULL: row j is token j), their input, what forward left; gradients. */
+/* One expert's rows, whose they are (NULL: row j is token j), and their weights. */
 typedef struct expert_rows {
-    size_t m;
+    et_ffn_rows r;
     const int32_t *tokens;
-    const et_real *x, *H, *A, *dO, *w; /* [m,d], [m,h], [m,h], [m,d], [m] */
-    et_real *dA, *dH, *dx, *dw;        /* [m,h], [m,h], [m,d], [m] */
-    bool accumulate_dx;
+    const et_real *w; /* [m] */
+    et_real *dw;      /* [m] */
 } expert_rows;
 
-static et_status rows_backward(const et_ffn *f, const expert_rows *e, size_t from, size_t to,
-                               et_real *dup, et_real *ddown, et_error *error)
+static et_ffn_rows part_of(const et_ffn *f, const et_ffn_rows *all, size_t from, size_t to)
 {
     size_t d = from * f->d, h = from * f->h;
-    return et_ffn_backward(f, to - from, e->x + d, e->H + h, e->A + h, e->dO + d, e->dA + h,
-                           e->dH + h, dup, ddown, e->accumulate_dx, e->dx + d, error);
-}
-
-/* dw = <dA, A> / w and dW_down = (dO / w)' (w A), as w is in dO and dA. What has w = 0 stays as it is. */
-static et_status weigh_hidden_backward(const et_ffn *f, const expert_rows *e, et_real *ddown,
-                                       et_error *error)
-{
-    size_t m = e->m, h = f->h, d = f->d;
-    void *room;
-    et_status status = et_allocate(&room, m * (h + d + 1), sizeof(et_real), "weighted A", error);
-    if (status != ET_OK) return status;
-    et_real *weighted = room, *dy = weighted + m * h, *dw = dy + m * d;
-    status = et_dots(f->rounding, "dw", m, h, e->dA, NULL, e->A, dw, error);
-    weigh_rows(f, m, e->w, e->A, weighted);
-    for (size_t j = 0; j < m; j++) {
-        if (e->w[j] != 0) e->dw[j] = dw[j] / e->w[j];
-        for (size_t c = 0; c < d; c++)
-            dy[j * d + c] = e->w[j] != 0 ? e->dO[j * d + c] / e->w[j] : 0;
-    }
-    et_round(f->rounding, ET_GATES, "dw", m, e->dw);
-    const et_operand left = {et_transposed(dy, d), ET_ACTIVATIONS, "dy", ET_UNSTORED};
-    if (ddown && status == ET_OK)
-        status = et_product(f->rounding, f->engine, d, h, m, left,
-                            weighted_operand(et_rows(weighted, h)), true, ddown, h, error);
-    free(room);
-    return status;
+    et_ffn_rows part = *all;
+    part.m = to - from;
+    part.x += d, part.dO += d, part.dx += d;
+    part.H += h, part.A += h, part.dA += h, part.dH += h;
+    return part;
 }
 
 static et_status expert_backward(const et_moe *moe, const et_ffn *f, const expert_rows *e,
@@ -431,18 +386,21 @@ static et_status expert_backward(const et_moe *moe, const et_ffn *f, const exper
 {
     size_t size = f->h * f->d;
     void *room;
-    if (!stores_sums(moe) && weighs_hidden(moe)) {
-        et_status first = rows_backward(f, e, 0, e->m, dup, NULL, error);
-        return first == ET_OK ? weigh_hidden_backward(f, e, ddown, error) : first;
+    if (!stores_sums(moe)) {
+        bool weighs = et_weighs_hidden(moe);
+        et_status first = et_ffn_backward(f, &e->r, dup, weighs ? NULL : ddown, error);
+        return first == ET_OK && weighs
+                   ? et_weigh_hidden_backward(f, &e->r, e->w, e->dw, ddown, error)
+                   : first;
     }
-    if (!stores_sums(moe)) return rows_backward(f, e, 0, e->m, dup, ddown, error);
     et_status status = et_allocate(&room, 2 * size, sizeof(et_real), "a share of dW", error);
     if (status != ET_OK) return status;
     et_real *up = room, *down = up + size;
-    for (size_t from = 0, to; status == ET_OK && from < e->m; from = to) {
-        to = end_of_batch(moe, e->tokens, from, e->m);
+    for (size_t from = 0, to; status == ET_OK && from < e->r.m; from = to) {
+        to = end_of_batch(moe, e->tokens, from, e->r.m);
+        et_ffn_rows part = part_of(f, &e->r, from, to);
         memset(room, 0, 2 * size * sizeof(et_real));
-        status = rows_backward(f, e, from, to, up, down, error);
+        status = et_ffn_backward(f, &part, up, down, error);
         et_add_rows(moe->rounding, ET_DW_SUMS, f->h, f->d, NULL, up, NULL, dup);
         et_add_rows(moe->rounding, ET_DW_SUMS, f->d, f->h, NULL, down, NULL, ddown);
     }
@@ -487,17 +445,12 @@ static et_status shared_backward(const et_moe *moe, const et_real *x, const et_m
     et_status status = take_share(moe, g, &share, &room, error);
     if (status != ET_OK) return status;
     et_ffn f = shared_expert(moe);
-    const expert_rows rows = {.m = moe->N,
-                              .x = x,
-                              .H = v->shared_pre,
-                              .A = v->shared_act,
-                              .dO = g->shared_out,
-                              .w = v->shared_weight,
-                              .dw = g->shared_weight,
-                              .dA = g->shared_act,
-                              .dH = g->shared_pre,
-                              .dx = share,
-                              .accumulate_dx = room == NULL};
+    expert_rows rows = {.r = shared_rows(moe, v, x), .w = v->shared_weight, .dw = g->shared_weight};
+    rows.r.dO = g->shared_out;
+    rows.r.dA = g->shared_act;
+    rows.r.dH = g->shared_pre;
+    rows.r.dx = share;
+    rows.r.accumulate_dx = room == NULL;
     status = expert_backward(moe, &f, &rows, wanted(g, moe->n, g->shared_up),
                              wanted(g, moe->n, g->shared_down), error);
     add_share(moe, room, g);
@@ -518,27 +471,22 @@ static et_status routed_backward(const et_moe *moe, const et_order *order, const
               : failed) if (one_expert_a_thread(moe, a))
     for (size_t k = 0; k < moe->n; k++) {
         size_t i = et_order_at(order, k), first = (size_t)a->expert_offsets[i];
-        size_t m = (size_t)a->load[i];
-        et_real *rows = room + (size_t)omp_get_thread_num() * 2 * most * d,
-                *drows = rows + most * d;
+        et_real *gathered = room + (size_t)omp_get_thread_num() * 2 * most * d;
         et_ffn f = expert(moe, i);
-        gather(m, d, x, a->slot_token + first, rows);
-        const expert_rows e = {.m = m,
-                               .tokens = a->slot_token + first,
-                               .x = rows,
-                               .H = v->slot_pre + first * h,
-                               .A = v->slot_act + first * h,
-                               .dO = g->slot_out + first * d,
-                               .w = v->slot_weight + first,
-                               .dw = g->slot_weight + first,
-                               .dA = g->slot_act + first * h,
-                               .dH = g->slot_pre + first * h,
-                               .dx = drows};
+        expert_rows e = {.r = routed_rows(moe, a, v, i, gathered),
+                         .tokens = a->slot_token + first,
+                         .w = v->slot_weight + first,
+                         .dw = g->slot_weight + first};
+        gather(e.r.m, d, x, e.tokens, gathered);
+        e.r.dO = g->slot_out + first * d;
+        e.r.dA = g->slot_act + first * h;
+        e.r.dH = g->slot_pre + first * h;
+        e.r.dx = gathered + most * d;
         failed |= expert_backward(moe, &f, &e, wanted(g, i, g->up + i * size),
                                   wanted(g, i, g->down + i * size), NULL) != ET_OK;
         /* Expert after expert, whoever is ready first. */
 #pragma omp ordered
-        et_add_rows(moe->rounding, ET_SHARES, m, d, NULL, drows, a->slot_token + first, g->x);
+        et_add_rows(moe->rounding, ET_SHARES, e.r.m, d, NULL, e.r.dx, e.tokens, g->x);
     }
     free(room);
     return failed ? no_room(error) : ET_OK;
@@ -640,17 +588,20 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
 
 /* ---- the public functions: what a caller brings is checked, then the phases above ---- */
 
+/* `name`: of the rows that the phase takes, x or dy; NULL: it takes none. */
 static et_status check_forward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
-                               et_error *error)
+                               const char *name, const et_real *rows, et_error *error)
 {
     et_status status = et_moe_check(moe, error);
-    return status == ET_OK ? et_moe_check_values(moe, a, v, error) : status;
+    if (status == ET_OK) status = et_moe_check_values(moe, a, v, error);
+    return status == ET_OK && name ? et_moe_check_tokens(moe, name, rows, error) : status;
 }
 
 static et_status check_backward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
-                                const et_moe_grads *g, et_error *error)
+                                const et_moe_grads *g, const char *name, const et_real *rows,
+                                et_error *error)
 {
-    et_status status = check_forward(moe, a, v, error);
+    et_status status = check_forward(moe, a, v, name, rows, error);
     return status == ET_OK ? et_moe_check_grads(moe, a, g, error) : status;
 }
 
@@ -667,7 +618,7 @@ et_status et_moe_score(const et_moe *moe, const et_real *x, et_moe_values *v, et
 et_status et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v, et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status = check_forward(moe, a, v, error);
+    et_status status = check_forward(moe, a, v, NULL, NULL, error);
     if (status == ET_OK) weigh(moe, a, v);
     return status;
 }
@@ -676,8 +627,7 @@ et_status et_moe_experts(const et_moe *moe, const et_real *x, const et_assignmen
                          et_moe_values *v, et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status = check_forward(moe, a, v, error);
-    if (status == ET_OK) status = et_moe_check_tokens(moe, "x", x, error);
+    et_status status = check_forward(moe, a, v, "x", x, error);
     return status == ET_OK ? experts(moe, x, a, v, error) : status;
 }
 
@@ -685,7 +635,7 @@ et_status et_moe_combine(const et_moe *moe, const et_assignment *a, et_moe_value
                          et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status = check_forward(moe, a, v, error);
+    et_status status = check_forward(moe, a, v, NULL, NULL, error);
     if (status == ET_OK) combine(moe, a, v);
     return status;
 }
@@ -694,10 +644,8 @@ et_status et_moe_forward(const et_moe *moe, const et_real *x, const et_assignmen
                          et_moe_values *v, et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status;
-    if ((status = check_forward(moe, a, v, error)) ||
-        (status = et_moe_check_tokens(moe, "x", x, error)))
-        return status;
+    et_status status = check_forward(moe, a, v, "x", x, error);
+    if (status != ET_OK) return status;
     weigh(moe, a, v);
     status = experts(moe, x, a, v, error);
     if (status == ET_OK) combine(moe, a, v);
@@ -708,8 +656,7 @@ et_status et_moe_combine_backward(const et_moe *moe, const et_real *dy, const et
                                   const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status = check_backward(moe, a, v, g, error);
-    if (status == ET_OK) status = et_moe_check_tokens(moe, "dy", dy, error);
+    et_status status = check_backward(moe, a, v, g, "dy", dy, error);
     return status == ET_OK ? combine_backward(moe, dy, a, v, g, error) : status;
 }
 
@@ -717,8 +664,7 @@ et_status et_moe_experts_backward(const et_moe *moe, const et_real *x, const et_
                                   const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status = check_backward(moe, a, v, g, error);
-    if (status == ET_OK) status = et_moe_check_tokens(moe, "x", x, error);
+    et_status status = check_backward(moe, a, v, g, "x", x, error);
     return status == ET_OK ? experts_backward(moe, x, a, v, g, error) : status;
 }
 
@@ -726,8 +672,7 @@ et_status et_moe_score_backward(const et_moe *moe, const et_real *x, const et_as
                                 const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status = check_backward(moe, a, v, g, error);
-    if (status == ET_OK) status = et_moe_check_tokens(moe, "x", x, error);
+    et_status status = check_backward(moe, a, v, g, "x", x, error);
     return status == ET_OK ? score_backward(moe, x, a, v, g, error) : status;
 }
 
@@ -737,11 +682,9 @@ et_status et_moe_backward(const et_moe *moe, const et_real *x, const et_real *dy
 {
     ET_ARITHMETIC;
     et_status status;
-    if ((status = check_backward(moe, a, v, g, error)) ||
-        (status = et_moe_check_tokens(moe, "x", x, error)) ||
-        (status = et_moe_check_tokens(moe, "dy", dy, error)))
-        return status;
-    if ((status = combine_backward(moe, dy, a, v, g, error)) ||
+    if ((status = check_backward(moe, a, v, g, "x", x, error)) ||
+        (status = et_moe_check_tokens(moe, "dy", dy, error)) ||
+        (status = combine_backward(moe, dy, a, v, g, error)) ||
         (status = experts_backward(moe, x, a, v, g, error)))
         return status;
     return score_backward(moe, x, a, v, g, error);

@@ -128,14 +128,23 @@ static et_status run_dense(et_step *s, et_error *error)
     if ((status = take_values(s, error)) || (status = take_grads(s, error))) return status;
     const et_rounding *r = s->rounding;
     et_ffn f = {s->engine, d, h, s->in.up, s->in.down, r};
-    status = et_ffn_forward(&f, N, s->in.x, v->slot_pre, v->slot_act, v->slot_out, error);
+    const et_ffn_rows rows = {.m = N,
+                              .x = s->in.x,
+                              .H = v->slot_pre,
+                              .A = v->slot_act,
+                              .out = v->slot_out,
+                              .dO = g->slot_out,
+                              .dA = g->slot_act,
+                              .dH = g->slot_pre,
+                              .dx = g->x,
+                              .accumulate_dx = true};
+    status = et_ffn_forward(&f, &rows, error);
     if (status != ET_OK) return status;
     memcpy(v->y, v->slot_out, N * d * sizeof(et_real));
     et_round(r, ET_OUTPUTS, "y", N * d, v->y);
     memcpy(g->slot_out, s->in.dy, N * d * sizeof(et_real));
     et_round(r, ET_INTERMEDIATES, "dO", N * d, g->slot_out);
-    status = et_ffn_backward(&f, N, s->in.x, v->slot_pre, v->slot_act, g->slot_out, g->slot_act,
-                             g->slot_pre, g->up, g->down, true, g->x, error);
+    status = et_ffn_backward(&f, &rows, g->up, g->down, error);
     et_round(r, ET_OUTPUTS, "dW_up", h * d, g->up);
     et_round(r, ET_OUTPUTS, "dW_down", h * d, g->down);
     et_round(r, ET_OUTPUTS, "dx", N * d, g->x);

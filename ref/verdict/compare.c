@@ -215,7 +215,7 @@ static void each_row(const et_mutant *m, const view *w, visitor *visit, et_fit *
         size_t each = rows / n;
         for (size_t r = 0; r < rows; r++)
             if (p->complete[r / each]) visit(w, r, r, fit);
-    } else if (strncmp(w->x->got->name, "bwd.", 4) != 0 || p->whole) {
+    } else if (w->x->stage < ET_AT_DWEIGHT || w->x->stage > ET_AT_DX || p->whole) {
         for (size_t r = 0; r < rows; r++) visit(w, r, r, fit);
     }
 }

@@ -53,7 +53,7 @@ static void read_verdict(et_conclusiveness *out, const et_verdict *v)
     out->conclusive = true;
     for (size_t i = 0; i < v->tensor_count && out->conclusive; i++) {
         const et_tensor_verdict *t = &v->tensors[i];
-        if (t->outcome != ET_INCONCLUSIVE || strncmp(t->name, "route.", 6) == 0) continue;
+        if (t->outcome != ET_INCONCLUSIVE || et_tensor_find(t->name) == ET_ROUTE_MASK) continue;
         out->conclusive = false;
         snprintf(out->reason, sizeof out->reason, "%.63s: %s", t->name, t->reason);
     }

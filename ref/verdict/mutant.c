@@ -227,9 +227,10 @@ static void experts(et_mutant *m)
     et_moe_values *f = &m->s.fwd;
     et_moe moe = layer_of(m);
     et_ffn dense = dense_layer(m);
+    const et_ffn_rows rows = {
+        .m = moe.N, .x = m->on->x, .H = f->slot_pre, .A = f->slot_act, .out = f->slot_out};
     m->status = is_moe(m) ? et_moe_experts(&moe, m->on->x, &m->pick->a, f, m->error)
-                          : et_ffn_forward(&dense, moe.N, m->on->x, f->slot_pre, f->slot_act,
-                                           f->slot_out, m->error);
+                          : et_ffn_forward(&dense, &rows, m->error);
     if (m->status == ET_OK) et_mutant_call(m, ET_AT_OUT);
 }
 
@@ -344,11 +345,18 @@ static void experts_backward(et_mutant *m)
     g->x = m->room->bwd.x;
     g->wanted = m->pick->complete;
     clear_gradients(m);
+    const et_ffn_rows rows = {.m = moe.N,
+                              .x = m->on->x,
+                              .H = f->slot_pre,
+                              .A = f->slot_act,
+                              .dO = g->slot_out,
+                              .dA = g->slot_act,
+                              .dH = g->slot_pre,
+                              .dx = g->x};
     m->status = is_moe(m)
                     ? et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, m->error)
-                    : et_ffn_backward(&dense, moe.N, m->on->x, f->slot_pre, f->slot_act,
-                                      g->slot_out, g->slot_act, g->slot_pre, whole ? g->up : NULL,
-                                      whole ? g->down : NULL, false, g->x, m->error);
+                    : et_ffn_backward(&dense, &rows, whole ? g->up : NULL, whole ? g->down : NULL,
+                                      m->error);
     if (m->status != ET_OK) return;
     et_mutant_call(m, ET_AT_DDOWN);
     et_mutant_call(m, ET_AT_DUP);
