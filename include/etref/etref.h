@@ -26,7 +26,6 @@
 #include "etref/elementary.h"
 #include "etref/random.h"
 #include "etref/matmul.h"
-#include "etref/engine.h"
 #include "etref/profile.h"
 #include "etref/rounding.h"
 #include "etref/ffn.h"

@@ -9,6 +9,7 @@
 #include "tools/etref/help.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
+#include "tools/etref/kernels.h"
 
 #include <cblas.h>
 #include <errno.h>
@@ -86,7 +87,7 @@ static int print_help(int argc, char **argv)
 static int print_version(void)
 {
     printf("etref %s\nprecision %s\nmatrices %s\nkernels %s\n", ETREF_VERSION, ET_REAL_NAME,
-           openblas_get_config(), et_engine_kernels());
+           openblas_get_config(), kernels_in_use());
     note_slow_kernels();
     return STATUS_PASS;
 }
@@ -136,7 +137,7 @@ static int finish_output(int status)
 static void take_best_kernels(char **argv)
 {
     char self[PATH_MAX];
-    const char *better = et_engine_better_kernels();
+    const char *better = better_kernels();
     if (better == NULL || getenv("OPENBLAS_CORETYPE") != NULL || getauxval(AT_BASE) == 0) return;
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     if (length <= 0) return;

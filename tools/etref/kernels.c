@@ -1,9 +1,9 @@
-/* engine.c: OpenBLAS's kernels beside what the processor can run. See etref/engine.h.
+/* kernels.c: OpenBLAS's kernels beside what the processor can run. See kernels.h.
  *
  * Source: OpenBLAS issue 4267; the names are those of its driver/others/dynamic.c. Left out: which model a
  * processor is. Its features decide, so that models to come are no matter.
  */
-#include "etref/engine.h"
+#include "tools/etref/kernels.h"
 
 #include <cblas.h>
 #include <stdbool.h>
@@ -27,7 +27,7 @@ static const struct {
 /* Kernels that are not in the table have AVX-512, or another kind of processor. */
 static int class_in_use(void)
 {
-    const char *name = et_engine_kernels();
+    const char *name = kernels_in_use();
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
         if (strcmp(kernels[i].name, name) == 0) return kernels[i].class;
     return HIGHEST;
@@ -53,7 +53,7 @@ static bool runs_avx2_fma(void)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-const char *et_engine_better_kernels(void)
+const char *better_kernels(void)
 {
     int class = class_in_use();
     if (class < HIGHEST && runs_avx512() && gotoblas_SKYLAKEX != NULL) return "SkylakeX";
@@ -61,13 +61,13 @@ const char *et_engine_better_kernels(void)
     return NULL;
 }
 #else
-const char *et_engine_better_kernels(void)
+const char *better_kernels(void)
 {
     return NULL;
 }
 #endif
 
-const char *et_engine_kernels(void)
+const char *kernels_in_use(void)
 {
     return openblas_get_corename();
 }
@@ -76,9 +76,9 @@ const char *et_engine_kernels(void)
     "OpenBLAS multiplies with kernels for " has ", where this processor can run those for " could  \
     ", which are faster: set OPENBLAS_CORETYPE=" name " before the program starts"
 
-const char *et_engine_warning(void)
+const char *kernels_warning(void)
 {
-    const char *better = et_engine_better_kernels();
+    const char *better = better_kernels();
     bool old = class_in_use() < AVX2_FMA;
     if (better == NULL) return NULL;
     if (strcmp(better, "Haswell") == 0) return SENTENCE("SSE or AVX", "AVX2", "Haswell");

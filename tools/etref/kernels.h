@@ -1,37 +1,27 @@
-/* engine.h: which kernels OpenBLAS multiplies with, and whether this processor has better ones.
+/* kernels.h: which kernels OpenBLAS multiplies with, and whether this processor has better ones.
  *
  * OpenBLAS chooses its kernels once, when it is loaded, by the processor's model. On a model that is newer
  * than itself it falls back: OpenBLAS 0.3.21 takes its SSE3 kernels ("Prescott") on recent Intel processors,
  * a fifth of the speed, and AVX2 kernels on AMD processors that have AVX-512. OPENBLAS_CORETYPE in the
- * environment says which to take, but only before the program starts; a library comes too late. So it is
- * told here, and a program may show it to its user, or set the variable and start itself anew, as the
- * command-line tool does.
+ * environment says which to take, but only before the program starts; a library comes too late. So the
+ * tool sets the variable and starts itself anew, or says so to its user.
  *
  * Nothing of this changes a value of the plain engine. Where the processor is not an x86, or OpenBLAS was
  * built for one kind of processor alone, there is nothing to choose and nothing better.
  */
-#ifndef ETREF_ENGINE_H
-#define ETREF_ENGINE_H
-
-#ifdef __cplusplus
-extern "C" {
-#endif
-#pragma GCC visibility push(default)
+#ifndef ETREF_TOOL_KERNELS_H
+#define ETREF_TOOL_KERNELS_H
 
 /* The kernels in use, by OpenBLAS's own name: "Prescott", "Haswell", "SkylakeX". Never NULL. */
-const char *et_engine_kernels(void);
+const char *kernels_in_use(void);
 
 /* The value of OPENBLAS_CORETYPE that would give kernels of a higher class (AVX2 with FMA: "Haswell";
  * AVX-512: "SkylakeX"), out of those that this OpenBLAS has and that processor and operating system can
  * run; or NULL where those in use are of that class. */
-const char *et_engine_better_kernels(void);
+const char *better_kernels(void);
 
 /* A sentence for the user, without a full stop or a newline, if there are better kernels; or NULL. The
  * string is constant. */
-const char *et_engine_warning(void);
+const char *kernels_warning(void);
 
-#pragma GCC visibility pop
-#ifdef __cplusplus
-}
-#endif
 #endif
