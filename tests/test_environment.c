@@ -130,8 +130,8 @@ static void record_phases(FILE *to, et_step *s)
                               .accumulate_dx = true};
     int failed = et_ffn_forward(&expert, &rows, NULL);
     failed |= et_ffn_backward(&expert, &rows, g->up, g->down, NULL);
-    et_gate_forward(moe.gate, moe.N, moe.n, v->logits, v->gates, v->anchor);
-    et_gate_backward(moe.gate, moe.N, moe.n, v->logits, v->gates, v->anchor, g->gates, NULL,
+    et_gate_forward(NULL, moe.gate, moe.N, moe.n, v->logits, v->gates, v->anchor);
+    et_gate_backward(NULL, moe.gate, moe.N, moe.n, v->logits, v->gates, v->anchor, g->gates, NULL,
                      g->logits);
     record_tensors(to, s);
     failed |= et_moe_score(&moe, x, v, NULL);
@@ -203,7 +203,7 @@ static void record_others(FILE *to)
     uint64_t labels;
     const uint8_t z[] = {0, 1, 1, 0, 1, 0};
     et_leakage_bounds bounds;
-    et_mean_std(6, r, &mean, &std);
+    et_mean_std(NULL, 6, r, &mean, &std);
     record_number(to, (double)mean);
     record_number(to, (double)std);
     record_number(to, et_ema_weight(0.999, 12345));
@@ -212,7 +212,7 @@ static void record_others(FILE *to)
     ck_assert_int_eq(et_token_choice(2, 3, 1, r, NULL, mask, margin, NULL, NULL), ET_OK);
     for (int i = 0; i < 6; i++) record_number(to, (double)margin[i]);
     memset(out, 0, sizeof out);
-    record_number(to, (double)et_z_loss(2, 3, r, 0.1, out));
+    record_number(to, (double)et_z_loss(NULL, 2, 3, r, 0.1, out));
     for (int i = 0; i < 6; i++) record_number(to, (double)out[i]);
     et_real average[3] = {(et_real)0.1, (et_real)1e-309, (et_real)-0.7}, kth[3], fractions[3];
     const uint8_t others[] = {1, 1, 0, 0, 1, 1};
@@ -224,11 +224,11 @@ static void record_others(FILE *to)
     ck_assert_int_eq(et_expert_threshold(2, 3, r, average, false, NULL, mask, margin, over, NULL),
                      ET_OK);
     for (int i = 0; i < 6; i++) record_number(to, (double)margin[i]);
-    et_ema_update(3, 0.999, kth, average);
-    et_ema_threshold(3, average, 0.999, true, 7, kth);
+    et_ema_update(NULL, 3, 0.999, kth, average);
+    et_ema_threshold(NULL, 3, average, 0.999, true, 7, kth);
     et_balance_fractions(7, 3, 2, r + 3, fractions);
-    record_number(to, (double)et_aux_loss(ET_BALANCE_AUX, 2, 3, fractions, r, 0.001, out));
-    et_bias_update(ET_BALANCE_PROPORTIONAL, 7, 3, 2, r + 3, 0.005, average);
+    record_number(to, (double)et_aux_loss(NULL, ET_BALANCE_AUX, 2, 3, fractions, r, 0.001, out));
+    et_bias_update(NULL, ET_BALANCE_PROPORTIONAL, 7, 3, 2, r + 3, 0.005, average);
     for (int i = 0; i < 3; i++) {
         record_number(to, (double)kth[i]);
         record_number(to, (double)fractions[i]);

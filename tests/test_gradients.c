@@ -55,8 +55,8 @@ static double losses_at(const et_step *s, const et_moe_values *v)
         frozen_fractions(s, first, F);
         if (aux)
             sum += c->balance_coef *
-                   (double)et_aux_loss(c->balance, N, n, F, v->gates + first * n, 0, NULL);
-        sum += c->z_loss_coef * (double)et_z_loss(N, n, v->logits + first * n, 0, NULL);
+                   (double)et_aux_loss(NULL, c->balance, N, n, F, v->gates + first * n, 0, NULL);
+        sum += c->z_loss_coef * (double)et_z_loss(NULL, N, n, v->logits + first * n, 0, NULL);
     }
     return sum / (double)c->micro_batches;
 }

@@ -335,11 +335,11 @@ START_TEST(gates_by_hand)
         const gate_case *c = &gate_cases[v];
         bool has_anchor = et_gate_has_anchor(c->gate);
         et_real p[4], anchor[2] = {9, 9};
-        et_gate_forward(c->gate, 2, 2, c->r, p, has_anchor ? anchor : NULL);
+        et_gate_forward(NULL, c->gate, 2, 2, c->r, p, has_anchor ? anchor : NULL);
         same(c->what, 4, p, c->p);
         if (has_anchor) same(c->what, 2, anchor, c->anchor);
     }
-    et_gate_forward(ET_GATE_SOFTMAX, 0, 2, NULL, NULL, NULL); /* nothing is touched */
+    et_gate_forward(NULL, ET_GATE_SOFTMAX, 0, 2, NULL, NULL, NULL); /* nothing is touched */
 }
 END_TEST
 
@@ -360,8 +360,8 @@ START_TEST(sigmoid_and_its_slope_are_accurate_everywhere)
     for (size_t j = 0; j < COUNT(logits); j++) {
         double r = (double)logits[j], e = exp(-fabs(r));
         et_real p, dp = 1, slope = 0;
-        et_gate_forward(ET_GATE_SIGMOID, 1, 1, &logits[j], &p, NULL);
-        et_gate_backward(ET_GATE_SIGMOID, 1, 1, &logits[j], &p, NULL, &dp, NULL, &slope);
+        et_gate_forward(NULL, ET_GATE_SIGMOID, 1, 1, &logits[j], &p, NULL);
+        et_gate_backward(NULL, ET_GATE_SIGMOID, 1, 1, &logits[j], &p, NULL, &dp, NULL, &slope);
         relatively("sigmoid", r, (double)p, r < 0 ? e / (1 + e) : 1 / (1 + e), 10 * U);
         relatively("its slope", r, (double)slope, e / ((1 + e) * (1 + e)), 10 * U);
     }
@@ -372,7 +372,7 @@ START_TEST(relu_slope_is_zero_at_zero)
 {
     const et_real r[] = {-800, -1, (et_real)-0.0, 0, 1e-30f, 800}, dp[] = {2, 3, 4, 5, 6, 7};
     et_real dr[] = {10, 10, 10, 10, 10, 10};
-    et_gate_backward(ET_GATE_RELU, 3, 2, r, r, NULL, dp, NULL, dr);
+    et_gate_backward(NULL, ET_GATE_RELU, 3, 2, r, r, NULL, dp, NULL, dr);
     same("relu", 6, dr, (const et_real[]){10, 10, 10, 10, 16, 17});
 }
 END_TEST
@@ -390,8 +390,8 @@ START_TEST(a_dominating_softmax_keeps_its_derivative)
             const et_real r[2] = {logits[j], 0}, dp[2] = {1, 0};
             et_real p[2], anchor, dr[2] = {0, 0};
             size_t n = anchored || down ? 1 : 2, N = down ? 2 : 1; /* anchored: the anchor is 0 */
-            et_gate_forward(gates[g], N, n, r, p, &anchor);
-            et_gate_backward(gates[g], N, n, r, p, &anchor, dp, NULL, dr);
+            et_gate_forward(NULL, gates[g], N, n, r, p, &anchor);
+            et_gate_backward(NULL, gates[g], N, n, r, p, &anchor, dp, NULL, dr);
             relatively("dr_0", (double)logits[j], (double)dr[0], want, 12 * U);
             if (!anchored) relatively("dr_1", (double)logits[j], (double)dr[1], -want, 12 * U);
         }
@@ -404,16 +404,16 @@ START_TEST(softmax_jacobians_by_hand)
 {
     const et_real r[] = {0, 0}, dp[] = {3, 1}, danchor[] = {8};
     et_real p[2], anchor, dr[] = {10, 20};
-    et_gate_forward(ET_GATE_SOFTMAX, 1, 2, r, p, NULL);
-    et_gate_backward(ET_GATE_SOFTMAX, 1, 2, r, p, NULL, dp, NULL, dr);
+    et_gate_forward(NULL, ET_GATE_SOFTMAX, 1, 2, r, p, NULL);
+    et_gate_backward(NULL, ET_GATE_SOFTMAX, 1, 2, r, p, NULL, dp, NULL, dr);
     same("softmax: (3 - 1)/4", 2, dr, (const et_real[]){10.5, 19.5});
-    et_gate_backward(ET_GATE_SOFTMAX_TOKENS, 2, 1, r, p, NULL, dp, NULL, dr);
+    et_gate_backward(NULL, ET_GATE_SOFTMAX_TOKENS, 2, 1, r, p, NULL, dp, NULL, dr);
     same("softmax_tokens: the same down a column", 2, dr, (const et_real[]){11, 19});
-    et_gate_forward(ET_GATE_SOFTMAX_ANCHOR, 1, 1, r, p, &anchor);
+    et_gate_forward(NULL, ET_GATE_SOFTMAX_ANCHOR, 1, 1, r, p, &anchor);
     dr[0] = 10;
-    et_gate_backward(ET_GATE_SOFTMAX_ANCHOR, 1, 1, r, p, &anchor, dp, danchor, dr);
+    et_gate_backward(NULL, ET_GATE_SOFTMAX_ANCHOR, 1, 1, r, p, &anchor, dp, danchor, dr);
     same("softmax_anchor: (3 - 8)/4", 1, dr, (const et_real[]){8.75});
-    et_gate_backward(ET_GATE_SOFTMAX_ANCHOR_OUT, 1, 1, r, p, &anchor, dp, NULL, dr);
+    et_gate_backward(NULL, ET_GATE_SOFTMAX_ANCHOR_OUT, 1, 1, r, p, &anchor, dp, NULL, dr);
     same("softmax_anchor_out: (3 - 0)/4", 1, dr, (const et_real[]){9.5});
 }
 END_TEST
@@ -425,7 +425,7 @@ static double gate_scalar(et_gate gate, const et_real *r, const et_real *dp, con
 {
     et_real p[GATE_N * GATE_n], anchor[GATE_N];
     double sum = 0;
-    et_gate_forward(gate, GATE_N, GATE_n, r, p, anchor);
+    et_gate_forward(NULL, gate, GATE_N, GATE_n, r, p, anchor);
     for (size_t j = 0; j < GATE_N * GATE_n; j++) sum += (double)dp[j] * (double)p[j];
     for (size_t t = 0; danchor && t < GATE_N; t++) sum += (double)danchor[t] * (double)anchor[t];
     return sum;
@@ -450,8 +450,8 @@ START_TEST(gate_derivatives_are_those_of_differences)
             weight += fabs((double)dp[j]);
         }
         for (size_t t = 0; t < GATE_N; t++) weight += fabs((double)danchor[t]);
-        et_gate_forward(gates[g], GATE_N, GATE_n, r, p, anchor);
-        et_gate_backward(gates[g], GATE_N, GATE_n, r, p, anchor, dp, da, dr);
+        et_gate_forward(NULL, gates[g], GATE_N, GATE_n, r, p, anchor);
+        et_gate_backward(NULL, gates[g], GATE_N, GATE_n, r, p, anchor, dp, da, dr);
         for (size_t j = 0; j < GATE_N * GATE_n; j++) {
             et_real at = r[j];
             r[j] = (et_real)((double)at + step);

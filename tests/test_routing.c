@@ -566,7 +566,7 @@ START_TEST(thresholds_of_the_average)
     for (size_t v = 0; v < COUNT(known); v++) {
         et_real c[2] = {known[v].ema, 2 * known[v].ema};
         const et_real want[2] = {known[v].threshold, 2 * known[v].threshold};
-        et_ema_threshold(2, c, known[v].beta, known[v].correction, known[v].updates, c);
+        et_ema_threshold(NULL, 2, c, known[v].beta, known[v].correction, known[v].updates, c);
         same_reals(known[v].what, 2, c, want);
     }
 }
@@ -579,7 +579,7 @@ START_TEST(the_correction_is_a_power)
 {
     for (size_t u = 1; u <= 5000; u += 7) {
         et_real ema = 1, c;
-        et_ema_threshold(1, &ema, 0.999, true, u, &c);
+        et_ema_threshold(NULL, 1, &ema, 0.999, true, u, &c);
         double power = pow(0.999, (double)u), weight = 1 - power;
         double error = (double)u * (DBL_EPSILON / 2) * power / weight; /* relative, of weight */
         near("1 / (1 - 0.999^u)", (double)c * weight, 1, error + 4 * U);
@@ -591,9 +591,9 @@ START_TEST(the_average_moves)
 {
     const et_real kth[] = {8, -4, 0}, want[] = {5, 2, 3};
     et_real ema[] = {4, 4, 4};
-    et_ema_update(3, 0.75, kth, ema); /* 3/4 * 4 + 1/4 * kth */
+    et_ema_update(NULL, 3, 0.75, kth, ema); /* 3/4 * 4 + 1/4 * kth */
     same_reals("beta = 3/4", 3, ema, want);
-    et_ema_update(3, 0, kth, ema);
+    et_ema_update(NULL, 3, 0, kth, ema);
     same_reals("beta = 0", 3, ema, kth);
 }
 END_TEST
@@ -607,9 +607,9 @@ START_TEST(a_constant_cutoff_is_its_own_average)
     const et_real kth = 3;
     et_real ema = 0, c;
     for (size_t u = 1; u <= 200; u++) {
-        et_ema_update(1, 0.9, &kth, &ema);
+        et_ema_update(NULL, 1, 0.9, &kth, &ema);
         near("closed form", (double)ema, 3 * (1 - pow(0.9, (double)u)), 60 * U);
-        et_ema_threshold(1, &ema, 0.9, true, u, &c);
+        et_ema_threshold(NULL, 1, &ema, 0.9, true, u, &c);
         near("threshold", (double)c, 3, 60 * U);
     }
 }
@@ -640,10 +640,10 @@ START_TEST(auxiliary_losses_by_hand)
     for (size_t v = 0; v < COUNT(known); v++) {
         et_real dp[] = {10, 20, 30, 40}, want[] = {10, 20, 30, 40};
         for (size_t j = 0; j < 4; j++) want[j] += known[v].gradient[j % 2];
-        et_real loss = et_aux_loss(known[v].balance, 2, 2, F, p, 4, dp);
+        et_real loss = et_aux_loss(NULL, known[v].balance, 2, 2, F, p, 4, dp);
         same_reals("value", 1, &loss, &known[v].loss);
         same_reals("gradient, accumulated", 4, dp, want);
-        loss = et_aux_loss(known[v].balance, 2, 2, F, p, 4, NULL);
+        loss = et_aux_loss(NULL, known[v].balance, 2, 2, F, p, 4, NULL);
         same_reals("value alone", 1, &loss, &known[v].loss);
     }
 }
@@ -662,12 +662,12 @@ START_TEST(auxiliary_losses_are_invariant)
         total += p[j];
     }
     for (size_t i = 0; i < n; i++) F_renamed[(i + 1) % n] = F[i];
-    loss = et_aux_loss(ET_BALANCE_AUX, N, n, ones, p, 1, NULL) * N;
+    loss = et_aux_loss(NULL, ET_BALANCE_AUX, N, n, ones, p, 1, NULL) * N;
     same_reals("perfect balance", 1, &loss, &total);
-    loss = et_aux_loss(ET_BALANCE_AUX_ERROR, N, n, ones, p, 1, NULL);
+    loss = et_aux_loss(NULL, ET_BALANCE_AUX_ERROR, N, n, ones, p, 1, NULL);
     same_reals("perfect balance, error", 1, &loss, &(const et_real){0});
-    loss = et_aux_loss(ET_BALANCE_AUX, N, n, F, p, 1, NULL);
-    total = et_aux_loss(ET_BALANCE_AUX, N, n, F_renamed, renamed, 1, NULL);
+    loss = et_aux_loss(NULL, ET_BALANCE_AUX, N, n, F, p, 1, NULL);
+    total = et_aux_loss(NULL, ET_BALANCE_AUX, N, n, F_renamed, renamed, 1, NULL);
     same_reals("renamed", 1, &loss, &total);
 }
 END_TEST
@@ -676,7 +676,7 @@ END_TEST
 START_TEST(z_loss_of_one_expert)
 {
     const et_real r[] = {3, -5, 0, 800};
-    et_real dr[] = {1, 1, 1, 1}, loss = et_z_loss(4, 1, r, 2, dr);
+    et_real dr[] = {1, 1, 1, 1}, loss = et_z_loss(NULL, 4, 1, r, 2, dr);
     same_reals("value", 1, &loss, &(const et_real){(9 + 25 + 640000) / (et_real)4});
     same_reals("gradient, accumulated", 4, dr, (const et_real[]){4, -4, 1, 801});
 }
@@ -700,12 +700,12 @@ START_TEST(z_loss_by_hand)
     };
     for (size_t v = 0; v < COUNT(known); v++) {
         double lse = known[v].lse;
-        et_real dr[2] = {0, 0}, loss = et_z_loss(1, 2, known[v].r, 0.5, dr);
+        et_real dr[2] = {0, 0}, loss = et_z_loss(NULL, 1, 2, known[v].r, 0.5, dr);
         near("value", (double)loss, lse * lse, 16 * U);
         for (int i = 0; i < 2; i++) /* relative to the share, however small it is */
             ck_assert(fabs((double)dr[i] - lse * known[v].share[i]) <=
                       16 * U * fabs(lse * known[v].share[i]));
-        et_real again = et_z_loss(1, 2, known[v].r, 0.5, NULL);
+        et_real again = et_z_loss(NULL, 1, 2, known[v].r, 0.5, NULL);
         same_reals("value alone", 1, &again, &loss);
     }
 }
@@ -716,7 +716,7 @@ START_TEST(z_loss_shifts_and_averages)
 {
     const double lse = log(exp(1) + exp(2) + exp(4));
     const et_real r[] = {1, 2, 4, 12, 9, 10}; /* the second token: shifted by 8, and renamed */
-    et_real dr[6] = {0}, loss = et_z_loss(2, 3, r, 1, dr);
+    et_real dr[6] = {0}, loss = et_z_loss(NULL, 2, 3, r, 1, dr);
     near("mean over tokens", (double)loss, (lse * lse + (lse + 8) * (lse + 8)) / 2, 16 * U);
     for (int i = 0; i < 3; i++) {
         double share = exp((double)r[i] - lse);
@@ -746,7 +746,8 @@ START_TEST(biases_move_by_hand)
     for (size_t v = 0; v < COUNT(known); v++) {
         et_real bias[] = {1, 2, 3}, want[] = {1, 2, 3};
         for (size_t i = 0; i < 3; i++) want[i] += known[v].moved[i];
-        et_bias_update(known[v].balance, 3, 3, 2, known[v].load, 0.25, bias); /* n/(K N) = 1/2 */
+        et_bias_update(NULL, known[v].balance, 3, 3, 2, known[v].load, 0.25,
+                       bias); /* n/(K N) = 1/2 */
         same_reals(known[v].what, 3, bias, want);
     }
 }
@@ -758,14 +759,14 @@ START_TEST(means_and_deviations)
 {
     const et_real values[] = {2, 4, 4, 4, 5, 5, 7, 9};
     et_real mean, std, far[8];
-    et_mean_std(0, NULL, &mean, &std);
+    et_mean_std(NULL, 0, NULL, &mean, &std);
     ck_assert(mean == 0 && std == 0);
-    et_mean_std(1, values, &mean, &std);
+    et_mean_std(NULL, 1, values, &mean, &std);
     ck_assert(mean == 2 && std == 0);
-    et_mean_std(8, values, &mean, &std); /* squares 9 1 1 1 0 0 4 16, mean 4 */
+    et_mean_std(NULL, 8, values, &mean, &std); /* squares 9 1 1 1 0 0 4 16, mean 4 */
     ck_assert(mean == 5 && std == 2);
     for (int i = 0; i < 8; i++) far[i] = values[i] + 1048576;
-    et_mean_std(8, far, &mean, &std); /* nothing cancels */
+    et_mean_std(NULL, 8, far, &mean, &std); /* nothing cancels */
     ck_assert(mean == 1048581 && std == 2);
 }
 END_TEST
@@ -816,7 +817,12 @@ START_TEST(overlaps_by_hand)
         {"contained", {1, 1, 0, 0}, {0, 1, 0, 0}, 0.5, 2. / 3, 0.31127812445913283, 0.5},
         /* P = (1/2, 1/2, 0, 0), Q = (0, 1/3, 1/3, 1/3), M = (1/4, 5/12, 1/6, 1/6):
          * JSD = (1/2 log 2 + 1/2 log 6/5 + 1/3 log 4/5 + 2/3 log 2) / 2 */
-        {"one of two, of three", {1, 1, 0, 0}, {0, 1, 1, 1}, 0.25, 0.4, 0.59543725231055487,
+        {"one of two, of three",
+         {1, 1, 0, 0},
+         {0, 1, 1, 1},
+         0.25,
+         0.4,
+         0.59543725231055487,
          2. / 3},
     };
     for (size_t v = 0; v < COUNT(known); v++) {

@@ -81,8 +81,8 @@ static void check(const layer *l, et_gate gate, size_t n)
             (et_real)(l->common + l->differ * et_normal(upstream, i) + (chosen ? l->outlier : 0));
         dr[i] = 0;
     }
-    et_gate_forward(gate, down ? n : 1, down ? 1 : n, r, p, &anchor);
-    et_gate_backward(gate, down ? n : 1, down ? 1 : n, r, p, &anchor, dp,
+    et_gate_forward(NULL, gate, down ? n : 1, down ? 1 : n, r, p, &anchor);
+    et_gate_backward(NULL, gate, down ? n : 1, down ? 1 : n, r, p, &anchor, dp,
                      gate == ET_GATE_SOFTMAX_ANCHOR ? &danchor : NULL, dr);
     for (size_t i = 0; i < n; i++) {
         all_p[i] = (double)p[i];

@@ -10,6 +10,9 @@
  *              refused: score - worst chosen, -inf if none was
  *   threshold  score - threshold; an expert whose count the capacity changed: as top-k
  * Its sign tells the side only where it is not 0: an exact tie has margin 0 on both sides.
+ *
+ * rounding, of losses, state and measures: NULL, or a kernel's; then they are computed in the
+ * accumulator's arithmetic, and what comes out is rounded by the caller, as it is stored.
  */
 #ifndef ETREF_ROUTING_H
 #define ETREF_ROUTING_H
@@ -73,10 +76,11 @@ double et_ema_weight(double beta, size_t updates);
 
 /* The threshold used by a step that sees `updates` updates behind it: ema, or ema/(1 - beta^u) with
  * bias correction (0 before the first update). c [n] out, may be ema itself. */
-void et_ema_threshold(size_t n, const et_real *ema, double beta, bool bias_correction,
-                      size_t updates, et_real *c);
+void et_ema_threshold(const et_rounding *rounding, size_t n, const et_real *ema, double beta,
+                      bool bias_correction, size_t updates, et_real *c);
 /* ema_i <- beta ema_i + (1 - beta) kth_i, after the step. ema [n] in and out. */
-void et_ema_update(size_t n, double beta, const et_real *kth, et_real *ema);
+void et_ema_update(const et_rounding *rounding, size_t n, double beta, const et_real *kth,
+                   et_real *ema);
 
 /* ---- Load balancing (TC) and the z-loss ---- */
 
@@ -93,24 +97,26 @@ void et_balance_fractions(size_t N, size_t n, size_t K, const et_real *load, et_
 
 /* One batch of N tokens: returns sum_i F'_i P_i with P_i = mean_t p_ti and F' = F or F - 1. The
  * coefficient is not in the value. If dp is not NULL: dp_ti += scale * F'_i / N. p, dp [N,n]. */
-et_real et_aux_loss(et_balance balance, size_t N, size_t n, const et_real *F, const et_real *p,
-                    double scale, et_real *dp);
+et_real et_aux_loss(const et_rounding *rounding, et_balance balance, size_t N, size_t n,
+                    const et_real *F, const et_real *p, double scale, et_real *dp);
 
 /* (1/N) sum_t (log sum_i e^{r_ti})^2, and if dr is not NULL its gradient times `scale`:
  * dr_ti += scale * (2/N) lse_t softmax(r_t)_i. r, dr [N,n]. Overflow-free for any finite r. */
-et_real et_z_loss(size_t N, size_t n, const et_real *r, double scale, et_real *dr);
+et_real et_z_loss(const et_rounding *rounding, size_t N, size_t n, const et_real *r, double scale,
+                  et_real *dr);
 
 /* bias [n] in and out, after a step. load [n] of N tokens: the whole step's own loads with the
  * step's N, or a given mean load per micro-batch with a micro-batch's N. Both methods see ratios
  * only, so it is the same; with whole numbers the comparison of the loss-free method is exact. Only
  * for the last two methods; no-op for the others. */
-void et_bias_update(et_balance balance, size_t N, size_t n, size_t K, const et_real *load,
-                    double rate, et_real *bias);
+void et_bias_update(const et_rounding *rounding, et_balance balance, size_t N, size_t n, size_t K,
+                    const et_real *load, double rate, et_real *bias);
 
 /* ---- What is measured of a routing ---- */
 
 /* Mean and standard deviation (of the whole population) of `count` values; 0 and 0 for none. */
-void et_mean_std(size_t count, const et_real *values, et_real *mean, et_real *std);
+void et_mean_std(const et_rounding *rounding, size_t count, const et_real *values, et_real *mean,
+                 et_real *std);
 
 /* How a capacity acted on M batches of n experts, passed [M,n] tokens above the threshold:
  *   saturation  tokens dropped by the upper bound / tokens that passed the test (0 if none passed)

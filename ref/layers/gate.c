@@ -14,7 +14,7 @@
  * With a rounding every step is a kernel's: rounded, and in the formulas that kernels use, which lose
  * more than the golden's do. A gate's last step is rounded where its result is stored.
  */
-#include "ref/layers/gate.h"
+#include "etref/gate.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/exponential.h"
 #include "ref/base/parallel.h"
@@ -93,8 +93,8 @@ static void softmax(const steps *s, size_t count, size_t step, const et_real *r,
     if (anchor) *anchor = zero_share / sum;
 }
 
-void et_gate_forward_rounded(const et_rounding *kernel, et_gate gate, size_t N, size_t n,
-                             const et_real *r, et_real *p, et_real *anchor)
+void et_gate_forward(const et_rounding *kernel, et_gate gate, size_t N, size_t n, const et_real *r,
+                     et_real *p, et_real *anchor)
 {
     ET_ARITHMETIC;
     const steps s = steps_of(kernel);
@@ -119,12 +119,6 @@ void et_gate_forward_rounded(const et_rounding *kernel, et_gate gate, size_t N, 
         for (size_t i = 0; i < n; i++) softmax(&s, N, n, r + i, p + i, NULL);
         return;
     }
-}
-
-void et_gate_forward(et_gate gate, size_t N, size_t n, const et_real *r, et_real *p,
-                     et_real *anchor)
-{
-    et_gate_forward_rounded(NULL, gate, N, n, r, p, anchor);
 }
 
 /* The softmax's Jacobian. p_j = e^r_j / Z gives dp_j/dr_i = p_i ([i = j] - p_j), so
@@ -209,9 +203,9 @@ static void softmax_gradient(const steps *s, size_t count, size_t step, const et
         rounded_softmax_backward(s, count, step, p, dp, anchor, danchor, dr);
 }
 
-void et_gate_backward_rounded(const et_rounding *kernel, et_gate gate, size_t N, size_t n,
-                              const et_real *r, const et_real *p, const et_real *anchor,
-                              const et_real *dp, const et_real *danchor, et_real *dr)
+void et_gate_backward(const et_rounding *kernel, et_gate gate, size_t N, size_t n, const et_real *r,
+                      const et_real *p, const et_real *anchor, const et_real *dp,
+                      const et_real *danchor, et_real *dr)
 {
     ET_ARITHMETIC;
     const steps s = steps_of(kernel);
@@ -239,10 +233,4 @@ void et_gate_backward_rounded(const et_rounding *kernel, et_gate gate, size_t N,
         for (size_t i = 0; i < n; i++) softmax_gradient(&s, N, n, p + i, dp + i, 0, 0, dr + i);
         return;
     }
-}
-
-void et_gate_backward(et_gate gate, size_t N, size_t n, const et_real *r, const et_real *p,
-                      const et_real *anchor, const et_real *dp, const et_real *danchor, et_real *dr)
-{
-    et_gate_backward_rounded(NULL, gate, N, n, r, p, anchor, dp, danchor, dr);
 }

@@ -21,7 +21,6 @@
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
 #include "ref/layers/check.h"
-#include "ref/layers/gate.h"
 #include "ref/layers/hidden.h"
 
 #include <omp.h>
@@ -54,8 +53,8 @@ static et_status score(const et_moe *moe, const et_real *x, et_moe_values *v, et
     if (status != ET_OK) return status;
     et_round(moe->rounding, ET_LOGITS, "r", N * n, v->logits);
     for (size_t t = 0; t < N; t += at_once)
-        et_gate_forward_rounded(moe->rounding, moe->gate, at_once, n, v->logits + t * n,
-                                v->gates + t * n, v->anchor ? v->anchor + t : NULL);
+        et_gate_forward(moe->rounding, moe->gate, at_once, n, v->logits + t * n, v->gates + t * n,
+                        v->anchor ? v->anchor + t : NULL);
     et_round(moe->rounding, stored_as(moe, ET_GATES), "p", N * n, v->gates);
     if (v->anchor) et_round(moe->rounding, stored_as(moe, ET_GATES), "p", N, v->anchor);
     return ET_OK;
@@ -568,9 +567,9 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
     }
     et_pass(rounding, "dp", N * n, g->gates);
     for (size_t t = 0; t < N; t += at_once)
-        et_gate_backward_rounded(rounding, moe->gate, at_once, n, v->logits + t * n,
-                                 v->gates + t * n, v->anchor ? v->anchor + t : NULL,
-                                 g->gates + t * n, danchor ? danchor + t : NULL, g->logits + t * n);
+        et_gate_backward(rounding, moe->gate, at_once, n, v->logits + t * n, v->gates + t * n,
+                         v->anchor ? v->anchor + t : NULL, g->gates + t * n,
+                         danchor ? danchor + t : NULL, g->logits + t * n);
     free(room);
     et_round(rounding, stored_as(moe, ET_LOGITS), "dr", N * n, g->logits);
     et_operand router = {et_rows(moe->router, d), ET_ROUTER_OPERANDS, "W_r", ET_UNSTORED},

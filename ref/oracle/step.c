@@ -23,7 +23,6 @@
 #include "ref/oracle/fields.h"
 #include "ref/oracle/kinds.h"
 #include "ref/oracle/tensors.h"
-#include "ref/routing/rounded.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -272,8 +271,8 @@ static et_status route(et_step *s, et_error *error)
     if (status == ET_OK) status = et_allocate(&room, n, sizeof(et_real), "cutoffs", error);
     et_real *kth = room;
     if (status == ET_OK && s->route.threshold) {
-        et_ema_threshold_rounded(s->rounding, n, s->in.ema, c->ema_decay, c->ema_bias_correction,
-                                 c->ema_updates, s->route.threshold);
+        et_ema_threshold(s->rounding, n, s->in.ema, c->ema_decay, c->ema_bias_correction,
+                         c->ema_updates, s->route.threshold);
         et_round(s->rounding, ET_ACCUMULATOR, "c", n, s->route.threshold);
     }
     for (size_t batch = 0; status == ET_OK && batch < M; batch++) {
@@ -329,12 +328,12 @@ static et_status losses(et_step *s, et_error *error)
         size_t at = batch * N * n;
         if (s->loss_aux) {
             et_step_fractions(s, batch, F);
-            *s->loss_aux += et_aux_loss_rounded(s->rounding, c->balance, N, n, F, s->fwd.gates + at,
-                                                c->balance_coef / (double)M, s->bwd.gates + at);
+            *s->loss_aux += et_aux_loss(s->rounding, c->balance, N, n, F, s->fwd.gates + at,
+                                        c->balance_coef / (double)M, s->bwd.gates + at);
         }
         if (s->loss_z)
-            *s->loss_z += et_z_loss_rounded(s->rounding, N, n, s->fwd.logits + at,
-                                            c->z_loss_coef / (double)M, s->bwd.logits + at);
+            *s->loss_z += et_z_loss(s->rounding, N, n, s->fwd.logits + at,
+                                    c->z_loss_coef / (double)M, s->bwd.logits + at);
     }
     if (s->loss_aux) *s->loss_aux /= (et_real)M;
     if (s->loss_z) *s->loss_z /= (et_real)M;
@@ -357,11 +356,11 @@ static et_status update_bias(et_step *s, et_error *error)
     for (size_t i = 0; i < n; i++) load[i] = (et_real)s->assignment.load[i];
     memcpy(s->state_bias, s->in.bias, bytes);
     if (s->in.load) /* of all ranks: a mean load per micro-batch */
-        et_bias_update_rounded(s->rounding, c->balance, et_case_micro_tokens(c), n, c->top_k,
-                               s->in.load, c->bias_rate, s->state_bias);
+        et_bias_update(s->rounding, c->balance, et_case_micro_tokens(c), n, c->top_k, s->in.load,
+                       c->bias_rate, s->state_bias);
     else
-        et_bias_update_rounded(s->rounding, c->balance, c->tokens, n, c->top_k, load, c->bias_rate,
-                               s->state_bias);
+        et_bias_update(s->rounding, c->balance, c->tokens, n, c->top_k, load, c->bias_rate,
+                       s->state_bias);
     et_round(s->rounding, ET_ACCUMULATOR, "bias", n, s->state_bias);
     free(room);
     return ET_OK;
@@ -371,7 +370,7 @@ static void update_ema(et_step *s)
 {
     const et_case *c = &s->c;
     memcpy(s->state_ema, s->in.ema, c->experts * sizeof(et_real));
-    et_ema_update_rounded(s->rounding, c->experts, c->ema_decay, s->route.cutoff, s->state_ema);
+    et_ema_update(s->rounding, c->experts, c->ema_decay, s->route.cutoff, s->state_ema);
     et_round(s->rounding, ET_ACCUMULATOR, "ema", c->experts, s->state_ema);
     *s->state_updates = (int32_t)(c->ema_updates + 1);
 }
@@ -393,7 +392,7 @@ static void measure_usage(et_step *s)
     et_step_metrics *m = &s->metric;
     et_real N = (et_real)a->tokens;
     if (m->cutoff_gap) /* first the thresholds, also where no test has used them */
-        et_ema_threshold(a->experts, s->in.ema, s->c.ema_decay, s->c.ema_bias_correction,
+        et_ema_threshold(NULL, a->experts, s->in.ema, s->c.ema_decay, s->c.ema_bias_correction,
                          s->c.ema_updates, m->cutoff_gap);
     for (size_t t = 0; t < a->tokens; t++) m->fanout_histogram[a->fanout[t]] += 1;
     for (size_t i = 0; i < a->experts; i++) {
@@ -434,7 +433,7 @@ static et_status measure_gates(et_step *s, et_error *error)
     et_real *used = room;
     for (size_t j = 0; j < a->slots; j++)
         used[j] = s->fwd.gates[(size_t)a->slot_token[j] * a->experts + (size_t)a->slot_expert[j]];
-    et_mean_std_rounded(s->rounding, a->slots, used, s->metric.gate_mean, s->metric.gate_std);
+    et_mean_std(s->rounding, a->slots, used, s->metric.gate_mean, s->metric.gate_std);
     free(room);
     return ET_OK;
 }
@@ -457,8 +456,8 @@ static et_status measure(et_step *s, et_error *error)
     if (status != ET_OK) return status;
     measure_usage(s);
     if (m->saturation) measure_capacity(s);
-    et_mean_std_rounded(s->rounding, s->c.tokens * s->c.experts, s->fwd.logits, m->logit_mean,
-                        m->logit_std);
+    et_mean_std(s->rounding, s->c.tokens * s->c.experts, s->fwd.logits, m->logit_mean,
+                m->logit_std);
     status = measure_gates(s, error);
     if (status == ET_OK) round_metrics(s);
     return status;

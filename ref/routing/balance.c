@@ -15,7 +15,6 @@
 #include "etref/routing.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/sum.h"
-#include "ref/routing/rounded.h"
 
 static double fraction(const et_grid *q, size_t N, size_t n, size_t K, et_real load)
 {
@@ -37,8 +36,8 @@ static double coefficient(const et_rounding *r, const et_grid *q, double scale)
 
 /* L = sum_i F'_i (1/N) sum_t p_ti. F is a count, constant almost everywhere, so dL/dp_ti = F'_i / N
  * for every token, chosen or not. */
-et_real et_aux_loss_rounded(const et_rounding *rounding, et_balance balance, size_t N, size_t n,
-                            const et_real *F, const et_real *p, double scale, et_real *dp)
+et_real et_aux_loss(const et_rounding *rounding, et_balance balance, size_t N, size_t n,
+                    const et_real *F, const et_real *p, double scale, et_real *dp)
 {
     ET_ARITHMETIC;
     et_grid room;
@@ -56,12 +55,6 @@ et_real et_aux_loss_rounded(const et_rounding *rounding, et_balance balance, siz
     return (et_real)loss;
 }
 
-et_real et_aux_loss(et_balance balance, size_t N, size_t n, const et_real *F, const et_real *p,
-                    double scale, et_real *dp)
-{
-    return et_aux_loss_rounded(NULL, balance, N, n, F, p, scale, dp);
-}
-
 static double e_to(const et_grid *q, double r, double largest)
 {
     return et_rounded(q, exponential(et_plus(q, r, -largest)));
@@ -69,8 +62,8 @@ static double e_to(const et_grid *q, double r, double largest)
 
 /* lse = log sum_i e^r_i = m + log sum_i e^(r_i - m), m the largest: nothing overflows.
  * d(lse^2)/dr_i = 2 lse e^(r_i - lse) = 2 lse softmax_i. */
-et_real et_z_loss_rounded(const et_rounding *rounding, size_t N, size_t n, const et_real *r,
-                          double scale, et_real *dr)
+et_real et_z_loss(const et_rounding *rounding, size_t N, size_t n, const et_real *r, double scale,
+                  et_real *dr)
 {
     ET_ARITHMETIC;
     et_grid room;
@@ -99,18 +92,13 @@ et_real et_z_loss_rounded(const et_rounding *rounding, size_t N, size_t n, const
     return (et_real)loss / (et_real)N;
 }
 
-et_real et_z_loss(size_t N, size_t n, const et_real *r, double scale, et_real *dr)
-{
-    return et_z_loss_rounded(NULL, N, n, r, scale, dr);
-}
-
 static et_real sign(et_real v)
 {
     return (et_real)((v > 0) - (v < 0));
 }
 
-void et_bias_update_rounded(const et_rounding *rounding, et_balance balance, size_t N, size_t n,
-                            size_t K, const et_real *load, double rate, et_real *bias)
+void et_bias_update(const et_rounding *rounding, et_balance balance, size_t N, size_t n, size_t K,
+                    const et_real *load, double rate, et_real *bias)
 {
     ET_ARITHMETIC;
     et_grid room;
@@ -124,10 +112,4 @@ void et_bias_update_rounded(const et_rounding *rounding, et_balance balance, siz
         if (balance == ET_BALANCE_PROPORTIONAL)
             bias[i] += (et_real)et_times(q, u, et_plus(q, 1, -fraction(q, N, n, K, load[i])));
     }
-}
-
-void et_bias_update(et_balance balance, size_t N, size_t n, size_t K, const et_real *load,
-                    double rate, et_real *bias)
-{
-    et_bias_update_rounded(NULL, balance, N, n, K, load, rate, bias);
 }

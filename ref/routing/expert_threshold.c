@@ -13,7 +13,6 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
-#include "ref/routing/rounded.h"
 #include "ref/routing/top.h"
 
 #include <math.h>
@@ -119,8 +118,8 @@ double et_ema_weight(double beta, size_t updates)
 
 /* After u updates from 0, ema = (1-beta) sum_s beta^(u-1-s) kth_s, whose weights add up to
  * 1 - beta^u; dividing by that makes it a mean. */
-void et_ema_threshold_rounded(const et_rounding *rounding, size_t n, const et_real *ema,
-                              double beta, bool bias_correction, size_t updates, et_real *c)
+void et_ema_threshold(const et_rounding *rounding, size_t n, const et_real *ema, double beta,
+                      bool bias_correction, size_t updates, et_real *c)
 {
     ET_ARITHMETIC;
     et_grid room;
@@ -133,14 +132,8 @@ void et_ema_threshold_rounded(const et_rounding *rounding, size_t n, const et_re
     }
 }
 
-void et_ema_threshold(size_t n, const et_real *ema, double beta, bool bias_correction,
-                      size_t updates, et_real *c)
-{
-    et_ema_threshold_rounded(NULL, n, ema, beta, bias_correction, updates, c);
-}
-
-void et_ema_update_rounded(const et_rounding *rounding, size_t n, double beta, const et_real *kth,
-                           et_real *ema)
+void et_ema_update(const et_rounding *rounding, size_t n, double beta, const et_real *kth,
+                   et_real *ema)
 {
     ET_ARITHMETIC;
     et_grid room;
@@ -150,9 +143,4 @@ void et_ema_update_rounded(const et_rounding *rounding, size_t n, double beta, c
         double kept = et_rounded(q, (double)ema[i]);
         ema[i] = (et_real)(et_times(q, old, kept) + et_times(q, new, (double)kth[i]));
     }
-}
-
-void et_ema_update(size_t n, double beta, const et_real *kth, et_real *ema)
-{
-    et_ema_update_rounded(NULL, n, beta, kth, ema);
 }

@@ -16,12 +16,11 @@
 #include "etref/routing.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/sum.h"
-#include "ref/routing/rounded.h"
 
 #include <math.h>
 
-void et_mean_std_rounded(const et_rounding *rounding, size_t count, const et_real *values,
-                         et_real *mean, et_real *std)
+void et_mean_std(const et_rounding *rounding, size_t count, const et_real *values, et_real *mean,
+                 et_real *std)
 {
     ET_ARITHMETIC;
     et_grid room;
@@ -35,11 +34,6 @@ void et_mean_std_rounded(const et_rounding *rounding, size_t count, const et_rea
     }
     *mean = (et_real)m;
     *std = (et_real)(count ? sqrt(et_over(q, squares, (double)count)) : 0);
-}
-
-void et_mean_std(size_t count, const et_real *values, et_real *mean, et_real *std)
-{
-    et_mean_std_rounded(NULL, count, values, mean, std);
 }
 
 et_capacity_use et_capacity_measure(size_t M, size_t n, et_capacity bounds, const int32_t *passed)

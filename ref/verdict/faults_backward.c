@@ -191,7 +191,7 @@ void et_gate_backward_again(et_mutant *m, const et_row *r, et_gate gate, const e
 {
     size_t n = m->moe.n, at = r->t * n;
     memcpy(r->values, m->loss_logits + at, n * sizeof(et_real));
-    et_gate_backward(gate, 1, n, m->s.fwd.logits + at, m->used.gates + at, anchor,
+    et_gate_backward(NULL, gate, 1, n, m->s.fwd.logits + at, m->used.gates + at, anchor,
                      m->s.bwd.gates + at, danchor, r->values);
 }
 

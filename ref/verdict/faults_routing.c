@@ -309,9 +309,9 @@ static void ema_before_use(et_mutant *m, et_step *s)
     }
     et_real *moved = et_mutant_reals(m, m->moe.n);
     if (moved == NULL) return;
-    et_ema_threshold(m->moe.n, right->in.ema, c->ema_decay, c->ema_bias_correction, c->ema_updates,
+    et_ema_threshold(NULL, m->moe.n, right->in.ema, c->ema_decay, c->ema_bias_correction, c->ema_updates,
                      moved);
-    et_ema_update(m->moe.n, c->ema_decay, right->route.cutoff, moved);
+    et_ema_update(NULL, m->moe.n, c->ema_decay, right->route.cutoff, moved);
     s->in.ema = moved;
     c->ema_bias_correction = false;
 }

@@ -156,7 +156,7 @@ void et_gates_again(et_mutant *m, const et_real *scores)
     et_moe_values *f = &m->all.fwd;
     size_t step = moe->gate == ET_GATE_SOFTMAX_TOKENS ? moe->gate_tokens : moe->N;
     for (size_t t = 0; t < moe->N; t += step)
-        et_gate_forward(moe->gate, step, moe->n, scores + t * moe->n, f->gates + t * moe->n,
+        et_gate_forward(NULL, moe->gate, step, moe->n, scores + t * moe->n, f->gates + t * moe->n,
                         f->anchor ? f->anchor + t : NULL);
 }
 

@@ -76,13 +76,13 @@ static void bench_free(bench *b)
 static et_status route_next(bench *b, score_stream *s, size_t updates, et_error *error)
 {
     stream_next(s, b->N, b->r);
-    et_ema_threshold(b->n, b->ema, STUDY_DECAY, true, updates, b->threshold);
+    et_ema_threshold(NULL, b->n, b->ema, STUDY_DECAY, true, updates, b->threshold);
     et_status status = et_expert_choice(b->N, b->n, b->N, b->k, b->r, b->choice, b->margin,
                                         b->cutoff, NULL, 0, error);
     if (status == ET_OK)
         status = et_expert_threshold(b->N, b->n, b->r, b->threshold, false, NULL, b->passes,
                                      b->margin, b->passed, error);
-    et_ema_update(b->n, STUDY_DECAY, b->cutoff, b->ema);
+    et_ema_update(NULL, b->n, STUDY_DECAY, b->cutoff, b->ema);
     return status;
 }
 

@@ -26,8 +26,8 @@ et_audit_rule own_rule(const et_step *s, et_real *thresholds)
         rule.batch = c->pool_tokens;
         return rule;
     }
-    et_ema_threshold(c->experts, s->in.ema, c->ema_decay, c->ema_bias_correction, c->ema_updates,
-                     thresholds);
+    et_ema_threshold(NULL, c->experts, s->in.ema, c->ema_decay, c->ema_bias_correction,
+                     c->ema_updates, thresholds);
     rule.rule = ET_ET;
     rule.threshold = thresholds;
     rule.inclusive = c->inclusive;
@@ -64,7 +64,7 @@ static et_status choose_thresholds(const et_step *s, const et_real *fresh, et_re
     const et_case *c = &s->c;
     size_t U = et_case_micro_tokens(c), k = load_of(c, U);
     if (s->in.ema && c->ema_updates > 0) {
-        et_ema_threshold(c->experts, s->in.ema, c->ema_decay, c->ema_bias_correction,
+        et_ema_threshold(NULL, c->experts, s->in.ema, c->ema_decay, c->ema_bias_correction,
                          c->ema_updates, thresholds);
         return ET_OK;
     }

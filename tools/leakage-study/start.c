@@ -33,7 +33,7 @@ static et_status run_step(start_row *row, const et_real *r, size_t N, size_t n, 
 {
     et_real *kth = work, *corrected = work + n;
     et_status status = et_kth_largest(N, n, N / n, r, kth, error);
-    et_ema_threshold(n, ema, STUDY_DECAY, true, row->step, corrected);
+    et_ema_threshold(NULL, n, ema, STUDY_DECAY, true, row->step, corrected);
     row->cutoff = mean_of(kth, n);
     row->plain = mean_of(ema, n);
     row->corrected = mean_of(corrected, n);
@@ -42,7 +42,7 @@ static et_status run_step(start_row *row, const et_real *r, size_t N, size_t n, 
     bool warming = row->step < WARM_UP; /* EC's load is k */
     row->load_warm = warming ? 1 : row->load_plain;
     row->load_warm_corrected = warming ? 1 : row->load_corrected;
-    et_ema_update(n, STUDY_DECAY, kth, ema);
+    et_ema_update(NULL, n, STUDY_DECAY, kth, ema);
     return status;
 }
 
