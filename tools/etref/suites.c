@@ -17,7 +17,7 @@ const case_suite suites[] = {
     {"paper", et_suite_paper, et_suite_paper_end, "the paper's layers at 2048 tokens"},
     {NULL, NULL, NULL, NULL}};
 
-/* tests/test_tool.c holds this against et_find_conclusive. */
+/* tests/inconclusive.h has them, too, and is held against et_find_conclusive. */
 const char *suite_remark(const char *name)
 {
     static const char *const cancelled[] = {"all-on-one-tc", "all-on-one-aux", "all-experts-et",
