@@ -1,0 +1,64 @@
+/* adamw.c: AdamW, and the clipping of gradients. See etref/optimizer.h.
+ *
+ * m and v are moving averages that begin at 0; 1 - b^t is the weight that t gradients have in them
+ * (et_ema_weight), and dividing by it makes them means. Decoupled decay acts on w itself. Each
+ * number stands alone, in double, and is stored as et_real.
+ *
+ * Left out: AMSGrad, and learning rates by group: a call has one.
+ */
+#include "etref/optimizer.h"
+#include "etref/routing.h"
+#include "ref/base/arithmetic.h"
+#include "ref/base/parallel.h"
+#include "ref/model/arrays.h"
+
+#include <math.h>
+
+double et_squares(size_t count, const et_real *g)
+{
+    ET_ARITHMETIC;
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) sum += (double)g[i] * (double)g[i];
+    return sum;
+}
+
+double et_clip_factor(double norm, double clip)
+{
+    double factor = clip / (norm + 1e-6);
+    return clip == 0 || factor > 1 ? 1 : factor;
+}
+
+static bool is_beta(double b)
+{
+    return b >= 0 && b < 1;
+}
+
+et_status et_adamw_update(const et_adamw *a, size_t updates, size_t count, const et_real *g,
+                          et_real *m, et_real *v, et_real *w, et_error *error)
+{
+    ET_ARITHMETIC;
+    const et_array arrays[] = {
+        {"g", g, count, 1}, {"m", m, count, 1}, {"v", v, count, 1}, {"w", w, count, 1}};
+    if (!is_beta(a->beta1) || !is_beta(a->beta2) || !(a->eps > 0))
+        return et_fail(error, ET_EINVAL,
+                       "et_adamw: betas %g and %g, eps %g; from 0 to less than 1, above 0",
+                       a->beta1, a->beta2, a->eps);
+    et_status status = ET_CHECK_ARRAYS("et_adamw", a->rounding, arrays, error);
+    if (status != ET_OK) return status;
+    double first = et_ema_weight(a->beta1, updates + 1),
+           second = et_ema_weight(a->beta2, updates + 1);
+#pragma omp parallel for if (et_worth_threads(count))
+    for (size_t i = 0; i < count; i++) {
+        double gi = (double)g[i], wi = (double)w[i];
+        double mi = a->beta1 * (double)m[i] + (1 - a->beta1) * gi;
+        double vi = a->beta2 * (double)v[i] + (1 - a->beta2) * (gi * gi);
+        m[i] = (et_real)mi;
+        v[i] = (et_real)vi;
+        wi -= a->rate * a->decay * wi;
+        w[i] = (et_real)(wi - a->rate * (mi / first) / (sqrt(vi / second) + a->eps));
+    }
+    et_round(a->rounding, ET_ACCUMULATOR, "m", count, m);
+    et_round(a->rounding, ET_ACCUMULATOR, "v", count, v);
+    et_round(a->rounding, ET_ACCUMULATOR, "w", count, w);
+    return ET_OK;
+}

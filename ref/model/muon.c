@@ -1,0 +1,128 @@
+/* muon.c: momentum, orthogonalised by Newton and Schulz's iteration. See etref/optimizer.h.
+ *
+ * Let u = U diag(s) V', its singular values s. Every odd polynomial of a matrix, a X + b X X' X +
+ * ..., keeps U and V and maps each singular value by itself. The iteration applies
+ *
+ *     q(s) = a s + b s^3 + c s^5,      a = 3.4445,  b = -4.7750,  c = 2.0315
+ *
+ * five times to numbers of at most 1 (the Frobenius norm bounds the largest one). q'(0) = a is
+ * large, so that small values grow fast; near 1 it does not converge but stays roughly within [0.7,
+ * 1.2].
+ *
+ * A = X X' and A^2 = A A' are symmetric: only blocks on and below the diagonal are computed, and
+ * mirrored. Where rows > columns everything is transposed: A = X' X, X <- a X + X B, with no copy
+ * made.
+ *
+ * Source: Keller Jordan et al., Muon, 2024, with the coefficients of that year. Left out: the
+ * iteration in bfloat16 (a rounding makes it).
+ */
+#include "etref/optimizer.h"
+#include "ref/base/arithmetic.h"
+#include "ref/base/parallel.h"
+#include "ref/base/product.h"
+#include "ref/model/arrays.h"
+
+#include <math.h>
+
+enum { ITERATIONS = 5, BLOCK = 32 };
+static const double a = 3.4445, b = -4.7750, c = 2.0315;
+
+static size_t smaller(size_t x, size_t y)
+{
+    return x < y ? x : y;
+}
+
+size_t et_muon_room(size_t rows, size_t columns)
+{
+    size_t s = smaller(rows, columns);
+    return 2 * rows * columns + 2 * s * s;
+}
+
+static et_operand operand(const char *site, et_matrix X)
+{
+    return (et_operand){X, ET_ACTIVATIONS, site, ET_INTERMEDIATES};
+}
+
+/* out [s,s] = op(X) op(X)', op(X) [s,k]: block rows up to the diagonal, then the mirror image. */
+static et_status symmetric(const et_muon *f, const char *site, size_t s, size_t k, et_matrix X,
+                           et_real *out, et_error *error)
+{
+    for (size_t from = 0; from < s; from += BLOCK) {
+        size_t m = smaller(BLOCK, s - from);
+        et_matrix some = X, turned = X;
+        some.at += X.transposed ? from : from * X.stride;
+        turned.transposed = !X.transposed;
+        et_status status = et_product(f->rounding, f->engine, m, from + m, k, operand(site, some),
+                                      operand(site, turned), false, out + from * s, s, error);
+        if (status != ET_OK) return status;
+    }
+    for (size_t i = 0; i < s; i++)
+        for (size_t j = i + 1; j < s; j++) out[i * s + j] = out[j * s + i];
+    return ET_OK;
+}
+
+/* to = a X + B X, or a X + X B where X is tall; B [s,s], in which A is replaced by b A + c A^2. */
+static et_status iterate(const et_muon *f, size_t rows, size_t columns, const et_real *X,
+                         et_real *to, et_real *A, et_real *B, et_error *error)
+{
+    const et_rounding *r = f->rounding;
+    bool tall = rows > columns;
+    size_t s = smaller(rows, columns), k = tall ? rows : columns;
+    et_matrix wide = tall ? et_transposed(X, columns) : et_rows(X, columns);
+    et_status status;
+    if ((status = symmetric(f, "X", s, k, wide, A, error))) return status;
+    et_round(r, ET_INTERMEDIATES, "A", s * s, A);
+    if ((status = symmetric(f, "A", s, s, et_rows(A, s), B, error))) return status;
+    for (size_t i = 0; i < s * s; i++) B[i] = (et_real)b * A[i] + (et_real)c * B[i];
+    et_round(r, ET_INTERMEDIATES, "B", s * s, B);
+    const et_operand x = operand("X", et_rows(X, columns)), poly = operand("B", et_rows(B, s));
+    if ((status = et_product(r, f->engine, rows, columns, s, tall ? x : poly, tall ? poly : x,
+                             false, to, columns, error)))
+        return status;
+    for (size_t i = 0; i < rows * columns; i++) to[i] += (et_real)a * X[i];
+    et_round(r, ET_INTERMEDIATES, "X", rows * columns, to);
+    return ET_OK;
+}
+
+et_status et_muon_update(const et_muon *f, size_t rows, size_t columns, const et_real *g,
+                         et_real *m, et_real *w, et_real *room, et_error *error)
+{
+    ET_ARITHMETIC;
+    size_t count = rows * columns, s = smaller(rows, columns);
+    const et_array arrays[] = {{"g", g, rows, columns},
+                               {"m", m, rows, columns},
+                               {"w", w, rows, columns},
+                               {"room", room, count, 2}};
+    et_status status = et_model_engine_check("et_muon", f->engine, error);
+    if (status == ET_OK && !(f->momentum >= 0 && f->momentum < 1))
+        return et_fail(error, ET_EINVAL, "et_muon: momentum %g; from 0 to less than 1",
+                       f->momentum);
+    if (status == ET_OK) status = ET_CHECK_ARRAYS("et_muon", f->rounding, arrays, error);
+    if (status != ET_OK) return status;
+    et_real *X = room, *next = X + count, *A = next + count, *B = A + s * s;
+    et_real mu = (et_real)f->momentum, rest = (et_real)(1 - f->momentum);
+    /* m <- mu m + (1 - mu) g        u = (1 - mu) g + mu m */
+#pragma omp parallel for if (et_worth_threads(count))
+    for (size_t i = 0; i < count; i++) {
+        m[i] = mu * m[i] + rest * g[i];
+        X[i] = rest * g[i] + mu * m[i];
+    }
+    et_round(f->rounding, ET_ACCUMULATOR, "m", count, m);
+    /* X = u / (|u| + 1e-7) */
+    et_real norm = (et_real)(sqrt(et_squares(count, X)) + 1e-7);
+    for (size_t i = 0; i < count; i++) X[i] /= norm;
+    et_round(f->rounding, ET_INTERMEDIATES, "X", count, X);
+    for (int i = 0; i < ITERATIONS; i++) {
+        if ((status = iterate(f, rows, columns, X, next, A, B, error))) return status;
+        et_real *last = X;
+        X = next;
+        next = last;
+    }
+    /* w <- w - rate sqrt(max(1, rows / columns)) X */
+    double tall = rows > columns ? sqrt((double)rows / (double)columns) : 1;
+    et_real rate = (et_real)(f->rate * tall);
+#pragma omp parallel for if (et_worth_threads(count))
+    for (size_t i = 0; i < count; i++) w[i] -= rate * X[i];
+    et_round(f->rounding, ET_ACCUMULATOR, "w", count, w);
+    return ET_OK;
+}

@@ -1,0 +1,102 @@
+/* rmsnorm.c: root-mean-square normalisation, forward and backward. See etref/rmsnorm.h.
+ *
+ *     s = 1 / sqrt(mean(v^2) + eps)          y_i = v_i s
+ *
+ * Backward. s depends on every component: ds/dv_j = -s^3 v_j / w, w the width. So
+ *
+ *     dL/dv_j = sum_i dy_i (s [i = j] + v_i ds/dv_j) = s dy_j - (s^3 / w) v_j sum_i dy_i v_i
+ *
+ * and with v = y / s
+ *
+ *     dv_j = s (dy_j - y_j D),     D = (1/w) sum_i dy_i y_i,
+ *
+ * for any eps: y is what the forward pass gave, and need not have mean square 1. The input itself
+ * is not needed. Each sum runs in index order; a replica draws another (sum.h).
+ *
+ * Left out: gains and biases (the model has none) and the mean, which LayerNorm subtracts.
+ */
+#include "etref/rmsnorm.h"
+#include "ref/base/arithmetic.h"
+#include "ref/base/parallel.h"
+#include "ref/base/sum.h"
+#include "ref/model/arrays.h"
+
+#include <math.h> /* sqrt: correctly rounded on every IEEE-754 machine */
+
+/* From the first number of the first token to the last one's, as one row. */
+static size_t extent(const et_rmsnorm *f)
+{
+    return f->tokens == 0 ? 0 : (f->tokens - 1) * f->stride + f->heads * f->width;
+}
+
+static et_status check(const et_rmsnorm *f, const et_real *in, const et_real *out,
+                       const et_real *scale, et_error *error)
+{
+    if (f->stride < f->heads * f->width)
+        return et_fail(error, ET_EINVAL, "et_rmsnorm: stride = %zu; %zu heads of %zu need more",
+                       f->stride, f->heads, f->width);
+    if (!(f->eps > 0)) return et_fail(error, ET_EINVAL, "et_rmsnorm: eps = %g; above 0", f->eps);
+    const et_array arrays[] = {{"rows", in, f->tokens, f->stride},
+                               {"rows", out, f->tokens, f->stride},
+                               {"scale", scale, f->tokens, f->heads}};
+    return ET_CHECK_ARRAYS("et_rmsnorm", f->rounding, arrays, error);
+}
+
+/* What a kernel stores: each token's vectors, and nothing between them. */
+static void store(const et_rmsnorm *f, const char *site, et_real *rows)
+{
+    if (f->rounding == NULL) return;
+    for (size_t t = 0; t < f->tokens; t++)
+        et_round(f->rounding, ET_INTERMEDIATES, site, f->heads * f->width, rows + t * f->stride);
+}
+
+et_status et_rmsnorm_forward(const et_rmsnorm *f, const et_real *x, et_real *y, et_real *scale,
+                             et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = check(f, x, y, scale, error);
+    if (status != ET_OK) return status;
+    const et_rounding *r = f->rounding;
+    size_t w = f->width, heads = f->heads;
+#pragma omp parallel for if (et_worth_threads(extent(f)))
+    for (size_t t = 0; t < f->tokens; t++)
+        for (size_t head = 0; head < heads; head++) {
+            const et_real *v = x + t * f->stride + head * w;
+            et_real *to = y + t * f->stride + head * w;
+            /* s = 1 / sqrt(mean(v^2) + eps) */
+            double squares = (double)et_sum(r, et_sum_place(r), "squares", 0, w, 1, v, v);
+            et_real s = (et_real)(1 / sqrt(squares / (double)w + f->eps));
+            scale[t * heads + head] = s;
+            /* y = v s */
+            for (size_t i = 0; i < w; i++) to[i] = v[i] * s;
+        }
+    et_round(r, ET_ACCUMULATOR, "scale", f->tokens * heads, scale);
+    store(f, "norm", y);
+    return ET_OK;
+}
+
+et_status et_rmsnorm_backward(const et_rmsnorm *f, const et_real *y, const et_real *scale,
+                              const et_real *dy, bool accumulate, et_real *dx, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = check(f, y, dx, scale, error);
+    if (status == ET_OK) status = check(f, dy, dx, scale, error);
+    if (status != ET_OK) return status;
+    const et_rounding *r = f->rounding;
+    size_t w = f->width, heads = f->heads;
+#pragma omp parallel for if (et_worth_threads(extent(f)))
+    for (size_t t = 0; t < f->tokens; t++)
+        for (size_t head = 0; head < heads; head++) {
+            size_t at = t * f->stride + head * w;
+            et_real s = scale[t * heads + head];
+            /* D = mean(dy y) */
+            et_real D = et_sum(r, et_sum_place(r), "D", 0, w, 1, dy + at, y + at) / (et_real)w;
+            /* dx = s (dy - y D) */
+            for (size_t i = at; i < at + w; i++) {
+                et_real share = s * (dy[i] - y[i] * D);
+                dx[i] = accumulate ? dx[i] + share : share;
+            }
+        }
+    store(f, "dnorm", dx);
+    return ET_OK;
+}
