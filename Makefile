@@ -46,6 +46,7 @@ LINK     = $(CC) $(CFLAGS) -fopenmp $(HARDEN_LINK) $(LDFLAGS)
 PROGRAM  = $(LINK) -pie
 LIBS     = $(PKG_LIBS) $(OPENMP_BLAS:%=-Wl,-rpath,%) -lm
 LDFLAGS_test_alloc := -Wl,--wrap=calloc
+LDFLAGS_test_gpt := -Wl,--wrap=calloc
 WATCHED  := -Wl,--wrap=et_matmul,--wrap=cblas_sgemm # three plain loops: tests/fuzz/verdicts.h
 LDFLAGS_test_random_verdicts := $(WATCHED)
 LDFLAGS_fuzz_verify := $(WATCHED)

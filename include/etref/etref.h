@@ -39,6 +39,7 @@
 #include "etref/embedding.h"
 #include "etref/cross_entropy.h"
 #include "etref/optimizer.h"
+#include "etref/gpt.h"
 #include "etref/case.h"
 #include "etref/step.h"
 #include "etref/bars.h"

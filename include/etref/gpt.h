@@ -1,0 +1,151 @@
+/* gpt.h: a small language model around the feed-forward layers, every gradient by hand.
+ *
+ *     x = norm(wte[token])
+ *     for each layer:   x += attention(norm(x)) w_o'      x += ffn(norm(x))
+ *     logits = cap tanh(norm(x) head' / cap)              loss = mean over tokens of -log softmax
+ *
+ * attention: [q;k;v] = norm(x) w_qkv', RoPE on q and k, then a norm of each head (QK-norm), then
+ * causal softmax(q k'/sqrt(e)) v. ffn: dense in the first layer, elsewhere the layer under study,
+ * which is dense or one of TC, EC, ET (case.h). No biases; wte and head are two matrices.
+ *
+ * A step takes M micro-batches of B sequences of T tokens, with gradients averaged; then gradients
+ * are clipped, AdamW moves wte, head and routers, Muon every other matrix, and the routers' state
+ * moves at the end. What is computed depends on configuration, parameters and tokens alone; for a
+ * given number of threads always the same bits, in the plain engine for any.
+ *
+ * Memory: all arrays stand in one block, taken by et_gpt_create, and are linear in tokens. For
+ * slots it holds what the rule can need at most: pages that no step has touched cost nothing. A
+ * dense step takes no memory; routing and MoE layers take working rows of their own, and give them
+ * back.
+ *
+ * Source: arXiv:2603.11535, appendices B and C, and the released code (nanochat's model).
+ */
+#ifndef ETREF_GPT_H
+#define ETREF_GPT_H
+
+#include "etref/case.h"
+#include "etref/optimizer.h"
+#include "etref/rounding.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+typedef enum et_muon_grouping {
+    ET_MUON_EACH,   /* every expert's matrix is orthogonalised by itself */
+    ET_MUON_STACKED /* all experts' as one, rows on top of each other (released, for TC) */
+} et_muon_grouping;
+
+typedef struct et_gpt_config {
+    et_engine engine;
+    size_t vocab, d_model, layers;         /* V, d, L */
+    size_t heads, kv_heads, head_dim;      /* Hq, Hkv, e; e even */
+    size_t sequence, batch, micro_batches; /* T, B, M */
+    size_t d_dense;                        /* hidden width of dense layers */
+    bool first_dense;                      /* layer 0 is dense, whatever the others are */
+    double rms_eps, rope_base, softcap;    /* softcap 0: none */
+    /* The layer under study, of one micro-batch. layer, rule, and what these need; its name,
+     * tokens, d_model, micro_batches, step, mode, ema_updates, precision and input are the model's
+     * to say. 0 in granularity, pool_tokens, target_load, shared_d_expert: the default of case.h.
+     * */
+    et_case ffn;
+    double beta1, beta2, eps;                /* AdamW */
+    double rate_wte, rate_head, rate_router; /* AdamW's learning rates */
+    double rate_muon;
+    double momentum_first, momentum_last; /* Muon's, over momentum_ramp steps */
+    size_t momentum_ramp;
+    et_muon_grouping grouping;
+    double clip;          /* of the gradients' norm; 0: none */
+    et_schedule schedule; /* of all learning rates */
+} et_gpt_config;
+
+/* The setup of the paper's miniature, for a width d: heads of 64 (or one), T 256, B 8, M 1, V 256,
+ * 4 layers, the first dense with 4d; 16 experts and a shared one of 2d under ET with beta 0.999;
+ * the paper's optimisers, clip 1, rates to 0 over the last fifth of `steps`. */
+et_gpt_config et_gpt_default(size_t d_model, size_t steps);
+
+/* One matrix or vector of the model: a parameter, or the state of a router. */
+typedef struct et_gpt_tensor {
+    char name[40]; /* "wte", "layers.1.w_up" */
+    size_t rank, shape[3], count;
+    et_real *value;
+    et_real *gradient;       /* NULL of a state */
+    et_real *first, *second; /* moments: AdamW's m and v; Muon's m and NULL; of a state NULL */
+} et_gpt_tensor;
+
+typedef struct et_gpt et_gpt;
+
+/* *g: a model with parameters of 0. ET_EINVAL names what is wrong with the configuration;
+ * ET_ENOMEM. On success the caller frees it. */
+et_status et_gpt_create(et_gpt **g, const et_gpt_config *config, et_error *error);
+void et_gpt_free(et_gpt *g); /* accepts NULL */
+
+/* The configuration, with its defaults filled in; and the block's size. */
+const et_gpt_config *et_gpt_configuration(const et_gpt *g);
+size_t et_gpt_bytes(const et_gpt *g);
+
+/* The tensors in order: parameters and states; NULL past the end. What they point to may be
+ * changed. */
+et_gpt_tensor *et_gpt_tensor_at(et_gpt *g, size_t index);
+
+/* wte N(0,1); head, w_o and every w_down 0; routers N(0, 1/d); other matrices N(0, s^2), s =
+ * min(1, sqrt(rows/columns)) / sqrt(columns); states 0. Of (seed, tensor's name): random.h. */
+void et_gpt_initialise(et_gpt *g, uint64_t seed);
+
+/* Steps that have been taken, and updates behind the EMA: what a checkpoint holds beside the
+ * tensors. */
+typedef struct et_gpt_progress {
+    size_t steps, ema_updates;
+} et_gpt_progress;
+et_gpt_progress *et_gpt_progress_of(et_gpt *g);
+
+/* A kernel's roundings from now on, of forward and backward passes; NULL: none. */
+void et_gpt_set_rounding(et_gpt *g, const et_rounding *rounding);
+
+/* ---- passes ---- */
+
+/* tokens [B,T+1]: inputs are the first T of a row, targets the last T. *loss out: the mean in nats.
+ * logits [B T,V] out, or NULL. eval: routers as in evaluation (spec: causal, no capacity, no
+ * losses). ET_EINVAL: a token out of range; a logit of a router, or the loss, that is not finite:
+ * the message names the first tensor that is not. */
+et_status et_gpt_forward(et_gpt *g, bool eval, const int32_t *tokens, double *loss, et_real *logits,
+                         et_error *error);
+
+/* Adds the gradient of scale * (loss + balancing losses) of the last forward pass, which was not of
+ * evaluation, to every parameter's `gradient`. */
+et_status et_gpt_backward(et_gpt *g, double scale, et_error *error);
+
+/* ---- a step ---- */
+
+typedef struct et_gpt_report {
+    double loss;   /* mean over micro-batches */
+    double norm;   /* of all gradients, before clipping */
+    double factor; /* of the learning rates */
+} et_gpt_report;
+
+/* tokens [M,B,T+1]. Forward and backward of each micro-batch, clipping, optimisers, states.
+ * ET_EINVAL as above, or a gradient that is not finite. After a failure parameters may have moved;
+ * go on from a checkpoint. */
+et_status et_gpt_step(et_gpt *g, const int32_t *tokens, et_gpt_report *report, et_error *error);
+
+/* How the last step (or the last forward pass in evaluation) routed, of an MoE layer; arrays of n.
+ * */
+typedef struct et_gpt_routing {
+    size_t experts;
+    size_t tokens;            /* of all micro-batches */
+    const et_real *load;      /* slots of each expert, after capacity */
+    const et_real *passed;    /* before it: tokens above the threshold; NULL where none was used
+    */
+    const et_real *cutoff;    /* mean k-th largest score; NULL for TC and in evaluation */
+    const et_real *threshold; /* that the EMA gave before the step; NULL for TC */
+} et_gpt_routing;
+
+/* False for a dense layer. */
+bool et_gpt_routing_of(const et_gpt *g, size_t layer, et_gpt_routing *routing);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+#endif
