@@ -138,7 +138,7 @@ static void open_witness(witness_model *w, const char *name, et_engine engine)
     et_gpt_config c =
         config_of(w->model, et_tensor_file_find(&w->file, "in.layers.0.w_up")->shape[0]);
     c.engine = engine;
-    ck_assert_msg(et_gpt_create(&w->g, &c, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(et_gpt_create(&w->g, &c, 0, &error) == ET_OK, "%s", error.text);
     et_gpt_progress_of(w->g)->ema_updates = size(w->model, "ema_updates");
     et_gpt_tensor *t;
     for (size_t i = 0; (t = et_gpt_tensor_at(w->g, i)) != NULL; i++) {
@@ -285,7 +285,7 @@ static et_gpt *model_of(const et_gpt_config *c, int32_t *tokens)
     et_gpt *g;
     et_gpt_tensor *t;
     et_error error;
-    ck_assert_msg(et_gpt_create(&g, c, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(et_gpt_create(&g, c, 0, &error) == ET_OK, "%s", error.text);
     et_gpt_initialise(g, seed);
     for (size_t i = 0; (t = et_gpt_tensor_at(g, i)) != NULL; i++) {
         et_stream stream = et_stream_open(9, t->name);
@@ -544,7 +544,7 @@ START_TEST(memory_is_linear_in_tokens)
         et_gpt_config c = small(ET_ET);
         c.batch = 1;
         c.sequence = 1000 + 500 * i;
-        ck_assert(et_gpt_create(&g, &c, NULL) == ET_OK);
+        ck_assert(et_gpt_create(&g, &c, 0, NULL) == ET_OK);
         bytes[i] = et_gpt_bytes(g);
         et_gpt_free(g);
     }
@@ -600,7 +600,7 @@ START_TEST(contradictions_are_refused_by_name)
     et_gpt_config c = good;
 #define REFUSED(words)                                                                             \
     do {                                                                                           \
-        ck_assert(et_gpt_create(&g, &c, &error) != ET_OK && g == NULL);                            \
+        ck_assert(et_gpt_create(&g, &c, 0, &error) != ET_OK && g == NULL);                         \
         ck_assert_msg(strstr(error.text, words) != NULL, "'%s' lacks '%s'", error.text, words);    \
         c = good;                                                                                  \
     } while (0)

@@ -32,6 +32,8 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
+enum { ET_MAX_LAYERS = 1000 };
+
 typedef enum et_muon_grouping {
     ET_MUON_EACH,   /* every expert's matrix is orthogonalised by itself */
     ET_MUON_STACKED /* all experts' as one, rows on top of each other (released, for TC) */
@@ -76,9 +78,23 @@ typedef struct et_gpt_tensor {
 
 typedef struct et_gpt et_gpt;
 
-/* *g: a model with parameters of 0. ET_EINVAL names what is wrong with the configuration;
- * ET_ENOMEM. On success the caller frees it. */
-et_status et_gpt_create(et_gpt **g, const et_gpt_config *config, et_error *error);
+/* A configuration from a JSON object of any of these fields, by name: the members above, with
+ * engine plain|blas, grouping each|stacked, the schedule's as steps, warmup, cooldown and last, and
+ * ffn an object of a case's fields. What is not there is et_gpt_default's for the d_model and steps
+ * that are, and head_dim = d_model / heads, kv_heads = heads. `where` begins the message. ET_EINVAL
+ * names an unknown field, or the field, its value and what is allowed; ET_ENOMEM. On failure *c is
+ * as it was. */
+et_status et_gpt_config_parse(et_gpt_config *c, const char *json, size_t length, const char *where,
+                              et_error *error);
+
+/* One line of JSON with every field, such that parsing it gives the same configuration. Allocated;
+ * the caller frees it. ET_EINVAL as et_gpt_create; ET_ENOMEM. */
+et_status et_gpt_config_print(char **json, const et_gpt_config *c, et_error *error);
+
+/* *g: a model with parameters of 0. ET_EINVAL names what is wrong with the configuration.
+ * ET_ENOMEM: no memory, or more than max_bytes (0: no limit) for its arrays. On success the caller
+ * frees it. */
+et_status et_gpt_create(et_gpt **g, const et_gpt_config *config, size_t max_bytes, et_error *error);
 void et_gpt_free(et_gpt *g); /* accepts NULL */
 
 /* The configuration, with its defaults filled in; and the block's size. */
@@ -102,6 +118,10 @@ et_gpt_progress *et_gpt_progress_of(et_gpt *g);
 
 /* A kernel's roundings from now on, of forward and backward passes; NULL: none. */
 void et_gpt_set_rounding(et_gpt *g, const et_rounding *rounding);
+
+/* The parameter whose gradient is largest beside its own size, and by how much: where a step that
+ * went wrong is looked at first. */
+const et_gpt_tensor *et_gpt_loudest(const et_gpt *g, double *ratio);
 
 /* ---- passes ---- */
 

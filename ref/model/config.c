@@ -89,6 +89,9 @@ et_status et_gpt_settle(et_gpt_config *c, size_t *N, et_error *error)
         if (sizes[i].value < 1 || sizes[i].value > INT32_MAX)
             return et_fail(error, ET_EINVAL, "et_gpt: %s = %zu; from 1 to 2147483647",
                            sizes[i].name, sizes[i].value);
+    if (c->layers > ET_MAX_LAYERS)
+        return et_fail(error, ET_EINVAL, "et_gpt: layers = %zu; at most %d", c->layers,
+                       ET_MAX_LAYERS);
     if (c->engine != ET_PLAIN && c->engine != ET_BLAS)
         return et_fail(error, ET_EINVAL, "et_gpt: engine = %d; ET_PLAIN or ET_BLAS",
                        (int)c->engine);

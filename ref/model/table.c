@@ -257,7 +257,7 @@ static bool place_all(et_gpt *g)
     return fits;
 }
 
-static et_status take(et_gpt *g, et_error *error)
+static et_status take(et_gpt *g, size_t max_bytes, et_error *error)
 {
     void *room;
     et_status status = et_allocate(&room, g->config.layers, sizeof *g->layers, "layers", error);
@@ -269,6 +269,12 @@ static et_status take(et_gpt *g, et_error *error)
     }
     if (!place_all(g))
         return et_fail(error, ET_EINVAL, "et_gpt: sizes whose product cannot be addressed");
+    if (max_bytes > 0 && et_gpt_bytes(g) > max_bytes)
+        return et_fail(
+            error, ET_ENOMEM,
+            "et_gpt: a model and its arrays of %zu MB, more than the %zu MB this run may "
+            "take; use fewer tokens, layers, experts or columns",
+            et_gpt_bytes(g) / 1000000, max_bytes / 1000000);
     if ((status = et_allocate(&room, g->reals, sizeof(et_real), "a model's arrays", error)))
         return status;
     g->arena = room;
@@ -286,7 +292,8 @@ static et_status take(et_gpt *g, et_error *error)
 
 /* ---- the public functions ---- */
 
-et_status et_gpt_create(et_gpt **out, const et_gpt_config *config, et_error *error)
+et_status et_gpt_create(et_gpt **out, const et_gpt_config *config, size_t max_bytes,
+                        et_error *error)
 {
     ET_ARITHMETIC;
     size_t N = 0;
@@ -299,7 +306,7 @@ et_status et_gpt_create(et_gpt **out, const et_gpt_config *config, et_error *err
     g->config = settled;
     g->N = N;
     g->workers = (size_t)omp_get_max_threads();
-    status = take(g, error);
+    status = take(g, max_bytes, error);
     if (status == ET_OK)
         status = et_rope_table(settled.sequence, settled.head_dim, settled.rope_base, g->cosines,
                                g->sines, error);
@@ -336,7 +343,23 @@ et_gpt_tensor *et_gpt_tensor_at(et_gpt *g, size_t index)
     return index < g->tensor_count ? g->tensors[index].tensor : NULL;
 }
 
-/* ---- what is not finite ---- */
+/* ---- what is not finite, or large ---- */
+
+const et_gpt_tensor *et_gpt_loudest(const et_gpt *g, double *ratio)
+{
+    const et_gpt_tensor *loudest = NULL;
+    *ratio = 0;
+    for (size_t i = 0; i < g->tensor_count; i++) {
+        const et_gpt_tensor *t = g->tensors[i].tensor;
+        if (t->gradient == NULL) continue;
+        double own =
+            sqrt(et_squares(t->count, t->gradient)) / (sqrt(et_squares(t->count, t->value)) + 1e-6);
+        if (loudest != NULL && !(own > *ratio)) continue;
+        loudest = t;
+        *ratio = own;
+    }
+    return loudest;
+}
 
 static bool all_finite(const et_real *v, size_t count)
 {

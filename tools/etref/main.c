@@ -31,6 +31,7 @@ const subcommand commands[] = {
     {"leakage", "how much of the future a routing tells: bounds, exact values, codec, audit",
      cmd_leakage, help_leakage},
     {"bench", "time the layer's phases on this machine", cmd_bench, help_bench},
+    {"train", "train a small language model on the bytes of a file", cmd_train, help_train},
     {NULL, NULL, NULL, NULL}};
 
 static const subcommand *command_find(const char *name)
