@@ -359,6 +359,44 @@ START_TEST(a_run_is_not_overwritten_nor_mixed)
 }
 END_TEST
 
+/* ---- runs that go wrong ---- */
+
+/* Learning rates that grow until the model breaks. */
+static const char rising[] = "{\"engine\": \"plain\", \"heads\": 2, \"sequence\": 16, \"batch\": 2,"
+                             " \"d_model\": 16, \"layers\": 2, \"steps\": 400, \"warmup\": 400,"
+                             " \"clip\": 0, \"rate_muon\": 1, \"rate_wte\": 200, \"rate_head\": 30,"
+                             " \"ffn\": {\"experts\": 4, \"ema_decay\": 0.9}}";
+
+START_TEST(a_loss_far_above_its_mean_stops_the_run)
+{
+    write_text("small.json", rising);
+    expect_failure(TRAIN("a", "--seed", "1"), 2, "far above its mean");
+    ck_assert_ptr_nonnull(strstr(errors, "step "));
+    ck_assert_ptr_nonnull(strstr(errors, "the gradient of "));
+}
+END_TEST
+
+/* A weight so large that its layer overflows. */
+START_TEST(what_is_not_finite_stops_the_run)
+{
+    et_gpt *g;
+    et_tensor_file file;
+    et_gpt_tensor *t;
+    ck_assert_int_eq(TRAIN("a", "--steps", "3"), 0);
+    ck_assert(et_checkpoint_read(in_folder("a/final.safetensors"), 0, &g, &file, NULL) == ET_OK);
+    for (size_t i = 0; (t = et_gpt_tensor_at(g, i)) != NULL; i++)
+        if (strcmp(t->name, "layers.0.w_up") == 0) t->value[0] = ET_REAL_MAX / 4;
+    et_gpt_progress_of(g)->steps = 2;
+    const char *const notes[] = {"seed", et_tensor_file_metadata(&file, "seed"), "text_fnv1a",
+                                 et_tensor_file_metadata(&file, "text_fnv1a"), NULL};
+    ck_assert(et_checkpoint_write(in_folder("a/checkpoint.safetensors"), g, notes, NULL) == ET_OK);
+    et_gpt_free(g);
+    et_tensor_file_close(&file);
+    expect_failure(TRAIN("a", "--resume", "--steps", "3"), 2, "step 2");
+    ck_assert_msg(strstr(errors, "layers.0.act") || strstr(errors, "layers.0.pre"), "%s", errors);
+}
+END_TEST
+
 /* What is printed of a configuration is read back as the same one. */
 START_TEST(configurations_come_back)
 {
@@ -366,8 +404,7 @@ START_TEST(configurations_come_back)
         "{}", "{\"ffn\": {\"layer\": \"dense\"}, \"d_model\": 64}",
         "{\"ffn\": {\"rule\": \"tc\", \"top_k\": 2, \"balance\": \"aux\"}, \"clip\": 0.1}",
         "{\"ffn\": {\"rule\": \"ec\", \"pool_tokens\": 256, \"shared\": false}, \"heads\": 4}",
-        "{\"ffn\": {\"capacity_factor\": 0.5, \"threshold\": \"inclusive\"}, \"grouping\": "
-        "\"stacked\"}"};
+        "{\"ffn\": {\"capacity_factor\": 0.5, \"threshold\": \"inclusive\"}, \"clip\": 0}"};
     for (size_t i = 0; i < COUNT(texts); i++) {
         et_gpt_config c, again;
         et_error error;
@@ -400,6 +437,8 @@ int main(void)
     tcase_add_test(tests, bad_texts_are_refused);
     tcase_add_test(tests, bad_options_are_refused_by_name);
     tcase_add_test(tests, a_run_is_not_overwritten_nor_mixed);
+    tcase_add_test(tests, a_loss_far_above_its_mean_stops_the_run);
+    tcase_add_test(tests, what_is_not_finite_stops_the_run);
     tcase_add_test(tests, configurations_come_back);
     return run_suite(suite);
 }

@@ -233,11 +233,7 @@ static et_status moe_forward(et_gpt *g, et_gpt_layer *l, et_error *error)
     et_status status = et_moe_score(&moe, l->norm2, &s->fwd, error);
     if (status != ET_OK) return status;
     for (size_t i = 0; i < g->N * moe.n; i++)
-        if (!isfinite(s->fwd.logits[i]))
-            return et_fail(
-                error, ET_EINVAL,
-                "layers.%zu.w_router: the logit of token %zu for expert %zu is not finite",
-                l->index, i / moe.n, i % moe.n);
+        if (!isfinite(s->fwd.logits[i])) return et_gpt_not_finite(g, "a router's logit", error);
     if ((status = et_step_route(s, error)) ||
         (status = et_moe_forward(&moe, l->norm2, &s->assignment, &s->fwd, error)))
         return status;

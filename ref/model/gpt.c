@@ -98,8 +98,7 @@ static void zero_counts(et_gpt *g)
     }
 }
 
-/* "the loss is not finite; first is layers.1.pre" */
-static et_status not_finite(const et_gpt *g, const char *what, et_error *error)
+et_status et_gpt_not_finite(const et_gpt *g, const char *what, et_error *error)
 {
     char name[64] = "none";
     et_gpt_unusual(g, name, sizeof name);
@@ -130,7 +129,7 @@ static et_status forward(et_gpt *g, const int32_t *tokens, double *loss, et_real
     *loss =
         (double)et_sum(g->rounding, et_sum_place(g->rounding), "loss", 0, g->N, 1, g->loss, NULL) /
         (double)g->N;
-    return isfinite(*loss) ? ET_OK : not_finite(g, "the loss", error);
+    return isfinite(*loss) ? ET_OK : et_gpt_not_finite(g, "the loss", error);
 }
 
 et_status et_gpt_forward(et_gpt *g, bool eval, const int32_t *tokens, double *loss, et_real *logits,

@@ -73,6 +73,11 @@ et_status et_gpt_settle(et_gpt_config *c, size_t *N, et_error *error);
  * finite; false: none. */
 bool et_gpt_unusual(const et_gpt *g, char *name, size_t room);
 
+/* ---- gpt.c ---- */
+
+/* ET_EINVAL: "step 7: `what` is not finite; ... the first that is not: layers.1.act". */
+et_status et_gpt_not_finite(const et_gpt *g, const char *what, et_error *error);
+
 /* ---- block.c: a layer ---- */
 
 et_status et_gpt_layer_forward(et_gpt *g, et_gpt_layer *l, et_error *error);
