@@ -455,6 +455,42 @@ START_TEST(expert_choice_in_training_is_not_causal)
 }
 END_TEST
 
+/* Token by token, or in parts, from keys and values that were kept: the bits of one pass over the whole. */
+START_TEST(a_cache_gives_the_bits_of_the_whole)
+{
+    et_gpt_config c[] = {small(ET_TC), small(ET_TC), small(ET_ET), small(ET_EC)};
+    static const size_t parts[][7] = {{1, 1, 1, 1, 1, 1, 1}, {3, 4}, {2, 1, 4}, {7}};
+    c[0].ffn.layer = ET_DENSE;
+    c[2].ffn.norm = ET_NORM_FANOUT;
+    for (size_t i = 0; i < COUNT(c); i++) {
+        int32_t tokens[TOKENS];
+        double loss;
+        c[i].batch = 1;
+        size_t T = c[i].sequence, V = c[i].vocab;
+        et_gpt *g = model_of(&c[i], tokens);
+        et_real *whole = calloc(2 * T * V, sizeof *whole), *part = whole + T * V;
+        ck_assert_ptr_nonnull(whole);
+        ck_assert(et_gpt_forward(g, true, tokens, &loss, whole, NULL) == ET_OK);
+        for (size_t p = 0; p < COUNT(parts); p++) {
+            et_gpt_restart(g);
+            memset(part, 0, T * V * sizeof *part);
+            for (size_t k = 0, at = 0; k < 7 && parts[p][k] > 0; at += parts[p][k++]) {
+                ck_assert(et_gpt_extend(g, parts[p][k], tokens + at, part + at * V, NULL) == ET_OK);
+                double fanout = et_gpt_fanout(g, parts[p][k] - 1);
+                ck_assert(c[i].ffn.layer == ET_DENSE ? fanout == -1 : fanout >= 0 && fanout <= 4);
+            }
+            ck_assert_mem_eq(part, whole, T * V * sizeof *whole);
+        }
+        et_error error;
+        ck_assert_int_eq(et_gpt_extend(g, 1, tokens, part, &error), ET_EINVAL); /* it is full */
+        ck_assert_ptr_nonnull(strstr(error.text, "at most 7"));
+        ck_assert_int_eq(et_gpt_backward(g, 1, NULL), ET_EINVAL);
+        free(whole);
+        et_gpt_free(g);
+    }
+}
+END_TEST
+
 /* ---- a step ---- */
 
 START_TEST(bits_do_not_depend_on_threads)
@@ -650,6 +686,7 @@ int main(void)
     TCase *causality = add_case(suite, "causality");
     tcase_add_test(causality, evaluation_is_causal);
     tcase_add_test(causality, expert_choice_in_training_is_not_causal);
+    tcase_add_test(causality, a_cache_gives_the_bits_of_the_whole);
     TCase *steps = add_case(suite, "steps");
     tcase_add_test(steps, bits_do_not_depend_on_threads);
     tcase_add_test(steps, steps_learn_and_count);

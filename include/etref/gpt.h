@@ -132,6 +132,19 @@ const et_gpt_tensor *et_gpt_loudest(const et_gpt *g, double *ratio);
 et_status et_gpt_forward(et_gpt *g, bool eval, const int32_t *tokens, double *loss, et_real *logits,
                          et_error *error);
 
+/* One sequence, a part at a time: goes on with the tokens [count] after those of earlier calls, of
+ * which keys and values have been kept; in evaluation. logits [count,V] out. In the plain engine
+ * the bits are those of a forward pass over the whole sequence. et_gpt_restart, or any other pass,
+ * forgets the sequence. ET_EINVAL: a batch of more than 1, more than T tokens in all, a token out
+ * of range. */
+et_status et_gpt_extend(et_gpt *g, size_t count, const int32_t *tokens, et_real *logits,
+                        et_error *error);
+void et_gpt_restart(et_gpt *g);
+
+/* Routed experts that row `row` of the last pass went to, the mean over MoE layers; -1 without any.
+ * */
+double et_gpt_fanout(const et_gpt *g, size_t row);
+
 /* Adds the gradient of scale * (loss + balancing losses) of the last forward pass, which was not of
  * evaluation, to every parameter's `gradient`. */
 et_status et_gpt_backward(et_gpt *g, double scale, et_error *error);

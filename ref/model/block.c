@@ -8,6 +8,9 @@
  *                dx + norm_backward(f_backward(dx)): the stream goes by, and what went through f is
  * added.
  *
+ * A forward pass computes the rows g->from to g->from + g->rows - 1: all of them, or in a pass that
+ * goes on with a sequence the new ones, which see what the rows before have left in qkv.
+ *
  * The feed-forward layers are the library's own (ffn.c, moe.c), the routing and the balancing
  * losses those of a step (ref/oracle/step.c): an MoE layer here is an et_step of one micro-batch,
  * whose inputs and values are the model's arrays.
@@ -37,15 +40,22 @@ static et_operand weight(const et_gpt_tensor *w, bool transposed)
     return (et_operand){at, ET_OPERANDS, "W", ET_UNSTORED};
 }
 
-/* y [N,out] = x w', w [out,in] */
-static et_status linear(const et_gpt *g, const char *site, const et_gpt_tensor *w, const et_real *x,
+/* Where the rows of this pass begin in an array of so many columns. */
+static et_real *rows_of(const et_gpt *g, et_real *array, size_t columns)
+{
+    return array + g->from * columns;
+}
+
+/* y [rows,out] = x w', w [out,in] */
+static et_status linear(const et_gpt *g, const char *site, const et_gpt_tensor *w, et_real *x,
                         et_real *y, et_error *error)
 {
     size_t out = w->shape[0], in = w->shape[1];
-    et_status status =
-        et_product(g->rounding, g->config.engine, g->N, out, in, stored(site, et_rows(x, in)),
-                   weight(w, true), false, y, out, error);
-    et_round(g->rounding, ET_INTERMEDIATES, site, g->N * out, y);
+    const et_operand X = stored(site, et_rows(rows_of(g, x, in), in));
+    y = rows_of(g, y, out);
+    et_status status = et_product(g->rounding, g->config.engine, g->rows, out, in, X,
+                                  weight(w, true), false, y, out, error);
+    et_round(g->rounding, ET_INTERMEDIATES, site, g->rows * out, y);
     return status;
 }
 
@@ -68,20 +78,22 @@ static et_status linear_backward(const et_gpt *g, const char *site, et_gpt_tenso
 /* x += y */
 static void add_to_stream(et_gpt *g)
 {
-    et_add_rows(g->rounding, ET_SHARES, g->N, g->config.d_model, NULL, g->y, NULL, g->x);
+    size_t d = g->config.d_model;
+    et_add_rows(g->rounding, ET_SHARES, g->rows, d, NULL, rows_of(g, g->y, d), NULL,
+                rows_of(g, g->x, d));
 }
 
 static et_rmsnorm norm_of(const et_gpt *g)
 {
     size_t d = g->config.d_model;
-    return (et_rmsnorm){g->N, 1, d, d, g->config.rms_eps, g->rounding};
+    return (et_rmsnorm){g->rows, 1, d, d, g->config.rms_eps, g->rounding};
 }
 
-et_status et_gpt_norm(const et_gpt *g, const et_real *x, et_real *y, et_real *scale,
-                      et_error *error)
+et_status et_gpt_norm(const et_gpt *g, et_real *x, et_real *y, et_real *scale, et_error *error)
 {
     const et_rmsnorm f = norm_of(g);
-    return et_rmsnorm_forward(&f, x, y, scale, error);
+    return et_rmsnorm_forward(&f, rows_of(g, x, f.width), rows_of(g, y, f.width), scale + g->from,
+                              error);
 }
 
 et_status et_gpt_norm_backward(const et_gpt *g, const et_real *y, const et_real *scale,
@@ -93,18 +105,19 @@ et_status et_gpt_norm_backward(const et_gpt *g, const et_real *y, const et_real 
 
 /* ---- attention ---- */
 
-/* Query and key heads are next to each other in the rows of qkv. */
+/* Query and key heads are next to each other in the rows of qkv. The first row's position is
+ * `from`. */
 static et_rope rope_of(const et_gpt *g)
 {
     const et_gpt_config *c = &g->config;
     size_t e = c->head_dim;
-    return (et_rope){.tokens = g->N,
+    return (et_rope){.tokens = g->rows,
                      .heads = c->heads + c->kv_heads,
                      .width = e,
                      .stride = (c->heads + 2 * c->kv_heads) * e,
-                     .sequence = c->sequence,
-                     .cosines = g->cosines,
-                     .sines = g->sines,
+                     .sequence = c->sequence - g->from,
+                     .cosines = rows_of(g, g->cosines, e / 2),
+                     .sines = rows_of(g, g->sines, e / 2),
                      .rounding = g->rounding};
 }
 
@@ -117,9 +130,11 @@ static et_rmsnorm qk_norm_of(const et_gpt *g)
 static et_attention attention_of(const et_gpt *g)
 {
     const et_gpt_config *c = &g->config;
+    bool whole = g->rows == g->N; /* else a part of one sequence */
     return (et_attention){.engine = c->engine,
-                          .B = c->batch,
-                          .T = c->sequence,
+                          .B = whole ? c->batch : 1,
+                          .T = whole ? c->sequence : g->from + g->rows,
+                          .first = g->from,
                           .heads = c->heads,
                           .kv_heads = c->kv_heads,
                           .width = c->head_dim,
@@ -132,11 +147,12 @@ static et_status attention_forward(et_gpt *g, et_gpt_layer *l, et_error *error)
     const et_rope rope = rope_of(g);
     const et_rmsnorm qk = qk_norm_of(g);
     const et_attention attention = attention_of(g);
+    et_real *qkv = rows_of(g, l->qkv, qk.stride), *scale = rows_of(g, l->qk_scale, qk.heads);
     et_status status;
     if ((status = et_gpt_norm(g, g->x, l->norm1, l->scale1, error)) ||
         (status = linear(g, "qkv", &l->w_qkv, l->norm1, l->qkv, error)) ||
-        (status = et_rope_forward(&rope, l->qkv, error)) ||
-        (status = et_rmsnorm_forward(&qk, l->qkv, l->qkv, l->qk_scale, error)) ||
+        (status = et_rope_forward(&rope, qkv, error)) ||
+        (status = et_rmsnorm_forward(&qk, qkv, qkv, scale, error)) ||
         (status = et_attention_forward(&attention, l->qkv, l->attended, l->lse, g->room, error)) ||
         (status = linear(g, "attended", &l->w_o, l->attended, g->y, error)))
         return status;
@@ -172,8 +188,10 @@ static et_ffn dense_of(const et_gpt *g, const et_gpt_layer *l)
 static et_status dense_forward(et_gpt *g, et_gpt_layer *l, et_error *error)
 {
     const et_ffn f = dense_of(g, l);
-    et_status status = et_ffn_forward(&f, g->N, l->norm2, l->pre, l->act, g->y, error);
-    et_round(g->rounding, ET_OUTPUTS, "y", g->N * f.d, g->y);
+    et_real *y = rows_of(g, g->y, f.d);
+    et_status status = et_ffn_forward(&f, g->rows, rows_of(g, l->norm2, f.d),
+                                      rows_of(g, l->pre, f.h), rows_of(g, l->act, f.h), y, error);
+    et_round(g->rounding, ET_OUTPUTS, "y", g->rows * f.d, y);
     return status;
 }
 
@@ -197,7 +215,7 @@ static void begin_pass(const et_gpt *g, et_gpt_layer *l)
     et_step_free(s);
     *s = (et_step){.c = g->config.ffn,
                    .engine = g->config.engine,
-                   .in = {.x = l->norm2,
+                   .in = {.x = rows_of(g, l->norm2, g->config.d_model),
                           .dy = g->dx,
                           .router = l->w_router.value,
                           .up = l->w_up.value,
@@ -209,7 +227,9 @@ static void begin_pass(const et_gpt *g, et_gpt_layer *l)
                    .fwd = l->values,
                    .bwd = g->grads,
                    .rounding = g->rounding};
+    s->fwd.y = rows_of(g, g->y, g->config.d_model);
     s->c.eval = g->eval;
+    s->c.tokens = g->rows;
     s->c.step = g->progress.steps;
     s->c.ema_updates = g->progress.ema_updates;
 }
@@ -230,12 +250,12 @@ static et_status moe_forward(et_gpt *g, et_gpt_layer *l, et_error *error)
     begin_pass(g, l);
     et_step *s = &l->pass;
     const et_moe moe = et_step_layer(s);
-    et_status status = et_moe_score(&moe, l->norm2, &s->fwd, error);
+    et_status status = et_moe_score(&moe, s->in.x, &s->fwd, error);
     if (status != ET_OK) return status;
-    for (size_t i = 0; i < g->N * moe.n; i++)
+    for (size_t i = 0; i < moe.N * moe.n; i++)
         if (!isfinite(s->fwd.logits[i])) return et_gpt_not_finite(g, "a router's logit", error);
     if ((status = et_step_route(s, error)) ||
-        (status = et_moe_forward(&moe, l->norm2, &s->assignment, &s->fwd, error)))
+        (status = et_moe_forward(&moe, s->in.x, &s->assignment, &s->fwd, error)))
         return status;
     count_routing(l);
     return ET_OK;

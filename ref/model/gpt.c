@@ -62,7 +62,7 @@ void et_gpt_initialise(et_gpt *g, uint64_t seed)
 
 static et_embedding embedding_of(const et_gpt *g)
 {
-    return (et_embedding){g->N, g->config.d_model, g->config.vocab, g->wte.value, g->rounding};
+    return (et_embedding){g->rows, g->config.d_model, g->config.vocab, g->wte.value, g->rounding};
 }
 
 static et_cross_entropy cross_entropy_of(const et_gpt *g)
@@ -70,6 +70,13 @@ static et_cross_entropy cross_entropy_of(const et_gpt *g)
     const et_gpt_config *c = &g->config;
     return (et_cross_entropy){c->engine,  g->N,          c->d_model, c->vocab,
                               c->softcap, g->head.value, g->rounding};
+}
+
+/* A pass over the whole micro-batch, which a sequence of et_gpt_extend does not outlive. */
+static void take_all_rows(et_gpt *g)
+{
+    g->from = g->cached = 0;
+    g->rows = g->N;
 }
 
 /* Inputs are the first T of each row of T+1 tokens, targets the last T. */
@@ -108,21 +115,30 @@ et_status et_gpt_not_finite(const et_gpt *g, const char *what, et_error *error)
                    g->progress.steps, what, name);
 }
 
+/* From inputs to the head's input, of the rows of this pass. */
+static et_status forward_rows(et_gpt *g, et_error *error)
+{
+    const et_embedding embedding = embedding_of(g);
+    size_t at = g->from * g->config.d_model, count = g->rows * g->config.d_model;
+    et_status status;
+    if ((status = et_embedding_forward(&embedding, g->inputs + g->from, g->x + at, error)) ||
+        (status = et_gpt_norm(g, g->x, g->norm0, g->scale0, error)))
+        return status;
+    memcpy(g->x + at, g->norm0 + at, count * sizeof *g->x);
+    for (size_t i = 0; i < g->config.layers; i++)
+        if ((status = et_gpt_layer_forward(g, &g->layers[i], error))) return status;
+    g->routed_tokens += g->rows;
+    return et_gpt_norm(g, g->x, g->normed, g->scale, error);
+}
+
 static et_status forward(et_gpt *g, const int32_t *tokens, double *loss, et_real *logits,
                          et_error *error)
 {
-    const et_embedding embedding = embedding_of(g);
     const et_cross_entropy head = cross_entropy_of(g);
     et_status status;
+    take_all_rows(g);
     take_tokens(g, tokens);
-    if ((status = et_embedding_forward(&embedding, g->inputs, g->x, error)) ||
-        (status = et_gpt_norm(g, g->x, g->norm0, g->scale0, error)))
-        return status;
-    memcpy(g->x, g->norm0, g->N * g->config.d_model * sizeof *g->x);
-    for (size_t i = 0; i < g->config.layers; i++)
-        if ((status = et_gpt_layer_forward(g, &g->layers[i], error))) return status;
-    g->routed_tokens += g->N;
-    if ((status = et_gpt_norm(g, g->x, g->normed, g->scale, error)) ||
+    if ((status = forward_rows(g, error)) ||
         (status = et_cross_entropy_forward(&head, g->normed, g->targets, g->loss, g->lse, logits,
                                            g->room, error)))
         return status;
@@ -140,6 +156,52 @@ et_status et_gpt_forward(et_gpt *g, bool eval, const int32_t *tokens, double *lo
     zero_counts(g);
     return forward(g, tokens, loss, logits, error);
 }
+
+/* ---- going on with a sequence ---- */
+
+void et_gpt_restart(et_gpt *g)
+{
+    g->cached = 0;
+}
+
+et_status et_gpt_extend(et_gpt *g, size_t count, const int32_t *tokens, et_real *logits,
+                        et_error *error)
+{
+    ET_ARITHMETIC;
+    size_t T = g->config.sequence, d = g->config.d_model;
+    if (g->config.batch != 1 || count < 1 || count > T - g->cached)
+        return et_fail(error, ET_EINVAL,
+                       "et_gpt_extend: %zu tokens after %zu in batches of %zu; at least 1, at most "
+                       "%zu in all, and a batch of 1",
+                       count, g->cached, g->config.batch, T);
+    g->eval = true;
+    g->from = g->cached;
+    g->rows = count;
+    zero_counts(g);
+    memcpy(g->inputs + g->from, tokens, count * sizeof *tokens);
+    et_cross_entropy head = cross_entropy_of(g);
+    head.N = count;
+    et_status status = forward_rows(g, error);
+    if (status == ET_OK)
+        status = et_cross_entropy_forward(&head, g->normed + g->from * d, NULL, NULL, NULL, logits,
+                                          g->room, error);
+    if (status == ET_OK) g->cached += count;
+    return status;
+}
+
+double et_gpt_fanout(const et_gpt *g, size_t row)
+{
+    double sum = 0, layers = 0;
+    for (size_t i = 0; row < g->rows && i < g->config.layers; i++) {
+        const et_step *pass = &g->layers[i].pass;
+        if (!g->layers[i].moe || pass->assignment.tokens <= row) continue;
+        sum += pass->assignment.fanout[row];
+        layers++;
+    }
+    return layers > 0 ? sum / layers : -1;
+}
+
+/* ---- backward ---- */
 
 static et_status backward(et_gpt *g, double scale, et_error *error)
 {
@@ -161,7 +223,7 @@ static et_status backward(et_gpt *g, double scale, et_error *error)
 et_status et_gpt_backward(et_gpt *g, double scale, et_error *error)
 {
     ET_ARITHMETIC;
-    if (g->eval)
+    if (g->eval || g->rows != g->N)
         return et_fail(error, ET_EINVAL,
                        "et_gpt_backward: the last forward pass was an evaluation; it has no "
                        "gradient here");

@@ -44,8 +44,10 @@ struct et_gpt {
     et_gpt_config config;
     const et_rounding *rounding;
     et_gpt_progress progress;
-    size_t N;       /* tokens of a micro-batch: B T */
-    size_t workers; /* threads for which there is room */
+    size_t N;          /* tokens of a micro-batch: B T */
+    size_t from, rows; /* of a forward pass: the rows that it computes; all N but in a cache's */
+    size_t cached;     /* tokens of the sequence that et_gpt_extend goes on with */
+    size_t workers;    /* threads for which there is room */
     et_gpt_layer *layers;
     et_gpt_tensor wte, head;
     et_real *cosines, *sines;
@@ -85,8 +87,7 @@ et_status et_gpt_layer_forward(et_gpt *g, et_gpt_layer *l, et_error *error);
 et_status et_gpt_layer_backward(et_gpt *g, et_gpt_layer *l, double scale, et_error *error);
 
 /* A norm of the model's rows. */
-et_status et_gpt_norm(const et_gpt *g, const et_real *x, et_real *y, et_real *scale,
-                      et_error *error);
+et_status et_gpt_norm(const et_gpt *g, et_real *x, et_real *y, et_real *scale, et_error *error);
 et_status et_gpt_norm_backward(const et_gpt *g, const et_real *y, const et_real *scale,
                                const et_real *dy, bool accumulate, et_real *dx, et_error *error);
 
