@@ -1,9 +1,10 @@
-/* test_train.c: `etref train` as a user runs it: the losses of a short run, stopping and going on, and what
- * is refused.
+/* test_train.c: `etref train` as a user runs it: the losses of a short run, stopping and going on,
+ * and what is refused.
  *
- * The losses below are the plain engine's, whose bits are the same on every machine: they are compared
- * exactly. Proofs that they are the right ones stand in test_gpt.c. Runs that were stopped (SIGINT, SIGKILL, at any
- * moment) must end with the same bytes of a final checkpoint as one that was not.
+ * The losses below are the plain engine's, whose bits are the same on every machine: they are
+ * compared exactly. Proofs that they are the right ones stand in test_gpt.c. Runs that were stopped
+ * (SIGINT, SIGKILL, at any moment) must end with the same bytes of a final checkpoint as one that
+ * was not.
  */
 #include "etref/checkpoint.h"
 #include "tests/run_tool.h"
@@ -177,7 +178,8 @@ END_TEST
 
 /* ---- checkpoints ---- */
 
-/* The checkpoint `name` of a run of one step, changed by `spoil`, must be refused in one line with `part`. */
+/* The checkpoint `name` of a run of one step, changed by `spoil`, must be refused in one line with
+ * `part`. */
 static void refuse_checkpoint(const char *part, void (*spoil)(FILE *file, long length))
 {
     FILE *file = fopen(in_folder("a/checkpoint.safetensors"), "r+b");
@@ -277,7 +279,7 @@ START_TEST(a_full_disk_leaves_the_last_checkpoint)
     et_gpt *g;
     et_tensor_file file;
     et_error error;
-    ck_assert_msg(et_checkpoint_read(in_folder("a/final.safetensors"), 0, &g, &file, &error) ==
+    ck_assert_msg(et_checkpoint_read(in_folder("a/final.safetensors"), 0, 0, &g, &file, &error) ==
                       ET_OK,
                   "%s", error.text);
     ck_assert_uint_eq(et_gpt_progress_of(g)->steps, 3);
@@ -287,7 +289,7 @@ START_TEST(a_full_disk_leaves_the_last_checkpoint)
                                   (const char *const[]){"seed", "1", NULL}, &error) == ET_OK);
     et_gpt_free(g);
     et_tensor_file_close(&file);
-    ck_assert(et_checkpoint_read(in_folder("b/checkpoint.safetensors"), 1000, &g, &file, &error) ==
+    ck_assert(et_checkpoint_read(in_folder("b/checkpoint.safetensors"), 0, 1000, &g, &file, &error) ==
               ET_ENOMEM);
 }
 END_TEST
@@ -383,7 +385,7 @@ START_TEST(what_is_not_finite_stops_the_run)
     et_tensor_file file;
     et_gpt_tensor *t;
     ck_assert_int_eq(TRAIN("a", "--steps", "3"), 0);
-    ck_assert(et_checkpoint_read(in_folder("a/final.safetensors"), 0, &g, &file, NULL) == ET_OK);
+    ck_assert(et_checkpoint_read(in_folder("a/final.safetensors"), 0, 0, &g, &file, NULL) == ET_OK);
     for (size_t i = 0; (t = et_gpt_tensor_at(g, i)) != NULL; i++)
         if (strcmp(t->name, "layers.0.w_up") == 0) t->value[0] = ET_REAL_MAX / 4;
     et_gpt_progress_of(g)->steps = 2;

@@ -22,11 +22,13 @@ et_status et_checkpoint_write(const char *path, et_gpt *g, const char *const *no
                               et_error *error);
 
 /* A new model, as it was written; and the file, for its notes: the caller frees and closes both.
- * max_bytes (0: no limit) as et_gpt_create. ET_EINVAL: no checkpoint, a contradiction between
- * configuration and tensors, a number that is not finite; ET_EIO, ET_ENOMEM. On failure there is
- * nothing to free. */
-et_status et_checkpoint_read(const char *path, size_t max_bytes, et_gpt **g, et_tensor_file *file,
-                             et_error *error);
+ * batch 0: micro-batches as the run had them; else of so many sequences, one a step, with expert
+ * choice's pools and target loads at their defaults: for evaluation and et_gpt_extend. max_bytes
+ * (0: no limit) as et_gpt_create. ET_EINVAL: no checkpoint, a contradiction between configuration
+ * and tensors, a number that is not finite; ET_EIO, ET_ENOMEM. On failure there is nothing to free.
+ * */
+et_status et_checkpoint_read(const char *path, size_t batch, size_t max_bytes, et_gpt **g,
+                             et_tensor_file *file, et_error *error);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

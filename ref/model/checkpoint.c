@@ -155,7 +155,16 @@ static et_status read_parts(const et_tensor_file *file, et_gpt *g, et_error *err
                    file->tensor_count, count);
 }
 
-static et_status read_model(const et_tensor_file *file, size_t max_bytes, et_gpt **g,
+/* Another batch. A pool of expert choice can then be no larger than it. */
+static void take_batch(et_gpt_config *c, size_t batch)
+{
+    c->batch = batch;
+    c->micro_batches = 1;
+    c->ffn.pool_tokens = 0;
+    c->ffn.target_load = c->sequence * batch * c->ffn.granularity < c->ffn.experts ? 1 : 0;
+}
+
+static et_status read_model(const et_tensor_file *file, size_t batch, size_t max_bytes, et_gpt **g,
                             et_error *error)
 {
     et_gpt *model;
@@ -170,9 +179,10 @@ static et_status read_model(const et_tensor_file *file, size_t max_bytes, et_gpt
     et_status status;
     if ((status = number_of(file, "steps", &done.steps, error)) ||
         (status = number_of(file, "ema_updates", &done.ema_updates, error)) ||
-        (status = et_gpt_config_parse(&config, text, strlen(text), file->path, error)) ||
-        (status = et_gpt_create(&model, &config, max_bytes, error)))
+        (status = et_gpt_config_parse(&config, text, strlen(text), file->path, error)))
         return status;
+    if (batch > 0) take_batch(&config, batch);
+    if ((status = et_gpt_create(&model, &config, max_bytes, error))) return status;
     *et_gpt_progress_of(model) = done;
     status = read_parts(file, model, error);
     if (status == ET_OK)
@@ -182,13 +192,13 @@ static et_status read_model(const et_tensor_file *file, size_t max_bytes, et_gpt
     return status;
 }
 
-et_status et_checkpoint_read(const char *path, size_t max_bytes, et_gpt **g, et_tensor_file *file,
-                             et_error *error)
+et_status et_checkpoint_read(const char *path, size_t batch, size_t max_bytes, et_gpt **g,
+                             et_tensor_file *file, et_error *error)
 {
     ET_ARITHMETIC;
     et_status status = et_tensor_file_open(file, path, error);
     if (status != ET_OK) return status;
-    status = read_model(file, max_bytes, g, error);
+    status = read_model(file, batch, max_bytes, g, error);
     if (status != ET_OK) et_tensor_file_close(file);
     return status;
 }

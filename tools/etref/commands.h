@@ -33,5 +33,6 @@ int cmd_list(int argc, char **argv);
 int cmd_leakage(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_train(int argc, char **argv);
+int cmd_sample(int argc, char **argv);
 
 #endif

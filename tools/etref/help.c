@@ -243,3 +243,22 @@ const char help_train[] =
     "  etref train --text /usr/share/common-licenses/GPL-3 --steps 100 --out run\n"
     "  etref train --text book.txt --rule tc --config stacked.json --out run2\n"
     "  etref train --text book.txt --out run --resume\n";
+
+const char help_sample[] =
+    "usage: etref sample CHECKPOINT [OPTION]...\n\n"
+    "Lets a model of 'etref train' go on with a prompt, byte after byte. On a terminal each "
+    "character is\n"
+    "coloured by the routed experts that it went to, the mean over layers; a legend comes first. "
+    "Bytes\n"
+    "that are no UTF-8, and control characters, are shown as '?'.\n\n"
+    "  --prompt TEXT       what the text begins with (default: an end of line)\n"
+    "  --length N          bytes to add (default: 400)\n"
+    "  --temperature X     0: always the likeliest byte; 1: as the model has it (default: 0.8)\n"
+    "  --top-p P           draw among the likeliest bytes that together have so much (default: "
+    "0.95)\n"
+    "  --seed K            of the draws (default: 1)\n"
+    "  --color, --no-color colours wherever it is printed, or nowhere\n"
+    "  --threads N         threads to compute with\n\n"
+    "examples:\n"
+    "  etref sample run/final.safetensors --prompt 'In the beginning '\n"
+    "  etref sample run/final.safetensors --temperature 0 --no-color\n";

@@ -209,7 +209,7 @@ static et_status begin_again(train_run *run, const train_options *o, et_error *e
 {
     et_tensor_file file;
     const char *path = access(run->checkpoint, F_OK) == 0 ? run->checkpoint : run->final;
-    et_status status = et_checkpoint_read(path, memory_limit(), &run->g, &file, error);
+    et_status status = et_checkpoint_read(path, 0, memory_limit(), &run->g, &file, error);
     if (status != ET_OK) return status;
     status = take_notes(run, &file, o, error);
     if (status == ET_OK) status = compare_configurations(run, o, error);
