@@ -1,7 +1,10 @@
-/* test_sample.c: `etref sample` as a user runs it. That the cache changes no bit is test_gpt.c's to
- * show; here: what is drawn is a function of the options, and what is printed are whole characters.
+/* test_sample.c: `etref sample` and `etref eval` as a user runs them. That the cache changes no bit
+ * is test_gpt.c's to show; here: what is drawn is a function of the options, what is printed are
+ * whole characters, and what is measured is what the run itself has logged.
  */
 #include "tests/run_tool.h"
+
+#include <math.h>
 
 static const char config[] = "{\"engine\": \"plain\", \"heads\": 2, \"sequence\": 12, \"batch\": 4,"
                              " \"d_model\": 16, \"layers\": 2, \"steps\": 40,"
@@ -121,6 +124,72 @@ START_TEST(bad_options_are_refused)
 }
 END_TEST
 
+/* ---- eval ---- */
+
+static double number(const json_t *object, const char *key)
+{
+    const json_t *v = json_object_get(object, key);
+    ck_assert_msg(json_is_number(v), "no %s", key);
+    return json_number_value(v);
+}
+
+/* The last evaluation in the run's log. */
+static double logged(void)
+{
+    static char line[1 << 14];
+    double loss = -1;
+    FILE *file = fopen(in_folder("run/log.jsonl"), "r");
+    ck_assert_ptr_nonnull(file);
+    while (fgets(line, sizeof line, file) != NULL) {
+        json_t *object = json_loads(line, 0, NULL);
+        if (json_object_get(object, "held_out_loss")) loss = number(object, "held_out_loss");
+        json_decref(object);
+    }
+    fclose(file);
+    return loss;
+}
+
+#define EVAL(...)                                                                                  \
+    RUN("eval", in_folder("run/final.safetensors"), "--text", in_folder("text"), __VA_ARGS__)
+
+static void check_evaluation(const char *rule)
+{
+    json_t *v, *row;
+    size_t i;
+    double sum = 0, tokens = 0;
+    train_on("abcdefghij", rule);
+    ck_assert_int_eq(EVAL("--format", "json"), 0);
+    v = parse_output();
+    ck_assert(number(v, "loss") == logged());
+    ck_assert(fabs(number(v, "bits_per_byte") * log(2) - number(v, "loss")) < 1e-12);
+    json_array_foreach(json_object_get(v, "positions"), i, row)
+    {
+        double count = number(row, "to") - number(row, "from") + 1;
+        sum += count * number(row, "loss");
+        tokens += count;
+        ck_assert((json_object_get(row, "fanout") != NULL) == (strcmp(rule, "dense") != 0));
+    }
+    ck_assert(tokens == 12 && fabs(sum / tokens - number(v, "loss")) < 1e-6);
+    ck_assert_uint_eq(json_array_size(json_object_get(v, "layers")), strcmp(rule, "dense") != 0);
+    /* Only expert choice is routed otherwise in training. */
+    ck_assert((fabs(number(v, "gap")) > 0) == (strcmp(rule, "ec") == 0));
+    json_decref(v);
+    ck_assert_int_eq(EVAL("--batches", "1"), 0);
+    ck_assert_ptr_nonnull(strstr(output, "bits per byte, on 48 tokens"));
+    ck_assert_ptr_nonnull(strstr(output, "8 to 11"));
+}
+
+START_TEST(evaluations_are_those_of_the_log)
+{
+    check_evaluation("dense");
+    check_evaluation("ec");
+    check_evaluation("et");
+    expect_failure(RUN("eval", in_folder("run/final.safetensors")), 2, "--text");
+    expect_failure(RUN("eval", in_folder("run/final.safetensors"), "--text", folder), 2, "regular");
+    expect_failure(RUN("eval", "/nosuch", "--text", in_folder("text")), 2, "/nosuch");
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("sample");
@@ -131,5 +200,6 @@ int main(void)
     tcase_add_test(tests, colours_show_the_fanout);
     tcase_add_test(tests, characters_are_whole);
     tcase_add_test(tests, bad_options_are_refused);
+    tcase_add_test(tests, evaluations_are_those_of_the_log);
     return run_suite(suite);
 }

@@ -289,8 +289,8 @@ START_TEST(a_full_disk_leaves_the_last_checkpoint)
                                   (const char *const[]){"seed", "1", NULL}, &error) == ET_OK);
     et_gpt_free(g);
     et_tensor_file_close(&file);
-    ck_assert(et_checkpoint_read(in_folder("b/checkpoint.safetensors"), 0, 1000, &g, &file, &error) ==
-              ET_ENOMEM);
+    ck_assert(et_checkpoint_read(in_folder("b/checkpoint.safetensors"), 0, 1000, &g, &file,
+                                 &error) == ET_ENOMEM);
 }
 END_TEST
 

@@ -141,6 +141,9 @@ et_status et_gpt_extend(et_gpt *g, size_t count, const int32_t *tokens, et_real 
                         et_error *error);
 void et_gpt_restart(et_gpt *g);
 
+/* The loss of each token of the last et_gpt_forward or et_gpt_step's last micro-batch, [B T]. */
+const et_real *et_gpt_token_losses(const et_gpt *g);
+
 /* Routed experts that row `row` of the last pass went to, the mean over MoE layers; -1 without any.
  * */
 double et_gpt_fanout(const et_gpt *g, size_t row);

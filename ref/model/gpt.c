@@ -157,6 +157,11 @@ et_status et_gpt_forward(et_gpt *g, bool eval, const int32_t *tokens, double *lo
     return forward(g, tokens, loss, logits, error);
 }
 
+const et_real *et_gpt_token_losses(const et_gpt *g)
+{
+    return g->loss;
+}
+
 /* ---- going on with a sequence ---- */
 
 void et_gpt_restart(et_gpt *g)

@@ -262,3 +262,20 @@ const char help_sample[] =
     "examples:\n"
     "  etref sample run/final.safetensors --prompt 'In the beginning '\n"
     "  etref sample run/final.safetensors --temperature 0 --no-color\n";
+
+const char help_eval[] =
+    "usage: etref eval CHECKPOINT --text FILE [OPTION]...\n\n"
+    "Measures a model of 'etref train' on the last twentieth of a text, which the run did not "
+    "train on:\n"
+    "the loss in nats and in bits per byte, causally; the same tokens routed as in training, and "
+    "the gap\n"
+    "between the two (expert choice and capacity look at later tokens there); loss and fanout by "
+    "position\n"
+    "in the sequence; and the usage of each layer's experts.\n\n"
+    "  --text FILE         the text\n"
+    "  --batches N         micro-batches at most (default: 20, as train's evaluations)\n"
+    "  --format FORMAT     text (default) or json\n"
+    "  --threads N         threads to compute with\n\n"
+    "examples:\n"
+    "  etref eval run/final.safetensors --text book.txt\n"
+    "  etref eval run/final.safetensors --text book.txt --format json\n";
