@@ -9,11 +9,12 @@
  * Central differences go through the whole model with its routing; a decision that turned would
  * show, and where an H crosses 0 in relu(H)^2 only the second derivative jumps.
  */
+#include "etref/checkpoint.h"
 #include "etref/gpt.h"
 #include "etref/random.h"
-#include "etref/safetensors.h"
 #include "tests/check_main.h"
 #include "tests/run_case.h"
+#include "tests/scratch.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -128,11 +129,12 @@ static double *values_of(const witness_model *w, const char *prefix, const char 
 
 static void open_witness(witness_model *w, const char *name, et_engine engine)
 {
-    char path[4200];
+    char name_of_file[4200];
     et_error error;
     const char *data = getenv("ETREF_DATA");
-    snprintf(path, sizeof path, "%s/witness/gpt-%s.safetensors", data ? data : "data", name);
-    ck_assert_msg(et_tensor_file_open(&w->file, path, &error) == ET_OK, "%s", error.text);
+    snprintf(name_of_file, sizeof name_of_file, "%s/witness/gpt-%s.safetensors",
+             data ? data : "data", name);
+    ck_assert_msg(et_tensor_file_open(&w->file, name_of_file, &error) == ET_OK, "%s", error.text);
     w->model = json_loads(et_tensor_file_metadata(&w->file, "model"), 0, NULL);
     ck_assert_ptr_nonnull(w->model);
     et_gpt_config c =
@@ -545,14 +547,13 @@ START_TEST(steps_learn_and_count)
 }
 END_TEST
 
-/* Needs -Wl,--wrap=calloc: the library's only way to memory. */
-static size_t allocations;
+/* Needs -Wl,--wrap=calloc: the library's only way to memory. Allocation number fail_at fails. */
+static size_t allocations, fail_at = SIZE_MAX;
 void *true_calloc(size_t count, size_t size) __asm__("__real_calloc");
 void *counting_calloc(size_t count, size_t size) __asm__("__wrap_calloc");
 void *counting_calloc(size_t count, size_t each)
 {
-    allocations++;
-    return true_calloc(count, each);
+    return allocations++ == fail_at ? NULL : true_calloc(count, each);
 }
 
 START_TEST(a_dense_step_takes_no_memory)
@@ -568,6 +569,53 @@ START_TEST(a_dense_step_takes_no_memory)
     for (size_t i = 0; i < 3; i++) ck_assert(et_gpt_step(g, tokens, &report, NULL) == ET_OK);
     ck_assert_uint_eq(allocations, before);
     et_gpt_free(g);
+}
+END_TEST
+
+/* Every allocation of a model's life fails in turn: made, one step, written, read. Each time there is
+ * ET_ENOMEM and a message, and (under a sanitizer) nothing left. */
+static et_status live(const et_gpt_config *c, const int32_t *tokens, et_error *error)
+{
+    et_gpt *g = NULL, *again = NULL;
+    et_tensor_file file = {.descriptor = -1};
+    et_gpt_report report;
+    et_status status = et_gpt_create(&g, c, 0, error);
+    if (status != ET_OK) return status;
+    et_gpt_initialise(g, 1);
+    status = et_gpt_step(g, tokens, &report, error);
+    if (status == ET_OK) status = et_checkpoint_write(path, g, NULL, error);
+    if (status == ET_OK) status = et_checkpoint_read(path, 0, 0, &again, &file, error);
+    if (status == ET_OK) {
+        ck_assert_mem_eq(et_gpt_tensor_at(g, 0)->value, et_gpt_tensor_at(again, 0)->value,
+                         et_gpt_tensor_at(g, 0)->count * sizeof(et_real));
+        et_gpt_free(again);
+        et_tensor_file_close(&file);
+    }
+    et_gpt_free(g);
+    return status;
+}
+
+START_TEST(missing_memory_is_said)
+{
+    et_gpt_config c = small(ET_ET);
+    int32_t tokens[TOKENS];
+    c.ffn.gate = ET_GATE_SOFTMAX_ANCHOR;
+    et_gpt_free(model_of(&c, tokens));
+    et_status status = ET_ENOMEM;
+    size_t failed = 0;
+    for (size_t k = 0; status != ET_OK; k++) {
+        et_error error = {""};
+        allocations = 0;
+        fail_at = k;
+        status = live(&c, tokens, &error);
+        fail_at = SIZE_MAX;
+        if (status == ET_OK) break;
+        ck_assert_msg(status == ET_ENOMEM && error.text[0] != '\0', "allocation %zu: %d, '%s'", k,
+                      (int)status, error.text);
+        failed++;
+    }
+    printf("%zu allocations\n", failed);
+    ck_assert_uint_gt(failed, 20);
 }
 END_TEST
 
@@ -692,6 +740,9 @@ int main(void)
     tcase_add_test(steps, steps_learn_and_count);
     tcase_add_test(steps, a_dense_step_takes_no_memory);
     tcase_add_test(steps, memory_is_linear_in_tokens);
+    TCase *memory = add_case(suite, "memory");
+    tcase_add_checked_fixture(memory, make_folder, remove_folder);
+    tcase_add_test(memory, missing_memory_is_said);
     tcase_add_test(steps, roundings_reach_the_whole_model);
     tcase_add_test(steps, what_is_not_finite_is_named);
     tcase_add_test(add_case(suite, "refusals"), contradictions_are_refused_by_name);
