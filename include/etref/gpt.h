@@ -49,8 +49,7 @@ typedef struct et_gpt_config {
     double rms_eps, rope_base, softcap;    /* softcap 0: none */
     /* The layer under study, of one micro-batch. layer, rule, and what these need; its name,
      * tokens, d_model, micro_batches, step, mode, ema_updates, precision and input are the model's
-     * to say. 0 in granularity, pool_tokens, target_load, shared_d_expert: the default of case.h.
-     * */
+     * to say. 0 in granularity, pool_tokens, target_load, shared_d_expert: the default of case.h. */
     et_case ffn;
     double beta1, beta2, eps;                /* AdamW */
     double rate_wte, rate_head, rate_router; /* AdamW's learning rates */
@@ -126,8 +125,7 @@ const et_gpt_tensor *et_gpt_loudest(const et_gpt *g, double *ratio);
 /* ---- passes ---- */
 
 /* tokens [B,T+1]: inputs are the first T of a row, targets the last T. *loss out: the mean in nats.
- * logits [B T,V] out, or NULL. eval: routers as in evaluation (spec: causal, no capacity, no
- * losses). ET_EINVAL: a token out of range; a logit of a router, or the loss, that is not finite:
+ * logits [B T,V] out, or NULL. eval: routers as in evaluation: causal, no capacity, no losses. ET_EINVAL: a token out of range; a logit of a router, or the loss, that is not finite:
  * the message names the first tensor that is not. */
 et_status et_gpt_forward(et_gpt *g, bool eval, const int32_t *tokens, double *loss, et_real *logits,
                          et_error *error);
