@@ -188,19 +188,28 @@ static et_ffn dense_of(const et_gpt *g, const et_gpt_layer *l)
 static et_status dense_forward(et_gpt *g, et_gpt_layer *l, et_error *error)
 {
     const et_ffn f = dense_of(g, l);
-    et_real *y = rows_of(g, g->y, f.d);
-    et_status status = et_ffn_forward(&f, g->rows, rows_of(g, l->norm2, f.d),
-                                      rows_of(g, l->pre, f.h), rows_of(g, l->act, f.h), y, error);
-    et_round(g->rounding, ET_OUTPUTS, "y", g->rows * f.d, y);
+    et_ffn_rows r = {.m = g->rows,
+                     .x = rows_of(g, l->norm2, f.d),
+                     .H = rows_of(g, l->pre, f.h),
+                     .A = rows_of(g, l->act, f.h),
+                     .out = rows_of(g, g->y, f.d)};
+    et_status status = et_ffn_forward(&f, &r, error);
+    et_round(g->rounding, ET_OUTPUTS, "y", r.m * f.d, r.out);
     return status;
 }
 
 static et_status dense_backward(et_gpt *g, et_gpt_layer *l, et_error *error)
 {
     const et_ffn f = dense_of(g, l);
-    et_status status =
-        et_ffn_backward(&f, g->N, l->norm2, l->pre, l->act, g->dx, g->dact, g->dpre,
-                        l->w_up.gradient, l->w_down.gradient, false, g->dnormed, error);
+    et_ffn_rows r = {.m = g->N,
+                     .x = l->norm2,
+                     .H = l->pre,
+                     .A = l->act,
+                     .dO = g->dx,
+                     .dA = g->dact,
+                     .dH = g->dpre,
+                     .dx = g->dnormed};
+    et_status status = et_ffn_backward(&f, &r, l->w_up.gradient, l->w_down.gradient, error);
     et_round(g->rounding, ET_OUTPUTS, "dW_up", l->w_up.count, l->w_up.gradient);
     et_round(g->rounding, ET_OUTPUTS, "dW_down", l->w_down.count, l->w_down.gradient);
     et_round(g->rounding, ET_OUTPUTS, "dx", g->N * f.d, g->dnormed);

@@ -100,8 +100,8 @@ static void zero_counts(et_gpt *g)
             if (l->cutoff) l->passed[j] = l->cutoff[j] = 0;
         }
         if (l->moe && l->threshold)
-            et_ema_threshold(c->experts, l->ema.value, c->ema_decay, c->ema_bias_correction,
-                             g->progress.ema_updates, l->threshold);
+            et_ema_threshold(g->rounding, c->experts, l->ema.value, c->ema_decay,
+                             c->ema_bias_correction, g->progress.ema_updates, l->threshold);
     }
 }
 
@@ -314,9 +314,10 @@ static void update_states(et_gpt *g)
     for (size_t i = 0; i < g->config.layers; i++) {
         et_gpt_layer *l = &g->layers[i];
         for (size_t j = 0; l->cutoff && j < c->experts; j++) l->cutoff[j] /= M;
-        if (l->cutoff) et_ema_update(c->experts, c->ema_decay, l->cutoff, l->ema.value);
+        if (l->cutoff)
+            et_ema_update(g->rounding, c->experts, c->ema_decay, l->cutoff, l->ema.value);
         if (l->bias.value)
-            et_bias_update(c->balance, g->routed_tokens, c->experts, c->top_k, l->load,
+            et_bias_update(g->rounding, c->balance, g->routed_tokens, c->experts, c->top_k, l->load,
                            c->bias_rate, l->bias.value);
     }
     g->progress.steps++;
