@@ -43,8 +43,10 @@ size_t et_source_size(et_source source)
     return sizes[source];
 }
 
+/* A scalar may have shape [], as frameworks have it, where the table says [1]. */
 static bool same_shape(size_t rank, const size_t *shape, const et_tensor_out *t)
 {
+    if (rank == 0 && t->rank == 1) return t->shape[0] == 1;
     return rank == t->rank && memcmp(shape, t->shape, rank * sizeof *shape) == 0;
 }
 

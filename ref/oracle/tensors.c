@@ -169,6 +169,7 @@ bool et_tensor_fits(const et_step *s, const et_tensor_doc *doc, size_t rank, con
     et_tensor_out low = {0}, high = {0};
     measure(s, doc->shape, least, &low);
     measure(s, doc->shape, most, &high);
+    if (rank == 0 && low.rank == 1) return low.shape[0] == 1 && high.shape[0] == 1; /* a scalar */
     bool fits = rank == low.rank;
     for (size_t i = 0; fits && i < rank; i++)
         fits = shape[i] >= low.shape[i] && shape[i] <= high.shape[i];

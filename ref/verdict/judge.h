@@ -3,6 +3,7 @@
  *     verify.c      the order of the five parts, and the verdict's line
  *     admission.c   is the candidate what it says it is: names, types, shapes, inputs
  *     routing.c     its assignment: read, and judged decision by decision
+ *     slots.c       its slots in the reference's order
  *     unseen.c      what hangs on open decisions that it does not show
  *     shelf.c       references and error bars (ref/bars), each made once
  *     elements.c    one tensor, element by element
@@ -127,6 +128,20 @@ double et_score_variance(const et_bars *bars, size_t place);
  * NULL), in an order that is legal within noise? If not: outcome, failed, worst and reason of *out. */
 et_status et_judge_order(const et_judgement *j, const et_tensor_out *topk, et_tensor_verdict *out,
                          et_error *error);
+
+/* ---- slots.c ---- */
+
+/* A candidate's tensors with its slots in another order: a list of its own, and rooms for what changed. */
+typedef struct et_ordered {
+    et_tensor_out *tensors;
+    void *rooms[ET_MAX_STEP_TENSORS];
+    size_t count;
+} et_ordered;
+
+/* Where route.slot_token (and route.slot_expert) say that the candidate's slots stand in another order than those of its
+ * own assignment `a`: j->candidate becomes *own, which the caller frees, also on failure. ET_ENOMEM. */
+et_status et_order_slots(et_judgement *j, const et_assignment *a, et_ordered *own, et_error *error);
+void et_ordered_free(et_ordered *own); /* accepts zeros */
 
 /* ---- unseen.c ---- */
 

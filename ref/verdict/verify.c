@@ -31,6 +31,7 @@ typedef struct trial {
     et_shelf own;             /* where the caller has none */
     et_shelved *taken;        /* the reference and its bars */
     et_assignment assignment; /* the candidate's own */
+    et_ordered ordered;       /* its tensors in that order */
     uint8_t *shown;           /* the verdict's routing.mask */
     uint8_t *inferred, *open; /* [N,n] masks */
     et_doubt *doubts;         /* [tensor_count] */
@@ -41,6 +42,7 @@ static void end_trial(trial *t)
 {
     et_shelf_give_back(t->j.shelf, t->taken);
     et_shelf_free(&t->own);
+    et_ordered_free(&t->ordered);
     et_assignment_free(&t->assignment);
     free(t->j.unseen.tokens);
     free(t->j.unseen.experts);
@@ -126,7 +128,8 @@ static et_status read_routing(trial *t, et_error *error)
     t->j.mask = t->shown;
     status =
         et_assignment_build(&t->assignment, golden->c.tokens, golden->c.experts, t->shown, error);
-    return status == ET_OK ? et_admit_slots(&t->j, &t->assignment, error) : status;
+    if (status == ET_OK) status = et_admit_slots(&t->j, &t->assignment, error);
+    return status == ET_OK ? et_order_slots(&t->j, &t->assignment, &t->ordered, error) : status;
 }
 
 /* A routing that is not shown, and decisions that are open: the reference gets what can be inferred. */
