@@ -797,7 +797,11 @@ START_TEST(beyond_the_range_nothing_is_judged)
         ck_assert_int_eq(t->outcome, ET_INCONCLUSIVE);
         ck_assert_msg(strstr(t->reason, "leave the range of profile f16") != NULL, "%s: %s",
                       t->name, t->reason);
+        /* which element is the first, and what no kernel should hide: NaN */
+        ck_assert_ptr_nonnull(strstr(t->reason, ", the first at "));
+        ck_assert((strstr(t->reason, "are NaN") != NULL) == (i > 0));
     }
+    ck_assert_msg(strstr(v.line, "; NaN in fwd.slot_out") != NULL, "%s", v.line);
     ck_assert_int_eq(verdict_on(&v, "bwd.slot_out")->outcome, ET_PASS);
     et_verdict_free(&v);
     values_of(&k, "fwd.slot_act")[within] *= 2; /* what is within is judged */

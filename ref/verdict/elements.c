@@ -40,7 +40,7 @@ typedef struct sheet {
 /* What is found in some rows. Counts are doubles: that is what a vector register adds. */
 typedef struct tally {
     double judged, failed, exact;           /* exact: V = 0 */
-    double beyond;                          /* the range: not judged */
+    double beyond, none;                    /* the range: not judged; NaN among these */
     double noisy, same;                     /* V > 0; and yet no error at all */
     double variance, variance2, reference2; /* sums of V, V^2, u^2 */
 } tally;
@@ -48,7 +48,7 @@ typedef struct tally {
 /* The largest values found, and where the largest e^2 / V stands. */
 typedef struct extremes {
     double error, ulps, worst;
-    size_t at;
+    size_t at, beyond; /* and the first that is beyond the range; SIZE_MAX: none */
 } extremes;
 
 /* What the sweep compares with. */
@@ -124,6 +124,7 @@ static void add_tally(tally *to, const tally *more)
     to->failed += more->failed;
     to->exact += more->exact;
     to->beyond += more->beyond;
+    to->none += more->none;
     to->noisy += more->noisy;
     to->same += more->same;
     to->variance += more->variance;
@@ -135,6 +136,7 @@ static void add_extremes(extremes *to, const extremes *more)
 {
     to->error = larger(more->error, to->error);
     to->ulps = larger(more->ulps, to->ulps);
+    if (to->beyond == SIZE_MAX) to->beyond = more->beyond;
     if (more->at == SIZE_MAX || (more->worst <= to->worst && to->at != SIZE_MAX)) return;
     to->worst = more->worst;
     to->at = more->at;
@@ -158,14 +160,17 @@ static void sweep_chunk(sweep *s, size_t chunk)
 {
     const sheet *f = s->f;
     tally t = {.judged = 0};
-    extremes most = {.at = SIZE_MAX};
+    extremes most = {.at = SIZE_MAX, .beyond = SIZE_MAX};
     for (size_t r = chunk * f->rows / CHUNKS; r < (chunk + 1) * f->rows / CHUNKS; r++)
         for (size_t i = r * f->columns; i < (r + 1) * f->columns && !is_skipped(&f->e, r); i++) {
             double V = (double)f->e.variance[i], u = (double)f->e.want[i];
-            if (is_within(u, V, &s->limits))
-                count_element(candidate_at(&f->e, i), u, V, &s->limits, i, &t, &most);
-            else
-                t.beyond++;
+            double got = candidate_at(&f->e, i);
+            if (is_within(u, V, &s->limits)) {
+                count_element(got, u, V, &s->limits, i, &t, &most);
+                continue;
+            }
+            if (t.beyond++ == 0) most.beyond = i;
+            t.none += isnan(got) ? 1 : 0;
         }
     s->chunk[chunk] = t;
     s->part[chunk] = most;
@@ -175,7 +180,7 @@ static void sweep_all(sweep *s)
 {
 #pragma omp parallel for schedule(dynamic) if (et_worth_threads(s->f->rows * s->f->columns))
     for (size_t chunk = 0; chunk < CHUNKS; chunk++) sweep_chunk(s, chunk);
-    s->most.at = SIZE_MAX;
+    s->most.at = s->most.beyond = SIZE_MAX;
     for (size_t chunk = 0; chunk < CHUNKS; chunk++) {
         add_tally(&s->all, &s->chunk[chunk]);
         add_extremes(&s->most, &s->part[chunk]);
@@ -231,13 +236,13 @@ find(exam *x, et_outcome outcome, const char *format, ...)
     va_end(arguments);
 }
 
-/* "token 3, column 7", "slot 5 (token 9, expert 2), column 7", "expert 1, row 3, column 7" */
-static void print_place(const exam *x, char *text, size_t room)
+/* Of element `at`: "token 3, column 7", "slot 5 (token 9, expert 2), column 7", "expert 1, row 3, column 7" */
+static void print_place(const exam *x, size_t at, char *text, size_t room)
 {
     const et_tensor_out *t = x->got;
     const char *shape = et_tensors[x->id].doc.shape;
     const et_assignment *a = &x->reference->assignment;
-    size_t columns = t->rank > 1 ? t->shape[t->rank - 1] : 1, row = x->out->worst / columns;
+    size_t columns = t->rank > 1 ? t->shape[t->rank - 1] : 1, row = at / columns;
     bool moe = x->j->golden->c.layer == ET_MOE, slots = et_rows_are(shape, "S");
     bool experts = moe && et_rows_are(shape, "n");
     int used;
@@ -254,7 +259,7 @@ static void print_place(const exam *x, char *text, size_t room)
         used = snprintf(text, room, "row %zu", row);
     if (t->rank > 1)
         snprintf(text + used, room - (size_t)used, ", %s %zu",
-                 strcmp(shape, "[N,n]") == 0 ? "expert" : "column", x->out->worst % columns);
+                 strcmp(shape, "[N,n]") == 0 ? "expert" : "column", at % columns);
 }
 
 static bool equals(const et_tensor_out *a, const et_tensor_out *b)
@@ -298,7 +303,7 @@ static void report_failures(exam *x)
     char place[96], note[96];
     const et_tensor_verdict *out = x->out;
     const char *copied = copy_of(x);
-    print_place(x, place, sizeof place);
+    print_place(x, out->worst, place, sizeof place);
     note_on_type(x, note, sizeof note);
     if (copied)
         find(x, ET_MISMATCH, "a copy of %s", copied);
@@ -346,7 +351,7 @@ static void judge_integers(exam *x, const et_tensor_out *want)
     }
     if (out->failed == 0) return;
     char place[96];
-    print_place(x, place, sizeof place);
+    print_place(x, out->worst, place, sizeof place);
     find(x, ET_MISMATCH, "%zu of %zu elements differ, the first at %s: got %.0f, must be %.0f",
          out->failed, out->judged, place, out->got, out->want);
 }
@@ -397,23 +402,33 @@ static bool is_golden_itself(const exam *x, const sheet *f)
     return found == HANDFUL;
 }
 
+/* What leaves the range, and what the candidate has there. */
+static void report_beyond(exam *x, const tally *all, size_t first)
+{
+    char place[96], none[64] = "";
+    const et_profile *p = x->j->options->profile;
+    print_place(x, first, place, sizeof place);
+    if (all->none > 0) snprintf(none, sizeof none, "; %.0f are NaN", all->none);
+    x->doubt->none = all->none > 0;
+    find(x, ET_INCONCLUSIVE,
+         "%.0f of %zu elements, the first at %s: they, or what they are computed from, leave the "
+         "range of profile %s, whose largest number is %.3g%s",
+         all->beyond, x->out->elements, place, p->name,
+         et_place_largest(p, et_tensors[x->id].place), none);
+}
+
 /* Part 5, and the elements' part of the reason. */
-static void conclude_real(exam *x, const sheet *f, const tally *all)
+static void conclude_real(exam *x, const sheet *f, const sweep *s)
 {
     const et_profile *p = x->j->options->profile;
     const et_tensor_verdict *out = x->out;
+    const tally *all = &s->all;
     if (out->failed > 0) report_failures(x);
     if (out->outcome != ET_PASS) return;
-    if (all->beyond > 0)
-        find(x, ET_INCONCLUSIVE,
-             "%.0f of %zu elements: they, or what they are computed from, leave the range of "
-             "profile %s, whose "
-             "largest number is %.3g",
-             all->beyond, out->elements, p->name,
-             et_place_largest(p, et_tensors[x->id].place));
+    if (all->beyond > 0) report_beyond(x, all, s->most.beyond);
     if (out->outcome != ET_PASS || out->judged == 0) return;
     x->doubt->errorless = has_no_error(x, all);
-    if (x->id == ET_ROUTE_MARGIN) return; /* distances: small ones are no noise */
+    if (x->id == ET_ROUTE_MARGIN) return;                /* distances: small ones are no noise */
     bool state = et_tensors[x->id].stage == ET_AT_STATE; /* a few operations, which 64 bits hold */
     x->doubt->identical = x->doubt->errorless && !state && is_golden_itself(x, f);
     bool finer = p->bits[ET_ACCUMULATOR] >= et_dtype_significand(ET_F64);
@@ -444,7 +459,7 @@ static et_status judge_sheet(exam *x, const sheet *f, et_error *error)
     sweep_all(&s);
     fill_in(f, &s, T, x->out);
     et_status status = et_judge_groups(x->j, x->got, &f->e, x->out, error);
-    if (status == ET_OK) conclude_real(x, f, &s.all);
+    if (status == ET_OK) conclude_real(x, f, &s);
     return status;
 }
 

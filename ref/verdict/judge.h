@@ -178,6 +178,7 @@ typedef struct et_doubt {
     bool errorless; /* no error where there should be some, against the golden itself */
     bool identical; /* and values that the kernel could not have stored */
     bool harmless;  /* inconclusive, but for a reason that no kernel could have removed */
+    bool none;      /* NaN, where the range of the profile's numbers is left */
 } et_doubt;
 et_status et_examine_tensor(const et_judgement *j, size_t index, const et_step *reference,
                             et_tensor_verdict *out, et_doubt *doubt, et_error *error);

@@ -320,6 +320,17 @@ static void pronounce_missing(et_verdict *v, const et_missing *missing)
         pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s is required and not there", missing->first);
 }
 
+/* NaN is worth a word, wherever it stands. */
+static void pronounce_doubt(trial *t, const et_tensor_verdict *doubtful)
+{
+    et_verdict *v = t->verdict;
+    size_t i = 0;
+    while (i < v->tensor_count && !t->doubts[i].none) i++;
+    bool other = i < v->tensor_count && &v->tensors[i] != doubtful;
+    pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s: %s%s%s", doubtful->name, doubtful->reason,
+              other ? "; NaN in " : "", other ? v->tensors[i].name : "");
+}
+
 static void pronounce_all(trial *t, const et_missing *missing)
 {
     et_verdict *v = t->verdict;
@@ -337,7 +348,7 @@ static void pronounce_all(trial *t, const et_missing *missing)
                   "INCONCLUSIVE: the candidate is the golden itself, or as free of errors "
                   "(a kernel of 64 bits? profile f64 judges it)");
     else if (doubtful)
-        pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s: %s", doubtful->name, doubtful->reason);
+        pronounce_doubt(t, doubtful);
     else if (!anything_passed(v))
         pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s: %s", v->tensors[0].name,
                   v->tensors[0].reason);
