@@ -109,16 +109,8 @@ int et_place_bits(const et_profile *p, et_place place);
 double et_place_smallest(const et_profile *p, et_place place);
 double et_place_largest(const et_profile *p, et_place place);
 
-/* The spacing of the place's numbers around `value` (of the smallest ones around 0). */
-double et_place_ulp(const et_profile *p, et_place place, double value);
-
 /* True if the place's format holds `value` exactly. */
 bool et_place_holds(const et_profile *p, et_place place, double value);
-
-/* Variance of the error made when `value`, which already carries an error of variance `incoming`, is
- * rounded at this place: 0 if incoming is 0 and the value is representable; (ulp/2)^2 if incoming is 0 and it lies
- * half way between two that are. */
-double et_site_variance(const et_profile *p, et_place place, double value, double incoming);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -53,20 +53,8 @@ double et_place_largest(const et_profile *p, et_place place)
     return ldexp(2 - ldexp(1, 1 - et_place_bits(p, place)), 1 - least_exponent(p, place));
 }
 
-double et_place_ulp(const et_profile *p, et_place place, double value)
-{
-    rounding r = et_rounding_at(p, place);
-    return rounding_ulp(&r, value);
-}
-
 bool et_place_holds(const et_profile *p, et_place place, double value)
 {
     rounding r = et_rounding_at(p, place);
     return rounding_holds(&r, value);
-}
-
-double et_site_variance(const et_profile *p, et_place place, double value, double incoming)
-{
-    rounding r = et_rounding_at(p, place);
-    return rounding_site(&r, value, incoming);
 }
