@@ -15,7 +15,8 @@
  * addition at a time, slowly.
  *
  * Where what lives: routing.c scores to assignment, and the state | gates.c gates, weights, losses and
- * their gradients | kernel_impl.h experts, combine and back, once for either word | spoil.c what
+ * their gradients | kernel_impl.h, kernel_backward_impl.h experts, combine and back, once for either
+ * word | spoil.c what
  * befalls a finished tensor | faults.c, kernels.c the two tables | candidate.c the order of a step.
  *
  * Left out: metric.*, layout.*, route.margin (a kernel has no use for them), and speed. What is done
