@@ -11,7 +11,8 @@
 
 enum { SEED = 1, MANY_TOKENS = 512 };
 
-/* ck_assert_msg writes to a file whenever it is passed: too slow for what is asked a million times. */
+/* ck_assert_msg writes to a file whenever it is passed: too slow for what is asked a million
+ * times. */
 #define EXPECT(condition, ...)                                                                     \
     do {                                                                                           \
         if (!(condition)) ck_abort_msg(__VA_ARGS__);                                               \
@@ -49,7 +50,8 @@ static inline void run_text(et_step *golden, const char *json)
     run_case(golden, &c);
 }
 
-static inline cd_candidate run_kernel(const et_step *golden, const char *profile, const cd_kernel *kernel)
+static inline cd_candidate run_kernel(const et_step *golden, const char *profile,
+                                      const cd_kernel *kernel)
 {
     cd_candidate c;
     et_error error;

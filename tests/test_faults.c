@@ -1,5 +1,5 @@
-/* test_faults.c: the faults of emulated kernels: each changes something in some case, and nothing before
- * the place where it sits; its name and its size are right.
+/* test_faults.c: the faults of emulated kernels: each changes something in some case, and nothing
+ * before the place where it sits; its name and its size are right.
  */
 #include "tests/candidate_cases.h"
 
@@ -42,8 +42,8 @@ static bool may_change_first(const cd_fault *f, const char *name)
 
 enum { MOST_FAULTS = 256 };
 
-/* Of each fault: cases in which it has a place, in which it changed something, and in which a value of
- * the forward pass was the first to change; the least change. */
+/* Of each fault: cases in which it has a place, in which it changed something, and in which a
+ * value of the forward pass was the first to change; the least change. */
 static struct tally {
     size_t applies, planted, forward;
     double least;

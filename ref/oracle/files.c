@@ -15,8 +15,8 @@ const char *et_shown_path(const char *path)
     return length > SHOWN_PATH ? path + length - SHOWN_PATH : path;
 }
 
-/* O_NONBLOCK, because opening a FIFO that nobody writes to would wait for ever; it means nothing to a
- * regular file, and nothing else gets through. */
+/* O_NONBLOCK, because opening a FIFO that nobody writes to would wait for ever; it means nothing
+ * to a regular file, and nothing else gets through. */
 et_status et_open_regular(int *descriptor, uint64_t *size, const char *path, const char *where,
                           const char *wanted, et_error *error)
 {

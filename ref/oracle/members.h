@@ -37,20 +37,22 @@ typedef struct et_member {
     size_t flag;   /* number or null: offset of its bool */
 } et_member;
 
-/* Puts a JSON value into its member of the struct; false, and nothing stored, if it is not of the kind
- * or range that m->type describes. */
+/* Puts a JSON value into its member of the struct; false, and nothing stored, if it is not of the
+ * kind or range that m->type describes. */
 bool et_member_store(const et_member *m, void *object, const json_t *v);
 
-/* Whether the member, which may hold anything, is a value that m->type describes, or has not been said. */
+/* Whether the member, which may hold anything, is a value that m->type describes, or has not been
+ * said. */
 bool et_member_fits(const et_member *m, const void *object);
 
 bool et_member_equal(const et_member *m, const void *a, const void *b);
 
-/* The member as a new JSON value; its value fits. NULL if there is no memory, or a text is not UTF-8. */
+/* The member as a new JSON value; its value fits. NULL if there is no memory, or a text is not
+ * UTF-8. */
 json_t *et_member_load(const et_member *m, const void *object);
 
-/* Appends `"name": value`; a real number in the fewest digits that read back as the same. Releases v;
- * false if it is NULL, or there is no memory. */
+/* Appends `"name": value`; a real number in the fewest digits that read back as the same. Releases
+ * v; false if it is NULL, or there is no memory. */
 bool et_member_print(et_line *line, const char *name, json_t *v);
 
 /* The position of `word` in "a|b|c", or -1. */

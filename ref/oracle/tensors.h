@@ -96,8 +96,8 @@ et_tensor_id et_tensor_find(const char *name);
 et_tensor_out et_tensor_view(const et_step *s, et_tensor_id id);
 
 /* True if a kernel's output for the case of `s` may have this shape: that of the row, where the
- * number of slots, and of padded rows and blocks, is what the kernel's own routing makes it, at most
- * every token on every expert. */
+ * number of slots, and of padded rows and blocks, is what the kernel's own routing makes it, at
+ * most every token on every expert. */
 bool et_tensor_fits(const et_step *s, const et_tensor_doc *doc, size_t rank, const size_t *shape);
 
 /* Is the first dimension of a row's shape in letters this one? "[n,h,d]" has "n"; "[n+1]" has "n+1"

@@ -22,13 +22,13 @@ int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same for an error of the library; ends the tool where memory was missing. */
 int fail_status(et_status status, const et_error *error);
 
-/* calloc, and malloc, that end the tool with a line instead of returning NULL: a command has nothing
- * better to do, and its files are written by the library, whole or not at all. */
+/* calloc, and malloc, that end the tool with a line instead of returning NULL: a command has
+ * nothing better to do, and its files are written by the library, whole or not at all. */
 void *allocate(size_t count, size_t size);
 void *allocate_bytes(size_t size);
 
-/* True for ET_OK; ends the tool where memory was missing. For what a report leaves out when it cannot
- * be read, and must not leave out for another reason. */
+/* True for ET_OK; ends the tool where memory was missing. For what a report leaves out when it
+ * cannot be read, and must not leave out for another reason. */
 bool could_be_read(et_status status);
 
 #endif
