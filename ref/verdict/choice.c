@@ -74,11 +74,10 @@ static const et_tensor_out *real_named(const et_tensor_out *candidate, size_t co
     return NULL;
 }
 
-/* A real output, and the type of its numbers. */
+/* A real output: the type that it is stored as, and the one that its numbers have. */
 typedef struct shown {
-    const et_tensor_out *t;
-    et_dtype format;
-    int bits;
+    const char *name;
+    et_dtype stored, format;
 } shown;
 
 /* All of them, in the order of the table of tensors; returns how many. */
@@ -91,7 +90,7 @@ static size_t list_shown(const et_step *golden, const et_tensor_out *candidate, 
         if (!t) continue;
         et_tensor_out own = et_tensor_view(golden, id);
         et_dtype format = format_of(t, own.values ? &own : NULL);
-        list[listed++] = (shown){t, format, et_dtype_significand(format)};
+        list[listed++] = (shown){et_tensors[id].doc.name, t->dtype, format};
     }
     return listed;
 }
@@ -104,59 +103,44 @@ static const char *const tightest_first[] = {"f64", "f32",  "tf32",    "tf32-rz"
 
 enum { CHOICES = sizeof tightest_first / sizeof *tightest_first };
 
-/* Sums have 24 bits and more in all of them, whatever the type of a loss or of the state. */
-static bool asks_too_much(const et_profile *p, const char *name, int bits)
+/* The first tensor of which this choice asks more bits than its numbers have, NULL if there is none; the loosest asks for
+ * nothing. */
+static const shown *who_lacks_bits(size_t choice, const shown *list, size_t shows)
 {
-    et_place place = et_tensor_place(name);
-    if (place == ET_ACCUMULATOR && bits < 24) bits = 24;
-    return p->bits[place] > bits;
+    const et_profile *p = et_profile_find(tightest_first[choice]);
+    for (size_t i = 0; choice + 1 < CHOICES && i < shows; i++) {
+        et_place place = et_tensor_place(list[i].name);
+        int bits = et_dtype_significand(list[i].format);
+        /* sums have 24 bits and more in all of them, whatever the type of a loss or of the state */
+        if (place == ET_ACCUMULATOR && bits < 24) bits = 24;
+        if (p->bits[place] > bits) return &list[i];
+    }
+    return NULL;
 }
 
-static size_t first_choice(const char *name, int bits)
-{
-    size_t i = 0;
-    while (i + 1 < CHOICES && asks_too_much(et_profile_find(tightest_first[i]), name, bits)) i++;
-    return i;
-}
-
-static void say_why(et_profile_choice *choice, const et_tensor_out *t, et_dtype format)
-{
-    if (format == t->dtype)
-        snprintf(choice->reason, sizeof choice->reason, "%s is stored as %s", t->name,
-                 et_dtype_name(format));
-    else
-        snprintf(choice->reason, sizeof choice->reason,
-                 "%s, stored as %s, holds numbers of %s alone", t->name, et_dtype_name(t->dtype),
-                 et_dtype_name(format));
-}
-
-/* No tensor says anything: the precision in which the case stores its inputs. */
-static et_profile_choice by_inputs(const et_step *golden)
-{
-    et_dtype type = golden->c.precision;
-    et_profile_choice choice = {
-        .profile =
-            et_profile_find(tightest_first[first_choice("fwd.y", et_dtype_significand(type))])};
-    snprintf(choice.reason, sizeof choice.reason,
-             "the candidate shows no real numbers, and the inputs are stored as %s",
-             et_dtype_name(type));
-    return choice;
-}
-
+/* Where no tensor says anything the choice goes by the precision in which the case stores its inputs. */
 et_profile_choice et_profile_for(const et_step *golden, const et_tensor_out *candidate,
                                  size_t count)
 {
     shown list[ET_MAX_STEP_TENSORS];
-    size_t shows = list_shown(golden, candidate, count, list), coarsest = 0;
-    et_profile_choice choice = {0};
-    for (size_t i = 0; i < shows; i++) {
-        size_t least = first_choice(list[i].t->name, list[i].bits);
-        if (choice.profile && least <= coarsest) continue;
-        coarsest = least;
-        choice.profile = et_profile_find(tightest_first[least]);
-        say_why(&choice, list[i].t, list[i].format);
-    }
-    return choice.profile ? choice : by_inputs(golden);
+    et_profile_choice out = {0};
+    et_dtype type = golden->c.precision;
+    size_t shows = list_shown(golden, candidate, count, list), room = sizeof out.reason, choice = 0;
+    bool any = shows > 0;
+    if (!any) list[shows++] = (shown){"fwd.y", type, type};
+    const shown *why = &list[0], *lacks;
+    for (; (lacks = who_lacks_bits(choice, list, shows)) != NULL; choice++) why = lacks;
+    out.profile = et_profile_find(tightest_first[choice]);
+    if (!any)
+        snprintf(out.reason, room,
+                 "the candidate shows no real numbers, and the inputs are stored as %s",
+                 et_dtype_name(type));
+    else if (why->format == why->stored)
+        snprintf(out.reason, room, "%s is stored as %s", why->name, et_dtype_name(why->stored));
+    else
+        snprintf(out.reason, room, "%s, stored as %s, holds numbers of %s alone", why->name,
+                 et_dtype_name(why->stored), et_dtype_name(why->format));
+    return out;
 }
 
 /* Gradients of weights are often summed and kept in 24 bits, whatever else is rounded. */
@@ -178,10 +162,10 @@ bool et_has_numbers_of(const et_judgement *j, const et_profile *p)
     shown list[ET_MAX_STEP_TENSORS];
     size_t shows = list_shown(j->golden, j->candidate, j->count, list), seen = 0;
     for (size_t i = 0; i < shows; i++) {
-        const char *name = list[i].t->name;
-        if (is_weight_gradient(name) || !is_stored_coarsely(name)) continue;
+        if (is_weight_gradient(list[i].name) || !is_stored_coarsely(list[i].name)) continue;
         seen++;
-        if (list[i].bits > p->bits[et_tensor_place(name)]) return false;
+        if (et_dtype_significand(list[i].format) > p->bits[et_tensor_place(list[i].name)])
+            return false;
     }
     return seen > 0;
 }
@@ -243,15 +227,6 @@ static bool covers(const et_profile *a, const et_profile *b)
     return range && operands && sums;
 }
 
-/* Does profile `choice` ask some tensor for more bits than it has? Of the loosest a candidate can always be. */
-static bool is_ruled_out(size_t choice, const shown *list, size_t shows)
-{
-    for (size_t i = 0; choice + 1 < CHOICES && i < shows; i++)
-        if (asks_too_much(et_profile_find(tightest_first[choice]), list[i].t->name, list[i].bits))
-            return true;
-    return false;
-}
-
 static et_status judge_by(et_outcome *outcome, const et_profile *p, const et_judgement *j,
                           et_error *error)
 {
@@ -286,7 +261,7 @@ et_status et_find_passing_profile(const et_profile **found, const et_judgement *
     }
     for (size_t i = 0; status == ET_OK && !*found && i + 1 < CHOICES; i++) {
         const et_profile *p = et_profile_find(tightest_first[i]);
-        if (covers(own, p) || (failed && covers(failed, p)) || is_ruled_out(i, list, shows))
+        if (covers(own, p) || (failed && covers(failed, p)) || who_lacks_bits(i, list, shows))
             continue;
         if (!goes_on(user)) return ET_OK;
         outcome = ET_MISMATCH;

@@ -25,7 +25,7 @@ extern const et_faults et_routing_faults, et_layout_faults, et_forward_faults, e
         sizeof(table) / sizeof *(table), table                                                     \
     }
 
-/* In a line: where a hypothesis can show; which rows it is for; what happens to one; a setting. `s` is the step, `m`
+/* In a line: where a hypothesis can show; which rows it is for; what happens to one; a setting; what happens to all of it. `s` is the step, `m`
  * the mutant, `r` the row. */
 #define ET_SHOWS(name, condition)                                                                  \
     bool name(const et_step *s)                                                                    \
@@ -54,6 +54,12 @@ extern const et_faults et_routing_faults, et_layout_faults, et_forward_faults, e
         statement;                                                                                 \
     }                                                                                              \
     void name(et_mutant *m, et_step *s)
+#define ET_WHOLE(name, statement)                                                                  \
+    void name(et_mutant *m)                                                                        \
+    {                                                                                              \
+        statement;                                                                                 \
+    }                                                                                              \
+    void name(et_mutant *m)
 
 /* ---- catalogue.c: where many can show at all ---- */
 

@@ -236,10 +236,7 @@ static ET_SETTING(other_aux, s->c.balance = s->c.balance == ET_BALANCE_AUX ? ET_
                                                                            : ET_BALANCE_AUX);
 
 /* The step has no z-loss without its coefficient. */
-static void no_z_gradient(et_mutant *m)
-{
-    et_scale_values(m->moe.N * m->moe.n, 0, m->losses.bwd.logits);
-}
+static ET_WHOLE(no_z_gradient, et_scale_values(m->moe.N * m->moe.n, 0, m->losses.bwd.logits));
 
 static void gradients_without_coefficients(et_mutant *m, et_step *s)
 {
@@ -278,15 +275,11 @@ static void scale_losses(et_mutant *m, double aux, double z)
     if (m->losses.loss_z) *m->losses.loss_z *= (et_real)z;
 }
 
-static void losses_with_coefficients(et_mutant *m)
-{
-    scale_losses(m, m->all.c.balance_coef, m->all.c.z_loss_coef);
-}
+static ET_WHOLE(losses_with_coefficients,
+                scale_losses(m, m->all.c.balance_coef, m->all.c.z_loss_coef));
 
-static void losses_summed(et_mutant *m)
-{
-    scale_losses(m, (double)m->all.c.micro_batches, (double)m->all.c.micro_batches);
-}
+static ET_WHOLE(losses_summed,
+                scale_losses(m, (double)m->all.c.micro_batches, (double)m->all.c.micro_batches));
 
 /* ---- the table ---- */
 

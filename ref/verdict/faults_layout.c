@@ -47,15 +47,10 @@ static void count_otherwise(et_mutant *m, int32_t **field, int32_t modulo, int32
     if (to) *field = to;
 }
 
-static void one_based(et_mutant *m)
-{
-    count_otherwise(m, &m->s.assignment.slot_expert, INT32_MAX, 1);
-}
+static ET_WHOLE(one_based, count_otherwise(m, &m->s.assignment.slot_expert, INT32_MAX, 1));
 
-static void modulo_pool(et_mutant *m)
-{
-    count_otherwise(m, &m->s.assignment.slot_token, (int32_t)m->all.c.pool_tokens, 0);
-}
+static ET_WHOLE(modulo_pool,
+                count_otherwise(m, &m->s.assignment.slot_token, (int32_t)m->all.c.pool_tokens, 0));
 
 /* ---- the table ---- */
 

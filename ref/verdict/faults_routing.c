@@ -372,15 +372,10 @@ static void lowest_of(et_mutant *m, size_t batch, et_real *kth)
     }
 }
 
-static void lowest_routed(et_mutant *m)
-{
-    mean_cutoffs(m, lowest_of, m->all.route.cutoff);
-}
+static ET_WHOLE(lowest_routed, mean_cutoffs(m, lowest_of, m->all.route.cutoff));
 
-static void one_batch_counts(et_mutant *m)
-{
-    cutoffs_of(m, m->variant == 0 ? m->all.c.micro_batches - 1 : 0, m->all.route.cutoff);
-}
+static ET_WHOLE(one_batch_counts, cutoffs_of(m, m->variant == 0 ? m->all.c.micro_batches - 1 : 0,
+                                             m->all.route.cutoff));
 
 static void one_pool_of(et_mutant *m, size_t batch, et_real *kth)
 {
@@ -390,10 +385,7 @@ static void one_pool_of(et_mutant *m, size_t batch, et_real *kth)
     memcpy(kth, m->on->right->route.pool_cutoff + (batch * parts + one) * n, n * sizeof *kth);
 }
 
-static void one_pool_counts(et_mutant *m)
-{
-    mean_cutoffs(m, one_pool_of, m->all.route.cutoff);
-}
+static ET_WHOLE(one_pool_counts, mean_cutoffs(m, one_pool_of, m->all.route.cutoff));
 
 /* ---- the moving average ---- */
 
