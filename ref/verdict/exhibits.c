@@ -22,6 +22,23 @@ static et_part part_of(et_stage stage)
     return stage <= ET_AT_STATE || stage == ET_AT_LAYOUT ? ET_PART_ROUTING : ET_PART_ARITHMETIC;
 }
 
+/* sum V / sum right^2; at least that of what a mistake may make of a tensor which is itself exact: thresholds come
+ * from before the step, wrong ones from cutoffs; in evaluation the state stays as it is, a wrong one hangs on scores. */
+static double noise_of(const et_inquiry *q, const et_exhibit *x)
+{
+    const et_step *right = q->right, *variance = &q->j->bars->variance;
+    const et_case *c = &right->c;
+    double noise = et_noise_to_signal(et_tensor_count(x->got), x->right, x->variance), step,
+           more = 0;
+    if (strcmp(x->got->name, "route.threshold") == 0 && right->state_ema)
+        more = et_noise_to_signal(c->experts, right->state_ema, variance->state_ema);
+    step = 1 - c->ema_decay;
+    if (strcmp(x->got->name, "state.ema") == 0 && c->eval)
+        more = step * step *
+               et_noise_to_signal(c->tokens * c->experts, right->fwd.logits, variance->fwd.logits);
+    return fmax(noise, more);
+}
+
 static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
 {
     const et_judgement *j = q->j;
@@ -29,8 +46,6 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     const et_tensor_out *got = &j->candidate[index];
     const et_tensor_out *right =
         et_tensor_named(own, et_step_tensors(q->right, false, own), got->name);
-    const et_step *variance = &j->bars->variance;
-    const et_real *V = et_variance_named(j->bars, got->name);
     const et_tensor_doc *doc = et_tensor_doc_find(got->name);
     et_exhibit x = {.got = got, .verdict = verdict_on(q->verdict, got->name), .stage = ET_STAGES};
     x.shape = doc ? doc->shape : "[]";
@@ -43,21 +58,8 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     x.passed = x.verdict->outcome == ET_PASS;
     x.right = right->values;
     x.limit = j->bars->limits.element;
-    if (V && et_tensor_is_real(right)) {
-        x.variance = V;
-        x.noise = et_noise_to_signal(et_tensor_count(got), x.right, x.variance);
-        /* A threshold comes from before the step, and is exact; a wrong one may come from cutoffs. */
-        if (strcmp(got->name, "route.threshold") == 0 && q->right->state_ema)
-            x.noise = fmax(x.noise, et_noise_to_signal(q->right->c.experts, q->right->state_ema,
-                                                       variance->state_ema));
-        /* In evaluation the state is exact; one that was moved by mistake hangs on cutoffs, scores all. */
-        double step = 1 - j->golden->c.ema_decay;
-        if (j->golden->c.eval && strcmp(got->name, "state.ema") == 0)
-            x.noise =
-                fmax(x.noise, step * step *
-                                  et_noise_to_signal(j->golden->c.tokens * j->golden->c.experts,
-                                                     q->right->fwd.logits, variance->fwd.logits));
-    }
+    x.variance = et_tensor_is_real(right) ? et_variance_named(j->bars, got->name) : NULL;
+    if (x.variance) x.noise = noise_of(q, &x);
     return x;
 }
 
@@ -130,12 +132,10 @@ static void mark(et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
 static et_stage first_failure(const et_inquiry *q)
 {
     et_stage first = ET_STAGES;
-    for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
-        bool fails =
-            x->failed && x->part == ET_PART_ARITHMETIC && x->variance && x->rows * x->columns > 0;
-        if (fails && x->stage < first && et_owner_of(q, x, 0, 0).expert <= et_experts_of(q))
-            first = x->stage;
+    for (size_t i = 0; i < q->wrong_count; i++) {
+        const et_exhibit *x = q->wrong[i];
+        bool owned = x->rows * x->columns > 0 && et_owner_of(q, x, 0, 0).expert <= et_experts_of(q);
+        if (owned && x->stage < first) first = x->stage;
     }
     return first;
 }
@@ -186,15 +186,14 @@ static et_status find_suspects(et_inquiry *q, et_error *error)
 {
     size_t N = q->right->c.tokens, n = et_experts_of(q);
     q->first_failure = first_failure(q);
-    et_status status = et_allocate((void **)&q->bad_token, N, 1, "failing tokens", error);
-    if (status == ET_OK)
-        status = et_allocate((void **)&q->bad_expert, n + 1, 1, "failing experts", error);
-    for (size_t i = 0; status == ET_OK && i < q->count; i++) {
+    et_status status = et_allocate((void **)&q->bad_token, N + n + 1, 1, "what fails", error);
+    if (status != ET_OK) return status;
+    q->bad_expert = q->bad_token + N;
+    for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         if (!x->failed || x->part != ET_PART_ARITHMETIC || !x->variance) continue;
         if (!mark_elements(q, x)) mark_group(q, x);
     }
-    if (status != ET_OK) return status;
     if (et_count_marks(q->bad_expert, n + 1) == 0 && q->right->c.layer == ET_MOE)
         suspect_experts(q);
     q->bad_tokens = et_count_marks(q->bad_token, N);
@@ -228,7 +227,6 @@ void et_inquiry_close(et_inquiry *q)
 {
     free(q->exhibits);
     free(q->bad_token);
-    free(q->bad_expert);
     free(q->room);
     *q = (et_inquiry){0};
 }
