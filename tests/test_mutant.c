@@ -92,7 +92,7 @@ static size_t compare(const et_mutant *m)
 
 static void run(et_mutant *m, et_subject *on, const et_hypothesis *what, bool carried)
 {
-    et_mutant_open(m, on, what, 0, (et_scope){ET_EVERYWHERE, NULL}, carried);
+    et_mutant_open(m, on, &(et_fault){.what = what, .factor = 1}, carried);
     for (int phase = 0; phase < ET_PHASES; phase++)
         ck_assert_int_eq(et_mutant_phase(m, (et_phase)phase, NULL), ET_OK);
 }

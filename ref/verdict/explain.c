@@ -36,49 +36,41 @@
 #include <string.h>
 
 typedef struct attempt {
-    const et_hypothesis *what;
-    size_t variant;
-    bool forward_only;
-    et_scope scope;
-    double factor, deviation; /* ET_BY_FACTOR: the factor, and its standard deviation */
-    bool covers[ET_PARTS];    /* is_promising: the parts that it would explain */
-    size_t order;             /* in which it was tried */
-    bool confirmed;           /* by the full judgement */
+    et_fault fault;
+    double deviation;      /* ET_BY_FACTOR: standard deviation of the factor */
+    bool covers[ET_PARTS]; /* is_promising: the parts that it would explain */
+    size_t order;          /* in which it was tried */
+    bool confirmed;        /* by the full judgement */
     double fit; /* of one that passed the full judgement; factors alone are compared by it */
 } attempt;
 
 /* ---- one hypothesis, in one form and one scope ---- */
 
-static void open_mutant(et_mutant *m, et_subject *on, const et_inquiry *q, const attempt *t)
-{
-    et_mutant_open(m, on, t->what, t->variant, t->scope, q->j->mask == NULL);
-    m->forward_only = t->forward_only;
-    m->factor = t->factor;
-}
-
 /* Can the hypothesis change what is computed at a stage? */
 static bool reaches_stage(const attempt *t, bool forward_only, et_stage stage)
 {
-    return stage < ET_STAGES && et_hypothesis_reach(t->what, t->variant, forward_only) >> stage & 1;
+    return stage < ET_STAGES &&
+           et_hypothesis_reach(t->fault.what, t->fault.variant, forward_only) >> stage & 1;
 }
 
 /* Can the hypothesis change this exhibit at all? */
 static bool reaches(const et_inquiry *q, const attempt *t, const et_exhibit *x)
 {
-    bool layout = et_hypothesis_starts(t->what, t->variant) == ET_AT_LAYOUT;
+    bool layout = et_hypothesis_starts(t->fault.what, t->fault.variant) == ET_AT_LAYOUT;
     if (layout) return x->stage == ET_AT_LAYOUT || et_rows_are(x->shape, "S");
     if (q->j->mask == NULL && x->part == ET_PART_ARITHMETIC && x->stage > ET_AT_GATES &&
         reaches_stage(t, false, ET_AT_MASK))
         return true;
-    return reaches_stage(t, t->forward_only, x->stage);
+    return reaches_stage(t, t->fault.forward_only, x->stage);
 }
 
 /* Does what the hypothesis changes first pass, everywhere? For hypotheses that change all of it. */
 static bool is_refuted(const et_inquiry *q, const attempt *t)
 {
-    et_stage start = et_hypothesis_starts(t->what, t->variant);
+    et_stage start = et_hypothesis_starts(t->fault.what, t->fault.variant);
     bool passed = false;
-    if (t->what->nature != ET_BY_FACTOR || t->scope.where != ET_EVERYWHERE) return false;
+    if (t->fault.what->nature != ET_BY_FACTOR || t->fault.scope.where != ET_EVERYWHERE)
+        return false;
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         if (x->stage != start) continue;
@@ -92,7 +84,7 @@ static bool is_refuted(const et_inquiry *q, const attempt *t)
 static bool is_promising(const et_inquiry *q, attempt *t)
 {
     bool missed[ET_PARTS] = {false}, routes = reaches_stage(t, false, ET_AT_MASK);
-    bool layout = et_hypothesis_starts(t->what, t->variant) == ET_AT_LAYOUT;
+    bool layout = et_hypothesis_starts(t->fault.what, t->fault.variant) == ET_AT_LAYOUT;
     t->covers[0] = t->covers[1] = false;
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
@@ -131,7 +123,7 @@ static et_status look(et_subject *on, const et_inquiry *q, attempt *t, bool judg
     bool seen[ET_MAX_STEP_TENSORS] = {false};
     et_status status = ET_OK;
     *agrees = true;
-    open_mutant(&m, on, q, t);
+    et_mutant_open(&m, on, &t->fault, q->j->mask == NULL);
     for (int phase = 0; status == ET_OK && *agrees && phase < ET_PHASES; phase++) {
         if (phase == ET_COMBINE_BACKWARD && !q->shows_backward) phase = ET_LAYOUT;
         status = et_mutant_phase(&m, (et_phase)phase, error);
@@ -139,7 +131,7 @@ static et_status look(et_subject *on, const et_inquiry *q, attempt *t, bool judg
     }
     if (status == ET_OK && *agrees && on->pick.whole) *agrees = is_complete(q, t, seen);
     if (status == ET_OK && *agrees && judge) status = et_mutant_passes(q, &m, agrees, error);
-    if (status == ET_OK && *agrees && judge && t->what->nature == ET_BY_FACTOR)
+    if (status == ET_OK && *agrees && judge && t->fault.what->nature == ET_BY_FACTOR)
         t->fit = et_mutant_fit(q, &m);
     et_mutant_close(&m);
     return status;
@@ -154,9 +146,9 @@ static et_status fit_once(et_subject *on, const et_inquiry *q, const attempt *t,
 {
     et_mutant m;
     et_status status = ET_OK;
-    attempt changed = *t;
-    changed.factor = 1 + step;
-    open_mutant(&m, on, q, &changed);
+    et_fault fault = t->fault;
+    fault.factor = 1 + step;
+    et_mutant_open(&m, on, &fault, q->j->mask == NULL);
     bool enough = false;
     unsigned before = 0;
     for (int phase = 0; status == ET_OK && !enough && phase < ET_LAYOUT; phase++) {
@@ -193,10 +185,10 @@ static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, boo
         if (fit.sums.uu == 0 && !on->pick.whole && fails_as_a_whole(q)) return status;
         double part = et_slope_of(&fit.sums);
         *found = fabs(part) * sqrt(fit.sums.uu) > certain;
-        t->factor = 1 + step * part;
+        t->fault.factor = 1 + step * part;
         t->deviation = *found ? fabs(step) / sqrt(fit.sums.uu) : 0;
-        *found = *found && t->factor > 0.4 && t->factor < 2.5;
-        step = t->factor - 1;
+        *found = *found && t->fault.factor > 0.4 && t->fault.factor < 2.5;
+        step = t->fault.factor - 1;
     }
     return status;
 }
@@ -268,11 +260,11 @@ static bool is_fit(const et_inquiry *q, const et_hypothesis *what, size_t varian
 static et_status attempt_one(search *s, attempt t, bool *survives, et_error *error)
 {
     et_status status = ET_OK;
-    bool whole_alone = et_hypothesis_starts(t.what, t.variant) == ET_AT_LAYOUT;
+    bool whole_alone = et_hypothesis_starts(t.fault.what, t.fault.variant) == ET_AT_LAYOUT;
     size_t last = s->looks.count - 1;
     *survives = is_promising(s->q, &t) && !is_refuted(s->q, &t) &&
                 et_budget_allows(&s->q->budget, ET_ATTEMPT);
-    if (*survives && t.what->nature == ET_BY_FACTOR)
+    if (*survives && t.fault.what->nature == ET_BY_FACTOR)
         status = fit_factor(&s->looks.on[last], s->q, &t, survives, error);
     for (size_t i = 0; status == ET_OK && *survives && i <= last; i++)
         if (!whole_alone || s->looks.on[i].pick.whole)
@@ -300,12 +292,7 @@ static et_status attempt_form(search *s, int tier, const et_hypothesis *what, si
             continue;
         for (int forward_only = from; status == ET_OK && forward_only <= forward; forward_only++) {
             bool one;
-            attempt t = {.what = what,
-                         .variant = variant,
-                         .forward_only = forward_only,
-                         .scope = scope,
-                         .factor = 1,
-                         .fit = INFINITY};
+            attempt t = {.fault = {what, variant, scope, forward_only, 1}, .fit = INFINITY};
             status = attempt_one(s, t, &one, error);
             survives |= one;
         }
@@ -332,8 +319,8 @@ static et_status attempt_all(search *s, et_nature nature, int tier, et_error *er
 static int by_specificity(const void *left, const void *right)
 {
     const attempt *a = left, *b = right;
-    int start_a = (int)et_hypothesis_starts(a->what, a->variant);
-    int start_b = (int)et_hypothesis_starts(b->what, b->variant);
+    int start_a = (int)et_hypothesis_starts(a->fault.what, a->fault.variant);
+    int start_b = (int)et_hypothesis_starts(b->fault.what, b->fault.variant);
     if (start_a != start_b) return start_b - start_a;
     return (a->order > b->order) - (a->order < b->order);
 }
@@ -359,14 +346,14 @@ void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where
 static void note(search *s, const attempt *t)
 {
     char how[96], where[96];
-    const char *form = et_hypothesis_form(t->what, t->variant);
-    const char *only = t->forward_only ? "the backward pass goes by right values" : "";
-    if (t->what->nature == ET_BY_FACTOR)
-        snprintf(how, sizeof how, "%s times %.7g +- %.1g", form, t->factor, t->deviation);
+    const char *form = et_hypothesis_form(t->fault.what, t->fault.variant);
+    const char *only = t->fault.forward_only ? "the backward pass goes by right values" : "";
+    if (t->fault.what->nature == ET_BY_FACTOR)
+        snprintf(how, sizeof how, "%s times %.7g +- %.1g", form, t->fault.factor, t->deviation);
     else
         snprintf(how, sizeof how, "%s%s%s", form, form[0] && only[0] ? ", " : "", only);
-    et_scope_print(&t->scope, s->q, where, sizeof where);
-    et_inquiry_note(s->q, t->what, where, how, t->fit);
+    et_scope_print(&t->fault.scope, s->q, where, sizeof where);
+    et_inquiry_note(s->q, t->fault.what, where, how, t->fit);
 }
 
 /* How many full judgements may be made: 2 in a large problem, more in a smaller one. */
@@ -393,7 +380,7 @@ static et_status confirm(search *s, et_error *error)
         attempt *t = &s->survivors[i];
         bool fits = true;
         if (!et_budget_allows(&s->q->budget, ET_JUDGEMENT)) continue;
-        if (t->what->nature == ET_BY_FACTOR) status = fit_factor(&on, s->q, t, &fits, error);
+        if (t->fault.what->nature == ET_BY_FACTOR) status = fit_factor(&on, s->q, t, &fits, error);
         if (status == ET_OK && fits) status = look(&on, s->q, t, true, &t->confirmed, error);
     }
     et_subject_close(&on);

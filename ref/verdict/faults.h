@@ -3,7 +3,7 @@
  * Each part is a table of hypotheses: what is altered, at which stage, in which rows, by which alteration. Each
  * mistake was seen in real kernels: in the tests and bug reports of MegaBlocks, ScatterMoE, vLLM, SGLang,
  * TransformerEngine, Megatron-LM, DeepEP, torchtitan, Tutel, PyTorch's grouped products, llama.cpp. A
- * hypothesis has variants where the same mistake comes in several forms: m->variant is an index into the
+ * hypothesis has variants where the same mistake comes in several forms: m->fault.variant is an index into the
  * row's list. That the backward pass may have gone by right values all the same is tried for every forward
  * hypothesis, and needs no row.
  */

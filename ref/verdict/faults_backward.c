@@ -31,7 +31,7 @@ static void through_activation(et_mutant *m, const et_row *r)
 }
 
 static ET_ALTERATION(neighbours_weights,
-                     et_use_expert(m, r, r->expert + (m->variant == 1 ? m->moe.n - 1 : 1)));
+                     et_use_expert(m, r, r->expert + (m->fault.variant == 1 ? m->moe.n - 1 : 1)));
 
 /* ---- weight gradients ---- */
 
@@ -53,12 +53,12 @@ static size_t wrong_row(const et_mutant *m, const et_row *r, size_t q)
 {
     const et_assignment *a = m->a;
     size_t N = m->moe.N;
-    if (r->expert == m->moe.n) return m->variant == 3 ? N - 1 - q : q;
+    if (r->expert == m->moe.n) return m->fault.variant == 3 ? N - 1 - q : q;
     size_t first = (size_t)a->expert_offsets[r->expert], slot = first + q;
-    if (m->variant == 0) return slot % N;
-    if (m->variant == 1) return q;
-    if (m->variant == 2) slot = (size_t)a->token_slots[slot];
-    if (m->variant == 3) slot = first + r->count - 1 - q;
+    if (m->fault.variant == 0) return slot % N;
+    if (m->fault.variant == 1) return q;
+    if (m->fault.variant == 2) slot = (size_t)a->token_slots[slot];
+    if (m->fault.variant == 3) slot = first + r->count - 1 - q;
     return (size_t)a->slot_token[slot];
 }
 
@@ -93,7 +93,7 @@ static void without_last_token(et_mutant *m, const et_row *r)
 /* dW_r is a mean over all tokens or none. */
 static void averaged(et_mutant *m, const et_row *r)
 {
-    size_t count = m->variant == 0 ? r->count : m->moe.N;
+    size_t count = m->fault.variant == 0 ? r->count : m->moe.N;
     if (count > 0) et_scale_values(r->size, 1 / (double)count, r->values);
 }
 
@@ -104,7 +104,7 @@ static void before_square(et_mutant *m, const et_row *r)
     const et_real *used =
         r->expert == m->moe.n ? m->used.shared_pre : m->used.slot_pre + r->first * r->width;
     et_real *H = et_mutant_copy(m, used, size);
-    for (size_t j = 0; H && m->variant == 0 && j < size; j++) H[j] = H[j] > 0 ? H[j] : 0;
+    for (size_t j = 0; H && m->fault.variant == 0 && j < size; j++) H[j] = H[j] > 0 ? H[j] : 0;
     if (H) gradient(m, r, NULL, H);
 }
 
@@ -164,7 +164,7 @@ static void gradient_of_unselected(et_mutant *m, const et_row *r)
     const uint8_t *mask = m->s.route.mask + r->t * m->moe.n;
     if (et_slots_of(&m->pick->a, r->t, &slots) == 0) return;
     et_real more = m->s.bwd.slot_weight[slots[0]], by = sum_of_gates(m, r->t);
-    if (m->variant == 1)
+    if (m->fault.variant == 1)
         more = m->moe.norm == ET_NORM_SUM && by != 0 ? -et_carried(m, r->t) / by : 0;
     for (size_t i = 0; i < r->size; i++)
         if (!mask[i]) r->values[i] += more;
@@ -212,12 +212,12 @@ static bool is_lost_share(const et_mutant *m, const et_row *r)
 {
     const int32_t *slots;
     size_t count = et_slots_of(m->a, r->token, &slots);
-    if (!et_is_routed(m, r) || (m->variant > 1 && count == 1)) return false;
-    return r->slot == (size_t)slots[m->variant % 2 == 0 ? count - 1 : 0];
+    if (!et_is_routed(m, r) || (m->fault.variant > 1 && count == 1)) return false;
+    return r->slot == (size_t)slots[m->fault.variant % 2 == 0 ? count - 1 : 0];
 }
 
 /* Variant 0: of the slots only the last stays; 1: nor the shared expert; 2: nor the router's term. */
-static ET_CHOICE(is_overwritten_share, et_is_overwritten(m, r, false, m->variant > 0));
+static ET_CHOICE(is_overwritten_share, et_is_overwritten(m, r, false, m->fault.variant > 0));
 static ET_CHOICE(has_slots, m->a->fanout[r->token] > 0);
 
 static void without_router_term(et_mutant *m, const et_row *r)
@@ -264,7 +264,7 @@ static void aux_gradient_through_f(et_mutant *m)
         for (size_t t = first; t < first + micro; t++) P += (double)m->all.fwd.gates[t * n + i];
         double each = scale * (P / (double)micro) * (double)n / ((double)c->top_k * (double)micro);
         for (size_t t = first; t < first + micro; t++)
-            if (m->variant == 1 || m->all.route.mask[t * n + i])
+            if (m->fault.variant == 1 || m->all.route.mask[t * n + i])
                 m->losses.bwd.gates[t * n + i] += (et_real)each;
     }
 }

@@ -43,7 +43,7 @@ static void another_gate(et_mutant *m, et_gate gate, et_real shared)
     }
 }
 
-static ET_SETTING(no_anchor, another_gate(m, ET_GATE_SOFTMAX, m->variant == 0 ? 1 : 0));
+static ET_SETTING(no_anchor, another_gate(m, ET_GATE_SOFTMAX, m->fault.variant == 0 ? 1 : 0));
 static ET_SETTING(
     other_axis,
     another_gate(m, m->moe.gate == ET_GATE_SOFTMAX ? ET_GATE_SOFTMAX_TOKENS : ET_GATE_SOFTMAX, 1));
@@ -52,7 +52,7 @@ static void other_gate(et_mutant *m, et_step *s)
 {
     static const et_gate gates[] = {ET_GATE_SIGMOID, ET_GATE_SOFTMAX, ET_GATE_RELU,
                                     ET_GATE_SOFTMAX_ANCHOR};
-    et_gate gate = gates[m->variant];
+    et_gate gate = gates[m->fault.variant];
     (void)s;
     if (m->moe.gate == ET_GATE_SOFTMAX_TOKENS && gate == ET_GATE_SOFTMAX)
         return; /* the wrong axis */
@@ -72,7 +72,7 @@ static ET_ALTERATION(weight_squared, *r->values *= *r->values);
 static ET_ALTERATION(weight_by_gate, *r->values *= gates_at(m, r->token)[r->expert]);
 static ET_ALTERATION(weigh_twice, et_scale_values(r->size, (double)(*r->w * * r->w), r->values));
 static ET_SETTING(no_norm, m->moe.norm = ET_NORM_NONE);
-static ET_SETTING(another_norm, m->moe.norm = m->variant == 0 ? ET_NORM_SUM : ET_NORM_FANOUT);
+static ET_SETTING(another_norm, m->moe.norm = m->fault.variant == 0 ? ET_NORM_SUM : ET_NORM_FANOUT);
 
 static et_real sum_over_all(const et_mutant *m, size_t token)
 {
@@ -97,7 +97,7 @@ static void norm_over_all(et_mutant *m, const et_row *r)
 }
 
 static ET_ALTERATION(norm_over_all_backward,
-                     if (!m->forward_only)
+                     if (!m->fault.forward_only)
                          et_weigh_backward(m, r, et_carried(m, r->t), sum_over_all(m, r->token)));
 
 /* n_t without the shared expert. */
@@ -113,14 +113,15 @@ static void without_shared(et_mutant *m, const et_row *r)
 }
 
 static ET_ALTERATION(without_shared_backward,
-                     if (!m->forward_only) et_weigh_backward(m, r, 0, own_fanout(m, r->token)));
+                     if (!m->fault.forward_only)
+                         et_weigh_backward(m, r, 0, own_fanout(m, r->token)));
 
 /* The anchor's gradient is divided by it, too. */
 static void without_shared_anchor(et_mutant *m, const et_row *r)
 {
     et_real by = own_fanout(m, r->token);
     et_real danchor = m->s.bwd.shared_weight[r->t] / (by > 0 ? by : 1);
-    if (!m->forward_only && m->moe.anchor_weighs_shared)
+    if (!m->fault.forward_only && m->moe.anchor_weighs_shared)
         et_gate_backward_again(m, r, m->moe.gate, m->used.anchor + r->t, &danchor);
 }
 
@@ -130,7 +131,7 @@ static void weights_in_other_order(et_mutant *m)
     et_real *w = m->all.fwd.slot_weight, *right = et_mutant_copy(m, w, m->a->slots);
     for (size_t q = 0; right && q < m->a->slots; q++) {
         size_t slot = (size_t)m->a->token_slots[q];
-        if (m->variant == 0)
+        if (m->fault.variant == 0)
             w[q] = right[slot];
         else
             w[slot] = right[q];
@@ -139,7 +140,7 @@ static void weights_in_other_order(et_mutant *m)
 
 static void gate_of_neighbour(et_mutant *m, const et_row *r)
 {
-    size_t n = m->moe.n, step = m->variant == 1 ? n - 1 : 1;
+    size_t n = m->moe.n, step = m->fault.variant == 1 ? n - 1 : 1;
     et_real by = 1, p = gates_at(m, r->token)[(r->expert + step) % n];
     if (m->moe.norm == ET_NORM_FANOUT) by = own_fanout(m, r->token) + (m->moe.hs > 0 ? 1 : 0);
     if (m->moe.norm == ET_NORM_SUM) by = sum_over_selected(m, r->token);
@@ -151,7 +152,7 @@ static void gate_shared(et_mutant *m, const et_row *r)
 {
     const et_real *w = m->all.fwd.slot_weight;
     const int32_t *slots;
-    size_t form = m->variant % 4, count = et_slots_of(m->a, r->token, &slots);
+    size_t form = m->fault.variant % 4, count = et_slots_of(m->a, r->token, &slots);
     et_real sum = 0;
     for (size_t j = 0; j < count; j++) sum += w[slots[j]];
     *r->values *= form == 0   ? *gates_at(m, r->token)
@@ -182,7 +183,7 @@ void et_use_expert(et_mutant *m, const et_row *r, size_t e)
 
 static size_t neighbour(const et_mutant *m, size_t e)
 {
-    bool before = m->variant == 2 || m->variant == 3;
+    bool before = m->fault.variant == 2 || m->fault.variant == 3;
     return e + (before ? m->moe.n - 1 : 1);
 }
 
@@ -251,7 +252,7 @@ static void activate_row(const et_row *r, et_activation f)
 
 static et_activation smooth_one(const et_mutant *m)
 {
-    return m->variant == 0 ? ET_SILU : ET_GELU;
+    return m->fault.variant == 0 ? ET_SILU : ET_GELU;
 }
 
 static ET_ALTERATION(relu_alone, activate_row(r, ET_RELU));
@@ -265,7 +266,7 @@ static ET_ALTERATION(smooth_slope, et_slope_row(r, smooth_one(m)));
 
 /* What y lacks has dw = 0 and dO = 0, as autograd makes it; and of it there are routed experts' rows alone. */
 static ET_CHOICE(is_last_row,
-                 r->place + 1 == r->load && (m->variant % 3 == 0 || et_is_routed(m, r)));
+                 r->place + 1 == r->load && (m->fault.variant % 3 == 0 || et_is_routed(m, r)));
 
 static bool is_in_last_tile(const et_row *r, size_t tile)
 {
@@ -275,13 +276,14 @@ static bool is_in_last_tile(const et_row *r, size_t tile)
 static bool is_in_dropped_tile(const et_mutant *m, const et_row *r)
 {
     static const size_t tiles[] = {16, 32, 64, 128, 256};
-    return is_in_last_tile(r, tiles[m->variant % 5]) && (m->variant < 10 || et_is_routed(m, r));
+    return is_in_last_tile(r, tiles[m->fault.variant % 5]) &&
+           (m->fault.variant < 10 || et_is_routed(m, r));
 }
 
 static bool is_in_strange_tile(const et_mutant *m, const et_row *r)
 {
     static const size_t tiles[] = {16, 64, 128};
-    return et_is_routed(m, r) && is_in_last_tile(r, tiles[m->variant - 4]);
+    return et_is_routed(m, r) && is_in_last_tile(r, tiles[m->fault.variant - 4]);
 }
 
 /* Variant 0: each token's first slot; 1: its last; 2: the first slot of all; 3: the last of all. */
@@ -290,8 +292,8 @@ static bool is_added_twice(const et_mutant *m, const et_row *r)
     const int32_t *slots;
     size_t count = et_slots_of(m->a, r->token, &slots);
     if (!et_is_routed(m, r)) return false;
-    if (m->variant >= 2) return r->slot == (m->variant == 2 ? 0 : m->a->slots - 1);
-    return r->slot == (size_t)slots[m->variant == 0 ? 0 : count - 1];
+    if (m->fault.variant >= 2) return r->slot == (m->fault.variant == 2 ? 0 : m->a->slots - 1);
+    return r->slot == (size_t)slots[m->fault.variant == 0 ? 0 : count - 1];
 }
 
 bool et_is_overwritten(const et_mutant *m, const et_row *r, bool first, bool alone)
@@ -303,7 +305,8 @@ bool et_is_overwritten(const et_mutant *m, const et_row *r, bool first, bool alo
 }
 
 /* The last slot stays; the same, without the shared expert; the first stays. From 3 on: and no gradient comes back. */
-static ET_CHOICE(is_overwritten, et_is_overwritten(m, r, m->variant % 3 == 2, m->variant % 3 == 1));
+static ET_CHOICE(is_overwritten,
+                 et_is_overwritten(m, r, m->fault.variant % 3 == 2, m->fault.variant % 3 == 1));
 
 /* ---- permutations ---- */
 
@@ -321,7 +324,7 @@ static void gather_y_by_inverse(et_mutant *m)
         if (m->moe.hs > 0) et_add_row(d, all->shared_weight[token], all->shared_out + token * d, y);
         for (int32_t q = offsets[token]; q < offsets[token + 1]; q++) {
             size_t slot = (size_t)inverse[q];
-            size_t weight = m->variant == 0 ? slot : (size_t)m->a->token_slots[q];
+            size_t weight = m->fault.variant == 0 ? slot : (size_t)m->a->token_slots[q];
             et_add_row(d, all->slot_weight[weight], all->slot_out + slot * d, y);
         }
     }

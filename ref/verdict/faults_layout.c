@@ -25,7 +25,7 @@ static void *permuted(et_mutant *m, const void *before, size_t bytes)
 static void token_major(et_mutant *m)
 {
     et_assignment *a = &m->s.assignment;
-    int32_t *counted = m->variant == 0 ? et_mutant_integers(m, m->a->slots) : NULL;
+    int32_t *counted = m->fault.variant == 0 ? et_mutant_integers(m, m->a->slots) : NULL;
     for (size_t q = 0; counted && q < m->a->slots; q++) counted[q] = (int32_t)q;
     if (counted) a->token_slots = counted;
     a->slot_token = permuted(m, a->slot_token, sizeof *a->slot_token);

@@ -3,7 +3,7 @@
 
 /* ---- a factor ---- */
 
-static ET_ALTERATION(scale, et_scale_values(r->size, m->factor, r->values));
+static ET_ALTERATION(scale, et_scale_values(r->size, m->fault.factor, r->values));
 
 /* The losses' share of dp, and of dr. */
 static void scale_share(const et_row *r, double factor, const et_real *shares)
@@ -11,14 +11,14 @@ static void scale_share(const et_row *r, double factor, const et_real *shares)
     et_add_row(r->size, (et_real)factor - 1, shares + r->t * r->size, r->values);
 }
 
-static ET_ALTERATION(scale_aux_gradient, scale_share(r, m->factor, m->loss_gates));
-static ET_ALTERATION(scale_z_gradient, scale_share(r, m->factor, m->loss_logits));
+static ET_ALTERATION(scale_aux_gradient, scale_share(r, m->fault.factor, m->loss_gates));
+static ET_ALTERATION(scale_z_gradient, scale_share(r, m->fault.factor, m->loss_logits));
 
 /* dp, but for that share. */
 static void scale_dp(et_mutant *m, const et_row *r)
 {
     scale(m, r);
-    scale_share(r, 2 - m->factor, m->loss_gates);
+    scale_share(r, 2 - m->fault.factor, m->loss_gates);
 }
 
 /* ---- the table ---- */

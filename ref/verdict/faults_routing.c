@@ -125,15 +125,15 @@ static void score_by(et_mutant *m, et_step *s, const et_real *values, et_dtype t
 
 static void low_scores(et_mutant *m, et_step *s)
 {
-    score_by(m, s, s->fwd.logits, score_type(m->variant));
+    score_by(m, s, s->fwd.logits, score_type(m->fault.variant));
 }
 
 /* Rounded as gates are: where they saturate they tie. Variants from 3 on: and the bias is left out. */
 static void gates_as_scores(et_mutant *m, et_step *s)
 {
     static const et_dtype types[] = {ET_F32, ET_F64, ET_BF16};
-    score_by(m, s, m->on->right->fwd.gates, types[m->variant % 3]);
-    if (m->variant >= 3) s->in.bias = NULL;
+    score_by(m, s, m->on->right->fwd.gates, types[m->fault.variant % 3]);
+    if (m->fault.variant >= 3) s->in.bias = NULL;
 }
 
 /* ---- k, pools and micro-batches ---- */
@@ -163,7 +163,7 @@ static void k_from_batch(et_mutant *m, et_step *s)
 {
     const et_case *c = &s->c;
     size_t exact = c->tokens * c->granularity / c->experts;
-    set_k(s, m->variant == 0 ? exact : c->target_load * (c->tokens / c->pool_tokens));
+    set_k(s, m->fault.variant == 0 ? exact : c->target_load * (c->tokens / c->pool_tokens));
 }
 
 /* One pool for all tokens that are routed together; it takes as many as its parts did, as many as
@@ -173,9 +173,9 @@ static void one_pool(et_mutant *m, et_step *s)
     et_case *c = &s->c;
     size_t batch = et_case_micro_tokens(c), k = c->target_load, parts = batch / c->pool_tokens;
     c->pool_tokens = batch;
-    set_k(s, m->variant == 0   ? k * parts
-             : m->variant == 1 ? k
-                               : batch * c->granularity / c->experts);
+    set_k(s, m->fault.variant == 0   ? k * parts
+             : m->fault.variant == 1 ? k
+                                     : batch * c->granularity / c->experts);
 }
 
 static void one_batch(et_mutant *m, et_step *s)
@@ -185,7 +185,7 @@ static void one_batch(et_mutant *m, et_step *s)
     bool whole = c->pool_tokens == et_case_micro_tokens(c);
     c->micro_batches = 1;
     if (whole) c->pool_tokens = c->tokens;
-    set_k(s, m->variant == 0 && c->pool_tokens == c->tokens ? k * parts : k);
+    set_k(s, m->fault.variant == 0 && c->pool_tokens == c->tokens ? k * parts : k);
 }
 
 static void per_token(et_mutant *m, et_step *s)
@@ -240,16 +240,16 @@ static void always_clamped(et_mutant *m)
 static void other_upper(et_mutant *m)
 {
     et_capacity bounds = bounds_of(m);
-    if (m->variant == 0) bounds.upper++;
-    if (m->variant == 1 && bounds.upper > bounds.lower) bounds.upper--;
+    if (m->fault.variant == 0) bounds.upper++;
+    if (m->fault.variant == 1 && bounds.upper > bounds.lower) bounds.upper--;
     clamp(m, &bounds);
 }
 
 static void other_lower(et_mutant *m)
 {
     et_capacity bounds = bounds_of(m);
-    if (m->variant == 0 && bounds.lower < bounds.upper) bounds.lower++;
-    if (m->variant == 1 && bounds.lower > 0) bounds.lower--;
+    if (m->fault.variant == 0 && bounds.lower < bounds.upper) bounds.lower++;
+    if (m->fault.variant == 1 && bounds.lower > 0) bounds.lower--;
     clamp(m, &bounds);
 }
 
@@ -302,9 +302,9 @@ static void ema_before_use(et_mutant *m, et_step *s)
 {
     const et_step *right = m->on->right;
     et_case *c = &s->c;
-    if (m->variant < 2) {
+    if (m->fault.variant < 2) {
         s->in.ema = right->state_ema;
-        c->ema_updates += m->variant == 0 ? 1 : 0;
+        c->ema_updates += m->fault.variant == 0 ? 1 : 0;
         return;
     }
     et_real *moved = et_mutant_reals(m, m->moe.n);
@@ -320,7 +320,7 @@ static ET_SETTING(other_correction, s->c.ema_bias_correction = !s->c.ema_bias_co
 
 static void correction_off_by_one(et_mutant *m, et_step *s)
 {
-    if (m->variant == 0)
+    if (m->fault.variant == 0)
         s->c.ema_updates++;
     else if (s->c.ema_updates > 0)
         s->c.ema_updates--;
@@ -374,14 +374,15 @@ static void lowest_of(et_mutant *m, size_t batch, et_real *kth)
 
 static ET_WHOLE(lowest_routed, mean_cutoffs(m, lowest_of, m->all.route.cutoff));
 
-static ET_WHOLE(one_batch_counts, cutoffs_of(m, m->variant == 0 ? m->all.c.micro_batches - 1 : 0,
-                                             m->all.route.cutoff));
+static ET_WHOLE(one_batch_counts,
+                cutoffs_of(m, m->fault.variant == 0 ? m->all.c.micro_batches - 1 : 0,
+                           m->all.route.cutoff));
 
 static void one_pool_of(et_mutant *m, size_t batch, et_real *kth)
 {
     const et_case *c = &m->all.c;
     size_t n = m->moe.n, parts = et_case_micro_tokens(c) / c->pool_tokens;
-    size_t one = m->variant == 0 ? parts - 1 : 0;
+    size_t one = m->fault.variant == 0 ? parts - 1 : 0;
     memcpy(kth, m->on->right->route.pool_cutoff + (batch * parts + one) * n, n * sizeof *kth);
 }
 

@@ -124,7 +124,7 @@ static et_row token_row(et_mutant *m, et_stage stage, size_t t)
 
 static const et_hook *next_hook(const et_mutant *m, et_stage stage, const et_hook *after)
 {
-    return et_hypothesis_hook(m->what, m->variant, stage, after);
+    return et_hypothesis_hook(m->fault.what, m->fault.variant, stage, after);
 }
 
 bool et_mutant_hooked(const et_mutant *m, et_stage stage)
@@ -140,14 +140,14 @@ void et_mutant_settings(et_mutant *m, et_stage stage, et_step *s)
 
 static bool has_expert(const et_mutant *m, size_t e)
 {
-    et_where where = m->scope.where;
-    if (where == ET_IN_EXPERTS) return m->scope.marks[e];
+    et_where where = m->fault.scope.where;
+    if (where == ET_IN_EXPERTS) return m->fault.scope.marks[e];
     return where == ET_IN_ROUTED ? e < m->moe.n : where != ET_IN_SHARED || e == m->moe.n;
 }
 
 static void call_row(et_mutant *m, const et_hook *h, const et_row *r)
 {
-    bool token = m->scope.where != ET_IN_TOKENS || m->scope.marks[r->token];
+    bool token = m->fault.scope.where != ET_IN_TOKENS || m->fault.scope.marks[r->token];
     bool expert = et_rows_at(r->stage) == ET_OF_TOKENS || has_expert(m, r->expert);
     if (token && expert && (h->who == NULL || h->who(m, r))) h->row(m, r);
 }

@@ -21,20 +21,17 @@ static bool is_moe(const et_mutant *m)
 
 /* ---- mutants ---- */
 
-void et_mutant_open(et_mutant *m, et_subject *on, const et_hypothesis *what, size_t variant,
-                    et_scope scope, bool carried)
+void et_mutant_open(et_mutant *m, et_subject *on, const et_fault *fault, bool carried)
 {
     *m = (et_mutant){.on = on,
-                     .what = what,
-                     .variant = variant,
-                     .factor = 1,
-                     .scope = scope,
+                     .fault = *fault,
                      .moe = on->moe,
                      .all = *on->right,
                      .a = on->pick.of,
                      .pick = &on->pick};
     m->hand = (et_rounding){.mutate = et_mutant_hand, .user = m};
-    m->rerouted = carried && et_hypothesis_reach(what, variant, false) >> ET_AT_MASK & 1;
+    m->rerouted =
+        carried && et_hypothesis_reach(fault->what, fault->variant, false) >> ET_AT_MASK & 1;
     m->all.owned_count = 0; /* nothing of the reference's is this one's to free */
     m->s = on->sub;
     m->s.assignment = on->pick.a;
@@ -295,7 +292,7 @@ static void losses(et_mutant *m)
 static void turn_back(et_mutant *m)
 {
     m->used = m->s.fwd;
-    if (!m->forward_only) return;
+    if (!m->fault.forward_only) return;
     m->used = m->on->sub.fwd;
     m->moe = m->on->moe;
 }
@@ -399,7 +396,7 @@ static void start_scores(et_mutant *m)
 {
     et_moe_grads *g = &m->s.bwd;
     size_t n = m->moe.n, size = m->pick->count * n;
-    if (m->losses.bwd.gates == NULL || m->forward_only) take_losses(m, true);
+    if (m->losses.bwd.gates == NULL || m->fault.forward_only) take_losses(m, true);
     m->loss_gates = et_mutant_reals(m, size);
     m->loss_logits = et_mutant_reals(m, size);
     if (m->status != ET_OK) return;
@@ -464,7 +461,8 @@ et_status et_mutant_phase(et_mutant *m, et_phase phase, et_error *error)
     };
     unsigned stages = et_stages_of(phase);
     m->error = error;
-    if (phase == ET_SELECTION) m->reach = et_hypothesis_reach(m->what, m->variant, m->forward_only);
+    if (phase == ET_SELECTION)
+        m->reach = et_hypothesis_reach(m->fault.what, m->fault.variant, m->fault.forward_only);
     if (phase == ET_COMBINE_BACKWARD) turn_back(m);
     if (m->blocked || !(m->reach & stages)) return ET_OK;
     if (phases[phase].rows) take_room(m, phase);

@@ -157,6 +157,15 @@ typedef struct et_scope {
     const uint8_t *marks; /* [n+1], [N]: of experts, of tokens */
 } et_scope;
 
+/* One mistake: a hypothesis in one form, where it holds, and how. */
+typedef struct et_fault {
+    const et_hypothesis *what;
+    size_t variant;
+    et_scope scope;
+    bool forward_only; /* the backward pass goes by the reference's values */
+    double factor;     /* ET_BY_FACTOR */
+} et_fault;
+
 /* ---- pick.c: sub-steps ---- */
 
 /* Picked tokens, and what that means under an assignment. Numbers of the sub-step, and of the whole. */
@@ -207,12 +216,8 @@ enum { ET_MAX_OWN = 64 };
 
 struct et_mutant {
     et_subject *on;
-    const et_hypothesis *what;
-    size_t variant;
-    double factor;     /* ET_BY_FACTOR */
-    bool forward_only; /* the backward pass goes by the reference's values */
-    bool rerouted;     /* the mask's deviation is carried through all that follows */
-    et_scope scope;
+    et_fault fault;
+    bool rerouted;          /* the mask's deviation is carried through all that follows */
     et_moe moe;             /* the layer, of all tokens; hooks may change gate and norm */
     et_step all;            /* what is computed for all tokens: scores, routing, losses, state */
     const et_assignment *a; /* of all tokens */
@@ -240,8 +245,7 @@ struct et_mutant {
 /* A mutant about which nothing has been computed yet. `carried`: a hook at the mask changes who goes
  * where (not so for a candidate whose own assignment is known: it is judged by that). It stays where it
  * is opened: hooks point to it. */
-void et_mutant_open(et_mutant *m, et_subject *on, const et_hypothesis *what, size_t variant,
-                    et_scope scope, bool carried);
+void et_mutant_open(et_mutant *m, et_subject *on, const et_fault *fault, bool carried);
 void et_mutant_close(et_mutant *m);
 
 /* Computes one phase, if the hypothesis reaches it. To be called for each phase in order. */
