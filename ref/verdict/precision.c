@@ -499,7 +499,7 @@ static et_status fits_profile(const et_inquiry *q, const et_bars *bars, const et
     *fits = of_sums || flushes || !is_contradicted(q, bars);
     for (size_t i = 0; *fits && i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
-        et_tensor_verdict out;
+        et_tensor_verdict out = {0};
         const et_real *V = et_variance_named(bars, x->got->name);
         if (!V || !x->failed || x->part != ET_PART_ARITHMETIC) continue;
         status = et_judge_tensor(&j, (size_t)(x->got - j.candidate), q->right, V, &out, error);
