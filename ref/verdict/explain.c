@@ -424,6 +424,47 @@ static et_status attempt_nature(search *s, et_nature nature, double part, bool e
     return status;
 }
 
+/* ---- the order of what fits ---- */
+
+/* Differences of fits: as tight; so much less tight that it is no explanation beside the other, its bars being twelve
+ * times as wide. */
+static const double as_tight = 0.05, far_looser = 2.5;
+
+/* Does it bring bars of its own, as wide as a rounding asks? */
+static bool has_wide_bars(const et_finding *f)
+{
+    return f->what->nature == ET_BY_PROFILE || f->what->nature == ET_BY_TRUNCATION;
+}
+
+/* Beside one that fits within the verdict's own bars far looser ones are none. And few bits of sums fit too much
+ * (precision.c): where the candidate is evidently of another profile, they must fit better. */
+static bool gives_way(const et_finding *f, double best, const et_other_profile *other)
+{
+    bool sums = f->what->bits > 0 && f->what->place == ET_ACCUMULATOR;
+    if (!has_wide_bars(f)) return false;
+    return f->fit < best - far_looser || (sums && other->evident && f->fit < other->fit + as_tight);
+}
+
+/* Findings `first` and on, which are compared by their fits: the tightest first. Far looser ones are dropped where
+ * something fits within the verdict's own bars; nothing else is, since the bars of sums in few bits are wider than most
+ * kernels need. */
+static void order_by_fit(et_inquiry *q, size_t first, const et_other_profile *other)
+{
+    double best = -INFINITY;
+    size_t kept = first;
+    for (size_t i = first; i < q->found; i++)
+        if (!has_wide_bars(&q->findings[i])) best = fmax(best, q->findings[i].fit);
+    for (size_t i = first; i < q->found; i++) {
+        const et_finding f = q->findings[i];
+        if (gives_way(&f, best, other)) continue;
+        size_t at = kept++;
+        for (; at > first && q->findings[at - 1].fit + as_tight < f.fit; at--)
+            q->findings[at] = q->findings[at - 1];
+        q->findings[at] = f;
+    }
+    q->found = kept;
+}
+
 /* ---- the search ---- */
 
 static void fill_in(const et_inquiry *q)
@@ -454,7 +495,7 @@ static et_status run_search(search *s, et_error *error)
         status = attempt_nature(s, ET_BY_FACTOR, 0.9, explained, error);
         et_budget_until(&q->budget, 1, 1);
         if (status == ET_OK) status = et_explain_precision(q, error);
-        et_order_by_fit(q, before, &other);
+        order_by_fit(q, before, &other);
         explained[1] = q->found > before;
     }
     fill_in(q);

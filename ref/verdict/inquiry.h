@@ -4,10 +4,10 @@
  *     exhibits.c     the candidate's tensors; which tokens and experts fail; in which of them a hypothesis may hold,
  *                    and on how many it is tried
  *     compare.c      a mutant against the candidate; the variances under which it is compared
- *     fit.c          how tightly a hypothesis fits; another profile as an explanation; the order of what fits
+ *     fit.c          how tightly a hypothesis fits
  *     budget.c       how much CPU time all of it may take
  *     choice.c       another profile under which everything passes
- *     precision.c    hypotheses about rounding, which change no reference value
+ *     precision.c    hypotheses about rounding, which change no reference value; another profile as one
  *     residual.c     what is wrong, and where, if nothing explains it
  *     mutant.c, hooks.c, pick.c  the reference with one thing done wrong, on picked tokens
  *     catalogue.c, faults_*.c    what can go wrong
@@ -174,6 +174,8 @@ double et_fit_of(const et_likelihood *l);
 /* How tightly the mutant fits, which passes the full judgement. */
 double et_mutant_fit(const et_inquiry *q, const et_mutant *m);
 
+/* ---- precision.c ---- */
+
 /* A profile that explains: the errors are of the size that it says, and far from what the one that judged says.
  * evident: the candidate's numbers are of that profile, too. */
 typedef struct et_other_profile {
@@ -184,21 +186,6 @@ typedef struct et_other_profile {
 
 /* verdict->passes_under. */
 et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error *error);
-/* Findings `first` and on, which are compared by their fits: the tightest first. */
-void et_order_by_fit(et_inquiry *q, size_t first, const et_other_profile *other);
-
-/* ---- precision.c ---- */
-
-/* Are all errors small enough for rounding? True, too, where no tensor of reals fails. */
-bool et_could_be_rounding(const et_inquiry *q);
-
-/* How tightly the profile that judged fits. */
-double et_own_fit(const et_inquiry *q);
-
-/* How tightly profile p fits as a whole; and does it account for the errors, which are of the size that it says, in
- * all that fails, and not absent from what passes? */
-et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, bool *accounts,
-                         et_error *error);
 
 /* Tries the hypotheses about rounding on the arithmetic part. */
 et_status et_explain_precision(et_inquiry *q, et_error *error);

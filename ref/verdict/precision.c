@@ -116,7 +116,7 @@ static errors errors_of(const et_exhibit *x)
 
 /* Rounding errs by a few parts in a hundred, where sums cancel by more; a wrong formula by as much as
  * there is. */
-bool et_could_be_rounding(const et_inquiry *q)
+static bool could_be_rounding(const et_inquiry *q)
 {
     for (size_t i = 0; i < q->wrong_count; i++)
         if (!(errors_of(q->wrong[i]).all < 0.3)) return false;
@@ -134,7 +134,7 @@ static double fit_of_guess(const et_inquiry *q, bool slopes, int bits)
     return et_fit_of(&l);
 }
 
-double et_own_fit(const et_inquiry *q)
+static double own_fit(const et_inquiry *q)
 {
     return fit_of_guess(q, false, 0);
 }
@@ -466,8 +466,10 @@ static et_status take_bars(const et_inquiry *q, const et_profile *p, et_shelved 
     return et_shelf_take(j->shelf, mask, p, j->options->max_bytes, NULL, NULL, taken, error);
 }
 
-et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, bool *accounts,
-                         et_error *error)
+/* How tightly profile p fits as a whole; and does it account for the errors, which are of the size that it says, in
+ * all that fails, and not absent from what passes? */
+static et_status fit_profile(const et_inquiry *q, const et_profile *p, double *fit, bool *accounts,
+                             et_error *error)
 {
     const double fills =
         0.3; /* below that part of its deviations a profile merely covers the errors */
@@ -479,6 +481,26 @@ et_status et_profile_fit(const et_inquiry *q, const et_profile *p, double *fit, 
     *accounts = (l.n == 0 || l.squares >= fills * fills * l.n) && !is_contradicted(q, &taken->bars);
     et_shelf_give_back(q->j->shelf, taken);
     return ET_OK;
+}
+
+static bool goes_on(void *user)
+{
+    return et_budget_allows(user, ET_JUDGEMENT);
+}
+
+et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error *error)
+{
+    bool accounts = false;
+    *other = (et_other_profile){.fit = -INFINITY};
+    if (!could_be_rounding(q)) return ET_OK;
+    et_budget_until(&q->budget, 1, 1);
+    et_status status = et_find_passing_profile(&other->profile, q->j, goes_on, &q->budget, error);
+    if (status != ET_OK || !other->profile) return status;
+    q->verdict->passes_under = other->profile->name;
+    status = fit_profile(q, other->profile, &other->fit, &accounts, error);
+    other->explains = !q->failed[ET_PART_ARITHMETIC] || (accounts && other->fit > own_fit(q) + 1);
+    other->evident = other->explains && et_has_numbers_of(q->j, other->profile);
+    return status;
 }
 
 /* Every failing tensor passes, and one at least has errors of the size to be expected. Roundings of operands,
@@ -581,7 +603,7 @@ et_status et_explain_precision(et_inquiry *q, et_error *error)
 {
     const et_hypothesis *what;
     et_status status = ET_OK;
-    bool small = et_could_be_rounding(q), scattered = is_scattered(q);
+    bool small = could_be_rounding(q), scattered = is_scattered(q);
     bool flushed = false; /* which looks like nothing else */
     for (size_t i = 0; status == ET_OK && !flushed && (what = et_hypothesis_row(i)) != NULL; i++) {
         if (what->applies && !what->applies(q->right)) continue;
