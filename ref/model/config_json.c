@@ -159,7 +159,7 @@ et_status et_gpt_config_parse(et_gpt_config *c, const char *json, size_t length,
 {
     ET_ARITHMETIC;
     json_t *root;
-    et_gpt_config parsed;
+    et_gpt_config parsed = {.engine = ET_PLAIN};
     et_status status =
         et_json_read(&root, json, length, LIMIT, where, "a model's configuration", error);
     if (status != ET_OK) return status;
