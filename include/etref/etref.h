@@ -1,4 +1,4 @@
-/* etref.h: everything. The reading order of the mathematics is in README.md.
+/* etref.h: everything. The reading order of the mathematics is in ref/README.md.
  *
  * What a header declares between its two visibility pragmas is what libetref.so exports: it is
  * compiled with all other names hidden.

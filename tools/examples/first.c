@@ -1,4 +1,4 @@
-/* first.c: opens a golden and prints the first elements of y. README's example in C.
+/* first.c: opens a golden and prints the first elements of y. tools/README.md's example in C.
  *
  *     cc first.c $(pkg-config --cflags --libs etref) -o first && ./first FILE
  */
