@@ -169,6 +169,12 @@ static void gates(et_mutant *m)
     if (m->status == ET_OK) et_mutant_call(m, ET_AT_GATES);
 }
 
+/* A hook may have failed while the layer ran. */
+static void ran(et_mutant *m, et_status status)
+{
+    if (m->status == ET_OK) m->status = status;
+}
+
 static void weigh(et_mutant *m)
 {
     et_moe_values *f = &m->all.fwd;
@@ -176,7 +182,7 @@ static void weigh(et_mutant *m)
     if (m->moe.hs > 0) f->shared_weight = et_mutant_reals(m, m->moe.N);
     if (m->status != ET_OK) return;
     et_mutant_settings(m, ET_AT_WEIGHTS, &m->all);
-    m->status = et_moe_weigh(&m->moe, m->a, f, m->error);
+    ran(m, et_moe_weigh(&m->moe, m->a, f, m->error));
     if (m->status == ET_OK) et_mutant_call_weights(m);
 }
 
@@ -226,8 +232,8 @@ static void experts(et_mutant *m)
     et_ffn dense = dense_layer(m);
     const et_ffn_rows rows = {
         .m = moe.N, .x = m->on->x, .H = f->slot_pre, .A = f->slot_act, .out = f->slot_out};
-    m->status = is_moe(m) ? et_moe_experts(&moe, m->on->x, &m->pick->a, f, m->error)
-                          : et_ffn_forward(&dense, &rows, m->error);
+    ran(m, is_moe(m) ? et_moe_experts(&moe, m->on->x, &m->pick->a, f, m->error)
+                     : et_ffn_forward(&dense, &rows, m->error));
     if (m->status == ET_OK) et_mutant_call(m, ET_AT_OUT);
 }
 
@@ -252,7 +258,7 @@ static void combine(et_mutant *m)
     if (m->mixed[0]) f.slot_weight = m->mixed[0];
     if (m->mixed[1]) f.shared_weight = m->mixed[1];
     if (is_moe(m))
-        m->status = et_moe_combine(&moe, &m->pick->a, &f, m->error);
+        ran(m, et_moe_combine(&moe, &m->pick->a, &f, m->error));
     else
         for (size_t j = 0; j < moe.N * moe.d; j++)
             f.y[j] = f.slot_out[j] * (m->mixed[0] ? m->mixed[0][j / moe.d] : 1);
@@ -302,7 +308,7 @@ static void combine_backward(et_mutant *m)
     et_moe_grads *g = &m->s.bwd;
     et_moe moe = layer_of(m);
     if (is_moe(m))
-        m->status = et_moe_combine_backward(&moe, m->on->dy, &m->pick->a, &m->used, g, m->error);
+        ran(m, et_moe_combine_backward(&moe, m->on->dy, &m->pick->a, &m->used, g, m->error));
     else
         memcpy(g->slot_out, m->on->dy, moe.N * moe.d * sizeof(et_real));
     if (m->status != ET_OK) return;
@@ -350,10 +356,9 @@ static void experts_backward(et_mutant *m)
                               .dA = g->slot_act,
                               .dH = g->slot_pre,
                               .dx = g->x};
-    m->status = is_moe(m)
-                    ? et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, m->error)
-                    : et_ffn_backward(&dense, &rows, whole ? g->up : NULL, whole ? g->down : NULL,
-                                      m->error);
+    ran(m, is_moe(m) ? et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, m->error)
+                     : et_ffn_backward(&dense, &rows, whole ? g->up : NULL, whole ? g->down : NULL,
+                                       m->error));
     if (m->status != ET_OK) return;
     et_mutant_call(m, ET_AT_DDOWN);
     et_mutant_call(m, ET_AT_DUP);
