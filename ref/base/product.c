@@ -59,11 +59,9 @@ static int operand_bits(const et_profile *p, const et_operand *X)
 }
 
 /* X in operands' format, its terms in the sum's order. `lines` of `width` numbers in memory; the terms
- * are its lines, or the numbers within each. *rounded: also becomes true if this changes a number, or if X was stored in
- * fewer bits than sums have. */
+ * are its lines, or the numbers within each. */
 static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t lines, size_t width,
-                              bool terms_are_lines, const size_t *order, copy *to, bool *rounded,
-                              et_error *error)
+                              bool terms_are_lines, const size_t *order, copy *to, et_error *error)
 {
     et_grid grid = et_grid_of(r, X->place, X->site);
     et_status status = take(to, lines, width, error);
@@ -71,9 +69,7 @@ static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t 
     to->transposed = X->at.transposed;
     bool input = X->stored == ET_UNSTORED && !r->profile->stochastic;
     if (input) grid.known = 0; /* every kernel knows it */
-    bool changed = X->stored != ET_UNSTORED && et_place_bits(r->profile, (et_place)X->stored) <
-                                                   et_place_bits(r->profile, ET_ACCUMULATOR);
-#pragma omp parallel for reduction(|| : changed) if (et_worth_threads(lines * width))
+#pragma omp parallel for if (et_worth_threads(lines * width))
     for (size_t i = 0; i < lines; i++) {
         const et_real *line = X->at.at + (terms_are_lines ? order[i] : i) * X->at.stride;
         for (size_t from = 0; from < width; from += PIECE) {
@@ -84,13 +80,11 @@ static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t 
             else
                 for (size_t j = 0; j < count; j++) was[j] = (double)line[order[from + j]];
             et_grid_round_all(&grid, count, was, v);
-            changed |= memcmp(was, v, count * sizeof *v) != 0;
             if (grid.flushes)
                 for (size_t j = 0; j < count; j++) v[j] = fabs(v[j]) < grid.smallest ? 0 : v[j];
             put_all(to, i * width + from, count, v);
         }
     }
-    *rounded |= changed;
     return ET_OK;
 }
 
@@ -178,7 +172,6 @@ typedef struct job {
     size_t M, N, K;
     copy A, B, C;
     bool native;      /* added as processors add; else rounded to these */
-    bool rounded;     /* an operand was, or has been stored in few bits */
     et_grid grids[2]; /* of products, of sums */
 } job;
 
@@ -233,17 +226,15 @@ size_t et_terms_of_part(const et_rounding *r, const char *site, size_t K)
     return K > parts ? (K + parts - 1) / parts : 0;
 }
 
-/* Is the sum's own error lost among others? Every product of two operands is a number of the accumulator, and an operand
- * has been rounded, or what comes of it is stored in fewer bits. */
-static bool hides_order(const et_rounding *r, const et_operand *A, const et_operand *B,
-                        const job *j)
+/* Is the sum's own error lost in the next rounding? Every product of two operands is a number of the accumulator, and
+ * what comes of the sum is stored in fewer bits. */
+static bool hides_order(const et_rounding *r, const et_operand *A, const et_operand *B)
 {
     const et_profile *p = r->profile;
     et_place sum = accumulator_of(A, B);
     bool stored = sum == ET_ACCUMULATOR &&
                   et_place_bits(p, ET_INTERMEDIATES) < et_place_bits(p, ET_ACCUMULATOR);
-    bool exact = operand_bits(p, A) + operand_bits(p, B) <= et_place_bits(p, sum);
-    return exact && (j->rounded || stored);
+    return stored && operand_bits(p, A) + operand_bits(p, B) <= et_place_bits(p, sum);
 }
 
 static bool fits_blas(size_t M, size_t N, size_t K)
@@ -308,12 +299,11 @@ static et_status kernel_product(const et_rounding *r, et_engine engine, size_t M
     if (status != ET_OK) return status;
     choose_arithmetic(r, A, B, &p);
     if ((status = copy_operand(r, A, a_lines ? K : M, a_lines ? M : K, a_lines, order, &p.A,
-                               &p.rounded, error)) == ET_OK &&
+                               error)) == ET_OK &&
         (status = copy_operand(r, B, b_lines ? K : N, b_lines ? N : K, b_lines, order, &p.B,
-                               &p.rounded, error)) == ET_OK &&
+                               error)) == ET_OK &&
         (status = copy_sums(M, N, accumulate, C, c_stride, &p.C, error)) == ET_OK &&
-        (status = add_up(r, engine, A->site, hides_order(r, A, B, &p), &p, accumulate, error)) ==
-            ET_OK)
+        (status = add_up(r, engine, A->site, hides_order(r, A, B), &p, accumulate, error)) == ET_OK)
         store_sums(M, N, &p.C, C, c_stride);
     free(p.C.at);
     free(p.B.at);
