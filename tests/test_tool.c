@@ -755,6 +755,8 @@ static bool interrupted_by(int number)
     int status = wait_for(child);
     read_back(out, output);
     read_back(err, errors);
+    /* the main thread may be done while another one still hands it the signal */
+    whole = whole || (WIFEXITED(status) && exists("big.safetensors"));
     if (!partial || whole) {
         unlink(in_folder("big.safetensors"));
         return false;

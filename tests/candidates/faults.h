@@ -153,7 +153,7 @@
 
 #define CD_LAYOUT_FAULTS(X)                                                                                                                           \
     X(OFFSETS_INCLUSIVE, "offsets-inclusive", "layout", "offsets-inclusive", is_moe, 0, "expert_offsets[i] is where expert i ends")                   \
-    X(TOKEN_MAJOR, "slots-token-major", "layout", "slots-token-major", has_slots, 0, "slots are numbered token by token, in every tensor of slots")   \
+    X(TOKEN_MAJOR, "slots-token-major", "layout", "slots-token-major", has_slots, 0, "slots are numbered token by token, in every tensor of slots, and no list says so")   \
     X(ONE_BASED, "experts-one-based", "layout", "experts-one-based", has_slots, 0, "experts are counted from 1 in slot_expert and topk_expert")       \
     X(MODULO_POOL, "tokens-modulo-pool", "layout", "tokens-modulo-pool", is_cut_up, 0, "tokens are counted from their pool's first in slot_token and topk_token")
 

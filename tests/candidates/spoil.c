@@ -142,6 +142,15 @@ static void permute_rows(const et_tensor_out *t, const double *order, double *co
         put(t, i, copy[(size_t)order[i / width] * width + i % width]);
 }
 
+static void forget(cd_candidate *out, const char *name)
+{
+    size_t i = 0;
+    while (i < out->count && strcmp(out->tensors[i].name, name) != 0) i++;
+    if (i == out->count) return;
+    out->count--;
+    memmove(&out->tensors[i], &out->tensors[i + 1], (out->count - i) * sizeof *out->tensors);
+}
+
 static et_status make_token_major(cd_candidate *out, cd_work *w)
 {
     const et_tensor_out *slots = find(out, "route.token_slots");
@@ -153,6 +162,7 @@ static et_status make_token_major(cd_candidate *out, cd_work *w)
     for (size_t i = 0; i < out->count; i++)
         if (is_by_slot(out->tensors[i].name)) permute_rows(&out->tensors[i], order, copy);
     for (size_t j = 0; j < w->S; j++) put(slots, j, (double)j);
+    forget(out, "route.slot_token"); /* which would make it legal */
     return ET_OK;
 }
 
