@@ -69,8 +69,9 @@ static inline void become_tool(const char *const *words, const setting *s, FILE 
         const struct rlimit seconds = {20, 20}; /* of computing: who waits for memory spins */
         if (setrlimit(RLIMIT_AS, &limit) != 0 || setrlimit(RLIMIT_CPU, &seconds) != 0) _exit(97);
     }
-    signal(SIGINT, SIG_DFL); /* a test run in the background may have inherited "ignore" */
-    signal(SIGTERM, SIG_DFL);
+    /* a test run in the background, or by nohup, may have inherited "ignore" */
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) signal(signals[i], SIG_DFL);
     char *argv[MAX_WORDS + 2] = {(char *)tool()};
     for (size_t i = 0; i < MAX_WORDS && words[i] != NULL; i++) argv[i + 1] = (char *)words[i];
     execv(tool(), argv);
