@@ -129,7 +129,7 @@ static bool fails(void)
     if (mode == UNREAD) return false;
     unsigned long number = ++asked;
     bool now = (mode == ONCE && number == at) || (mode == FROM && number >= at) ||
-               (mode == EACH && number % at == 0 && fails_in_a_child(number));
+               (mode == EACH && at > 0 && number % at == 0 && fails_in_a_child(number));
     if (!now && mode == ONCE && number > at && again != NULL) *again = true;
     if (now) errno = ENOMEM;
     return now;
