@@ -435,15 +435,9 @@ et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p
     return status;
 }
 
-/* Progress of a step, as the making of bars tells it. */
-typedef struct teller {
-    et_progress *progress;
-    void *user;
-} teller;
-
-static bool tell_bars(void *user, double done)
+bool et_bars_tell(void *user, double done)
 {
-    const teller *t = user;
+    const et_bars_teller *t = user;
     if (t->progress) t->progress(t->user, "error bars", done);
     return true;
 }
@@ -452,12 +446,12 @@ et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p
                         et_progress *progress, void *user, et_error *error)
 {
     ET_ARITHMETIC;
-    teller t = {progress, user};
+    et_bars_teller t = {progress, user};
     work w = {.reference = s,
               .rounding = {.profile = p},
               .max_bytes = s->max_bytes,
               .runs = ET_FIRST_REPLICAS,
-              .progress = tell_bars,
+              .progress = et_bars_tell,
               .user = &t};
     et_status status = et_profile_check(p, error);
     return status == ET_OK ? find_variance(&w, variance, error) : status;

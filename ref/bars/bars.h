@@ -62,6 +62,13 @@ typedef struct et_bars {
 /* Called after each run with the part of the work done, 0 to 1; false: stop, with ET_ENOMEM. */
 typedef bool et_bars_progress(void *user, double done);
 
+/* A step's progress, which may be NULL, told of the making of bars: et_bars_tell with an et_bars_teller. */
+typedef struct et_bars_teller {
+    et_progress *progress;
+    void *user;
+} et_bars_teller;
+bool et_bars_tell(void *user, double done);
+
 /* reference: has been run. max_bytes: of one replica; 0: no limit. progress may be NULL. ET_ENOMEM. */
 et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p, size_t max_bytes,
                        et_bars_progress *progress, void *user, et_error *error);

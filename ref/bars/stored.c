@@ -96,28 +96,15 @@ static bool fits_f32(const et_bars *b)
     return true;
 }
 
-/* Progress of a step, as the making of bars tells it. */
-typedef struct teller {
-    et_progress *progress;
-    void *user;
-} teller;
-
-static bool tell_bars(void *user, double done)
-{
-    const teller *t = user;
-    if (t->progress) t->progress(t->user, "error bars", done);
-    return true;
-}
-
 et_status et_bundle_write_bars(const char *path, const et_step *s, const et_profile *p,
                                et_progress *progress, void *user, et_error *error)
 {
     ET_ARITHMETIC;
     et_bars b;
     et_tensor_out table = {.values = NULL};
-    teller t = {progress, user};
+    et_bars_teller t = {progress, user};
     et_status status = et_profile_check(p, error);
-    if (status == ET_OK) status = et_bars_make(&b, s, p, s->max_bytes, tell_bars, &t, error);
+    if (status == ET_OK) status = et_bars_make(&b, s, p, s->max_bytes, et_bars_tell, &t, error);
     if (status != ET_OK) return status;
     bool complete = fits_f32(&b);
     if (complete) status = list_groups(&table, &b, error);
