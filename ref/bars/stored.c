@@ -1,8 +1,9 @@
 /* stored.c: error bars in a golden bundle, so that a verdict need not make them. See etref/bars.h.
  *
- * noise.NAME holds sqrt(V) of every real tensor, for everybody. noise.bars holds what replicas said of groups: a row
- * a group, tensor after tensor in the order of the table, within each in the order of et_tensor_bars; columns as in
- * FIGURES below. Grids and summands are not stored: the reference has them.
+ * noise.NAME holds sqrt(V) of every real tensor, for everybody. noise.bars holds what replicas said
+ * of groups: a row a group, tensor after tensor in the order of the table, within each in the order
+ * of et_tensor_bars; columns as put_group has them. Grids and summands are not stored: the reference
+ * has them.
  */
 #include "ref/bars/bars.h"
 #include "ref/base/arithmetic.h"
@@ -165,7 +166,8 @@ static et_status read_variance(const et_tensor_file *file, const et_bars *b, et_
     return ET_OK;
 }
 
-/* Elements and sum u^2/V of every group are known without a replica: those in the file must be these. */
+/* Elements and sum u^2/V of every group are known without a replica: those in the file must be
+ * these, but for F32's rounding of sqrt(V). */
 static et_status check_groups(const et_bars *b, et_tensor_id id, const char *path, et_error *error)
 {
     const et_tensor_bars *t = &b->tensor[id];
