@@ -6,6 +6,7 @@
  * likewise with c / n for the spread. The whole tensor has no others of its kind, and its own alone.
  */
 #include "ref/bars/bars.h"
+#include "ref/bars/stages.h"
 #include "ref/bars/variance.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/lanes.h"
@@ -46,45 +47,49 @@ typedef struct pair {
     size_t count; /* elements */
 } pair;
 
-/* The real tensors that both have and a kernel computes. */
-static size_t pair_up(const et_step *reference, const et_step *like, pair list[ET_MAX_STEP_TENSORS])
+/* The real tensors that both have and a kernel computes; `alone`: which stand alone. */
+static size_t pair_up(const et_step *reference, const et_step *like, bool alone,
+                      pair list[ET_MAX_STEP_TENSORS])
 {
     size_t count = 0;
     for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
         et_tensor_out mine = et_tensor_view(reference, id), theirs = et_tensor_view(like, id);
-        if (mine.values && theirs.values && et_tensor_is_real(&mine) && !et_is_input(id))
+        if (!mine.values || !theirs.values || !et_tensor_is_real(&mine) || et_is_input(id)) continue;
+        if (!alone || et_stands_alone(reference, NULL, id))
             list[count++] = (pair){mine, theirs.values, id, et_tensor_count(&mine)};
     }
     return count;
 }
 
-/* Adds e^2 / FIRST, 0 where both are infinite alike. A zero moves now and then, if at all: the largest. */
-ET_LANES static void add_piece(size_t count, const et_real *got, const et_real *want, et_real *to)
+/* Adds e^2 / runs, 0 where both are infinite alike. A zero moves now and then, if at all: the largest. */
+ET_LANES static void add_piece(double runs, size_t count, const et_real *got, const et_real *want,
+                               et_real *to)
 {
     for (size_t j = 0; j < count; j++) {
         double e = got[j] == want[j] ? 0 : (double)got[j] - (double)want[j];
         et_real square = (et_real)(e == e ? e * e : (double)INFINITY);
-        et_real mean = to[j] + square / ET_FIRST_REPLICAS, most = square > to[j] ? square : to[j];
+        et_real mean = to[j] + square / (et_real)runs, most = square > to[j] ? square : to[j];
         to[j] = want[j] != 0 ? mean : most;
     }
 }
 
 enum { PIECE = 4096 }; /* elements for a thread */
 
-static void add_squares(et_step *squares, const et_step *reference, const et_step *replica)
+/* want: what the replica's numbers should be, the reference or what stages make of them. */
+static void add_squares(et_bars *b, const et_step *want, const et_step *replica)
 {
     pair list[ET_MAX_STEP_TENSORS], sums[ET_MAX_STEP_TENSORS];
-    size_t count = pair_up(reference, replica, list);
-    size_t have = pair_up(reference, squares, sums);
+    size_t count = pair_up(want, replica, b->of_stages, list);
+    size_t have = pair_up(b->reference, &b->variance, b->of_stages, sums);
     for (size_t i = 0, k = 0; i < count && k < have; i++) {
         while (k < have && sums[k].row < list[i].row) k++;
         if (k == have || sums[k].row != list[i].row) continue;
-        const et_real *got = list[i].got, *want = list[i].want.values;
+        const et_real *got = list[i].got, *right = list[i].want.values;
         et_real *to = (et_real *)(uintptr_t)sums[k].got;
 #pragma omp parallel for if (et_worth_threads(list[i].count))
         for (size_t j = 0; j < list[i].count; j += PIECE)
-            add_piece(list[i].count - j < PIECE ? list[i].count - j : PIECE, got + j, want + j,
-                      to + j);
+            add_piece(b->runs, list[i].count - j < PIECE ? list[i].count - j : PIECE, got + j,
+                      right + j, to + j);
     }
 }
 
@@ -99,15 +104,48 @@ typedef struct work {
     void *user;
 } work;
 
-/* The next run, with a seed of its own. */
-static et_status next_run(work *w, et_step *replica, et_error *error)
+/* The reference with a kernel's roundings; and what its stages make of the numbers that it shows. */
+typedef struct replica {
+    et_step run, made;
+} replica;
+
+static void end_replica(replica *r)
 {
+    et_step_free(&r->run);
+    et_step_free(&r->made);
+}
+
+/* Roundings left out are no matter to a stage: what it starts from is given. */
+static bool looks_at_stages(const work *w, const et_bars *b)
+{
+    return b->alone && w->rounding.mode != ET_ROUND_SOME;
+}
+
+/* The next run, with a seed of its own. The caller ends it, also on failure. */
+static et_status next_run(work *w, const et_bars *b, replica *r, et_error *error)
+{
+    *r = (replica){0};
     if (w->progress && !w->progress(w->user, (double)w->done / (double)w->runs))
         return et_fail(error, ET_ENOMEM, "error bars: stopped");
     w->rounding.seed = ++w->done;
-    et_status status = et_replica_run(replica, w->reference, &w->rounding, w->max_bytes, error);
-    if (status != ET_OK) et_step_free(replica);
-    return status;
+    et_status status = et_replica_run(&r->run, w->reference, &w->rounding, w->max_bytes, error);
+    if (status != ET_OK || !looks_at_stages(w, b)) return status;
+    const et_given shown = et_given_by(&r->run);
+    bool by_chance = w->rounding.mode == ET_ROUND_RANDOM;
+    return et_stages_run(&r->made, w->reference, &shown, &w->rounding, by_chance, w->max_bytes,
+                         error);
+}
+
+/* What the numbers of a replica are held against, by these bars. */
+static const et_step *wanted_of(const et_bars *b, const replica *r)
+{
+    return b->of_stages ? &r->made : b->reference;
+}
+
+/* Bars, and those of stages if these have been run; `of`: the first, then one after the other. NULL: no more. */
+static et_bars *next_bars(const work *w, et_bars *of)
+{
+    return of->alone && looks_at_stages(w, of) ? of->alone : NULL;
 }
 
 /* Kernels leave out roundings, and so does every second replica; two roundings may cancel. */
@@ -116,15 +154,16 @@ static et_rounding_mode mode_of(int run)
     return run % 2 == 0 ? ET_ROUND_RANDOM : ET_ROUND_SOME;
 }
 
-static et_status gather_squares(work *w, et_step *variance, et_error *error)
+static et_status gather_squares(work *w, et_bars *b, et_error *error)
 {
     et_status status = ET_OK;
     for (int run = 0; run < ET_FIRST_REPLICAS && status == ET_OK; run++) {
-        et_step replica = {0};
+        replica r;
         w->rounding.mode = mode_of(run);
-        status = next_run(w, &replica, error);
-        if (status == ET_OK) add_squares(variance, w->reference, &replica);
-        et_step_free(&replica);
+        status = next_run(w, b, &r, error);
+        for (et_bars *x = b; x && status == ET_OK; x = next_bars(w, x))
+            add_squares(x, wanted_of(x, &r), &r.run);
+        end_replica(&r);
     }
     return status;
 }
@@ -136,23 +175,32 @@ static const uint8_t *slots_of(const et_step *s, et_tensor_id row)
     return pairs && s->c.layer == ET_MOE ? s->route.mask : NULL;
 }
 
-static et_status find_variance(work *w, et_step *variance, et_error *error)
+static et_status smooth_all(et_bars *b, et_error *error)
 {
     pair list[ET_MAX_STEP_TENSORS];
-    et_status status = et_step_take_like(variance, w->reference, error);
-    if (status == ET_OK) status = gather_squares(w, variance, error);
-    size_t count = status == ET_OK ? pair_up(w->reference, variance, list) : 0;
+    et_status status = ET_OK;
+    size_t count = pair_up(b->reference, &b->variance, b->of_stages, list);
     for (size_t i = 0; i < count && status == ET_OK; i++) {
         et_cut grid;
         et_real *V = (et_real *)(uintptr_t)list[i].got;
-        status = et_cut_make(&grid, w->reference, &list[i].want, error);
+        status = et_cut_make(&grid, b->reference, &list[i].want, error);
         if (status == ET_OK)
             status =
-                et_smooth_variance(&grid, list[i].want.values, slots_of(w->reference, list[i].row),
-                                   V, ET_FIRST_REPLICAS, error);
+                et_smooth_variance(&grid, list[i].want.values, slots_of(b->reference, list[i].row),
+                                   V, b->runs, error);
         et_cut_free(&grid);
     }
-    if (status != ET_OK) et_step_free(variance);
+    return status;
+}
+
+/* On failure the caller frees b. */
+static et_status find_variance(work *w, et_bars *b, et_error *error)
+{
+    et_status status = ET_OK;
+    for (et_bars *x = b; x && status == ET_OK; x = x->alone)
+        status = et_step_take_like(&x->variance, w->reference, error);
+    if (status == ET_OK) status = gather_squares(w, b, error);
+    for (et_bars *x = b; x && status == ET_OK; x = x->alone) status = smooth_all(x, error);
     return status;
 }
 
@@ -165,6 +213,7 @@ typedef struct moments {
 
 typedef struct tally {
     moments slope, spread;
+    double some; /* the largest spread of those that leave out roundings */
 } tally;
 
 static void note(moments *m, double value)
@@ -217,7 +266,7 @@ static et_status prepare(et_bars *b, const pair *tensor, et_error *error)
 et_status et_bars_lay_out(et_bars *b, et_error *error)
 {
     pair list[ET_MAX_STEP_TENSORS];
-    size_t count = pair_up(b->reference, &b->variance, list);
+    size_t count = pair_up(b->reference, &b->variance, b->of_stages, list);
     et_status status = ET_OK;
     for (size_t i = 0; i < count && status == ET_OK; i++) status = prepare(b, &list[i], error);
     return status;
@@ -236,7 +285,7 @@ static et_status open_ledger(ledger *l, et_bars *b, et_error *error)
     void *room;
     size_t most = 0;
     *l = (ledger){.count = 0};
-    l->count = pair_up(b->reference, &b->variance, l->list);
+    l->count = pair_up(b->reference, &b->variance, b->of_stages, l->list);
     et_status status = et_bars_lay_out(b, error);
     for (size_t i = 0; i < l->count && status == ET_OK; i++) {
         size_t groups = b->tensor[l->list[i].row].groups;
@@ -260,31 +309,34 @@ static void close_ledger(ledger *l)
 /* What is done with a group's sums of one run. */
 typedef void use_of_sums(et_group_bar *bar, tally *all, const et_group_sums *s);
 
-/* Roundings left out: slopes are others, and spreads less, as a rule. */
-static void note_some(et_group_bar *bar, tally *all, const et_group_sums *s)
+static void note_size(et_group_bar *bar, const et_group_sums *s)
 {
-    if (s->uu > 0) note(&all->slope, et_slope_of(s));
-    if (s->n > 0) bar->spread_systematic = fmax(bar->spread_systematic, et_spread_of(s));
     bar->n = fmax(bar->n, s->n);
     bar->uu = fmax(bar->uu, s->uu);
 }
 
-static void note_all(et_group_bar *bar, tally *all, const et_group_sums *s)
+/* Roundings left out: slopes are others, and spreads less, as a rule. */
+static void note_some(et_group_bar *bar, tally *all, const et_group_sums *s)
 {
-    double most = bar->spread_systematic;
-    note_some(bar, all, s);
-    bar->spread_systematic = most;
-    if (s->n > 0) note(&all->spread, et_spread_of(s));
+    if (s->uu > 0) note(&all->slope, et_slope_of(s));
+    if (s->n > 0) all->some = fmax(all->some, et_spread_of(s));
+    note_size(bar, s);
 }
 
-/* Rounded to nearest: what is no matter of chance. It comes last. */
+static void note_all(et_group_bar *bar, tally *all, const et_group_sums *s)
+{
+    if (s->uu > 0) note(&all->slope, et_slope_of(s));
+    if (s->n > 0) note(&all->spread, et_spread_of(s));
+    note_size(bar, s);
+}
+
+/* Rounded to nearest: what is no matter of chance; of a spread, by how much it is more. It comes last. */
 static void note_nearest(et_group_bar *bar, tally *all, const et_group_sums *s)
 {
-    double Q = mean_of(&all->spread), some = bar->spread_systematic - Q;
-    double slope = fabs(et_slope_of(s) - mean_of(&all->slope)), spread = fabs(et_spread_of(s) - Q);
+    double slope = fabs(et_slope_of(s) - mean_of(&all->slope));
+    double spread = et_spread_of(s) - mean_of(&all->spread);
     bar->slope_systematic = isfinite(slope) ? slope : 0;
-    bar->spread_systematic = isfinite(spread) ? spread : 0;
-    if (isfinite(some)) bar->spread_systematic = fmax(bar->spread_systematic, some);
+    bar->spread_systematic = isfinite(spread) ? fmax(0, spread) : 0;
 }
 
 /* Does something move that no replica has moved? */
@@ -300,9 +352,8 @@ ET_LANES static bool moves_late(size_t count, const et_real *got, const et_real 
  * in every order so far. V, of which none of the FIRST replicas knew, is at least a sixteenth of e^2, and so for all of the
  * tensor's zeros that have none; likewise, by e^2/u^2, for all others. -V until all replicas are through, since groups have
  * been summed without them. */
-static void note_late(const pair *p, const et_real *got)
+static void note_late(double runs, const pair *p, const et_real *got, const et_real *want)
 {
-    const et_real *want = p->want.values;
     et_real *V = (et_real *)(uintptr_t)p->got;
     double zeros = 0, others = 0; /* the largest e^2; e^2/u^2 */
     if (!moves_late(p->count, got, want, V)) return;
@@ -317,7 +368,7 @@ static void note_late(const pair *p, const et_real *got)
     if (zeros == 0 && others == 0) return;
     for (size_t i = 0; i < p->count; i++) {
         double u = (double)want[i], late = u == 0 ? zeros : isfinite(u) ? others * u * u : 0;
-        if (V[i] <= 0) V[i] = (et_real)fmin((double)V[i], -late / ET_FIRST_REPLICAS);
+        if (V[i] <= 0) V[i] = (et_real)fmin((double)V[i], -late / runs);
     }
 }
 
@@ -329,11 +380,11 @@ static void settle_late(const ledger *l)
     }
 }
 
-static et_status look_at(et_bars *b, ledger *l, const et_step *replica, use_of_sums *use,
-                         et_error *error)
+static et_status look_at(et_bars *b, ledger *l, const et_step *want, const et_step *got,
+                         use_of_sums *use, et_error *error)
 {
     pair run[ET_MAX_STEP_TENSORS];
-    size_t have = pair_up(b->reference, replica, run);
+    size_t have = pair_up(want, got, b->of_stages, run);
     et_status status = ET_OK;
     tally *tallies = l->tallies;
     for (size_t i = 0, k = 0; i < l->count && status == ET_OK; i++) {
@@ -341,12 +392,12 @@ static et_status look_at(et_bars *b, ledger *l, const et_step *replica, use_of_s
         et_tensor_bars *t = &b->tensor[p->row];
         while (k < have && run[k].row < p->row) k++;
         if (k < have && run[k].row == p->row) {
-            et_errors e = {
-                .got = run[k].got, .want = p->want.values, .variance = p->got, .skip = NULL};
+            const et_real *right = run[k].want.values;
+            et_errors e = {.got = run[k].got, .want = right, .variance = p->got, .skip = NULL};
             status = et_sum_tensor(t, &e, l->sums, error);
             for (size_t g = 0; g < t->groups && status == ET_OK; g++)
                 use(&t->bars[g], &tallies[g], &l->sums[g]);
-            note_late(p, run[k].got);
+            note_late(b->runs, p, run[k].got, right);
             t->farthest = fmax(t->farthest, sqrt(l->sums[t->grid.first[ET_KIND_TENSOR]].most_ee));
         }
         tallies += t->groups;
@@ -369,7 +420,7 @@ static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, 
         et_group_bar *bar = &bars[g];
         double S = t->slope.count, Q = t->spread.count;
         bar->slope = mean_of(&t->slope);
-        bar->spread = mean_of(&t->spread);
+        bar->spread = fmax(mean_of(&t->spread), t->some);
         if (S > 1)
             bar->slope_sd = sqrt(
                 (S * variance_of(&t->slope) + prior * slopes / with_slope / bar->uu) / (S + prior));
@@ -401,21 +452,48 @@ static void settle(et_bars *b, const ledger *l)
 
 static et_status find_groups(work *w, et_bars *b, et_error *error)
 {
-    ledger l;
-    et_step replica = {0};
-    et_status status = open_ledger(&l, b, error);
+    ledger whole = {0}, alone = {0};
+    et_status status = open_ledger(&whole, b, error);
+    if (status == ET_OK && b->alone) status = open_ledger(&alone, b->alone, error);
     for (int run = 0; run <= ET_SECOND_REPLICAS && status == ET_OK; run++) {
+        replica r;
         w->rounding.mode = run == ET_SECOND_REPLICAS ? ET_ROUND_NEAREST : mode_of(run);
         use_of_sums *use = w->rounding.mode == ET_ROUND_RANDOM ? note_all
                            : w->rounding.mode == ET_ROUND_SOME ? note_some
                                                                : note_nearest;
-        status = next_run(w, &replica, error);
-        if (status == ET_OK) status = look_at(b, &l, &replica, use, error);
-        et_step_free(&replica);
+        status = next_run(w, b, &r, error);
+        for (et_bars *x = b; x && status == ET_OK; x = next_bars(w, x))
+            status = look_at(x, x == b ? &whole : &alone, wanted_of(x, &r), &r.run, use, error);
+        end_replica(&r);
     }
-    if (status == ET_OK) settle(b, &l);
-    close_ledger(&l);
+    if (status == ET_OK) settle(b, &whole);
+    if (status == ET_OK && b->alone) settle(b->alone, &alone);
+    close_ledger(&whole);
+    close_ledger(&alone);
     return status;
+}
+
+/* Does any stage start from numbers of others? */
+static bool has_stages(const et_step *reference)
+{
+    et_tensor_id id = ET_NO_TENSOR + 1;
+    while (id < ET_TENSORS && !et_stands_alone(reference, NULL, id)) id++;
+    return id < ET_TENSORS;
+}
+
+et_status et_bars_open(et_bars *b, const et_step *reference, const et_profile *p, et_error *error)
+{
+    void *room;
+    *b = (et_bars){.reference = reference, .limits = et_limits_of(p), .runs = ET_FIRST_REPLICAS};
+    if (!has_stages(reference)) return ET_OK;
+    et_status status = et_allocate(&room, 1, sizeof *b->alone, "bars of stages", error);
+    if (status != ET_OK) return status;
+    b->alone = room;
+    *b->alone = (et_bars){.reference = reference,
+                          .limits = b->limits,
+                          .runs = ET_FIRST_REPLICAS / 2,
+                          .of_stages = true};
+    return ET_OK;
 }
 
 et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p, size_t max_bytes,
@@ -428,11 +506,22 @@ et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p
               .runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + 1,
               .progress = progress,
               .user = user};
-    *b = (et_bars){.reference = reference, .limits = et_limits_of(p)};
-    et_status status = find_variance(&w, &b->variance, error);
+    et_status status = et_bars_open(b, reference, p, error);
+    if (status == ET_OK) status = find_variance(&w, b, error);
     if (status == ET_OK) status = find_groups(&w, b, error);
     if (status != ET_OK) et_bars_free(b);
     return status;
+}
+
+void et_bars_mix(et_bars *mixed, const et_bars *b, const bool alone[ET_TENSORS])
+{
+    *mixed = *b;
+    for (et_tensor_id id = ET_NO_TENSOR + 1; b->alone && id < ET_TENSORS; id++) {
+        if (!alone[id]) continue;
+        const void *V = et_tensor_view(&b->alone->variance, id).values;
+        memcpy((char *)&mixed->variance + et_tensors[id].offset, &V, sizeof V);
+        mixed->tensor[id] = b->alone->tensor[id];
+    }
 }
 
 bool et_bars_tell(void *user, double done)
@@ -453,8 +542,14 @@ et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p
               .runs = ET_FIRST_REPLICAS,
               .progress = et_bars_tell,
               .user = &t};
+    et_bars b = {.reference = s, .runs = ET_FIRST_REPLICAS};
     et_status status = et_profile_check(p, error);
-    return status == ET_OK ? find_variance(&w, variance, error) : status;
+    if (status == ET_OK) status = find_variance(&w, &b, error);
+    if (status == ET_OK)
+        *variance = b.variance;
+    else
+        et_bars_free(&b);
+    return status;
 }
 
 void et_bars_free(et_bars *b)
@@ -465,5 +560,7 @@ void et_bars_free(et_bars *b)
         free(b->tensor[i].bars);
     }
     et_step_free(&b->variance);
+    if (b->alone) et_bars_free(b->alone);
+    free(b->alone);
     *b = (et_bars){0};
 }

@@ -23,6 +23,7 @@
 #include "etref/rounding.h"
 #include "etref/step.h"
 #include "ref/bars/groups.h"
+#include "ref/oracle/tensors.h"
 
 enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };
 
@@ -54,9 +55,15 @@ typedef struct et_tensor_bars {
 typedef struct et_bars {
     const et_step *reference; /* of which they are; must live longer */
     et_limits limits;
+    double runs;      /* that V is made from */
     et_step variance; /* V, for every real tensor of the reference, in its place */
     et_tensor_bars
         tensor[ET_MAX_STEP_TENSORS]; /* by id; zeros where none */
+    /* Those of the stages that can be judged by themselves (stages.h): of the errors that a tensor has when it is
+     * computed from the kernel's own numbers. A replica is looked at as a kernel is, which shows everything.
+     * NULL in themselves, and where there are none. */
+    struct et_bars *alone;
+    bool of_stages; /* these are they */
 } et_bars;
 
 /* Called after each run with the part of the work done, 0 to 1; false: stop, with ET_ENOMEM. */
@@ -69,10 +76,16 @@ typedef struct et_bars_teller {
 } et_bars_teller;
 bool et_bars_tell(void *user, double done);
 
+/* Bars with nothing in them yet, and room for those of stages. On failure there is nothing to free. ET_ENOMEM. */
+et_status et_bars_open(et_bars *b, const et_step *reference, const et_profile *p, et_error *error);
+
 /* reference: has been run. max_bytes: of one replica; 0: no limit. progress may be NULL. ET_ENOMEM. */
 et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p, size_t max_bytes,
                        et_bars_progress *progress, void *user, et_error *error);
 void et_bars_free(et_bars *b); /* accepts zeros */
+
+/* *mixed owns nothing: b's, but for these tensors those of their stages alone. */
+void et_bars_mix(et_bars *mixed, const et_bars *b, const bool alone[ET_TENSORS]);
 
 /* For b->reference and b->variance, which has its arrays: grids, summands and room for the groups' bars. ET_ENOMEM. */
 et_status et_bars_lay_out(et_bars *b, et_error *error);

@@ -70,10 +70,11 @@ static et_real sigmoid(const steps *s, et_real r)
 
 /* p(1-p) = e^-|r| / (1+e^-|r|)^2: the same number for r and -r. The product itself would lose all
  * its digits by r = 30, where p rounds to 1. */
-static et_real sigmoid_slope(et_real r)
+static et_real sigmoid_slope(const steps *s, et_real r)
 {
-    et_real e = (et_real)exponential(-fabs((double)r));
-    return e / ((1 + e) * (1 + e));
+    const et_grid *g = grid_of(s);
+    double e = (double)e_to(s, -(et_real)fabs(r)), below = et_plus(g, 1, e);
+    return (et_real)et_over(g, e, et_times(g, below, below));
 }
 
 /* One softmax over `count` logits `step` apart, and over a zero logit, too, if `anchor` is given.
@@ -214,7 +215,7 @@ void et_gate_backward(const et_rounding *kernel, et_gate gate, size_t N, size_t 
 #pragma omp parallel for if (et_worth_threads(N * n))
         for (size_t i = 0; i < N * n; i++)
             dr[i] += dp[i] *
-                     (s.kernel && !s.saves ? rounded_sigmoid_slope(&s, p[i]) : sigmoid_slope(r[i]));
+                     (s.kernel && !s.saves ? rounded_sigmoid_slope(&s, p[i]) : sigmoid_slope(&s, r[i]));
         return;
     case ET_GATE_RELU:
         for (size_t i = 0; i < N * n; i++) dr[i] += r[i] > 0 ? dp[i] : 0;

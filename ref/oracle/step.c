@@ -228,6 +228,7 @@ static et_status route_by_choice(et_step *s, size_t batch, et_real *kth, et_erro
         et_expert_choice(N, n, c->pool_tokens, c->target_load, s->fwd.logits + first * n,
                          s->route.mask + first * n, s->route.margin + first * n, cutoffs,
                          s->route.topk_token + batch * pools * n * c->target_load, first, error);
+    et_pass(s->rounding, "pool cutoff", pools * n, cutoffs);
     for (size_t i = 0; status == ET_OK && i < n; i++) {
         kth[i] = et_sum(s->rounding, et_sum_place(s->rounding), "cutoff", 0, pools, n, cutoffs + i,
                         NULL) /

@@ -74,6 +74,11 @@ static const et_tensor_out *real_named(const et_tensor_out *candidate, size_t co
     return NULL;
 }
 
+static const et_tensor_out *shown_by(const et_judgement *j)
+{
+    return j->shown ? j->shown : j->candidate;
+}
+
 /* A real output: the type that it is stored as, and the one that its numbers have. */
 typedef struct shown {
     const char *name;
@@ -160,7 +165,7 @@ static bool is_stored_coarsely(const char *name)
 bool et_has_numbers_of(const et_judgement *j, const et_profile *p)
 {
     shown list[ET_MAX_STEP_TENSORS];
-    size_t shows = list_shown(j->golden, j->candidate, j->count, list), seen = 0;
+    size_t shows = list_shown(j->golden, shown_by(j), j->count, list), seen = 0;
     for (size_t i = 0; i < shows; i++) {
         if (is_weight_gradient(list[i].name) || !is_stored_coarsely(list[i].name)) continue;
         seen++;
@@ -236,7 +241,7 @@ static et_status judge_by(et_outcome *outcome, const et_profile *p, const et_jud
     options.explain = false;
     options.require_count = 0;
     options.progress = NULL;
-    et_status status = et_verify_with(&v, j->golden, j->shelf, j->candidate, j->count, &options,
+    et_status status = et_verify_with(&v, j->golden, j->shelf, shown_by(j), j->count, &options,
                                       NULL, NULL, error);
     if (status != ET_OK) return status;
     *outcome = v.outcome;
@@ -252,7 +257,7 @@ et_status et_find_passing_profile(const et_profile **found, const et_judgement *
     et_outcome outcome = ET_MISMATCH, at_loosest = ET_INCONCLUSIVE;
     et_status status = ET_OK;
     shown list[ET_MAX_STEP_TENSORS];
-    size_t shows = list_shown(j->golden, j->candidate, j->count, list);
+    size_t shows = list_shown(j->golden, shown_by(j), j->count, list);
     *found = NULL;
     if (!covers(own, loosest)) {
         if (!goes_on(user)) return ET_OK;

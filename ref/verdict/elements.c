@@ -445,19 +445,23 @@ static void conclude_real(exam *x, const sheet *f, const sweep *s)
              "the golden itself, or as free of errors: a kernel would have rounded");
 }
 
-static et_status judge_sheet(exam *x, const sheet *f, et_error *error)
+static limits limits_of(const exam *x)
 {
     const et_profile *p = x->j->options->profile;
     et_place place = et_tensors[x->id].place;
     double T = x->j->bars->limits.element;
-    sweep s = {.f = f};
-    s.limits.passes = T * T;
-    s.limits.none = p->bits[ET_ACCUMULATOR] < et_dtype_significand(ET_F64) ? no_error : 0;
-    s.limits.smallest = et_place_smallest(p, place);
-    s.limits.largest = et_place_largest(p, place);
-    s.limits.bit = ldexp(1, et_place_bits(p, place) - 1);
+    return (limits){.passes = T * T,
+                    .none = p->bits[ET_ACCUMULATOR] < et_dtype_significand(ET_F64) ? no_error : 0,
+                    .smallest = et_place_smallest(p, place),
+                    .largest = et_place_largest(p, place),
+                    .bit = ldexp(1, et_place_bits(p, place) - 1)};
+}
+
+static et_status judge_sheet(exam *x, const sheet *f, et_error *error)
+{
+    sweep s = {.f = f, .limits = limits_of(x)};
     sweep_all(&s);
-    fill_in(f, &s, T, x->out);
+    fill_in(f, &s, x->j->bars->limits.element, x->out);
     et_status status = et_judge_groups(x->j, x->got, &f->e, x->out, error);
     if (status == ET_OK) conclude_real(x, f, &s);
     return status;
@@ -475,6 +479,52 @@ static et_status judge_real(exam *x, const et_tensor_out *want, const et_real *V
     status = judge_sheet(x, &f, error);
     free(zeros);
     return status;
+}
+
+/* ---- the same stage by itself ---- */
+
+/* V, infinite for what is left to the whole: elements that no replica moved, and numbers that are none. */
+static et_status take_variance(et_real **V, const et_tensor_out *got, const et_tensor_out *want,
+                               const et_real *alone, et_error *error)
+{
+    void *room;
+    size_t count = et_tensor_count(want);
+    et_status status = et_allocate(&room, count, sizeof **V, "variance", error);
+    if (status != ET_OK) return status;
+    *V = room;
+    for (size_t i = 0; i < count; i++) {
+        double both = et_tensor_element(want, i) + et_tensor_element(got, i);
+        (*V)[i] = isfinite(both) && alone[i] > 0 ? alone[i] : (et_real)INFINITY;
+    }
+    return ET_OK;
+}
+
+/* From the candidate's own numbers: what is wrong there alone is a mismatch, too. */
+static et_status judge_alone(exam *x, et_error *error)
+{
+    const et_judgement *whole = x->j;
+    if (!whole->made || !et_stands_alone(whole->reference, whole->given, x->id)) return ET_OK;
+    et_judgement j = *whole;
+    j.bars = whole->bars->alone;
+    et_tensor_verdict out = *x->out;
+    exam alone = {&j, whole->made, x->got, x->id, &out, x->doubt};
+    et_tensor_out want = et_tensor_view(whole->made, x->id);
+    et_real *V;
+    et_status status =
+        take_variance(&V, x->got, &want, et_variance_named(j.bars, x->got->name), error);
+    if (status != ET_OK) return status;
+    sheet f = lay_out(x->got, &want, V);
+    sweep s = {.f = &f, .limits = limits_of(&alone)};
+    sweep_all(&s);
+    fill_in(&f, &s, j.bars->limits.element, &out);
+    status = et_judge_groups(&j, x->got, &f.e, &out, error);
+    if (out.failed > 0) report_failures(&alone);
+    free(V);
+    if (status != ET_OK || out.outcome != ET_MISMATCH) return status;
+    *x->out = out;
+    x->doubt->alone = true;
+    find(x, ET_MISMATCH, "computed from the candidate's own numbers, %s", out.reason);
+    return ET_OK;
 }
 
 /* ---- what open decisions leave to say ---- */
@@ -550,7 +600,8 @@ et_status et_examine_tensor(const et_judgement *j, size_t index, const et_step *
 {
     const et_tensor_out *got = &j->candidate[index];
     exam x = {j, reference, got, et_tensor_find(got->name), out, doubt};
-    return examine(&x, et_variance_named(j->bars, got->name), error);
+    et_status status = examine(&x, et_variance_named(j->bars, got->name), error);
+    return status == ET_OK && out->outcome == ET_PASS ? judge_alone(&x, error) : status;
 }
 
 et_status et_judge_tensor(const et_judgement *j, size_t index, const et_step *reference,

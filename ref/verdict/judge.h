@@ -18,6 +18,7 @@
 #include "etref/bundle.h"
 #include "etref/verify.h"
 #include "ref/bars/bars.h"
+#include "ref/bars/stages.h"
 #include "ref/oracle/tensors.h"
 
 /* Called with every group that is tested, of tensor `tensor`: how the campaign gathers what honest kernels need. */
@@ -36,6 +37,12 @@ typedef struct et_judgement {
     const et_step *golden;    /* its inputs, and the routing that the rule gives */
     const et_step *reference; /* what is right given the candidate's own routing; may be `golden` */
     const et_bars *bars;      /* of `reference` */
+    const et_given *given;    /* what the candidate shows; NULL: no stage is judged by itself */
+    const et_step *made;      /* what each stage makes of that */
+    /* Explanations: the candidate has, in these tensors [ET_TENSORS], the errors of their stages alone; and what it
+     * shows in truth. NULL: it is what it shows. */
+    const bool *alone;
+    const et_tensor_out *shown;
     struct et_shelf *shelf;
     const et_tensor_out *candidate;
     size_t count;
@@ -178,6 +185,7 @@ typedef struct et_doubt {
     bool errorless; /* no error where there should be some, against the golden itself */
     bool identical; /* and values that the kernel could not have stored */
     bool harmless;  /* inconclusive, but for a reason that no kernel could have removed */
+    bool alone;     /* a mismatch of its stage by itself, and of nothing else */
     bool none;      /* NaN, where the range of the profile's numbers is left */
 } et_doubt;
 et_status et_examine_tensor(const et_judgement *j, size_t index, const et_step *reference,

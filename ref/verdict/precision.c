@@ -466,6 +466,14 @@ static et_status take_bars(const et_inquiry *q, const et_profile *p, et_shelved 
     return et_shelf_take(j->shelf, mask, p, j->options->max_bytes, NULL, NULL, taken, error);
 }
 
+/* Of stages alone, where the candidate has their errors alone. */
+static const et_bars *bars_for(const et_inquiry *q, const et_shelved *taken, et_bars *room)
+{
+    if (q->j->alone == NULL) return &taken->bars;
+    et_bars_mix(room, &taken->bars, q->j->alone);
+    return room;
+}
+
 /* How tightly profile p fits as a whole; and does it account for the errors, which are of the size that it says, in
  * all that fails, and not absent from what passes? */
 static et_status fit_profile(const et_inquiry *q, const et_profile *p, double *fit, bool *accounts,
@@ -476,9 +484,11 @@ static et_status fit_profile(const et_inquiry *q, const et_profile *p, double *f
     et_shelved *taken;
     et_status status = take_bars(q, p, &taken, error);
     if (status != ET_OK) return status;
-    et_likelihood l = likelihood_under(q, &taken->bars);
+    et_bars mixed;
+    const et_bars *bars = bars_for(q, taken, &mixed);
+    et_likelihood l = likelihood_under(q, bars);
     *fit = et_fit_of(&l);
-    *accounts = (l.n == 0 || l.squares >= fills * fills * l.n) && !is_contradicted(q, &taken->bars);
+    *accounts = (l.n == 0 || l.squares >= fills * fills * l.n) && !is_contradicted(q, bars);
     et_shelf_give_back(q->j->shelf, taken);
     return ET_OK;
 }
@@ -589,8 +599,10 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flu
     if (!et_budget_allows(&q->budget, ET_JUDGEMENT)) return ET_OK;
     et_status status = take_bars(q, &p, &taken, error);
     if (status != ET_OK) return status;
-    status = fits_profile(q, &taken->bars, &p, &fits, error);
-    et_likelihood l = likelihood_under(q, &taken->bars);
+    et_bars mixed;
+    const et_bars *bars = bars_for(q, taken, &mixed);
+    status = fits_profile(q, bars, &p, &fits, error);
+    et_likelihood l = likelihood_under(q, bars);
     et_shelf_give_back(q->j->shelf, taken);
     if (status == ET_OK && fits) et_inquiry_note(q, what, "everywhere", "", et_fit_of(&l));
     *flushed = status == ET_OK && fits && p.ftz != own->ftz;

@@ -32,6 +32,8 @@ typedef struct trial {
     et_shelved *taken;        /* the reference and its bars */
     et_assignment assignment; /* the candidate's own */
     et_ordered ordered;       /* its tensors in that order */
+    et_given given;           /* the same by id, as far as they fit */
+    et_step made;             /* what each stage makes of them */
     uint8_t *shown;           /* the verdict's routing.mask */
     uint8_t *inferred, *open; /* [N,n] masks */
     et_doubt *doubts;         /* [tensor_count] */
@@ -44,6 +46,7 @@ static void end_trial(trial *t)
     et_shelf_free(&t->own);
     et_ordered_free(&t->ordered);
     et_assignment_free(&t->assignment);
+    et_step_free(&t->made);
     free(t->j.unseen.tokens);
     free(t->j.unseen.experts);
     free(t->inferred);
@@ -173,6 +176,37 @@ static size_t candidate_index(const et_judgement *j, const char *name)
     size_t i = 0;
     while (i < j->count && strcmp(j->candidate[i].name, name) != 0) i++;
     return i;
+}
+
+/* Does any of its tensors come with all that its stage starts from? */
+static bool shows_stages(const trial *t)
+{
+    et_tensor_id id = ET_NO_TENSOR + 1;
+    while (id < ET_TENSORS &&
+           !(t->given.tensor[id].values && et_stands_alone(t->j.reference, &t->given, id)))
+        id++;
+    return id < ET_TENSORS;
+}
+
+/* Every stage by itself, from the candidate's own numbers. Where its routing is not known, nor are its stages. */
+static et_status run_stages(trial *t, et_error *error)
+{
+    const et_judgement *j = &t->j;
+    for (size_t i = 0; i < j->count; i++) {
+        const et_tensor_out *got = &j->candidate[i];
+        et_tensor_id id = et_tensor_find(got->name);
+        et_tensor_out want = et_tensor_view(j->reference, id);
+        if (et_tensor_is_real(got) && !et_is_input(id) && want.values && et_same_shape(got, &want))
+            t->given.tensor[id] = *got;
+    }
+    if (!j->bars->alone || t->absurd || j->unseen.open > 0 || !shows_stages(t)) return ET_OK;
+    tell(t, "stages", 0.55);
+    const et_rounding kernel = {.profile = j->options->profile};
+    et_status status = et_stages_run(&t->made, j->reference, &t->given, &kernel, false,
+                                     j->options->max_bytes, error);
+    t->j.made = &t->made;
+    t->j.given = &t->given;
+    return status;
 }
 
 static et_status examine(trial *t, size_t index, et_error *error)
@@ -356,6 +390,78 @@ static void pronounce_all(trial *t, const et_missing *missing)
         pronounce_pass(v);
 }
 
+/* ---- explanations ---- */
+
+/* The candidate as explanations see it. Of a tensor that is wrong by its own stage alone they see that stage's errors
+ * alone, on top of the reference, and the bars of the stage: what such a mistake does must not drown in what came before. */
+typedef struct view {
+    et_tensor_out *tensors;
+    void *rooms[ET_MAX_STEP_TENSORS];
+    size_t count;
+    bool alone[ET_TENSORS];
+    et_bars bars;
+} view;
+
+static void close_view(view *w)
+{
+    for (size_t i = 0; i < w->count; i++) free(w->rooms[i]);
+    free(w->tensors);
+}
+
+/* right + (got - made), where the stage has an error at all. */
+static et_status see_alone(view *w, const et_judgement *j, et_tensor_out *t, et_error *error)
+{
+    void *room;
+    et_tensor_id id = et_tensor_find(t->name);
+    size_t count = et_tensor_count(t);
+    et_status status = et_allocate(&room, count, sizeof(et_real), "a stage's errors", error);
+    if (status != ET_OK) return status;
+    et_real *to = w->rooms[w->count++] = room;
+    const et_real *right = et_tensor_view(j->reference, id).values;
+    const et_real *made = et_tensor_view(j->made, id).values;
+    const et_real *V = et_tensor_view(&j->bars->alone->variance, id).values;
+    for (size_t i = 0; i < count; i++) {
+        et_real error_alone = (et_real)et_tensor_element(t, i) - made[i];
+        to[i] = right[i] + (V[i] > 0 && isfinite(error_alone) ? error_alone : 0);
+    }
+    t->values = to;
+    t->source = ET_FROM_F64;
+    w->alone[id] = true;
+    return ET_OK;
+}
+
+static et_status open_view(view *w, et_judgement *j, const trial *t, et_error *error)
+{
+    void *list;
+    const et_verdict *v = t->verdict;
+    *w = (view){0};
+    *j = t->j;
+    et_status status = et_allocate(&list, j->count, sizeof *w->tensors, "candidate", error);
+    if (status != ET_OK) return status;
+    w->tensors = memcpy(list, j->candidate, j->count * sizeof *w->tensors);
+    for (size_t i = 0; i < v->tensor_count && status == ET_OK; i++)
+        if (t->doubts[i].alone)
+            status = see_alone(w, j, &w->tensors[candidate_index(j, v->tensors[i].name)], error);
+    if (w->count == 0) return status;
+    et_bars_mix(&w->bars, j->bars, w->alone);
+    j->shown = j->candidate;
+    j->candidate = w->tensors;
+    j->bars = &w->bars;
+    j->alone = w->alone;
+    return status;
+}
+
+static et_status explain(trial *t, et_error *error)
+{
+    view w;
+    et_judgement j;
+    tell(t, "explanation", 0.9);
+    et_status status = open_view(&w, &j, t, error);
+    if (status == ET_OK) status = et_explain(t->verdict, &j, error);
+    close_view(&w);
+    return status;
+}
+
 /* ---- the whole ---- */
 
 static et_status try_candidate(trial *t, et_error *error)
@@ -370,12 +476,11 @@ static et_status try_candidate(trial *t, et_error *error)
     if (moe && (status = read_routing(t, error))) return status;
     status = moe ? judge_routing(t, error) : take_reference(t, NULL, error);
     if (status != ET_OK) return status;
-    if ((status = judge_tensors(t, error))) return status;
+    if ((status = run_stages(t, error)) || (status = judge_tensors(t, error))) return status;
     pronounce_all(t, &missing);
     et_note_exactness(t->verdict);
     if (!j->options->explain || t->verdict->outcome != ET_MISMATCH) return ET_OK;
-    tell(t, "explanation", 0.9);
-    return et_explain(t->verdict, j, error);
+    return explain(t, error);
 }
 
 /* ", passes under profile bf16", by whose choice it was judged, and the note: at the end of the line. */

@@ -1,0 +1,99 @@
+/* stages.c: the reference run once more, every array replaced by a given one as soon as it is made. See stages.h. */
+#include "ref/bars/stages.h"
+#include "ref/base/grid.h"
+#include "ref/base/rounding.h"
+#include "ref/oracle/decide.h"
+
+#include <string.h>
+
+et_given et_given_by(const et_step *s)
+{
+    et_given g = {0};
+    for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
+        et_tensor_out t = et_tensor_view(s, id);
+        if (t.values && et_tensor_is_real(&t) && !et_is_input(id)) g.tensor[id] = t;
+    }
+    return g;
+}
+
+bool et_stands_alone(const et_step *reference, const et_given *given, et_tensor_id id)
+{
+    const et_tensor_row *row = &et_tensors[id];
+    bool computed = row->stage >= ET_AT_CUTOFF && row->stage <= ET_AT_DX, hangs = false;
+    for (const et_tensor_id *start = row->starts; computed && *start; start++) {
+        et_tensor_out t = et_tensor_view(reference, *start);
+        if (!t.values || !et_tensor_is_real(&t) || et_is_input(*start)) continue;
+        hangs = true;
+        if (given && !given->tensor[*start].values) return false;
+    }
+    return hangs;
+}
+
+/* What the hook needs: the run whose arrays pass by, where they are kept, and what takes their place. */
+typedef struct relay {
+    const et_step *reference, *run, *made;
+    const et_given *given;
+    et_rounding nearest;
+    bool by_chance;
+} relay;
+
+/* The tensor of which the array is a part, from *at on; ET_NO_TENSOR: a kernel's own affair. */
+static et_tensor_id find_array(const et_step *s, const et_real *values, size_t *at)
+{
+    for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
+        et_tensor_out t = et_tensor_view(s, id);
+        const et_real *first = t.values;
+        if (!first || !et_tensor_is_real(&t) || values < first) continue;
+        *at = (size_t)(values - first);
+        if (*at < et_tensor_count(&t)) return id;
+    }
+    return ET_NO_TENSOR;
+}
+
+/* Numbers of the tensor's format, from element `at` on, to what a kernel may have had before it stored them. */
+static void move(const relay *r, et_tensor_id id, const char *site, size_t at, size_t count,
+                 et_real *values)
+{
+    const rounding format = et_rounding_at(r->nearest.profile, et_tensors[id].place);
+    const et_real *u = et_tensor_view(r->reference, id).values;
+    uint64_t key = et_rounding_key(r->nearest.seed, site);
+    for (size_t i = 0; i < count; i++) {
+        double v = (double)values[i];
+        if (!isfinite(v) || rounding_holds(&format, (double)u[at + i])) continue;
+        double chance = (double)(et_mix(to_bits(v) ^ key) >> 11) * 0x1p-53 - 0.5;
+        values[i] = (et_real)(v + chance * rounding_ulp(&format, v));
+    }
+}
+
+static void pass_on(void *user, const char *site, size_t count, et_real *values)
+{
+    const relay *r = user;
+    size_t at = 0;
+    et_tensor_id id = count > 0 ? find_array(r->run, values, &at) : ET_NO_TENSOR;
+    if (id == ET_NO_TENSOR || et_is_input(id)) return;
+    et_real *kept = (et_real *)(uintptr_t)et_tensor_view(r->made, id).values;
+    const et_tensor_out *given = &r->given->tensor[id];
+    memcpy(kept + at, values, count * sizeof *values);
+    if (!given->values) return;
+    for (size_t i = 0; i < count; i++) values[i] = (et_real)et_tensor_element(given, at + i);
+    et_round(&r->nearest, et_tensors[id].place, site, count, values);
+    if (r->by_chance) move(r, id, site, at, count, values);
+}
+
+et_status et_stages_run(et_step *made, const et_step *reference, const et_given *given,
+                        const et_rounding *kernel, bool by_chance, size_t max_bytes,
+                        et_error *error)
+{
+    et_step run = et_step_like(reference);
+    relay r = {reference, &run, made, given, *kernel, by_chance};
+    const et_rounding hook = {.mutate = pass_on, .user = &r};
+    et_status status = et_step_take_like(made, reference, error);
+    r.nearest.mode = ET_ROUND_NEAREST;
+    run.max_bytes = max_bytes;
+    run.bytes = 0;
+    run.rounding = &hook;
+    run.given_mask = reference->route.mask;
+    if (status == ET_OK) status = et_step_run(&run, ET_BLAS, NULL, NULL, error);
+    et_step_free(&run);
+    return status;
+}
