@@ -1,9 +1,7 @@
-/* honest.h: candidates for the tests of the verdict, made from the golden and its own error bars.
+/* honest.h: candidates for the tests of the verdict, made from the golden.
  *
- * An honest kernel's values are the reference plus normal noise of the predicted deviation. A test then
- * breaks one thing of it. All arrays are the kernel's own, and may be written. (Emulated kernels, which
- * round like real ones, are in candidates/; these here need no arithmetic, so a test knows what to
- * expect of every number.)
+ * An honest kernel is a replica that no error bar has seen. A test then breaks one thing of it. All arrays are the kernel's own, and may be written. (Kernels with
+ * arithmetic of their own are in candidates/.)
  */
 #ifndef ETREF_TESTS_HONEST_H
 #define ETREF_TESTS_HONEST_H
@@ -75,45 +73,35 @@ static inline size_t bytes_per_element(et_source source)
     return source == ET_FROM_F64 ? sizeof(double) : source == ET_FROM_I32 ? sizeof(int32_t) : 1;
 }
 
-/* Bars have room for kernels that leave roundings out: one that has them all errs by about so many deviations. */
-static const double usual = 0.7;
-
-/* The golden's tensors but in.*, the real ones with `amount` deviations of noise. */
-static inline void add_tensors(honest *k, const et_step *from, const et_step *noise, double amount,
-                               uint64_t seed)
+/* The tensors of a step but in.*. */
+static inline void add_tensors(honest *k, const et_step *from)
 {
-    et_tensor_out own[ET_MAX_STEP_TENSORS], variance[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(from, false, own), bars = et_step_tensors(noise, false, variance);
+    et_tensor_out own[ET_MAX_STEP_TENSORS];
+    size_t have = et_step_tensors(from, false, own);
     for (size_t i = 0; i < have; i++) {
         if (strncmp(own[i].name, "in.", 3) == 0) continue;
         et_tensor_out *t = &k->tensors[k->count++];
-        size_t count = elements_of(&own[i]), bytes = count * bytes_per_element(own[i].source);
+        size_t bytes = elements_of(&own[i]) * bytes_per_element(own[i].source);
         void *copy = malloc(bytes + 1);
         ck_assert(copy != NULL);
         memcpy(copy, own[i].values, bytes);
         *t = own[i];
         t->values = copy; /* the kernel's own. NOLINT(clang-analyzer-unix.Malloc) */
-        if (own[i].source != ET_FROM_F64) continue;
-        et_stream stream = et_stream_open(seed, own[i].name);
-        const et_tensor_out *bar = variance;
-        while (bar < variance + bars && strcmp(bar->name, own[i].name) != 0) bar++;
-        for (size_t c = 0; c < count; c++)
-            if (isfinite(((double *)copy)[c]) && isfinite(((const double *)bar->values)[c]))
-                ((double *)copy)[c] +=
-                    amount * sqrt(((const double *)bar->values)[c]) * et_normal(stream, c);
     }
 }
 
-/* The real tensors become those of a kernel of profile `p`: its roundings to nearest, or by chance as in a replica
- * that no bar has seen. Errors then line up where a kernel's do, as independent noise does not. */
-static inline void emulate(honest *k, const et_profile *p, et_rounding_mode mode, uint64_t seed)
+/* The real tensors become those of a kernel of profile `p` that computes the step `like`: its roundings to nearest, or by
+ * chance as in a replica that no bar has seen. Errors then line up where a kernel's do, and each tensor is what its stage
+ * makes of the others, as with independent noise it would not be. */
+static inline void emulate_step(honest *k, const et_step *like, const et_profile *p,
+                                et_rounding_mode mode, uint64_t seed)
 {
     enum { UNSEEN = 1000 };
     et_step kernel;
     et_error error;
     et_tensor_out list[ET_MAX_STEP_TENSORS];
     const et_rounding how = {.profile = p, .mode = mode, .seed = UNSEEN + seed};
-    ck_assert_msg(et_replica_run(&kernel, &k->golden, &how, 0, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(et_replica_run(&kernel, like, &how, 0, &error) == ET_OK, "%s", error.text);
     size_t have = et_step_tensors(&kernel, false, list);
     for (size_t i = 0; i < have; i++)
         for (size_t t = 0; t < k->count && list[i].source == ET_FROM_F64; t++)
@@ -123,9 +111,22 @@ static inline void emulate(honest *k, const et_profile *p, et_rounding_mode mode
     et_step_free(&kernel);
 }
 
+static inline void emulate(honest *k, const et_profile *p, et_rounding_mode mode, uint64_t seed)
+{
+    emulate_step(k, &k->golden, p, mode, seed);
+}
+
 static inline void clear_tensors(honest *k)
 {
     while (k->count > 0) remove_tensor(k, k->tensors[0].name);
+}
+
+/* A kernel's own numbers, whatever was there before. */
+static inline void make_tensors(honest *k, uint64_t seed)
+{
+    clear_tensors(k);
+    add_tensors(k, &k->golden);
+    emulate(k, k->profile, ET_ROUND_RANDOM, seed);
 }
 
 /* The golden of a step whose inputs are there, and a kernel. */
@@ -141,7 +142,7 @@ static inline void make_kernel(honest *k, const char *profile, uint64_t seed)
                       ET_OK,
                   "%s", error.text);
     k->noise = taken->bars.variance; /* stays there: its user never gives it back */
-    add_tensors(k, &k->golden, &k->noise, usual, seed);
+    make_tensors(k, seed);
 }
 
 static inline void make_honest(honest *k, const char *json, const char *profile, uint64_t seed)

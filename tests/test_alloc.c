@@ -155,7 +155,7 @@ static et_status compute_and_write(const char *json, et_error *error)
     s.block = s.c.layer == ET_MOE ? 4 : 0;
     if (status == ET_OK) status = et_step_run(&s, ET_PLAIN, NULL, NULL, error);
     if (status == ET_OK) status = et_step_noise(&variance, &s, p, NULL, NULL, error);
-    if (status == ET_OK) status = et_bundle_write_noise(path, &s, false, p, &variance, NULL, error);
+    if (status == ET_OK) status = et_bundle_write_noise(path, &s, false, p, &variance, NULL, NULL, error);
     et_step_free(&variance);
     et_step_free(&s);
     return status;

@@ -337,7 +337,7 @@ START_TEST(inputs_finer_than_the_precision_are_refused)
     ck_assert_int_eq(et_step_run(&s, ET_PLAIN, NULL, NULL, NULL), ET_OK);
     ck_assert_int_eq(et_bundle_write(path, &s, false, &error), ET_EINVAL);
     ck_assert_msg(strstr(error.text, "set precision to f32") != NULL, "%s", error.text);
-    ck_assert_int_eq(et_bundle_write_noise(path, &s, false, et_profile_at(0), &s, NULL, &error),
+    ck_assert_int_eq(et_bundle_write_noise(path, &s, false, et_profile_at(0), &s, NULL, NULL, &error),
                      ET_EINVAL);
     ck_assert_int_eq(entries_in_folder(), 0);
     s.in.down[4] = was;

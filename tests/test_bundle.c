@@ -157,7 +157,7 @@ START_TEST(what_is_no_number_is_not_written)
         ck_assert_int_eq(et_bundle_write(path, &s, false, &error), ET_EINVAL);
         ck_assert_msg(strstr(error.text, scales[k].message) && strstr(error.text, "scale in.*"),
                       "%s", error.text);
-        ck_assert_int_eq(et_bundle_write_noise(path, &s, true, et_profile_find("bf16"), &s, NULL, &error),
+        ck_assert_int_eq(et_bundle_write_noise(path, &s, true, et_profile_find("bf16"), &s, NULL, NULL, &error),
                          ET_EINVAL);
         ck_assert_int_eq(entries_in_folder(), 0);
         et_step_free(&s);
@@ -200,7 +200,7 @@ static void write_noise(bool lean)
                       ET_OK,
                   "%s", error.text);
     ck_assert_msg(et_bundle_write_noise(path, &noise_step, lean, noise_profile, &noise_variance,
-                                        NULL, &error) == ET_OK,
+                                        NULL, NULL, &error) == ET_OK,
                   "%s", error.text);
 }
 
@@ -333,7 +333,7 @@ START_TEST(noise_too_small_for_its_type_is_not_exactness)
     ck_assert_int_eq(et_step_run(&s, ET_PLAIN, NULL, NULL, NULL), ET_OK);
     const et_profile *p = et_profile_find("f64");
     ck_assert_int_eq(et_step_noise(&variance, &s, p, NULL, NULL, NULL), ET_OK);
-    ck_assert_int_eq(et_bundle_write_noise(path, &s, false, p, &variance, NULL, NULL), ET_OK);
+    ck_assert_int_eq(et_bundle_write_noise(path, &s, false, p, &variance, NULL, NULL, NULL), ET_OK);
     et_step_free(&variance);
     ck_assert_int_eq(et_tensor_file_open(&file, path, NULL), ET_OK);
     const et_tensor_info *t = et_tensor_file_find(&file, "noise.fwd.y");

@@ -60,14 +60,10 @@ static void scale_tensor(honest *k, const char *name, double factor)
 /* Values as a kernel of another profile would make them, judged by this one. */
 static void round_otherwise(honest *k, et_place place, int bits)
 {
-    et_step noise;
     et_profile other = *k->profile;
     snprintf(other.name, sizeof other.name, "other");
     other.bits[place] = bits;
-    ck_assert_int_eq(et_step_noise(&noise, &k->golden, &other, NULL, NULL, NULL), ET_OK);
-    clear_tensors(k);
-    add_tensors(k, &k->golden, &noise, usual, 7);
-    et_step_free(&noise);
+    emulate(k, &other, ET_ROUND_RANDOM, 7);
 }
 
 /* ---- a mistake, and where ---- */

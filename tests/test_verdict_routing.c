@@ -845,12 +845,11 @@ static void make_other(honest *k, const char *json, bool first, bool second)
     ck_assert(mask[4 + 1] && !mask[4 + 2] && mask[12 + 3] && !mask[12 + 0]);
     if (first) mask[4 + 1] = 0, mask[4 + 2] = 1;
     if (second) mask[12 + 3] = 0, mask[12 + 0] = 1;
-    et_step fresh = {.c = k->golden.c, .in = k->golden.in, .given_mask = mask}, noise;
+    et_step fresh = {.c = k->golden.c, .in = k->golden.in, .given_mask = mask};
     ck_assert_msg(et_step_run(&fresh, ET_PLAIN, NULL, NULL, &error) == ET_OK, "%s", error.text);
-    ck_assert_int_eq(et_step_noise(&noise, &fresh, k->profile, NULL, NULL, &error), ET_OK);
     clear_tensors(k);
-    add_tensors(k, &fresh, &noise, usual, 7);
-    et_step_free(&noise);
+    add_tensors(k, &fresh);
+    emulate_step(k, &fresh, k->profile, ET_ROUND_RANDOM, 7);
     et_step_free(&fresh);
 }
 
@@ -882,11 +881,11 @@ START_TEST(an_illegal_choice_is_judged_by_itself)
     make_scores(&k, NEAR(""), near_scores, 0);
     make_kernel(&k, "bf16-low", 1);
     for (size_t t = 0; t < 6; t++) mask[t * 4] = mask[t * 4 + 1] = 1; /* always the first two */
-    et_step fresh = {.c = k.golden.c, .in = k.golden.in, .given_mask = mask}, noise;
+    et_step fresh = {.c = k.golden.c, .in = k.golden.in, .given_mask = mask};
     ck_assert_int_eq(et_step_run(&fresh, ET_PLAIN, NULL, NULL, &error), ET_OK);
-    ck_assert_int_eq(et_step_noise(&noise, &fresh, k.profile, NULL, NULL, &error), ET_OK);
     clear_tensors(&k);
-    add_tensors(&k, &fresh, &noise, usual, 7);
+    add_tensors(&k, &fresh);
+    emulate_step(&k, &fresh, k.profile, ET_ROUND_RANDOM, 7);
     remove_tensor(&k, "route.topk_expert"); /* the golden's: a list of the rule's own choices */
     et_verdict v = judge_by(&k, (et_verify_options){0});
     ck_assert_int_eq(v.outcome, ET_MISMATCH);
@@ -896,7 +895,6 @@ START_TEST(an_illegal_choice_is_judged_by_itself)
     ck_assert_int_eq(verdict_on(&v, "bwd.w_up")->outcome, ET_PASS);
     ck_assert_msg(strncmp(v.line, "FAIL: routing: token ", 21) == 0, "%s", v.line);
     et_verdict_free(&v);
-    et_step_free(&noise);
     et_step_free(&fresh);
     free_honest(&k);
 }

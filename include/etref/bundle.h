@@ -36,6 +36,7 @@ const et_tensor_doc *et_tensor_doc_at(size_t index);       /* NULL past the end 
 const et_tensor_doc *et_tensor_doc_find(const char *name); /* NULL if there is none */
 
 #define ET_NOISE_PREFIX "noise."
+#define ET_NOISE_ALONE  "noise.alone."
 #define ET_NOISE_BARS   "noise.bars" /* of groups of elements: et_bundle_write_bars, bars.h */
 
 /* The tensors that a step holds at this moment, in the table's order: the order of the mathematics.
@@ -56,10 +57,11 @@ et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_erro
 
 /* The same with the noise of profile `p` for every real tensor that is written and was computed: the roots of
  * `variance`, which et_step_noise made (bars.h). Those too small for F32 become its smallest number, so that 0 still means
- * exact. bars: one tensor more, ET_NOISE_BARS, or NULL. ET_ENOMEM. */
+ * exact. With all bars (et_bundle_write_bars): alone, variances of stages by themselves, for noise.alone.NAME, and bars, for
+ * ET_NOISE_BARS; or NULL both. ET_ENOMEM. */
 et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, const et_profile *p,
-                                const et_step *variance, const et_tensor_out *bars,
-                                et_error *error);
+                                const et_step *variance, const et_step *alone,
+                                const et_tensor_out *bars, et_error *error);
 
 /* The string that et_bundle_write puts under `producer`, for this engine and precision. */
 const char *et_bundle_producer(et_engine engine);

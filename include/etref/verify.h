@@ -63,6 +63,7 @@ typedef struct et_group {
                        * columns; "part": all of one summand */
     const char *part; /* what the error is regressed on: "reference"; of y "routed", "shared"; of dx
                        * "experts", "shared", "router" */
+    bool alone;       /* of the stage by itself, from the candidate's own numbers */
     size_t index, column, elements; /* expert, row or column; of a block or tile its first row, and column */
     double slope, slope_sigma, slope_limit;
     double spread, spread_limit; /* limit 0: not tested */

@@ -3,7 +3,10 @@
  * How far a group's slope scatters is seen in 32 replicas, to an eighth of itself. Groups of one kind are
  * much alike: their slopes' variance is about c / sum(u^2/V), with one c (1 if all errors were
  * independent). So a group has its own variance and, as if seen in PRIOR runs more, its kind's; and
- * likewise with c / n for the spread. The whole tensor has no others of its kind, and its own alone.
+ * likewise with c / n for the spread. Most of a replica's rounding errors are the same in all replicas, since numbers far
+ * from half way between two have but one way to go; another kernel's numbers are others, and all of its errors are drawn anew.
+ * Uniform errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the variance 144/80 - 1 = 0.8, and the spread of n of
+ * them scatters by sqrt(0.2/n) of itself: at least that. The whole tensor has no others of its kind, and its own alone.
  */
 #include "ref/bars/bars.h"
 #include "ref/bars/stages.h"
@@ -309,25 +312,19 @@ static void close_ledger(ledger *l)
 /* What is done with a group's sums of one run. */
 typedef void use_of_sums(et_group_bar *bar, tally *all, const et_group_sums *s);
 
-static void note_size(et_group_bar *bar, const et_group_sums *s)
-{
-    bar->n = fmax(bar->n, s->n);
-    bar->uu = fmax(bar->uu, s->uu);
-}
-
 /* Roundings left out: slopes are others, and spreads less, as a rule. */
 static void note_some(et_group_bar *bar, tally *all, const et_group_sums *s)
 {
+    (void)bar;
     if (s->uu > 0) note(&all->slope, et_slope_of(s));
     if (s->n > 0) all->some = fmax(all->some, et_spread_of(s));
-    note_size(bar, s);
 }
 
 static void note_all(et_group_bar *bar, tally *all, const et_group_sums *s)
 {
+    (void)bar;
     if (s->uu > 0) note(&all->slope, et_slope_of(s));
     if (s->n > 0) note(&all->spread, et_spread_of(s));
-    note_size(bar, s);
 }
 
 /* Rounded to nearest: what is no matter of chance; of a spread, by how much it is more. It comes last. */
@@ -428,15 +425,31 @@ static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, 
             bar->spread_sd =
                 sqrt((Q * variance_of(&t->spread) + prior * spreads / with_spread / bar->n) /
                      (Q + prior));
+        bar->spread_sd = fmax(bar->spread_sd, mean_of(&t->spread) * sqrt(0.2 / bar->n));
     }
 }
 
-static void settle(et_bars *b, const ledger *l)
+/* Elements and sum u^2/V of each group: the reference's own. */
+static et_status measure(et_tensor_bars *t, const pair *p, et_group_sums *sums, et_error *error)
 {
+    const et_real *u = p->want.values;
+    const et_errors none = {.got = u, .want = u, .variance = p->got};
+    et_status status = et_sum_tensor(t, &none, sums, error);
+    for (size_t g = 0; g < t->groups && status == ET_OK; g++) {
+        t->bars[g].n = sums[g].n;
+        t->bars[g].uu = sums[g].uu;
+    }
+    return status;
+}
+
+static et_status settle(et_bars *b, const ledger *l, et_error *error)
+{
+    et_status status = ET_OK;
     settle_late(l);
     const tally *tallies = l->tallies;
-    for (size_t i = 0; i < l->count; i++) {
+    for (size_t i = 0; i < l->count && status == ET_OK; i++) {
         et_tensor_bars *t = &b->tensor[l->list[i].row];
+        status = measure(t, &l->list[i], l->sums, error);
         for (int kind = 0; kind < ET_KINDS; kind++)
             settle_kind(t->bars, tallies, t->grid.first[kind], t->grid.first[kind + 1]);
         size_t at = t->grid.first[ET_KINDS];
@@ -446,6 +459,7 @@ static void settle(et_bars *b, const ledger *l)
         }
         tallies += t->groups;
     }
+    return status;
 }
 
 /* ---- the whole ---- */
@@ -466,8 +480,8 @@ static et_status find_groups(work *w, et_bars *b, et_error *error)
             status = look_at(x, x == b ? &whole : &alone, wanted_of(x, &r), &r.run, use, error);
         end_replica(&r);
     }
-    if (status == ET_OK) settle(b, &whole);
-    if (status == ET_OK && b->alone) settle(b->alone, &alone);
+    if (status == ET_OK) status = settle(b, &whole, error);
+    if (status == ET_OK && b->alone) status = settle(b->alone, &alone, error);
     close_ledger(&whole);
     close_ledger(&alone);
     return status;

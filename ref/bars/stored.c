@@ -1,9 +1,9 @@
 /* stored.c: error bars in a golden bundle, so that a verdict need not make them. See etref/bars.h.
  *
- * noise.NAME holds sqrt(V) of every real tensor, for everybody. noise.bars holds what replicas said
- * of groups: a row a group, tensor after tensor in the order of the table, within each in the order
- * of et_tensor_bars; columns as put_group has them. Grids and summands are not stored: the reference
- * has them.
+ * noise.NAME holds sqrt(V) of every real tensor, for everybody; noise.alone.NAME that of its stage by
+ * itself. noise.bars holds what replicas said of groups: a row a group, tensor after tensor in the order
+ * of the table, within each in the order of et_tensor_bars, then once more those of stages; columns as
+ * put_group has them. Grids and summands are not stored: the reference has them.
  */
 #include "ref/bars/bars.h"
 #include "ref/base/arithmetic.h"
@@ -60,7 +60,8 @@ static bool is_possible(const double row[FIGURES])
 static size_t all_groups(const et_bars *b)
 {
     size_t count = 0;
-    for (size_t i = 0; i < ET_MAX_STEP_TENSORS; i++) count += b->tensor[i].groups;
+    for (const et_bars *x = b; x; x = x->alone)
+        for (size_t i = 0; i < ET_MAX_STEP_TENSORS; i++) count += x->tensor[i].groups;
     return count;
 }
 
@@ -71,9 +72,10 @@ static et_status list_groups(et_tensor_out *table, const et_bars *b, et_error *e
     et_status status = et_allocate(&room, groups, FIGURES * sizeof(double), "groups", error);
     if (status != ET_OK) return status;
     double *row = room;
-    for (size_t i = 0; i < ET_MAX_STEP_TENSORS; i++)
-        for (size_t g = 0; g < b->tensor[i].groups; g++, row += FIGURES)
-            put_group(&b->tensor[i], &b->tensor[i].bars[g], row);
+    for (const et_bars *x = b; x; x = x->alone)
+        for (size_t i = 0; i < ET_MAX_STEP_TENSORS; i++)
+            for (size_t g = 0; g < x->tensor[i].groups; g++, row += FIGURES)
+                put_group(&x->tensor[i], &x->tensor[i].bars[g], row);
     *table = (et_tensor_out){.name = ET_NOISE_BARS,
                              .dtype = ET_F64,
                              .source = ET_FROM_F64,
@@ -97,6 +99,17 @@ static bool fits_f32(const et_bars *b)
     return true;
 }
 
+/* V of the stages that are judged by themselves; of the others no array. */
+static et_step variance_alone(const et_bars *b)
+{
+    et_step shown = b->alone ? b->alone->variance : (et_step){0};
+    const void *none = NULL;
+    for (et_tensor_id id = ET_NO_TENSOR + 1; b->alone && id < ET_TENSORS; id++)
+        if (b->alone->tensor[id].groups == 0)
+            memcpy((char *)&shown + et_tensors[id].offset, &none, sizeof none);
+    return shown;
+}
+
 et_status et_bundle_write_bars(const char *path, const et_step *s, const et_profile *p,
                                et_progress *progress, void *user, et_error *error)
 {
@@ -107,11 +120,13 @@ et_status et_bundle_write_bars(const char *path, const et_step *s, const et_prof
     et_status status = et_profile_check(p, error);
     if (status == ET_OK) status = et_bars_make(&b, s, p, s->max_bytes, et_bars_tell, &t, error);
     if (status != ET_OK) return status;
-    bool complete = fits_f32(&b);
+    const et_step alone = variance_alone(&b);
+    bool complete = fits_f32(&b) && (!b.alone || fits_f32(b.alone));
     if (complete) status = list_groups(&table, &b, error);
     if (status == ET_OK)
-        status =
-            et_bundle_write_noise(path, s, false, p, &b.variance, complete ? &table : NULL, error);
+        status = et_bundle_write_noise(path, s, false, p, &b.variance,
+                                       complete && b.alone ? &alone : NULL,
+                                       complete ? &table : NULL, error);
     free((void *)(uintptr_t)table.values);
     et_bars_free(&b);
     return status;
@@ -147,7 +162,8 @@ static et_status read_variance(const et_tensor_file *file, const et_bars *b, et_
     double piece[PIECE];
     const et_tensor_out to = et_tensor_view(&b->variance, id);
     const et_cut *g = &b->tensor[id].grid;
-    snprintf(name, sizeof name, ET_NOISE_PREFIX "%s", et_tensors[id].doc.name);
+    snprintf(name, sizeof name, "%s%s", b->of_stages ? ET_NOISE_ALONE : ET_NOISE_PREFIX,
+             et_tensors[id].doc.name);
     const et_tensor_info *info = et_tensor_file_find(file, name);
     size_t count = g->rows * g->columns;
     if (!info || info->count != count || info->dtype != ET_F32)
@@ -187,18 +203,15 @@ static et_status check_groups(const et_bars *b, et_tensor_id id, const char *pat
     return status;
 }
 
-static et_status read_groups(const et_tensor_file *file, et_bars *b, et_error *error)
+/* *at: the first row of these bars in the table; then the first behind them. */
+static et_status read_groups(const et_tensor_file *file, et_bars *b, size_t *at, et_error *error)
 {
     const et_tensor_info *info = et_tensor_file_find(file, ET_NOISE_BARS);
-    size_t at = 0;
-    if (info->dtype != ET_F64 || info->rank != 2 || info->shape[1] != FIGURES ||
-        info->shape[0] != all_groups(b))
-        return contradicts(file->path, ET_NOISE_BARS, "has not the groups of its case", error);
     for (int id = 1; id < ET_TENSORS; id++) {
         et_tensor_bars *t = &b->tensor[id];
-        for (size_t g = 0; g < t->groups; g++, at++) {
+        for (size_t g = 0; g < t->groups; g++, (*at)++) {
             double row[FIGURES];
-            et_status status = et_tensor_file_read(file, info, at * FIGURES, FIGURES, row, error);
+            et_status status = et_tensor_file_read(file, info, *at * FIGURES, FIGURES, row, error);
             if (status != ET_OK) return status;
             if (!is_possible(row))
                 return contradicts(file->path, ET_NOISE_BARS, "holds what is no bar", error);
@@ -208,15 +221,32 @@ static et_status read_groups(const et_tensor_file *file, et_bars *b, et_error *e
     return ET_OK;
 }
 
-static et_status read_all(const et_tensor_file *file, et_bars *b, et_error *error)
+static et_status check_table(const et_tensor_file *file, const et_bars *b, et_error *error)
 {
-    et_status status = et_step_take_like(&b->variance, b->reference, error);
-    if (status == ET_OK) status = et_bars_lay_out(b, error);
-    for (int id = 1; id < ET_TENSORS && status == ET_OK; id++)
-        if (b->tensor[id].groups > 0) status = read_variance(file, b, (et_tensor_id)id, error);
-    if (status == ET_OK) status = read_groups(file, b, error);
-    for (int id = 1; id < ET_TENSORS && status == ET_OK; id++)
-        if (b->tensor[id].groups > 0) status = check_groups(b, (et_tensor_id)id, file->path, error);
+    const et_tensor_info *info = et_tensor_file_find(file, ET_NOISE_BARS);
+    if (info->dtype == ET_F64 && info->rank == 2 && info->shape[1] == FIGURES &&
+        info->shape[0] == all_groups(b))
+        return ET_OK;
+    return contradicts(file->path, ET_NOISE_BARS, "has not the groups of its case", error);
+}
+
+static et_status read_all(const et_tensor_file *file, et_bars *bars, et_error *error)
+{
+    et_status status = ET_OK;
+    size_t at = 0;
+    for (et_bars *b = bars; b && status == ET_OK; b = b->alone) {
+        status = et_step_take_like(&b->variance, b->reference, error);
+        if (status == ET_OK) status = et_bars_lay_out(b, error);
+    }
+    if (status == ET_OK) status = check_table(file, bars, error);
+    for (et_bars *b = bars; b && status == ET_OK; b = b->alone) {
+        for (int id = 1; id < ET_TENSORS && status == ET_OK; id++)
+            if (b->tensor[id].groups > 0) status = read_variance(file, b, (et_tensor_id)id, error);
+        if (status == ET_OK) status = read_groups(file, b, &at, error);
+        for (int id = 1; id < ET_TENSORS && status == ET_OK; id++)
+            if (b->tensor[id].groups > 0)
+                status = check_groups(b, (et_tensor_id)id, file->path, error);
+    }
     return status;
 }
 
@@ -226,9 +256,10 @@ et_status et_bars_read(et_bars *b, bool *found, const et_step *reference, const 
     et_tensor_file file;
     et_status status = et_tensor_file_open(&file, path, error);
     if (status != ET_OK) return status;
-    *b = (et_bars){.reference = reference, .limits = et_limits_of(p)};
     *found = has_bars_of(&file, p);
-    if (*found) status = read_all(&file, b, error);
+    *b = (et_bars){0};
+    if (*found) status = et_bars_open(b, reference, p, error);
+    if (*found && status == ET_OK) status = read_all(&file, b, error);
     if (status != ET_OK) et_bars_free(b);
     et_tensor_file_close(&file);
     return status;

@@ -12,8 +12,9 @@
  * err more than others do (f16's smallest numbers): one that erred more than its shape leans on it by PRIOR runs alone. An element on which
  * no replica erred may yet err as much, for its size, as others do.
  *
- * A whole row may err little by luck: where its numbers are equal, they have one error in all replicas. It is taken to
- * err by at least an eighth, in squares, of what its section does for its size.
+ * An element, or a whole row of equal ones, may err little by luck: where a number is far from half way between two of the
+ * format, all replicas round it alike, and of an error's square a third alone is chance (etref/rounding.h). Another kernel's
+ * number is another one. So an element errs by at least a third, in squares, of what its section does for its size.
  *
  * Of a token and an expert, numbers on slots and off them are two kinds: dr has all of the layer's errors on them, and
  * only the losses' off them. Each kind is smoothed by itself.
@@ -124,7 +125,7 @@ static void smooth(patch *p, const weights *w, double whole, double zeros)
         double shape = shape_of(p, i, w, whole) * (p->u[i] == 0 ? zeros : 1);
         if (p->V[i] == 0) shape = fmax(shape, relative * (double)p->u[i] * (double)p->u[i]);
         double m = (double)p->V[i], prior = m > shape ? PRIOR : w->prior;
-        double least = relative * (double)p->u[i] * (double)p->u[i] / 8;
+        double least = relative * (double)p->u[i] * (double)p->u[i] / 3;
         if (isfinite(m))
             p->V[i] = (et_real)fmax((w->R * m + prior * shape) / (w->R + prior), least);
     }

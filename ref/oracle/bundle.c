@@ -65,12 +65,13 @@ et_status et_bundle_write(const char *path, const et_step *s, bool lean, et_erro
 
 typedef struct deviations {
     size_t count;
-    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
-    char names[ET_MAX_STEP_TENSORS][48];
+    et_tensor_out tensors[2 * ET_MAX_STEP_TENSORS];
+    char names[2 * ET_MAX_STEP_TENSORS][48];
 } deviations;
 
-/* noise.NAME, with values of its own. */
-static et_status take_root(deviations *d, const et_tensor_out *variance, et_error *error)
+/* prefix and NAME, with values of its own. */
+static et_status take_root(deviations *d, const char *prefix, const et_tensor_out *variance,
+                           et_error *error)
 {
     size_t count = et_tensor_count(variance);
     void *room;
@@ -83,7 +84,7 @@ static et_status take_root(deviations *d, const et_tensor_out *variance, et_erro
     }
     et_tensor_out *t = &d->tensors[d->count];
     char *name = d->names[d->count++];
-    snprintf(name, sizeof d->names[0], ET_NOISE_PREFIX "%s", variance->name);
+    snprintf(name, sizeof d->names[0], "%s%s", prefix, variance->name);
     *t = *variance;
     t->name = name;
     t->values = roots;
@@ -91,30 +92,32 @@ static et_status take_root(deviations *d, const et_tensor_out *variance, et_erro
     return ET_OK;
 }
 
-static et_status take_roots(deviations *d, const et_step *variance, bool lean, et_error *error)
+static et_status take_roots(deviations *d, const char *prefix, const et_step *variance, bool lean,
+                            et_error *error)
 {
     et_status status = ET_OK;
     for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS && status == ET_OK; id++) {
         et_tensor_out t = et_tensor_view(variance, id);
         if (!t.values || !et_tensor_is_real(&t) || et_is_input(id)) continue;
-        if (!lean || et_tensors[id].doc.lean) status = take_root(d, &t, error);
+        if (!lean || et_tensors[id].doc.lean) status = take_root(d, prefix, &t, error);
     }
     return status;
 }
 
 et_status et_bundle_write_noise(const char *path, const et_step *s, bool lean, const et_profile *p,
-                                const et_step *variance, const et_tensor_out *bars,
-                                et_error *error)
+                                const et_step *variance, const et_step *alone,
+                                const et_tensor_out *bars, et_error *error)
 {
     ET_ARITHMETIC;
-    et_tensor_out tensors[2 * ET_MAX_STEP_TENSORS + 1];
+    et_tensor_out tensors[3 * ET_MAX_STEP_TENSORS + 1];
     deviations noise = {.count = 0};
     char *profile;
     size_t count = et_step_tensors(s, lean, tensors);
     et_status status = et_step_check_values(s, error);
     if (status == ET_OK) status = et_profile_print(&profile, p, error);
     if (status != ET_OK) return status;
-    status = take_roots(&noise, variance, lean, error);
+    status = take_roots(&noise, ET_NOISE_PREFIX, variance, lean, error);
+    if (status == ET_OK && alone) status = take_roots(&noise, ET_NOISE_ALONE, alone, lean, error);
     memcpy(tensors + count, noise.tensors, noise.count * sizeof *tensors);
     count += noise.count;
     if (bars) tensors[count++] = *bars;
@@ -371,14 +374,15 @@ et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_
     void *room;
     size_t used = 0;
     et_status status =
-        et_allocate(&room, 2 * ET_MAX_STEP_TENSORS, sizeof **out, "comparisons", error);
+        et_allocate(&room, 3 * ET_MAX_STEP_TENSORS, sizeof **out, "comparisons", error);
     if (status != ET_OK) return status;
     et_comparison *list = room;
-    for (int noise = 0; noise < 2; noise++)
+    static const char *const prefixes[] = {"", ET_NOISE_PREFIX, ET_NOISE_ALONE};
+    for (int noise = 0; noise < 3; noise++)
         for (et_tensor_id id = ET_IN_LOAD + 1; id < ET_TENSORS && status == ET_OK; id++) {
             comparing c = {&list[used], et_tensor_view(step, id)};
             char *name = list[used].name;
-            snprintf(name, sizeof list->name, "%s%s", noise ? ET_NOISE_PREFIX : "", c.want.name);
+            snprintf(name, sizeof list->name, "%s%s", prefixes[noise], c.want.name);
             const et_tensor_info *info = et_tensor_file_find(file, name);
             if (info == NULL) continue;
             list[used].count = info->count;

@@ -86,9 +86,10 @@ bool et_is_input(et_tensor_id id)
 
 bool et_is_noise(const char *name)
 {
-    size_t prefix = strlen(ET_NOISE_PREFIX);
+    bool alone = strncmp(name, ET_NOISE_ALONE, strlen(ET_NOISE_ALONE)) == 0;
+    size_t prefix = strlen(alone ? ET_NOISE_ALONE : ET_NOISE_PREFIX);
     if (strcmp(name, ET_NOISE_BARS) == 0) return true;
-    if (strncmp(name, ET_NOISE_PREFIX, prefix) != 0) return false;
+    if (strncmp(name, ET_NOISE_PREFIX, strlen(ET_NOISE_PREFIX)) != 0) return false;
     et_tensor_id id = et_tensor_find(name + prefix);
     return id != ET_NO_TENSOR && !et_is_input(id) && strcmp(et_tensors[id].doc.type, "F64") == 0;
 }

@@ -104,7 +104,7 @@ bool et_tensor_fits(const et_step *s, const et_tensor_doc *doc, size_t rank, con
  * and not "n". */
 bool et_rows_are(const char *shape, const char *letter);
 
-/* "noise.fwd.y", where fwd.y is what a kernel computes; or ET_NOISE_BARS. */
+/* "noise.fwd.y" or "noise.alone.fwd.y", where fwd.y is what a kernel computes; or ET_NOISE_BARS. */
 bool et_is_noise(const char *name);
 
 #endif

@@ -64,9 +64,10 @@ et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, const et_gr
 }
 
 /* Where the group stands. */
-static et_group name_group(const et_tensor_bars *t, size_t number, et_group g)
+static et_group name_group(const et_tensor_bars *t, size_t number, bool alone, et_group g)
 {
     const et_cut *cut = &t->grid;
+    g.alone = alone;
     g.part = "reference";
     for (int kind = 0; kind < ET_KINDS; kind++) {
         if (number >= cut->first[kind + 1]) continue;
@@ -123,7 +124,7 @@ static void judge(jury *q, size_t number, const et_group_sums *sums)
     if (!whole &&
         (!tested || (q->j->visit == NULL && g.deviations <= q->out->worst_group.deviations)))
         return;
-    g = name_group(q->bars, number, g);
+    g = name_group(q->bars, number, q->j->bars->of_stages, g);
     if (whole) q->out->whole = q->out->worst_group = g;
     if (!tested) return;
     if (q->j->visit) q->j->visit(q->j->user, q->got->name, &g);

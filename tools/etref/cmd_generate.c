@@ -211,7 +211,7 @@ static et_status write_guarded(const char *path, const et_step *step, const gene
     progress_show((void *)step->c.name, "write", 1);
     status = !o->profile ? et_bundle_write(path, step, o->lean, error)
              : o->lean
-                 ? et_bundle_write_noise(path, step, true, &o->noise, &variance, NULL, error)
+                 ? et_bundle_write_noise(path, step, true, &o->noise, &variance, NULL, NULL, error)
                  : et_bundle_write_bars(path, step, &o->noise, progress_show,
                                         (void *)step->c.name, error);
     et_step_free(&variance);

@@ -139,6 +139,9 @@ static int list_tensors(bool json)
                                "of its rounding error (generate --profile)";
     static const char *const noise[] = {"noise.NAME", "F32", "as NAME", "as NAME", what};
     listing_row(&l, noise);
+    static const char *const alone[] = {"noise.alone.NAME", "F32", "as NAME", "no",
+                                        "the same of its stage alone, from a kernel's own numbers"};
+    listing_row(&l, alone);
     static const char *const bars[] = {ET_NOISE_BARS, "F64", "[groups,9]", "no",
                                        "what replicas showed of groups of elements"};
     listing_row(&l, bars);

@@ -49,7 +49,9 @@ static size_t order_known(shown *s, const char *prefix, size_t count)
 static void order_tensors(shown *s)
 {
     s->order = allocate(s->file.tensor_count, sizeof *s->order);
-    size_t count = order_known(s, ET_NOISE_PREFIX, order_known(s, "", 0));
+    size_t count = order_known(s, "", 0);
+    count = order_known(s, ET_NOISE_PREFIX, count);
+    count = order_known(s, ET_NOISE_ALONE, count);
     for (size_t i = 0; i < s->file.tensor_count; i++)
         if (tensor_doc_find(s->file.tensors[i].name) == NULL)
             s->order[count++] = &s->file.tensors[i];

@@ -87,7 +87,12 @@ bool is_noise(const char *name)
 
 const et_tensor_doc *tensor_doc_find(const char *name)
 {
-    return et_tensor_doc_find(is_noise(name) ? name + strlen(ET_NOISE_PREFIX) : name);
+    static const char *const prefixes[] = {ET_NOISE_ALONE, ET_NOISE_PREFIX};
+    for (size_t i = 0; i < 2; i++) {
+        size_t length = strlen(prefixes[i]);
+        if (strncmp(name, prefixes[i], length) == 0) return et_tensor_doc_find(name + length);
+    }
+    return et_tensor_doc_find(name);
 }
 
 static void append_sizes(char *out, size_t room, const size_t *values, size_t count)
