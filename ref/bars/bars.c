@@ -3,10 +3,12 @@
  * How far a group's slope scatters is seen in 32 replicas, to an eighth of itself. Groups of one kind are
  * much alike: their slopes' variance is about c / sum(u^2/V), with one c (1 if all errors were
  * independent). So a group has its own variance and, as if seen in PRIOR runs more, its kind's; and
- * likewise with c / n for the spread. Most of a replica's rounding errors are the same in all replicas, since numbers far
- * from half way between two have but one way to go; another kernel's numbers are others, and all of its errors are drawn anew.
- * Uniform errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the variance 144/80 - 1 = 0.8, and the spread of n of
- * them scatters by sqrt(0.2/n) of itself: at least that. The whole tensor has no others of its kind, and its own alone.
+ * likewise with c / n for the spread. The whole tensor has no others of its kind, and its own alone.
+ *
+ * Most of a replica's rounding errors are the same in all replicas, since a number far from half way between two has but one
+ * way to go. Another kernel's numbers are others, and all of its errors are drawn anew: so slope and spread scatter at
+ * least as those of independent errors do. Of a slope that is Q / sqrt(sum(u^2/V)). Uniform errors have E e^2 = 1/12 and
+ * E e^4 = 1/80, so e^2/V has the variance 144/80 - 1 = 0.8, and the spread Q of n of them scatters by Q sqrt(0.2/n).
  */
 #include "ref/bars/bars.h"
 #include "ref/bars/stages.h"
@@ -425,7 +427,9 @@ static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, 
             bar->spread_sd =
                 sqrt((Q * variance_of(&t->spread) + prior * spreads / with_spread / bar->n) /
                      (Q + prior));
-        bar->spread_sd = fmax(bar->spread_sd, mean_of(&t->spread) * sqrt(0.2 / bar->n));
+        double drawn = mean_of(&t->spread);
+        bar->spread_sd = fmax(bar->spread_sd, drawn * sqrt(0.2 / bar->n));
+        bar->slope_sd = fmax(bar->slope_sd, drawn / sqrt(bar->uu));
     }
 }
 

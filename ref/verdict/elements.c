@@ -483,18 +483,31 @@ static et_status judge_real(exam *x, const et_tensor_out *want, const et_real *V
 
 /* ---- the same stage by itself ---- */
 
-/* V, infinite for what is left to the whole: elements that no replica moved, and numbers that are none. */
-static et_status take_variance(et_real **V, const et_tensor_out *got, const et_tensor_out *want,
+/* The smallest variance of a number that is rounded at all: below the normal numbers the spacing is fixed. */
+static double least_variance(const et_profile *p, et_place place)
+{
+    double smallest = et_place_smallest(p, place);
+    double spacing = p->ftz ? smallest : ldexp(smallest, 1 - et_place_bits(p, place));
+    return spacing * spacing / 12;
+}
+
+/* V of a number like the candidate's, which may be larger than the reference's u, and errs as much more. Infinite for what
+ * is left to the whole: elements that no replica moved, and what is no number. */
+static et_status take_variance(et_real **V, const exam *x, const et_tensor_out *made,
                                const et_real *alone, et_error *error)
 {
     void *room;
-    size_t count = et_tensor_count(want);
+    size_t count = et_tensor_count(made);
+    const et_real *u = et_tensor_view(x->j->reference, x->id).values;
+    double least = least_variance(x->j->options->profile, et_tensors[x->id].place);
     et_status status = et_allocate(&room, count, sizeof **V, "variance", error);
     if (status != ET_OK) return status;
     *V = room;
     for (size_t i = 0; i < count; i++) {
-        double both = et_tensor_element(want, i) + et_tensor_element(got, i);
-        (*V)[i] = isfinite(both) && alone[i] > 0 ? alone[i] : (et_real)INFINITY;
+        double own = et_tensor_element(made, i), size = fabs(own / (double)u[i]);
+        double more = size > 1 && size < INFINITY ? size * size : 1;
+        bool judged = isfinite(own + et_tensor_element(x->got, i)) && alone[i] > 0;
+        (*V)[i] = judged ? (et_real)fmax((double)alone[i] * more, least) : (et_real)INFINITY;
     }
     return ET_OK;
 }
@@ -511,7 +524,7 @@ static et_status judge_alone(exam *x, et_error *error)
     et_tensor_out want = et_tensor_view(whole->made, x->id);
     et_real *V;
     et_status status =
-        take_variance(&V, x->got, &want, et_variance_named(j.bars, x->got->name), error);
+        take_variance(&V, &alone, &want, et_variance_named(j.bars, x->got->name), error);
     if (status != ET_OK) return status;
     sheet f = lay_out(x->got, &want, V);
     sweep s = {.f = &f, .limits = limits_of(&alone)};

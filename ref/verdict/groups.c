@@ -7,8 +7,8 @@
  *     Q^2                     <= (mean + T_g sd(Q) r + 2 systematic(Q))^2 + E^2/n
  *
  * A kernel that rounds at fewer places than a replica has a slope between none and the mean. E is the farthest error of
- * an element of this tensor in the replicas: where errors are rare, so that most replicas have none in a group, a
- * kernel may have one. Of many elements it is a small part. r is 1 where the replicas had the same elements under the
+ * an element of this tensor in the replicas, or of this group in the candidate: where errors are rare, so that most replicas
+ * have none in a group, a kernel may have one, as far as an element may be. Of many elements it is a small part. r is 1 where the replicas had the same elements under the
  * same V. Where rows are left out, or a mutant has wider bars, a slope's deviation goes with 1/sqrt(sum(u^2/V)), a
  * spread's with 1/sqrt(n): r = sqrt(sum(u^2/V) of the replicas / that of the candidate); sd(Q) likewise, by n.
  *
@@ -43,7 +43,7 @@ static double deviations_of(double far, double free, double sd)
 et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, const et_group_bar *bar,
                           const et_group_sums *s)
 {
-    double T = b->limits.group, E = t->farthest;
+    double T = b->limits.group, E = fmax(t->farthest, sqrt(s->most_ee));
     et_group g = {.elements = (size_t)s->n, .slope = et_slope_of(s), .spread = et_spread_of(s)};
     g.pass = true;
     if (s->n < LEAST || s->uu < 4 * s->n) return g;
