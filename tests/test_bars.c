@@ -68,12 +68,12 @@ static et_errors errors_of(const subject *s, const et_step *kernel, const char *
                        .variance = find(&s->bars.variance, name).values};
 }
 
-/* The most deviations that a group of the tensor needs. */
+/* The largest share of its limit that a group of the tensor needs. */
 static void note_most(void *user, const char *tensor, const et_group *g)
 {
     double *most = user;
     (void)tensor;
-    *most = fmax(*most, g->deviations);
+    *most = fmax(*most, g->deviations / g->allowed);
 }
 
 /* One tensor under the verdict; *element: the largest |e| / sqrt(V). */
@@ -93,12 +93,11 @@ static double judge(const subject *s, const et_step *kernel, const char *name, d
                             .visit = note_most,
                             .user = &most};
     ck_assert_int_eq(et_judge_tensor(&j, 0, &s->golden, NULL, &out, NULL), ET_OK);
-    double share = most / s->bars.limits.group;
     *element = out.largest_sigmas;
     /* either makes a mismatch, and nothing else does */
-    bool fails = share > 1 || !(*element <= s->bars.limits.element);
+    bool fails = most > 1 || !(*element <= s->bars.limits.element);
     ck_assert_msg((out.outcome == ET_MISMATCH) == fails, "%s: %s", name, out.reason);
-    return share;
+    return most;
 }
 
 static const char *const tensors[] = {

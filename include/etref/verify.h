@@ -68,6 +68,7 @@ typedef struct et_group {
     double slope, slope_sigma, slope_limit;
     double spread, spread_limit; /* limit 0: not tested */
     double deviations; /* the larger of both, beyond what replicas have by design, in deviations of theirs */
+    double allowed;    /* so many */
     bool pass;
 } et_group;
 

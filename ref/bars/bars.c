@@ -503,6 +503,8 @@ et_status et_bars_open(et_bars *b, const et_step *reference, const et_profile *p
 {
     void *room;
     *b = (et_bars){.reference = reference, .limits = et_limits_of(p), .runs = ET_FIRST_REPLICAS};
+    for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++)
+        b->tensor[id].of_sums = et_is_of_sums(p, id);
     if (!has_stages(reference)) return ET_OK;
     et_status status = et_allocate(&room, 1, sizeof *b->alone, "bars of stages", error);
     if (status != ET_OK) return status;
@@ -511,6 +513,7 @@ et_status et_bars_open(et_bars *b, const et_step *reference, const et_profile *p
                           .limits = b->limits,
                           .runs = ET_FIRST_REPLICAS / 2,
                           .of_stages = true};
+    memcpy(b->alone->tensor, b->tensor, sizeof b->tensor);
     return ET_OK;
 }
 

@@ -29,9 +29,10 @@ enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };
 
 /* T_e and T_g, under a profile. */
 typedef struct et_limits {
-    double element, group;
+    double element, group, group_of_sums; /* of_sums: of tensors that are no more coarse than sums */
 } et_limits;
 et_limits et_limits_of(const et_profile *p);
+bool et_is_of_sums(const et_profile *p, et_tensor_id id);
 
 /* What replicas say of a group. */
 typedef struct et_group_bar {
@@ -48,6 +49,7 @@ typedef struct et_tensor_bars {
     et_cut grid;
     et_summand summands[ET_MAX_SUMMANDS];
     size_t summand_count, groups;
+    bool of_sums;
     double farthest;    /* E: the largest |e| / sqrt(V) of the runs in which groups are measured */
     et_group_bar *bars; /* [groups] */
 } et_tensor_bars;
@@ -65,6 +67,9 @@ typedef struct et_bars {
     struct et_bars *alone;
     bool of_stages; /* these are they */
 } et_bars;
+
+/* T_g of a tensor's groups. */
+double et_group_limit(const et_bars *b, const et_tensor_bars *t);
 
 /* Called after each run with the part of the work done, 0 to 1; false: stop, with ET_ENOMEM. */
 typedef bool et_bars_progress(void *user, double done);

@@ -39,7 +39,8 @@
  * verdict has found there. */
 static double group_limit(const et_inquiry *q, const et_exhibit *x)
 {
-    const double rough = 4, T = q->j->bars->limits.group;
+    const et_bars *b = q->j->bars;
+    const double rough = 4, T = et_group_limit(b, &b->tensor[et_tensor_find(x->got->name)]);
     return fmax(T, fmin(rough * T, x->verdict->worst_group.deviations / 10));
 }
 
@@ -385,7 +386,7 @@ static et_status judge_exhibit(const et_inquiry *q, const et_mutant *m, const et
     const et_step reference = et_mutant_step(m);
     et_judgement j = *q->j;
     et_bars loose = *q->j->bars;
-    loose.limits.group = group_limit(q, x);
+    loose.limits.group = loose.limits.group_of_sums = group_limit(q, x);
     j.bars = &loose;
     j.visit = NULL;
     if (status == ET_OK)

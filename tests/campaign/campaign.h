@@ -189,9 +189,9 @@ cp_peers cp_ask_peers(const cp_subject *s, const et_tensor_out *tensors, size_t 
 
 /* ---- groups ---- */
 
-/* What has been seen of one kind of group of one tensor: the most deviations that one needed. */
+/* What has been seen of one kind of group of one tensor: the largest share of its limit that one needed. */
 typedef struct cp_sums {
-    double count, deviations;
+    double count, share;
 } cp_sums;
 
 enum { CP_KINDS = 8 }; /* the first: single elements */

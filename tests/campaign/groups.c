@@ -1,7 +1,7 @@
 /* groups.c: how near honest kernels come to the limits of groups. See campaign.h, ref/verdict/groups.c.
  *
  * Limits are T_e deviations of an element, T_g of a group, beyond what replicas have by design. They are to be one and a
- * half times what honest kernels needed.
+ * half times what honest kernels needed: told as a share of the limit.
  */
 #include "tests/campaign/campaign.h"
 
@@ -25,7 +25,7 @@ void cp_groups_visit(void *groups, const char *tensor, const et_group *g)
     all->last = tensor;
     cp_sums *s = &all->of[all->row][cp_kind_row(g->kind)];
     s->count++;
-    s->deviations = fmax(s->deviations, g->deviations);
+    s->share = fmax(s->share, g->deviations / g->allowed);
 }
 
 void cp_groups_elements(cp_groups *all, const et_verdict *v)
@@ -34,7 +34,7 @@ void cp_groups_elements(cp_groups *all, const et_verdict *v)
         const et_tensor_verdict *t = &v->tensors[i];
         cp_sums *s = &all->of[cp_tensor_row(t->name)][0];
         s->count += (double)t->judged;
-        s->deviations = fmax(s->deviations, t->largest_sigmas);
+        if (t->limit_sigmas > 0) s->share = fmax(s->share, t->largest_sigmas / t->limit_sigmas);
     }
 }
 
@@ -45,7 +45,7 @@ void cp_groups_print(const cp_groups *g, const char *profile, FILE *lines)
             const cp_sums *s = &g->of[i][k];
             if (s->count > 0)
                 fprintf(lines, "group\t%s\t%s\t%s\t%.0f\t%.4g\n", profile,
-                        et_tensor_doc_at(i)->name, cp_kinds[k], s->count, s->deviations);
+                        et_tensor_doc_at(i)->name, cp_kinds[k], s->count, s->share);
         }
 }
 
@@ -57,5 +57,5 @@ cp_sums cp_groups_read(const cp_reader *r)
 void cp_sums_add(cp_sums *to, const cp_sums *more)
 {
     to->count += more->count;
-    to->deviations = fmax(to->deviations, more->deviations);
+    to->share = fmax(to->share, more->share);
 }

@@ -166,7 +166,7 @@ static void read_needs(const cp_report *r, need needs[CP_PROFILES][CP_KINDS])
     for (cp_reader reader = cp_read(r); cp_next(&reader, "group");) {
         cp_sums s = cp_groups_read(&reader);
         need *n = &needs[cp_profile_row(reader.fields[1])][cp_kind_row(reader.fields[3])];
-        if (s.deviations > n->all.deviations) {
+        if (s.share > n->all.share) {
             snprintf(n->where, sizeof n->where, "%s", reader.unit->c.name);
             snprintf(n->tensor, sizeof n->tensor, "%s", reader.fields[2]);
         }
@@ -183,23 +183,20 @@ bool cp_report_limits(const cp_report *r)
     read_needs(r, needs);
     FILE *file =
         cp_csv(r, "limits.csv",
-               "the most deviations that honest kernels needed; limits are to be 1.5 times that",
-               "profile,kind,groups,needed,in_force,tensor,case");
-    fprintf(r->to, "\n%-9s %-8s %12s %8s %8s\n", "profile", "kind", "groups", "needed", "limit");
+               "the largest share of a limit that honest kernels needed; two thirds at most",
+               "profile,kind,groups,share,tensor,case");
+    fprintf(r->to, "\n%-9s %-8s %12s %8s\n", "profile", "kind", "groups", "share");
     for (size_t p = 0; p < CP_PROFILES; p++)
         for (size_t k = 0; k < CP_KINDS; k++) {
             const need *n = &needs[p][k];
-            const et_limits limits = et_limits_of(et_profile_at(p));
-            double limit = k == 0 ? limits.element : limits.group;
-            bool enough = margin * n->all.deviations <= limit;
+            bool enough = margin * n->all.share <= 1;
             if (n->all.count == 0) continue;
             kept = kept && enough;
-            fprintf(r->to, "%-9s %-8s %12.0f %8.2f %8.0f%s %s %s\n", et_profile_at(p)->name,
-                    cp_kinds[k], n->all.count, n->all.deviations, limit, enough ? " " : "!",
-                    n->tensor, n->where);
+            fprintf(r->to, "%-9s %-8s %12.0f %8.2f%s %s %s\n", et_profile_at(p)->name, cp_kinds[k],
+                    n->all.count, n->all.share, enough ? " " : "!", n->tensor, n->where);
             if (file)
-                fprintf(file, "%s,%s,%.0f,%.2f,%.0f,%s,%s\n", et_profile_at(p)->name, cp_kinds[k],
-                        n->all.count, n->all.deviations, limit, n->tensor, n->where);
+                fprintf(file, "%s,%s,%.0f,%.2f,%s,%s\n", et_profile_at(p)->name, cp_kinds[k],
+                        n->all.count, n->all.share, n->tensor, n->where);
         }
     return file && fclose(file) == 0 && kept;
 }
