@@ -1,7 +1,7 @@
 /* verify.h: the verdict on a kernel's output.
  *
  * A candidate is any subset of a bundle's tensors, in any float type, computed by a kernel from the
- * in.* tensors of a golden. It is judged under a precision profile (profile.h), in five parts:
+ * in.* tensors of a golden. It is judged under a precision profile (profile.h), in six parts:
  *
  *   1 routing      each decision by itself: settled ones must agree with the golden, open ones (the
  *                  margin is within what the profile's rounding can turn) may differ, and what was
@@ -11,12 +11,14 @@
  *   3 elements     finite, and |error| <= t sigma; sigma = 0 means exact
  *   4 groups       the tensor, each expert, row, column, block of tokens: slope (regression of the
  *                  error on the reference) and spread (root mean square of error/sigma)
- *   5 not vacuous  what was required is there, shapes agree, the candidate is neither the golden nor
+ *   5 stages       y, gradients, gates, weights, losses, state: where the candidate shows what a stage
+ *                  starts from, elements and groups once more against what the reference makes of that
+ *   6 not vacuous  what was required is there, shapes agree, the candidate is neither the golden nor
  *                  one of its inputs, and the tensor stands out of its noise
  *
  * sigma, and what slopes and spreads may be, come from replicas: runs of the layer with a kernel's roundings in it, up or
- * down by chance (rounding.h). An element may err by 30 deviations, a group by 22 (in f32 and f64 by 40): half as much
- * again as the most that honest kernels were seen to need (data/campaign/limits.csv).
+ * down by chance (rounding.h). An element may err by 30 deviations, a group by 22, or by 40 where nothing is rounded more
+ * coarsely than sums. Which share of that honest kernels were seen to need is in data/campaign/limits.csv.
  *
  * ET_MISMATCH if any of the parts finds an error. Else ET_INCONCLUSIVE if what is there cannot decide: a
  * required tensor is missing; nothing was judged; everything is as free of errors as the golden, where a

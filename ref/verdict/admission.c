@@ -1,4 +1,4 @@
-/* admission.c: is the candidate what it says it is? Part 5 of the verdict (etref/verify.h), first half.
+/* admission.c: is the candidate what it says it is? Part 6 of the verdict (etref/verify.h), first half.
  *
  * Before anything is judged: every tensor has a name of this case, once, its type is float where the
  * table says so and integer elsewhere, and its shape is the golden's. Rows of slots are the

@@ -1,4 +1,4 @@
-/* elements.c: one tensor against its reference, element by element. Part 3 of the verdict.
+/* elements.c: one tensor against its reference, element by element. Parts 3 and 5 of the verdict.
  *
  * With the reference u, the candidate g and the variance V of its error e = g - u, an element passes if
  *
@@ -9,7 +9,7 @@
  * counts as none. Where V is infinite a replica has left the range of the profile, or |u| + T_e sqrt(V) does: nothing can
  * be said there.
  *
- * One pass over the tensor gathers everything that parts 3 and 5 ask for, in rows shared among threads; partial sums
+ * One pass over the tensor gathers everything that parts 3 and 6 ask for, in rows shared among threads; partial sums
  * belong to fixed chunks of rows and are added in their order, so that no figure depends on the number of threads.
  */
 #include "ref/base/bits.h"
@@ -417,7 +417,7 @@ static void report_beyond(exam *x, const tally *all, size_t first)
          et_place_largest(p, et_tensors[x->id].place), none);
 }
 
-/* Part 5, and the elements' part of the reason. */
+/* Part 6, and the elements' part of the reason. */
 static void conclude_real(exam *x, const sheet *f, const sweep *s)
 {
     const et_profile *p = x->j->options->profile;

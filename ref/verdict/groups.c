@@ -1,4 +1,4 @@
-/* groups.c: what hides inside the error bars of single elements. Part 4 of the verdict.
+/* groups.c: what hides inside the error bars of single elements. Part 4 of the verdict, and of 5.
  *
  * Of each group of elements (ref/bars/groups.h) its slope S and its spread Q are held against what replicas have there
  * (ref/bars/bars.h):

@@ -1,6 +1,6 @@
 /* judge.h: what the parts of the verdict tell each other. Internal.
  *
- *     verify.c      the order of the five parts, and the verdict's line
+ *     verify.c      the order of the six parts, and the verdict's line
  *     admission.c   is the candidate what it says it is: names, types, shapes, inputs
  *     routing.c     its assignment: read, and judged decision by decision
  *     slots.c       its slots in the reference's order
