@@ -1,6 +1,7 @@
 /* stages.c: the reference run once more, every array replaced by a given one as soon as it is made. See stages.h. */
 #include "ref/bars/stages.h"
 #include "ref/base/grid.h"
+#include "ref/base/lanes.h"
 #include "ref/base/rounding.h"
 #include "ref/oracle/decide.h"
 
@@ -50,19 +51,34 @@ static et_tensor_id find_array(const et_step *s, const et_real *values, size_t *
     return ET_NO_TENSOR;
 }
 
-/* Numbers of the tensor's format, from element `at` on, to what a kernel may have had before it stored them. */
+/* Numbers of a format, v, to what a kernel may have had before it stored them; u: the reference's. */
+ET_LANES static void move_all(const rounding *format, uint64_t key, size_t count, const et_real *u,
+                              et_real *v)
+{
+    const rounding f = *format;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bits = to_bits((double)v[i]), exact = to_bits((double)u[i]) & f.tail;
+        double chance = (double)(int64_t)(et_mix(bits ^ key) >> 11) * 0x1p-53 - 0.5;
+        double moved = (double)v[i] + chance * rounding_ulp(&f, (double)v[i]);
+        v[i] = exact == 0 ? v[i] : (et_real)moved;
+    }
+}
+
 static void move(const relay *r, et_tensor_id id, const char *site, size_t at, size_t count,
                  et_real *values)
 {
     const rounding format = et_rounding_at(r->nearest.profile, et_tensors[id].place);
     const et_real *u = et_tensor_view(r->reference, id).values;
-    uint64_t key = et_rounding_key(r->nearest.seed, site);
-    for (size_t i = 0; i < count; i++) {
-        double v = (double)values[i];
-        if (!isfinite(v) || rounding_holds(&format, (double)u[at + i])) continue;
-        double chance = (double)(et_mix(to_bits(v) ^ key) >> 11) * 0x1p-53 - 0.5;
-        values[i] = (et_real)(v + chance * rounding_ulp(&format, v));
-    }
+    move_all(&format, et_rounding_key(r->nearest.seed, site), count, u + at, values);
+}
+
+/* Elements from `at` on. */
+static void take(const et_tensor_out *from, size_t at, size_t count, et_real *to)
+{
+    if (et_source_size(from->source) == sizeof *to)
+        memcpy(to, (const et_real *)from->values + at, count * sizeof *to);
+    else
+        for (size_t i = 0; i < count; i++) to[i] = (et_real)et_tensor_element(from, at + i);
 }
 
 static void pass_on(void *user, const char *site, size_t count, et_real *values)
@@ -75,7 +91,7 @@ static void pass_on(void *user, const char *site, size_t count, et_real *values)
     const et_tensor_out *given = &r->given->tensor[id];
     memcpy(kept + at, values, count * sizeof *values);
     if (!given->values) return;
-    for (size_t i = 0; i < count; i++) values[i] = (et_real)et_tensor_element(given, at + i);
+    take(given, at, count, values);
     et_round(&r->nearest, et_tensors[id].place, site, count, values);
     if (r->by_chance) move(r, id, site, at, count, values);
 }
