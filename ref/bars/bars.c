@@ -59,7 +59,8 @@ static size_t pair_up(const et_step *reference, const et_step *like, bool alone,
     size_t count = 0;
     for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
         et_tensor_out mine = et_tensor_view(reference, id), theirs = et_tensor_view(like, id);
-        if (!mine.values || !theirs.values || !et_tensor_is_real(&mine) || et_is_input(id)) continue;
+        if (!mine.values || !theirs.values || !et_tensor_is_real(&mine) || et_is_input(id))
+            continue;
         if (!alone || et_stands_alone(reference, NULL, id))
             list[count++] = (pair){mine, theirs.values, id, et_tensor_count(&mine)};
     }
@@ -190,9 +191,8 @@ static et_status smooth_all(et_bars *b, et_error *error)
         et_real *V = (et_real *)(uintptr_t)list[i].got;
         status = et_cut_make(&grid, b->reference, &list[i].want, error);
         if (status == ET_OK)
-            status =
-                et_smooth_variance(&grid, list[i].want.values, slots_of(b->reference, list[i].row),
-                                   V, b->runs, error);
+            status = et_smooth_variance(&grid, list[i].want.values,
+                                        slots_of(b->reference, list[i].row), V, b->runs, error);
         et_cut_free(&grid);
     }
     return status;

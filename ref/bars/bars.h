@@ -29,7 +29,8 @@ enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };
 
 /* T_e and T_g, under a profile. */
 typedef struct et_limits {
-    double element, group, group_of_sums; /* of_sums: of tensors that are no more coarse than sums */
+    double element, group,
+        group_of_sums; /* of_sums: of tensors that are no more coarse than sums */
 } et_limits;
 et_limits et_limits_of(const et_profile *p);
 bool et_is_of_sums(const et_profile *p, et_tensor_id id);
@@ -59,8 +60,7 @@ typedef struct et_bars {
     et_limits limits;
     double runs;      /* that V is made from */
     et_step variance; /* V, for every real tensor of the reference, in its place */
-    et_tensor_bars
-        tensor[ET_MAX_STEP_TENSORS]; /* by id; zeros where none */
+    et_tensor_bars tensor[ET_MAX_STEP_TENSORS]; /* by id; zeros where none */
     /* Those of the stages that can be judged by themselves (stages.h): of the errors that a tensor has when it is
      * computed from the kernel's own numbers. A replica is looked at as a kernel is, which shows everything.
      * NULL in themselves, and where there are none. */

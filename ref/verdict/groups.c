@@ -26,12 +26,12 @@
 
 enum { LEAST = 8 };
 
-typedef struct jury {
+typedef struct tensor_groups {
     const et_judgement *j;
     const et_tensor_bars *bars;
     const et_tensor_out *got;
     et_tensor_verdict *out;
-} jury;
+} tensor_groups;
 
 /* How many deviations `far` is, where `free` of it are none. */
 static double deviations_of(double far, double free, double sd)
@@ -118,7 +118,7 @@ static void report(const et_group *g, et_tensor_verdict *out)
                  what, g->spread, g->spread_limit, g->elements);
 }
 
-static void judge(jury *q, size_t number, const et_group_sums *sums)
+static void judge(tensor_groups *q, size_t number, const et_group_sums *sums)
 {
     et_group g = et_measure_group(q->j->bars, q->bars, &q->bars->bars[number], sums);
     bool whole = number == q->bars->grid.first[ET_KIND_TENSOR], tested = g.spread_limit > 0;
@@ -138,7 +138,7 @@ et_status et_judge_groups(const et_judgement *j, const et_tensor_out *got, const
                           et_tensor_verdict *out, et_error *error)
 {
     const et_tensor_bars *t = &j->bars->tensor[et_tensor_find(got->name)];
-    jury q = {.j = j, .bars = t, .got = got, .out = out};
+    tensor_groups q = {.j = j, .bars = t, .got = got, .out = out};
     void *room;
     if (t->groups == 0) return ET_OK; /* nothing of it errs in any replica */
     et_status status = et_allocate(&room, t->groups, sizeof(et_group_sums), "groups", error);

@@ -23,7 +23,7 @@
 
 /* ---- everything that one verdict owns until it is given ---- */
 
-typedef struct trial {
+typedef struct verification {
     et_judgement j;
     et_verdict *verdict;
     et_step golden; /* the caller's, and its state in evaluation, too */
@@ -38,9 +38,9 @@ typedef struct trial {
     uint8_t *inferred, *open; /* [N,n] masks */
     et_doubt *doubts;         /* [tensor_count] */
     bool absurd;              /* an illegal routing of so many slots that nothing else is judged */
-} trial;
+} verification;
 
-static void end_trial(trial *t)
+static void end_verification(verification *t)
 {
     et_shelf_give_back(t->j.shelf, t->taken);
     et_shelf_free(&t->own);
@@ -54,7 +54,7 @@ static void end_trial(trial *t)
     free(t->doubts);
 }
 
-static void tell(const trial *t, const char *phase, double done)
+static void tell(const verification *t, const char *phase, double done)
 {
     const et_verify_options *o = t->j.options;
     if (o->progress) o->progress(o->user, phase, done);
@@ -91,7 +91,7 @@ static bool bars_progress(void *user, double done)
 }
 
 /* Of the layer with this assignment; NULL: the rule's own. */
-static et_status take_reference(trial *t, const uint8_t *mask, et_error *error)
+static et_status take_reference(verification *t, const uint8_t *mask, et_error *error)
 {
     const et_verify_options *o = t->j.options;
     et_shelf_give_back(t->j.shelf, t->taken);
@@ -104,7 +104,7 @@ static et_status take_reference(trial *t, const uint8_t *mask, et_error *error)
     return ET_OK;
 }
 
-static bool same_mask(const trial *t, const uint8_t *mask)
+static bool same_mask(const verification *t, const uint8_t *mask)
 {
     const et_step *golden = t->j.golden;
     size_t places = golden->c.tokens * golden->c.experts, i = 0;
@@ -115,13 +115,13 @@ static bool same_mask(const trial *t, const uint8_t *mask)
 /* ---- the routing ---- */
 
 /* Slots enough to fear for the memory of a reference that would be of no use. */
-static bool is_far(const trial *t)
+static bool is_far(const verification *t)
 {
     const et_assignment *golden = &t->j.golden->assignment;
     return t->assignment.slots > 2 * (golden->slots + golden->tokens);
 }
 
-static et_status read_routing(trial *t, et_error *error)
+static et_status read_routing(verification *t, et_error *error)
 {
     const et_step *golden = t->j.golden;
     et_routing_verdict *routing = &t->verdict->routing;
@@ -136,7 +136,7 @@ static et_status read_routing(trial *t, et_error *error)
 }
 
 /* A routing that is not shown, and decisions that are open: the reference gets what can be inferred. */
-static et_status infer_routing(trial *t, et_error *error)
+static et_status infer_routing(verification *t, et_error *error)
 {
     const et_step *golden = t->j.golden;
     void *room = NULL;
@@ -150,7 +150,7 @@ static et_status infer_routing(trial *t, et_error *error)
     return take_reference(t, t->inferred, error);
 }
 
-static et_status judge_routing(trial *t, et_error *error)
+static et_status judge_routing(verification *t, et_error *error)
 {
     const et_step *golden = t->j.golden;
     et_routing_verdict *routing = &t->verdict->routing;
@@ -179,7 +179,7 @@ static size_t candidate_index(const et_judgement *j, const char *name)
 }
 
 /* Does any of its tensors come with all that its stage starts from? */
-static bool shows_stages(const trial *t)
+static bool shows_stages(const verification *t)
 {
     et_tensor_id id = ET_NO_TENSOR + 1;
     while (id < ET_TENSORS &&
@@ -189,7 +189,7 @@ static bool shows_stages(const trial *t)
 }
 
 /* Every stage by itself, from the candidate's own numbers. Where its routing is not known, nor are its stages. */
-static et_status run_stages(trial *t, et_error *error)
+static et_status run_stages(verification *t, et_error *error)
 {
     const et_judgement *j = &t->j;
     for (size_t i = 0; i < j->count; i++) {
@@ -209,7 +209,7 @@ static et_status run_stages(trial *t, et_error *error)
     return status;
 }
 
-static et_status examine(trial *t, size_t index, et_error *error)
+static et_status examine(verification *t, size_t index, et_error *error)
 {
     et_verdict *v = t->verdict;
     const et_tensor_out *got = &t->j.candidate[index];
@@ -230,7 +230,7 @@ static et_status examine(trial *t, size_t index, et_error *error)
 }
 
 /* In the order of the table, inputs left out. */
-static et_status judge_tensors(trial *t, et_error *error)
+static et_status judge_tensors(verification *t, et_error *error)
 {
     et_verdict *v = t->verdict;
     et_status status;
@@ -272,7 +272,7 @@ static bool is_result(const char *name)
 
 /* The first tensor that was found to be `outcome`, NULL if none; how many there are. An inconclusive one
  * counts only if it stands in the way of a pass. */
-static const et_tensor_verdict *first_of(const trial *t, et_outcome outcome, size_t *count)
+static const et_tensor_verdict *first_of(const verification *t, et_outcome outcome, size_t *count)
 {
     const et_verdict *v = t->verdict;
     const et_tensor_verdict *first = NULL;
@@ -289,7 +289,7 @@ static const et_tensor_verdict *first_of(const trial *t, et_outcome outcome, siz
 }
 
 /* Every tensor whose values carry errors is the golden's own. */
-static bool is_all_golden(const trial *t)
+static bool is_all_golden(const verification *t)
 {
     size_t identical = 0;
     for (size_t i = 0; i < t->verdict->tensor_count; i++) {
@@ -355,7 +355,7 @@ static void pronounce_missing(et_verdict *v, const et_missing *missing)
 }
 
 /* NaN is worth a word, wherever it stands. */
-static void pronounce_doubt(trial *t, const et_tensor_verdict *doubtful)
+static void pronounce_doubt(verification *t, const et_tensor_verdict *doubtful)
 {
     et_verdict *v = t->verdict;
     size_t i = 0;
@@ -365,7 +365,7 @@ static void pronounce_doubt(trial *t, const et_tensor_verdict *doubtful)
               other ? "; NaN in " : "", other ? v->tensors[i].name : "");
 }
 
-static void pronounce_all(trial *t, const et_missing *missing)
+static void pronounce_all(verification *t, const et_missing *missing)
 {
     et_verdict *v = t->verdict;
     size_t failures, doubts;
@@ -430,7 +430,7 @@ static et_status see_alone(view *w, const et_judgement *j, et_tensor_out *t, et_
     return ET_OK;
 }
 
-static et_status open_view(view *w, et_judgement *j, const trial *t, et_error *error)
+static et_status open_view(view *w, et_judgement *j, const verification *t, et_error *error)
 {
     void *list;
     const et_verdict *v = t->verdict;
@@ -451,7 +451,7 @@ static et_status open_view(view *w, et_judgement *j, const trial *t, et_error *e
     return status;
 }
 
-static et_status explain(trial *t, et_error *error)
+static et_status explain(verification *t, et_error *error)
 {
     view w;
     et_judgement j;
@@ -464,7 +464,7 @@ static et_status explain(trial *t, et_error *error)
 
 /* ---- the whole ---- */
 
-static et_status try_candidate(trial *t, et_error *error)
+static et_status try_candidate(verification *t, et_error *error)
 {
     et_judgement *j = &t->j;
     et_missing missing;
@@ -515,7 +515,7 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, et_shelf *s
     own.profile = choice.profile;
     *verdict = (et_verdict){.profile = *own.profile};
     memcpy(verdict->chosen_from, choice.reason, sizeof choice.reason);
-    trial t = {.verdict = verdict, .golden = *golden};
+    verification t = {.verdict = verdict, .golden = *golden};
     et_show_state(&t.golden, &t.updates);
     t.own = (et_shelf){.golden = &t.golden, .stored = own.bars};
     t.j = (et_judgement){.golden = &t.golden,
@@ -527,7 +527,7 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, et_shelf *s
                          .visit = visit,
                          .user = user};
     status = try_candidate(&t, error);
-    end_trial(&t);
+    end_verification(&t);
     if (status == ET_OK) complete_line(verdict);
     if (status != ET_OK) et_verdict_free(verdict);
     return status;
