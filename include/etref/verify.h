@@ -109,6 +109,8 @@ typedef struct et_routing_verdict {
 typedef struct et_explanation {
     const char *name, *sentence; /* of the catalogue */
     char scope[160];             /* "everywhere", "expert 3", "tokens 17, 40" */
+    char explains[24]; /* of what fails: "everything"; or but a part of it, beside which something else is wrong:
+                        * "routing and state", "the arithmetic", "the forward pass" */
 } et_explanation;
 
 enum { ET_MAX_EXPLANATIONS = 8 };

@@ -79,6 +79,7 @@ static et_status take_exhibits(et_inquiry *q, et_error *error)
             q->shows_backward = true;
             q->backward_failed |= x->failed;
         }
+        q->forward_failed |= x->failed && x->stage >= ET_AT_GATES && x->stage < ET_AT_DWEIGHT;
         if (x->columns > longest) longest = x->columns;
     }
     if (status == ET_OK)
@@ -91,6 +92,18 @@ static et_status take_exhibits(et_inquiry *q, et_error *error)
 size_t et_experts_of(const et_inquiry *q)
 {
     return q->right->c.layer == ET_MOE ? q->right->c.experts : 1;
+}
+
+/* Slots, which in a dense layer are its tokens. */
+size_t et_slots_in(const et_inquiry *q)
+{
+    return q->right->c.layer == ET_MOE ? q->right->assignment.slots : q->right->c.tokens;
+}
+
+bool et_takes_part_in_search(const et_inquiry *q, const et_exhibit *x)
+{
+    bool backward = x->stage >= ET_AT_DWEIGHT && x->stage < ET_AT_LAYOUT;
+    return x->failed && x->stage != ET_STAGES && !(q->forward_alone && backward);
 }
 
 bool et_is_shared(const et_exhibit *x)
@@ -182,13 +195,42 @@ size_t et_count_marks(const uint8_t *marks, size_t count)
     return marked;
 }
 
+/* Where a row of an exhibit has its mark in bad_row; NULL: it is no row of a slot or a token. */
+static uint8_t *mark_of_row(const et_inquiry *q, const et_exhibit *x, size_t row)
+{
+    size_t N = q->right->c.tokens, S = et_slots_in(q);
+    if (et_rows_are(x->shape, "S")) return q->bad_row + row;
+    if (!et_rows_are(x->shape, "N")) return NULL;
+    return q->bad_row + S + (et_is_shared(x) ? 0 : N) + row;
+}
+
+/* The rows that fail at the first stage at which rows do. */
+static void mark_rows(et_inquiry *q)
+{
+    q->first_rows = ET_STAGES;
+    for (size_t i = 0; i < q->wrong_count; i++) {
+        const et_exhibit *x = q->wrong[i];
+        if (mark_of_row(q, x, 0) && x->stage < q->first_rows) q->first_rows = x->stage;
+    }
+    for (size_t i = 0; i < q->wrong_count; i++) {
+        const et_exhibit *x = q->wrong[i];
+        if (x->stage != q->first_rows || !mark_of_row(q, x, 0)) continue;
+        q->rows += x->rows;
+        for (size_t e = 0; e < x->rows * x->columns; e++)
+            if (et_element_fails(x, e)) *mark_of_row(q, x, e / x->columns) = 1;
+    }
+    q->bad_rows = et_count_marks(q->bad_row, et_slots_in(q) + 2 * q->right->c.tokens);
+}
+
 static et_status find_suspects(et_inquiry *q, et_error *error)
 {
-    size_t N = q->right->c.tokens, n = et_experts_of(q);
+    size_t N = q->right->c.tokens, n = et_experts_of(q), S = et_slots_in(q);
     q->first_failure = first_failure(q);
-    et_status status = et_allocate((void **)&q->bad_token, N + n + 1, 1, "what fails", error);
+    et_status status =
+        et_allocate((void **)&q->bad_token, N + n + 1 + S + 2 * N, 1, "what fails", error);
     if (status != ET_OK) return status;
     q->bad_expert = q->bad_token + N;
+    q->bad_row = q->bad_expert + n + 1;
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         if (!x->failed || x->part != ET_PART_ARITHMETIC || !x->variance) continue;
@@ -196,6 +238,7 @@ static et_status find_suspects(et_inquiry *q, et_error *error)
     }
     if (et_count_marks(q->bad_expert, n + 1) == 0 && q->right->c.layer == ET_MOE)
         suspect_experts(q);
+    mark_rows(q);
     q->bad_tokens = et_count_marks(q->bad_token, N);
     q->bad_experts = et_count_marks(q->bad_expert, n + 1);
     return ET_OK;
@@ -237,7 +280,7 @@ enum { NAMED = 8 };
 
 int et_tier_of(et_where where)
 {
-    return where == ET_IN_TOKENS ? 2 : where == ET_IN_EXPERTS ? 1 : 0;
+    return where == ET_IN_ROWS ? 3 : where == ET_IN_TOKENS ? 2 : where == ET_IN_EXPERTS ? 1 : 0;
 }
 
 bool et_scope_in(et_scope *scope, const et_inquiry *q, et_where where)
@@ -245,27 +288,51 @@ bool et_scope_in(et_scope *scope, const et_inquiry *q, et_where where)
     size_t n = et_experts_of(q), experts = q->bad_experts, tokens = q->bad_tokens;
     *scope = (et_scope){where, where == ET_IN_EXPERTS  ? q->bad_expert
                                : where == ET_IN_TOKENS ? q->bad_token
+                               : where == ET_IN_ROWS   ? q->bad_row
                                                        : NULL};
     if (where == ET_EVERYWHERE) return true;
     if (where == ET_IN_EXPERTS)
         return experts > 0 && experts <= NAMED && experts < n && !q->bad_expert[n];
     if (where == ET_IN_TOKENS) return tokens > 0 && tokens <= NAMED && tokens < q->right->c.tokens;
+    if (where == ET_IN_ROWS) return q->bad_rows > 0 && q->bad_rows < q->rows;
     return q->right->c.layer == ET_MOE && q->right->c.shared;
+}
+
+/* " 3-5, 9, ... (17 in all)" */
+static size_t print_ranges(const uint8_t *marks, size_t count, char *text, size_t room)
+{
+    size_t used = 0, ranges = 0;
+    for (size_t i = 0, end; i < count && used < room; i = end + 1) {
+        end = i;
+        if (!marks[i]) continue;
+        while (end + 1 < count && marks[end + 1]) end++;
+        if (ranges++ == NAMED) {
+            snprintf(text + used, room - used, ", ... (%zu in all)", et_count_marks(marks, count));
+            return room;
+        }
+        used += (size_t)snprintf(text + used, room - used, end > i ? "%s%zu-%zu" : "%s%zu",
+                                 ranges > 1 ? ", " : " ", i, end);
+    }
+    return used;
 }
 
 void et_scope_print(const et_scope *scope, const et_inquiry *q, char *text, size_t room)
 {
     static const char *const names[ET_WHERES] = {"everywhere", "routed experts", "shared expert",
-                                                 "expert", "token"};
-    size_t count = scope->where == ET_IN_TOKENS ? q->right->c.tokens : et_experts_of(q);
-    bool several = scope->marks && et_count_marks(scope->marks, count) > 1;
-    size_t used = (size_t)snprintf(text, room, "%s%s", names[scope->where], several ? "s" : "");
-    const char *before = " ";
-    for (size_t i = 0; scope->marks && i < count && used < room; i++) {
-        if (!scope->marks[i]) continue;
-        used += (size_t)snprintf(text + used, room - used, "%s%zu", before, i);
-        before = ", ";
+                                                 "expert",     "token",          "slot"};
+    size_t N = q->right->c.tokens, count = scope->where == ET_IN_TOKENS ? N : et_experts_of(q);
+    const uint8_t *marks = scope->marks;
+    const char *name = names[scope->where];
+    if (scope->where == ET_IN_ROWS) {
+        count = et_slots_in(q);
+        if (et_count_marks(marks, count) == 0) {
+            marks += count, count = N, name = "shared expert: token";
+            if (et_count_marks(marks, N) == 0) marks += N, name = "token";
+        }
     }
+    bool several = marks && et_count_marks(marks, count) > 1;
+    size_t used = (size_t)snprintf(text, room, "%s%s", name, several ? "s" : "");
+    if (marks && used < room) print_ranges(marks, count, text + used, room - used);
 }
 
 /* ---- looks: on how many tokens ---- */

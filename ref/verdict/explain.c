@@ -80,15 +80,15 @@ static bool is_refuted(const et_inquiry *q, const attempt *t)
     return passed;
 }
 
-/* Is every failure of a part within reach, for each part of which one is? */
+/* Is every failure of a part within reach, for each part of which one is; and one of them still to be explained? */
 static bool is_promising(const et_inquiry *q, attempt *t)
 {
-    bool missed[ET_PARTS] = {false}, routes = reaches_stage(t, false, ET_AT_MASK);
+    bool missed[ET_PARTS] = {false}, any = false, routes = reaches_stage(t, false, ET_AT_MASK);
     bool layout = et_hypothesis_starts(t->fault.what, t->fault.variant) == ET_AT_LAYOUT;
     t->covers[0] = t->covers[1] = false;
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
-        if (!x->failed || x->stage == ET_STAGES) continue;
+        if (!et_takes_part_in_search(q, x)) continue;
         if (reaches(q, t, x))
             t->covers[x->part] = true;
         else
@@ -97,9 +97,11 @@ static bool is_promising(const et_inquiry *q, attempt *t)
     if (q->routing_failed && (routes || layout)) t->covers[ET_PART_ROUTING] = true;
     if (q->routing_failed && !routes && !(layout && q->j->mask == NULL))
         missed[ET_PART_ROUTING] = true;
-    for (int p = 0; p < ET_PARTS; p++)
+    for (int p = 0; p < ET_PARTS; p++) {
         if (t->covers[p] && missed[p]) return false;
-    return t->covers[0] || t->covers[1];
+        any |= t->covers[p] && !q->explained[p];
+    }
+    return any;
 }
 
 /* Has everything that failed been looked at? Asked when all tokens were. */
@@ -108,7 +110,7 @@ static bool is_complete(const et_inquiry *q, const attempt *t, const bool *seen)
     for (size_t i = 0; i < q->count; i++) {
         const et_exhibit *x = &q->exhibits[i];
         bool implied = x->stage == ET_AT_MASK && q->j->mask != NULL;
-        if (x->failed && x->stage != ET_STAGES && t->covers[x->part] && !seen[i] && !implied)
+        if (et_takes_part_in_search(q, x) && t->covers[x->part] && !seen[i] && !implied)
             return false;
     }
     return true;
@@ -125,7 +127,8 @@ static et_status look(et_subject *on, const et_inquiry *q, attempt *t, bool judg
     *agrees = true;
     et_mutant_open(&m, on, &t->fault, q->j->mask == NULL);
     for (int phase = 0; status == ET_OK && *agrees && phase < ET_PHASES; phase++) {
-        if (phase == ET_COMBINE_BACKWARD && !q->shows_backward) phase = ET_LAYOUT;
+        if (phase == ET_COMBINE_BACKWARD && (!q->shows_backward || q->forward_alone))
+            phase = ET_LAYOUT;
         status = et_mutant_phase(&m, (et_phase)phase, error);
         if (status == ET_OK) *agrees = et_mutant_agrees(q, &m, !judge || q->small, seen);
     }
@@ -171,7 +174,33 @@ static bool fails_as_a_whole(const et_inquiry *q)
     return false;
 }
 
-/* Fits the factor on what is looked at, a second time near the first answer. *found: there is one for certain. */
+/* Is one number all that fails within reach? Some factor always fits it. */
+static bool fit_is_of_one_number(const et_inquiry *q, const attempt *t)
+{
+    size_t numbers = 0;
+    for (size_t i = 0; i < q->count; i++)
+        if (q->exhibits[i].failed && reaches(q, t, &q->exhibits[i]))
+            numbers += et_tensor_count(q->exhibits[i].got);
+    return numbers <= 1;
+}
+
+/* Is a value, known so well, a multiple of `unit`, and would few others be? */
+static bool is_multiple(double value, double deviation, double unit)
+{
+    double off = fabs(value - unit * nearbyint(value / unit)), reach = 6 * deviation;
+    return off <= reach && 20 * reach <= unit;
+}
+
+/* Is it a factor that somebody may have written: so many thousandths, a whole number, one of so many parts? */
+static bool is_round(double factor, double deviation)
+{
+    double parts = 1 / factor;
+    return is_multiple(factor, deviation, fabs(factor) < 16 ? 1e-3 : 1) ||
+           is_multiple(parts, deviation * parts * parts, 1);
+}
+
+/* Fits the factor on what is looked at, a second time near the first answer. *found: there is one for certain, which
+ * is not 0. */
 static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, bool *found,
                             et_error *error)
 {
@@ -187,9 +216,10 @@ static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, boo
         *found = fabs(part) * sqrt(fit.sums.uu) > certain;
         t->fault.factor = 1 + step * part;
         t->deviation = *found ? fabs(step) / sqrt(fit.sums.uu) : 0;
-        *found = *found && t->fault.factor > 0.4 && t->fault.factor < 2.5;
+        *found = *found && fabs(t->fault.factor) > certain * t->deviation;
         step = t->fault.factor - 1;
     }
+    *found = *found && (!fit_is_of_one_number(q, t) || is_round(t->fault.factor, t->deviation));
     return status;
 }
 
@@ -211,19 +241,20 @@ static bool is_of_tokens(const et_hook *h)
            (h->at == ET_AT_SLOT_DX && h->who);
 }
 
-/* Can a hook be confined to some experts, or to some tokens? */
-static bool is_confinable(const et_hook *h, bool to_experts)
+/* Can a hook be confined to some experts, to some tokens, or to some rows? */
+static bool is_confinable(const et_hook *h, et_where to)
 {
     if (h->whole || h->settings || h->at == ET_AT_DROUTER) return false;
-    return to_experts ? !(h->row && is_of_tokens(h)) : !h->rows;
+    if (to == ET_IN_ROWS) return et_rows_at(h->at) != ET_OF_EXPERTS;
+    return to == ET_IN_EXPERTS ? !(h->row && is_of_tokens(h)) : !h->rows;
 }
 
-static bool can_be_confined(const et_hypothesis *what, size_t variant, bool to_experts)
+static bool can_be_confined(const et_hypothesis *what, size_t variant, et_where to)
 {
     for (size_t i = 0; i < ET_MAX_HOOKS; i++) {
         const et_hook *h = &what->hooks[i];
         bool applies = h->variants == 0 || (h->variants >> variant & 1);
-        if (applies && !is_confinable(h, to_experts)) return false;
+        if (applies && !is_confinable(h, to)) return false;
     }
     return true;
 }
@@ -249,8 +280,10 @@ static bool is_one_sided(const et_inquiry *q, const et_hypothesis *what, size_t 
 /* Has a form of a hypothesis this scope? */
 static bool is_fit(const et_inquiry *q, const et_hypothesis *what, size_t variant, et_where where)
 {
-    bool everywhere = where == ET_EVERYWHERE, experts = can_be_confined(what, variant, true);
-    if (where == ET_IN_TOKENS) return can_be_confined(what, variant, false);
+    bool everywhere = where == ET_EVERYWHERE,
+         experts = can_be_confined(what, variant, ET_IN_EXPERTS);
+    if (what->nature == ET_BY_CANDIDATE && where != ET_IN_ROWS) return false;
+    if (where == ET_IN_TOKENS || where == ET_IN_ROWS) return can_be_confined(what, variant, where);
     if (!experts) return everywhere;
     if ((everywhere || where == ET_IN_SHARED) && is_one_sided(q, what, variant, false))
         return false;
@@ -281,7 +314,8 @@ static et_status attempt_form(search *s, int tier, const et_hypothesis *what, si
 {
     et_status status = ET_OK;
     et_stage start = et_hypothesis_starts(what, variant);
-    bool forward = start >= ET_AT_GATES && start < ET_AT_MIX && s->q->shows_backward;
+    bool forward = start >= ET_AT_GATES && start < ET_AT_MIX && s->q->shows_backward &&
+                   !s->q->forward_alone;
     int from = forward && !s->q->backward_failed; /* what passes goes by right values */
     bool survives = false;
     for (int i = 0; status == ET_OK && !survives && i < ET_WHERES; i++) {
@@ -325,8 +359,8 @@ static int by_specificity(const void *left, const void *right)
     return (a->order > b->order) - (a->order < b->order);
 }
 
-void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where, const char *how,
-                     double fit)
+void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const bool covers[ET_PARTS],
+                     const char *where, const char *how, double fit)
 {
     size_t i = 0;
     while (i < q->found && q->findings[i].what != what) i++;
@@ -338,7 +372,8 @@ void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where
         f->fit = fmax(f->fit, fit);
     } else if (q->found < ET_MAX_EXPLANATIONS) {
         q->found++;
-        *f = (et_finding){.what = what, .fit = fit};
+        *f = (et_finding){.what = what, .fit = fit, .forward_alone = q->forward_alone};
+        memcpy(f->covers, covers, sizeof f->covers);
         snprintf(f->scope, sizeof f->scope, "%s%s%s", where, how[0] ? ": " : "", how);
     }
 }
@@ -353,7 +388,7 @@ static void note(search *s, const attempt *t)
     else
         snprintf(how, sizeof how, "%s%s%s", form, form[0] && only[0] ? ", " : "", only);
     et_scope_print(&t->fault.scope, s->q, where, sizeof where);
-    et_inquiry_note(s->q, t->fault.what, where, how, t->fit);
+    et_inquiry_note(s->q, t->fault.what, t->covers, where, how, t->fit);
 }
 
 /* How many full judgements may be made: 2 in a large problem, more in a smaller one. */
@@ -393,10 +428,15 @@ static bool are_all(const et_inquiry *q, const bool parts[ET_PARTS])
     return (!q->failed[0] || parts[0]) && (!q->failed[1] || parts[1]);
 }
 
-/* Those that account for everything, if there are any; else those of each part. */
-static void report(search *s, bool explained[ET_PARTS])
+static bool is_all_explained(const et_inquiry *q)
 {
-    bool whole = false;
+    return are_all(q, q->explained);
+}
+
+/* Those that account for everything, if there are any; else those of each part. */
+static void report(search *s)
+{
+    bool whole = false, explained[ET_PARTS] = {false};
     for (size_t i = 0; i < s->count; i++)
         whole |= s->survivors[i].confirmed && are_all(s->q, s->survivors[i].covers);
     for (size_t i = 0; i < s->count; i++) {
@@ -405,21 +445,21 @@ static void report(search *s, bool explained[ET_PARTS])
         for (int p = 0; p < ET_PARTS; p++) explained[p] |= t->covers[p];
         note(s, t);
     }
+    for (int p = 0; p < ET_PARTS; p++) s->q->explained[p] |= explained[p];
 }
 
 /* `part` of the limit may have been used up when this ends. */
-static et_status attempt_nature(search *s, et_nature nature, double part, bool explained[ET_PARTS],
-                                et_error *error)
+static et_status attempt_nature(search *s, et_nature nature, double part, et_error *error)
 {
     et_status status = ET_OK;
     et_budget *b = &s->q->budget;
-    for (int tier = 0; status == ET_OK && tier < ET_TIERS && !are_all(s->q, explained); tier++) {
+    for (int tier = 0; status == ET_OK && tier < ET_TIERS && !is_all_explained(s->q); tier++) {
         s->count = 0;
         et_budget_until(b, part, 0.5);
         status = attempt_all(s, nature, tier, error);
         et_budget_until(b, part, 1);
         if (status == ET_OK) status = confirm(s, error);
-        if (status == ET_OK) report(s, explained);
+        if (status == ET_OK) report(s);
     }
     return status;
 }
@@ -467,6 +507,14 @@ static void order_by_fit(et_inquiry *q, size_t first, const et_other_profile *ot
 
 /* ---- the search ---- */
 
+/* How much of what fails a finding accounts for. */
+static const char *part_explained(const et_inquiry *q, const et_finding *f)
+{
+    if (are_all(q, f->covers) && !f->forward_alone) return "everything";
+    if (f->forward_alone) return "the forward pass";
+    return f->covers[ET_PART_ROUTING] ? "routing and state" : "the arithmetic";
+}
+
 static void fill_in(const et_inquiry *q)
 {
     et_verdict *v = q->verdict;
@@ -476,6 +524,7 @@ static void fill_in(const et_inquiry *q)
         et_explanation *e = &v->explanations[v->explanation_count++];
         *e = (et_explanation){.name = f->what->doc.name, .sentence = f->what->doc.sentence};
         snprintf(e->scope, sizeof e->scope, "%s", f->scope);
+        snprintf(e->explains, sizeof e->explains, "%s", part_explained(q, f));
     }
     if (b->left_out > 0)
         snprintf(v->search, sizeof v->search,
@@ -483,23 +532,34 @@ static void fill_in(const et_inquiry *q)
                  b->limit, b->left_out);
 }
 
+/* Where nothing accounts for both passes: what accounts for the forward pass, whatever the backward pass made of it. */
+static et_status explain_forward(search *s, et_error *error)
+{
+    et_inquiry *q = s->q;
+    q->forward_alone = true;
+    et_status status = attempt_nature(s, ET_BY_VALUE, 1, error);
+    if (status == ET_OK) status = attempt_nature(s, ET_BY_FACTOR, 1, error);
+    q->forward_alone = false;
+    return status;
+}
+
 static et_status run_search(search *s, et_error *error)
 {
     et_inquiry *q = s->q;
-    bool explained[ET_PARTS] = {false};
     et_other_profile other;
     et_status status = et_find_other_profile(q, &other, error);
-    if (status == ET_OK) status = attempt_nature(s, ET_BY_VALUE, 0.75, explained, error);
+    if (status == ET_OK) status = attempt_nature(s, ET_BY_VALUE, 0.6, error);
     size_t before = q->found;
-    if (status == ET_OK && q->failed[1] && !explained[1]) {
-        status = attempt_nature(s, ET_BY_FACTOR, 0.9, explained, error);
-        et_budget_until(&q->budget, 1, 1);
-        if (status == ET_OK) status = et_explain_precision(q, error);
-        order_by_fit(q, before, &other);
-        explained[1] = q->found > before;
-    }
+    if (status == ET_OK) status = attempt_nature(s, ET_BY_FACTOR, 0.7, error);
+    et_budget_until(&q->budget, 0.8, 1);
+    if (status == ET_OK) status = et_explain_precision(q, error);
+    order_by_fit(q, before, &other);
+    if (status == ET_OK && !is_all_explained(q))
+        status = attempt_nature(s, ET_BY_CANDIDATE, 0.9, error);
+    bool named = is_all_explained(q) || (other.profile && other.explains);
+    if (status == ET_OK && !named && q->forward_failed && q->backward_failed)
+        status = explain_forward(s, error);
     fill_in(q);
-    bool named = are_all(q, explained) || (other.profile && other.explains);
     return status == ET_OK && !named ? et_describe_residual(q, error) : status;
 }
 

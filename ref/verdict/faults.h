@@ -17,8 +17,8 @@ typedef struct et_faults {
     const et_hypothesis *table;
 } et_faults;
 
-extern const et_faults et_routing_faults, et_layout_faults, et_forward_faults, et_backward_faults,
-    et_precision_faults;
+extern const et_faults et_routing_faults, et_state_faults, et_layout_faults, et_forward_faults,
+    et_backward_faults, et_loss_faults, et_row_faults, et_precision_faults;
 
 #define ET_FAULTS(table)                                                                           \
     {                                                                                              \
@@ -88,6 +88,14 @@ void et_weigh_row(et_mutant *m, const et_row *r); /* times w */
 /* token_slots lists the slots token by token; its inverse says where in that list a slot stands. */
 int32_t *et_inverse_of_token_slots(et_mutant *m);
 
+/* ---- faults_routing.c ---- */
+
+/* kth [n]: of one micro-batch, the k-th largest scores; of pools their mean. */
+void et_cutoffs_of(et_mutant *m, size_t batch, et_real *kth);
+bool et_is_clamped(const et_step *s);
+/* Does a score pass the threshold of this routing? place: of [N,n]. */
+bool et_passes(const et_mutant *m, size_t place);
+
 /* ---- faults_forward.c ---- */
 
 /* The rows once more, with the weights of routed expert e modulo n. */
@@ -107,6 +115,9 @@ bool et_is_overwritten(const et_mutant *m, const et_row *r, bool first, bool alo
 /* dp of one token's slots from dw: (dw - carried) / by. Carried under norm = sum: sum_j w_j dw_j. */
 void et_weigh_backward(et_mutant *m, const et_row *r, et_real carried, et_real by);
 et_real et_carried(const et_mutant *m, size_t t);
+/* What gates are divided by under norm = sum; 1 under the others. */
+et_real et_sum_of_gates(const et_mutant *m, size_t t);
+void et_slope_one(et_mutant *m, const et_row *r); /* dr = dp, and the z-loss's share */
 /* dr of one token from its dp once more. */
 void et_gate_backward_again(et_mutant *m, const et_row *r, et_gate gate, const et_real *anchor,
                             const et_real *danchor);

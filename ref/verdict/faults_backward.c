@@ -142,8 +142,7 @@ et_real et_carried(const et_mutant *m, size_t t)
     return sum;
 }
 
-/* What gates are divided by under norm = sum; 1 under the others. */
-static et_real sum_of_gates(const et_mutant *m, size_t t)
+et_real et_sum_of_gates(const et_mutant *m, size_t t)
 {
     const int32_t *slots;
     size_t count = et_slots_of(&m->pick->a, t, &slots);
@@ -154,7 +153,7 @@ static et_real sum_of_gates(const et_mutant *m, size_t t)
 }
 
 /* dp of the slots as if what they are divided by were a constant, or 1. */
-static ET_ALTERATION(norm_is_constant, et_weigh_backward(m, r, 0, sum_of_gates(m, r->t)));
+static ET_ALTERATION(norm_is_constant, et_weigh_backward(m, r, 0, et_sum_of_gates(m, r->t)));
 
 /* Variant 0: unselected gates get the dw of the token's first slot; 1: their share of the norm's
  * gradient, as if they stood in the sum. */
@@ -163,7 +162,7 @@ static void gradient_of_unselected(et_mutant *m, const et_row *r)
     const int32_t *slots;
     const uint8_t *mask = m->s.route.mask + r->t * m->moe.n;
     if (et_slots_of(&m->pick->a, r->t, &slots) == 0) return;
-    et_real more = m->s.bwd.slot_weight[slots[0]], by = sum_of_gates(m, r->t);
+    et_real more = m->s.bwd.slot_weight[slots[0]], by = et_sum_of_gates(m, r->t);
     if (m->fault.variant == 1)
         more = m->moe.norm == ET_NORM_SUM && by != 0 ? -et_carried(m, r->t) / by : 0;
     for (size_t i = 0; i < r->size; i++)
@@ -172,7 +171,7 @@ static void gradient_of_unselected(et_mutant *m, const et_row *r)
 
 /* ---- dr, from dp and the losses' share of dr, with another slope of the gate ---- */
 
-static void slope_one(et_mutant *m, const et_row *r)
+void et_slope_one(et_mutant *m, const et_row *r)
 {
     for (size_t i = 0, j = r->t * r->size; i < r->size; i++, j++)
         r->values[i] = m->loss_logits[j] + m->s.bwd.gates[j];
@@ -319,7 +318,7 @@ static const et_hypothesis table[] = {
     {.doc = {"gate-gradient-unselected", "a gradient flows through gates that were not selected", "backward"},
      .applies = et_is_moe, .variants = {"the dw of the token's first slot", "through the norm"}, .hooks = {{.at = ET_AT_DGATES, .row = gradient_of_unselected}}},
     {.doc = {"gate-derivative", "the gate's derivative is taken as 1", "backward"},
-     .applies = et_is_moe, .hooks = {{.at = ET_AT_DLOGITS, .row = slope_one}}},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_DLOGITS, .row = et_slope_one}}},
     {.doc = {"softmax-diagonal", "the softmax Jacobian lacks what is off its diagonal", "backward"},
      .applies = has_softmax, .hooks = {{.at = ET_AT_DLOGITS, .row = diagonal_alone}}},
     {.doc = {"anchor-share", "the gradient of the anchor's share is missing", "backward"},

@@ -14,11 +14,33 @@ static void scale_share(const et_row *r, double factor, const et_real *shares)
 static ET_ALTERATION(scale_aux_gradient, scale_share(r, m->fault.factor, m->loss_gates));
 static ET_ALTERATION(scale_z_gradient, scale_share(r, m->fault.factor, m->loss_logits));
 
-/* dp, but for that share. */
+/* dp, but for that share. Under norm = sum: f (dw - sum_j w_j dw_j) / T of the right weights w. */
 static void scale_dp(et_mutant *m, const et_row *r)
 {
+    et_real f = (et_real)m->fault.factor;
+    if (m->moe.norm == ET_NORM_SUM) {
+        et_weigh_backward(m, r, et_carried(m, r->t) / f, et_sum_of_gates(m, r->t) / f);
+        return;
+    }
     scale(m, r);
     scale_share(r, 2 - m->fault.factor, m->loss_gates);
+}
+
+/* A loss as it is shown. */
+static void scale_loss(et_mutant *m)
+{
+    et_real *loss = m->fault.variant == 19 ? m->losses.loss_z : m->losses.loss_aux;
+    if (loss) *loss *= (et_real)m->fault.factor;
+}
+
+static void scale_loss_and_gradient(et_mutant *m)
+{
+    bool z = m->fault.variant == 21;
+    et_real *loss = z ? m->losses.loss_z : m->losses.loss_aux;
+    if (loss == NULL) return;
+    *loss *= (et_real)m->fault.factor;
+    et_scale_values(m->moe.N * m->moe.n, m->fault.factor,
+                    z ? m->losses.bwd.logits : m->losses.bwd.gates);
 }
 
 /* ---- the table ---- */
@@ -27,7 +49,8 @@ static void scale_dp(et_mutant *m, const et_row *r)
 static const et_hypothesis table[] = {
     {.doc = {"scaled", "values are off by a constant factor", "precision"}, .nature = ET_BY_FACTOR,
      .variants = {"the gates", "w", "A", "f(x)", "y", "dw", "dO", "dA", "dH", "dW_up and dW_down", "dW_up", "dW_down",
-                  "each expert's share of dx", "dr", "dW_r", "dx", "the balancing loss's gradient", "the z-loss's gradient"},
+                  "each expert's share of dx", "dr", "dW_r", "dx", "the balancing loss's gradient", "the z-loss's gradient",
+                  "loss.aux", "loss.z", "loss.aux and its gradient", "loss.z and its gradient"},
      .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .who = et_is_routed, .row = scale}, {.at = ET_AT_DGATES, .variants = 1, .row = scale_dp},
                {.at = ET_AT_WEIGHTS, .variants = 2, .row = scale},
                {.at = ET_AT_ACT, .variants = 4, .row = scale}, {.at = ET_AT_OUT, .variants = 8, .row = scale},
@@ -37,7 +60,8 @@ static const et_hypothesis table[] = {
                {.at = ET_AT_DDOWN, .variants = 512 | 2048, .rows = scale}, {.at = ET_AT_SLOT_DX, .variants = 4096, .row = scale},
                {.at = ET_AT_DLOGITS, .variants = 8192, .row = scale}, {.at = ET_AT_DROUTER, .variants = 16384, .rows = scale},
                {.at = ET_AT_DX, .variants = 32768, .row = scale}, {.at = ET_AT_DGATES, .variants = 65536, .row = scale_aux_gradient},
-               {.at = ET_AT_DLOGITS, .variants = 131072, .row = scale_z_gradient}}},
+               {.at = ET_AT_DLOGITS, .variants = 131072, .row = scale_z_gradient}, {.at = ET_AT_LOSSES, .variants = 3 << 18, .whole = scale_loss},
+               {.at = ET_AT_LOSSES, .variants = 3 << 20, .whole = scale_loss_and_gradient}}},
     {.doc = {"rounded-to-bf16", "values are stored in 8 significand bits", "precision"}, .nature = ET_BY_FORMAT, .format = ET_BF16},
     {.doc = {"rounded-to-f16", "values are stored in 11 significand bits", "precision"}, .nature = ET_BY_FORMAT, .format = ET_F16},
     {.doc = {"truncation", "values are truncated where the profile rounds to nearest", "precision"}, .nature = ET_BY_TRUNCATION},

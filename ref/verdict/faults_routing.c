@@ -10,7 +10,7 @@
 
 /* ---- where it can show ---- */
 
-static ET_SHOWS(is_clamped, et_by_threshold(s) && s->c.has_capacity && !s->c.eval);
+ET_SHOWS(et_is_clamped, et_by_threshold(s) && s->c.has_capacity && !s->c.eval);
 static ET_SHOWS(could_be_clamped, et_by_threshold(s) && s->c.has_capacity && s->c.eval);
 
 /* k says something: K of TC, or the load by which EC chooses and the moving average is fed. */
@@ -260,7 +260,7 @@ static void no_padding(et_mutant *m)
 }
 
 /* By the threshold of this routing. */
-static bool passes(const et_mutant *m, size_t place)
+bool et_passes(const et_mutant *m, size_t place)
 {
     et_real r = m->all.fwd.logits[place], c = m->all.route.threshold[place % m->moe.n];
     return m->all.c.inclusive ? r >= c : r > c;
@@ -274,7 +274,7 @@ static void clamp_by_index(et_mutant *m)
     for (size_t at = 0; at < m->moe.N / batch * n; at++) {
         size_t first = at / n * batch * n + at % n, end = first + batch * n, taken = 0;
         for (size_t j = first; j < end; j += n) {
-            m->all.route.mask[j] = passes(m, j) && taken < bounds.upper;
+            m->all.route.mask[j] = et_passes(m, j) && taken < bounds.upper;
             taken += m->all.route.mask[j];
         }
         for (size_t j = first; j < end && taken < bounds.lower; j += n) {
@@ -284,13 +284,13 @@ static void clamp_by_index(et_mutant *m)
     }
 }
 
-static ET_CHOICE(pads, et_is_routed(m, r) && !passes(m, r->token * m->moe.n + r->expert));
+static ET_CHOICE(pads, et_is_routed(m, r) && !et_passes(m, r->token * m->moe.n + r->expert));
 
 static void padding_has_no_gradient(et_mutant *m, const et_row *r)
 {
     size_t n = m->moe.n, at = r->t * n;
     for (size_t i = 0; i < n; i++)
-        if (m->s.route.mask[at + i] && !passes(m, r->token * n + i))
+        if (m->s.route.mask[at + i] && !et_passes(m, r->token * n + i))
             r->values[i] = m->loss_gates[at + i];
 }
 
@@ -328,8 +328,7 @@ static void correction_off_by_one(et_mutant *m, et_step *s)
 
 /* ---- cutoffs ---- */
 
-/* kth [n]: of one micro-batch, the k-th largest scores; of pools their mean. */
-static void cutoffs_of(et_mutant *m, size_t batch, et_real *kth)
+void et_cutoffs_of(et_mutant *m, size_t batch, et_real *kth)
 {
     const et_step *right = m->on->right;
     const et_case *c = &right->c;
@@ -360,7 +359,7 @@ static void mean_cutoffs(et_mutant *m, void (*of)(et_mutant *, size_t, et_real *
 static void lowest_of(et_mutant *m, size_t batch, et_real *kth)
 {
     size_t n = m->moe.n, size = et_case_micro_tokens(&m->all.c) * n;
-    cutoffs_of(m, batch, kth); /* of an expert that nobody goes to */
+    et_cutoffs_of(m, batch, kth); /* of an expert that nobody goes to */
     for (size_t i = 0; i < n; i++) {
         bool any = false;
         for (size_t j = batch * size + i; j < (batch + 1) * size; j += n) {
@@ -375,7 +374,7 @@ static void lowest_of(et_mutant *m, size_t batch, et_real *kth)
 static ET_WHOLE(lowest_routed, mean_cutoffs(m, lowest_of, m->all.route.cutoff));
 
 static ET_WHOLE(one_batch_counts,
-                cutoffs_of(m, m->fault.variant == 0 ? m->all.c.micro_batches - 1 : 0,
+                et_cutoffs_of(m, m->fault.variant == 0 ? m->all.c.micro_batches - 1 : 0,
                            m->all.route.cutoff));
 
 static void one_pool_of(et_mutant *m, size_t batch, et_real *kth)
@@ -397,7 +396,7 @@ static void move_ema(et_mutant *m, et_step *s)
 {
     s->c.eval = false;
     s->route.cutoff = et_mutant_reals(m, m->moe.n);
-    if (s->route.cutoff) mean_cutoffs(m, cutoffs_of, s->route.cutoff);
+    if (s->route.cutoff) mean_cutoffs(m, et_cutoffs_of, s->route.cutoff);
 }
 
 static ET_SETTING(keep_updates, s->c.ema_updates--);
@@ -458,23 +457,23 @@ static const et_hypothesis table[] = {
      .applies = has_micro_batches, .variants = {"k times their number", "k of one"},
      .hooks = {{.at = ET_AT_PLAN, .settings = one_batch}}},
     {.doc = {"capacity-ignored", "neither bound of the capacity is applied", "selection"},
-     .applies = is_clamped, .hooks = {{.at = ET_AT_PLAN, .settings = never_clamped}}},
+     .applies = et_is_clamped, .hooks = {{.at = ET_AT_PLAN, .settings = never_clamped}}},
     {.doc = {"capacity-in-evaluation", "the capacity is applied in evaluation, too", "selection"},
      .applies = could_be_clamped, .hooks = {{.at = ET_AT_MASK, .whole = always_clamped}}},
     {.doc = {"capacity-upper-off-by-one", "the capacity's upper bound is off by one", "selection"},
-     .applies = is_clamped, .variants = {"one too high", "one too low"},
+     .applies = et_is_clamped, .variants = {"one too high", "one too low"},
      .hooks = {{.at = ET_AT_MASK, .whole = other_upper}}},
     {.doc = {"capacity-lower-off-by-one", "the capacity's lower bound is off by one", "selection"},
-     .applies = is_clamped, .variants = {"one too high", "one too low"},
+     .applies = et_is_clamped, .variants = {"one too high", "one too low"},
      .hooks = {{.at = ET_AT_MASK, .whole = other_lower}}},
     {.doc = {"padding-forgotten", "the capacity's lower bound is not applied: starved experts are not padded", "selection"},
-     .applies = is_clamped, .hooks = {{.at = ET_AT_MASK, .whole = no_padding}}},
+     .applies = et_is_clamped, .hooks = {{.at = ET_AT_MASK, .whole = no_padding}}},
     {.doc = {"padding-weight-zero", "tokens that pad a starved expert have weight 0", "selection"},
-     .applies = is_clamped, .variants = {"", "with a gradient to their gates"},
+     .applies = et_is_clamped, .variants = {"", "with a gradient to their gates"},
      .hooks = {{.at = ET_AT_WEIGHTS, .who = pads, .row = et_zero_row},
                {.at = ET_AT_DGATES, .variants = 1, .row = padding_has_no_gradient}}},
     {.doc = {"clamped-by-index", "clamped experts keep, or add, their first tokens, not their best", "selection"},
-     .applies = is_clamped, .hooks = {{.at = ET_AT_MASK, .whole = clamp_by_index}}},
+     .applies = et_is_clamped, .hooks = {{.at = ET_AT_MASK, .whole = clamp_by_index}}},
     {.doc = {"expert-choice-per-token", "expert choice is made token by token: each takes its G best experts", "selection"},
      .applies = et_by_choice, .hooks = {{.at = ET_AT_PLAN, .settings = per_token}}},
     {.doc = {"wrong-phase", "expert choice where a threshold is due, or a threshold where expert choice is", "selection"},

@@ -145,11 +145,38 @@ static bool has_expert(const et_mutant *m, size_t e)
     return where == ET_IN_ROUTED ? e < m->moe.n : where != ET_IN_SHARED || e == m->moe.n;
 }
 
+/* A row's mark in a scope of rows. */
+static bool has_row(const et_mutant *m, const et_row *r)
+{
+    const uint8_t *marks = m->fault.scope.marks;
+    size_t S = m->a->slots, N = m->moe.N;
+    if (et_rows_at(r->stage) == ET_OF_TOKENS) return marks[S + N + r->token];
+    return r->expert == m->moe.n ? marks[S + r->token] : marks[r->slot];
+}
+
 static void call_row(et_mutant *m, const et_hook *h, const et_row *r)
 {
-    bool token = m->fault.scope.where != ET_IN_TOKENS || m->fault.scope.marks[r->token];
+    et_where where = m->fault.scope.where;
+    bool token = where != ET_IN_TOKENS || m->fault.scope.marks[r->token];
     bool expert = et_rows_at(r->stage) == ET_OF_TOKENS || has_expert(m, r->expert);
-    if (token && expert && (h->who == NULL || h->who(m, r))) h->row(m, r);
+    bool row = where != ET_IN_ROWS || has_row(m, r);
+    if (token && expert && row && (h->who == NULL || h->who(m, r))) h->row(m, r);
+}
+
+/* Rows of slots that stand together and are in a scope of rows, all of them in one call. */
+static void call_marked_rows(et_mutant *m, const et_hook *h, et_stage stage, size_t e,
+                             size_t first, size_t count)
+{
+    for (size_t q = 0, run; q < count; q += run) {
+        et_row r = rows_of(m, stage, e, first + q, 1);
+        bool marked = has_row(m, &r);
+        for (run = 1; q + run < count; run++) {
+            r = rows_of(m, stage, e, first + q + run, 1);
+            if (has_row(m, &r) != marked) break;
+        }
+        r = rows_of(m, stage, e, first + q, run);
+        if (marked) h->rows(m, &r);
+    }
 }
 
 static void call_expert(et_mutant *m, const et_hook *h, et_stage stage, size_t e)
@@ -159,7 +186,10 @@ static void call_expert(et_mutant *m, const et_hook *h, et_stage stage, size_t e
     size_t count = shared ? m->pick->count : (size_t)m->pick->a.load[e];
     if (!has_expert(m, e)) return;
     et_row all = rows_of(m, stage, e, first, count);
-    if (h->rows) h->rows(m, &all);
+    if (h->rows && m->fault.scope.where == ET_IN_ROWS)
+        call_marked_rows(m, h, stage, e, first, count);
+    else if (h->rows)
+        h->rows(m, &all);
     for (size_t q = 0; h->row && q < count; q++) {
         et_row r = rows_of(m, stage, e, first + q, 1);
         call_row(m, h, &r);

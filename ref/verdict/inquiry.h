@@ -55,6 +55,8 @@ typedef struct et_finding {
     const et_hypothesis *what;
     char scope[sizeof((et_explanation){0}.scope)];
     double fit;
+    bool covers[ET_PARTS]; /* the parts that it accounts for */
+    bool forward_alone;    /* and of the arithmetic only the forward pass */
 } et_finding;
 
 typedef struct et_inquiry {
@@ -66,11 +68,17 @@ typedef struct et_inquiry {
     size_t wrong_count;
     const et_exhibit *wrong[ET_MAX_STEP_TENSORS]; /* failing tensors of reals, of the arithmetic */
     bool routing_failed;                          /* the assignment itself is a mismatch */
-    bool failed[ET_PARTS], shows_backward, backward_failed;
+    bool failed[ET_PARTS], shows_backward, backward_failed, forward_failed;
+    bool explained[ET_PARTS]; /* so far */
+    bool forward_alone;       /* the backward pass is left aside at present */
     bool small;          /* a step costs next to nothing */
     uint8_t *bad_token;  /* [N] some element of one of its rows fails */
     uint8_t *bad_expert; /* [n+1] some of its rows, or weights, do, at the first stage that fails */
+    uint8_t *bad_row;    /* [S+N+N] rows of slots, of the shared expert, of tokens, at the first stage of rows that
+                          * fails */
+    size_t bad_rows, rows; /* rows: of that stage's tensors */
     et_stage first_failure; /* of a tensor that belongs to experts; ET_STAGES: none */
+    et_stage first_rows;    /* the first stage of which rows fail; ET_STAGES: none */
     size_t bad_tokens, bad_experts;
     et_real *room; /* for the longest row of an exhibit */
     size_t found;
@@ -85,6 +93,7 @@ et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement
 void et_inquiry_close(et_inquiry *q);
 
 size_t et_experts_of(const et_inquiry *q); /* n; 1 for a dense layer */
+size_t et_slots_in(const et_inquiry *q);
 bool et_is_shared(const et_exhibit *x);    /* of the shared expert */
 
 /* Whose an element is: N, and n+1: nobody's; n: the shared expert's. */
@@ -97,7 +106,10 @@ bool et_element_fails(const et_exhibit *x, size_t i);
 
 size_t et_count_marks(const uint8_t *marks, size_t count);
 
-enum { ET_TIERS = 3 };
+/* Is it a failure to be explained at present? */
+bool et_takes_part_in_search(const et_inquiry *q, const et_exhibit *x);
+
+enum { ET_TIERS = 4 };
 
 /* Scopes of a higher tier are tried where those of the lower ones explain nothing. */
 int et_tier_of(et_where where);
@@ -143,8 +155,8 @@ et_status et_mutant_passes(const et_inquiry *q, const et_mutant *m, bool *passes
 
 /* Notes an explanation: the hypothesis, where it applies, how, and how tightly it fits. To be called in order, the
  * most specific first; another form of one noted before is added to its scope. */
-void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const char *where, const char *how,
-                     double fit);
+void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const bool covers[ET_PARTS],
+                     const char *where, const char *how, double fit);
 
 /* ---- budget.c ---- */
 

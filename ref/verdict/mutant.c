@@ -136,6 +136,7 @@ static void update_state(et_mutant *m)
     if (k->state_ema) m->all.state_ema = k->state_ema;
     if (k->state_updates) m->all.state_updates = k->state_updates;
     if (k->state_bias) m->all.state_bias = k->state_bias;
+    if (m->status == ET_OK) et_mutant_call(m, ET_AT_STATE);
 }
 
 static void selection(et_mutant *m)

@@ -101,11 +101,12 @@ typedef struct et_hook {
     void (*rows)(et_mutant *m, const et_row *r);
 } et_hook;
 
-enum { ET_MAX_HOOKS = 20, ET_MAX_VARIANTS = 18 };
+enum { ET_MAX_HOOKS = 24, ET_MAX_VARIANTS = 24 };
 
 typedef enum et_nature {
     ET_BY_VALUE,      /* the hooks below */
     ET_BY_FACTOR,     /* the same, with a factor that is first fitted to the candidate */
+    ET_BY_CANDIDATE,  /* rows take the candidate's own values, and what follows from them must follow */
     ET_BY_PROFILE,    /* the reference's values, another profile's errors */
     ET_BY_TRUNCATION, /* errors towards zero */
     ET_BY_FORMAT      /* values of a coarser format */
@@ -142,19 +143,20 @@ unsigned et_hypothesis_reach(const et_hypothesis *what, size_t variant, bool for
 et_stage et_hypothesis_starts(const et_hypothesis *what, size_t variant);
 
 /* Where a hypothesis holds. Only the routed or only the shared expert, which in many kernels are two pieces of code;
- * some experts, or some tokens: those that fail. */
+ * some experts, or some tokens, or some rows: those that fail. */
 typedef enum et_where {
     ET_EVERYWHERE,
     ET_IN_ROUTED,
     ET_IN_SHARED,
     ET_IN_EXPERTS,
     ET_IN_TOKENS,
+    ET_IN_ROWS,
     ET_WHERES
 } et_where;
 
 typedef struct et_scope {
     et_where where;
-    const uint8_t *marks; /* [n+1], [N]: of experts, of tokens */
+    const uint8_t *marks; /* [n+1], [N]: of experts, of tokens; [S+N+N]: rows of slots, of the shared expert, of tokens */
 } et_scope;
 
 /* One mistake: a hypothesis in one form, where it holds, and how. */

@@ -149,6 +149,12 @@ static et_likelihood likelihood_under(const et_inquiry *q, const et_bars *bars)
     return l;
 }
 
+static void note(et_inquiry *q, const et_hypothesis *what, const bool covers[ET_PARTS], double fit)
+{
+    et_inquiry_note(q, what, covers, "everywhere", "", fit);
+    for (int p = 0; p < ET_PARTS; p++) q->explained[p] |= covers[p];
+}
+
 /* ---- a coarser format ---- */
 
 /* Is each value what the format makes of one that passes? Rounding is monotonous, overflow and underflow
@@ -166,18 +172,33 @@ static bool is_rounded_to(const et_exhibit *x, et_dtype format)
     return true;
 }
 
+/* Are all reals of a part that fail numbers of that format, and is there one? */
+static bool is_of_format(const et_inquiry *q, et_part part, et_dtype format)
+{
+    const et_profile *p = q->j->options->profile;
+    bool any = false;
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!x->failed || x->part != part || x->stage == ET_STAGES) continue;
+        any = true;
+        if (!x->variance ||
+            p->bits[et_tensor_place(x->got->name)] <= et_dtype_significand(format) ||
+            !et_holds_alone(x->got, format) || !is_rounded_to(x, format))
+            return false;
+    }
+    return any;
+}
+
+/* A state that is merely shown in a short format is told from one that is kept in it, if at all, by what follows from
+ * it: so that is asked even where the other explains it. */
 static void try_format(et_inquiry *q, const et_hypothesis *what)
 {
-    int bits = et_dtype_significand(what->format);
-    const et_profile *p = q->j->options->profile;
-    for (size_t i = 0; i < q->wrong_count; i++) {
-        const et_exhibit *x = q->wrong[i];
-        if (p->bits[et_tensor_place(x->got->name)] <= bits ||
-            !et_holds_alone(x->got, what->format) || !is_rounded_to(x, what->format))
-            return;
-    }
-    if (q->wrong_count > 0)
-        et_inquiry_note(q, what, "everywhere", "", fit_of_guess(q, false, bits));
+    bool covers[ET_PARTS];
+    for (int p = 0; p < ET_PARTS; p++)
+        covers[p] = (p == ET_PART_ROUTING ? !q->routing_failed : !q->explained[p]) &&
+                    is_of_format(q, (et_part)p, what->format);
+    if (covers[0] || covers[1])
+        note(q, what, covers, fit_of_guess(q, false, et_dtype_significand(what->format)));
 }
 
 /* ---- truncation ---- */
@@ -188,9 +209,12 @@ static bool is_smaller_everywhere(const et_exhibit *x)
     return 3 * share(x, NULL, stretch_of(x), is_smaller, 0) >= 2;
 }
 
-static int coarsest(const et_profile *p)
+/* The least bits to which anything on the way to a tensor is truncated; a sum that is kept for long, such as a loss,
+ * has its own. */
+static int coarsest(const et_profile *p, et_place place)
 {
     int bits = p->bits[ET_OPERANDS];
+    if (place == ET_ACCUMULATOR) return p->bits[place];
     if (p->bits[ET_INTERMEDIATES] < bits) bits = p->bits[ET_INTERMEDIATES];
     if (p->bits[ET_OUTPUTS] < bits) bits = p->bits[ET_OUTPUTS];
     return bits;
@@ -198,16 +222,17 @@ static int coarsest(const et_profile *p)
 
 static void try_truncation(et_inquiry *q, const et_hypothesis *what)
 {
-    double unit = ldexp(1, 1 - coarsest(q->j->options->profile));
+    const et_profile *p = q->j->options->profile;
     bool any = false;
     for (size_t i = 0; i < q->wrong_count; i++) {
+        double unit = ldexp(1, 1 - coarsest(p, et_tensor_place(q->wrong[i]->got->name)));
         errors e = errors_of(q->wrong[i]);
         bool slopes = e.slope <= -0.2 * unit;
         if (!(e.slope >= -6 * unit && e.slope <= 0.1 * unit && e.rest <= 2 * unit)) return;
         if (slopes && !is_smaller_everywhere(q->wrong[i])) return;
         any |= slopes;
     }
-    if (any) et_inquiry_note(q, what, "everywhere", "", fit_of_guess(q, true, 0));
+    if (any) note(q, what, (bool[ET_PARTS]){false, true}, fit_of_guess(q, true, 0));
 }
 
 /* ---- another profile ---- */
@@ -604,7 +629,8 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flu
     status = fits_profile(q, bars, &p, &fits, error);
     et_likelihood l = likelihood_under(q, bars);
     et_shelf_give_back(q->j->shelf, taken);
-    if (status == ET_OK && fits) et_inquiry_note(q, what, "everywhere", "", et_fit_of(&l));
+    if (status == ET_OK && fits)
+        note(q, what, (bool[ET_PARTS]){q->routing_failed, true}, et_fit_of(&l));
     *flushed = status == ET_OK && fits && p.ftz != own->ftz;
     return status;
 }
@@ -615,14 +641,21 @@ et_status et_explain_precision(et_inquiry *q, et_error *error)
 {
     const et_hypothesis *what;
     et_status status = ET_OK;
-    bool small = could_be_rounding(q), scattered = is_scattered(q);
+    bool asked = q->failed[ET_PART_ARITHMETIC] && !q->explained[ET_PART_ARITHMETIC];
+    bool small = asked && could_be_rounding(q), scattered = is_scattered(q);
     bool flushed = false; /* which looks like nothing else */
+    bool before[ET_PARTS] = {q->explained[0], q->explained[1]}, now[ET_PARTS] = {false};
     for (size_t i = 0; status == ET_OK && !flushed && (what = et_hypothesis_row(i)) != NULL; i++) {
         if (what->applies && !what->applies(q->right)) continue;
         if (what->nature == ET_BY_FORMAT) try_format(q, what);
         if (what->nature == ET_BY_TRUNCATION && small) try_truncation(q, what);
         if (what->nature == ET_BY_PROFILE && small && scattered)
             status = try_profile(q, what, &flushed, error);
+        for (int p = 0; p < ET_PARTS; p++) {
+            now[p] |= q->explained[p];
+            q->explained[p] = before[p]; /* every one of them is tried */
+        }
     }
+    memcpy(q->explained, now, sizeof now);
     return status;
 }
