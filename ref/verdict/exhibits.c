@@ -204,6 +204,12 @@ static uint8_t *mark_of_row(const et_inquiry *q, const et_exhibit *x, size_t row
     return q->bad_row + S + (et_is_shared(x) ? 0 : N) + row;
 }
 
+bool et_row_fails(const et_inquiry *q, const et_exhibit *x, size_t row)
+{
+    const uint8_t *mark = x->stage == q->first_rows ? mark_of_row(q, x, row) : NULL;
+    return mark && *mark;
+}
+
 /* The rows that fail at the first stage at which rows do. */
 static void mark_rows(et_inquiry *q)
 {

@@ -223,6 +223,59 @@ static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, boo
     return status;
 }
 
+/* ---- rows that are the candidate's own ---- */
+
+/* Sums over numbers g of the candidate and u of the reference. */
+typedef struct pairs {
+    double n, g, u, gg, gu, uu;
+} pairs;
+
+/* Have they to do with each other: are they of a size that has nothing to do with the other's, or correlated? */
+static bool are_related(const pairs *p, bool about_mean)
+{
+    double g = about_mean ? p->g / p->n : 0, u = about_mean ? p->u / p->n : 0;
+    double gg = p->gg - p->n * g * g, uu = p->uu - p->n * u * u, gu = p->gu - p->n * g * u;
+    bool alike = 1e4 * p->gg > p->uu && p->gg < 1e4 * p->uu;
+    return !alike || !(4 * gu * gu < gg * uu);
+}
+
+/* Rows of one number say nothing by themselves. */
+enum { TELLING_COLUMNS = 8, LOOKED_AT = 4 };
+
+/* Could the rows that fail first be those of another call? They are numbers, not the right ones changed somehow, and not
+ * rows that belong elsewhere. */
+static bool could_be_memory(const et_inquiry *q, const et_exhibit *x)
+{
+    pairs all = {0};
+    size_t looked = 0;
+    for (size_t row = 0; row < x->rows; row++) {
+        if (!et_row_fails(q, x, row)) continue;
+        for (size_t c = 0; c < x->columns; c++) {
+            double g = et_tensor_element(x->got, row * x->columns + c);
+            double u = (double)((const et_real *)x->right)[row * x->columns + c];
+            if (!isfinite(g)) return false;
+            all.n++, all.g += g, all.u += u, all.gg += g * g, all.gu += g * u, all.uu += u * u;
+        }
+        if (x->columns >= TELLING_COLUMNS && looked++ < LOOKED_AT && et_holds_another_row(q, x, row))
+            return false;
+    }
+    return all.n < TELLING_COLUMNS || !are_related(&all, x->columns < TELLING_COLUMNS);
+}
+
+/* And is there anything else that speaks for it: how rows of many numbers look, or what follows from them? */
+static bool is_of_memory(const et_inquiry *q, const attempt *t)
+{
+    et_stage start = et_hypothesis_starts(t->fault.what, t->fault.variant);
+    bool speaks = false;
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!x->failed) continue;
+        if (x->stage == start && !could_be_memory(q, x)) return false;
+        speaks |= x->stage == start ? x->columns >= TELLING_COLUMNS : reaches(q, t, x);
+    }
+    return speaks && start == q->first_rows;
+}
+
 /* ---- all attempts ---- */
 
 enum { SURVIVORS = 64 };
@@ -282,6 +335,7 @@ static bool is_fit(const et_inquiry *q, const et_hypothesis *what, size_t varian
 {
     bool everywhere = where == ET_EVERYWHERE,
          experts = can_be_confined(what, variant, ET_IN_EXPERTS);
+    if (what->everywhere && where != ET_EVERYWHERE) return false;
     if (what->nature == ET_BY_CANDIDATE && where != ET_IN_ROWS) return false;
     if (where == ET_IN_TOKENS || where == ET_IN_ROWS) return can_be_confined(what, variant, where);
     if (!experts) return everywhere;
@@ -297,6 +351,7 @@ static et_status attempt_one(search *s, attempt t, bool *survives, et_error *err
     size_t last = s->looks.count - 1;
     *survives = is_promising(s->q, &t) && !is_refuted(s->q, &t) &&
                 et_budget_allows(&s->q->budget, ET_ATTEMPT);
+    if (*survives && t.fault.what->nature == ET_BY_CANDIDATE) *survives = is_of_memory(s->q, &t);
     if (*survives && t.fault.what->nature == ET_BY_FACTOR)
         status = fit_factor(&s->looks.on[last], s->q, &t, survives, error);
     for (size_t i = 0; status == ET_OK && *survives && i <= last; i++)

@@ -101,8 +101,8 @@ bool et_passes(const et_mutant *m, size_t place);
 /* The rows once more, with the weights of routed expert e modulo n. */
 void et_use_expert(et_mutant *m, const et_row *r, size_t e);
 
-/* Activations: relu(x); x^2; SiLU, x s(x); GELU by its usual approximation with a tanh. */
-typedef enum et_activation { ET_RELU, ET_SQUARE, ET_SILU, ET_GELU } et_activation;
+/* Activations: relu(x); x^2; SiLU, x s(x); GELU by its usual approximation with a tanh, and itself. */
+typedef enum et_activation { ET_RELU, ET_SQUARE, ET_SILU, ET_GELU, ET_GELU_EXACT } et_activation;
 /* dH = dA times its slope at H. */
 void et_slope_row(const et_row *r, et_activation of);
 void et_unweigh_dO(et_mutant *m, const et_row *r); /* dO = dy */

@@ -3,6 +3,7 @@
 #include "ref/base/memory.h"
 #include "ref/verdict/faults.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,6 +60,18 @@ static void other_gate(et_mutant *m, et_step *s)
     if (et_gate_has_anchor(m->moe.gate) && gate != ET_GATE_SIGMOID && gate != ET_GATE_RELU) return;
     another_gate(m, gate, 1);
 }
+
+/* The logits themselves, in the gate's place. */
+static void raw_logits(et_mutant *m)
+{
+    memcpy(m->all.fwd.gates, m->all.fwd.logits, m->moe.N * m->moe.n * sizeof(et_real));
+}
+
+static ET_ALTERATION(raw_slope, if (!m->fault.forward_only) et_slope_one(m, r));
+
+static ET_SHOWS(softens_parts,
+                et_is_moe(s) && s->c.gate == ET_GATE_SOFTMAX_TOKENS && s->c.micro_batches > 1);
+static ET_SETTING(softmax_of_step, m->moe.gate_tokens = m->moe.N);
 
 /* ---- weights: of one row, or as y takes them ---- */
 
@@ -125,6 +138,67 @@ static void without_shared_anchor(et_mutant *m, const et_row *r)
         et_gate_backward_again(m, r, m->moe.gate, m->used.anchor + r->t, &danchor);
 }
 
+/* n_t divides the routed experts alone. */
+static ET_ALTERATION(shared_whole, *r->w *= own_fanout(m, r->token) + 1);
+
+static void shared_whole_anchor(et_mutant *m, const et_row *r)
+{
+    if (!m->fault.forward_only && m->moe.anchor_weighs_shared)
+        et_gate_backward_again(m, r, m->moe.gate, m->used.anchor + r->t,
+                               m->s.bwd.shared_weight + r->t);
+}
+
+/* ---- another sum T under norm = sum: w = p / T, dp = (dw - sum_j w_j dw_j) / T ---- */
+
+static void weigh_by(const et_mutant *m, const et_row *r, et_real T)
+{
+    *r->w = T != 0 ? gates_at(m, r->token)[r->expert] / T : 0;
+}
+
+static void weigh_backward_by(et_mutant *m, const et_row *r, et_real T, bool is_constant)
+{
+    if (!m->fault.forward_only) et_weigh_backward(m, r, is_constant ? 0 : et_carried(m, r->t), T);
+}
+
+enum { EPSILONS = 8 };
+
+static et_real epsilon_of(const et_mutant *m)
+{
+    static const double epsilons[EPSILONS] = {1e-20, 1e-12, 1e-10, 1e-9, 1e-8, 1e-6, 1e-5, 1e-3};
+    return (et_real)epsilons[m->fault.variant % EPSILONS];
+}
+
+/* The second half of the forms: T is at least epsilon, a constant where it is that. */
+static bool is_held(const et_mutant *m, size_t token)
+{
+    return m->fault.variant >= EPSILONS && sum_over_selected(m, token) < epsilon_of(m);
+}
+
+static et_real with_epsilon(const et_mutant *m, size_t token)
+{
+    et_real sum = sum_over_selected(m, token);
+    if (m->fault.variant < EPSILONS) return sum + epsilon_of(m);
+    return is_held(m, token) ? epsilon_of(m) : sum;
+}
+
+static ET_ALTERATION(norm_with_epsilon, weigh_by(m, r, with_epsilon(m, r->token)));
+static ET_ALTERATION(norm_with_epsilon_backward,
+                     weigh_backward_by(m, r, with_epsilon(m, r->token), is_held(m, r->token)));
+
+/* Of all experts whose thresholds the token passes, whether the capacity lets it in or not. */
+static et_real sum_before_capacity(const et_mutant *m, size_t token)
+{
+    et_real sum = 0;
+    for (size_t i = 0; i < m->moe.n; i++)
+        if (et_passes(m, token * m->moe.n + i)) sum += gates_at(m, token)[i];
+    return sum;
+}
+
+static ET_SHOWS(clamps_sums, et_is_clamped(s) && et_sums_gates(s));
+static ET_ALTERATION(norm_before_capacity, weigh_by(m, r, sum_before_capacity(m, r->token)));
+static ET_ALTERATION(norm_before_capacity_backward,
+                     weigh_backward_by(m, r, sum_before_capacity(m, r->token), false));
+
 /* Weights lie token by token, and are read expert by expert; or the other way round. */
 static void weights_in_other_order(et_mutant *m)
 {
@@ -171,6 +245,23 @@ void et_unweigh_dO(et_mutant *m, const et_row *r)
 /* d(w^2)/dw = 2 w */
 static ET_ALTERATION(dw_of_square, *r->dw *= 2 * *r->w);
 
+/* y = f(w x): relu(w H)^2 = w^2 relu(H)^2, so dw = <dy, 2 w f(x)>, of which <dy, y> is at hand. */
+static ET_ALTERATION(dw_of_input, *r->dw *= *r->w != 0 ? 2 / *r->w : 0);
+
+static void dup_of_weighted(et_mutant *m, const et_row *r)
+{
+    size_t d = m->moe.d, h = r->width;
+    et_real *dH = r->expert < m->moe.n ? et_mutant_copy(m, r->dH, r->count * h) : NULL;
+    const et_real *w = m->used.slot_weight + r->first;
+    if (dH == NULL) return;
+    et_scale_values(r->size, 0, r->values);
+    for (size_t q = 0; q < r->count; q++) {
+        const et_real *x = m->on->x + (size_t)m->pick->a.slot_token[r->first + q] * d;
+        for (size_t i = 0; i < h; i++)
+            et_add_row(d, w[q] * dH[q * h + i], x, r->values + i * d);
+    }
+}
+
 /* ---- other weights of experts ---- */
 
 void et_use_expert(et_mutant *m, const et_row *r, size_t e)
@@ -216,11 +307,17 @@ static void slot_as_token(et_mutant *m, const et_row *r)
 
 /* ---- another activation ---- */
 
-/* x s(x), or x s(2u) with u = sqrt(2/pi) (x + 0.044715 x^3), s the logistic function: slope s + x s (1-s) ds. */
+/* x s(x), or x s(2u) with u = sqrt(2/pi) (x + 0.044715 x^3), s the logistic function: slope s + x s (1-s) ds. Or
+ * x P(x), P the normal distribution's function: slope P + x e^(-x^2/2) / sqrt(2 pi). */
 static double smooth(et_activation f, double x, double *slope)
 {
     const double root = 0.79788456080286536;
     bool silu = f == ET_SILU;
+    if (f == ET_GELU_EXACT) {
+        double below = 0.5 * erfc(-x * 0.70710678118654752);
+        *slope = below + x * 0.39894228040143268 * et_exp(-x * x / 2);
+        return x * below;
+    }
     double inner = silu ? x : 2 * root * (x + 0.044715 * x * x * x);
     double s = 1 / (1 + et_exp(-inner)), ds = silu ? 1 : 2 * root * (1 + 3 * 0.044715 * x * x);
     *slope = s + x * s * (1 - s) * ds;
@@ -229,7 +326,7 @@ static double smooth(et_activation f, double x, double *slope)
 
 static double activate(et_activation f, double x, double *slope)
 {
-    if (f == ET_SILU || f == ET_GELU) return smooth(f, x, slope);
+    if (f == ET_SILU || f == ET_GELU || f == ET_GELU_EXACT) return smooth(f, x, slope);
     bool square = f == ET_SQUARE;
     *slope = square ? 2 * x : x > 0;
     return *slope * (square ? x / 2 : x);
@@ -252,7 +349,8 @@ static void activate_row(const et_row *r, et_activation f)
 
 static et_activation smooth_one(const et_mutant *m)
 {
-    return m->fault.variant == 0 ? ET_SILU : ET_GELU;
+    static const et_activation smooth_ones[] = {ET_SILU, ET_GELU, ET_GELU_EXACT};
+    return smooth_ones[m->fault.variant];
 }
 
 static ET_ALTERATION(relu_alone, activate_row(r, ET_RELU));
@@ -355,9 +453,13 @@ static const et_hypothesis table[] = {
      .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .who = et_is_routed, .row = weight_by_gate}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = et_is_routed, .row = weight_squared},
                {.at = ET_AT_DWEIGHT, .variants = 4, .who = et_is_routed, .row = dw_of_square}, {.at = ET_AT_DOUT, .variants = 4, .who = et_is_routed, .row = et_weigh_row}}},
     {.doc = {"gate-before-activation", "the gate multiplies H before relu(H)^2, not f(x)", "forward"},
-     .applies = et_is_moe, .variants = {"H is shown weighted", "H is shown unweighted", "in y alone"},
-     .hooks = {{.at = ET_AT_PRE, .variants = 1, .who = et_is_routed, .row = et_weigh_row}, {.at = ET_AT_ACT, .variants = 2, .who = et_is_routed, .row = weigh_twice},
-               {.at = ET_AT_MIX, .variants = 3, .who = et_is_routed, .row = weight_one}, {.at = ET_AT_MIX, .variants = 4, .who = et_is_routed, .row = weight_squared}}},
+     .applies = et_is_moe,
+     .variants = {"H is shown weighted", "H is shown unweighted", "in y alone", "x is weighted, and from there back", "H is shown unweighted, and from there back"},
+     .hooks = {{.at = ET_AT_PRE, .variants = 1 | 8, .who = et_is_routed, .row = et_weigh_row}, {.at = ET_AT_ACT, .variants = 2 | 16, .who = et_is_routed, .row = weigh_twice},
+               {.at = ET_AT_MIX, .variants = 1 | 2 | 8 | 16, .who = et_is_routed, .row = weight_one}, {.at = ET_AT_MIX, .variants = 4, .who = et_is_routed, .row = weight_squared},
+               {.at = ET_AT_DWEIGHT, .variants = 8 | 16, .who = et_is_routed, .row = dw_of_input}, {.at = ET_AT_DOUT, .variants = 8 | 16, .who = et_is_routed, .row = et_unweigh_dO},
+               {.at = ET_AT_DPRE, .variants = 16, .who = et_is_routed, .row = weigh_twice}, {.at = ET_AT_DUP, .variants = 8, .rows = dup_of_weighted},
+               {.at = ET_AT_SLOT_DX, .variants = 8, .who = et_is_routed, .row = et_weigh_row}}},
     {.doc = {"biased-score-as-gate", "the gate value is computed from the biased score", "forward"},
      .applies = et_has_bias, .variants = {"", "its derivative, too"}, .hooks = {{.at = ET_AT_GATES, .variants = 1, .whole = biased_gates}, {.at = ET_AT_GATES, .variants = 2, .settings = biased_logits}}},
     {.doc = {"anchor-forgotten", "the softmax lacks its anchor, the zero logit", "forward"},
@@ -366,7 +468,10 @@ static const et_hypothesis table[] = {
     {.doc = {"softmax-wrong-axis", "the softmax runs over the tokens where the experts are meant, or back", "forward"},
      .applies = has_plain_softmax, .hooks = {{.at = ET_AT_GATES, .settings = other_axis}}},
     {.doc = {"other-gate", "the gate is another function than the case's", "forward"},
-     .applies = et_is_moe, .variants = {"sigmoid", "softmax", "relu", "softmax_anchor"}, .hooks = {{.at = ET_AT_GATES, .settings = other_gate}}},
+     .applies = et_is_moe, .variants = {"sigmoid", "softmax", "relu", "softmax_anchor", "none: the logits themselves"},
+     .hooks = {{.at = ET_AT_GATES, .variants = 15, .settings = other_gate}, {.at = ET_AT_GATES, .variants = 16, .whole = raw_logits}, {.at = ET_AT_DLOGITS, .variants = 16, .row = raw_slope}}},
+    {.doc = {"softmax-over-step", "the softmax runs over the tokens of the whole step, not of a micro-batch", "forward"},
+     .applies = softens_parts, .hooks = {{.at = ET_AT_GATES, .settings = softmax_of_step}}},
     {.doc = {"gate-of-neighbour", "f(x) is weighted by the neighbouring expert's gate", "forward"},
      .applies = et_has_many_experts, .variants = {"expert i+1", "expert i-1"}, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = gate_of_neighbour}}},
     {.doc = {"weights-in-token-order", "slot weights lie token by token and are read expert by expert, or back", "forward"},
@@ -377,6 +482,15 @@ static const et_hypothesis table[] = {
      .applies = has_no_norm, .variants = {"by the sum of the token's gates", "by the fanout"}, .hooks = {{.at = ET_AT_WEIGHTS, .settings = another_norm}}},
     {.doc = {"norm-over-all", "gates are divided by the sum over all experts, not over the selected ones", "forward"},
      .applies = et_sums_gates, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_over_all}, {.at = ET_AT_DGATES, .row = norm_over_all_backward}}},
+    {.doc = {"norm-epsilon", "a small number is added to the sum of gates, or bounds it", "forward"},
+     .everywhere = true, .applies = et_sums_gates,
+     .variants = {"+ 1e-20", "+ 1e-12", "+ 1e-10", "+ 1e-9", "+ 1e-8", "+ 1e-6", "+ 1e-5", "+ 1e-3",
+                  "at least 1e-20", "at least 1e-12", "at least 1e-10", "at least 1e-9", "at least 1e-8", "at least 1e-6", "at least 1e-5", "at least 1e-3"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_with_epsilon}, {.at = ET_AT_DGATES, .row = norm_with_epsilon_backward}}},
+    {.doc = {"norm-before-capacity", "weights are normalised before the capacity drops or adds tokens", "forward"},
+     .everywhere = true, .applies = clamps_sums, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_before_capacity}, {.at = ET_AT_DGATES, .row = norm_before_capacity_backward}}},
+    {.doc = {"shared-not-divided", "the fanout divides the routed experts, but not the shared one", "forward"},
+     .applies = counts_shared, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_shared_row, .row = shared_whole}, {.at = ET_AT_DLOGITS, .row = shared_whole_anchor}}},
     {.doc = {"fanout-without-shared", "the fanout does not count the shared expert", "forward"},
      .applies = counts_shared, .hooks = {{.at = ET_AT_WEIGHTS, .row = without_shared}, {.at = ET_AT_DGATES, .row = without_shared_backward},
                {.at = ET_AT_DLOGITS, .row = without_shared_anchor}}},
@@ -404,7 +518,7 @@ static const et_hypothesis table[] = {
      .hooks = {{.at = ET_AT_ACT, .row = relu_alone}, {.at = ET_AT_DPRE, .variants = 2, .row = relu_slope}}},
     {.doc = {"square-without-relu", "A = H^2, not relu(H)^2", "forward"}, .variants = {"", "its derivative, too"},
      .hooks = {{.at = ET_AT_ACT, .row = square_alone}, {.at = ET_AT_DPRE, .variants = 2, .row = square_slope}}},
-    {.doc = {"other-activation", "the activation is not relu(H)^2", "forward"}, .variants = {"SiLU", "GELU"},
+    {.doc = {"other-activation", "the activation is not relu(H)^2", "forward"}, .variants = {"SiLU", "GELU by its tanh", "GELU"},
      .hooks = {{.at = ET_AT_ACT, .row = smooth_instead}, {.at = ET_AT_DPRE, .row = smooth_slope}}},
     {.doc = {"last-row-dropped", "an expert's last row is missing", "forward"},
      .variants = {"", "in y alone", "in y, and from there back", "in the backward pass, too"},

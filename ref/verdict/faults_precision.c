@@ -43,6 +43,12 @@ static void scale_loss_and_gradient(et_mutant *m)
                     z ? m->losses.bwd.logits : m->losses.bwd.gates);
 }
 
+static void scale_gradients_of_losses(et_mutant *m)
+{
+    et_scale_values(m->moe.N * m->moe.n, m->fault.factor, m->losses.bwd.gates);
+    et_scale_values(m->moe.N * m->moe.n, m->fault.factor, m->losses.bwd.logits);
+}
+
 /* ---- the table ---- */
 
 /* clang-format off */
@@ -50,7 +56,7 @@ static const et_hypothesis table[] = {
     {.doc = {"scaled", "values are off by a constant factor", "precision"}, .nature = ET_BY_FACTOR,
      .variants = {"the gates", "w", "A", "f(x)", "y", "dw", "dO", "dA", "dH", "dW_up and dW_down", "dW_up", "dW_down",
                   "each expert's share of dx", "dr", "dW_r", "dx", "the balancing loss's gradient", "the z-loss's gradient",
-                  "loss.aux", "loss.z", "loss.aux and its gradient", "loss.z and its gradient"},
+                  "loss.aux", "loss.z", "loss.aux and its gradient", "loss.z and its gradient", "all gradients", "all gradients but the losses'"},
      .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .who = et_is_routed, .row = scale}, {.at = ET_AT_DGATES, .variants = 1, .row = scale_dp},
                {.at = ET_AT_WEIGHTS, .variants = 2, .row = scale},
                {.at = ET_AT_ACT, .variants = 4, .row = scale}, {.at = ET_AT_OUT, .variants = 8, .row = scale},
@@ -61,7 +67,8 @@ static const et_hypothesis table[] = {
                {.at = ET_AT_DLOGITS, .variants = 8192, .row = scale}, {.at = ET_AT_DROUTER, .variants = 16384, .rows = scale},
                {.at = ET_AT_DX, .variants = 32768, .row = scale}, {.at = ET_AT_DGATES, .variants = 65536, .row = scale_aux_gradient},
                {.at = ET_AT_DLOGITS, .variants = 131072, .row = scale_z_gradient}, {.at = ET_AT_LOSSES, .variants = 3 << 18, .whole = scale_loss},
-               {.at = ET_AT_LOSSES, .variants = 3 << 20, .whole = scale_loss_and_gradient}}},
+               {.at = ET_AT_LOSSES, .variants = 3 << 20, .whole = scale_loss_and_gradient}, {.at = ET_AT_LOSSES, .variants = 1 << 22, .whole = scale_gradients_of_losses},
+               {.at = ET_AT_DWEIGHT, .variants = 3 << 22, .row = scale}, {.at = ET_AT_DOUT, .variants = 3 << 22, .row = scale}}},
     {.doc = {"rounded-to-bf16", "values are stored in 8 significand bits", "precision"}, .nature = ET_BY_FORMAT, .format = ET_BF16},
     {.doc = {"rounded-to-f16", "values are stored in 11 significand bits", "precision"}, .nature = ET_BY_FORMAT, .format = ET_F16},
     {.doc = {"truncation", "values are truncated where the profile rounds to nearest", "precision"}, .nature = ET_BY_TRUNCATION},

@@ -295,10 +295,12 @@ static product product_at(const et_mutant *m, const et_row *r, const et_real *W)
     }
 }
 
-void et_through(et_mutant *m, const et_row *r, const et_real *W, bool turned, const et_real *x)
+static void through(et_mutant *m, const et_row *r, const et_real *W, bool turned, const et_real *x,
+                    size_t terms)
 {
     product p = product_at(m, r, W);
     void *room = NULL;
+    if (terms == 0 || terms > p.K) terms = p.K;
     if (r->stage == ET_AT_PRE) p.from = x;
     if (p.from == NULL) {
         if (et_allocate(&room, r->count * p.K, sizeof(et_real), "rows", NULL) != ET_OK) {
@@ -308,9 +310,23 @@ void et_through(et_mutant *m, const et_row *r, const et_real *W, bool turned, co
         gather_x(m, r, room);
         p.from = room;
     }
-    et_matmul(ET_BLAS, r->count, p.columns, p.K, et_rows(p.from, p.K), turned_if(turned, p.W),
+    et_matmul(ET_BLAS, r->count, p.columns, terms, et_rows(p.from, p.K), turned_if(turned, p.W),
               false, r->values, p.columns);
     free(room);
+}
+
+void et_through(et_mutant *m, const et_row *r, const et_real *W, bool turned, const et_real *x)
+{
+    through(m, r, W, turned, x, 0);
+}
+
+void et_through_terms(et_mutant *m, const et_row *r, size_t terms)
+{
+    bool up = r->stage == ET_AT_PRE || r->stage == ET_AT_SLOT_DX;
+    if (terms == 0)
+        et_scale_values(r->size, 0, r->values);
+    else
+        through(m, r, up ? r->up : r->down, false, NULL, terms);
 }
 
 bool et_take_shares(et_mutant *m)

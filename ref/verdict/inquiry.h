@@ -106,6 +106,9 @@ bool et_element_fails(const et_exhibit *x, size_t i);
 
 size_t et_count_marks(const uint8_t *marks, size_t count);
 
+/* Is a row marked as failing at the first stage at which rows fail? */
+bool et_row_fails(const et_inquiry *q, const et_exhibit *x, size_t row);
+
 /* Is it a failure to be explained at present? */
 bool et_takes_part_in_search(const et_inquiry *q, const et_exhibit *x);
 
@@ -203,6 +206,9 @@ et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error
 et_status et_explain_precision(et_inquiry *q, et_error *error);
 
 /* ---- residual.c ---- */
+
+/* Is a row of the candidate another one of the reference? */
+bool et_holds_another_row(const et_inquiry *q, const et_exhibit *x, size_t row);
 
 /* Writes verdict->residual. */
 et_status et_describe_residual(et_inquiry *q, et_error *error);

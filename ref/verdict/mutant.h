@@ -101,7 +101,7 @@ typedef struct et_hook {
     void (*rows)(et_mutant *m, const et_row *r);
 } et_hook;
 
-enum { ET_MAX_HOOKS = 24, ET_MAX_VARIANTS = 24 };
+enum { ET_MAX_HOOKS = 32, ET_MAX_VARIANTS = 24 };
 
 typedef enum et_nature {
     ET_BY_VALUE,      /* the hooks below */
@@ -115,6 +115,7 @@ typedef enum et_nature {
 typedef struct et_hypothesis {
     et_hypothesis_doc doc;
     et_nature nature;
+    bool everywhere;                       /* or nowhere: of some experts or rows alone it would be another mistake */
     bool (*applies)(const et_step *right); /* NULL: always */
     bool (*allowed)(const et_profile *p,
                     size_t variant); /* the profile does it itself; NULL: never */
@@ -287,6 +288,8 @@ size_t et_slots_of(const et_assignment *a, size_t t, const int32_t **slots);
 /* The rows once more: H, O, dA or the shares of dx, through the weights W, read as if transposed
  * where `turned`; H of the rows x [count,d], of the tokens' own where it is NULL. */
 void et_through(et_mutant *m, const et_row *r, const et_real *W, bool turned, const et_real *x);
+/* The same by the right weights, of the first `terms` terms of each sum alone. */
+void et_through_terms(et_mutant *m, const et_row *r, size_t terms);
 /* Computes m->shares. */
 bool et_take_shares(et_mutant *m);
 /* Gate values by m->moe.gate and the scores given [N,n]. */

@@ -307,6 +307,13 @@ static bool errs_in_many_rows(const et_exhibit *x)
     return 16 * share(x, NULL, x->columns, errs_by, 0.01 * all * all) >= 1;
 }
 
+/* And in the verdict's variances: one that is far off is no rounding, however small it is beside the tensor. */
+static bool is_beyond_in_many_rows(const et_exhibit *x)
+{
+    double all = mean_square(sums_of_all(x, x->variance));
+    return !(all > 0) || 16 * share(x, x->variance, x->columns, is_beyond, 0.01 * all) >= 1;
+}
+
 /* A mean square, in variances, that is too large for an honest kernel's errors. */
 static const double beyond_bars = 1.3;
 
@@ -566,7 +573,7 @@ static et_status fits_profile(const et_inquiry *q, const et_bars *bars, const et
         *fits = of_sums ? is_of_sums(q, x, bars, p) : flushes || is_everywhere(q, x, V, p);
         any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V, p));
     }
-    *fits = *fits && any && (!of_sums || look_like_sums(q, p->bits[ET_ACCUMULATOR]));
+    *fits = *fits && any;
     return *fits && q->routing_failed ? allows_routing(q, bars, fits, error) : ET_OK;
 }
 
@@ -598,10 +605,12 @@ static bool could_be(const et_inquiry *q, const et_profile *p)
     if (p->bits[ET_LOGITS] != own->bits[ET_LOGITS] && logits_pass) return false;
     for (size_t i = 0; i < q->wrong_count; i++) {
         const et_exhibit *x = q->wrong[i];
-        if (!flushes && !errs_in_many_rows(x)) return false;
+        if (!flushes && !(errs_in_many_rows(x) && is_beyond_in_many_rows(x))) return false;
         shows |= flushes ? is_flushed(q, x) : relative_error(x) >= least;
         wide |= is_wide(x);
     }
+    bool of_sums = p->bits[ET_ACCUMULATOR] < own->bits[ET_ACCUMULATOR];
+    if (of_sums && !look_like_sums(q, p->bits[ET_ACCUMULATOR])) return false;
     return wide && shows; /* and not only a slope */
 }
 

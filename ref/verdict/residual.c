@@ -152,6 +152,12 @@ static size_t identify(const damage *d, size_t row)
     return d->rows;
 }
 
+bool et_holds_another_row(const et_inquiry *q, const et_exhibit *x, size_t row)
+{
+    const damage d = {.q = q, .x = x, .rows = x->rows, .columns = x->columns};
+    return identify(&d, row) < d.rows;
+}
+
 /* "token 3", "slot 5", "expert 1's row 7"; in a dense layer slots are tokens. */
 static void name_row(const damage *d, size_t row, char name[64])
 {
