@@ -335,7 +335,7 @@ static bool is_fit(const et_inquiry *q, const et_hypothesis *what, size_t varian
 {
     bool everywhere = where == ET_EVERYWHERE,
          experts = can_be_confined(what, variant, ET_IN_EXPERTS);
-    if (what->everywhere && where != ET_EVERYWHERE) return false;
+    if (what->everywhere && (et_tier_of(where) > 0)) return false;
     if (what->nature == ET_BY_CANDIDATE && where != ET_IN_ROWS) return false;
     if (where == ET_IN_TOKENS || where == ET_IN_ROWS) return can_be_confined(what, variant, where);
     if (!experts) return everywhere;

@@ -90,6 +90,13 @@ static void without_last_token(et_mutant *m, const et_row *r)
     for (size_t i = 0; i < rows; i++) et_add_row(columns, -left[i], right, r->values + i * columns);
 }
 
+static void without_last_of_router(et_mutant *m, const et_row *r)
+{
+    size_t n = m->moe.n, d = m->moe.d, t = m->moe.N - 1;
+    for (size_t i = 0; i < n; i++)
+        et_add_row(d, -m->s.bwd.logits[t * n + i], m->on->x + t * d, r->values + i * d);
+}
+
 /* dW_r is a mean over all tokens or none. */
 static void averaged(et_mutant *m, const et_row *r)
 {
@@ -328,8 +335,8 @@ static const et_hypothesis table[] = {
     {.doc = {"token-order-down", "dW_down takes the rows of dy in the wrong order", "backward"},
      .applies = et_is_moe, .variants = {"the slot's number for its token", "the row's number for its token", "the order of token_slots", "from the last to the first"},
      .hooks = {{.at = ET_AT_DDOWN, .rows = in_wrong_order}}},
-    {.doc = {"last-token-in-dw", "an expert's last token is missing in its weight gradients", "backward"}, .variants = {"", "dW_up alone", "dW_down alone"},
-     .hooks = {{.at = ET_AT_DUP, .variants = 3, .rows = without_last_token}, {.at = ET_AT_DDOWN, .variants = 5, .rows = without_last_token}}},
+    {.doc = {"last-token-in-dw", "an expert's last token is missing in its weight gradients", "backward"}, .variants = {"", "dW_up alone", "dW_down alone", "the last of all, in dW_r"},
+     .hooks = {{.at = ET_AT_DROUTER, .variants = 8, .rows = without_last_of_router}, {.at = ET_AT_DUP, .variants = 3, .rows = without_last_token}, {.at = ET_AT_DDOWN, .variants = 5, .rows = without_last_token}}},
     {.doc = {"gradient-averaged", "weight gradients are means, not sums, over tokens", "backward"}, .variants = {"over the expert's tokens", "over all tokens"},
      .hooks = {{.at = ET_AT_DUP, .rows = averaged}, {.at = ET_AT_DDOWN, .rows = averaged}, {.at = ET_AT_DROUTER, .variants = 2, .rows = averaged}}},
     {.doc = {"down-before-square", "dW_down is taken from what is squared, not from A", "backward"},

@@ -199,6 +199,32 @@ static ET_ALTERATION(norm_before_capacity, weigh_by(m, r, sum_before_capacity(m,
 static ET_ALTERATION(norm_before_capacity_backward,
                      weigh_backward_by(m, r, sum_before_capacity(m, r->token), false));
 
+/* The sum lacks its last member, or its first. */
+static et_real sum_less_one(const et_mutant *m, size_t token)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(m->a, token, &slots);
+    if (count < 2) return sum_over_selected(m, token);
+    size_t lost = (size_t)slots[m->fault.variant == 0 ? count - 1 : 0];
+    return sum_over_selected(m, token) - gates_at(m, token)[m->a->slot_expert[lost]];
+}
+
+static ET_ALTERATION(norm_less_one, weigh_by(m, r, sum_less_one(m, r->token)));
+static ET_ALTERATION(norm_less_one_backward,
+                     weigh_backward_by(m, r, sum_less_one(m, r->token), false));
+
+/* e^r_i / sum_j e^r_j, where the last expert is not among the j. */
+static void softmax_less_last(et_mutant *m)
+{
+    size_t n = m->moe.n;
+    for (size_t t = 0; t < m->moe.N; t++) {
+        et_real *p = m->all.fwd.gates + t * n, rest = 1 - p[n - 1];
+        if (rest > 0) et_scale_values(n, 1 / (double)rest, p);
+    }
+}
+
+static ET_SHOWS(has_softmax_over_experts, et_is_moe(s) && s->c.gate == ET_GATE_SOFTMAX);
+
 /* Weights lie token by token, and are read expert by expert; or the other way round. */
 static void weights_in_other_order(et_mutant *m)
 {
@@ -406,6 +432,15 @@ bool et_is_overwritten(const et_mutant *m, const et_row *r, bool first, bool alo
 static ET_CHOICE(is_overwritten,
                  et_is_overwritten(m, r, m->fault.variant % 3 == 2, m->fault.variant % 3 == 1));
 
+/* Each token's last slot, or its first; where it has several. */
+static bool is_lost_slot(const et_mutant *m, const et_row *r)
+{
+    const int32_t *slots;
+    size_t count = et_slots_of(m->a, r->token, &slots), form = m->fault.variant % 4;
+    if (!et_is_routed(m, r) || (form > 1 && count == 1)) return false;
+    return r->slot == (size_t)slots[form % 2 == 0 ? count - 1 : 0];
+}
+
 /* ---- permutations ---- */
 
 /* Variant 0: weights and outputs are both read through the inverse; 1: outputs alone. All that comes
@@ -487,6 +522,11 @@ static const et_hypothesis table[] = {
      .variants = {"+ 1e-20", "+ 1e-12", "+ 1e-10", "+ 1e-9", "+ 1e-8", "+ 1e-6", "+ 1e-5", "+ 1e-3",
                   "at least 1e-20", "at least 1e-12", "at least 1e-10", "at least 1e-9", "at least 1e-8", "at least 1e-6", "at least 1e-5", "at least 1e-3"},
      .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_with_epsilon}, {.at = ET_AT_DGATES, .row = norm_with_epsilon_backward}}},
+    {.doc = {"norm-lacks-member", "the sum of gates lacks one of the token's slots", "forward"}, .everywhere = true,
+     .applies = et_sums_gates, .variants = {"the last", "the first"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_less_one}, {.at = ET_AT_DGATES, .row = norm_less_one_backward}}},
+    {.doc = {"softmax-lacks-last", "the softmax's sum lacks the last expert", "forward"},
+     .applies = has_softmax_over_experts, .hooks = {{.at = ET_AT_GATES, .whole = softmax_less_last}}},
     {.doc = {"norm-before-capacity", "weights are normalised before the capacity drops or adds tokens", "forward"},
      .everywhere = true, .applies = clamps_sums, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_before_capacity}, {.at = ET_AT_DGATES, .row = norm_before_capacity_backward}}},
     {.doc = {"shared-not-divided", "the fanout divides the routed experts, but not the shared one", "forward"},
@@ -541,6 +581,12 @@ static const et_hypothesis table[] = {
                   "the last stays, without the shared expert, and from there back", "the first stays, and from there back"},
      .hooks = {{.at = ET_AT_MIX, .who = is_overwritten, .row = et_zero_row}, {.at = ET_AT_DWEIGHT, .variants = 56, .who = is_overwritten, .row = et_zero_row},
                {.at = ET_AT_DOUT, .variants = 56, .who = is_overwritten, .row = et_zero_row}}},
+    {.doc = {"slot-lost", "y lacks one of a token's slots", "forward"},
+     .applies = et_is_moe,
+     .variants = {"each token's last", "each token's first", "the last where there are several", "the first where there are several", "each token's last, and from there back",
+                  "each token's first, and from there back", "the last where there are several, and from there back", "the first where there are several, and from there back"},
+     .hooks = {{.at = ET_AT_MIX, .who = is_lost_slot, .row = et_zero_row}, {.at = ET_AT_DWEIGHT, .variants = 240, .who = is_lost_slot, .row = et_zero_row},
+               {.at = ET_AT_DOUT, .variants = 240, .who = is_lost_slot, .row = et_zero_row}}},
     {.doc = {"shared-forgotten", "the shared expert is missing", "forward"},
      .applies = et_has_shared, .variants = {"", "in y alone", "in y, and from there back"},
      .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .who = et_is_shared_row, .row = et_zero_row}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = et_is_shared_row, .row = et_zero_row},

@@ -17,6 +17,7 @@ typedef enum convention {
     TILES_64,
     TILES_128,
     SELECTED_GATES,
+    LAST_EXPERT_LOST,
     CONVENTIONS
 } convention;
 
@@ -79,6 +80,7 @@ static void by_convention(et_mutant *m)
         for (size_t j = b * N * n; j < (b + 1) * N * n; j++) {
             et_real weight = F[j % n] - (c->balance == ET_BALANCE_AUX_ERROR ? 1 : 0);
             if (selected && !m->losses.route.mask[j]) weight = 0;
+            if (convention_of(m) == LAST_EXPERT_LOST && j % n == n - 1) weight = 0;
             loss += weight * m->losses.fwd.gates[j] / (et_real)(M * N);
             if (!shown) m->losses.bwd.gates[j] = (et_real)c->balance_coef * weight / (et_real)(M * N);
         }
@@ -94,10 +96,10 @@ static const et_hypothesis table[] = {
      .applies = has_own_loads,
      .variants = {"F is not divided by K", "F of the first choices alone, not divided by K", "F of the first choices alone", "F of all micro-batches so far", "F of the whole step",
                   "loads rounded up to tiles of 16", "loads rounded up to tiles of 32", "loads rounded up to tiles of 64", "loads rounded up to tiles of 128", "P of the selected gates alone",
-                  "in the value alone: F is not divided by K", "in the value alone: F of the first choices alone, not divided by K", "in the value alone: F of the first choices alone",
+                  "the last expert is lost", "in the value alone: F is not divided by K", "in the value alone: F of the first choices alone, not divided by K", "in the value alone: F of the first choices alone",
                   "in the value alone: F of all micro-batches so far", "in the value alone: F of the whole step", "in the value alone: loads rounded up to tiles of 16",
                   "in the value alone: loads rounded up to tiles of 32", "in the value alone: loads rounded up to tiles of 64", "in the value alone: loads rounded up to tiles of 128",
-                  "in the value alone: P of the selected gates alone"},
+                  "in the value alone: P of the selected gates alone", "in the value alone: the last expert is lost"},
      .hooks = {{.at = ET_AT_LOSSES, .whole = by_convention}}},
 };
 /* clang-format on */

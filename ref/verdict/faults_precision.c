@@ -78,6 +78,8 @@ static const et_hypothesis table[] = {
     {.doc = {"intermediates-bf16", "H, A, f(x) and their gradients are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .place = ET_INTERMEDIATES, .bits = 8},
     {.doc = {"logits-bf16", "logits are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .applies = et_is_moe, .place = ET_LOGITS, .bits = 8},
     {.doc = {"gates-bf16", "gates and weights are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .applies = et_is_moe, .place = ET_GATES, .bits = 8},
+    {.doc = {"shares-bf16", "sums over a token's experts, in y or dx, are kept in 8 bits", "precision"}, .nature = ET_BY_PROFILE, .applies = et_is_moe, .place = ET_SHARES, .bits = 8},
+    {.doc = {"dw-sums-bf16", "weight gradients are summed over micro-batches in 8 bits", "precision"}, .nature = ET_BY_PROFILE, .place = ET_DW_SUMS, .bits = 8},
     {.doc = {"accumulator-f16", "sums are kept in 11 bits", "precision"}, .nature = ET_BY_PROFILE, .place = ET_ACCUMULATOR, .bits = 11},
     {.doc = {"accumulator-bf16", "sums are kept in 8 bits", "precision"}, .nature = ET_BY_PROFILE, .place = ET_ACCUMULATOR, .bits = 8},
 };

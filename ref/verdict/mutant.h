@@ -115,7 +115,7 @@ typedef enum et_nature {
 typedef struct et_hypothesis {
     et_hypothesis_doc doc;
     et_nature nature;
-    bool everywhere;                       /* or nowhere: of some experts or rows alone it would be another mistake */
+    bool everywhere;                       /* or nowhere: confined to some experts or rows it would be another mistake */
     bool (*applies)(const et_step *right); /* NULL: always */
     bool (*allowed)(const et_profile *p,
                     size_t variant); /* the profile does it itself; NULL: never */

@@ -581,8 +581,10 @@ static et_status fits_profile(const et_inquiry *q, const et_bars *bars, const et
 static int coarsened_to(const et_profile *p, const et_profile *own)
 {
     int bits = 64;
-    for (int i = 0; i < ET_PLACES; i++)
-        if (p->bits[i] < own->bits[i] && p->bits[i] < bits) bits = p->bits[i];
+    for (int i = 0; i < ET_ALL_PLACES; i++) {
+        int now = et_place_bits(p, (et_place)i);
+        if (now < et_place_bits(own, (et_place)i) && now < bits) bits = now;
+    }
     return bits;
 }
 
@@ -625,9 +627,10 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flu
         p.bits[what->place] = what->bits;
     else
         p.ftz = true;
-    for (int i = 0; i < ET_PLACES; i++) {
-        if (p.bits[i] > own->bits[i]) return ET_OK;
-        coarser |= p.bits[i] < own->bits[i];
+    for (int i = 0; i < ET_ALL_PLACES; i++) {
+        int now = et_place_bits(&p, (et_place)i), before = et_place_bits(own, (et_place)i);
+        if (now > before) return ET_OK;
+        coarser |= now < before;
     }
     if ((!coarser && p.ftz == own->ftz) || !could_be(q, &p)) return ET_OK;
     if (!et_budget_allows(&q->budget, ET_JUDGEMENT)) return ET_OK;

@@ -30,7 +30,8 @@ static bool check_alone(const verify_options *o)
         const char *name;
     } rows[] = {{o->profile != NULL, "--profile"}, {o->require.count > 0, "--require"},
                 {o->ties >= 0, "--ties"},          {o->aliases.count > 0, "--alias"},
-                {o->no_explain, "--no-explain"},   {o->explain_limit > 0, "--explain-limit"}};
+                {o->no_explain, "--no-explain"},   {o->explain_limit > 0, "--explain-limit"},
+                {o->all, "--all"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (!rows[i].given) continue;
         fail(
@@ -54,6 +55,7 @@ static bool read_options(verify_options *o, int argc, char **argv)
                             {"--engine", OPTION_CHOICE, &o->engine, "plain|blas"},
                             {"--format", OPTION_CHOICE, &o->format, "text|json|junit"},
                             {"--quiet", OPTION_FLAG, &o->quiet, NULL},
+                            {"--all", OPTION_FLAG, &o->all, NULL},
                             {"--threads", OPTION_THREADS, &o->threads, NULL},
                             {NULL, OPTION_FLAG, NULL, NULL}};
     bool fine = options_parse(table, argc, argv, &words) && check_words(&words);
@@ -62,6 +64,10 @@ static bool read_options(verify_options *o, int argc, char **argv)
     word_list_free(&words);
     if (fine && o->quiet && o->format != FORMAT_TEXT) {
         fail("verify: --quiet is a line of text; leave out --quiet or --format");
+        return false;
+    }
+    if (fine && o->all && (o->quiet || o->format != FORMAT_TEXT)) {
+        fail("verify: --all is the whole table as text; leave out --all, or --quiet and --format");
         return false;
     }
     if (fine && o->no_explain && o->explain_limit > 0) {

@@ -130,11 +130,13 @@ static void print_line(const char *head, const char *text)
 static void print_head(const judgement *j)
 {
     char text[1024];
-    describe_case(text, sizeof text, &j->golden.c);
-    printf("%s\n", j->golden.c.name);
-    print_wrapped(2, text);
-    putchar('\n');
-    print_line("golden", j->options->golden);
+    if (j->options->all) {
+        describe_case(text, sizeof text, &j->golden.c);
+        printf("%s\n", j->golden.c.name);
+        print_wrapped(2, text);
+        putchar('\n');
+        print_line("golden", j->options->golden);
+    }
     print_line("candidate", j->options->candidate);
     if (j->same_file) print_line("", "(this is the golden file itself)");
     if (j->candidate.inputs > 0) {
@@ -149,7 +151,7 @@ static void print_head(const judgement *j)
     text[0] = '\0';
     describe_profile(text, sizeof text, &j->profile);
     print_line("profile", text);
-    if (j->verdict.chosen_from[0]) {
+    if (j->options->all && j->verdict.chosen_from[0]) { /* the last line says it, too */
         snprintf(text, sizeof text, "(chosen: %s)", j->verdict.chosen_from);
         print_line("", text);
     }
@@ -205,6 +207,38 @@ static void add_tensor_row(text_table *table, const et_tensor_verdict *t)
     table_cell(table, "%s", verdict_word(t->outcome));
 }
 
+/* The part of its limit that a tensor's worst element, or group, takes up. */
+static double nearness(const et_tensor_verdict *t)
+{
+    double nearest = t->limit_sigmas > 0 ? t->largest_sigmas / t->limit_sigmas : 0;
+    const et_group *g = &t->worst_group;
+    if (g->slope_limit > 0) nearest = fmax(nearest, fabs(g->slope) / g->slope_limit);
+    if (g->spread_limit > 0) nearest = fmax(nearest, g->spread / g->spread_limit);
+    return nearest;
+}
+
+/* How many tensors that pass come nearer to their limits. */
+static size_t count_nearer(const et_verdict *v, size_t index)
+{
+    size_t nearer = 0;
+    for (size_t i = 0; i < v->tensor_count; i++) {
+        if (v->tensors[i].outcome != ET_PASS) continue;
+        double own = nearness(&v->tensors[index]), other = nearness(&v->tensors[i]);
+        nearer += other > own || (other == own && i < index);
+    }
+    return nearer;
+}
+
+enum { NEAREST = 3 };
+
+/* What failed, and of what passed the three that came nearest to their limits; or all. */
+static bool is_printed(const judgement *j, size_t index)
+{
+    const et_tensor_verdict *t = &j->verdict.tensors[index];
+    return j->options->all || t->outcome == ET_MISMATCH ||
+           (t->outcome == ET_PASS && count_nearer(&j->verdict, index) < NEAREST);
+}
+
 static void print_tensors(const judgement *j)
 {
     static const char *const heads[] = {"tensor", "type",   "elements", "largest error", "ulps",
@@ -213,7 +247,7 @@ static void print_tensors(const judgement *j)
     table_begin(&table, "llrrrrrrl");
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_cell(&table, "%s", heads[i]);
     for (size_t i = 0; i < j->verdict.tensor_count; i++)
-        add_tensor_row(&table, &j->verdict.tensors[i]);
+        if (is_printed(j, i)) add_tensor_row(&table, &j->verdict.tensors[i]);
     putchar('\n');
     table_print(&table);
 }
@@ -293,6 +327,12 @@ static void print_failures(const judgement *j)
         if (v->tensors[i].outcome == ET_MISMATCH) print_failure(j, &v->tensors[i]);
 }
 
+/* Beside it something else is wrong. */
+static bool is_partial(const et_explanation *e)
+{
+    return strcmp(e->explains, "everything") != 0;
+}
+
 static void print_explanation(const judgement *j)
 {
     const et_verdict *v = &j->verdict;
@@ -303,8 +343,9 @@ static void print_explanation(const judgement *j)
                v->passes_under);
     for (size_t i = 0; i < v->explanation_count; i++) {
         const et_explanation *e = &v->explanations[i];
-        printf("%s %s: %s (%s)\n", i ? "       or by" : "explained by", e->name, e->sentence,
-               e->scope);
+        printf("%s %s: %s (%s)%s%s%s\n", i ? "       or by" : "explained by", e->name, e->sentence,
+               e->scope, is_partial(e) ? "; only " : "", is_partial(e) ? e->explains : "",
+               is_partial(e) ? " is explained by it" : "");
     }
     if (v->explanation_count == 0 && !v->passes_under)
         puts("explained by no hypothesis of 'etref list hypotheses'");
@@ -408,6 +449,7 @@ static json_t *explanations_json(const et_verdict *v)
         json_object_set_new(row, "name", json_string(e->name));
         json_object_set_new(row, "sentence", json_string(e->sentence));
         json_object_set_new(row, "scope", json_clean(e->scope));
+        json_object_set_new(row, "explains", json_string(e->explains));
         json_array_append_new(rows, row);
     }
     return rows;
@@ -475,8 +517,8 @@ static void add_verdict_junit(junit *rows, const judgement *j)
     if (v->passes_under)
         append(detail, sizeof detail, "passes under profile %s\n", v->passes_under);
     for (size_t i = 0; i < v->explanation_count; i++)
-        append(detail, sizeof detail, "explained by %s: %s (%s)\n", v->explanations[i].name,
-               v->explanations[i].sentence, v->explanations[i].scope);
+        append(detail, sizeof detail, "%s explained by %s: %s (%s)\n", v->explanations[i].explains,
+               v->explanations[i].name, v->explanations[i].sentence, v->explanations[i].scope);
     if (v->residual[0]) append(detail, sizeof detail, "%s\n", v->residual);
     if (v->search[0]) append(detail, sizeof detail, "%s\n", v->search);
     describe_command(command, sizeof command, j);

@@ -13,7 +13,7 @@ typedef struct verify_options {
     const char *golden, *candidate; /* candidate NULL: the integrity of the golden */
     int engine;                     /* et_engine, or -1: each command's own */
     int format, ties;               /* ties: 0 rule, 1 any; -1: not given */
-    bool quiet, no_explain;
+    bool quiet, all, no_explain;
     size_t threads;
     size_t explain_limit; /* CPU seconds; 0: not given */
     const char *profile;  /* NULL: not given */
