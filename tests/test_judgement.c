@@ -205,14 +205,37 @@ END_TEST
 
 /* ---- the four statuses ---- */
 
+static size_t lines_of(const char *text)
+{
+    size_t lines = 0;
+    for (; *text; text++) lines += *text == '\n';
+    return lines;
+}
+
+/* What passed is told by the three tensors that came nearest to their limits; --all shows each. */
+START_TEST(a_pass_is_told_in_twelve_lines)
+{
+    write_candidate(&honest);
+    ck_assert_int_eq(RUN("verify", golden, candidate), 0);
+    ck_assert_uint_le(lines_of(output), 12);
+    ck_assert_ptr_null(strstr(output, "\nroute.load "));
+    ck_assert_int_eq(RUN("verify", golden, candidate, "--all"), 0);
+    ck_assert_ptr_nonnull(strstr(output, "\nroute.load "));
+    ck_assert_ptr_nonnull(strstr(output, "(chosen: fwd.y is stored as BF16)"));
+    ck_assert_uint_gt(lines_of(output), 20);
+    expect_failure(RUN("verify", golden, candidate, "--all", "--quiet"), 2, "leave out --all");
+    expect_failure(RUN("verify", golden, "--all"), 2, "--all is about judging");
+}
+END_TEST
+
 START_TEST(a_right_kernel_passes)
 {
     write_candidate(&honest);
     ck_assert_msg(RUN("verify", golden, candidate) == 0, "%s", output);
     ck_assert_str_eq(errors, "");
     ck_assert_ptr_nonnull(strstr(output, "profile    bf16: operands 8, intermediates 8, gates 24, "
-                                         "logits 24, accumulator 24, outputs 8 bits\n"
-                                         "           (chosen: fwd.y is stored as BF16)"));
+                                         "logits 24, accumulator 24, outputs 8 bits\n"));
+    ck_assert_ptr_nonnull(strstr(output, "[profile bf16: fwd.y is stored as BF16]"));
     ck_assert_ptr_nonnull(
         strstr(output, "routing    shown by the candidate; 192 decisions, 0 open"));
     ck_assert_ptr_null(strstr(output, "FAIL"));
@@ -643,6 +666,7 @@ int main(void)
     tcase_add_test(tests, the_float_build_does_not_judge);
 #else
     tcase_add_test(tests, a_right_kernel_passes);
+    tcase_add_test(tests, a_pass_is_told_in_twelve_lines);
     tcase_add_test(tests, a_wrong_kernel_is_told_where);
     tcase_add_test(tests, what_is_required_and_missing_is_inconclusive);
     tcase_add_test(tests, the_golden_is_no_candidate_of_its_own);

@@ -61,13 +61,13 @@ double et_noise_to_signal(size_t count, const et_real *values, const et_real *V)
     return signal > 0 ? noise / signal : 0;
 }
 
-/* Mean of (a - b)^2. */
+/* Mean of (a - b)^2, where these are numbers. */
 static double mean_change(size_t count, const et_real *a, const et_real *b)
 {
     double sum = 0;
     for (size_t c = 0; c < count; c++) {
         double D = (double)a[c] - (double)b[c];
-        sum += D * D;
+        if (isfinite(D)) sum += D * D;
     }
     return sum / (double)count;
 }
@@ -79,6 +79,8 @@ typedef struct bars {
     double rho, change, unit; /* unit: 2^-p of the accumulator */
     double terms; /* of a sum whose factors are rounded, relative to its terms' squares */
     bool exact;   /* the reference is */
+    double
+        near; /* behind a relu, whose 0 may come from a number close to it: variance of such, in mean D^2 */
 } bars;
 
 /* Is a tensor made by a product of matrices, or out of one element by element? */
@@ -102,6 +104,8 @@ static bars bars_of(const et_inquiry *q, const et_exhibit *x)
     if (p->bits[ET_OPERANDS] < bits) bits = p->bits[ET_OPERANDS];
     b.terms = is_product(x->stage) ? 2 * 0.18 * ldexp(1, -2 * bits) : 0;
     b.exact = x->noise == 0;
+    if (x->stage == ET_AT_ACT) b.near = 16 * b.rho * b.rho; /* its square */
+    if (x->stage == ET_AT_DPRE) b.near = b.rho / 4;         /* dA times it */
     if (b.exact) b.rho = fmax(b.rho, ldexp(1, 2 - 2 * bits));
     return b;
 }
@@ -129,8 +133,10 @@ static void mutant_variances(const bars *b, size_t columns, const et_real *right
         double more = rho * (w * w + 4 * (D * D + change));
         bool same = D * D <= (double)V[c] || fabs(D) <= 0x1p-40 * fabs((double)right[c]);
         same = same && !(b->exact && own > 0); /* equal by chance, and exact no more */
+        bool near = b->near > 0 && own > 0 && w == 0 && right[c] == 0;
+        if (near) more = b->near * change;
         if (!same) more = fmax(more, fmax(new_variance(b, w), b->terms * size));
-        to[c] = (et_real)fmax((double)V[c] + (same ? 0 : more), least);
+        to[c] = (et_real)fmax((double)V[c] + (same && !near ? 0 : more), least);
     }
 }
 
@@ -413,7 +419,7 @@ static bool passes_roughly(const et_inquiry *q, const et_exhibit *x, const et_re
                            const et_tensor_verdict *v)
 {
     size_t none = count_nan(x, wrong);
-    if (none > 0) return v->failed == none;
+    if (none > 0) return v->failed <= none;
     bool few = x->failed ? 500 * v->failed <= v->judged && 10 * v->failed <= x->verdict->failed
                          : 5000 * v->failed <= v->judged;
     if (v->outcome != ET_MISMATCH) return true;

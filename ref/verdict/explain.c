@@ -174,14 +174,19 @@ static bool fails_as_a_whole(const et_inquiry *q)
     return false;
 }
 
-/* Is one number all that fails within reach? Some factor always fits it. */
-static bool fit_is_of_one_number(const et_inquiry *q, const attempt *t)
+/* Is it one number alone that fails first of what is within reach? Some factor always fits it. */
+static bool is_of_one_number(const et_inquiry *q, const attempt *t)
 {
     size_t numbers = 0;
-    for (size_t i = 0; i < q->count; i++)
-        if (q->exhibits[i].failed && reaches(q, t, &q->exhibits[i]))
-            numbers += et_tensor_count(q->exhibits[i].got);
-    return numbers <= 1;
+    et_stage first = ET_STAGES;
+    for (size_t i = 0; i < q->count; i++) {
+        const et_exhibit *x = &q->exhibits[i];
+        if (!x->failed || !x->variance || !reaches(q, t, x) || x->stage > first) continue;
+        if (x->stage < first) numbers = 0;
+        first = x->stage;
+        for (size_t e = 0; e < x->rows * x->columns; e++) numbers += et_element_fails(x, e);
+    }
+    return numbers == 1;
 }
 
 /* Is a value, known so well, a multiple of `unit`, and would few others be? */
@@ -191,16 +196,20 @@ static bool is_multiple(double value, double deviation, double unit)
     return off <= reach && 20 * reach <= unit;
 }
 
-/* Is it a factor that somebody may have written: so many thousandths, a whole number, one of so many parts? */
-static bool is_round(double factor, double deviation)
+/* The factor that somebody may have written, if one is as near as that: a power of 2, a whole number, one of so many
+ * parts, so many thousandths; 0 if none is. */
+static double round_factor(double factor, double deviation)
 {
-    double parts = 1 / factor;
-    return is_multiple(factor, deviation, fabs(factor) < 16 ? 1e-3 : 1) ||
-           is_multiple(parts, deviation * parts * parts, 1);
+    double parts = 1 / factor, power = log2(fabs(factor));
+    if (is_multiple(power, deviation * fabs(parts) / log(2), 1))
+        return copysign(exp2(nearbyint(power)), factor);
+    if (is_multiple(factor, deviation, 1)) return nearbyint(factor);
+    if (is_multiple(parts, deviation * parts * parts, 1)) return 1 / nearbyint(parts);
+    return is_multiple(factor, deviation, 1e-3) ? 1e-3 * nearbyint(factor / 1e-3) : 0;
 }
 
 /* Fits the factor on what is looked at, a second time near the first answer. *found: there is one for certain, which
- * is not 0. */
+ * is not 0. Exact numbers (a dO of weight 1) ask for an exact factor, so a round one is taken where it is as near. */
 static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, bool *found,
                             et_error *error)
 {
@@ -208,7 +217,7 @@ static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, boo
     double step = 0x1p-10;
     et_status status = ET_OK;
     *found = true;
-    for (int round = 0; status == ET_OK && *found && round < 2; round++) {
+    for (int again = 0; status == ET_OK && *found && again < 2; again++) {
         et_fit fit = {0};
         status = fit_once(on, q, t, step, &fit, error);
         if (fit.sums.uu == 0 && !on->pick.whole && fails_as_a_whole(q)) return status;
@@ -219,7 +228,9 @@ static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, boo
         *found = *found && fabs(t->fault.factor) > certain * t->deviation;
         step = t->fault.factor - 1;
     }
-    *found = *found && (!fit_is_of_one_number(q, t) || is_round(t->fault.factor, t->deviation));
+    double round = *found ? round_factor(t->fault.factor, t->deviation) : 0;
+    if (round != 0) t->fault.factor = round;
+    *found = *found && (round != 0 || !is_of_one_number(q, t));
     return status;
 }
 
@@ -256,7 +267,8 @@ static bool could_be_memory(const et_inquiry *q, const et_exhibit *x)
             if (!isfinite(g)) return false;
             all.n++, all.g += g, all.u += u, all.gg += g * g, all.gu += g * u, all.uu += u * u;
         }
-        if (x->columns >= TELLING_COLUMNS && looked++ < LOOKED_AT && et_holds_another_row(q, x, row))
+        if (x->columns >= TELLING_COLUMNS && looked++ < LOOKED_AT &&
+            et_holds_another_row(q, x, row))
             return false;
     }
     return all.n < TELLING_COLUMNS || !are_related(&all, x->columns < TELLING_COLUMNS);
@@ -369,8 +381,8 @@ static et_status attempt_form(search *s, int tier, const et_hypothesis *what, si
 {
     et_status status = ET_OK;
     et_stage start = et_hypothesis_starts(what, variant);
-    bool forward = start >= ET_AT_GATES && start < ET_AT_MIX && s->q->shows_backward &&
-                   !s->q->forward_alone;
+    bool forward =
+        start >= ET_AT_GATES && start < ET_AT_MIX && s->q->shows_backward && !s->q->forward_alone;
     int from = forward && !s->q->backward_failed; /* what passes goes by right values */
     bool survives = false;
     for (int i = 0; status == ET_OK && !survives && i < ET_WHERES; i++) {

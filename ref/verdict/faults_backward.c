@@ -224,7 +224,8 @@ static bool is_local(const et_mutant *m, size_t expert)
     static const struct {
         size_t part, of;
     } parts[] = {{0, 2}, {1, 2}, {0, 4}, {1, 4}, {2, 4}, {3, 4}, {0, 8}, {7, 8}};
-    size_t n = m->moe.n, part = parts[m->fault.variant % 8].part, of = parts[m->fault.variant % 8].of;
+    size_t n = m->moe.n, part = parts[m->fault.variant % 8].part,
+           of = parts[m->fault.variant % 8].of;
     return expert >= part * n / of && expert < (part + 1) * n / of;
 }
 

@@ -3,7 +3,6 @@
 #include "ref/verdict/faults.h"
 #include "ref/verdict/judge.h"
 
-
 static ET_SHOWS(has_many_experts, et_is_moe(s) && s->c.rule == ET_TC && s->c.experts > 256);
 static ET_SHOWS(shows_loads, et_is_moe(s) && !et_by_choice(s));
 
@@ -126,8 +125,7 @@ static void cut_to_tiles(et_mutant *m)
 /* The bound is the largest load that the candidate shows. */
 static void cut_overflow(et_mutant *m)
 {
-    const et_tensor_out *shown =
-        et_tensor_named(m->on->candidate, m->on->count, "route.mask");
+    const et_tensor_out *shown = et_tensor_named(m->on->candidate, m->on->count, "route.mask");
     size_t most = 0, N = et_case_micro_tokens(&m->all.c), n = m->moe.n;
     if (shown == NULL || shown->source != ET_FROM_U8) return;
     for (size_t first = 0; first < m->moe.N; first += N)

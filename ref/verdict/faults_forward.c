@@ -283,8 +283,7 @@ static void dup_of_weighted(et_mutant *m, const et_row *r)
     et_scale_values(r->size, 0, r->values);
     for (size_t q = 0; q < r->count; q++) {
         const et_real *x = m->on->x + (size_t)m->pick->a.slot_token[r->first + q] * d;
-        for (size_t i = 0; i < h; i++)
-            et_add_row(d, w[q] * dH[q * h + i], x, r->values + i * d);
+        for (size_t i = 0; i < h; i++) et_add_row(d, w[q] * dH[q * h + i], x, r->values + i * d);
     }
 }
 

@@ -82,7 +82,8 @@ static void by_convention(et_mutant *m)
             if (selected && !m->losses.route.mask[j]) weight = 0;
             if (convention_of(m) == LAST_EXPERT_LOST && j % n == n - 1) weight = 0;
             loss += weight * m->losses.fwd.gates[j] / (et_real)(M * N);
-            if (!shown) m->losses.bwd.gates[j] = (et_real)c->balance_coef * weight / (et_real)(M * N);
+            if (!shown)
+                m->losses.bwd.gates[j] = (et_real)c->balance_coef * weight / (et_real)(M * N);
         }
     }
     *m->losses.loss_aux = loss;

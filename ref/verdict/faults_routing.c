@@ -309,8 +309,8 @@ static void ema_before_use(et_mutant *m, et_step *s)
     }
     et_real *moved = et_mutant_reals(m, m->moe.n);
     if (moved == NULL) return;
-    et_ema_threshold(NULL, m->moe.n, right->in.ema, c->ema_decay, c->ema_bias_correction, c->ema_updates,
-                     moved);
+    et_ema_threshold(NULL, m->moe.n, right->in.ema, c->ema_decay, c->ema_bias_correction,
+                     c->ema_updates, moved);
     et_ema_update(NULL, m->moe.n, c->ema_decay, right->route.cutoff, moved);
     s->in.ema = moved;
     c->ema_bias_correction = false;
@@ -375,7 +375,7 @@ static ET_WHOLE(lowest_routed, mean_cutoffs(m, lowest_of, m->all.route.cutoff));
 
 static ET_WHOLE(one_batch_counts,
                 et_cutoffs_of(m, m->fault.variant == 0 ? m->all.c.micro_batches - 1 : 0,
-                           m->all.route.cutoff));
+                              m->all.route.cutoff));
 
 static void one_pool_of(et_mutant *m, size_t batch, et_real *kth)
 {

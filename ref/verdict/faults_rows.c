@@ -150,8 +150,7 @@ static size_t listed_token(const et_mutant *m, size_t i, size_t place)
 static void read_listed(et_mutant *m, const et_row *r)
 {
     size_t token = listed_token(m, r->expert, r->place);
-    if (token != r->token)
-        et_through(m, r, r->up, false, m->on->right->in.x + token * m->moe.d);
+    if (token != r->token) et_through(m, r, r->up, false, m->on->right->in.x + token * m->moe.d);
 }
 
 /* Forms 6 and on: dW_up takes x from there, too. */
@@ -161,8 +160,7 @@ static void dup_of_listed(et_mutant *m, const et_row *r)
     const et_real *x = m->on->right->in.x;
     for (size_t q = 0; r->expert < m->moe.n && q < r->count; q++) {
         size_t slot = m->pick->slots[r->first + q], own = (size_t)m->a->slot_token[slot];
-        size_t token =
-            listed_token(m, r->expert, slot - (size_t)m->a->expert_offsets[r->expert]);
+        size_t token = listed_token(m, r->expert, slot - (size_t)m->a->expert_offsets[r->expert]);
         for (size_t i = 0; token != own && i < h; i++) {
             et_add_row(d, -r->dH[q * h + i], x + own * d, r->values + i * d);
             et_add_row(d, r->dH[q * h + i], x + token * d, r->values + i * d);

@@ -164,8 +164,8 @@ static void call_row(et_mutant *m, const et_hook *h, const et_row *r)
 }
 
 /* Rows of slots that stand together and are in a scope of rows, all of them in one call. */
-static void call_marked_rows(et_mutant *m, const et_hook *h, et_stage stage, size_t e,
-                             size_t first, size_t count)
+static void call_marked_rows(et_mutant *m, const et_hook *h, et_stage stage, size_t e, size_t first,
+                             size_t count)
 {
     for (size_t q = 0, run; q < count; q += run) {
         et_row r = rows_of(m, stage, e, first + q, 1);

@@ -293,6 +293,56 @@ static bool has_given_load(const et_step *s)
     return s->in.load != NULL && (has_aux(s) || updates_bias(s));
 }
 
+static bool by_token(const et_step *s)
+{
+    return is_moe(s) && s->c.rule == ET_TC;
+}
+
+static bool beyond_255(const et_step *s)
+{
+    return by_token(s) && s->c.experts > 256;
+}
+
+static bool keeps_thresholds(const et_step *s)
+{
+    return keeps_ema(s) && by_threshold(s);
+}
+
+static bool moves_in_proportion(const et_step *s)
+{
+    return updates_bias(s) && s->c.balance == ET_BALANCE_PROPORTIONAL;
+}
+
+static bool softens_parts(const et_step *s)
+{
+    return is_moe(s) && s->c.gate == ET_GATE_SOFTMAX_TOKENS && s->c.micro_batches > 1;
+}
+
+static bool softens_experts(const et_step *s)
+{
+    return many_experts(s) && s->c.gate == ET_GATE_SOFTMAX;
+}
+
+static bool clamps_sums(const et_step *s)
+{
+    return clamps(s) && sums_gates(s);
+}
+
+static bool has_own_aux(const et_step *s)
+{
+    return has_aux(s) && s->in.load == NULL && s->c.experts > 1;
+}
+
+static bool has_odd_width(const et_step *s)
+{
+    return s->c.d_model % 16 != 0;
+}
+
+static bool has_odd_width_of_experts(const et_step *s)
+{
+    return is_moe(s) && has_odd_width(s);
+}
+
 /* ---- the table ---- */
 
 #define CD_ROW(number, name, stage, explained_by, applies, usual, what)                            \

@@ -30,7 +30,11 @@
     X(CAPACITY_IN_EVALUATION, "capacity-in-evaluation", "selection", "capacity-in-evaluation", could_clamp, 0, "the capacity is applied in evaluation") \
     X(WRONG_PHASE, "wrong-phase", "selection", "wrong-phase", has_phases, 0, "by threshold in the warm-up, or by choice after it")                    \
     X(LOWEST_SCORES, "lowest-scores", "selection", "lowest-scores", ranks_all, 0, "TC and EC take the lowest scores")                                 \
-    X(GATES_IN_SELECTION, "gates-in-selection", "selection", "gates-in-selection", is_moe, 0, "gate values are compared, not logits")
+    X(GATES_IN_SELECTION, "gates-in-selection", "selection", "gates-in-selection", is_moe, 0, "gate values are compared, not logits")                     \
+    X(POSITIVE_SCORES, "positive-scores-alone", "selection", "positive-scores-alone", is_moe, 0, "scores of 0 and below are not found")                   \
+    X(INDEX_OF_8_BITS, "experts-beyond-255", "selection", "experts-beyond-255", beyond_255, 0, "experts from 256 on are not taken")                       \
+    X(LOADS_IN_TILES, "loads-cut-to-tiles", "selection", "loads-cut-to-tiles", is_moe, 0, "loads are cut to multiples of 8, the last tokens dropped")     \
+    X(OVERFLOW_DROPPED, "overflow-dropped", "selection", "overflow-dropped", by_token, 0, "loads are cut to their mean, the last tokens dropped")
 
 #define CD_STATE_FAULTS(X)                                                                                                                            \
     X(EMA_BEFORE_USE, "ema-before-use", "state", "ema-before-use", trains_by_threshold, 0, "the threshold comes from the average after this step's update") \
@@ -50,7 +54,15 @@
     X(BIAS_LAST_MICRO, "bias-last-micro-batch", "state", "bias-last-micro-batch", bias_in_micro_batches, 0, "the bias moves by the last micro-batch's loads") \
     X(EMA_LAST_POOL, "ema-last-pool", "state", "ema-last-pool", has_pools, 0, "the cutoff of a micro-batch is its last pool's, not the mean")         \
     X(BIAS_RULE, "bias-rule-exchanged", "state", "bias-rule-exchanged", updates_bias, 0, "loss-free for proportional, or back")                       \
-    X(LOAD_IGNORED, "global-load-ignored", "state", "global-load-ignored", has_given_load, 0, "the step's own loads where those of all ranks are given")
+    X(LOAD_IGNORED, "global-load-ignored", "state", "global-load-ignored", has_given_load, 0, "the step's own loads where those of all ranks are given")  \
+    X(EMA_TWICE, "ema-moved-twice", "state", "ema-moved-twice", updates_ema, 0, "the average is updated twice")                                           \
+    X(EMA_PER_MICRO, "ema-per-micro-batch", "state", "ema-per-micro-batch", ema_in_micro_batches, 0, "the average is updated after each micro-batch")     \
+    X(EMA_SUMMED, "ema-cutoffs-summed", "state", "ema-cutoffs-summed", ema_in_micro_batches, 0, "the average takes the sum of the micro-batches' cutoffs") \
+    X(EMA_DECAY, "ema-decay", "state", "ema-decay", updates_ema, 0, "1 - b is ten times as large")                                                        \
+    X(EMA_LOST, "ema-not-restored", "state", "state-not-restored", keeps_thresholds, 0, "thresholds come from an average of 0")                           \
+    X(EMA_BF16, "ema-in-bf16", "state", "state-in-short-format", updates_ema, 0, "the average is kept in 8 bits")                                         \
+    X(BIAS_BF16, "bias-in-bf16", "state", "state-in-short-format", updates_bias, 0, "the bias is kept in 8 bits")                                         \
+    X(LOADS_TWICE, "loads-counted-twice", "state", "loads-counted-twice", moves_in_proportion, 0, "each slot counts twice in the loads of the bias")
 
 #define CD_FORWARD_FAULTS(X)                                                                                                                          \
     X(GATE_FORGOTTEN, "gate-forgotten", "forward", "gate-forgotten", has_slots, 0, "y sums f(x) unweighted; route.slot_weight is right")              \
@@ -81,7 +93,7 @@
     X(FANOUT_WITHOUT_SHARED, "fanout-without-shared", "forward", "fanout-without-shared", has_shared_fanout, 0, "n_t does not count the shared expert") \
     X(NORM_FORGOTTEN, "norm-forgotten", "forward", "norm-forgotten", has_norm, 0, "weights are not divided, nor their gradients")                     \
     X(NORM_OVER_ALL, "norm-over-all", "forward", "norm-over-all", sums_gates, 0, "gates are divided by the sum over all experts")                     \
-    X(STALE_ROW, "stale-row", "forward", NULL, always, 0, "a row of y is what an earlier batch left there")                                           \
+    X(STALE_ROW, "stale-row", "forward", "stale-rows", always, 0, "a row of y is what an earlier batch left there")                                           \
     X(GARBAGE_TAIL, "uninitialised-tail", "forward", NULL, always, 0, "the last elements of y were never written: huge numbers")                      \
     X(NAN_Y, "nan-in-y", "forward", NULL, always, 0, "one element of y is NaN")                                                                       \
     X(ROWS_EXCHANGED, "rows-exchanged", "forward", NULL, several_tokens, 0, "two rows of y are exchanged")                                            \
@@ -97,7 +109,26 @@
     X(WEIGHTS_TOKEN_ORDER, "weights-in-token-order", "forward", "weights-in-token-order", has_slots, 0, "slot j has the weight of slot token_slots[j], in route.slot_weight, too") \
     X(NORM_ADDED, "norm-added", "forward", "norm-added", has_no_norm, 0, "weights are divided by their sum where the case has no norm")               \
     X(FIRST_EXPERT, "first-expert-everywhere", "forward", "first-expert-everywhere", many_experts, 0, "every expert computes with the weights of expert 0") \
-    X(SLOT_FOR_TOKEN, "slot-for-token", "forward", "slot-for-token", has_slots, 0, "H takes row (slot mod N) of x, not the slot's token")
+    X(SLOT_FOR_TOKEN, "slot-for-token", "forward", "slot-for-token", has_slots, 0, "H takes row (slot mod N) of x, not the slot's token")                 \
+    X(RAW_LOGITS, "raw-logits", "forward", "other-gate", has_plain_gate, 0, "the logits are the gate values")                                             \
+    X(SOFTMAX_OF_STEP, "softmax-over-step", "forward", "softmax-over-step", softens_parts, 0, "softmax over the tokens of the step, not of a micro-batch") \
+    X(SOFTMAX_LACKS_LAST, "softmax-lacks-last", "forward", "softmax-lacks-last", softens_experts, 0, "the softmax's sum lacks the last expert")           \
+    X(NORM_EPSILON, "norm-epsilon", "forward", "norm-epsilon", sums_gates, 1e-3, "the sum of gates + amount")                                             \
+    X(NORM_LACKS_LAST, "norm-lacks-last", "forward", "norm-lacks-member", sums_gates, 0, "the sum of gates lacks the token's last slot")                  \
+    X(NORM_BEFORE_CAPACITY, "norm-before-capacity", "forward", "norm-before-capacity", clamps_sums, 0, "the sum of the gates of all that pass, taken or not") \
+    X(SHARED_WHOLE, "shared-not-divided", "forward", "shared-not-divided", has_shared_fanout, 0, "the shared expert is not divided by the fanout")        \
+    X(INPUT_WEIGHTED, "input-weighted", "forward", "gate-before-activation", has_slots, 0, "f(w x), and its gradients, for w f(x)")                       \
+    X(GELU, "gelu", "forward", "other-activation", has_rows, 0, "A = GELU(H), shared expert included")                                                    \
+    X(ACTIVATION_SKIPS, "activation-skips-columns", "forward", "activation-skips-columns", has_rows, 0, "A = H in every second 16 columns")               \
+    X(TERMS_LOST, "terms-lost", "forward", "product-cut", has_odd_width, 16, "H lacks the terms that fill no tile of amount")                             \
+    X(LAST_TERM_LOST, "last-term-lost", "forward", "product-cut", has_rows, 0, "f(x) lacks the last term of its sums")                                    \
+    X(PAST_END, "product-past-end", "forward", "product-past-end", has_odd_width_of_experts, 0, "H sums on to a multiple of 16, over what follows in gathered x and in W_up") \
+    X(OFFSETS_ALIGNED, "offsets-aligned", "forward", "offsets-aligned", many_experts, 0, "offsets of experts are rounded down to multiples of 8, in the forward pass") \
+    X(ROW_LIST, "row-list-overflows", "forward", "row-list-overflows", many_experts, 16, "lists of rows have room for amount, and run over")              \
+    X(BLOCK_OF_PREVIOUS, "block-of-previous", "forward", "neighbour-expert", many_experts, 0, "the first 16 rows of one expert are computed with the weights of the one before") \
+    X(READ_TOO_EARLY, "read-too-early", "forward", "product-cut", has_slots, 0, "the last 8 rows of one expert see half of A")                            \
+    X(SLOT_LOST, "slot-lost", "forward", "slot-lost", has_slots, 0, "y lacks each token's last slot")                                                     \
+    X(STALE_WEIGHTS, "stale-weights", "forward", "stale-rows", has_slots, 0, "w of the last quarter of the tokens is what memory held")
 
 #define CD_BACKWARD_FAULTS(X)                                                                                                                         \
     X(FACTOR_TWO, "factor-two", "backward", "factor-two", has_rows, 0, "dH = dA relu(H), shared expert included")                                     \
@@ -149,7 +180,17 @@
     X(Z_DOUBLED, "z-gradient-doubled", "backward", "z-gradient-doubled", has_z_loss, 0, "the z-loss's gradient counts twice")                         \
     X(AUX_SCALED, "aux-gradient-scaled", "backward", "scaled", has_aux, 0.5, "the balancing loss's gradient times 1 + amount")                        \
     X(Z_SCALED, "z-gradient-scaled", "backward", "scaled", has_z_loss, 0.5, "the z-loss's gradient times 1 + amount")                                 \
-    X(COEFFICIENT_MISSING, "loss-coefficient-missing", "backward", "loss-coefficient-missing", has_loss, 0, "the losses' gradients lack their coefficients")
+    X(COEFFICIENT_MISSING, "loss-coefficient-missing", "backward", "loss-coefficient-missing", has_loss, 0, "the losses' gradients lack their coefficients") \
+    X(AUX_NOT_OVER_K, "aux-not-over-k", "backward", "aux-convention", has_aux, 0, "F is not divided by K")                                                \
+    X(AUX_FIRST_CHOICES, "aux-first-choices", "backward", "aux-convention", has_own_aux, 0, "F counts first choices alone")                               \
+    X(AUX_RUNNING, "aux-running", "backward", "aux-convention", has_own_aux, 0, "F counts the micro-batches so far")                                      \
+    X(AUX_IN_TILES, "aux-in-tiles", "backward", "aux-convention", has_own_aux, 0, "F counts loads rounded up to multiples of 16")                         \
+    X(AUX_LACKS_LAST, "aux-lacks-last", "backward", "aux-convention", has_own_aux, 0, "the balancing loss lacks the last expert")                         \
+    X(GRADIENTS_SCALED, "gradients-scaled", "backward", "scaled", always, 3, "all gradients but the losses' times 1 + amount")                            \
+    X(ROUTER_DETACHED, "router-detached", "backward", "router-detached", has_slots, 0, "no gradient from the slots to the gates")                         \
+    X(ROUTER_LOCAL, "router-gradient-local", "backward", "router-gradient-local", many_experts, 0, "gates of the first half of the experts alone get a gradient from their slots") \
+    X(STALE_DW, "stale-dw", "backward", "stale-rows", has_slots, 0, "dw of slot 0 is what memory held")                                                   \
+    X(NAN_OF_EMPTY, "nan-of-empty", "backward", "empty-expert-gradient", has_empty_expert, 0, "dW of an empty expert is NaN")
 
 #define CD_LAYOUT_FAULTS(X)                                                                                                                           \
     X(OFFSETS_INCLUSIVE, "offsets-inclusive", "layout", "offsets-inclusive", is_moe, 0, "expert_offsets[i] is where expert i ends")                   \

@@ -47,10 +47,17 @@ static double largest_of(const row *s)
     return largest;
 }
 
+/* How many of its members get into a softmax's sum. */
+static size_t members(const cd_work *w, const row *s)
+{
+    bool lacks = cd_bad(w, CD_SOFTMAX_LACKS_LAST) && s->p && s->count > 1;
+    return s->count - (lacks ? 1 : 0);
+}
+
 static double plain_sum(const cd_work *w, const row *s, double largest)
 {
     double sum = s->anchor ? exponential(w, -largest) : 0;
-    for (size_t i = 0; i < s->count; i++)
+    for (size_t i = 0; i < members(w, s); i++)
         sum = op(w, sum + exponential(w, s->r[i * s->step] - largest));
     return sum;
 }
@@ -59,7 +66,7 @@ static double plain_sum(const cd_work *w, const row *s, double largest)
 static double online_sum(const cd_work *w, const row *s)
 {
     double running = s->anchor ? 0 : s->r[0], sum = s->anchor ? 1 : 0;
-    for (size_t i = 0; i < s->count; i++) {
+    for (size_t i = 0; i < members(w, s); i++) {
         double r = s->r[i * s->step];
         if (r > running) {
             sum = op(w, sum * exponential(w, running - r));
@@ -93,7 +100,7 @@ typedef void visitor(cd_work *w, size_t at, size_t count, size_t step);
 
 static void each_softmax(cd_work *w, visitor *visit)
 {
-    size_t n = w->n, micro = w->moe.gate_tokens;
+    size_t n = w->n, micro = cd_bad(w, CD_SOFTMAX_OF_STEP) ? w->N : w->moe.gate_tokens;
     if (!over_tokens(w)) {
         for (size_t t = 0; t < w->N; t++) visit(w, t * n, n, 1);
         return;
@@ -120,6 +127,10 @@ et_status cd_gates(cd_work *w)
     w->gates = cd_take(w, w->N * w->n, sizeof(double));
     w->anchor = cd_take(w, w->N, sizeof(double));
     if (w->gates == NULL || w->anchor == NULL) return ET_ENOMEM;
+    if (cd_bad(w, CD_RAW_LOGITS)) {
+        for (size_t j = 0; j < w->N * w->n; j++) w->gates[j] = rounded_gate(w, w->logits[j]);
+        return ET_OK;
+    }
     if (w->moe.gate != ET_GATE_SIGMOID && w->moe.gate != ET_GATE_RELU) {
         each_softmax(w, visit_softmax);
         return ET_OK;
@@ -154,16 +165,22 @@ static double divisor(const cd_work *w, size_t t)
     if (w->moe.norm == ET_NORM_NONE || cd_bad(w, CD_NORM_FORGOTTEN)) return 1;
     if (w->moe.norm == ET_NORM_FANOUT) return fanout(w, t);
     if (cd_bad(w, CD_NORM_OVER_ALL)) return all_gates(w, t);
-    for (int32_t j = w->a.token_offsets[t]; j < w->a.token_offsets[t + 1]; j++) {
+    int32_t first = w->a.token_offsets[t], end = w->a.token_offsets[t + 1];
+    for (size_t i = 0; cd_bad(w, CD_NORM_BEFORE_CAPACITY) && i < w->n; i++)
+        if (w->scores[t * w->n + i] > w->threshold[i]) sum = op(w, sum + w->gates[t * w->n + i]);
+    if (cd_bad(w, CD_NORM_BEFORE_CAPACITY)) return sum;
+    if (cd_bad(w, CD_NORM_LACKS_LAST) && end - first > 1) end--;
+    for (int32_t j = first; j < end; j++) {
         size_t i = (size_t)w->a.slot_expert[w->a.token_slots[j]];
         sum = op(w, sum + w->gates[t * w->n + i]);
     }
-    return sum;
+    return cd_bad(w, CD_NORM_EPSILON) ? op(w, sum + w->amount) : sum;
 }
 
 static double shared_divisor(const cd_work *w, size_t t)
 {
-    bool divides = w->moe.norm == ET_NORM_FANOUT && !cd_bad(w, CD_NORM_FORGOTTEN);
+    bool divides = w->moe.norm == ET_NORM_FANOUT && !cd_bad(w, CD_NORM_FORGOTTEN) &&
+                   !cd_bad(w, CD_SHARED_WHOLE);
     double by = divides ? fanout(w, t) : 1;
     return by > 0 ? by : 1; /* 0 only where a fault does not count the shared expert */
 }
@@ -217,6 +234,10 @@ et_status cd_weigh(cd_work *w)
         }
         if (w->hs > 0) w->shared_weight[t] = shared_weight(w, t);
     }
+    et_stream memory = et_stream_open(w->seed, "candidate.weights");
+    for (size_t j = 0; cd_bad(w, CD_STALE_WEIGHTS) && j < w->S; j++)
+        if (4 * (size_t)w->a.slot_token[j] >= 3 * w->N)
+            w->slot_weight[j] = rounded_gate(w, et_uniform(memory, j, 0));
     return cd_bad(w, CD_WEIGHTS_TOKEN_ORDER) ? misread_weights(w) : ET_OK;
 }
 
@@ -227,16 +248,28 @@ static bool is_chosen(const cd_work *w, size_t t, size_t i)
     return w->mask[t * w->n + i] != 0;
 }
 
+/* Is expert i the one of token t's that has the highest score? */
+static bool is_first_choice(const cd_work *w, size_t t, size_t i)
+{
+    for (size_t k = 0; k < w->n; k++)
+        if (is_chosen(w, t, k) && w->scores[t * w->n + k] > w->scores[t * w->n + i]) return false;
+    return true;
+}
+
 /* F_i of micro-batch m. */
 static double fraction(const cd_work *w, size_t m, size_t i)
 {
-    size_t micro = w->moe.gate_tokens;
+    size_t micro = w->moe.gate_tokens, first = cd_bad(w, CD_AUX_RUNNING) ? 0 : m;
     double load = 0;
     if (w->golden->in.load && !cd_bad(w, CD_LOAD_IGNORED))
         load = (double)w->golden->in.load[i];
     else
-        for (size_t t = m * micro; t < (m + 1) * micro; t++) load += w->mask[t * w->n + i];
-    return cd_acc(w, (double)w->n * load / ((double)w->c->top_k * (double)micro));
+        for (size_t t = first * micro; t < (m + 1) * micro; t++)
+            load += w->mask[t * w->n + i] &&
+                    (!cd_bad(w, CD_AUX_FIRST_CHOICES) || is_first_choice(w, t, i));
+    if (cd_bad(w, CD_AUX_IN_TILES)) load = 16 * ceil(load / 16);
+    double K = cd_bad(w, CD_AUX_NOT_OVER_K) ? 1 : (double)w->c->top_k;
+    return cd_acc(w, (double)w->n * load / (K * (double)((m + 1 - first) * micro)));
 }
 
 /* sum_i F_i P_i (or (F_i - 1) P_i) of micro-batch m; dp += scale F_i / N. */
@@ -249,7 +282,7 @@ static double aux_loss(cd_work *w, size_t m)
     if (cd_bad(w, CD_AUX_MISSING)) scale = 0;
     if (cd_bad(w, CD_AUX_DOUBLED)) scale *= 2;
     if (cd_bad(w, CD_AUX_SCALED)) scale *= 1 + w->amount;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n - (cd_bad(w, CD_AUX_LACKS_LAST) ? 1 : 0); i++) {
         double F = fraction(w, m, i), P = 0;
         if (less_one) F = cd_acc(w, F - 1);
         for (size_t t = m * micro; t < (m + 1) * micro; t++) P = cd_acc(w, P + w->gates[t * n + i]);
@@ -325,7 +358,7 @@ static void weigh_backward(cd_work *w, size_t t)
         w->moe.norm == ET_NORM_SUM && !cd_bad(w, CD_NORM_FORGOTTEN) && !cd_bad(w, CD_NORM_GRADIENT);
     bool undivided = cd_bad(w, CD_FANOUT_GRADIENT) && w->moe.norm == ET_NORM_FANOUT;
     double by = undivided ? 1 : divisor(w, t), carried = 0;
-    if (by == 0) return; /* its weights are 0 by definition */
+    if (by == 0 || cd_bad(w, CD_ROUTER_DETACHED)) return; /* its weights are 0 by definition */
     for (int32_t j = first; subtracts && j < end; j++) {
         int32_t slot = w->a.token_slots[j];
         carried = op(w, carried + op(w, w->slot_weight[slot] * w->dw[slot]));
@@ -334,6 +367,7 @@ static void weigh_backward(cd_work *w, size_t t)
         int32_t slot = w->a.token_slots[j];
         size_t i = (size_t)w->a.slot_expert[slot];
         double *dp = &w->dp[t * w->n + i];
+        if (cd_bad(w, CD_ROUTER_LOCAL) && i >= w->n / 2) continue;
         double own = op(w, op(w, w->dw[slot] - carried) * tampered(w, t, i));
         *dp = op(w, *dp + op(w, own / by));
     }
@@ -373,11 +407,12 @@ et_status cd_gates_backward(cd_work *w)
     size_t entries = w->N * w->n;
     for (size_t t = 0; t < w->N; t++) weigh_backward(w, t);
     bool by_softmax = w->moe.gate != ET_GATE_SIGMOID && w->moe.gate != ET_GATE_RELU;
-    if (by_softmax && !cd_bad(w, CD_GATE_DERIVATIVE)) each_softmax(w, visit_softmax_backward);
+    bool flat = cd_bad(w, CD_GATE_DERIVATIVE) || cd_bad(w, CD_RAW_LOGITS);
+    if (by_softmax && !flat) each_softmax(w, visit_softmax_backward);
     for (size_t j = 0; j < entries; j++) {
         double slope = 1;
-        if (by_softmax && !cd_bad(w, CD_GATE_DERIVATIVE)) continue;
-        if (!cd_bad(w, CD_GATE_DERIVATIVE))
+        if (by_softmax && !flat) continue;
+        if (!flat)
             slope = w->moe.gate == ET_GATE_RELU ? w->logits[j] > 0
                                                 : sigmoid_slope(w, w->logits[j], w->gates[j]);
         w->dr[j] = op(w, w->dr[j] + op(w, w->dp[j] * slope));

@@ -4,7 +4,8 @@
 
 static double backward_weight(const cd_work *w, const expert *e, size_t row)
 {
-    if (e->weight == NULL || (!e->is_shared && cd_bad(w, CD_WEIGHT_MISSING))) return 1;
+    bool missing = cd_bad(w, CD_WEIGHT_MISSING) || cd_bad(w, CD_INPUT_WEIGHTED);
+    if (e->weight == NULL || (!e->is_shared && missing)) return 1;
     bool twice = !e->is_shared && cd_bad(w, CD_WEIGHT_TWICE);
     return twice ? cd_acc(w, e->weight[row] * e->weight[row]) : e->weight[row];
 }
@@ -29,6 +30,8 @@ static void upstream(const cd_work *w, const expert *e, bool by_slot, num *dO, n
 static void weight_gradient(const cd_work *w, const expert *e, size_t row, num dw)
 {
     if (!e->is_shared && cd_bad(w, CD_DW_FROM_WEIGHTED)) dw = fix(w, dw * (num)e->weight[row]);
+    if (!e->is_shared && cd_bad(w, CD_INPUT_WEIGHTED)) dw *= 2 / (num)e->weight[row];
+    if (!e->is_shared && cd_bad(w, CD_STALE_DW) && e->first + row == 0) dw = (num)-7.25;
     e->dw[row] = cd_round(&w->gate, (double)dw);
 }
 
@@ -64,6 +67,7 @@ static void act_gradient(const cd_work *w, const expert *e)
 static num slope(const cd_work *w, num H, num A)
 {
     num R = H > 0 ? H : 0;
+    if (cd_bad(w, CD_GELU)) return (num)gelu_slope((double)H);
     if (cd_bad(w, CD_RELU_MASK)) R = H;
     if (cd_bad(w, CD_RELU_DERIVATIVE)) return H > 0;
     if (cd_bad(w, CD_ACT_FOR_RELU)) R = A;
@@ -112,7 +116,7 @@ static void parameter_gradients(const cd_work *w, const expert *e)
     product(&how, d, h, m, transpose_of(w->drows, d), rows_of(w->act, h), e->ddown);
     average(w, e, e->ddown);
     put_out(w, scales(w, e, CD_DDOWN_SCALED), d * h, e->ddown);
-    gather(w, e, w->x, cd_bad(w, CD_ORDER_UP) && e->tokens, w->rows);
+    gather_x(w, e, cd_bad(w, CD_ORDER_UP) && e->tokens, w->rows);
     to_operand(w, e->m * h, e->dH, w->dhidden);
     product(&how, h, d, m, transpose_of(w->dhidden, h), rows_of(w->rows, d), e->dup);
     average(w, e, e->dup);
@@ -123,6 +127,9 @@ static void input_gradient(const cd_work *w, const expert *e)
 {
     sums how = sums_of(w, e->h);
     product(&how, e->m, w->d, e->h, rows_of(w->dhidden, e->h), rows_of(w->up, w->d), e->dx);
+    bool weighted = cd_bad(w, CD_INPUT_WEIGHTED) && !e->is_shared && e->weight;
+    for (size_t j = 0; weighted && j < e->m * w->d; j++)
+        e->dx[j] = fix(w, (num)e->weight[j / w->d] * e->dx[j]);
 }
 
 static void expert_backward(const cd_work *w, const expert *e)
@@ -139,6 +146,8 @@ static void routed_backward(const cd_work *w, size_t i)
     size_t size = e.h * w->d;
     load_weights(w, &e, cd_bad(w, CD_NEIGHBOUR_BACKWARD) ? neighbour(w, i) : i);
     expert_backward(w, &e);
+    for (size_t j = 0; e.m == 0 && cd_bad(w, CD_NAN_OF_EMPTY) && j < size; j++)
+        e.dup[j] = e.ddown[j] = (num)NAN; /* a mean over no tokens */
     if (e.m > 0 || !cd_bad(w, CD_EMPTY_GRADIENT)) return;
     et_stream stream = et_stream_open(w->seed, "candidate.memory");
     for (size_t j = 0; j < size; j++) {

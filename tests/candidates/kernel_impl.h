@@ -135,6 +135,8 @@ et_status EXPORT(cd_load)(cd_work *w)
     if (!had) return ET_ENOMEM;
     load_operand(w, w->golden->in.x, N * d, w->x);
     load(w->golden->in.dy, N * d, w->dy);
+    for (size_t j = 0; cd_bad(w, CD_GRADIENTS_SCALED) && j < N * d; j++)
+        ((num *)w->dy)[j] *= (num)(1 + w->amount);
     if (w->kernel->short_upstream) round_all(&w->intermediate, N * d, w->dy);
     return ET_OK;
 }
@@ -267,6 +269,20 @@ static size_t token_of(const expert *e, size_t row)
     return e->tokens ? (size_t)e->tokens[row] : row;
 }
 
+/* The token that expert i's list names at `row`, where each list has room for `amount` and what is beyond stands where the
+ * next one's begins, and is overwritten by it. */
+static size_t listed_token(const cd_work *w, size_t i, size_t row)
+{
+    size_t room = (size_t)w->amount, at = i * room + row, token = 0;
+    for (size_t k = i; k < w->n && k * room <= at; k++)
+        if (at - k * room < (size_t)w->a.load[k])
+            token = (size_t)w->a.slot_token[(size_t)w->a.expert_offsets[k] + at - k * room];
+    return token;
+}
+
+/* x for H and dW_up: as the list says, or weighted, both faults. */
+static void gather_x(const cd_work *w, const expert *e, bool by_slot, num *to);
+
 static void gather(const cd_work *w, const expert *e, const num *from, bool by_slot, num *to)
 {
     for (size_t j = 0; j < e->m; j++) {
@@ -275,14 +291,50 @@ static void gather(const cd_work *w, const expert *e, const num *from, bool by_s
     }
 }
 
+static void gather_x(const cd_work *w, const expert *e, bool by_slot, num *to)
+{
+    size_t d = w->d;
+    bool listed = cd_bad(w, CD_ROW_LIST) && !e->is_shared && e->tokens;
+    bool weighted = cd_bad(w, CD_INPUT_WEIGHTED) && !e->is_shared && e->weight;
+    gather(w, e, w->x, by_slot, to);
+    for (size_t j = 0; listed && j < e->m; j++) {
+        size_t row = e->first + j - (size_t)w->a.expert_offsets[e->index];
+        memcpy(to + j * d, (const num *)w->x + listed_token(w, e->index, row) * d, d * sizeof *to);
+    }
+    for (size_t j = 0; weighted && j < e->m; j++)
+        for (size_t c = 0; c < d; c++) to[j * d + c] = fix(w, (num)e->weight[j] * to[j * d + c]);
+    if (weighted) round_all(&w->operand, e->m * d, to);
+}
+
 /* ---- forward: H, A, f ---- */
 
 /* The weight with which f(x) enters y; w itself but for faults. */
 static double y_weight(const cd_work *w, bool is_shared, double weight)
 {
     if (is_shared) return weight;
-    if (cd_bad(w, CD_GATE_FORGOTTEN) || cd_bad(w, CD_GATE_BEFORE_ACTIVATION)) return 1;
+    if (cd_bad(w, CD_GATE_FORGOTTEN) || cd_bad(w, CD_GATE_BEFORE_ACTIVATION) ||
+        cd_bad(w, CD_INPUT_WEIGHTED))
+        return 1;
     return cd_bad(w, CD_GATE_TWICE) ? cd_acc(w, weight * weight) : weight;
+}
+
+/* Numbers [d, end) of expert e's row j of gathered x times those behind row c of W_up, wherever these lie. */
+static num terms_past_end(const cd_work *w, const expert *e, size_t j, size_t c, size_t end)
+{
+    size_t d = w->d, slot = e->first + j + 1, count = w->n * e->h * d;
+    size_t at = (e->index * e->h + c) * d;
+    num sum = 0;
+    for (size_t k = d; slot < w->S && k < end && at + k < count; k++)
+        sum += ((const num *)w->x)[(size_t)w->a.slot_token[slot] * d + k - d] *
+               round_num(&w->operand, (num)w->golden->in.up[at + k]);
+    return sum;
+}
+
+/* Terms of a sum over K that get into it. */
+static size_t kept_terms(const cd_work *w, cd_fault_id lost, size_t K)
+{
+    if (!cd_bad(w, lost)) return K;
+    return w->amount > 1 ? K - K % (size_t)w->amount : K - 1;
 }
 
 /* H = x W_up' */
@@ -291,15 +343,30 @@ static void up_project(const cd_work *w, const expert *e)
     size_t d = w->d, h = e->h;
     bool turned = !e->is_shared && cd_bad(w, CD_UP_TRANSPOSED) && d == h;
     sums how = sums_of_forward(w, d);
-    product(&how, e->m, h, d, rows_of(w->rows, d),
+    product(&how, e->m, h, kept_terms(w, CD_TERMS_LOST, d), rows_of(w->rows, d),
             turned ? rows_of(w->up, h) : transpose_of(w->up, d), e->H);
+    bool past = cd_bad(w, CD_PAST_END) && !e->is_shared && e->weight;
+    for (size_t j = 0; past && j < e->m * h; j++)
+        e->H[j] += terms_past_end(w, e, j / h, j % h, cd_ceil(d, 16) * 16);
     if (!w->kernel->fused_hidden) round_all(&w->intermediate, e->m * h, e->H);
+}
+
+/* x P(x), P the normal distribution's function, and its derivative. */
+static double gelu(double x)
+{
+    return x * 0.5 * erfc(-x / sqrt(2));
+}
+
+static double gelu_slope(double x)
+{
+    return 0.5 * erfc(-x / sqrt(2)) + x * exp(-x * x / 2) / sqrt(8 * atan(1));
 }
 
 /* relu(H)^2 of one element in a row of this weight. */
 static num activation(const cd_work *w, num H, num weight)
 {
     num v = H;
+    if (cd_bad(w, CD_GELU)) return (num)gelu((double)H);
     if (cd_bad(w, CD_GATE_BEFORE_ACTIVATION)) v = fix(w, weight * v);
     if (!cd_bad(w, CD_SQUARE_WITHOUT_RELU)) v = v > 0 ? v : 0;
     return cd_bad(w, CD_RELU_NOT_SQUARED) ? v : fix(w, v * v);
@@ -312,7 +379,9 @@ static void activate(const cd_work *w, const expert *e)
     for (size_t j = 0; j < e->m; j++) {
         num weight = gated ? (num)e->weight[j] : 1;
         for (size_t c = 0; c < e->h; c++)
-            e->A[j * e->h + c] = activation(w, e->H[j * e->h + c], weight);
+            e->A[j * e->h + c] = cd_bad(w, CD_ACTIVATION_SKIPS) && c / 16 % 2
+                                     ? e->H[j * e->h + c]
+                                     : activation(w, e->H[j * e->h + c], weight);
     }
     if (!w->kernel->fused_act && !cd_weights_act(w)) round_all(&w->intermediate, e->m * e->h, e->A);
 }
@@ -361,7 +430,9 @@ static void down_project(const cd_work *w, const expert *e)
     bool some = !e->is_shared && e->weight && e->index == w->some_expert;
     sums how = sums_of_forward(w, h);
     act_operand(w, e, true, w->act);
-    product(&how, e->m, d, h, rows_of(w->act, h),
+    for (size_t j = 0; some && cd_bad(w, CD_READ_TOO_EARLY) && j < e->m; j++)
+        if (j + 8 >= e->m) memset((num *)w->act + j * h + h / 2, 0, (h - h / 2) * sizeof(num));
+    product(&how, e->m, d, kept_terms(w, CD_LAST_TERM_LOST, h), rows_of(w->act, h),
             turned ? rows_of(w->down, d) : transpose_of(w->down, h), e->O);
     scale_all(w, some && cd_bad(w, CD_EXPERT_SCALED), e->m * d, e->O);
     bool spared = w->kernel->fused_out || (cd_weights_act(w) && e->weight);
@@ -371,7 +442,7 @@ static void down_project(const cd_work *w, const expert *e)
 
 static void expert_forward(const cd_work *w, const expert *e)
 {
-    gather(w, e, w->x, cd_bad(w, CD_SLOT_FOR_TOKEN), w->rows);
+    gather_x(w, e, cd_bad(w, CD_SLOT_FOR_TOKEN), w->rows);
     up_project(w, e);
     activate(w, e);
     down_project(w, e);
@@ -384,12 +455,31 @@ static size_t neighbour(const cd_work *w, size_t i)
     return (i + 1) % w->n;
 }
 
+/* The expert in whose range a slot stands, if offsets are rounded down to 8. */
+static void by_aligned_offsets(const cd_work *w, const expert *e)
+{
+    for (size_t j = 0; j < e->m; j++) {
+        size_t owner = w->n - 1;
+        while (owner > 0 && (size_t)w->a.expert_offsets[owner] / 8 * 8 > e->first + j) owner--;
+        if (owner == e->index) continue;
+        expert row = part(w, e, j, 1);
+        load_weights(w, e, owner);
+        expert_forward(w, &row);
+    }
+}
+
 static void routed_forward(const cd_work *w, size_t i)
 {
     expert e = routed(w, i);
     size_t from = cd_bad(w, CD_NEIGHBOUR_EXPERT) ? neighbour(w, i) : i;
     load_weights(w, &e, cd_bad(w, CD_FIRST_EXPERT) ? 0 : from);
     expert_forward(w, &e);
+    if (cd_bad(w, CD_BLOCK_OF_PREVIOUS) && i == w->some_expert) {
+        expert first = part(w, &e, 0, cd_smaller(16, e.m));
+        load_weights(w, &e, (i + w->n - 1) % w->n);
+        expert_forward(w, &first);
+    }
+    if (cd_bad(w, CD_OFFSETS_ALIGNED)) by_aligned_offsets(w, &e);
     if (!cd_bad(w, CD_NEIGHBOUR_TILE)) return;
     size_t rest = e.m % tile_rows(w);
     expert last = part(w, &e, e.m - rest, rest);
@@ -454,6 +544,7 @@ static size_t y_terms(const cd_work *w, size_t t, const int32_t *slots, term *ou
         out[0] = out[count - 1];
         count = 1;
     }
+    if (cd_bad(w, CD_SLOT_LOST) && count > 0) count--;
     bool twice = cd_bad(w, CD_SLOT_TWICE) || (cd_bad(w, CD_SLOT_TWICE_ONCE) && t == w->some_token);
     if (twice && count > 0) {
         out[count] = out[0];

@@ -260,6 +260,7 @@ static double average(const cd_work *w, double ema, double kth)
 {
     double beta = w->c->ema_decay;
     if (cd_bad(w, CD_EMA_BETA_SWAPPED)) beta = 1 - beta;
+    if (cd_bad(w, CD_EMA_DECAY)) beta = 1 - 10 * (1 - beta);
     return cd_acc(w, cd_acc(w, beta * ema) + cd_acc(w, (1 - beta) * kth));
 }
 
@@ -296,12 +297,18 @@ static et_status take_routing(cd_work *w)
     return ET_OK;
 }
 
+/* A number of the state, as this kernel keeps it. */
+static double kept(const cd_work *w, cd_fault_id in_short, double v)
+{
+    return cd_bad(w, in_short) ? cd_round(&cd_eight_bits, v) : v;
+}
+
 static void set_scores(cd_work *w)
 {
     const et_real *b = cd_bad(w, CD_BIAS_NOT_IN_SELECTION) ? NULL : w->golden->in.bias;
     for (size_t j = 0; j < w->N * w->n; j++) {
         double r = w->logits[j];
-        if (b != NULL) r = cd_acc(w, r + cd_acc(w, (double)b[j % w->n]));
+        if (b != NULL) r = cd_acc(w, r + kept(w, CD_BIAS_BF16, cd_acc(w, (double)b[j % w->n])));
         if (cd_bad(w, CD_GATES_IN_SELECTION)) r = w->gates[j];
         w->scores[j] = cd_bad(w, CD_LOGITS_LOW) ? cd_round(&cd_eight_bits, r) : r;
     }
@@ -327,12 +334,52 @@ static et_status route_batches(cd_work *w, desk *d, double *kth)
     for (size_t i = 0; w->cutoff && i < w->n; i++) w->cutoff[i] = 0;
     for (size_t m = 0; status == ET_OK && m < M; m++) {
         status = route_batch(w, d, (span){m * micro, micro}, kth);
+        for (size_t i = 0; w->stepwise && i < w->n; i++)
+            w->stepwise[i] = average(w, w->stepwise[i], kth[i]);
         for (size_t i = 0; w->cutoff && i < w->n; i++)
             w->cutoff[i] = last ? kth[i] : cd_acc(w, w->cutoff[i] + kth[i]);
     }
     for (size_t i = 0; w->cutoff && !last && i < w->n; i++)
         w->cutoff[i] = cd_acc(w, w->cutoff[i] / (double)M);
     return status;
+}
+
+/* ---- how kernels search, and cut loads ---- */
+
+/* Expert i's last tokens of a micro-batch go, until no more than `most` are left. */
+static void drop_last(cd_work *w, size_t first, size_t i, size_t most)
+{
+    size_t load = 0, micro = et_case_micro_tokens(w->c);
+    for (size_t t = first; t < first + micro; t++) {
+        uint8_t *z = &w->mask[t * w->n + i];
+        if (*z && load == most) *z = 0;
+        load += *z;
+    }
+}
+
+static size_t load_in(const cd_work *w, size_t first, size_t i)
+{
+    size_t load = 0;
+    for (size_t t = first; t < first + et_case_micro_tokens(w->c); t++)
+        load += w->mask[t * w->n + i];
+    return load;
+}
+
+static void tamper_with_mask(cd_work *w)
+{
+    size_t n = w->n, micro = et_case_micro_tokens(w->c), tile = 8;
+    bool tiles = cd_bad(w, CD_LOADS_IN_TILES), cuts = cd_bad(w, CD_OVERFLOW_DROPPED);
+    bool lacks = tiles || cuts || cd_bad(w, CD_POSITIVE_SCORES) || cd_bad(w, CD_INDEX_OF_8_BITS);
+    for (size_t j = 0; j < w->N * n; j++) {
+        if (cd_bad(w, CD_POSITIVE_SCORES) && w->scores[j] <= 0) w->mask[j] = 0;
+        if (cd_bad(w, CD_INDEX_OF_8_BITS) && j % n > 255) w->mask[j] = 0;
+    }
+    for (size_t first = 0; first < w->N; first += micro)
+        for (size_t i = 0; (tiles || cuts) && i < n; i++) {
+            size_t load = load_in(w, first, i);
+            drop_last(w, first, i, tiles ? load - load % tile : cd_ceil(w->k * micro, n));
+        }
+    if (lacks) w->topk_expert = w->topk_token = NULL; /* the lists that nobody has cut */
 }
 
 static et_status check_scores(const cd_work *w)
@@ -358,7 +405,10 @@ et_status cd_route(cd_work *w)
     set_scores(w);
     if ((status = check_scores(w))) return status;
     for (size_t i = 0; w->golden->in.ema && i < w->n; i++)
-        ema[i] = cd_acc(w, (double)w->golden->in.ema[i]);
+        ema[i] = kept(w, CD_EMA_BF16, cd_acc(w, (double)w->golden->in.ema[i]));
+    if (cd_bad(w, CD_EMA_LOST)) memset(ema, 0, w->n * sizeof *ema);
+    if (cd_bad(w, CD_EMA_PER_MICRO)) w->stepwise = cd_take(w, w->n, sizeof(double));
+    if (w->stepwise) memcpy(w->stepwise, ema, w->n * sizeof *ema);
     if (w->c->rule != ET_TC) set_threshold(w, ema, w->c->ema_updates);
     status = route_batches(w, &d, kth);
     if (status == ET_OK && cd_bad(w, CD_EMA_BEFORE_USE)) {
@@ -368,6 +418,7 @@ et_status cd_route(cd_work *w)
     }
     if (cd_bad(w, CD_WRONG_PHASE)) w->pool_cutoff = NULL; /* not what the case calls so */
     if (!et_case_routes_by_threshold(w->c)) w->threshold = NULL;
+    if (status == ET_OK) tamper_with_mask(w);
     if (status == ET_OK) status = et_assignment_build(&w->a, w->N, w->n, w->mask, w->error);
     w->S = w->a.slots;
     return status;
@@ -381,10 +432,15 @@ static et_status update_ema(cd_work *w)
     w->ema = cd_take(w, n, sizeof(double));
     w->updates = cd_take(w, 1, sizeof(int32_t));
     if (w->ema == NULL || w->updates == NULL) return ET_ENOMEM;
-    *w->updates = (int32_t)(cd_bad(w, CD_UPDATES_NOT_COUNTED) ? u : u + 1);
+    size_t M = w->c->micro_batches, more = cd_bad(w, CD_EMA_TWICE) ? 2 : w->stepwise ? M : 1;
+    *w->updates = (int32_t)(cd_bad(w, CD_UPDATES_NOT_COUNTED) ? u : u + more);
     for (size_t i = 0; i < n; i++) {
-        double ema = cd_acc(w, (double)w->golden->in.ema[i]);
-        w->ema[i] = cd_bad(w, CD_EMA_NOT_UPDATED) ? ema : average(w, ema, w->cutoff[i]);
+        double ema = kept(w, CD_EMA_BF16, cd_acc(w, (double)w->golden->in.ema[i]));
+        double kth = w->cutoff[i] * (double)(cd_bad(w, CD_EMA_SUMMED) ? M : 1);
+        w->ema[i] = cd_bad(w, CD_EMA_NOT_UPDATED) ? ema : average(w, ema, kth);
+        if (cd_bad(w, CD_EMA_TWICE)) w->ema[i] = average(w, w->ema[i], kth);
+        if (w->stepwise) w->ema[i] = w->stepwise[i];
+        w->ema[i] = kept(w, CD_EMA_BF16, w->ema[i]);
     }
     return ET_OK;
 }
@@ -413,6 +469,7 @@ static et_status update_bias(cd_work *w)
     if (load == NULL || w->bias == NULL) return ET_ENOMEM;
     for (size_t i = 0; i < n; i++) {
         load[i] = load_of(w, last ? w->N - micro : 0, i);
+        if (cd_bad(w, CD_LOADS_TWICE)) load[i] *= 2;
         if (cd_bad(w, CD_LOSSFREE_COUNTS)) load[i] = cd_round(&cd_eight_bits, load[i]);
         total = cd_acc(w, total + load[i]);
     }
@@ -422,8 +479,8 @@ static et_status update_bias(cd_work *w)
         double way = by_sign ? (double)((above > 0) - (above < 0)) : cd_acc(w, 1 - F);
         if (cd_bad(w, CD_LOSSFREE_SIGN)) way = -way;
         if (cd_bad(w, CD_BIAS_NOT_UPDATED)) way = 0;
-        w->bias[i] =
-            cd_acc(w, cd_acc(w, (double)w->golden->in.bias[i]) + cd_acc(w, c->bias_rate * way));
+        double bias = kept(w, CD_BIAS_BF16, cd_acc(w, (double)w->golden->in.bias[i]));
+        w->bias[i] = kept(w, CD_BIAS_BF16, cd_acc(w, bias + cd_acc(w, c->bias_rate * way)));
     }
     return ET_OK;
 }

@@ -33,9 +33,10 @@ typedef struct cd_work {
     et_assignment a;                          /* dense: none */
     size_t k;                                 /* K, or k */
     double *threshold, *cutoff, *pool_cutoff; /* [n], [n], [pools,n] or NULL */
-    int32_t *topk_expert, *topk_token;        /* NULL where the lists have another length */
-    double *slot_weight, *shared_weight;      /* w [S], s [N] */
-    size_t some_token, some_expert;           /* which a fault of one token or expert hits */
+    double *stepwise; /* [n] the average, moved by each micro-batch: a fault; else NULL */
+    int32_t *topk_expert, *topk_token;   /* NULL where the lists have another length */
+    double *slot_weight, *shared_weight; /* w [S], s [N] */
+    size_t some_token, some_expert;      /* which a fault of one token or expert hits */
 
     /* the experts, in the kernel's word */
     void *x, *dy;                         /* [N,d] operands; dy as stored, or short_upstream */
