@@ -137,6 +137,7 @@ static bool try_kind(size_t k)
         printf("%s%s (%s)%s", i ? ", " : "", v.explanations[i].name, v.explanations[i].scope,
                strcmp(v.explanations[i].explains, "everything") ? " in part" : "");
     printf("%s\n", named ? "" : v.line);
+    if (getenv("ETREF_LINE")) printf("    %s\n", v.line);
     if (!named) printf("    %s\n", v.residual);
     et_verdict_free(&v);
     cd_free(&c);

@@ -21,6 +21,11 @@ void et_budget_open(et_budget *b, double limit)
     b->until = limit;
 }
 
+void et_budget_expect(et_budget *b, int kind, double seconds)
+{
+    b->longest[kind] = fmax(b->longest[kind], seconds);
+}
+
 bool et_budget_allows(et_budget *b, int kind)
 {
     if (!(b->limit > 0)) return true;

@@ -250,12 +250,28 @@ static et_status find_suspects(et_inquiry *q, et_error *error)
     return ET_OK;
 }
 
-/* Are the experts' products worth less than all the rest? */
-static bool is_small(const et_step *s)
+/* Multiplications of one of the experts' six products. */
+static double work_of(const et_step *s)
 {
     const et_case *c = &s->c;
     double rows = (double)c->tokens + (c->layer == ET_MOE ? (double)s->assignment.slots : 0);
-    return rows * (double)c->d_model * (double)c->d_expert < 2e7;
+    return rows * (double)c->d_model * (double)c->d_expert;
+}
+
+/* Are the experts' products worth less than all the rest? */
+static bool is_small(const et_step *s)
+{
+    return work_of(s) < 2e7;
+}
+
+/* What error bars take: 49 runs of the layer, at a speed that was measured. Their first making would go past the limit
+ * unseen; where sums are rounded after each addition they take ten times as long. */
+static void expect_bars(et_budget *b, const et_step *s)
+{
+    const double runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + 1, products = 6, speed = 4.5e9;
+    double seconds = runs * products * work_of(s) / speed;
+    et_budget_expect(b, ET_PROFILE_BARS, seconds);
+    et_budget_expect(b, ET_BARS_OF_SUMS, 10 * seconds);
 }
 
 et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
@@ -264,6 +280,7 @@ et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement
     *q = (et_inquiry){.verdict = verdict, .j = j, .right = j->reference};
     et_budget_open(&q->budget, j->options->explain_seconds);
     q->routing_failed = verdict->routing.outcome == ET_MISMATCH;
+    expect_bars(&q->budget, q->right);
     q->small = is_small(q->right);
     et_status status = take_exhibits(q, error);
     if (status == ET_OK) status = find_suspects(q, error);

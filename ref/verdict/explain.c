@@ -603,10 +603,14 @@ static void fill_in(const et_inquiry *q)
 static et_status explain_forward(search *s, et_error *error)
 {
     et_inquiry *q = s->q;
+    size_t before = q->found;
+    bool explained = q->explained[ET_PART_ARITHMETIC];
     q->forward_alone = true;
     et_status status = attempt_nature(s, ET_BY_VALUE, 1, error);
     if (status == ET_OK) status = attempt_nature(s, ET_BY_FACTOR, 1, error);
     q->forward_alone = false;
+    q->forward_explained = q->found > before;
+    q->explained[ET_PART_ARITHMETIC] = explained;
     return status;
 }
 

@@ -122,17 +122,19 @@ static void cut_to_tiles(et_mutant *m)
         }
 }
 
-/* The bound is the largest load that the candidate shows. */
+/* The bound is the largest load that the candidate shows, if it shows fewer slots than there should be. */
 static void cut_overflow(et_mutant *m)
 {
     const et_tensor_out *shown = et_tensor_named(m->on->candidate, m->on->count, "route.mask");
-    size_t most = 0, N = et_case_micro_tokens(&m->all.c), n = m->moe.n;
+    size_t most = 0, slots = 0, N = et_case_micro_tokens(&m->all.c), n = m->moe.n;
     if (shown == NULL || shown->source != ET_FROM_U8) return;
     for (size_t first = 0; first < m->moe.N; first += N)
         for (size_t i = 0; i < n; i++) {
             size_t load = load_in(m, shown->values, first, i);
             most = load > most ? load : most;
+            slots += load;
         }
+    if (slots >= m->on->right->assignment.slots) return;
     for (size_t first = 0; first < m->moe.N; first += N)
         for (size_t i = 0; i < n; i++)
             cut(m, (order)m->fault.variant, first, i, load_in(m, m->all.route.mask, first, i),

@@ -43,12 +43,14 @@ typedef struct et_budget {
     double limit;      /* 0: none */
     double start, now; /* of the process's CPU time; now: when it was last asked */
     double until;      /* the part of the limit that the present phase may use up */
-    double longest[2]; /* an attempt; a judgement or a profile's error bars */
-    int doing;         /* which of the two was begun last; -1: nothing */
+    double longest[4]; /* of each kind, so far or by estimate */
+    int doing;         /* which was begun last; -1: nothing */
     size_t left_out;   /* pieces that there was no time for */
 } et_budget;
 
-enum { ET_ATTEMPT, ET_JUDGEMENT };
+/* One hypothesis on picked tokens; on all of them, by the full judgement; another profile's error bars; the same with
+ * sums that are rounded after every addition. */
+enum { ET_ATTEMPT, ET_JUDGEMENT, ET_PROFILE_BARS, ET_BARS_OF_SUMS };
 
 /* A hypothesis that explains: where and how it holds, and how tightly it fits; INFINITY: not compared. */
 typedef struct et_finding {
@@ -70,6 +72,7 @@ typedef struct et_inquiry {
     bool routing_failed;                          /* the assignment itself is a mismatch */
     bool failed[ET_PARTS], shows_backward, backward_failed, forward_failed;
     bool explained[ET_PARTS]; /* so far */
+    bool forward_explained;   /* the forward pass, by what leaves the backward pass aside */
     bool forward_alone;       /* the backward pass is left aside at present */
     bool small;          /* a step costs next to nothing */
     uint8_t *bad_token;  /* [N] some element of one of its rows fails */
@@ -164,6 +167,8 @@ void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const bool covers
 /* ---- budget.c ---- */
 
 void et_budget_open(et_budget *b, double limit);
+/* The first piece of work of a kind will take about so long. */
+void et_budget_expect(et_budget *b, int kind, double seconds);
 /* May another piece of work of this kind begin? If not, it is counted as left out. */
 bool et_budget_allows(et_budget *b, int kind);
 /* What follows may use up `share` of what is left until `part` of the limit is spent. */

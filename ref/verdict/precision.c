@@ -527,7 +527,7 @@ static et_status fit_profile(const et_inquiry *q, const et_profile *p, double *f
 
 static bool goes_on(void *user)
 {
-    return et_budget_allows(user, ET_JUDGEMENT);
+    return et_budget_allows(user, ET_PROFILE_BARS);
 }
 
 et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error *error)
@@ -633,7 +633,8 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flu
         coarser |= now < before;
     }
     if ((!coarser && p.ftz == own->ftz) || !could_be(q, &p)) return ET_OK;
-    if (!et_budget_allows(&q->budget, ET_JUDGEMENT)) return ET_OK;
+    bool of_sums = p.bits[ET_ACCUMULATOR] < own->bits[ET_ACCUMULATOR];
+    if (!et_budget_allows(&q->budget, of_sums ? ET_BARS_OF_SUMS : ET_PROFILE_BARS)) return ET_OK;
     et_status status = take_bars(q, &p, &taken, error);
     if (status != ET_OK) return status;
     et_bars mixed;

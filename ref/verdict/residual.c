@@ -292,18 +292,25 @@ static void say_routing(const et_inquiry *q, text *t)
     if (r->illegal > 0) say(t, " (%zu of %zu decisions are illegal)", r->illegal, r->decisions);
 }
 
+static bool is_explained(const et_inquiry *q, const et_exhibit *x)
+{
+    if (x == NULL || x->stage == ET_STAGES) return false;
+    bool forward = x->part == ET_PART_ARITHMETIC && x->stage < ET_AT_DWEIGHT;
+    return q->explained[x->part] || (forward && q->forward_explained);
+}
+
 et_status et_describe_residual(et_inquiry *q, et_error *error)
 {
     text t = {q->verdict->residual, sizeof q->verdict->residual, 0};
     et_status status = ET_OK;
     size_t failed = 0;
-    say_routing(q, &t);
+    if (!q->explained[ET_PART_ROUTING]) say_routing(q, &t);
     for (size_t i = 0; status == ET_OK && i < q->verdict->tensor_count; i++) {
         const et_tensor_verdict *v = &q->verdict->tensors[i];
-        if (v->outcome != ET_MISMATCH || failed++ >= TENSORS) continue;
         const et_exhibit *x = NULL;
         for (size_t k = 0; k < q->count; k++)
             if (q->exhibits[k].verdict == v) x = &q->exhibits[k];
+        if (v->outcome != ET_MISMATCH || is_explained(q, x) || failed++ >= TENSORS) continue;
         if (t.used > 0) say(&t, ". ");
         if (x && x->variance)
             status = say_real(q, x, &t, error);
