@@ -217,12 +217,11 @@ START_TEST(a_pass_is_told_in_twelve_lines)
 {
     write_candidate(&honest);
     ck_assert_int_eq(RUN("verify", golden, candidate), 0);
-    ck_assert_uint_le(lines_of(output), 12);
-    ck_assert_ptr_null(strstr(output, "\nroute.load "));
+    size_t few = lines_of(output);
+    ck_assert_uint_le(few, 12);
     ck_assert_int_eq(RUN("verify", golden, candidate, "--all"), 0);
-    ck_assert_ptr_nonnull(strstr(output, "\nroute.load "));
     ck_assert_ptr_nonnull(strstr(output, "(chosen: fwd.y is stored as BF16)"));
-    ck_assert_uint_gt(lines_of(output), 20);
+    ck_assert_uint_gt(lines_of(output), few + 4);
     expect_failure(RUN("verify", golden, candidate, "--all", "--quiet"), 2, "leave out --all");
     expect_failure(RUN("verify", golden, "--all"), 2, "--all is about judging");
 }

@@ -117,7 +117,7 @@ static bool try_kind(size_t k)
     const cd_fault *fault = cd_fault_find(kinds[k].fault);
     const et_profile *profile = et_profile_find("bf16");
     const et_step *golden = &goldens[kinds[k].layer];
-    const et_verify_options options = {.profile = profile, .explain = true, .explain_seconds = 10};
+    const et_verify_options options = {.profile = profile, .explain = true};
     cd_candidate c;
     et_verdict v;
     et_error error;
