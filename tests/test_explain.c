@@ -170,6 +170,97 @@ START_TEST(a_state_that_moves_in_evaluation_is_explained)
 }
 END_TEST
 
+/* ---- two mistakes at once ---- */
+
+/* y times 1.25, and a dx that has nothing to do with it: the first explains the forward pass, and says that this is all; what
+ * is left over is described. */
+START_TEST(one_of_two_mistakes_is_no_explanation_of_both)
+{
+    honest k;
+    make_honest(&k, dense_case, "bf16", 5);
+    scale_tensor(&k, "fwd.y", 1.25);
+    double *dx = values_of(&k, "bwd.x");
+    for (size_t i = 0; i < 24; i++) dx[17 * 24 + i] += i % 2 ? 3 : -3;
+    et_verdict v = judge_by(&k, explained);
+    const et_explanation *e = explanation(&v, "scaled");
+    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    ck_assert_msg(e != NULL, "%s", v.residual);
+    ck_assert_str_eq(e->explains, "the forward pass");
+    ck_assert_ptr_nonnull(strstr(v.residual, "bwd.x"));
+    ck_assert_ptr_null(strstr(v.residual, "fwd.y"));
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* The state is explained, the arithmetic is not. */
+START_TEST(an_explained_state_does_not_explain_the_rest)
+{
+    honest k;
+    make_honest(&k, et_case_json, "bf16", 5);
+    double *ema = values_of(&k, "state.ema");
+    for (size_t i = 0; i < 4; i++) ema[i] = k.golden.in.ema[i];
+    values_of(&k, "fwd.y")[17 * 24 + 5] += 3;
+    et_verdict v = judge_by(&k, explained);
+    const et_explanation *e = explanation(&v, "ema-not-updated");
+    ck_assert_ptr_nonnull(e);
+    ck_assert_str_eq(e->explains, "routing and state");
+    ck_assert_ptr_null(strstr(v.residual, "state.ema"));
+    ck_assert_ptr_nonnull(strstr(v.residual, "fwd.y: 1 of 2304"));
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
+/* One number is always some multiple of another: only a round factor is a name. */
+START_TEST(a_number_alone_is_scaled_by_round_factors)
+{
+    const double factors[] = {0.99, 4, 1.0 / 96, 0.98765, 1.0471};
+    for (size_t i = 0; i < sizeof factors / sizeof *factors; i++) {
+        honest k;
+        make_honest(&k,
+                    "{'name':'aux','rule':'tc','top_k':2,'experts':4,'balance':'aux'," SMALL
+                    "," DRAWN "}",
+                    "bf16", 5);
+        scale_tensor(&k, "loss.aux", factors[i]);
+        et_verdict v = judge_by(&k, explained);
+        ck_assert_int_eq(v.outcome, ET_MISMATCH);
+        ck_assert_msg((explanation(&v, "scaled") != NULL) == (i < 3), "times %g: %s", factors[i],
+                      v.residual);
+        ck_assert_ptr_null(explanation(&v, "truncation"));
+        et_verdict_free(&v);
+        free_honest(&k);
+    }
+}
+END_TEST
+
+/* Rows of y that are another call's, beside rows that are the right ones times 1.5: the first are stale, the others scaled; and
+ * what is exchanged is not stale. */
+START_TEST(rows_are_told_apart)
+{
+    static const char *const names[] = {"stale-rows", "scaled", ""};
+    for (int how = 0; how < 3; how++) {
+        honest k;
+        make_honest(&k, dense_case, "bf16", 5);
+        double *y = values_of(&k, "fwd.y"), size = 0;
+        et_stream memory = et_stream_open(9, "memory");
+        for (size_t i = 0; i < 96 * 24; i++) size += y[i] * y[i] / (96 * 24);
+        for (size_t i = 11 * 24; i < 31 * 24; i++)
+            y[i] = et_round_to_dtype(how == 0   ? sqrt(size) * et_normal(memory, i)
+                                     : how == 1 ? 1.5 * y[i]
+                                                : y[i + 30 * 24],
+                                     ET_BF16);
+        et_verdict v = judge_by(&k, explained);
+        ck_assert_int_eq(v.outcome, ET_MISMATCH);
+        ck_assert_msg(how == 2 ? v.explanation_count == 0 : explanation(&v, names[how]) != NULL,
+                      "%s: %s", names[how], v.explanation_count ? v.explanations[0].name : v.residual);
+        if (how < 2) ck_assert_ptr_nonnull(strstr(v.explanations[0].scope, "s 11-30"));
+        et_verdict_free(&v);
+        free_honest(&k);
+    }
+}
+END_TEST
+
 /* ---- no mistake that has a name ---- */
 
 START_TEST(a_pass_needs_no_explanation)
@@ -431,6 +522,10 @@ int main(void)
     tcase_add_test(named, two_mistakes_are_told_apart);
     tcase_add_test(named, a_state_that_moves_in_evaluation_is_explained);
     tcase_add_test(named, coarse_logits_are_named);
+    tcase_add_test(named, one_of_two_mistakes_is_no_explanation_of_both);
+    tcase_add_test(named, an_explained_state_does_not_explain_the_rest);
+    tcase_add_test(named, a_number_alone_is_scaled_by_round_factors);
+    tcase_add_test(named, rows_are_told_apart);
     tcase_add_loop_test(unnamed, few_bits_of_sums_are_no_excuse, 0, 6);
     tcase_add_test(unnamed, a_pass_needs_no_explanation);
     tcase_add_test(unnamed, what_has_no_name_is_described);
