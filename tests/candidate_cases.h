@@ -22,6 +22,12 @@ enum { SEED = 1, MANY_TOKENS = 512 };
     "{'name': 'big', 'rule': 'tc', 'tokens': 999, 'd_model': 64, 'd_expert': 16, 'experts': 3, "   \
     "'balance': 'proportional', 'precision': 'bf16', 'input': {'source': 'normal', 'seed': 3}}"
 
+/* A sum of gates in experts that a capacity clamps: no case of the core suite has one. */
+#define CLAMPED_CASE                                                                               \
+    "{'name': 'clamped', 'rule': 'et', 'granularity': 3, 'experts': 8, 'tokens': 96, "             \
+    "'d_model': 24, 'd_expert': 20, 'capacity_factor': 0.05, 'norm': 'sum', 'ema_updates': 5000, " \
+    "'precision': 'bf16', 'input': {'source': 'normal', 'seed': 3}}"
+
 typedef void look(const et_step *golden);
 
 /* Runs every case of the core suite of at most so many tokens. */

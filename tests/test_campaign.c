@@ -13,6 +13,7 @@
 #include "tests/campaign/report.h"
 #include "tests/candidates/rounding.h"
 #include "tests/check_main.h"
+#include "tests/run_case.h"
 #include "tests/strange_layers.h"
 
 #include <math.h>
@@ -147,10 +148,19 @@ static const char *const telling_cases[] = {
     "softmax-et",        "huge-softmax-ec", "tiny-et",           "pools-ec",
     "aux-global-tc",     "six-experts-ec",  "warmup-pools-et",   "first-update-et",
     "257-experts-tc"};
+/* What the core suite does not have. */
+static const char *const other_cases[] = {
+    "{'name':'clamped-sums','rule':'et','granularity':3,'experts':8,'tokens':96,'d_model':24,"
+    "'d_expert':20,'capacity_factor':0.05,'norm':'sum','ema_updates':5000,'precision':'bf16',"
+    "'input':{'source':'normal','seed':3}}",
+    "{'name':'columns','rule':'ec','gate':'softmax_tokens','experts':4,'micro_batches':2,"
+    "'shared':false,'tokens':96,'d_model':24,'d_expert':40,'precision':'bf16',"
+    "'input':{'source':'normal','seed':3}}"};
 enum {
     TELLING_CASES = sizeof telling_cases / sizeof *telling_cases,
     LARGER = 6,
-    SUBJECTS = TELLING_CASES + LARGER
+    OTHER = sizeof other_cases / sizeof *other_cases,
+    SUBJECTS = TELLING_CASES + LARGER + OTHER
 };
 
 static cp_subject *open_telling(const et_profile *p)
@@ -161,6 +171,10 @@ static cp_subject *open_telling(const et_profile *p)
         et_case c;
         if (i < TELLING_CASES)
             c = core_case(telling_cases[i]);
+        else if (i >= TELLING_CASES + LARGER)
+            ck_assert_msg(parse_quoted(&c, other_cases[i - TELLING_CASES - LARGER], &error) ==
+                              ET_OK,
+                          "%s", error.text);
         else
             ck_assert_msg(cp_larger_case(&c, i - TELLING_CASES, &error), "%s", error.text);
         open_subject(&all[i], &c);

@@ -253,7 +253,8 @@ START_TEST(rows_are_told_apart)
         et_verdict v = judge_by(&k, explained);
         ck_assert_int_eq(v.outcome, ET_MISMATCH);
         ck_assert_msg(how == 2 ? v.explanation_count == 0 : explanation(&v, names[how]) != NULL,
-                      "%s: %s", names[how], v.explanation_count ? v.explanations[0].name : v.residual);
+                      "%s: %s", names[how],
+                      v.explanation_count ? v.explanations[0].name : v.residual);
         if (how < 2) ck_assert_ptr_nonnull(strstr(v.explanations[0].scope, "s 11-30"));
         et_verdict_free(&v);
         free_honest(&k);

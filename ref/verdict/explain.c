@@ -247,7 +247,7 @@ static bool are_related(const pairs *p, bool about_mean)
     double g = about_mean ? p->g / p->n : 0, u = about_mean ? p->u / p->n : 0;
     double gg = p->gg - p->n * g * g, uu = p->uu - p->n * u * u, gu = p->gu - p->n * g * u;
     bool alike = 1e4 * p->gg > p->uu && p->gg < 1e4 * p->uu;
-    return !alike || !(4 * gu * gu < gg * uu);
+    return !alike || !(gg > 0 && 4 * gu * gu <= gg * uu);
 }
 
 /* Rows of one number say nothing by themselves. */

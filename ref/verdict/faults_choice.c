@@ -67,13 +67,11 @@ static void wrap_at_256(et_mutant *m)
  * later choices the last to come. */
 typedef enum order { LAST, LOWEST, FIRST, LATER_CHOICES } order;
 
-/* How many of token t's other experts have a higher score than i. */
+/* How many experts have a higher score for token t than i. */
 static size_t choice_of(const et_mutant *m, size_t t, size_t i)
 {
     size_t n = m->moe.n, higher = 0;
-    const uint8_t *mask = m->on->right->route.mask + t * n;
-    for (size_t k = 0; k < n; k++)
-        higher += mask[k] && score_of(m, t * n + k) > score_of(m, t * n + i);
+    for (size_t k = 0; k < n; k++) higher += score_of(m, t * n + k) > score_of(m, t * n + i);
     return higher;
 }
 
@@ -126,15 +124,15 @@ static void cut_to_tiles(et_mutant *m)
 static void cut_overflow(et_mutant *m)
 {
     const et_tensor_out *shown = et_tensor_named(m->on->candidate, m->on->count, "route.mask");
-    size_t most = 0, slots = 0, N = et_case_micro_tokens(&m->all.c), n = m->moe.n;
+    size_t most = 0, fewer = 0, N = et_case_micro_tokens(&m->all.c), n = m->moe.n;
     if (shown == NULL || shown->source != ET_FROM_U8) return;
     for (size_t first = 0; first < m->moe.N; first += N)
         for (size_t i = 0; i < n; i++) {
             size_t load = load_in(m, shown->values, first, i);
             most = load > most ? load : most;
-            slots += load;
+            fewer += load_in(m, m->all.route.mask, first, i) - load;
         }
-    if (slots >= m->on->right->assignment.slots) return;
+    if (fewer == 0 || fewer > m->moe.N * n) return; /* as many, or more */
     for (size_t first = 0; first < m->moe.N; first += N)
         for (size_t i = 0; i < n; i++)
             cut(m, (order)m->fault.variant, first, i, load_in(m, m->all.route.mask, first, i),

@@ -113,7 +113,7 @@
     X(RAW_LOGITS, "raw-logits", "forward", "other-gate", has_plain_gate, 0, "the logits are the gate values")                                             \
     X(SOFTMAX_OF_STEP, "softmax-over-step", "forward", "softmax-over-step", softens_parts, 0, "softmax over the tokens of the step, not of a micro-batch") \
     X(SOFTMAX_LACKS_LAST, "softmax-lacks-last", "forward", "softmax-lacks-last", softens_experts, 0, "the softmax's sum lacks the last expert")           \
-    X(NORM_EPSILON, "norm-epsilon", "forward", "norm-epsilon", sums_gates, 1e-3, "the sum of gates + amount")                                             \
+    X(NORM_EPSILON, "norm-epsilon", "forward", "norm-epsilon", sums_gates, 1e-5, "the sum of gates + amount")                                             \
     X(NORM_LACKS_LAST, "norm-lacks-last", "forward", "norm-lacks-member", sums_gates, 0, "the sum of gates lacks the token's last slot")                  \
     X(NORM_BEFORE_CAPACITY, "norm-before-capacity", "forward", "norm-before-capacity", clamps_sums, 0, "the sum of the gates of all that pass, taken or not") \
     X(SHARED_WHOLE, "shared-not-divided", "forward", "shared-not-divided", has_shared_fanout, 0, "the shared expert is not divided by the fanout")        \
