@@ -59,7 +59,7 @@ LIB     := $(call objects,$(wildcard ref/*/*.c))
 STUDY   := $(call objects,$(wildcard tools/leakage-study/*.c))
 TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S)) $(STUDY)
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))
-EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain exhibits catalogue mutant hooks pick compare precision residual \
+EXPLAIN := $(patsubst %,$(BUILD)/ref/verdict/%.o,explain failures catalogue mutant hooks pick compare precision residual \
              fit budget choice) $(call objects,$(wildcard ref/verdict/faults_*.c))
 KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
 CAMPAIGN := $(call objects,$(wildcard tests/campaign/*.c))

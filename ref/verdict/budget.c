@@ -1,8 +1,8 @@
-/* budget.c: how much CPU time a search for an explanation may take. See inquiry.h.
+/* budget.c: how much CPU time a search for an explanation may take. See diagnosis.h.
  *
  * All threads of the process count. Without a limit the clock is not read, and nothing hangs on it.
  */
-#include "ref/verdict/inquiry.h"
+#include "ref/verdict/diagnosis.h"
 
 #include <math.h>
 #include <time.h>

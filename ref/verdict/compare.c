@@ -26,7 +26,7 @@
 #include "ref/base/parallel.h"
 #include "ref/base/rounding.h"
 #include "ref/oracle/tensors.h"
-#include "ref/verdict/inquiry.h"
+#include "ref/verdict/diagnosis.h"
 
 #include <math.h>
 #include <stdint.h>
@@ -37,7 +37,7 @@
 
 /* A mutant's variances are estimates: a group may lie so many times as far off, if that is a tenth at most of what the
  * verdict has found there. */
-static double group_limit(const et_inquiry *q, const et_exhibit *x)
+static double group_limit(const et_diagnosis *q, const et_observed *x)
 {
     const et_bars *b = q->j->bars;
     const double rough = 4, T = et_group_limit(b, &b->tensor[et_tensor_find(x->got->name)]);
@@ -92,7 +92,7 @@ static bool is_product(et_stage stage)
     return products >> stage & 1;
 }
 
-static bars bars_of(const et_inquiry *q, const et_exhibit *x)
+static bars bars_of(const et_diagnosis *q, const et_observed *x)
 {
     const et_profile *p = q->j->options->profile;
     bars b = {.sum = et_rounding_at(p, ET_ACCUMULATOR),
@@ -142,14 +142,14 @@ static void mutant_variances(const bars *b, size_t columns, const et_real *right
 
 /* ---- rows ---- */
 
-static bool is_real(const et_exhibit *x)
+static bool is_real(const et_observed *x)
 {
     return et_tensor_is_real(x->got);
 }
 
 /* Where a row's numbers stand. */
 typedef struct view {
-    const et_exhibit *x;
+    const et_observed *x;
     const et_real *right, *wrong, *V;
     size_t columns;
     bars b;
@@ -228,8 +228,8 @@ static void each_row(const et_mutant *m, const view *w, visitor *visit, et_fit *
     }
 }
 
-/* The mutant's values of an exhibit; NULL where they are the reference's, or of other slots. */
-static const void *touched(const et_mutant *m, const et_exhibit *x)
+/* The mutant's values of a tensor; NULL where they are the reference's, or of other slots. */
+static const void *touched(const et_mutant *m, const et_observed *x)
 {
     if (et_rows_are(x->shape, "S") && x->got->shape[0] != m->a->slots) return NULL;
     return et_mutant_values(m, x->got->name);
@@ -247,7 +247,7 @@ static double largest(size_t count, const et_real *values)
 /* Might the mutant's own decision have fallen otherwise? By its margin; but a tie between ranked scores is
  * settled: there the mutant says who is taken. Scores that were rounded, which moves them by whole
  * steps, are sure to one step only. */
-static bool is_open(const et_inquiry *q, const et_mutant *m, double T, double most, size_t i)
+static bool is_open(const et_diagnosis *q, const et_mutant *m, double T, double most, size_t i)
 {
     double score = (double)m->routed.fwd.logits[i];
     double variance = et_score_variance(q->j->bars, i) + most;
@@ -261,7 +261,7 @@ static bool is_open(const et_inquiry *q, const et_mutant *m, double T, double mo
 /* The candidate's assignment may differ from the mutant's where the latter's own decision is open. If the
  * assignment is what was wrong, the mutant must account for what was illegal of it: for half at least,
  * as decisions that are open fall anew. */
-static bool mask_agrees(const et_inquiry *q, const et_mutant *m)
+static bool mask_agrees(const et_diagnosis *q, const et_mutant *m)
 {
     const et_judgement *j = q->j;
     const uint8_t *got = j->mask, *wrong = m->all.route.mask, *right = j->golden->route.mask;
@@ -280,7 +280,7 @@ static bool mask_agrees(const et_inquiry *q, const et_mutant *m)
 
 /* ---- whole tensors ---- */
 
-static bool integers_agree(const et_exhibit *x, const void *wrong)
+static bool integers_agree(const et_observed *x, const void *wrong)
 {
     et_tensor_out t = *x->got;
     t.values = wrong;
@@ -290,7 +290,7 @@ static bool integers_agree(const et_exhibit *x, const void *wrong)
     return true;
 }
 
-static bool fit_agrees(const et_inquiry *q, const et_exhibit *x, const et_fit *fit)
+static bool fit_agrees(const et_diagnosis *q, const et_observed *x, const et_fit *fit)
 {
     const et_tensor_bars *t = &q->j->bars->tensor[et_tensor_find(x->got->name)];
     double n = fit->sums.n, failed = q->small ? 0.02 : 0, doubtful = q->small ? 0.2 : 0.02;
@@ -300,9 +300,9 @@ static bool fit_agrees(const et_inquiry *q, const et_exhibit *x, const et_fit *f
     return g.deviations <= group_limit(q, x);
 }
 
-static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view *w)
+static bool view_of(const et_diagnosis *q, size_t index, const void *wrong, view *w)
 {
-    const et_exhibit *x = &q->exhibits[exhibit];
+    const et_observed *x = &q->observed[index];
     *w = (view){.x = x, .right = x->right, .wrong = wrong, .V = x->variance};
     if (x->variance == NULL) return false;
     w->columns = x->columns;
@@ -312,14 +312,14 @@ static bool view_of(const et_inquiry *q, size_t exhibit, const void *wrong, view
     return true;
 }
 
-static bool exhibit_agrees(const et_inquiry *q, const et_mutant *m, size_t exhibit,
-                           const void *wrong)
+static bool observed_agrees(const et_diagnosis *q, const et_mutant *m, size_t index,
+                            const void *wrong)
 {
-    const et_exhibit *x = &q->exhibits[exhibit];
+    const et_observed *x = &q->observed[index];
     view w;
     et_fit fit = {0}, change = {0};
     if (!is_real(x)) return integers_agree(x, wrong);
-    if (!view_of(q, exhibit, wrong, &w)) return true;
+    if (!view_of(q, index, wrong, &w)) return true;
     each_row(m, &w, measure_row, &change);
     if (change.sums.n > 0) w.b.change = change.sums.uu / change.sums.n;
     each_row(m, &w, compare_row, &fit);
@@ -327,32 +327,32 @@ static bool exhibit_agrees(const et_inquiry *q, const et_mutant *m, size_t exhib
 }
 
 /* What the mask implies is not compared where the candidate's own mask is known: it is its own. */
-static bool takes_part(const et_exhibit *x)
+static bool takes_part(const et_observed *x)
 {
     return x->stage != ET_STAGES && x->stage != ET_AT_MASK && (x->failed || x->passed);
 }
 
-bool et_mutant_agrees(const et_inquiry *q, et_mutant *m, bool reals, bool *seen)
+bool et_mutant_agrees(const et_diagnosis *q, et_mutant *m, bool reals, bool *seen)
 {
     if (m->done == m->compared || m->blocked) return true;
     m->compared = m->done;
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         const void *wrong = !seen[i] && takes_part(x) ? touched(m, x) : NULL;
         if (!wrong) continue;
         seen[i] = true;
-        if ((reals || !is_real(x)) && !exhibit_agrees(q, m, i, wrong)) return false;
+        if ((reals || !is_real(x)) && !observed_agrees(q, m, i, wrong)) return false;
     }
     if (m->rerouted || q->j->mask == NULL || m->all.route.mask == q->right->route.mask) return true;
     return mask_agrees(q, m);
 }
 
-et_fit et_fit_factor(const et_inquiry *q, const et_mutant *m, bool *failing)
+et_fit et_fit_factor(const et_diagnosis *q, const et_mutant *m, bool *failing)
 {
     et_fit fit = {0};
     *failing = false;
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         const void *wrong = takes_part(x) && is_real(x) ? touched(m, x) : NULL;
         view w;
         if (!wrong || !view_of(q, i, wrong, &w)) continue;
@@ -365,7 +365,7 @@ et_fit et_fit_factor(const et_inquiry *q, const et_mutant *m, bool *failing)
 /* ---- the full judgement ---- */
 
 /* Variances for a whole tensor, in place of the verdict's. */
-static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const et_real *wrong,
+static et_status make_variances(const et_diagnosis *q, const et_observed *x, const et_real *wrong,
                                 et_real **out, et_error *error)
 {
     size_t columns = x->columns, count = x->rows * columns;
@@ -385,8 +385,8 @@ static et_status make_variances(const et_inquiry *q, const et_exhibit *x, const 
     return ET_OK;
 }
 
-static et_status judge_exhibit(const et_inquiry *q, const et_mutant *m, const et_exhibit *x,
-                               const et_real *wrong, et_tensor_verdict *out, et_error *error)
+static et_status judge_observed(const et_diagnosis *q, const et_mutant *m, const et_observed *x,
+                                const et_real *wrong, et_tensor_verdict *out, et_error *error)
 {
     et_real *V = NULL;
     et_status status = make_variances(q, x, wrong, &V, error);
@@ -403,7 +403,7 @@ static et_status judge_exhibit(const et_inquiry *q, const et_mutant *m, const et
 }
 
 /* NaN where the mutant has it, too: it fails by itself, and says nothing of groups. */
-static size_t count_nan(const et_exhibit *x, const et_real *wrong)
+static size_t count_nan(const et_observed *x, const et_real *wrong)
 {
     size_t count = 0;
     for (size_t i = 0; i < et_tensor_count(x->got); i++)
@@ -415,7 +415,7 @@ static size_t count_nan(const et_exhibit *x, const et_real *wrong)
  * against it, one element in 500 may lie past them, if the reference has ten times as many; one in 5000 of
  * a tensor that passes. Where elements fail, the mutant's are other numbers, of whose errors, group by group, the replicas
  * know nothing: there the tensor as a whole is asked. */
-static bool passes_roughly(const et_inquiry *q, const et_exhibit *x, const et_real *wrong,
+static bool passes_roughly(const et_diagnosis *q, const et_observed *x, const et_real *wrong,
                            const et_tensor_verdict *v)
 {
     size_t none = count_nan(x, wrong);
@@ -430,7 +430,7 @@ static bool passes_roughly(const et_inquiry *q, const et_exhibit *x, const et_re
 
 /* Does the mutant take most of the error from the elements that fail? Where it has wide bars of its own it
  * may pass without. */
-static bool takes_most(const et_exhibit *x, const et_real *wrong)
+static bool takes_most(const et_observed *x, const et_real *wrong)
 {
     const et_real *right = x->right;
     double before = 0, after = 0;
@@ -445,22 +445,22 @@ static bool takes_most(const et_exhibit *x, const et_real *wrong)
     return 4 * after <= before;
 }
 
-et_status et_mutant_passes(const et_inquiry *q, const et_mutant *m, bool *passes, et_error *error)
+et_status et_mutant_passes(const et_diagnosis *q, const et_mutant *m, bool *passes, et_error *error)
 {
     et_status status = ET_OK;
     *passes = true;
     for (size_t i = 0; status == ET_OK && *passes && i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         const void *wrong = takes_part(x) && x->variance ? touched(m, x) : NULL;
         et_tensor_verdict out = {0};
         if (!wrong) continue;
-        status = judge_exhibit(q, m, x, wrong, &out, error);
+        status = judge_observed(q, m, x, wrong, &out, error);
         *passes = passes_roughly(q, x, wrong, &out) && takes_most(x, wrong);
     }
     return status;
 }
 
-double et_mutant_fit(const et_inquiry *q, const et_mutant *m)
+double et_mutant_fit(const et_diagnosis *q, const et_mutant *m)
 {
     et_likelihood l = {0};
     for (size_t i = 0; i < q->wrong_count; i++)

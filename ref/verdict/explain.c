@@ -28,7 +28,7 @@
  *
  * Left out: two faults at once, but for one in each part.
  */
-#include "ref/verdict/inquiry.h"
+#include "ref/verdict/diagnosis.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -53,8 +53,8 @@ static bool reaches_stage(const attempt *t, bool forward_only, et_stage stage)
            et_hypothesis_reach(t->fault.what, t->fault.variant, forward_only) >> stage & 1;
 }
 
-/* Can the hypothesis change this exhibit at all? */
-static bool reaches(const et_inquiry *q, const attempt *t, const et_exhibit *x)
+/* Can the hypothesis change this tensor at all? */
+static bool reaches(const et_diagnosis *q, const attempt *t, const et_observed *x)
 {
     bool layout = et_hypothesis_starts(t->fault.what, t->fault.variant) == ET_AT_LAYOUT;
     if (layout) return x->stage == ET_AT_LAYOUT || et_rows_are(x->shape, "S");
@@ -65,14 +65,14 @@ static bool reaches(const et_inquiry *q, const attempt *t, const et_exhibit *x)
 }
 
 /* Does what the hypothesis changes first pass, everywhere? For hypotheses that change all of it. */
-static bool is_refuted(const et_inquiry *q, const attempt *t)
+static bool is_refuted(const et_diagnosis *q, const attempt *t)
 {
     et_stage start = et_hypothesis_starts(t->fault.what, t->fault.variant);
     bool passed = false;
     if (t->fault.what->nature != ET_BY_FACTOR || t->fault.scope.where != ET_EVERYWHERE)
         return false;
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         if (x->stage != start) continue;
         if (x->failed) return false;
         passed |= x->passed;
@@ -81,13 +81,13 @@ static bool is_refuted(const et_inquiry *q, const attempt *t)
 }
 
 /* Is every failure of a part within reach, for each part of which one is; and one of them still to be explained? */
-static bool is_promising(const et_inquiry *q, attempt *t)
+static bool is_promising(const et_diagnosis *q, attempt *t)
 {
     bool missed[ET_PARTS] = {false}, any = false, routes = reaches_stage(t, false, ET_AT_MASK);
     bool layout = et_hypothesis_starts(t->fault.what, t->fault.variant) == ET_AT_LAYOUT;
     t->covers[0] = t->covers[1] = false;
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         if (!et_takes_part_in_search(q, x)) continue;
         if (reaches(q, t, x))
             t->covers[x->part] = true;
@@ -105,10 +105,10 @@ static bool is_promising(const et_inquiry *q, attempt *t)
 }
 
 /* Has everything that failed been looked at? Asked when all tokens were. */
-static bool is_complete(const et_inquiry *q, const attempt *t, const bool *seen)
+static bool is_complete(const et_diagnosis *q, const attempt *t, const bool *seen)
 {
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         bool implied = x->stage == ET_AT_MASK && q->j->mask != NULL;
         if (et_takes_part_in_search(q, x) && t->covers[x->part] && !seen[i] && !implied)
             return false;
@@ -118,7 +118,7 @@ static bool is_complete(const et_inquiry *q, const attempt *t, const bool *seen)
 
 /* Computes the mutant phase by phase until the candidate contradicts it. `judge`: by the full judgement
  * at the end, in a large problem only then. */
-static et_status look(et_subject *on, const et_inquiry *q, attempt *t, bool judge, bool *agrees,
+static et_status look(et_subject *on, const et_diagnosis *q, attempt *t, bool judge, bool *agrees,
                       et_error *error)
 {
     et_mutant m;
@@ -144,7 +144,7 @@ static et_status look(et_subject *on, const et_inquiry *q, attempt *t, bool judg
 
 /* The mutant with factor 1 + step changes everything in proportion, or nearly so: how much of that
  * change does the candidate show? Asked of the first phase at which it fails. */
-static et_status fit_once(et_subject *on, const et_inquiry *q, const attempt *t, double step,
+static et_status fit_once(et_subject *on, const et_diagnosis *q, const attempt *t, double step,
                           et_fit *fit, et_error *error)
 {
     et_mutant m;
@@ -164,23 +164,23 @@ static et_status fit_once(et_subject *on, const et_inquiry *q, const attempt *t,
 }
 
 /* Does a sum over all tokens fail, of which a pick shows nothing? */
-static bool fails_as_a_whole(const et_inquiry *q)
+static bool fails_as_a_whole(const et_diagnosis *q)
 {
     static const char *const names[] = {"bwd.shared_up", "bwd.shared_down", "bwd.w_router"};
     for (size_t i = 0; i < q->count; i++)
         for (size_t k = 0; k < sizeof names / sizeof *names; k++)
-            if (q->exhibits[i].failed && strcmp(q->exhibits[i].got->name, names[k]) == 0)
+            if (q->observed[i].failed && strcmp(q->observed[i].got->name, names[k]) == 0)
                 return true;
     return false;
 }
 
 /* Is it one number alone that fails first of what is within reach? Some factor always fits it. */
-static bool is_of_one_number(const et_inquiry *q, const attempt *t)
+static bool is_of_one_number(const et_diagnosis *q, const attempt *t)
 {
     size_t numbers = 0;
     et_stage first = ET_STAGES;
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         if (!x->failed || !x->variance || !reaches(q, t, x) || x->stage > first) continue;
         if (x->stage < first) numbers = 0;
         first = x->stage;
@@ -210,7 +210,7 @@ static double round_factor(double factor, double deviation)
 
 /* Fits the factor on what is looked at, a second time near the first answer. *found: there is one for certain, which
  * is not 0. Exact numbers (a dO of weight 1) ask for an exact factor, so a round one is taken where it is as near. */
-static et_status fit_factor(et_subject *on, const et_inquiry *q, attempt *t, bool *found,
+static et_status fit_factor(et_subject *on, const et_diagnosis *q, attempt *t, bool *found,
                             et_error *error)
 {
     const double certain = 6;
@@ -255,7 +255,7 @@ enum { TELLING_COLUMNS = 8, LOOKED_AT = 4 };
 
 /* Could the rows that fail first be those of another call? They are numbers, not the right ones changed somehow, and not
  * rows that belong elsewhere. */
-static bool could_be_memory(const et_inquiry *q, const et_exhibit *x)
+static bool could_be_memory(const et_diagnosis *q, const et_observed *x)
 {
     pairs all = {0};
     size_t looked = 0;
@@ -275,12 +275,12 @@ static bool could_be_memory(const et_inquiry *q, const et_exhibit *x)
 }
 
 /* And is there anything else that speaks for it: how rows of many numbers look, or what follows from them? */
-static bool is_of_memory(const et_inquiry *q, const attempt *t)
+static bool is_of_memory(const et_diagnosis *q, const attempt *t)
 {
     et_stage start = et_hypothesis_starts(t->fault.what, t->fault.variant);
     bool speaks = false;
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         if (!x->failed) continue;
         if (x->stage == start && !could_be_memory(q, x)) return false;
         speaks |= x->stage == start ? x->columns >= TELLING_COLUMNS : reaches(q, t, x);
@@ -293,7 +293,7 @@ static bool is_of_memory(const et_inquiry *q, const attempt *t)
 enum { SURVIVORS = 64 };
 
 typedef struct search {
-    et_inquiry *q;
+    et_diagnosis *q;
     et_looks looks;
     size_t count, tried;
     attempt survivors[SURVIVORS];
@@ -326,15 +326,15 @@ static bool can_be_confined(const et_hypothesis *what, size_t variant, et_where 
 
 /* At the stages that a form reaches: does the routed experts' tensor fail and the shared expert's twin
  * pass, or the other way round? Then the scope is one of them. */
-static bool is_one_sided(const et_inquiry *q, const et_hypothesis *what, size_t variant,
+static bool is_one_sided(const et_diagnosis *q, const et_hypothesis *what, size_t variant,
                          bool shared_fails)
 {
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         if (!x->failed || et_is_shared(x) != shared_fails || x->stage == ET_STAGES) continue;
         if (!(et_hypothesis_reach(what, variant, false) >> x->stage & 1)) continue;
         for (size_t k = 0; k < q->count; k++) {
-            const et_exhibit *twin = &q->exhibits[k];
+            const et_observed *twin = &q->observed[k];
             if (twin->passed && twin->stage == x->stage && et_is_shared(twin) != shared_fails)
                 return true;
         }
@@ -343,7 +343,7 @@ static bool is_one_sided(const et_inquiry *q, const et_hypothesis *what, size_t 
 }
 
 /* Has a form of a hypothesis this scope? */
-static bool is_fit(const et_inquiry *q, const et_hypothesis *what, size_t variant, et_where where)
+static bool is_fit(const et_diagnosis *q, const et_hypothesis *what, size_t variant, et_where where)
 {
     bool everywhere = where == ET_EVERYWHERE,
          experts = can_be_confined(what, variant, ET_IN_EXPERTS);
@@ -426,8 +426,8 @@ static int by_specificity(const void *left, const void *right)
     return (a->order > b->order) - (a->order < b->order);
 }
 
-void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const bool covers[ET_PARTS],
-                     const char *where, const char *how, double fit)
+void et_diagnosis_note(et_diagnosis *q, const et_hypothesis *what, const bool covers[ET_PARTS],
+                       const char *where, const char *how, double fit)
 {
     size_t i = 0;
     while (i < q->found && q->findings[i].what != what) i++;
@@ -455,11 +455,11 @@ static void note(search *s, const attempt *t)
     else
         snprintf(how, sizeof how, "%s%s%s", form, form[0] && only[0] ? ", " : "", only);
     et_scope_print(&t->fault.scope, s->q, where, sizeof where);
-    et_inquiry_note(s->q, t->fault.what, t->covers, where, how, t->fit);
+    et_diagnosis_note(s->q, t->fault.what, t->covers, where, how, t->fit);
 }
 
 /* How many full judgements may be made: 2 in a large problem, more in a smaller one. */
-static size_t most_judgements(const et_inquiry *q)
+static size_t most_judgements(const et_diagnosis *q)
 {
     const et_case *c = &q->right->c;
     double slots = c->layer == ET_MOE ? (double)q->right->assignment.slots : 0;
@@ -490,12 +490,12 @@ static et_status confirm(search *s, et_error *error)
 }
 
 /* Are these all parts that fail? */
-static bool are_all(const et_inquiry *q, const bool parts[ET_PARTS])
+static bool are_all(const et_diagnosis *q, const bool parts[ET_PARTS])
 {
     return (!q->failed[0] || parts[0]) && (!q->failed[1] || parts[1]);
 }
 
-static bool is_all_explained(const et_inquiry *q)
+static bool is_all_explained(const et_diagnosis *q)
 {
     return are_all(q, q->explained);
 }
@@ -555,7 +555,7 @@ static bool gives_way(const et_finding *f, double best, const et_other_profile *
 /* Findings `first` and on, which are compared by their fits: the tightest first. Far looser ones are dropped where
  * something fits within the verdict's own bars; nothing else is, since the bars of sums in few bits are wider than most
  * kernels need. */
-static void order_by_fit(et_inquiry *q, size_t first, const et_other_profile *other)
+static void order_by_fit(et_diagnosis *q, size_t first, const et_other_profile *other)
 {
     double best = -INFINITY;
     size_t kept = first;
@@ -575,14 +575,14 @@ static void order_by_fit(et_inquiry *q, size_t first, const et_other_profile *ot
 /* ---- the search ---- */
 
 /* How much of what fails a finding accounts for. */
-static const char *part_explained(const et_inquiry *q, const et_finding *f)
+static const char *part_explained(const et_diagnosis *q, const et_finding *f)
 {
     if (are_all(q, f->covers) && !f->forward_alone) return "everything";
     if (f->forward_alone) return "the forward pass";
     return f->covers[ET_PART_ROUTING] ? "routing and state" : "the arithmetic";
 }
 
-static void fill_in(const et_inquiry *q)
+static void fill_in(const et_diagnosis *q)
 {
     et_verdict *v = q->verdict;
     const et_budget *b = &q->budget;
@@ -602,7 +602,7 @@ static void fill_in(const et_inquiry *q)
 /* Where nothing accounts for both passes: what accounts for the forward pass, whatever the backward pass made of it. */
 static et_status explain_forward(search *s, et_error *error)
 {
-    et_inquiry *q = s->q;
+    et_diagnosis *q = s->q;
     size_t before = q->found;
     bool explained = q->explained[ET_PART_ARITHMETIC];
     q->forward_alone = true;
@@ -616,7 +616,7 @@ static et_status explain_forward(search *s, et_error *error)
 
 static et_status run_search(search *s, et_error *error)
 {
-    et_inquiry *q = s->q;
+    et_diagnosis *q = s->q;
     et_other_profile other;
     et_status status = et_find_other_profile(q, &other, error);
     if (status == ET_OK) status = attempt_nature(s, ET_BY_VALUE, 0.6, error);
@@ -636,18 +636,18 @@ static et_status run_search(search *s, et_error *error)
 
 et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error)
 {
-    et_inquiry q;
+    et_diagnosis q;
     search s = {.q = &q};
-    et_status status = et_inquiry_open(&q, verdict, j, error);
+    et_status status = et_diagnosis_open(&q, verdict, j, error);
     if (status != ET_OK) return status;
     if (!q.failed[0] && !q.failed[1]) {
         status = et_describe_residual(&q, error);
-        et_inquiry_close(&q);
+        et_diagnosis_close(&q);
         return status;
     }
     status = et_looks_open(&s.looks, &q, error);
     if (status == ET_OK) status = run_search(&s, error);
     et_looks_close(&s.looks);
-    et_inquiry_close(&q);
+    et_diagnosis_close(&q);
     return status;
 }

@@ -1,4 +1,4 @@
-/* fit.c: how tightly a hypothesis fits. See inquiry.h.
+/* fit.c: how tightly a hypothesis fits. See diagnosis.h.
  *
  * Wide bars fit everything. So explanations are compared by the likelihood of the errors that they leave: with the
  * values u and the variances V that a hypothesis expects, errors e = g - u are normal, and
@@ -10,7 +10,7 @@
  *
  * Left out: elements that must be exact; they have no variance.
  */
-#include "ref/verdict/inquiry.h"
+#include "ref/verdict/diagnosis.h"
 
 #include <math.h>
 
@@ -23,7 +23,7 @@ static double rounding_variance(double value, int bits)
     return ulp * ulp / 12;
 }
 
-void et_fit_add(et_likelihood *l, const et_exhibit *x, const et_guess *guess)
+void et_fit_add(et_likelihood *l, const et_observed *x, const et_guess *guess)
 {
     const et_real *own = x->variance, *right = x->right;
     const et_real *V = guess->variance ? guess->variance : own;

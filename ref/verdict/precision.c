@@ -21,7 +21,7 @@
  */
 #include "ref/base/memory.h"
 #include "ref/base/rounding.h"
-#include "ref/verdict/inquiry.h"
+#include "ref/verdict/diagnosis.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -36,7 +36,7 @@ typedef struct sums {
 } sums;
 
 /* Every step-th element from `first` to before `end`. V: variances, or NULL. */
-static sums sums_of(const et_exhibit *x, const et_real *V, size_t first, size_t end, size_t step)
+static sums sums_of(const et_observed *x, const et_real *V, size_t first, size_t end, size_t step)
 {
     const et_real *right = x->right;
     sums s = {0};
@@ -52,7 +52,7 @@ static sums sums_of(const et_exhibit *x, const et_real *V, size_t first, size_t 
     return s;
 }
 
-static sums sums_of_all(const et_exhibit *x, const et_real *V)
+static sums sums_of_all(const et_observed *x, const et_real *V)
 {
     return sums_of(x, V, 0, et_tensor_count(x->got), 1);
 }
@@ -64,14 +64,14 @@ static double mean_square(sums s)
 }
 
 /* Elements that stand together: a row, or as many short ones as make 16. */
-static size_t stretch_of(const et_exhibit *x)
+static size_t stretch_of(const et_observed *x)
 {
     size_t columns = x->columns;
     return columns >= 16 || columns == 0 ? columns : (16 + columns - 1) / columns * columns;
 }
 
 /* Of the parts of `each` elements that are not empty, those of which the test is true. */
-static double share(const et_exhibit *x, const et_real *V, size_t each,
+static double share(const et_observed *x, const et_real *V, size_t each,
                     bool (*test)(sums s, double level), double level)
 {
     size_t count = et_tensor_count(x->got), parts = 0, hits = 0;
@@ -104,7 +104,7 @@ typedef struct errors {
     double slope, all, rest;
 } errors;
 
-static errors errors_of(const et_exhibit *x)
+static errors errors_of(const et_observed *x)
 {
     sums s = sums_of_all(x, NULL);
     if (!(s.uu > 0) || !(s.ee < INFINITY)) return (errors){0, INFINITY, INFINITY};
@@ -116,7 +116,7 @@ static errors errors_of(const et_exhibit *x)
 
 /* Rounding errs by a few parts in a hundred, where sums cancel by more; a wrong formula by as much as
  * there is. */
-static bool could_be_rounding(const et_inquiry *q)
+static bool could_be_rounding(const et_diagnosis *q)
 {
     for (size_t i = 0; i < q->wrong_count; i++)
         if (!(errors_of(q->wrong[i]).all < 0.3)) return false;
@@ -124,7 +124,7 @@ static bool could_be_rounding(const et_inquiry *q)
 }
 
 /* The fit of one guess for all that fails: its format, or the verdict's own variances about each tensor's slope. */
-static double fit_of_guess(const et_inquiry *q, bool slopes, int bits)
+static double fit_of_guess(const et_diagnosis *q, bool slopes, int bits)
 {
     et_likelihood l = {0};
     for (size_t i = 0; i < q->wrong_count; i++) {
@@ -134,12 +134,12 @@ static double fit_of_guess(const et_inquiry *q, bool slopes, int bits)
     return et_fit_of(&l);
 }
 
-static double own_fit(const et_inquiry *q)
+static double own_fit(const et_diagnosis *q)
 {
     return fit_of_guess(q, false, 0);
 }
 
-static et_likelihood likelihood_under(const et_inquiry *q, const et_bars *bars)
+static et_likelihood likelihood_under(const et_diagnosis *q, const et_bars *bars)
 {
     et_likelihood l = {0};
     for (size_t i = 0; i < q->wrong_count; i++) {
@@ -149,9 +149,10 @@ static et_likelihood likelihood_under(const et_inquiry *q, const et_bars *bars)
     return l;
 }
 
-static void note(et_inquiry *q, const et_hypothesis *what, const bool covers[ET_PARTS], double fit)
+static void note(et_diagnosis *q, const et_hypothesis *what, const bool covers[ET_PARTS],
+                 double fit)
 {
-    et_inquiry_note(q, what, covers, "everywhere", "", fit);
+    et_diagnosis_note(q, what, covers, "everywhere", "", fit);
     for (int p = 0; p < ET_PARTS; p++) q->explained[p] |= covers[p];
 }
 
@@ -159,7 +160,7 @@ static void note(et_inquiry *q, const et_hypothesis *what, const bool covers[ET_
 
 /* Is each value what the format makes of one that passes? Rounding is monotonous, overflow and underflow
  * included: it lies between what becomes of the two ends of the bar. */
-static bool is_rounded_to(const et_exhibit *x, et_dtype format)
+static bool is_rounded_to(const et_observed *x, et_dtype format)
 {
     const et_real *right = x->right;
     for (size_t i = 0; i < et_tensor_count(x->got); i++) {
@@ -173,12 +174,12 @@ static bool is_rounded_to(const et_exhibit *x, et_dtype format)
 }
 
 /* Are all reals of a part that fail numbers of that format, and is there one? */
-static bool is_of_format(const et_inquiry *q, et_part part, et_dtype format)
+static bool is_of_format(const et_diagnosis *q, et_part part, et_dtype format)
 {
     const et_profile *p = q->j->options->profile;
     bool any = false;
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         if (!x->failed || x->part != part || x->stage == ET_STAGES) continue;
         any = true;
         if (!x->variance ||
@@ -191,7 +192,7 @@ static bool is_of_format(const et_inquiry *q, et_part part, et_dtype format)
 
 /* A state that is merely shown in a short format is told from one that is kept in it, if at all, by what follows from
  * it: so that is asked even where the other explains it. */
-static void try_format(et_inquiry *q, const et_hypothesis *what)
+static void try_format(et_diagnosis *q, const et_hypothesis *what)
 {
     bool covers[ET_PARTS];
     for (int p = 0; p < ET_PARTS; p++)
@@ -204,7 +205,7 @@ static void try_format(et_inquiry *q, const et_hypothesis *what)
 /* ---- truncation ---- */
 
 /* Does most of the tensor err towards zero? Chance would have one half. */
-static bool is_smaller_everywhere(const et_exhibit *x)
+static bool is_smaller_everywhere(const et_observed *x)
 {
     return 3 * share(x, NULL, stretch_of(x), is_smaller, 0) >= 2;
 }
@@ -220,7 +221,7 @@ static int coarsest(const et_profile *p, et_place place)
     return bits;
 }
 
-static void try_truncation(et_inquiry *q, const et_hypothesis *what)
+static void try_truncation(et_diagnosis *q, const et_hypothesis *what)
 {
     const et_profile *p = q->j->options->profile;
     bool any = false;
@@ -239,7 +240,7 @@ static void try_truncation(et_inquiry *q, const et_hypothesis *what)
 
 /* Are the errors scattered, and not mostly a slope, all in all? Truncation's slope is three quarters of
  * its errors, a factor's all. */
-static bool is_scattered(const et_inquiry *q)
+static bool is_scattered(const et_diagnosis *q)
 {
     double slopes = 0;
     for (size_t i = 0; i < q->wrong_count; i++) {
@@ -249,13 +250,13 @@ static bool is_scattered(const et_inquiry *q)
     return slopes <= 0.5 * (double)q->wrong_count;
 }
 
-static bool is_gates(const et_exhibit *x)
+static bool is_gates(const et_observed *x)
 {
     return x->stage == ET_AT_GATES || x->stage == ET_AT_WEIGHTS;
 }
 
 /* Gates that happen to be numbers of the format, or nearly: those of a saturated softmax are 1. */
-static bool is_spared(const et_profile *p, const et_exhibit *x, const et_real *V, size_t first,
+static bool is_spared(const et_profile *p, const et_observed *x, const et_real *V, size_t first,
                       size_t count)
 {
     const rounding r = et_rounding_at(p, ET_GATES);
@@ -264,14 +265,14 @@ static bool is_spared(const et_profile *p, const et_exhibit *x, const et_real *V
     for (size_t i = first; i < first + count; i++) {
         double by = rounding_moves(&r, (double)right[i]);
         moves += by * by;
-        /* V was computed, or the inquiry failed. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
+        /* V was computed, or the diagnosis failed. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
         variance += (double)V[i];
     }
     return moves < 0.01 * variance;
 }
 
 /* Do most rows have errors? Rounding spares none but these; of what gates are behind, a few rows will do. */
-static bool is_everywhere(const et_inquiry *q, const et_exhibit *x, const et_real *V,
+static bool is_everywhere(const et_diagnosis *q, const et_observed *x, const et_real *V,
                           const et_profile *p)
 {
     size_t columns = x->columns, count = et_tensor_count(x->got), rows = 0, noisy = 0;
@@ -287,7 +288,7 @@ static bool is_everywhere(const et_inquiry *q, const et_exhibit *x, const et_rea
 }
 
 /* Root mean square of the elements' errors in parts of themselves, none more than 1. */
-static double relative_error(const et_exhibit *x)
+static double relative_error(const et_observed *x)
 {
     const et_real *right = x->right;
     double sum = 0, n = 0;
@@ -301,14 +302,14 @@ static double relative_error(const et_exhibit *x)
 }
 
 /* The same before there are variances, of errors in parts of each row's values; a few rows will do. */
-static bool errs_in_many_rows(const et_exhibit *x)
+static bool errs_in_many_rows(const et_observed *x)
 {
     double all = errors_of(x).all;
     return 16 * share(x, NULL, x->columns, errs_by, 0.01 * all * all) >= 1;
 }
 
 /* And in the verdict's variances: one that is far off is no rounding, however small it is beside the tensor. */
-static bool is_beyond_in_many_rows(const et_exhibit *x)
+static bool is_beyond_in_many_rows(const et_observed *x)
 {
     double all = mean_square(sums_of_all(x, x->variance));
     return !(all > 0) || 16 * share(x, x->variance, x->columns, is_beyond, 0.01 * all) >= 1;
@@ -319,13 +320,13 @@ static const double beyond_bars = 1.3;
 
 /* Are errors larger than the verdict's own variances say in most of the tensor? Where they are in a part of it
  * alone, another arithmetic is not what made them. */
-static bool is_beyond_bars(const et_exhibit *x)
+static bool is_beyond_bars(const et_observed *x)
 {
     return 2 * share(x, x->variance, stretch_of(x), is_beyond, beyond_bars) >= 1;
 }
 
 /* The errors are of the size that variances V say. */
-static bool is_of_size(const et_inquiry *q, const et_exhibit *x, const et_real *V,
+static bool is_of_size(const et_diagnosis *q, const et_observed *x, const et_real *V,
                        const et_profile *p)
 {
     double least = et_tensor_count(x->got) < 16 ? 0.05 : 0.3;
@@ -333,7 +334,7 @@ static bool is_of_size(const et_inquiry *q, const et_exhibit *x, const et_real *
 }
 
 /* Sums in few bits err by at most what replicas do: blocked ones by less, and with a slope. */
-static bool is_of_sums(const et_inquiry *q, const et_exhibit *x, const et_bars *bars,
+static bool is_of_sums(const et_diagnosis *q, const et_observed *x, const et_bars *bars,
                        const et_profile *p)
 {
     const et_real *V = et_variance_named(bars, x->got->name);
@@ -349,7 +350,7 @@ static bool is_subnormal(double value, double smallest)
 }
 
 /* Zeros for subnormal numbers, and none of those is left. */
-static bool is_flushed(const et_inquiry *q, const et_exhibit *x)
+static bool is_flushed(const et_diagnosis *q, const et_observed *x)
 {
     const et_real *right = x->right;
     double smallest = et_place_smallest(q->j->options->profile, et_tensor_place(x->got->name));
@@ -362,7 +363,7 @@ static bool is_flushed(const et_inquiry *q, const et_exhibit *x)
     return flushed > 0;
 }
 
-static bool fails_at(const et_inquiry *q, et_stage stage)
+static bool fails_at(const et_diagnosis *q, et_stage stage)
 {
     for (size_t i = 0; i < q->wrong_count; i++)
         if (q->wrong[i]->stage == stage) return true;
@@ -370,7 +371,7 @@ static bool fails_at(const et_inquiry *q, et_stage stage)
 }
 
 /* Sums over weights or tokens: what experts are made of; dx where its error does not come from the router. */
-static bool is_product(const et_inquiry *q, const et_exhibit *x)
+static bool is_product(const et_diagnosis *q, const et_observed *x)
 {
     const et_stage products[] = {ET_AT_PRE, ET_AT_OUT, ET_AT_Y, ET_AT_DDOWN, ET_AT_DUP};
     for (size_t i = 0; i < sizeof products / sizeof *products; i++)
@@ -379,7 +380,7 @@ static bool is_product(const et_inquiry *q, const et_exhibit *x)
 }
 
 /* The part of a tensor's errors that is each stretch's own slope. */
-static double part_of_slopes(const et_exhibit *x)
+static double part_of_slopes(const et_observed *x)
 {
     size_t each = stretch_of(x), count = et_tensor_count(x->got);
     double all = 0, slopes = 0;
@@ -392,7 +393,7 @@ static double part_of_slopes(const et_exhibit *x)
 }
 
 /* Are errors larger than the verdict's variances say in a fourth of the columns, and not in one here and there? */
-static bool is_beyond_in_columns(const et_exhibit *x)
+static bool is_beyond_in_columns(const et_observed *x)
 {
     size_t columns = x->columns, beyond = 0, filled = 0;
     for (size_t c = 0; c < columns; c++) {
@@ -404,7 +405,7 @@ static bool is_beyond_in_columns(const et_exhibit *x)
 }
 
 /* Is every number one of so many bits? */
-static bool has_bits(const et_exhibit *x, int bits)
+static bool has_bits(const et_observed *x, int bits)
 {
     for (size_t i = 0; i < et_tensor_count(x->got); i++) {
         int exponent;
@@ -415,7 +416,7 @@ static bool has_bits(const et_exhibit *x, int bits)
 }
 
 /* Does it fail by more than a slope: by elements, or by its errors' size? */
-static bool is_wide(const et_exhibit *x)
+static bool is_wide(const et_observed *x)
 {
     const et_tensor_verdict *v = x->verdict;
     return v->failed > 0 || v->worst_group.spread > v->worst_group.spread_limit ||
@@ -425,14 +426,14 @@ static bool is_wide(const et_exhibit *x)
 /* Sums in few bits: half of the failing tensors err in most of their parts, and by more than a slope. Products of
  * matrices are among them, whose errors are of a size that so few bits make, and scattered over all columns. (A wrong
  * weight makes slopes, a wrong loss leaves experts alone.) If but one kind of product fails, its own sums have few bits. */
-static bool look_like_sums(const et_inquiry *q, int bits)
+static bool look_like_sums(const et_diagnosis *q, int bits)
 {
     size_t failing = q->wrong_count, beyond = 0, wide = 0, products = 0;
     unsigned kinds = 0;
     bool few_bits = true;
     double slopes = 0;
     for (size_t i = 0; i < failing; i++) {
-        const et_exhibit *x = q->wrong[i];
+        const et_observed *x = q->wrong[i];
         beyond += is_beyond_bars(x);
         wide += is_wide(x);
         if (!is_product(q, x)) continue;
@@ -449,7 +450,7 @@ static bool look_like_sums(const et_inquiry *q, int bits)
 }
 
 /* Are the candidate's decisions legal within what this profile's errors can turn? */
-static et_status allows_routing(const et_inquiry *q, const et_bars *bars, bool *legal,
+static et_status allows_routing(const et_diagnosis *q, const et_bars *bars, bool *legal,
                                 et_error *error)
 {
     et_judgement j = *q->j;
@@ -467,7 +468,7 @@ static et_status allows_routing(const et_inquiry *q, const et_bars *bars, bool *
 
 /* A tensor that passes, and that the profile would make err far more than the verdict's does, has less than a hundredth
  * of such errors: it was not rounded so. */
-static bool speaks_against(const et_exhibit *x, const et_real *V)
+static bool speaks_against(const et_observed *x, const et_real *V)
 {
     enum { ENOUGH = 256 };
     size_t count = et_tensor_count(x->got);
@@ -480,17 +481,17 @@ static bool speaks_against(const et_exhibit *x, const et_real *V)
     return own > 0 && theirs > 1e3 * own && mean_square(sums_of_all(x, V)) < 1e-4;
 }
 
-static bool is_contradicted(const et_inquiry *q, const et_bars *bars)
+static bool is_contradicted(const et_diagnosis *q, const et_bars *bars)
 {
     for (size_t i = 0; i < q->count; i++) {
-        const et_real *V = et_variance_named(bars, q->exhibits[i].got->name);
-        if (V && speaks_against(&q->exhibits[i], V)) return true;
+        const et_real *V = et_variance_named(bars, q->observed[i].got->name);
+        if (V && speaks_against(&q->observed[i], V)) return true;
     }
     return false;
 }
 
 /* The bars of what is right under another profile. */
-static et_status take_bars(const et_inquiry *q, const et_profile *p, et_shelved **taken,
+static et_status take_bars(const et_diagnosis *q, const et_profile *p, et_shelved **taken,
                            et_error *error)
 {
     const et_judgement *j = q->j;
@@ -499,7 +500,7 @@ static et_status take_bars(const et_inquiry *q, const et_profile *p, et_shelved 
 }
 
 /* Of stages alone, where the candidate has their errors alone. */
-static const et_bars *bars_for(const et_inquiry *q, const et_shelved *taken, et_bars *room)
+static const et_bars *bars_for(const et_diagnosis *q, const et_shelved *taken, et_bars *room)
 {
     if (q->j->alone == NULL) return &taken->bars;
     et_bars_mix(room, &taken->bars, q->j->alone);
@@ -508,8 +509,8 @@ static const et_bars *bars_for(const et_inquiry *q, const et_shelved *taken, et_
 
 /* How tightly profile p fits as a whole; and does it account for the errors, which are of the size that it says, in
  * all that fails, and not absent from what passes? */
-static et_status fit_profile(const et_inquiry *q, const et_profile *p, double *fit, bool *accounts,
-                             et_error *error)
+static et_status fit_profile(const et_diagnosis *q, const et_profile *p, double *fit,
+                             bool *accounts, et_error *error)
 {
     const double fills =
         0.3; /* below that part of its deviations a profile merely covers the errors */
@@ -530,7 +531,7 @@ static bool goes_on(void *user)
     return et_budget_allows(user, ET_PROFILE_BARS);
 }
 
-et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error *error)
+et_status et_find_other_profile(et_diagnosis *q, et_other_profile *other, et_error *error)
 {
     bool accounts = false;
     *other = (et_other_profile){.fit = -INFINITY};
@@ -547,7 +548,7 @@ et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error
 
 /* Every failing tensor passes, and one at least has errors of the size to be expected. Roundings of operands,
  * intermediates and gates are in all that comes behind them; few bits of one sum may be in that alone. */
-static et_status fits_profile(const et_inquiry *q, const et_bars *bars, const et_profile *p,
+static et_status fits_profile(const et_diagnosis *q, const et_bars *bars, const et_profile *p,
                               bool *fits, et_error *error)
 {
     const et_profile *own = q->j->options->profile;
@@ -562,7 +563,7 @@ static et_status fits_profile(const et_inquiry *q, const et_bars *bars, const et
     j.visit = NULL;
     *fits = of_sums || flushes || !is_contradicted(q, bars);
     for (size_t i = 0; *fits && i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         et_tensor_verdict out = {0};
         const et_real *V = et_variance_named(bars, x->got->name);
         if (!V || !x->failed || x->part != ET_PART_ARITHMETIC) continue;
@@ -591,14 +592,14 @@ static int coarsened_to(const et_profile *p, const et_profile *own)
 /* Is the profile's difference one that these failures could come from? Asked before its variances are
  * computed, which takes as long as a verdict: do errors spare but few rows, and are they not far below the roundings'
  * 0.4 2^-bits? */
-static bool could_be(const et_inquiry *q, const et_profile *p)
+static bool could_be(const et_diagnosis *q, const et_profile *p)
 {
     const et_profile *own = q->j->options->profile;
     bool gates_pass = false, gates_fail = false, logits_pass = false;
     bool flushes = p->ftz != own->ftz, wide = false, shows = false;
     double least = ldexp(0.03, -coarsened_to(p, own));
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         gates_pass |= is_gates(x) && x->passed;
         gates_fail |= is_gates(x) && x->failed;
         logits_pass |= x->passed && strcmp(x->got->name, "fwd.logits") == 0;
@@ -606,7 +607,7 @@ static bool could_be(const et_inquiry *q, const et_profile *p)
     if (p->bits[ET_GATES] != own->bits[ET_GATES] && gates_pass && !gates_fail) return false;
     if (p->bits[ET_LOGITS] != own->bits[ET_LOGITS] && logits_pass) return false;
     for (size_t i = 0; i < q->wrong_count; i++) {
-        const et_exhibit *x = q->wrong[i];
+        const et_observed *x = q->wrong[i];
         if (!flushes && !(errs_in_many_rows(x) && is_beyond_in_many_rows(x))) return false;
         shows |= flushes ? is_flushed(q, x) : relative_error(x) >= least;
         wide |= is_wide(x);
@@ -616,7 +617,7 @@ static bool could_be(const et_inquiry *q, const et_profile *p)
     return wide && shows; /* and not only a slope */
 }
 
-static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flushed,
+static et_status try_profile(et_diagnosis *q, const et_hypothesis *what, bool *flushed,
                              et_error *error)
 {
     const et_profile *own = q->j->options->profile;
@@ -650,7 +651,7 @@ static et_status try_profile(et_inquiry *q, const et_hypothesis *what, bool *flu
 
 /* ---- all of them ---- */
 
-et_status et_explain_precision(et_inquiry *q, et_error *error)
+et_status et_explain_precision(et_diagnosis *q, et_error *error)
 {
     const et_hypothesis *what;
     et_status status = ET_OK;

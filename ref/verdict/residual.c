@@ -8,7 +8,7 @@
  * own, and by less than a tenth of its size: rounding makes a hundredth, a wrong row as much as itself.
  */
 #include "ref/base/memory.h"
-#include "ref/verdict/inquiry.h"
+#include "ref/verdict/diagnosis.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -65,8 +65,8 @@ static void say_ranges(text *t, const char *one, const uint8_t *marks, size_t co
 /* ---- which elements ---- */
 
 typedef struct damage {
-    const et_inquiry *q;
-    const et_exhibit *x;
+    const et_diagnosis *q;
+    const et_observed *x;
     size_t rows, columns, failed, infinite, zeros, tiles; /* tiles: rows of one expert in [n,.,.] */
     size_t tokens, experts;
     uint8_t *row, *column, *token, *expert; /* what some failing element stands for; free(row) */
@@ -95,7 +95,8 @@ static void note_element(damage *d, size_t row, size_t column)
     if (o.expert < d->experts) d->expert[o.expert] = 1;
 }
 
-static et_status find_damage(damage *d, const et_inquiry *q, const et_exhibit *x, et_error *error)
+static et_status find_damage(damage *d, const et_diagnosis *q, const et_observed *x,
+                             et_error *error)
 {
     size_t rows = x->rows, columns = x->columns, N = q->right->c.tokens, n = et_experts_of(q);
     void *room;
@@ -152,7 +153,7 @@ static size_t identify(const damage *d, size_t row)
     return d->rows;
 }
 
-bool et_holds_another_row(const et_inquiry *q, const et_exhibit *x, size_t row)
+bool et_holds_another_row(const et_diagnosis *q, const et_observed *x, size_t row)
 {
     const damage d = {.q = q, .x = x, .rows = x->rows, .columns = x->columns};
     return identify(&d, row) < d.rows;
@@ -257,7 +258,7 @@ static void say_what(const damage *d, text *t)
 /* ---- one tensor ---- */
 
 /* Only what fails in groups, not by elements. */
-static void say_group(const et_exhibit *x, text *t)
+static void say_group(const et_observed *x, text *t)
 {
     const et_group *g = &x->verdict->worst_group;
     char what[64];
@@ -266,7 +267,7 @@ static void say_group(const et_exhibit *x, text *t)
     say(t, "%s does: slope %.2e +- %.1e, spread %.3g", what, g->slope, g->slope_sigma, g->spread);
 }
 
-static et_status say_real(const et_inquiry *q, const et_exhibit *x, text *t, et_error *error)
+static et_status say_real(const et_diagnosis *q, const et_observed *x, text *t, et_error *error)
 {
     damage d = {0};
     et_status status = find_damage(&d, q, x, error);
@@ -284,7 +285,7 @@ static et_status say_real(const et_inquiry *q, const et_exhibit *x, text *t, et_
     return status;
 }
 
-static void say_routing(const et_inquiry *q, text *t)
+static void say_routing(const et_diagnosis *q, text *t)
 {
     const et_routing_verdict *r = &q->verdict->routing;
     if (!q->routing_failed) return;
@@ -292,14 +293,14 @@ static void say_routing(const et_inquiry *q, text *t)
     if (r->illegal > 0) say(t, " (%zu of %zu decisions are illegal)", r->illegal, r->decisions);
 }
 
-static bool is_explained(const et_inquiry *q, const et_exhibit *x)
+static bool is_explained(const et_diagnosis *q, const et_observed *x)
 {
     if (x == NULL || x->stage == ET_STAGES) return false;
     bool forward = x->part == ET_PART_ARITHMETIC && x->stage < ET_AT_DWEIGHT;
     return q->explained[x->part] || (forward && q->forward_explained);
 }
 
-et_status et_describe_residual(et_inquiry *q, et_error *error)
+et_status et_describe_residual(et_diagnosis *q, et_error *error)
 {
     text t = {q->verdict->residual, sizeof q->verdict->residual, 0};
     et_status status = ET_OK;
@@ -307,9 +308,9 @@ et_status et_describe_residual(et_inquiry *q, et_error *error)
     if (!q->explained[ET_PART_ROUTING]) say_routing(q, &t);
     for (size_t i = 0; status == ET_OK && i < q->verdict->tensor_count; i++) {
         const et_tensor_verdict *v = &q->verdict->tensors[i];
-        const et_exhibit *x = NULL;
+        const et_observed *x = NULL;
         for (size_t k = 0; k < q->count; k++)
-            if (q->exhibits[k].verdict == v) x = &q->exhibits[k];
+            if (q->observed[k].verdict == v) x = &q->observed[k];
         if (v->outcome != ET_MISMATCH || is_explained(q, x) || failed++ >= TENSORS) continue;
         if (t.used > 0) say(&t, ". ");
         if (x && x->variance)

@@ -1,7 +1,7 @@
-/* inquiry.h: what the parts of an explanation tell each other. Internal.
+/* diagnosis.h: what the parts of an explanation tell each other. Internal.
  *
  *     explain.c      which hypotheses are tried, in what order; what is reported
- *     exhibits.c     the candidate's tensors; which tokens and experts fail; in which of them a hypothesis may hold,
+ *     failures.c     the candidate's tensors; which tokens and experts fail; in which of them a hypothesis may hold,
  *                    and on how many it is tried
  *     compare.c      a mutant against the candidate; the variances under which it is compared
  *     fit.c          how tightly a hypothesis fits
@@ -12,8 +12,8 @@
  *     mutant.c, hooks.c, pick.c  the reference with one thing done wrong, on picked tokens
  *     catalogue.c, faults_*.c    what can go wrong
  */
-#ifndef ET_INQUIRY_H
-#define ET_INQUIRY_H
+#ifndef ET_DIAGNOSIS_H
+#define ET_DIAGNOSIS_H
 
 #include "ref/verdict/mutant.h"
 #include "ref/verdict/judge.h"
@@ -23,7 +23,7 @@
 typedef enum et_part { ET_PART_ROUTING, ET_PART_ARITHMETIC, ET_PARTS } et_part;
 
 /* One tensor of the candidate. */
-typedef struct et_exhibit {
+typedef struct et_observed {
     const et_tensor_out *got;
     const et_tensor_verdict *verdict;
     const char *shape;    /* in letters, as in the table of tensors */
@@ -35,7 +35,7 @@ typedef struct et_exhibit {
     const et_real *variance; /* NULL for integers and masks */
     double noise;            /* sum of the variances over sum of the values' squares */
     double limit;            /* T_e */
-} et_exhibit;
+} et_observed;
 
 /* CPU seconds that a search may take. Asked before each piece of work: is there enough left for one as long as the
  * longest so far? */
@@ -61,14 +61,14 @@ typedef struct et_finding {
     bool forward_alone;    /* and of the arithmetic only the forward pass */
 } et_finding;
 
-typedef struct et_inquiry {
+typedef struct et_diagnosis {
     et_verdict *verdict;
     const et_judgement *j;
     const et_step *right;
     size_t count;
-    et_exhibit *exhibits; /* [count] */
+    et_observed *observed; /* [count] */
     size_t wrong_count;
-    const et_exhibit *wrong[ET_MAX_STEP_TENSORS]; /* failing tensors of reals, of the arithmetic */
+    const et_observed *wrong[ET_MAX_STEP_TENSORS]; /* failing tensors of reals, of the arithmetic */
     bool routing_failed;                          /* the assignment itself is a mismatch */
     bool failed[ET_PARTS], shows_backward, backward_failed, forward_failed;
     bool explained[ET_PARTS]; /* so far */
@@ -83,37 +83,37 @@ typedef struct et_inquiry {
     et_stage first_failure; /* of a tensor that belongs to experts; ET_STAGES: none */
     et_stage first_rows;    /* the first stage of which rows fail; ET_STAGES: none */
     size_t bad_tokens, bad_experts;
-    et_real *room; /* for the longest row of an exhibit */
+    et_real *room; /* for the longest row of a tensor */
     size_t found;
     et_finding findings[ET_MAX_EXPLANATIONS];
     et_budget budget;
-} et_inquiry;
+} et_diagnosis;
 
-/* ---- exhibits.c ---- */
+/* ---- failures.c ---- */
 
-et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
+et_status et_diagnosis_open(et_diagnosis *q, et_verdict *verdict, const et_judgement *j,
                           et_error *error);
-void et_inquiry_close(et_inquiry *q);
+void et_diagnosis_close(et_diagnosis *q);
 
-size_t et_experts_of(const et_inquiry *q); /* n; 1 for a dense layer */
-size_t et_slots_in(const et_inquiry *q);
-bool et_is_shared(const et_exhibit *x);    /* of the shared expert */
+size_t et_experts_of(const et_diagnosis *q); /* n; 1 for a dense layer */
+size_t et_slots_in(const et_diagnosis *q);
+bool et_is_shared(const et_observed *x);    /* of the shared expert */
 
 /* Whose an element is: N, and n+1: nobody's; n: the shared expert's. */
 typedef struct et_owner {
     size_t token, expert;
 } et_owner;
-et_owner et_owner_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_t column);
+et_owner et_owner_of(const et_diagnosis *q, const et_observed *x, size_t row, size_t column);
 /* Of a tensor of reals. */
-bool et_element_fails(const et_exhibit *x, size_t i);
+bool et_element_fails(const et_observed *x, size_t i);
 
 size_t et_count_marks(const uint8_t *marks, size_t count);
 
 /* Is a row marked as failing at the first stage at which rows fail? */
-bool et_row_fails(const et_inquiry *q, const et_exhibit *x, size_t row);
+bool et_row_fails(const et_diagnosis *q, const et_observed *x, size_t row);
 
 /* Is it a failure to be explained at present? */
-bool et_takes_part_in_search(const et_inquiry *q, const et_exhibit *x);
+bool et_takes_part_in_search(const et_diagnosis *q, const et_observed *x);
 
 enum { ET_TIERS = 4 };
 
@@ -121,9 +121,9 @@ enum { ET_TIERS = 4 };
 int et_tier_of(et_where where);
 /* false: this candidate's failures have no such scope; that of experts, or tokens, is of those that fail, where they are
  * few. */
-bool et_scope_in(et_scope *scope, const et_inquiry *q, et_where where);
+bool et_scope_in(et_scope *scope, const et_diagnosis *q, et_where where);
 /* "experts 1, 4" */
-void et_scope_print(const et_scope *scope, const et_inquiry *q, char *text, size_t room);
+void et_scope_print(const et_scope *scope, const et_diagnosis *q, char *text, size_t room);
 
 /* The picks on which a hypothesis is tried, the smallest first. */
 typedef struct et_looks {
@@ -131,7 +131,7 @@ typedef struct et_looks {
     et_subject on[2];
 } et_looks;
 
-et_status et_looks_open(et_looks *l, const et_inquiry *q, et_error *error);
+et_status et_looks_open(et_looks *l, const et_diagnosis *q, et_error *error);
 void et_looks_close(et_looks *l); /* in any case */
 
 /* ---- compare.c ---- */
@@ -146,22 +146,22 @@ typedef struct et_fit {
 double et_noise_to_signal(size_t count, const et_real *values, const et_real *V);
 
 /* Does the candidate agree with the mutant in what has been computed anew since the last call? Compares
- * every exhibit that differs from the reference and that `seen` [count] does not name yet; without
+ * every tensor that differs from the reference and that `seen` [count] does not name yet; without
  * `reals` only integers and the assignment. */
-bool et_mutant_agrees(const et_inquiry *q, et_mutant *m, bool reals, bool *seen);
+bool et_mutant_agrees(const et_diagnosis *q, et_mutant *m, bool reals, bool *seen);
 
 /* For fitting a factor: the error against the reference regressed on what the mutant changes, over the
- * exhibits that it changes. *failing: one of them is among those that failed. */
-et_fit et_fit_factor(const et_inquiry *q, const et_mutant *m, bool *failing);
+ * tensors that it changes. *failing: one of them is among those that failed. */
+et_fit et_fit_factor(const et_diagnosis *q, const et_mutant *m, bool *failing);
 
-/* The full judgement of the exhibits that the mutant touches; it has been computed on all tokens. */
-et_status et_mutant_passes(const et_inquiry *q, const et_mutant *m, bool *passes, et_error *error);
+/* The full judgement of the tensors that the mutant touches; it has been computed on all tokens. */
+et_status et_mutant_passes(const et_diagnosis *q, const et_mutant *m, bool *passes, et_error *error);
 
 /* ---- explain.c ---- */
 
 /* Notes an explanation: the hypothesis, where it applies, how, and how tightly it fits. To be called in order, the
  * most specific first; another form of one noted before is added to its scope. */
-void et_inquiry_note(et_inquiry *q, const et_hypothesis *what, const bool covers[ET_PARTS],
+void et_diagnosis_note(et_diagnosis *q, const et_hypothesis *what, const bool covers[ET_PARTS],
                      const char *where, const char *how, double fit);
 
 /* ---- budget.c ---- */
@@ -188,11 +188,11 @@ typedef struct et_likelihood {
     double sum, squares, n; /* squares: of the errors, in variances */
 } et_likelihood;
 
-void et_fit_add(et_likelihood *l, const et_exhibit *x, const et_guess *guess);
+void et_fit_add(et_likelihood *l, const et_observed *x, const et_guess *guess);
 double et_fit_of(const et_likelihood *l);
 
 /* How tightly the mutant fits, which passes the full judgement. */
-double et_mutant_fit(const et_inquiry *q, const et_mutant *m);
+double et_mutant_fit(const et_diagnosis *q, const et_mutant *m);
 
 /* ---- precision.c ---- */
 
@@ -205,17 +205,17 @@ typedef struct et_other_profile {
 } et_other_profile;
 
 /* verdict->passes_under. */
-et_status et_find_other_profile(et_inquiry *q, et_other_profile *other, et_error *error);
+et_status et_find_other_profile(et_diagnosis *q, et_other_profile *other, et_error *error);
 
 /* Tries the hypotheses about rounding on the arithmetic part. */
-et_status et_explain_precision(et_inquiry *q, et_error *error);
+et_status et_explain_precision(et_diagnosis *q, et_error *error);
 
 /* ---- residual.c ---- */
 
 /* Is a row of the candidate another one of the reference? */
-bool et_holds_another_row(const et_inquiry *q, const et_exhibit *x, size_t row);
+bool et_holds_another_row(const et_diagnosis *q, const et_observed *x, size_t row);
 
 /* Writes verdict->residual. */
-et_status et_describe_residual(et_inquiry *q, et_error *error);
+et_status et_describe_residual(et_diagnosis *q, et_error *error);
 
 #endif

@@ -1,14 +1,14 @@
-/* exhibits.c: a candidate's tensors as an inquiry sees them: which tokens and experts fail; in which a hypothesis may
- * hold, and on which it is tried. See inquiry.h. */
+/* failures.c: a candidate's tensors as a diagnosis sees them: which tokens and experts fail; in which a hypothesis may
+ * hold, and on which it is tried. See diagnosis.h. */
 #include "ref/base/memory.h"
-#include "ref/verdict/inquiry.h"
+#include "ref/verdict/diagnosis.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- exhibits ---- */
+/* ---- what the candidate shows ---- */
 
 static const et_tensor_verdict *verdict_on(const et_verdict *verdict, const char *name)
 {
@@ -24,7 +24,7 @@ static et_part part_of(et_stage stage)
 
 /* sum V / sum right^2; at least that of what a mistake may make of a tensor which is itself exact: thresholds come
  * from before the step, wrong ones from cutoffs; in evaluation the state stays as it is, a wrong one hangs on scores. */
-static double noise_of(const et_inquiry *q, const et_exhibit *x)
+static double noise_of(const et_diagnosis *q, const et_observed *x)
 {
     const et_step *right = q->right, *variance = &q->j->bars->variance;
     const et_case *c = &right->c;
@@ -39,7 +39,7 @@ static double noise_of(const et_inquiry *q, const et_exhibit *x)
     return fmax(noise, more);
 }
 
-static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
+static et_observed observed_of(const et_diagnosis *q, size_t index)
 {
     const et_judgement *j = q->j;
     et_tensor_out own[ET_MAX_STEP_TENSORS];
@@ -47,7 +47,7 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     const et_tensor_out *right =
         et_tensor_named(own, et_step_tensors(q->right, false, own), got->name);
     const et_tensor_doc *doc = et_tensor_doc_find(got->name);
-    et_exhibit x = {.got = got, .verdict = verdict_on(q->verdict, got->name), .stage = ET_STAGES};
+    et_observed x = {.got = got, .verdict = verdict_on(q->verdict, got->name), .stage = ET_STAGES};
     x.shape = doc ? doc->shape : "[]";
     x.columns = got->rank > 1 ? got->shape[got->rank - 1] : 1;
     x.rows = x.columns > 0 ? et_tensor_count(got) / x.columns : 0;
@@ -63,14 +63,14 @@ static et_exhibit exhibit_of(const et_inquiry *q, size_t index)
     return x;
 }
 
-static et_status take_exhibits(et_inquiry *q, et_error *error)
+static et_status take_observed(et_diagnosis *q, et_error *error)
 {
     size_t longest = 1;
     et_status status =
-        et_allocate((void **)&q->exhibits, q->j->count, sizeof *q->exhibits, "exhibits", error);
+        et_allocate((void **)&q->observed, q->j->count, sizeof *q->observed, "tensors", error);
     for (size_t i = 0; status == ET_OK && i < q->j->count; i++) {
-        et_exhibit *x = &q->exhibits[q->count++];
-        *x = exhibit_of(q, i);
+        et_observed *x = &q->observed[q->count++];
+        *x = observed_of(q, i);
         if (x->failed && x->stage != ET_STAGES) {
             q->failed[x->part] = true;
             if (x->variance && x->part == ET_PART_ARITHMETIC) q->wrong[q->wrong_count++] = x;
@@ -89,29 +89,29 @@ static et_status take_exhibits(et_inquiry *q, et_error *error)
 
 /* ---- which tokens and experts fail ---- */
 
-size_t et_experts_of(const et_inquiry *q)
+size_t et_experts_of(const et_diagnosis *q)
 {
     return q->right->c.layer == ET_MOE ? q->right->c.experts : 1;
 }
 
 /* Slots, which in a dense layer are its tokens. */
-size_t et_slots_in(const et_inquiry *q)
+size_t et_slots_in(const et_diagnosis *q)
 {
     return q->right->c.layer == ET_MOE ? q->right->assignment.slots : q->right->c.tokens;
 }
 
-bool et_takes_part_in_search(const et_inquiry *q, const et_exhibit *x)
+bool et_takes_part_in_search(const et_diagnosis *q, const et_observed *x)
 {
     bool backward = x->stage >= ET_AT_DWEIGHT && x->stage < ET_AT_LAYOUT;
     return x->failed && x->stage != ET_STAGES && !(q->forward_alone && backward);
 }
 
-bool et_is_shared(const et_exhibit *x)
+bool et_is_shared(const et_observed *x)
 {
     return strstr(x->got->name, "shared") != NULL;
 }
 
-et_owner et_owner_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
+et_owner et_owner_of(const et_diagnosis *q, const et_observed *x, size_t row, size_t column)
 {
     const et_assignment *a = &q->right->assignment;
     size_t N = q->right->c.tokens, n = et_experts_of(q);
@@ -125,7 +125,7 @@ et_owner et_owner_of(const et_inquiry *q, const et_exhibit *x, size_t row, size_
     return o;
 }
 
-bool et_element_fails(const et_exhibit *x, size_t i)
+bool et_element_fails(const et_observed *x, size_t i)
 {
     double e = et_tensor_element(x->got, i) - (double)((const et_real *)x->right)[i];
     double V = (double)x->variance[i];
@@ -134,7 +134,7 @@ bool et_element_fails(const et_exhibit *x, size_t i)
 
 /* Marks what an element stands for: its token; and its expert, if it fails where the first one does.
  * Later stages inherit the error, and the normalisation and dW_r spread it over other experts. */
-static void mark(et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
+static void mark(et_diagnosis *q, const et_observed *x, size_t row, size_t column)
 {
     et_owner o = et_owner_of(q, x, row, column);
     if (o.token < q->right->c.tokens) q->bad_token[o.token] = 1;
@@ -142,11 +142,11 @@ static void mark(et_inquiry *q, const et_exhibit *x, size_t row, size_t column)
 }
 
 /* The first stage of which something fails that belongs to experts. */
-static et_stage first_failure(const et_inquiry *q)
+static et_stage first_failure(const et_diagnosis *q)
 {
     et_stage first = ET_STAGES;
     for (size_t i = 0; i < q->wrong_count; i++) {
-        const et_exhibit *x = q->wrong[i];
+        const et_observed *x = q->wrong[i];
         bool owned = x->rows * x->columns > 0 && et_owner_of(q, x, 0, 0).expert <= et_experts_of(q);
         if (owned && x->stage < first) first = x->stage;
     }
@@ -154,7 +154,7 @@ static et_stage first_failure(const et_inquiry *q)
 }
 
 /* Elements past their bars; returns whether there are any. */
-static bool mark_elements(et_inquiry *q, const et_exhibit *x)
+static bool mark_elements(et_diagnosis *q, const et_observed *x)
 {
     bool any = false;
     for (size_t i = 0; i < x->rows * x->columns; i++) {
@@ -166,7 +166,7 @@ static bool mark_elements(et_inquiry *q, const et_exhibit *x)
 }
 
 /* No element is past its bar, but a group is: the one that the verdict names. */
-static void mark_group(et_inquiry *q, const et_exhibit *x)
+static void mark_group(et_diagnosis *q, const et_observed *x)
 {
     const et_group *g = &x->verdict->worst_group;
     size_t n = et_experts_of(q);
@@ -177,7 +177,7 @@ static void mark_group(et_inquiry *q, const et_exhibit *x)
 }
 
 /* Where only rows of tokens fail: an expert is suspected if most of its tokens do. */
-static void suspect_experts(et_inquiry *q)
+static void suspect_experts(et_diagnosis *q)
 {
     const et_assignment *a = &q->right->assignment;
     for (size_t i = 0; i < a->experts; i++) {
@@ -195,8 +195,8 @@ size_t et_count_marks(const uint8_t *marks, size_t count)
     return marked;
 }
 
-/* Where a row of an exhibit has its mark in bad_row; NULL: it is no row of a slot or a token. */
-static uint8_t *mark_of_row(const et_inquiry *q, const et_exhibit *x, size_t row)
+/* Where a row of a tensor has its mark in bad_row; NULL: it is no row of a slot or a token. */
+static uint8_t *mark_of_row(const et_diagnosis *q, const et_observed *x, size_t row)
 {
     size_t N = q->right->c.tokens, S = et_slots_in(q);
     if (et_rows_are(x->shape, "S")) return q->bad_row + row;
@@ -204,22 +204,22 @@ static uint8_t *mark_of_row(const et_inquiry *q, const et_exhibit *x, size_t row
     return q->bad_row + S + (et_is_shared(x) ? 0 : N) + row;
 }
 
-bool et_row_fails(const et_inquiry *q, const et_exhibit *x, size_t row)
+bool et_row_fails(const et_diagnosis *q, const et_observed *x, size_t row)
 {
     const uint8_t *mark = x->stage == q->first_rows ? mark_of_row(q, x, row) : NULL;
     return mark && *mark;
 }
 
 /* The rows that fail at the first stage at which rows do. */
-static void mark_rows(et_inquiry *q)
+static void mark_rows(et_diagnosis *q)
 {
     q->first_rows = ET_STAGES;
     for (size_t i = 0; i < q->wrong_count; i++) {
-        const et_exhibit *x = q->wrong[i];
+        const et_observed *x = q->wrong[i];
         if (mark_of_row(q, x, 0) && x->stage < q->first_rows) q->first_rows = x->stage;
     }
     for (size_t i = 0; i < q->wrong_count; i++) {
-        const et_exhibit *x = q->wrong[i];
+        const et_observed *x = q->wrong[i];
         if (x->stage != q->first_rows || !mark_of_row(q, x, 0)) continue;
         q->rows += x->rows;
         for (size_t e = 0; e < x->rows * x->columns; e++)
@@ -228,7 +228,7 @@ static void mark_rows(et_inquiry *q)
     q->bad_rows = et_count_marks(q->bad_row, et_slots_in(q) + 2 * q->right->c.tokens);
 }
 
-static et_status find_suspects(et_inquiry *q, et_error *error)
+static et_status find_suspects(et_diagnosis *q, et_error *error)
 {
     size_t N = q->right->c.tokens, n = et_experts_of(q), S = et_slots_in(q);
     q->first_failure = first_failure(q);
@@ -238,7 +238,7 @@ static et_status find_suspects(et_inquiry *q, et_error *error)
     q->bad_expert = q->bad_token + N;
     q->bad_row = q->bad_expert + n + 1;
     for (size_t i = 0; i < q->count; i++) {
-        const et_exhibit *x = &q->exhibits[i];
+        const et_observed *x = &q->observed[i];
         if (!x->failed || x->part != ET_PART_ARITHMETIC || !x->variance) continue;
         if (!mark_elements(q, x)) mark_group(q, x);
     }
@@ -274,27 +274,27 @@ static void expect_bars(et_budget *b, const et_step *s)
     et_budget_expect(b, ET_BARS_OF_SUMS, 10 * seconds);
 }
 
-et_status et_inquiry_open(et_inquiry *q, et_verdict *verdict, const et_judgement *j,
-                          et_error *error)
+et_status et_diagnosis_open(et_diagnosis *q, et_verdict *verdict, const et_judgement *j,
+                            et_error *error)
 {
-    *q = (et_inquiry){.verdict = verdict, .j = j, .right = j->reference};
+    *q = (et_diagnosis){.verdict = verdict, .j = j, .right = j->reference};
     et_budget_open(&q->budget, j->options->explain_seconds);
     q->routing_failed = verdict->routing.outcome == ET_MISMATCH;
     expect_bars(&q->budget, q->right);
     q->small = is_small(q->right);
-    et_status status = take_exhibits(q, error);
+    et_status status = take_observed(q, error);
     if (status == ET_OK) status = find_suspects(q, error);
     q->failed[ET_PART_ROUTING] |= q->routing_failed;
-    if (status != ET_OK) et_inquiry_close(q);
+    if (status != ET_OK) et_diagnosis_close(q);
     return status;
 }
 
-void et_inquiry_close(et_inquiry *q)
+void et_diagnosis_close(et_diagnosis *q)
 {
-    free(q->exhibits);
+    free(q->observed);
     free(q->bad_token);
     free(q->room);
-    *q = (et_inquiry){0};
+    *q = (et_diagnosis){0};
 }
 
 /* ---- scopes ---- */
@@ -306,7 +306,7 @@ int et_tier_of(et_where where)
     return where == ET_IN_ROWS ? 3 : where == ET_IN_TOKENS ? 2 : where == ET_IN_EXPERTS ? 1 : 0;
 }
 
-bool et_scope_in(et_scope *scope, const et_inquiry *q, et_where where)
+bool et_scope_in(et_scope *scope, const et_diagnosis *q, et_where where)
 {
     size_t n = et_experts_of(q), experts = q->bad_experts, tokens = q->bad_tokens;
     *scope = (et_scope){where, where == ET_IN_EXPERTS  ? q->bad_expert
@@ -339,7 +339,7 @@ static size_t print_ranges(const uint8_t *marks, size_t count, char *text, size_
     return used;
 }
 
-void et_scope_print(const et_scope *scope, const et_inquiry *q, char *text, size_t room)
+void et_scope_print(const et_scope *scope, const et_diagnosis *q, char *text, size_t room)
 {
     static const char *const names[ET_WHERES] = {"everywhere", "routed experts", "shared expert",
                                                  "expert",     "token",          "slot"};
@@ -363,7 +363,7 @@ void et_scope_print(const et_scope *scope, const et_inquiry *q, char *text, size
 enum { FEW_BAD = 4, FEW_GOOD = 2, SOME_BAD = 16, SOME_GOOD = 8, MOST_OF_ONE = 512 };
 
 /* Does every expert of token t stand in `experts`? NULL: yes. */
-static bool goes_only_to(const et_inquiry *q, size_t t, const uint8_t *experts)
+static bool goes_only_to(const et_diagnosis *q, size_t t, const uint8_t *experts)
 {
     const et_assignment *a = &q->right->assignment;
     if (experts == NULL || q->right->c.layer != ET_MOE) return true;
@@ -373,7 +373,7 @@ static bool goes_only_to(const et_inquiry *q, size_t t, const uint8_t *experts)
 }
 
 /* Adds up to `most` tokens that are bad, or are not, spread over all of them. */
-static void pick_tokens(const et_inquiry *q, bool bad, size_t most, const uint8_t *experts,
+static void pick_tokens(const et_diagnosis *q, bool bad, size_t most, const uint8_t *experts,
                         uint8_t *tokens)
 {
     size_t N = q->right->c.tokens, have = 0, taken = 0;
@@ -388,7 +388,7 @@ static void pick_tokens(const et_inquiry *q, bool bad, size_t most, const uint8_
 }
 
 /* The expert whose tokens are all looked at: with the fewest tokens among the bad ones, or of all. */
-static size_t smallest_expert(const et_inquiry *q)
+static size_t smallest_expert(const et_diagnosis *q)
 {
     const et_assignment *a = &q->right->assignment;
     size_t best = a->experts;
@@ -400,7 +400,7 @@ static size_t smallest_expert(const et_inquiry *q)
     return best;
 }
 
-static void add_expert(const et_inquiry *q, size_t i, uint8_t *tokens)
+static void add_expert(const et_diagnosis *q, size_t i, uint8_t *tokens)
 {
     const et_assignment *a = &q->right->assignment;
     if (i >= a->experts) return;
@@ -409,7 +409,7 @@ static void add_expert(const et_inquiry *q, size_t i, uint8_t *tokens)
 }
 
 /* The experts of the first bad token (or of the first token), so that a look takes few weights. */
-static void first_experts(const et_inquiry *q, uint8_t *experts)
+static void first_experts(const et_diagnosis *q, uint8_t *experts)
 {
     const et_assignment *a = &q->right->assignment;
     size_t N = q->right->c.tokens, t = 0;
@@ -422,7 +422,7 @@ static void first_experts(const et_inquiry *q, uint8_t *experts)
         experts[a->slot_expert[a->token_slots[j]]] = 1;
 }
 
-et_status et_looks_open(et_looks *l, const et_inquiry *q, et_error *error)
+et_status et_looks_open(et_looks *l, const et_diagnosis *q, et_error *error)
 {
     const et_judgement *j = q->j;
     size_t N = q->right->c.tokens, n = et_experts_of(q);
