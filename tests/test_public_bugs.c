@@ -1,11 +1,11 @@
-/* test_public_bugs.c: mistakes that public reports on MoE kernels tell of, each planted into an emulated kernel, and the
- * name that it must get: first of all explanations, with nothing else that is wrong left over.
+/* test_public_bugs.c: mistakes that public reports on MoE kernels tell of, each planted into an
+ * emulated kernel, and the name that it must get, first of all explanations.
  *
  *     kind of report          case     fault, and how large         name
  *
- * Reports: of Megatron-LM, MegaBlocks, torchtitan, TransformerEngine, DeepEP, DeepSpeed, vLLM, SGLang, TensorRT-LLM,
- * FlashInfer, transformers, llama.cpp, verl. ETREF_KINDS=all plants all of them; else every third, so that each part of the
- * catalogue has some.
+ * Reports: of Megatron-LM, MegaBlocks, torchtitan, TransformerEngine, DeepEP, DeepSpeed, vLLM, SGLang,
+ * TensorRT-LLM, FlashInfer, transformers, llama.cpp, verl. ETREF_KINDS=all plants all of them; a
+ * fault's name that one; else every third is planted, so that each part of the catalogue has some.
  */
 #include "tests/candidate_cases.h"
 

@@ -12,7 +12,10 @@
  *
  * A mismatch of routing or state is explained apart from one of the arithmetic, which has been judged
  * given the candidate's own routing; a hypothesis that accounts for both stands alone. Factors and
- * roundings come last, if nothing else explains the arithmetic: they fit too much.
+ * roundings come after formulas, if nothing else explains the arithmetic: they fit too much. Then rows of another call,
+ * whose values are the candidate's own, so that only what they look like and what follows from them speaks for it. Last,
+ * where nothing accounts for both passes, what accounts for the forward pass, as formulas and factors; that it does no
+ * more is said.
  *
  * First of all it is asked whether the candidate passes under another built-in profile (choice.c): it may be an
  * honest kernel of another precision. A mistake of the catalogue may explain it better, so that goes on.
@@ -22,11 +25,11 @@
  * less of it, first; factors and roundings by how tightly they fit (fit.c). Where nothing fits the residual says what is
  * wrong (residual.c).
  *
- * A caller may limit the CPU time. Other profiles are tried first and may use all of it. Formulas go on to three quarters
- * of the whole: to half of that the looks that choose survivors, then their judging. Factors go on to nine tenths,
- * roundings have the rest. What was left out is counted and said.
+ * A caller may limit the CPU time. Other profiles are tried first and may use all of it. Formulas go on to six tenths of
+ * the whole: to half of that the looks that choose survivors, then their judging. Factors go on to seven tenths, roundings
+ * to eight, rows of another call to nine; the forward pass alone has the rest. What was left out is counted and said.
  *
- * Left out: two faults at once, but for one in each part.
+ * Left out: two faults at once, but for one in each part, or one of them in the forward pass.
  */
 #include "ref/verdict/diagnosis.h"
 
