@@ -1,9 +1,13 @@
 /* test_alloc.c: what happens when memory runs out.
  *
- * Every allocation is made to fail in turn: the first, then the second, ... until the work gets
- * through. Each time there must be ET_ENOMEM and a message, and nothing left: no descriptor, no
- * temporary file, no half-written one (and, under a sanitizer or valgrind, no memory). All that come
- * after it fail, too; then it alone fails, which is what code overlooks that goes on.
+ * Allocations are made to fail in turn, until the work gets through. Each time there must be ET_ENOMEM
+ * and a message, and nothing left: no descriptor, no temporary file, no half-written one (and, under a
+ * sanitizer or valgrind, no memory). All that come after it fail, too; then it alone fails, which is
+ * what code overlooks that goes on.
+ *
+ * A verdict asks for memory ten thousand times, for most of it by the same calls again and again
+ * (replicas, mutants). So in what is long each chain of calls that leads to an allocation fails twice: the
+ * first time, and the second, when there is something to give back.
  *
  * Needs the linker option -Wl,--wrap=calloc: the project's calls of calloc come here first.
  */
@@ -13,22 +17,76 @@
 #include "tests/scratch.h"
 
 #include <errno.h>
+#include <execinfo.h>
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
+/* ---- chains of calls ---- */
+
+enum { CHAINS = 4096, DEPTH = 64, TIMES = 2 };
+
+/* Those that have led to an allocation so far, and how often one that is to fail. */
+static struct {
+    uint64_t chain;
+    int chosen;
+} chains[CHAINS];
+static size_t chain_count;
+
+static void forget_chains(void)
+{
+    chain_count = 0;
+}
+
+static uint64_t own_chain(void)
+{
+    void *frames[DEPTH];
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (int i = backtrace(frames, DEPTH); i > 0; i--)
+        hash = (hash ^ (uintptr_t)frames[i - 1]) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+/* Has an allocation failed often enough to which these calls lead? If not, this one is to. */
+static bool is_news(void)
+{
+    uint64_t chain = own_chain();
+    size_t i = 0;
+    while (i < chain_count && chains[i].chain != chain) i++;
+    ck_assert_uint_lt(i, CHAINS);
+    if (i == chain_count) {
+        chains[i].chain = chain;
+        chains[i].chosen = 0;
+        chain_count++;
+    }
+    return chains[i].chosen++ < TIMES;
+}
+
+/* ---- allocations that fail ---- */
+
 /* So many calls succeed; -1: all. Then all fail, or `once`. */
 static int own_until_failure = -1;  /* of the project's calloc */
 static int json_until_failure = -1; /* of Jansson's malloc */
 static bool once;
-static bool failed;        /* one has failed */
-static const int *counted; /* of this kind `calls` were asked for */
-static int calls;
+static bool failed; /* one has failed */
+
+/* What a work asked for: so many allocations of one kind, and which of them are to fail. */
+static struct {
+    const int *kind; /* whose counter; NULL: none is looked at */
+    int calls, chosen[CHAINS * TIMES];
+    size_t count;
+} noted;
+
+static void note_allocation(void)
+{
+    if (is_news()) noted.chosen[noted.count++] = noted.calls;
+    noted.calls++;
+}
 
 static bool fails(int *until_failure)
 {
-    calls += until_failure == counted;
+    if (until_failure == noted.kind) note_allocation();
     if (*until_failure > 0)
         (*until_failure)--;
     else if (*until_failure == 0) {
@@ -58,8 +116,6 @@ static void begin(int *until_failure, int k)
 {
     *until_failure = k;
     failed = false;
-    counted = until_failure;
-    calls = 0;
 }
 
 /* It failed, and the work says so; or there are not so many, and it succeeded. */
@@ -69,6 +125,20 @@ static void end(int *until_failure, int k, et_status status, const et_error *err
     ck_assert_msg(status == (failed ? ET_ENOMEM : ET_OK), "allocation %d: '%s', %s", k,
                   et_status_name(status), error->text);
     ck_assert((status == ET_OK) == (error->text[0] == '\0'));
+}
+
+/* From here on allocations of this kind are noted; then no more. */
+static void begin_notes(const int *until_failure)
+{
+    noted.kind = until_failure;
+    noted.calls = 0;
+    noted.count = 0;
+}
+
+static void end_notes(void)
+{
+    noted.kind = NULL;
+    ck_assert_int_gt(noted.calls, 10); /* the counter did count */
 }
 
 /* Makes the k-th allocation fail, for every k until the work succeeds. */
@@ -123,6 +193,8 @@ END_TEST
 
 /* ---- the whole way of a case: parse, draw, compute, write, open again, compare, read as what a
  * kernel made ---- */
+
+enum { TOKENS = 8, WIDTH = 3, MOST_EXPERTS = 3 }; /* of these: */
 
 static const char *const ways[] = {
     ("{\"name\": \"a\", \"rule\": \"tc\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
@@ -181,43 +253,40 @@ static et_status open_and_compare(et_error *error)
     return status;
 }
 
-/* Every one of the first hundred allocations and of the last hundred of `all`; between them, where replicas and
- * mutants make the same ones again and again, one in 17. */
-static int next(int k, int all)
-{
-    int last = all - 100;
-    return k < 100 || k >= last ? k + 1 : k + 17 < last ? k + 17 : last;
-}
-
 static et_status go_half(const char *json, et_error *error)
 {
     return json != NULL ? compute_and_write(json, error) : open_and_compare(error);
 }
 
-/* Fails the k-th allocation of one half of the way, for every next k until it succeeds. */
-static void assert_half_survives(const char *json, int *until_failure)
+/* Fails the k-th allocation of one half of the way. */
+static void assert_half_survives(const char *json, int *until_failure, int k)
 {
-    int descriptors = open_descriptors(), k = 0;
-    et_status status = ET_ENOMEM;
-    begin(until_failure, -1);
+    et_error error = {""};
+    int descriptors = open_descriptors();
+    begin(until_failure, k);
+    et_status status = go_half(json, &error);
+    end(until_failure, k, status, &error);
+    ck_assert_int_eq(open_descriptors(), descriptors);
+    ck_assert_int_le(entries_in_folder(), 1); /* the whole bundle, or nothing */
+}
+
+static void assert_halves_survive(const char *json, int *until_failure)
+{
+    begin_notes(until_failure);
     ck_assert_int_eq(go_half(json, NULL), ET_OK);
-    int all = calls;
-    for (; status != ET_OK; k = next(k, all)) {
-        et_error error = {""};
-        begin(until_failure, k);
-        status = go_half(json, &error);
-        end(until_failure, k, status, &error);
-        ck_assert_int_eq(open_descriptors(), descriptors);
-        ck_assert_int_le(entries_in_folder(), 1); /* the whole bundle, or nothing */
-        ck_assert_int_le(k, all);
+    end_notes();
+    for (size_t i = 0; i < noted.count; i++) {
+        assert_half_survives(json, until_failure, noted.chosen[i]);
+        ck_assert(failed);
     }
-    ck_assert_int_gt(k, 10); /* the counter did count */
+    assert_half_survives(json, until_failure, noted.calls);
+    ck_assert(!failed);
 }
 
 static void assert_way_survives(const char *json, int *until_failure)
 {
-    assert_half_survives(json, until_failure);
-    assert_half_survives(NULL, until_failure);
+    assert_halves_survive(json, until_failure);
+    assert_halves_survive(NULL, until_failure);
 }
 
 START_TEST(every_allocation_of_a_step_may_fail)
@@ -248,45 +317,77 @@ static void run_step(et_step *s, const char *json)
     ck_assert_int_eq(et_step_run(s, ET_PLAIN, NULL, NULL, NULL), ET_OK);
 }
 
-/* The golden with y = 0, and without its routing, so that open decisions are looked for. */
-static size_t break_golden(const et_step *golden, const double *zeros, et_tensor_out *candidate)
+typedef struct suspect {
+    size_t count;
+    et_tensor_out tensors[ET_MAX_STEP_TENSORS];
+} suspect;
+
+static void show(suspect *k, const et_tensor_out *t, const void *values)
+{
+    k->tensors[k->count] = *t;
+    if (values) k->tensors[k->count].values = values;
+    k->count++;
+}
+
+/* The golden with y = 0: without its routing, so that open decisions are looked for; or with another routing,
+ * `mask`, and without its rows of slots. */
+static suspect break_golden(const et_step *golden, const double *zeros, const uint8_t *mask)
 {
     et_tensor_out own[ET_MAX_STEP_TENSORS];
-    size_t have = et_step_tensors(golden, false, own), count = 0;
+    size_t have = et_step_tensors(golden, false, own);
+    suspect k = {0};
     for (size_t i = 0; i < have; i++) {
-        if (strncmp(own[i].name, "fwd.", 4) != 0 && strncmp(own[i].name, "bwd.", 4) != 0) continue;
-        candidate[count] = own[i];
-        if (strcmp(own[i].name, "fwd.y") == 0) candidate[count].values = zeros;
-        count++;
+        const char *name = own[i].name;
+        bool result = strncmp(name, "fwd.", 4) == 0 || strncmp(name, "bwd.", 4) == 0;
+        if (mask && strcmp(name, "route.mask") == 0) show(&k, &own[i], mask);
+        if (result && !(mask && strstr(name, "slot")))
+            show(&k, &own[i], strcmp(name, "fwd.y") == 0 ? zeros : NULL);
     }
-    return count;
+    return k;
+}
+
+/* Fails the k-th allocation of a verdict, if there are so many. */
+static void assert_verdict_survives(const et_step *golden, const suspect *s, int k)
+{
+    const et_verify_options options = {.profile = et_profile_find("bf16"), .explain = true};
+    et_verdict verdict;
+    et_error error = {""};
+    begin(&own_until_failure, k);
+    et_status status = et_verify(&verdict, golden, s->tensors, s->count, &options, &error);
+    end(&own_until_failure, k, status, &error);
+    if (status == ET_OK)
+        ck_assert_int_eq(verdict.outcome, ET_MISMATCH);
+    else
+        ck_assert_ptr_null(verdict.tensors);
+    et_verdict_free(&verdict);
+}
+
+static void assert_verdicts_survive(const et_step *golden, const uint8_t *mask)
+{
+    static const double zeros[TOKENS * WIDTH];
+    suspect s = break_golden(golden, zeros, mask);
+    begin_notes(&own_until_failure);
+    assert_verdict_survives(golden, &s, -1);
+    end_notes();
+    for (size_t i = 0; i < noted.count; i++) {
+        assert_verdict_survives(golden, &s, noted.chosen[i]);
+        ck_assert(failed);
+    }
+    assert_verdict_survives(golden, &s, noted.calls);
+    ck_assert(!failed);
 }
 
 START_TEST(every_allocation_of_a_verdict_may_fail)
 {
-    static const double zeros[8 * 3];
-    et_tensor_out candidate[ET_MAX_STEP_TENSORS];
     et_step golden;
-    et_verdict verdict;
-    et_verify_options options = {.profile = et_profile_find("bf16"), .explain = true};
-    et_status status = ET_ENOMEM;
-    int k = 0;
+    uint8_t mask[TOKENS * MOST_EXPERTS];
     run_step(&golden, ways[_i]);
-    size_t count = break_golden(&golden, zeros, candidate);
-    begin(&own_until_failure, -1);
-    ck_assert_int_eq(et_verify(&verdict, &golden, candidate, count, &options, NULL), ET_OK);
-    et_verdict_free(&verdict);
-    int all = calls;
-    for (; status != ET_OK; k = next(k, all)) {
-        et_error error = {""};
-        begin(&own_until_failure, k);
-        status = et_verify(&verdict, &golden, candidate, count, &options, &error);
-        end(&own_until_failure, k, status, &error);
-        if (status != ET_OK) ck_assert_ptr_null(verdict.tensors);
+    assert_verdicts_survive(&golden, NULL);
+    if (golden.c.layer == ET_MOE) { /* whose first token takes other experts */
+        size_t n = golden.c.experts;
+        for (size_t i = 0; i < TOKENS * n; i++) mask[i] = golden.route.mask[i] ^ (i < n);
+        assert_verdicts_survive(&golden, mask);
     }
-    ck_assert_int_gt(k, 50);
-    ck_assert_int_eq(verdict.outcome, ET_MISMATCH);
-    et_verdict_free(&verdict);
     et_step_free(&golden);
 }
 END_TEST
@@ -342,6 +443,8 @@ static void add_cases(Suite *suite, void (*mode)(void))
     int count = sizeof ways / sizeof *ways;
     TCase *memory = add_case(suite, "safetensors"), *steps = add_case(suite, "steps");
     TCase *verdicts = add_case(suite, "verdicts"), *leaks = add_case(suite, "leakage");
+    tcase_add_unchecked_fixture(steps, forget_chains, NULL);
+    tcase_add_unchecked_fixture(verdicts, forget_chains, NULL);
     tcase_add_unchecked_fixture(memory, mode, NULL);
     tcase_add_checked_fixture(memory, make_folder, remove_folder);
     tcase_add_test(memory, every_allocation_may_fail);
