@@ -8,20 +8,13 @@
 #include "etref/random.h"
 #include "tools/leakage-study/audit.h"
 #include "tests/check_main.h"
+#include "tests/expect.h"
 #include "tests/run_case.h"
 
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-
-#define COUNT(array) (sizeof(array) / sizeof(array)[0])
-
-/* Check notes every assertion that holds in a file; in long loops only a failure is worth that. */
-#define DEMAND(condition, ...)                                                                     \
-    do                                                                                             \
-        if (!(condition)) ck_abort_msg(__VA_ARGS__);                                               \
-    while (0)
 
 enum { MOST = 64 }; /* positions */
 
@@ -39,11 +32,6 @@ static uint64_t sum(const uint64_t values[MOST])
     uint64_t total = 0;
     for (size_t s = 0; s < MOST; s++) total += values[s];
     return total;
-}
-
-static void done(et_status status, const et_error *error)
-{
-    DEMAND(status == ET_OK, "%s", error->text);
 }
 
 static void route(const et_audit_rule *rule, size_t N, const et_real *r, uint8_t *mask)

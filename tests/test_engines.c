@@ -9,10 +9,12 @@
  * it in any order, so that no term passes through more than m roundings. With |a_plain - a_blas| <=
  * E(a), the same for b, and u the unit roundoff, gamma_m = m u / (1 - m u):
  *
- *     plain is off by at most   gamma_m size                 size  = sum |a||b|
- *     blas by at most           gamma_m (size + moved)       moved = sum E(a)|b| + |a|E(b) +
- * E(a)E(b) the exact sums differ by at most  moved                (and so sum |a_blas||b_blas| <=
- * size + moved)
+ *     plain is off by at most           gamma_m size
+ *     blas by at most                   gamma_m (size + moved)
+ *     the exact sums differ by at most  moved
+ *
+ *     size  = sum |a||b|
+ *     moved = sum E(a)|b| + |a|E(b) + E(a)E(b), and so sum |a_blas||b_blas| <= size + moved
  *
  *     E(q) = moved + gamma_m (2 size + moved)
  *
@@ -31,13 +33,8 @@
  */
 #include "etref/bundle.h"
 #include "tests/check_main.h"
-
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-
-#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+#include "tests/expect.h"
+#include "tests/run_case.h"
 
 static const double U = ET_UNIT_ROUNDOFF;
 
@@ -48,26 +45,26 @@ static const double PLANTED = 1e-12 * (ET_UNIT_ROUNDOFF / (DBL_EPSILON / 2));
 
 /* Small on purpose: a bound grows with every product's length, and most of all in the last ones. */
 #define SIZES                                                                                      \
-    "\"tokens\": 36, \"d_model\": 17, \"d_expert\": 13, \"experts\": 6, "                          \
-    "\"input\": {\"source\": \"normal\"}"
+    "'tokens': 36, 'd_model': 17, 'd_expert': 13, 'experts': 6, "                                  \
+    "'input': {'source': 'normal'}"
 
 static const char *const cases[] = {
-    "{\"name\": \"tc-sigmoid-aux\", \"rule\": \"tc\", \"top_k\": 2, \"balance\": \"aux\","
-    " \"balance_coef\": 0.1, " SIZES "}",
-    "{\"name\": \"tc-softmax-sum\", \"rule\": \"tc\", \"top_k\": 3, \"gate\": \"softmax\","
-    " \"norm\": \"sum\", \"shared\": false, \"z_loss_coef\": 0.1, " SIZES "}",
-    "{\"name\": \"tc-relu-sum\", \"rule\": \"tc\", \"top_k\": 2, \"gate\": \"relu\","
-    " \"norm\": \"sum\", \"balance\": \"lossfree\", " SIZES "}",
-    "{\"name\": \"ec-tokens-fanout\", \"rule\": \"ec\", \"gate\": \"softmax_tokens\","
-    " \"norm\": \"fanout\", \"micro_batches\": 2, \"granularity\": 2, " SIZES "}",
-    "{\"name\": \"ec-relu\", \"rule\": \"ec\", \"gate\": \"relu\", \"pool_tokens\": 12,"
-    " \"shared_d_expert\": 20, " SIZES "}",
-    "{\"name\": \"ec-anchor-out\", \"rule\": \"ec\", \"gate\": \"softmax_anchor_out\","
-    " \"granularity\": 2, " SIZES "}",
-    "{\"name\": \"et-anchor-fanout\", \"rule\": \"et\", \"gate\": \"softmax_anchor\","
-    " \"norm\": \"fanout\", \"capacity_factor\": 0.5, \"ema_updates\": 9, " SIZES "}",
-    "{\"name\": \"et-sigmoid\", \"rule\": \"et\", \"ema_updates\": 9,"
-    " \"ema_bias_correction\": true, \"granularity\": 3, " SIZES "}",
+    "{'name': 'tc-sigmoid-aux', 'rule': 'tc', 'top_k': 2, 'balance': 'aux',"
+    " 'balance_coef': 0.1, " SIZES "}",
+    "{'name': 'tc-softmax-sum', 'rule': 'tc', 'top_k': 3, 'gate': 'softmax',"
+    " 'norm': 'sum', 'shared': false, 'z_loss_coef': 0.1, " SIZES "}",
+    "{'name': 'tc-relu-sum', 'rule': 'tc', 'top_k': 2, 'gate': 'relu',"
+    " 'norm': 'sum', 'balance': 'lossfree', " SIZES "}",
+    "{'name': 'ec-tokens-fanout', 'rule': 'ec', 'gate': 'softmax_tokens',"
+    " 'norm': 'fanout', 'micro_batches': 2, 'granularity': 2, " SIZES "}",
+    "{'name': 'ec-relu', 'rule': 'ec', 'gate': 'relu', 'pool_tokens': 12,"
+    " 'shared_d_expert': 20, " SIZES "}",
+    "{'name': 'ec-anchor-out', 'rule': 'ec', 'gate': 'softmax_anchor_out',"
+    " 'granularity': 2, " SIZES "}",
+    "{'name': 'et-anchor-fanout', 'rule': 'et', 'gate': 'softmax_anchor',"
+    " 'norm': 'fanout', 'capacity_factor': 0.5, 'ema_updates': 9, " SIZES "}",
+    "{'name': 'et-sigmoid', 'rule': 'et', 'ema_updates': 9,"
+    " 'ema_bias_correction': true, 'granularity': 3, " SIZES "}",
 };
 
 /* ---- running a case ---- */
@@ -84,9 +81,8 @@ static void draw(et_step *s, const char *json)
 {
     et_case c;
     et_error error;
-    ck_assert_msg(et_case_parse(&c, json, strlen(json), "test", &error) == ET_OK, "%s", error.text);
-    ck_assert_int_eq(et_step_create(s, &c, 0, &error), ET_OK);
-    ck_assert_msg(et_step_draw_inputs(s, &error) == ET_OK, "%s", error.text);
+    done(parse_quoted(&c, json, &error), &error);
+    draw_case(s, &c);
     to_grid(c.tokens * c.d_model, s->in.x);
     to_grid(c.experts * c.d_model, s->in.router);
 }
@@ -94,7 +90,7 @@ static void draw(et_step *s, const char *json)
 static void run(et_step *s, et_engine engine)
 {
     et_error error;
-    ck_assert_msg(et_step_run(s, engine, NULL, NULL, &error) == ET_OK, "%s", error.text);
+    done(et_step_run(s, engine, NULL, NULL, &error), &error);
 }
 
 static void draw_and_run(et_step *s, const char *json, et_engine engine)
@@ -193,42 +189,21 @@ typedef struct analysis {
     double *E[ARRAYS];
 } analysis;
 
-static void *room_for(size_t count, size_t size)
-{
-    void *room = calloc(count > 0 ? count : 1, size);
-    ck_assert_ptr_nonnull(room);
-    return room;
-}
-
 static void open_analysis(analysis *z, const et_step *s)
 {
     *z = (analysis){.s = s, .moe = et_step_layer(s), .S = s->assignment.slots};
     const et_moe *m = &z->moe;
     size_t S = z->S, N = m->N, d = m->d, h = m->h, n = m->n, hs = m->hs;
+    /* clang-format off */
     const size_t counts[ARRAYS] = {
-        [H] = S * h,
-        [A] = S * h,
-        [O] = S * d,
-        [SHARED_H] = N * hs,
-        [SHARED_A] = N * hs,
-        [SHARED_O] = N * d,
-        [Y] = N * d,
-        [DW] = S,
-        [DS] = N,
-        [D_A] = S * h,
-        [D_H] = S * h,
-        [SHARED_DA] = N * hs,
-        [SHARED_DH] = N * hs,
-        [DR] = N * n,
-        [DX] = N * d,
-        [DROUTER] = n * d,
-        [DUP] = n * h * d,
-        [DDOWN] = n * d * h,
-        [DSHARED_UP] = hs * d,
-        [DSHARED_DOWN] = d * hs,
-        [DP] = N * n,
-        [DANCHOR] = N,
+        [H] = S * h, [A] = S * h, [O] = S * d, [DW] = S, [D_A] = S * h, [D_H] = S * h,
+        [SHARED_H] = N * hs, [SHARED_A] = N * hs, [SHARED_O] = N * d,
+        [DS] = N, [SHARED_DA] = N * hs, [SHARED_DH] = N * hs,
+        [Y] = N * d, [DR] = N * n, [DX] = N * d, [DROUTER] = n * d,
+        [DUP] = n * h * d, [DDOWN] = n * d * h, [DSHARED_UP] = hs * d, [DSHARED_DOWN] = d * hs,
+        [DP] = N * n, [DANCHOR] = N,
     };
+    /* clang-format on */
     for (int j = 0; j < ARRAYS; j++) z->E[j] = room_for(counts[j], sizeof(double));
     z->slot_x = room_for(S * d, sizeof(et_real));
     for (size_t j = 0; j < S; j++)

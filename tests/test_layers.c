@@ -1,255 +1,16 @@
-/* test_layers.c: the matrix product, the feed-forward layer, the gates, the MoE layer, and the
- * promise that threads never change a bit.
+/* test_layers.c: the feed-forward layer, the MoE layer, and the promise that threads never change a bit.
  *
- * The plain product is held bit for bit against its three-loop definition, over sizes on both sides
- * of every block edge of matmul.c. Feed-forward and MoE layers are held against examples small
- * enough for a pencil, with numbers that every operation leaves exact: a wrong factor, a transposed
- * matrix or a forgotten term changes an integer. A larger layer is held against its own tokens, one
- * at a time. Gates are held against their definitions, and their derivatives against central
- * differences.
- *
- * Where a comparison is not exact its tolerance is a bound, derived beside it.
+ * They are held against examples small enough for a pencil, with numbers that every operation leaves
+ * exact: a wrong factor, a transposed matrix or a forgotten term changes an integer. A larger layer
+ * is held against its own tokens, one at a time.
  */
 #include "etref/bundle.h"
-#include "etref/random.h"
 #include "etref/step.h"
 #include "tests/check_main.h"
+#include "tests/expect.h"
+#include "tests/run_case.h"
 
-#include <float.h>
-#include <math.h>
 #include <omp.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-
-#define COUNT(array) (sizeof(array) / sizeof(array)[0])
-
-static const double U = ET_UNIT_ROUNDOFF;
-static const double LEAST = sizeof(et_real) == sizeof(double) ? DBL_MIN : (double)FLT_MIN;
-
-/* Values are compared as numbers; -0 equals +0, NaN equals nothing. */
-static void same(const char *what, size_t count, const et_real *got, const et_real *want)
-{
-    for (size_t j = 0; j < count; j++)
-        if (!(got[j] == want[j]))
-            ck_abort_msg("%s: element %zu: got %.17g, want %.17g", what, j, (double)got[j],
-                         (double)want[j]);
-}
-
-static void *room_for(size_t count)
-{
-    void *room = calloc(count > 0 ? count : 1, sizeof(et_real));
-    ck_assert_ptr_nonnull(room);
-    return room;
-}
-
-/* ---- the matrix product ---- */
-
-/* Both zeros, integers and fractions of both signs; no two streams alike. */
-static void fill(const char *name, size_t count, et_real *to)
-{
-    et_stream stream = et_stream_open(3, name);
-    for (size_t j = 0; j < count; j++) {
-        double u = et_uniform(stream, j, 0);
-        to[j] = (et_real)(u < 0.05 ? -0.0 : u < 0.1 ? 0 : et_normal(stream, j));
-    }
-}
-
-/* One product: its sizes, how its operands lie, and room for them and for C. */
-typedef struct product {
-    size_t M, N, K;
-    bool a_transposed, b_transposed, accumulate;
-    size_t slack; /* elements between the end of a row and the next */
-    et_real *a, *b, *c;
-    size_t c_count, c_stride;
-} product;
-
-static size_t rows_of(size_t rows, size_t columns, bool transposed)
-{
-    return transposed ? columns : rows;
-}
-
-static void open_product(product *p)
-{
-    size_t a_rows = rows_of(p->M, p->K, p->a_transposed), a_columns = p->M + p->K - a_rows;
-    size_t b_rows = rows_of(p->K, p->N, p->b_transposed), b_columns = p->K + p->N - b_rows;
-    size_t a_count = a_rows * (a_columns + p->slack), b_count = b_rows * (b_columns + p->slack);
-    p->c_stride = p->N + p->slack;
-    p->c_count = p->M * p->c_stride;
-    p->a = room_for(a_count);
-    p->b = room_for(b_count);
-    p->c = room_for(p->c_count);
-    fill("test.a", a_count, p->a);
-    fill("test.b", b_count, p->b);
-    fill("test.c", p->c_count, p->c);
-}
-
-static void close_product(product *p)
-{
-    free(p->a);
-    free(p->b);
-    free(p->c);
-}
-
-static et_matrix matrix_a(const product *p)
-{
-    return (et_matrix){p->a, (p->a_transposed ? p->M : p->K) + p->slack, p->a_transposed};
-}
-
-static et_matrix matrix_b(const product *p)
-{
-    return (et_matrix){p->b, (p->b_transposed ? p->K : p->N) + p->slack, p->b_transposed};
-}
-
-/* Element (row, column) of op(X). */
-static et_real element(et_matrix X, size_t row, size_t column)
-{
-    return X.transposed ? X.at[column * X.stride + row] : X.at[row * X.stride + column];
-}
-
-/* The definition in matmul.h, and with it sum_k |a_ik||b_kj| (+ |C_ij|) of each element. */
-static void multiply_literally(const product *p, et_real *c, double *magnitude)
-{
-    et_matrix A = matrix_a(p), B = matrix_b(p);
-    for (size_t i = 0; i < p->M; i++)
-        for (size_t j = 0; j < p->N; j++) {
-            et_real sum = p->accumulate ? c[i * p->c_stride + j] : 0;
-            double absolute = fabs((double)sum);
-            for (size_t k = 0; k < p->K; k++) {
-                et_real a = element(A, i, k), b = element(B, k, j);
-                sum += a * b;
-                absolute += fabs((double)a) * fabs((double)b);
-            }
-            c[i * p->c_stride + j] = sum;
-            if (magnitude) magnitude[i * p->c_stride + j] = absolute;
-        }
-}
-
-static et_real *multiplied(const product *p, et_engine engine)
-{
-    et_real *c = room_for(p->c_count);
-    memcpy(c, p->c, p->c_count * sizeof *c);
-    et_matmul(engine, p->M, p->N, p->K, matrix_a(p), matrix_b(p), p->accumulate, c, p->c_stride);
-    return c;
-}
-
-/* Bits, of the whole of C: what lies between its rows must stay as it was, too. */
-static void same_bits(const product *p, const et_real *got, const et_real *want)
-{
-    for (size_t j = 0; j < p->c_count; j++)
-        if (memcmp(got + j, want + j, sizeof *got) != 0)
-            ck_abort_msg("%zu x %zu, K = %zu, A%s B%s%s, slack %zu: element (%zu, %zu): got %a, "
-                         "want %a",
-                         p->M, p->N, p->K, p->a_transposed ? "'" : "", p->b_transposed ? "'" : "",
-                         p->accumulate ? ", accumulated" : "", p->slack, j / p->c_stride,
-                         j % p->c_stride, (double)got[j], (double)want[j]);
-}
-
-/* |blas - plain| <= 2 gamma_(K+1) sum|a||b|, as the header says of two engines. */
-static void within_bound(const product *p, const et_real *got, const et_real *want,
-                         const double *magnitude)
-{
-    double m = (double)(p->K + 1), bound = 2 * m * U / (1 - m * U);
-    for (size_t j = 0; j < p->c_count; j++)
-        if (!(fabs((double)got[j] - (double)want[j]) <= bound * magnitude[j]))
-            ck_abort_msg("%zu x %zu, K = %zu: element %zu: blas %.17g, plain %.17g, bound %.3g",
-                         p->M, p->N, p->K, j, (double)got[j], (double)want[j],
-                         bound * magnitude[j]);
-}
-
-static void check_product(product p)
-{
-    open_product(&p);
-    double *magnitude = calloc(p.c_count + 1, sizeof *magnitude); /* 0 between rows: no error */
-    et_real *want = room_for(p.c_count);
-    memcpy(want, p.c, p.c_count * sizeof *want);
-    multiply_literally(&p, want, magnitude);
-    et_real *plain = multiplied(&p, ET_PLAIN), *blas = multiplied(&p, ET_BLAS);
-    same_bits(&p, plain, want);
-    within_bound(&p, blas, want, magnitude);
-    free(plain);
-    free(blas);
-    free(want);
-    free(magnitude);
-    close_product(&p);
-}
-
-/* All four transpositions, written and accumulated. */
-static void check_size(size_t M, size_t N, size_t K, size_t slack)
-{
-    for (int form = 0; form < 8; form++)
-        check_product((product){.M = M,
-                                .N = N,
-                                .K = K,
-                                .a_transposed = form & 1,
-                                .b_transposed = form & 2,
-                                .accumulate = form & 4,
-                                .slack = slack});
-}
-
-START_TEST(small_products_are_the_definition)
-{
-    static const size_t sizes[] = {0, 1, 2, 3, 5, 10};
-    for (size_t m = 0; m < COUNT(sizes); m++)
-        for (size_t n = 0; n < COUNT(sizes); n++)
-            for (size_t k = 0; k < COUNT(sizes); k++)
-                check_size(sizes[m], sizes[n], sizes[k], (m + n + k) % 4);
-}
-END_TEST
-
-/* matmul.c cuts at MR = 4 and MC = 64 rows, KC = 256 terms, NR = 6 and NC = 96 columns (12 and 192
- * in float): below, at and above each, alone and together. */
-START_TEST(products_across_every_block_edge_are_the_definition)
-{
-    static const size_t edges[][3] = {
-        {3, 5, 4},    {4, 6, 7},     {5, 7, 5},      {8, 12, 9},    {9, 13, 3},      {63, 7, 5},
-        {64, 6, 5},   {65, 5, 5},    {128, 3, 2},    {129, 1, 3},   {3, 95, 5},      {4, 96, 5},
-        {5, 97, 5},   {2, 191, 4},   {2, 192, 4},    {3, 193, 4},   {5, 7, 255},     {5, 7, 256},
-        {5, 7, 257},  {3, 2, 511},   {2, 3, 512},    {1, 1, 513},   {63, 63, 63},    {64, 64, 64},
-        {65, 65, 65}, {65, 97, 257}, {66, 194, 258}, {255, 5, 3},   {256, 4, 65},    {257, 3, 64},
-        {5, 255, 64}, {4, 256, 63},  {3, 257, 65},   {63, 255, 65}, {130, 100, 300},
-    };
-    for (size_t e = 0; e < COUNT(edges); e++)
-        check_size(edges[e][0], edges[e][1], edges[e][2], e % 3 * 5);
-}
-END_TEST
-
-START_TEST(an_empty_sum_is_zero_or_what_was_there)
-{
-    const et_real none[1] = {9};
-    et_real c[] = {1, 2, 3, 4, 5, 6};
-    for (et_engine engine = ET_PLAIN; engine <= ET_BLAS; engine++) {
-        et_real got[6];
-        memcpy(got, c, sizeof c);
-        et_matmul(engine, 2, 2, 0, et_rows(none, 0), et_rows(none, 2), true, got, 3);
-        same("accumulated", 6, got, c);
-        et_matmul(engine, 2, 2, 0, et_rows(none, 0), et_rows(none, 2), false, got, 3);
-        same("written", 6, got, (const et_real[]){0, 0, 3, 0, 0, 6});
-    }
-}
-END_TEST
-
-static const int thread_counts[] = {1, 2, 5};
-
-START_TEST(threads_do_not_change_a_product)
-{
-    product p = {.M = 130, .N = 200, .K = 270, .b_transposed = true, .accumulate = true};
-    open_product(&p);
-    et_real *want = room_for(p.c_count);
-    memcpy(want, p.c, p.c_count * sizeof *want);
-    multiply_literally(&p, want, NULL);
-    int usual = omp_get_max_threads();
-    for (size_t v = 0; v < COUNT(thread_counts); v++) {
-        omp_set_num_threads(thread_counts[v]);
-        et_real *got = multiplied(&p, ET_PLAIN);
-        same_bits(&p, got, want);
-        free(got);
-    }
-    omp_set_num_threads(usual);
-    free(want);
-    close_product(&p);
-}
-END_TEST
 
 /* ---- the feed-forward layer ---- */
 
@@ -266,12 +27,12 @@ START_TEST(feed_forward_by_hand)
         et_real H[8], A[8], out[4];
         et_ffn_rows rows = {.m = 2, .x = ffn_x, .H = H, .A = A, .out = out};
         ck_assert_int_eq(et_ffn_forward(&f, &rows, NULL), ET_OK);
-        same("H", 8, H, ffn_H);
-        same("A", 8, A, ffn_A);
-        same("f", 4, out, (const et_real[]){1 + 8, -4, 2, -1});
+        same_reals("H", 8, H, ffn_H);
+        same_reals("A", 8, A, ffn_A);
+        same_reals("f", 4, out, (const et_real[]){1 + 8, -4, 2, -1});
         rows.m = 0;
         ck_assert_int_eq(et_ffn_forward(&f, &rows, NULL), ET_OK);
-        same("no token: f", 4, out, (const et_real[]){9, -4, 2, -1});
+        same_reals("no token: f", 4, out, (const et_real[]){9, -4, 2, -1});
     }
 }
 END_TEST
@@ -290,181 +51,15 @@ START_TEST(feed_forward_backward_by_hand)
             const et_real base = accumulate ? 100 : 0;
             for (int j = 0; j < 8; j++) dup[j] = ddown[j] = 100;
             ck_assert_int_eq(et_ffn_backward(&f, &rows, dup, ddown, NULL), ET_OK);
-            same("dA = dO W_down", 8, dA, (const et_real[]){1, 1, 4, 3, 3, 7, 8, 17});
-            same("dH = dA 2 relu(H)", 8, dH, (const et_real[]){2, 4, 0, 0, 0, 14, 0, 0});
-            same("dW_down += dO' A", 8, ddown,
-                 (const et_real[]){101, 107, 100, 100, 101, 103, 100, 100});
-            same("dW_up += dH' x", 8, dup,
-                 (const et_real[]){102, 104, 90, 122, 100, 100, 100, 100});
-            same("dx = dH W_up", 4, dx, (const et_real[]){base + 2, base + 4, base, base + 14});
+            same_reals("dA = dO W_down", 8, dA, (const et_real[]){1, 1, 4, 3, 3, 7, 8, 17});
+            same_reals("dH = dA 2 relu(H)", 8, dH, (const et_real[]){2, 4, 0, 0, 0, 14, 0, 0});
+            same_reals("dW_down += dO' A", 8, ddown,
+                       (const et_real[]){101, 107, 100, 100, 101, 103, 100, 100});
+            same_reals("dW_up += dH' x", 8, dup,
+                       (const et_real[]){102, 104, 90, 122, 100, 100, 100, 100});
+            same_reals("dx = dH W_up", 4, dx,
+                       (const et_real[]){base + 2, base + 4, base, base + 14});
         }
-}
-END_TEST
-
-/* ---- gates ---- */
-
-static const et_gate gates[] = {ET_GATE_SIGMOID,
-                                ET_GATE_RELU,
-                                ET_GATE_SOFTMAX,
-                                ET_GATE_SOFTMAX_ANCHOR,
-                                ET_GATE_SOFTMAX_ANCHOR_OUT,
-                                ET_GATE_SOFTMAX_TOKENS};
-
-typedef struct gate_case {
-    const char *what;
-    et_gate gate;
-    et_real r[4], p[4], anchor[2]; /* two tokens, two experts */
-} gate_case;
-
-/* clang-format off */
-static const gate_case gate_cases[] = {
-    {"sigmoid", ET_GATE_SIGMOID, {0, 800, -800, (et_real)-0.0}, {0.5, 1, 0, 0.5}, {0}},
-    {"relu", ET_GATE_RELU, {0, 800, -800, 1.5}, {0, 800, 0, 1.5}, {0}},
-    {"softmax", ET_GATE_SOFTMAX, {7, 7, 800, -800}, {0.5, 0.5, 1, 0}, {0}},
-    {"softmax, one dominates", ET_GATE_SOFTMAX, {-800, 0, 100, 100}, {0, 1, 0.5, 0.5}, {0}},
-    {"anchor", ET_GATE_SOFTMAX_ANCHOR, {0, -800, 800, 0}, {0.5, 0, 1, 0}, {0.5, 0}},
-    {"anchor dominates", ET_GATE_SOFTMAX_ANCHOR, {-800, -800, 800, 800}, {0, 0, 0.5, 0.5}, {1, 0}},
-    {"anchor_out", ET_GATE_SOFTMAX_ANCHOR_OUT, {0, -800, -800, -900}, {0.5, 0, 0, 0}, {0.5, 1}},
-    {"tokens", ET_GATE_SOFTMAX_TOKENS, {3, 800, 3, -800}, {0.5, 1, 0.5, 0}, {0}},
-};
-/* clang-format on */
-
-START_TEST(gates_by_hand)
-{
-    for (size_t v = 0; v < COUNT(gate_cases); v++) {
-        const gate_case *c = &gate_cases[v];
-        bool has_anchor = et_gate_has_anchor(c->gate);
-        et_real p[4], anchor[2] = {9, 9};
-        et_gate_forward(NULL, c->gate, 2, 2, c->r, p, has_anchor ? anchor : NULL);
-        same(c->what, 4, p, c->p);
-        if (has_anchor) same(c->what, 2, anchor, c->anchor);
-    }
-    et_gate_forward(NULL, ET_GATE_SOFTMAX, 0, 2, NULL, NULL, NULL); /* nothing is touched */
-}
-END_TEST
-
-/* |got - want| <= tolerance |want|, or both vanish below the least normal number. */
-static void relatively(const char *what, double at, double got, double want, double tolerance)
-{
-    if (!(fabs(got - want) <= tolerance * fabs(want) + 4 * LEAST))
-        ck_abort_msg("%s at %g: got %.17g, want %.17g, tolerance %.3g relative", what, at, got,
-                     want, tolerance);
-}
-
-/* Five roundings in et_real (exp, 1 + e twice, product, quotient) and as many of ours: 10 u. The
- * slope is p(1-p) = e^-|r| / (1+e^-|r|)^2, to full relative accuracy however small. */
-START_TEST(sigmoid_and_its_slope_are_accurate_everywhere)
-{
-    static const et_real logits[] = {-800, -745, -100, -80, -40, -30, -3, -1,  -0.25,
-                                     0,    0.25, 1,    3,   30,  40,  80, 100, 800};
-    for (size_t j = 0; j < COUNT(logits); j++) {
-        double r = (double)logits[j], e = exp(-fabs(r));
-        et_real p, dp = 1, slope = 0;
-        et_gate_forward(NULL, ET_GATE_SIGMOID, 1, 1, &logits[j], &p, NULL);
-        et_gate_backward(NULL, ET_GATE_SIGMOID, 1, 1, &logits[j], &p, NULL, &dp, NULL, &slope);
-        relatively("sigmoid", r, (double)p, r < 0 ? e / (1 + e) : 1 / (1 + e), 10 * U);
-        relatively("its slope", r, (double)slope, e / ((1 + e) * (1 + e)), 10 * U);
-    }
-}
-END_TEST
-
-START_TEST(relu_slope_is_zero_at_zero)
-{
-    const et_real r[] = {-800, -1, (et_real)-0.0, 0, 1e-30f, 800}, dp[] = {2, 3, 4, 5, 6, 7};
-    et_real dr[] = {10, 10, 10, 10, 10, 10};
-    et_gate_backward(NULL, ET_GATE_RELU, 3, 2, r, r, NULL, dp, NULL, dr);
-    same("relu", 6, dr, (const et_real[]){10, 10, 10, 10, 16, 17});
-}
-END_TEST
-
-/* r = (x, 0): p = (1/(1+e), e/(1+e)) with e = e^-x, and dp = (1, 0) gives dr = +-e/(1+e)^2. Where
- * p_0 rounds to 1 the difference of two sums would be 0; the Jacobian is not. */
-START_TEST(a_dominating_softmax_keeps_its_derivative)
-{
-    static const et_real logits[] = {0, 1, 17, 40, 80};
-    for (size_t j = 0; j < COUNT(logits); j++) {
-        double e = exp(-(double)logits[j]), want = e / ((1 + e) * (1 + e));
-        for (size_t g = 2; g < COUNT(gates); g++) {
-            bool anchored = et_gate_has_anchor(gates[g]);
-            bool down = gates[g] == ET_GATE_SOFTMAX_TOKENS;
-            const et_real r[2] = {logits[j], 0}, dp[2] = {1, 0};
-            et_real p[2], anchor, dr[2] = {0, 0};
-            size_t n = anchored || down ? 1 : 2, N = down ? 2 : 1; /* anchored: the anchor is 0 */
-            et_gate_forward(NULL, gates[g], N, n, r, p, &anchor);
-            et_gate_backward(NULL, gates[g], N, n, r, p, &anchor, dp, NULL, dr);
-            relatively("dr_0", (double)logits[j], (double)dr[0], want, 12 * U);
-            if (!anchored) relatively("dr_1", (double)logits[j], (double)dr[1], -want, 12 * U);
-        }
-    }
-}
-END_TEST
-
-/* Equal shares: two experts and, where there is one, the anchor. dr_i = p sum_j p (dp_i - dp_j). */
-START_TEST(softmax_jacobians_by_hand)
-{
-    const et_real r[] = {0, 0}, dp[] = {3, 1}, danchor[] = {8};
-    et_real p[2], anchor, dr[] = {10, 20};
-    et_gate_forward(NULL, ET_GATE_SOFTMAX, 1, 2, r, p, NULL);
-    et_gate_backward(NULL, ET_GATE_SOFTMAX, 1, 2, r, p, NULL, dp, NULL, dr);
-    same("softmax: (3 - 1)/4", 2, dr, (const et_real[]){10.5, 19.5});
-    et_gate_backward(NULL, ET_GATE_SOFTMAX_TOKENS, 2, 1, r, p, NULL, dp, NULL, dr);
-    same("softmax_tokens: the same down a column", 2, dr, (const et_real[]){11, 19});
-    et_gate_forward(NULL, ET_GATE_SOFTMAX_ANCHOR, 1, 1, r, p, &anchor);
-    dr[0] = 10;
-    et_gate_backward(NULL, ET_GATE_SOFTMAX_ANCHOR, 1, 1, r, p, &anchor, dp, danchor, dr);
-    same("softmax_anchor: (3 - 8)/4", 1, dr, (const et_real[]){8.75});
-    et_gate_backward(NULL, ET_GATE_SOFTMAX_ANCHOR_OUT, 1, 1, r, p, &anchor, dp, NULL, dr);
-    same("softmax_anchor_out: (3 - 0)/4", 1, dr, (const et_real[]){9.5});
-}
-END_TEST
-
-enum { GATE_N = 3, GATE_n = 4 };
-
-/* The scalar sum dp p (+ sum danchor a_0) as a function of the logits, summed in double. */
-static double gate_scalar(et_gate gate, const et_real *r, const et_real *dp, const et_real *danchor)
-{
-    et_real p[GATE_N * GATE_n], anchor[GATE_N];
-    double sum = 0;
-    et_gate_forward(NULL, gate, GATE_N, GATE_n, r, p, anchor);
-    for (size_t j = 0; j < GATE_N * GATE_n; j++) sum += (double)dp[j] * (double)p[j];
-    for (size_t t = 0; danchor && t < GATE_N; t++) sum += (double)danchor[t] * (double)anchor[t];
-    return sum;
-}
-
-/* (L(r+e) - L(r-e)) / 2e differs from the derivative by e^2/6 |L'''| at most, and each L by 16 u of
- * the sum of the |dp|. Third derivatives of a share are below 1/4 (sigmoid 1/8), so with W that sum
- * and danchor's the error is at most W (e^2/24 + 16 u/e); e near the least of it. */
-START_TEST(gate_derivatives_are_those_of_differences)
-{
-    const double step = ldexp(1, sizeof(et_real) == sizeof(double) ? -15 : -6);
-    for (size_t g = 0; g < COUNT(gates); g++) {
-        et_real r[GATE_N * GATE_n], dp[GATE_N * GATE_n], danchor[GATE_N], anchor[GATE_N];
-        et_real p[GATE_N * GATE_n], dr[GATE_N * GATE_n] = {0};
-        const et_real *da = gates[g] == ET_GATE_SOFTMAX_ANCHOR ? danchor : NULL;
-        double weight = 0;
-        fill("test.r", GATE_N * GATE_n, r);
-        fill("test.dp", GATE_N * GATE_n, dp);
-        fill("test.danchor", GATE_N, danchor);
-        for (size_t j = 0; j < GATE_N * GATE_n; j++) {
-            r[j] = (et_real)(rint(256 * (double)r[j]) / 256 + 1. / 32); /* r +- e: exact, no kink */
-            weight += fabs((double)dp[j]);
-        }
-        for (size_t t = 0; t < GATE_N; t++) weight += fabs((double)danchor[t]);
-        et_gate_forward(NULL, gates[g], GATE_N, GATE_n, r, p, anchor);
-        et_gate_backward(NULL, gates[g], GATE_N, GATE_n, r, p, anchor, dp, da, dr);
-        for (size_t j = 0; j < GATE_N * GATE_n; j++) {
-            et_real at = r[j];
-            r[j] = (et_real)((double)at + step);
-            double difference = gate_scalar(gates[g], r, dp, da);
-            r[j] = (et_real)((double)at - step);
-            difference = (difference - gate_scalar(gates[g], r, dp, da)) / (2 * step);
-            r[j] = at;
-            double bound = weight * (step * step / 24 + 16 * U / step);
-            if (!(fabs(difference - (double)dr[j]) <= bound))
-                ck_abort_msg("gate %zu, logit %zu: backward %.12g, differences %.12g, bound %.3g",
-                             g, j, (double)dr[j], difference, bound);
-        }
-    }
 }
 END_TEST
 
@@ -593,21 +188,21 @@ static void check_pencil(const pencil *c, et_engine engine)
                         .shared_down = moe_shared_down};
     open_workspace(&w, 4, 2, moe_mask);
     run_layer(&moe, moe_x, moe_dy, &w);
-    same(c->what, 8, w.v.logits, (const et_real[]){1, 5, 2, 4, 3, 9, 2, 10});
-    same(c->what, 8, w.v.slot_out, (const et_real[]){1, 2, 4, 8, 1, 0, 0, 3});
-    same(c->what, 4, w.v.slot_weight, c->w);
-    same(c->what, 8, w.v.y, c->y);
-    same(c->what, 4, w.g.slot_weight, (const et_real[]){5, 24, 2, 3});
-    same(c->what, 8, w.g.logits, c->dr);
-    same(c->what, 8, w.g.x, c->dx);
-    same(c->what, 4, w.g.router, c->drouter);
-    same(c->what, 8, w.g.up, c->dup);
-    same(c->what, 8, w.g.down, c->ddown);
+    same_reals(c->what, 8, w.v.logits, (const et_real[]){1, 5, 2, 4, 3, 9, 2, 10});
+    same_reals(c->what, 8, w.v.slot_out, (const et_real[]){1, 2, 4, 8, 1, 0, 0, 3});
+    same_reals(c->what, 4, w.v.slot_weight, c->w);
+    same_reals(c->what, 8, w.v.y, c->y);
+    same_reals(c->what, 4, w.g.slot_weight, (const et_real[]){5, 24, 2, 3});
+    same_reals(c->what, 8, w.g.logits, c->dr);
+    same_reals(c->what, 8, w.g.x, c->dx);
+    same_reals(c->what, 4, w.g.router, c->drouter);
+    same_reals(c->what, 8, w.g.up, c->dup);
+    same_reals(c->what, 8, w.g.down, c->ddown);
     if (c->shared) {
-        same(c->what, 4, w.v.shared_weight, c->s);
-        same(c->what, 4, w.g.shared_weight, (const et_real[]){-1, 12, 27, 8});
-        same(c->what, 2, w.g.shared_up, c->dshared_up);
-        same(c->what, 2, w.g.shared_down, c->dshared_down);
+        same_reals(c->what, 4, w.v.shared_weight, c->s);
+        same_reals(c->what, 4, w.g.shared_weight, (const et_real[]){-1, 12, 27, 8});
+        same_reals(c->what, 2, w.g.shared_up, c->dshared_up);
+        same_reals(c->what, 2, w.g.shared_down, c->dshared_down);
     }
     et_assignment_free(&w.a);
 }
@@ -644,9 +239,9 @@ START_TEST(gradients_of_losses_come_in)
     w.g.gates[6] = 1;
     w.g.logits[7] = 2;
     run_layer(&moe, moe_x, moe_dy, &w);
-    same("dr", 8, w.g.logits, (const et_real[]){5, 0, 0, 2, 24, 3, 1, 2});
-    same("dW_r", 4, w.g.router, (const et_real[]){29 + 2, 24, 3 + 4, 5});
-    same("dx of token 3", 2, w.g.x + 6, (const et_real[]){1 + 2 * 5, 2 + 2 * 4});
+    same_reals("dr", 8, w.g.logits, (const et_real[]){5, 0, 0, 2, 24, 3, 1, 2});
+    same_reals("dW_r", 4, w.g.router, (const et_real[]){29 + 2, 24, 3 + 4, 5});
+    same_reals("dx of token 3", 2, w.g.x + 6, (const et_real[]){1 + 2 * 5, 2 + 2 * 4});
     et_assignment_free(&w.a);
 }
 END_TEST
@@ -662,12 +257,12 @@ START_TEST(unwanted_gradients_are_left_out)
     some.g.wanted = wanted;
     run_layer(&moe, moe_x, moe_dy, &all);
     run_layer(&moe, moe_x, moe_dy, &some);
-    same("dW_up of expert 0", 4, some.g.up, all.g.up);
-    same("dW_down of expert 0", 4, some.g.down, all.g.down);
-    same("dW_up of expert 1", 4, some.g.up + 4, (const et_real[]){0, 0, 0, 0});
-    same("dW_down of expert 1", 4, some.g.down + 4, (const et_real[]){0, 0, 0, 0});
-    same("dx", 8, some.g.x, all.g.x);
-    same("dW_r", 4, some.g.router, all.g.router);
+    same_reals("dW_up of expert 0", 4, some.g.up, all.g.up);
+    same_reals("dW_down of expert 0", 4, some.g.down, all.g.down);
+    same_reals("dW_up of expert 1", 4, some.g.up + 4, (const et_real[]){0, 0, 0, 0});
+    same_reals("dW_down of expert 1", 4, some.g.down + 4, (const et_real[]){0, 0, 0, 0});
+    same_reals("dx", 8, some.g.x, all.g.x);
+    same_reals("dW_r", 4, some.g.router, all.g.router);
     et_assignment_free(&all.a);
     et_assignment_free(&some.a);
 }
@@ -693,10 +288,10 @@ START_TEST(a_sum_of_zero_gates_divides_nothing)
     open_workspace(&w, 1, 2, mask);
     run_layer(&moe, x, dy, &w);
     const et_real zero[4] = {0};
-    same("w", 2, w.v.slot_weight, zero);
-    same("y", 2, w.v.y, zero);
-    same("dr", 2, w.g.logits, zero);
-    same("dx", 2, w.g.x, zero);
+    same_reals("w", 2, w.v.slot_weight, zero);
+    same_reals("y", 2, w.v.y, zero);
+    same_reals("dr", 2, w.g.logits, zero);
+    same_reals("dx", 2, w.g.x, zero);
     et_assignment_free(&w.a);
 }
 END_TEST
@@ -734,8 +329,8 @@ START_TEST(the_anchor_weighs_the_shared_expert)
                             .shared_down = one};
         open_workspace(&w, 2, 1, mask);
         run_layer(&moe, x, dy, &w);
-        same("y", 2, w.v.y, y[fanout]);
-        same("dr", 2, w.g.logits, dr[fanout]);
+        same_reals("y", 2, w.v.y, y[fanout]);
+        same_reals("dr", 2, w.g.logits, dr[fanout]);
         et_assignment_free(&w.a);
     }
 }
@@ -759,8 +354,8 @@ START_TEST(a_softmax_over_tokens_stays_in_its_micro_batch)
                         .down = one};
     open_workspace(&w, 4, 1, mask);
     run_layer(&moe, x, dy, &w);
-    same("p", 4, w.v.gates, (const et_real[]){0.5, 0.5, 0.5, 0.5});
-    same("dr", 4, w.g.logits, (const et_real[]){1, -1, -2, 2});
+    same_reals("p", 4, w.v.gates, (const et_real[]){0.5, 0.5, 0.5, 0.5});
+    same_reals("dr", 4, w.g.logits, (const et_real[]){1, -1, -2, 2});
     et_assignment_free(&w.a);
 }
 END_TEST
@@ -772,12 +367,11 @@ static void run_step(et_step *s, const char *json, int threads)
 {
     et_case c;
     et_error error;
-    ck_assert_msg(et_case_parse(&c, json, strlen(json), "test", &error) == ET_OK, "%s", error.text);
+    done(parse_quoted(&c, json, &error), &error);
     omp_set_num_threads(threads);
-    ck_assert_int_eq(et_step_create(s, &c, 0, &error), ET_OK);
+    draw_case(s, &c);
     s->block = 16;
-    ck_assert_msg(et_step_draw_inputs(s, &error) == ET_OK, "%s", error.text);
-    ck_assert_msg(et_step_run(s, ET_PLAIN, NULL, NULL, &error) == ET_OK, "%s", error.text);
+    done(et_step_run(s, ET_PLAIN, NULL, NULL, &error), &error);
 }
 
 /* Points every array of one token's layer into room: those of one token are its own, the gradients
@@ -816,9 +410,9 @@ static void check_token(const et_step *s, size_t t, et_moe_grads *weights)
 
 /* Every load above a block of rows (64); two slots and the shared expert for a token. */
 static const char one_by_one[] =
-    "{\"name\": \"tokens\", \"rule\": \"tc\", \"tokens\": 150, \"d_model\": 10, \"d_expert\": 9,"
-    " \"experts\": 3, \"top_k\": 2, \"gate\": \"softmax\", \"norm\": \"fanout\","
-    " \"shared_d_expert\": 7, \"input\": {\"source\": \"normal\"}}";
+    "{'name': 'tokens', 'rule': 'tc', 'tokens': 150, 'd_model': 10, 'd_expert': 9,"
+    " 'experts': 3, 'top_k': 2, 'gate': 'softmax', 'norm': 'fanout',"
+    " 'shared_d_expert': 7, 'input': {'source': 'normal'}}";
 
 /* A batch is its tokens, one after the other, bit for bit: no sum in the layer runs over tokens but
  * those of the weights' gradients, and they run in the tokens' order. So one layer of 150 tokens is
@@ -830,11 +424,11 @@ START_TEST(a_batch_is_its_tokens_one_by_one)
     run_step(&s, one_by_one, 1);
     omp_set_num_threads(usual);
     size_t d = s.c.d_model, h = s.c.d_expert, n = s.c.experts, hs = s.c.shared_d_expert;
-    et_moe_grads sum = {.router = room_for(n * d),
-                        .up = room_for(n * h * d),
-                        .down = room_for(n * d * h),
-                        .shared_up = room_for(hs * d),
-                        .shared_down = room_for(d * hs)};
+    et_moe_grads sum = {.router = room_for(n * d, sizeof(et_real)),
+                        .up = room_for(n * h * d, sizeof(et_real)),
+                        .down = room_for(n * d * h, sizeof(et_real)),
+                        .shared_up = room_for(hs * d, sizeof(et_real)),
+                        .shared_down = room_for(d * hs, sizeof(et_real))};
     for (size_t i = 0; i < n; i++) ck_assert_int_gt(s.assignment.load[i], 64);
     for (size_t t = 0; t < s.c.tokens; t++) check_token(&s, t, &sum);
     ck_assert_mem_eq(s.bwd.router, sum.router, n * d * sizeof(et_real));
@@ -855,22 +449,22 @@ END_TEST
 
 /* N n, N d and N h are all above 2^15, below which the library starts no threads (parallel.h), and
  * so is the load of the skewed case's hot expert times d or h; the products have several blocks. */
-#define MANY "\"tokens\": 2100, \"d_model\": 17, \"d_expert\": 18, \"experts\": 16, "
+#define MANY "'tokens': 2100, 'd_model': 17, 'd_expert': 18, 'experts': 16, "
 
 static const char *const steps[] = {
-    "{\"name\": \"tc\", \"rule\": \"tc\", " MANY "\"top_k\": 2, \"gate\": \"softmax\","
-    " \"norm\": \"sum\", \"balance\": \"aux\", \"z_loss_coef\": 0.01,"
-    " \"input\": {\"source\": \"skewed\"}}",
-    "{\"name\": \"ec\", \"rule\": \"ec\", " MANY "\"gate\": \"softmax_tokens\","
-    " \"norm\": \"fanout\", \"pool_tokens\": 700, \"input\": {\"source\": \"normal\"}}",
-    "{\"name\": \"et\", \"rule\": \"et\", " MANY "\"gate\": \"softmax_anchor\","
-    " \"norm\": \"fanout\", \"capacity_factor\": 0.2,"
-    " \"input\": {\"source\": \"ties\", \"copies\": 3}}",
-    "{\"name\": \"sigmoid\", \"rule\": \"et\", " MANY "\"ema_updates\": 3,"
-    " \"ema_bias_correction\": true, \"input\": {\"source\": \"outlier\"}}",
-    "{\"name\": \"dense\", \"layer\": \"dense\","
-    " \"tokens\": 400, \"d_model\": 100, \"d_expert\": 300,"
-    " \"input\": {\"source\": \"normal\"}}",
+    "{'name': 'tc', 'rule': 'tc', " MANY "'top_k': 2, 'gate': 'softmax',"
+    " 'norm': 'sum', 'balance': 'aux', 'z_loss_coef': 0.01,"
+    " 'input': {'source': 'skewed'}}",
+    "{'name': 'ec', 'rule': 'ec', " MANY "'gate': 'softmax_tokens',"
+    " 'norm': 'fanout', 'pool_tokens': 700, 'input': {'source': 'normal'}}",
+    "{'name': 'et', 'rule': 'et', " MANY "'gate': 'softmax_anchor',"
+    " 'norm': 'fanout', 'capacity_factor': 0.2,"
+    " 'input': {'source': 'ties', 'copies': 3}}",
+    "{'name': 'sigmoid', 'rule': 'et', " MANY "'ema_updates': 3,"
+    " 'ema_bias_correction': true, 'input': {'source': 'outlier'}}",
+    "{'name': 'dense', 'layer': 'dense',"
+    " 'tokens': 400, 'd_model': 100, 'd_expert': 300,"
+    " 'input': {'source': 'normal'}}",
 };
 
 static size_t bytes_of(const et_tensor_out *t)
@@ -899,6 +493,7 @@ static void same_tensors(const et_step *got, const et_step *want)
 
 START_TEST(threads_do_not_change_a_step)
 {
+    static const int thread_counts[] = {1, 2, 5};
     int usual = omp_get_max_threads();
     for (size_t v = 0; v < COUNT(steps); v++) {
         et_step one;
@@ -915,32 +510,12 @@ START_TEST(threads_do_not_change_a_step)
 }
 END_TEST
 
-static void add_products(Suite *suite)
+int main(void)
 {
-    TCase *matmul = add_case(suite, "matmul");
-    tcase_add_test(matmul, small_products_are_the_definition);
-    tcase_add_test(matmul, products_across_every_block_edge_are_the_definition);
-    tcase_add_test(matmul, an_empty_sum_is_zero_or_what_was_there);
-    tcase_add_test(matmul, threads_do_not_change_a_product);
-    TCase *ffn = add_case(suite, "ffn");
+    Suite *suite = suite_create("layers");
+    TCase *ffn = add_case(suite, "ffn"), *moe = add_case(suite, "moe");
     tcase_add_test(ffn, feed_forward_by_hand);
     tcase_add_test(ffn, feed_forward_backward_by_hand);
-}
-
-static void add_gates(Suite *suite)
-{
-    TCase *gate = add_case(suite, "gate");
-    tcase_add_test(gate, gates_by_hand);
-    tcase_add_test(gate, sigmoid_and_its_slope_are_accurate_everywhere);
-    tcase_add_test(gate, relu_slope_is_zero_at_zero);
-    tcase_add_test(gate, a_dominating_softmax_keeps_its_derivative);
-    tcase_add_test(gate, softmax_jacobians_by_hand);
-    tcase_add_test(gate, gate_derivatives_are_those_of_differences);
-}
-
-static void add_layers(Suite *suite)
-{
-    TCase *moe = add_case(suite, "moe");
     tcase_add_test(moe, a_layer_by_hand);
     tcase_add_test(moe, gradients_of_losses_come_in);
     tcase_add_test(moe, unwanted_gradients_are_left_out);
@@ -948,15 +523,6 @@ static void add_layers(Suite *suite)
     tcase_add_test(moe, the_anchor_weighs_the_shared_expert);
     tcase_add_test(moe, a_softmax_over_tokens_stays_in_its_micro_batch);
     tcase_add_test(moe, a_batch_is_its_tokens_one_by_one);
-    TCase *threads = add_case(suite, "threads");
-    tcase_add_test(threads, threads_do_not_change_a_step);
-}
-
-int main(void)
-{
-    Suite *suite = suite_create("layers");
-    add_products(suite);
-    add_gates(suite);
-    add_layers(suite);
+    tcase_add_test(add_case(suite, "threads"), threads_do_not_change_a_step);
     return run_suite(suite);
 }
