@@ -408,7 +408,8 @@ static et_status audit(et_error *error)
     uint64_t compared[4] = {0}, taken[4] = {0}, changed[4] = {0};
     et_audit_count counts = {compared, taken, changed};
     et_status status = et_audit_route(&rule, 4, r, mask, error);
-    if (status == ET_OK) status = et_audit_adversary(&rule, 4, r, mask, 2, &counts, error);
+    if (status == ET_OK)
+        status = et_audit_adversary(&rule, &(et_audit_routed){4, r, mask}, 2, &counts, error);
     return status;
 }
 

@@ -48,7 +48,8 @@ static void replace(const et_audit_rule *rule, size_t N, const et_real *r, const
     et_audit_count count = places(c);
     DEMAND(N * rule->experts <= sizeof mask, "N = %zu", N);
     route(rule, N, r, mask);
-    done(et_audit_replace(rule, N, r, mask, future, cut, &count, &error), &error);
+    done(et_audit_replace(rule, &(et_audit_routed){N, r, mask}, future, cut, &count, &error),
+         &error);
 }
 
 static void adversary(const et_audit_rule *rule, size_t N, const et_real *r, size_t cut, counts *c)
@@ -58,7 +59,7 @@ static void adversary(const et_audit_rule *rule, size_t N, const et_real *r, siz
     et_audit_count count = places(c);
     DEMAND(N * rule->experts <= sizeof mask, "N = %zu", N);
     route(rule, N, r, mask);
-    done(et_audit_adversary(rule, N, r, mask, cut, &count, &error), &error);
+    done(et_audit_adversary(rule, &(et_audit_routed){N, r, mask}, cut, &count, &error), &error);
 }
 
 /* Level 1 .. levels, at random. */
@@ -94,7 +95,7 @@ static void same_as_every_future(const et_audit_rule *rule, const et_real *r, si
     for (size_t cut = 0; cut <= rule->batch; cut++) {
         bool changed[MOST] = {false};
         counts c = {0};
-        try_every_future(rule, r, cut, levels, changed);
+        if (cut > 0) try_every_future(rule, r, cut, levels, changed);
         adversary(rule, rule->batch, r, cut, &c);
         for (size_t s = 0; s < rule->batch; s++)
             DEMAND(c.changed[s] == changed[s],
@@ -348,22 +349,23 @@ START_TEST(what_is_refused)
     et_error error;
     counts c = {0};
     et_audit_count count = places(&c);
+    const et_audit_routed tokens = {8, r, mask};
     et_audit_rule rule = {.rule = ET_EC, .experts = 1, .batch = 3, .select = 1};
     ck_assert_int_eq(et_audit_route(&rule, 8, r, mask, &error), ET_EINVAL);
     ck_assert_str_eq(error.text, "audit: batches of 3 tokens do not divide 8");
     rule.batch = 0;
-    ck_assert_int_eq(et_audit_adversary(&rule, 8, r, mask, 0, &count, &error), ET_EINVAL);
+    ck_assert_int_eq(et_audit_adversary(&rule, &tokens, 0, &count, &error), ET_EINVAL);
     rule.batch = 4;
-    ck_assert_int_eq(et_audit_replace(&rule, 8, r, mask, r, 5, &count, &error), ET_EINVAL);
+    ck_assert_int_eq(et_audit_replace(&rule, &tokens, r, 5, &count, &error), ET_EINVAL);
     ck_assert_str_eq(error.text, "audit: 5 tokens kept of batches of 4; at most all");
     rule.select = 5; /* the rule's own refusal */
-    ck_assert_int_eq(et_audit_adversary(&rule, 8, r, mask, 2, &count, &error), ET_EINVAL);
+    ck_assert_int_eq(et_audit_adversary(&rule, &tokens, 2, &count, &error), ET_EINVAL);
     ck_assert_ptr_nonnull(strstr(error.text, "k = 5"));
     rule.rule = (et_rule)9;
-    ck_assert_int_eq(et_audit_adversary(&rule, 8, r, mask, 2, &count, &error), ET_EINVAL);
+    ck_assert_int_eq(et_audit_adversary(&rule, &tokens, 2, &count, &error), ET_EINVAL);
     ck_assert_str_eq(error.text, "audit: rule 9 is none of the three");
     rule.experts = SIZE_MAX / 2;
-    ck_assert_int_eq(et_audit_adversary(&rule, 8, r, mask, 2, &count, &error), ET_ENOMEM);
+    ck_assert_int_eq(et_audit_adversary(&rule, &tokens, 2, &count, &error), ET_ENOMEM);
     ck_assert_uint_eq(sum(c.compared), 0);
     ck_assert(mask[0] == 7 && mask[7] == 7);
 }

@@ -439,7 +439,8 @@ static void check_ce(size_t N, size_t d, size_t V, double cap)
     double *x = doubles_of(ce.x, N * d), *head = doubles_of(ce.head, V * d);
     double *loss = doubles_of(ce.loss, N), *logits = doubles_of(ce.logits, N * V);
     double *dx = doubles_of(ce.dx, N * d), *dhead = doubles_of(ce.dhead, V * d);
-    quad_cross_entropy(N, d, V, cap, x, head, ce.targets, ce.scale, loss, logits, dx, dhead);
+    quad_cross_entropy(
+        &(quad_losses){N, d, V, cap, ce.scale, x, head, ce.targets, loss, logits, dx, dhead});
     if (V > 1) agree("loss", N, ce.loss, loss);
     agree("logits", N * V, ce.logits, logits);
     if (V > 1) agree("dx", N * d, ce.dx, dx);

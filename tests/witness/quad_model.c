@@ -120,34 +120,34 @@ void quad_attention(quad_attention_sizes n, const double *qkv, const double *dou
     free(sums);
 }
 
-void quad_cross_entropy(size_t N, size_t d, size_t V, double cap, const double *x,
-                        const double *head, const int32_t *targets, double scale, double *loss,
-                        double *logits, double *dx, double *dhead)
+void quad_cross_entropy(const quad_losses *q)
 {
+    size_t N = q->N, d = q->d, V = q->V;
+    double cap = q->cap;
     quad *l = room_for(V), *slope = room_for(V), *sums = room_for(V * d);
     for (size_t t = 0; t < N; t++) {
         quad sum = 0;
         for (size_t v = 0; v < V; v++) {
             quad z = 0;
-            for (size_t c = 0; c < d; c++) z += (quad)x[t * d + c] * head[v * d + c];
+            for (size_t c = 0; c < d; c++) z += (quad)q->x[t * d + c] * q->head[v * d + c];
             quad flat = cap > 0 ? tanhq(z / cap) : 0;
             l[v] = cap > 0 ? cap * flat : z;
             slope[v] = 1 - flat * flat;
             sum += expq(l[v]);
-            logits[t * V + v] = (double)l[v];
+            q->logits[t * V + v] = (double)l[v];
         }
-        loss[t] = (double)(logq(sum) - l[targets[t]]);
+        q->loss[t] = (double)(logq(sum) - l[q->targets[t]]);
         for (size_t c = 0; c < d; c++) {
             quad total = 0;
             for (size_t v = 0; v < V; v++) {
-                quad dz = scale * (expq(l[v]) / sum - ((size_t)targets[t] == v)) * slope[v];
-                total += dz * head[v * d + c];
-                sums[v * d + c] += dz * x[t * d + c];
+                quad dz = q->scale * (expq(l[v]) / sum - ((size_t)q->targets[t] == v)) * slope[v];
+                total += dz * q->head[v * d + c];
+                sums[v * d + c] += dz * q->x[t * d + c];
             }
-            dx[t * d + c] = (double)total;
+            q->dx[t * d + c] = (double)total;
         }
     }
-    for (size_t i = 0; i < V * d; i++) dhead[i] = (double)sums[i];
+    for (size_t i = 0; i < V * d; i++) q->dhead[i] = (double)sums[i];
     free(l);
     free(slope);
     free(sums);

@@ -31,9 +31,14 @@ typedef struct quad_attention_sizes {
 void quad_attention(quad_attention_sizes n, const double *qkv, const double *dout, double *o,
                     double *lse, double *dqkv);
 
-/* loss [N], logits [N,V], and the gradient of scale * sum loss: dx [N,d], dhead [V,d]. */
-void quad_cross_entropy(size_t N, size_t d, size_t V, double cap, const double *x,
-                        const double *head, const int32_t *targets, double scale, double *loss,
-                        double *logits, double *dx, double *dhead);
+typedef struct quad_losses {
+    size_t N, d, V;
+    double cap, scale;
+    const double *x, *head; /* [N,d], [V,d] */
+    const int32_t *targets; /* [N] */
+    double *loss, *logits;  /* out [N], [N,V] */
+    double *dx, *dhead;     /* out: the gradient of scale * sum loss */
+} quad_losses;
+void quad_cross_entropy(const quad_losses *q);
 
 #endif

@@ -161,6 +161,11 @@ typedef struct network {
     quad *d_up, *d_down;     /* the same shapes, accumulated */
 } network;
 
+/* What one token leaves in it. */
+typedef struct token_row {
+    quad *H, *A, *O, *dO, *dA, *dH; /* [h], [h], [d], [d], [h], [h] */
+} token_row;
+
 static quad relu(quad v)
 {
     return v > 0 ? v : 0;
@@ -181,19 +186,18 @@ static void network_forward(const network *f, const double *x, quad *H, quad *A,
 }
 
 /* dA = dO W_down,  dH = dA 2 relu(H),  dW_down += dO^T A,  dW_up += dH^T x,  dx += dH W_up */
-static void network_backward(const network *f, const double *x, const quad *H, const quad *A,
-                             const quad *dO, quad *dA, quad *dH, quad *dx)
+static void network_backward(const network *f, const double *x, const token_row *r, quad *dx)
 {
     for (size_t j = 0; j < f->h; j++) {
-        dA[j] = 0;
-        for (size_t c = 0; c < f->d; c++) dA[j] += dO[c] * f->down[c * f->h + j];
-        dH[j] = dA[j] * 2 * relu(H[j]);
+        r->dA[j] = 0;
+        for (size_t c = 0; c < f->d; c++) r->dA[j] += r->dO[c] * f->down[c * f->h + j];
+        r->dH[j] = r->dA[j] * 2 * relu(r->H[j]);
     }
     for (size_t c = 0; c < f->d; c++)
         for (size_t j = 0; j < f->h; j++) {
-            f->d_down[c * f->h + j] += dO[c] * A[j];
-            f->d_up[j * f->d + c] += dH[j] * x[c];
-            dx[c] += dH[j] * f->up[j * f->d + c];
+            f->d_down[c * f->h + j] += r->dO[c] * r->A[j];
+            f->d_up[j * f->d + c] += r->dH[j] * x[c];
+            dx[c] += r->dH[j] * f->up[j * f->d + c];
         }
 }
 
@@ -225,15 +229,18 @@ static void compute_dense(const witness_case *c, witness *w)
     network f = expert(c, w, 0);
     for (size_t t = 0; t < c->N; t++) {
         const double *x = c->x + t * c->d;
-        quad *H = w->value[FWD_SLOT_PRE] + t * c->h, *A = w->value[FWD_SLOT_ACT] + t * c->h;
-        quad *O = w->value[FWD_SLOT_OUT] + t * c->d, *dO = w->value[BWD_SLOT_OUT] + t * c->d;
-        quad *dA = w->value[BWD_SLOT_ACT] + t * c->h, *dH = w->value[BWD_SLOT_PRE] + t * c->h;
-        network_forward(&f, x, H, A, O);
+        const token_row r = {.H = w->value[FWD_SLOT_PRE] + t * c->h,
+                             .A = w->value[FWD_SLOT_ACT] + t * c->h,
+                             .O = w->value[FWD_SLOT_OUT] + t * c->d,
+                             .dO = w->value[BWD_SLOT_OUT] + t * c->d,
+                             .dA = w->value[BWD_SLOT_ACT] + t * c->h,
+                             .dH = w->value[BWD_SLOT_PRE] + t * c->h};
+        network_forward(&f, x, r.H, r.A, r.O);
         for (size_t j = 0; j < c->d; j++) {
-            w->value[FWD_Y][t * c->d + j] = O[j];
-            dO[j] = c->dy[t * c->d + j];
+            w->value[FWD_Y][t * c->d + j] = r.O[j];
+            r.dO[j] = c->dy[t * c->d + j];
         }
-        network_backward(&f, x, H, A, dO, dA, dH, w->value[BWD_X] + t * c->d);
+        network_backward(&f, x, &r, w->value[BWD_X] + t * c->d);
     }
 }
 
@@ -648,16 +655,15 @@ static void compute_z_loss(const witness_case *c, witness *w)
 
 /* dw_ti = <dy_t, f_i(x_t)>,  dO = w_ti dy_t, and the network's own backward. */
 static quad backward_network(const witness_case *c, const network *f, size_t t, quad weight,
-                             const quad *H, const quad *A, const quad *O, quad *dO, quad *dA,
-                             quad *dH, quad *dx)
+                             const token_row *r, quad *dx)
 {
     quad d_weight = 0;
     for (size_t j = 0; j < c->d; j++) {
         quad dy = c->dy[t * c->d + j];
-        d_weight += dy * O[j];
-        dO[j] = weight * dy;
+        d_weight += dy * r->O[j];
+        r->dO[j] = weight * dy;
     }
-    network_backward(f, c->x + t * c->d, H, A, dO, dA, dH, dx);
+    network_backward(f, c->x + t * c->d, r, dx);
     return d_weight;
 }
 
@@ -671,17 +677,17 @@ static void backward_experts(const witness_case *c, witness *w)
         for (size_t i = 0; i < n; i++) {
             size_t e = t * n + i;
             if (v[ROUTE_MASK][e] == 0) continue;
-            network f = expert(c, w, i);
-            v[D_WEIGHT][e] = backward_network(c, &f, t, v[WEIGHT][e], v[PRE] + e * h,
-                                              v[ACT] + e * h, v[OUT] + e * d, v[D_OUT] + e * d,
-                                              v[D_ACT] + e * h, v[D_PRE] + e * h, dx);
+            const network f = expert(c, w, i);
+            const token_row r = {v[PRE] + e * h,   v[ACT] + e * h,   v[OUT] + e * d,
+                                 v[D_OUT] + e * d, v[D_ACT] + e * h, v[D_PRE] + e * h};
+            v[D_WEIGHT][e] = backward_network(c, &f, t, v[WEIGHT][e], &r, dx);
         }
         if (hs == 0) continue;
-        network f = shared_expert(c, w);
-        v[BWD_SHARED_WEIGHT][t] = backward_network(
-            c, &f, t, v[FWD_SHARED_WEIGHT][t], v[FWD_SHARED_PRE] + t * hs,
-            v[FWD_SHARED_ACT] + t * hs, v[FWD_SHARED_OUT] + t * d, v[BWD_SHARED_OUT] + t * d,
-            v[BWD_SHARED_ACT] + t * hs, v[BWD_SHARED_PRE] + t * hs, dx);
+        const network f = shared_expert(c, w);
+        const token_row r = {v[FWD_SHARED_PRE] + t * hs, v[FWD_SHARED_ACT] + t * hs,
+                             v[FWD_SHARED_OUT] + t * d,  v[BWD_SHARED_OUT] + t * d,
+                             v[BWD_SHARED_ACT] + t * hs, v[BWD_SHARED_PRE] + t * hs};
+        v[BWD_SHARED_WEIGHT][t] = backward_network(c, &f, t, v[FWD_SHARED_WEIGHT][t], &r, dx);
     }
 }
 

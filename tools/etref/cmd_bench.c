@@ -80,20 +80,17 @@ static double time_peak(bench *b)
     return omp_get_wtime() - start;
 }
 
-/* The six products of one expert's m rows. Values and gradients land where the layer puts them. */
-static void bare_expert(const bench *b, size_t m, size_t h, const et_real *up, const et_real *down,
-                        et_real *pre, et_real *act, et_real *out, const et_real *dout,
-                        et_real *dact, et_real *dpre, et_real *dup, et_real *ddown)
+/* The six products of one expert. Values and gradients land where the layer puts them. */
+static void bare_expert(const et_ffn *f, const et_ffn_rows *r, et_real *dup, et_real *ddown)
 {
-    et_engine e = b->moe.engine;
-    size_t d = b->moe.d;
-    const et_real *x = b->step.in.x;
-    et_matmul(e, m, h, d, et_rows(x, d), et_transposed(up, d), false, pre, h);
-    et_matmul(e, m, d, h, et_rows(act, h), et_transposed(down, h), false, out, d);
-    et_matmul(e, m, h, d, et_rows(dout, d), et_rows(down, h), false, dact, h);
-    et_matmul(e, d, h, m, et_transposed(dout, d), et_rows(act, h), true, ddown, h);
-    et_matmul(e, h, d, m, et_transposed(dpre, h), et_rows(x, d), true, dup, d);
-    et_matmul(e, m, d, h, et_rows(dpre, h), et_rows(up, d), false, b->rows, d);
+    et_engine e = f->engine;
+    size_t m = r->m, d = f->d, h = f->h;
+    et_matmul(e, m, h, d, et_rows(r->x, d), et_transposed(f->up, d), false, r->H, h);
+    et_matmul(e, m, d, h, et_rows(r->A, h), et_transposed(f->down, h), false, r->out, d);
+    et_matmul(e, m, h, d, et_rows(r->dO, d), et_rows(f->down, h), false, r->dA, h);
+    et_matmul(e, d, h, m, et_transposed(r->dO, d), et_rows(r->A, h), true, ddown, h);
+    et_matmul(e, h, d, m, et_transposed(r->dH, h), et_rows(r->x, d), true, dup, d);
+    et_matmul(e, m, d, h, et_rows(r->dH, h), et_rows(f->up, d), false, r->dx, d);
 }
 
 static double time_bare(bench *b)
@@ -109,15 +106,31 @@ static double time_bare(bench *b)
               n);
     for (size_t i = 0; i < n; i++) {
         size_t s = (size_t)a->expert_offsets[i];
-        bare_expert(b, (size_t)a->load[i], h, m->up + i * size, m->down + i * size,
-                    v->slot_pre + s * h, v->slot_act + s * h, v->slot_out + s * d,
-                    g->slot_out + s * d, g->slot_act + s * h, g->slot_pre + s * h, g->up + i * size,
-                    g->down + i * size);
+        const et_ffn f = {m->engine, d, h, m->up + i * size, m->down + i * size, NULL};
+        const et_ffn_rows rows = {.m = (size_t)a->load[i],
+                                  .x = x,
+                                  .H = v->slot_pre + s * h,
+                                  .A = v->slot_act + s * h,
+                                  .out = v->slot_out + s * d,
+                                  .dO = g->slot_out + s * d,
+                                  .dA = g->slot_act + s * h,
+                                  .dH = g->slot_pre + s * h,
+                                  .dx = b->rows};
+        bare_expert(&f, &rows, g->up + i * size, g->down + i * size);
     }
-    if (m->hs > 0)
-        bare_expert(b, m->N, m->hs, m->shared_up, m->shared_down, v->shared_pre, v->shared_act,
-                    v->shared_out, g->shared_out, g->shared_act, g->shared_pre, g->shared_up,
-                    g->shared_down);
+    if (m->hs > 0) {
+        const et_ffn f = {m->engine, d, m->hs, m->shared_up, m->shared_down, NULL};
+        const et_ffn_rows rows = {.m = m->N,
+                                  .x = x,
+                                  .H = v->shared_pre,
+                                  .A = v->shared_act,
+                                  .out = v->shared_out,
+                                  .dO = g->shared_out,
+                                  .dA = g->shared_act,
+                                  .dH = g->shared_pre,
+                                  .dx = b->rows};
+        bare_expert(&f, &rows, g->shared_up, g->shared_down);
+    }
     et_matmul(m->engine, n, d, m->N, et_transposed(g->logits, n), et_rows(x, d), true, g->router,
               d);
     et_matmul(m->engine, m->N, d, n, et_rows(g->logits, n), et_rows(m->router, d), false, b->rows,

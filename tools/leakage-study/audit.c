@@ -141,74 +141,75 @@ typedef struct future {
     et_real every;
 } future;
 
-/* Routes batch b with its tokens from `cut` on replaced; marks in changed [U,n] where the kept
- * tokens' decisions differ from mask [N,n]. */
-static et_status try_future(const et_audit_rule *rule, const et_real *r, const uint8_t *mask,
-                            future f, size_t b, size_t cut, uint8_t *changed, room *w,
-                            et_error *error)
+/* Routes a batch with its tokens from `cut` on replaced; marks in changed [U,n] where the kept
+ * tokens' decisions differ. */
+static et_status try_future(const et_audit_rule *rule, et_audit_routed batch, future f, size_t cut,
+                            uint8_t *changed, room *w, et_error *error)
 {
-    size_t size = rule->batch * rule->experts, kept = cut * rule->experts, at = b * size;
-    memcpy(w->scores, r + at, kept * sizeof *r);
-    for (size_t j = kept; j < size; j++) w->scores[j] = f.scores ? f.scores[at + j] : f.every;
+    size_t size = rule->batch * rule->experts, kept = cut * rule->experts;
+    memcpy(w->scores, batch.r, kept * sizeof *batch.r);
+    for (size_t j = kept; j < size; j++) w->scores[j] = f.scores ? f.scores[j] : f.every;
     et_status status = route(rule, w->scores, w->mask, w, error);
     for (size_t j = 0; j < kept && status == ET_OK; j++)
-        changed[j] |= (w->mask[j] != 0) != (mask[at + j] != 0);
+        changed[j] |= (w->mask[j] != 0) != (batch.mask[j] != 0);
     return status;
 }
 
-static void add_up(const et_audit_rule *rule, const uint8_t *mask, size_t b, size_t cut,
+static void add_up(const et_audit_rule *rule, const uint8_t *mask, size_t cut,
                    const uint8_t *changed, et_audit_count *count)
 {
-    size_t n = rule->experts, at = b * rule->batch * n;
+    size_t n = rule->experts;
     for (size_t s = 0; s < cut; s++) {
         count->compared[s] += n;
         for (size_t j = s * n; j < (s + 1) * n; j++) {
-            count->taken[s] += mask[at + j] != 0;
+            count->taken[s] += mask[j] != 0;
             count->changed[s] += changed[j];
         }
     }
 }
 
 /* Every batch is routed before anything is counted, so that a failure leaves the counts alone. */
-static et_status audit(const et_audit_rule *rule, size_t N, const et_real *r, const uint8_t *mask,
-                       const future *futures, size_t number, size_t cut, et_audit_count *count,
-                       et_error *error)
+static et_status audit(const et_audit_rule *rule, const et_audit_routed *all, const future *futures,
+                       size_t number, size_t cut, et_audit_count *count, et_error *error)
 {
     room w;
     void *marks = NULL;
-    size_t size = rule->batch * rule->experts;
-    et_status status = check(rule, N, error);
+    size_t U = rule->batch, size = U * rule->experts;
+    et_status status = check(rule, all->N, error);
     if (status != ET_OK) return status;
-    if (cut > rule->batch)
+    if (cut > U)
         return et_fail(error, ET_EINVAL, "audit: %zu tokens kept of batches of %zu; at most all",
-                       cut, rule->batch);
+                       cut, U);
     if ((status = room_take(&w, rule, error)) != ET_OK) return status;
-    status = et_allocate(&marks, N, rule->experts, "audit", error);
+    status = et_allocate(&marks, all->N, rule->experts, "audit", error);
     uint8_t *changed = marks;
-    for (size_t b = 0; b < N / rule->batch; b++)
-        for (size_t f = 0; f < number && status == ET_OK; f++)
-            status = try_future(rule, r, mask, futures[f], b, cut, changed + b * size, &w, error);
-    for (size_t b = 0; b < N / rule->batch && status == ET_OK; b++)
-        add_up(rule, mask, b, cut, changed + b * size, count);
+    for (size_t b = 0; b < all->N / U; b++)
+        for (size_t i = 0; i < number && status == ET_OK; i++) {
+            future f = futures[i];
+            if (f.scores) f.scores += b * size;
+            const et_audit_routed batch = {U, all->r + b * size, all->mask + b * size};
+            status = try_future(rule, batch, f, cut, changed + b * size, &w, error);
+        }
+    for (size_t b = 0; b < all->N / U && status == ET_OK; b++)
+        add_up(rule, all->mask + b * size, cut, changed + b * size, count);
     free(marks);
     room_free(&w);
     return status;
 }
 
-et_status et_audit_replace(const et_audit_rule *rule, size_t N, const et_real *r,
-                           const uint8_t *mask, const et_real *scores, size_t cut,
-                           et_audit_count *count, et_error *error)
+et_status et_audit_replace(const et_audit_rule *rule, const et_audit_routed *tokens,
+                           const et_real *scores, size_t cut, et_audit_count *count,
+                           et_error *error)
 {
     ET_ARITHMETIC;
     const future f = {.scores = scores};
-    return audit(rule, N, r, mask, &f, 1, cut, count, error);
+    return audit(rule, tokens, &f, 1, cut, count, error);
 }
 
-et_status et_audit_adversary(const et_audit_rule *rule, size_t N, const et_real *r,
-                             const uint8_t *mask, size_t cut, et_audit_count *count,
-                             et_error *error)
+et_status et_audit_adversary(const et_audit_rule *rule, const et_audit_routed *tokens, size_t cut,
+                             et_audit_count *count, et_error *error)
 {
     ET_ARITHMETIC;
     const future extremes[] = {{NULL, -ET_REAL_MAX}, {NULL, ET_REAL_MAX}};
-    return audit(rule, N, r, mask, extremes, 2, cut, count, error);
+    return audit(rule, tokens, extremes, 2, cut, count, error);
 }

@@ -27,6 +27,13 @@ typedef struct et_audit_rule {
 et_status et_audit_route(const et_audit_rule *rule, size_t N, const et_real *r, uint8_t *mask,
                          et_error *error);
 
+/* Tokens, and what et_audit_route said of them. */
+typedef struct et_audit_routed {
+    size_t N;
+    const et_real *r;    /* [N,n] */
+    const uint8_t *mask; /* [N,n] */
+} et_audit_routed;
+
 /* Past decisions by the token's position in its batch, added up over batches, experts and calls. */
 typedef struct et_audit_count {
     uint64_t *compared; /* [U] accumulated: decisions looked at */
@@ -35,18 +42,17 @@ typedef struct et_audit_count {
 } et_audit_count;
 
 /* Keeps each batch's first `cut` tokens, takes the scores of all later ones from future [N,n], and
- * routes again: which of the kept tokens' decisions change? mask [N,n]: what et_audit_route said
- * of r. 0 <= cut <= U; cut = U replaces nothing. Scores must be finite.
+ * routes again: which of the kept tokens' decisions change? 0 <= cut <= U; cut = U replaces nothing.
+ * Scores must be finite.
  * Returns: ET_EINVAL, ET_ENOMEM as et_audit_route; the counts are then as they were. */
-et_status et_audit_replace(const et_audit_rule *rule, size_t N, const et_real *r,
-                           const uint8_t *mask, const et_real *future, size_t cut,
-                           et_audit_count *count, et_error *error);
+et_status et_audit_replace(const et_audit_rule *rule, const et_audit_routed *tokens,
+                           const et_real *future, size_t cut, et_audit_count *count,
+                           et_error *error);
 
 /* The same against every future at once: counts a kept token's decision as changed if and only if
  * some scores of the later tokens change it. Two futures decide that, all above and all below what
  * was kept (proof: audit.c). Finite scores below ET_REAL_MAX in size. */
-et_status et_audit_adversary(const et_audit_rule *rule, size_t N, const et_real *r,
-                             const uint8_t *mask, size_t cut, et_audit_count *count,
-                             et_error *error);
+et_status et_audit_adversary(const et_audit_rule *rule, const et_audit_routed *tokens, size_t cut,
+                             et_audit_count *count, et_error *error);
 
 #endif

@@ -160,10 +160,10 @@ static void turn(const et_real *fresh, size_t N, size_t n, size_t by, et_real *o
 }
 
 /* One future of one rule: every cut, for the given scores `draws` times. */
-static et_status audit_future(audited *a, int f, size_t N, const et_real *r, const uint8_t *mask,
+static et_status audit_future(audited *a, int f, const et_audit_routed *tokens,
                               const et_real *fresh, size_t draws, et_error *error)
 {
-    size_t n = a->rule.experts;
+    size_t N = tokens->N, n = a->rule.experts;
     et_real *turned = allocate(N * n, sizeof *turned);
     et_status status = ET_OK;
     take_counts(&a->count[f], a->rule.batch);
@@ -174,9 +174,8 @@ static et_status audit_future(audited *a, int f, size_t N, const et_real *r, con
             progress_show((void *)"audit", future_names[f],
                           (double)(draw * a->cuts + i) / (double)(draws * a->cuts));
             status =
-                fresh
-                    ? et_audit_replace(&a->rule, N, r, mask, turned, a->cut[i], &a->count[f], error)
-                    : et_audit_adversary(&a->rule, N, r, mask, a->cut[i], &a->count[f], error);
+                fresh ? et_audit_replace(&a->rule, tokens, turned, a->cut[i], &a->count[f], error)
+                      : et_audit_adversary(&a->rule, tokens, a->cut[i], &a->count[f], error);
         }
     }
     progress_clear();
@@ -190,9 +189,10 @@ et_status audit_rule(audited *a, size_t N, const et_real *r, const et_real *cons
     uint8_t *mask = allocate(N * a->rule.experts, 1);
     place_cuts(a, cuts);
     et_status status = et_audit_route(&a->rule, N, r, mask, error);
+    const et_audit_routed tokens = {N, r, mask};
     for (int f = 0; f < FUTURES && status == ET_OK; f++) {
         if (f == ADVERSARY ? !adversary : fresh[f] == NULL) continue;
-        status = audit_future(a, f, N, r, mask, fresh[f], f == ADVERSARY ? 1 : draws, error);
+        status = audit_future(a, f, &tokens, fresh[f], f == ADVERSARY ? 1 : draws, error);
     }
     free(mask);
     return status;
