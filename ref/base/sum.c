@@ -70,7 +70,8 @@ et_status et_order_table(const et_order *order, size_t **table, et_error *error)
     if (status != ET_OK) return status;
     *table = room;
     for (size_t k = 0; k < count; k++) (*table)[k] = order->way == ET_BACKWARDS ? count - 1 - k : k;
-    for (uint64_t round = 1; order->way == ET_SHUFFLED && round <= ROUNDS; round++) {
+    bool shuffles = order->way == ET_SHUFFLED && count > 0;
+    for (uint64_t round = 1; shuffles && round <= ROUNDS; round++) {
         const mirror m = mirror_of(order, round);
         change_all(&m, count, *table);
     }

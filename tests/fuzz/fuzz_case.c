@@ -17,6 +17,7 @@ enum { PER_BYTE = 128, ALWAYS = 1 << 16 };
 static void check_sizes(const et_case *c)
 {
     size_t product;
+    /* cases that were read. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
     require(c->tokens > 0 && c->d_model > 0 && c->d_expert > 0, "sizes are positive");
     require(c->tokens % c->micro_batches == 0, "micro-batches are equal");
     require(et_case_micro_tokens(c) % c->pool_tokens == 0, "pools are equal");

@@ -104,7 +104,8 @@ static bool becomes_child(int how, unsigned long number)
     pid_t child = fork();
     if (child == 0) {
         /* A child that starts the tool anew sees nothing fail there. */
-        getenv("ETREF_FAIL")[0] = '-';
+        char *asked = getenv("ETREF_FAIL");
+        if (asked) asked[0] = '-';
         mode = how;
         at = number;
         return true;
