@@ -80,7 +80,7 @@ static void note_most(void *user, const char *tensor, const et_group *g)
 static double judge(const subject *s, const et_step *kernel, const char *name, double *element)
 {
     double most = 0;
-    et_tensor_verdict out;
+    et_tensor_verdict out = {0};
     const et_tensor_out got = find(kernel, name);
     const et_verify_options options = {.profile = s->profile};
     const et_judgement j = {.golden = &s->golden,

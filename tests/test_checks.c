@@ -280,7 +280,8 @@ END_TEST
 
 START_TEST(a_feed_forward_layer_is_checked)
 {
-    et_real x[4] = {1, 2, 3, 4}, H[4] = {77, 77, 77, 77}, A[4], out[4], w[4] = {1, 0, 0, 1};
+    et_real x[4] = {1, 2, 3, 4}, H[4] = {77, 77, 77, 77}, A[4] = {0}, out[4] = {0},
+            w[4] = {1, 0, 0, 1};
     const et_ffn bad[] = {{(et_engine)9, 2, 2, w, w, NULL},
                           {ET_PLAIN, 2, 2, NULL, w, NULL},
                           {ET_PLAIN, 2, 2, w, NULL, NULL},

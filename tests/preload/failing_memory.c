@@ -59,7 +59,7 @@ static void read_wish(void)
 }
 
 /* Without the test, or without memory for a child, there is nothing to go on for. */
-static void give_up(void)
+static _Noreturn void give_up(void)
 {
     _exit(97);
 }
@@ -69,11 +69,12 @@ static void start_talking(void)
     const char *descriptors = getenv("ETREF_TALK");
     char *second;
     if (again != NULL) return;
-    if (descriptors == NULL) give_up();
-    to_test = (int)strtol(descriptors, &second, 10);
-    from_test = (int)strtol(second + (*second == ':'), NULL, 10);
+    if (descriptors) {
+        to_test = (int)strtol(descriptors, &second, 10);
+        from_test = (int)strtol(second + (*second == ':'), NULL, 10);
+    }
     again = mmap(NULL, sizeof *again, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (again == MAP_FAILED) give_up();
+    if (!descriptors || again == MAP_FAILED) give_up();
 }
 
 static void report(failing_report r)
