@@ -79,7 +79,11 @@ SPARED  := $(if $(findstring -fsanitize=,$(CFLAGS))$(findstring clang,$(CC)),tes
 CHECKS  := $(patsubst %.c,$(BUILD)/%,$(filter-out $(SPARED),$(wildcard tests/test_*.c)))
 PRELOADS := $(patsubst %.c,$(BUILD)/%.so,$(wildcard tests/preload/*.c))
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
-TESTS   ?= $(filter-out $(EXCEPT),$(CHECKS:$(BUILD)/tests/%=%))
+# Those that take longest come first, so that no processor waits for the last of them.
+NAMES   := $(CHECKS:$(BUILD)/tests/%=%)
+LONGEST := $(filter $(NAMES),test_campaign test_explain test_random_verdicts test_choice test_alloc test_same_verdict \
+             test_candidates test_environment test_judgement test_faults)
+TESTS   ?= $(filter-out $(EXCEPT),$(LONGEST) $(filter-out $(LONGEST),$(NAMES)))
 
 # The tool finds OpenBLAS's best kernels by itself; other programs are told, but under Valgrind, which knows few processors.
 BEST_BLAS = OPENBLAS_CORETYPE="$${OPENBLAS_CORETYPE-$$($(BUILD)/etref --version | sed -n 's/^kernels //p')}"
