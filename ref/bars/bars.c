@@ -7,8 +7,9 @@
  *
  * Most of a replica's rounding errors are the same in all replicas, since a number far from half way between two has but one
  * way to go. Another kernel's numbers are others, and all of its errors are drawn anew: so slope and spread scatter at
- * least as those of independent errors do. Of a slope that is Q / sqrt(sum(u^2/V)). Uniform errors have E e^2 = 1/12 and
- * E e^4 = 1/80, so e^2/V has the variance 144/80 - 1 = 0.8, and the spread Q of n of them scatters by Q sqrt(0.2/n).
+ * least as those of m independent errors do, m being the different numbers among the n (equal ones err alike). Of a slope
+ * that is Q sqrt(n/m / sum(u^2/V)). Uniform errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the variance
+ * 144/80 - 1 = 0.8, and the spread Q of m of them scatters by Q sqrt(0.2/m).
  */
 #include "ref/bars/bars.h"
 #include "ref/bars/stages.h"
@@ -427,10 +428,16 @@ static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, 
             bar->spread_sd =
                 sqrt((Q * variance_of(&t->spread) + prior * spreads / with_spread / bar->n) /
                      (Q + prior));
-        double drawn = mean_of(&t->spread);
-        bar->spread_sd = fmax(bar->spread_sd, drawn * sqrt(0.2 / bar->n));
-        bar->slope_sd = fmax(bar->slope_sd, drawn / sqrt(bar->uu));
     }
+}
+
+/* A group scatters at least as so many independent errors do as it has different numbers. */
+static void widen(et_group_bar *bar, const tally *all, double different)
+{
+    double independent = fmin(bar->n, different), Q = mean_of(&all->spread);
+    if (independent <= 0) return;
+    bar->spread_sd = fmax(bar->spread_sd, Q * sqrt(0.2 / independent));
+    bar->slope_sd = fmax(bar->slope_sd, Q * sqrt(bar->n / independent / bar->uu));
 }
 
 /* Elements and sum u^2/V of each group: the reference's own. */
@@ -446,20 +453,28 @@ static et_status measure(et_tensor_bars *t, const pair *p, et_group_sums *sums, 
     return status;
 }
 
-static et_status settle(et_bars *b, const ledger *l, et_error *error)
+static et_status settle(et_bars *b, const ledger *l, const et_profile *p, et_error *error)
 {
     et_status status = ET_OK;
     settle_late(l);
     const tally *tallies = l->tallies;
     for (size_t i = 0; i < l->count && status == ET_OK; i++) {
         et_tensor_bars *t = &b->tensor[l->list[i].row];
+        int bits = et_place_bits(p, et_tensors[l->list[i].row].place);
         status = measure(t, &l->list[i], l->sums, error);
-        for (int kind = 0; kind < ET_KINDS; kind++)
-            settle_kind(t->bars, tallies, t->grid.first[kind], t->grid.first[kind + 1]);
+        for (int kind = 0; kind < ET_KINDS; kind++) {
+            size_t first = t->grid.first[kind], end = t->grid.first[kind + 1];
+            settle_kind(t->bars, tallies, first, end);
+            for (size_t g = first; g < end; g++)
+                widen(&t->bars[g], &tallies[g],
+                      et_count_different(&t->grid, (et_group_kind)kind, g - first, bits,
+                                         l->list[i].want.values));
+        }
         size_t at = t->grid.first[ET_KINDS];
         for (size_t k = 0; k < t->summand_count; k++) {
-            settle_kind(t->bars, tallies, at, at + t->summands[k].sections);
-            at += t->summands[k].sections;
+            size_t end = at + t->summands[k].sections;
+            settle_kind(t->bars, tallies, at, end);
+            for (; at < end; at++) widen(&t->bars[at], &tallies[at], (double)INFINITY);
         }
         tallies += t->groups;
     }
@@ -484,8 +499,8 @@ static et_status find_groups(work *w, et_bars *b, et_error *error)
             status = look_at(x, x == b ? &whole : &alone, wanted_of(x, &r), &r.run, use, error);
         end_replica(&r);
     }
-    if (status == ET_OK) status = settle(b, &whole, error);
-    if (status == ET_OK && b->alone) status = settle(b->alone, &alone, error);
+    if (status == ET_OK) status = settle(b, &whole, w->rounding.profile, error);
+    if (status == ET_OK && b->alone) status = settle(b->alone, &alone, w->rounding.profile, error);
     close_ledger(&whole);
     close_ledger(&alone);
     return status;

@@ -6,6 +6,7 @@
  */
 #include "ref/bars/groups.h"
 #include "etref/matmul.h"
+#include "ref/base/grid.h"
 #include "ref/base/lanes.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
@@ -122,6 +123,49 @@ et_corner et_group_corner(const et_cut *g, et_group_kind kind, size_t index)
     case ET_KIND_TILE: return (et_corner){g->band_row[index / tiles], index % tiles * TILE};
     default: return block_corner(g, kind, index);
     }
+}
+
+/* Behind its last row and column. */
+static et_corner group_end(const et_cut *g, et_group_kind kind, size_t index)
+{
+    size_t tiles = ceiling(g->columns, TILE), row = et_group_corner(g, kind, index).row;
+    size_t band = 0, section = 0, last;
+    switch (kind) {
+    case ET_KIND_TENSOR: return (et_corner){g->rows, g->columns};
+    case ET_KIND_EXPERT: return (et_corner){g->section_row[index + 1], g->columns};
+    case ET_KIND_ROW: return (et_corner){index + 1, g->columns};
+    case ET_KIND_COLUMN:
+        return (et_corner){g->section_row[index / g->columns + 1], index % g->columns + 1};
+    case ET_KIND_TILE:
+        last = (index % tiles + 1) * TILE;
+        return (et_corner){g->band_row[index / tiles + 1], last < g->columns ? last : g->columns};
+    default:
+        while (g->band_row[band] < row) band++;
+        while (g->section_band[section + 1] <= band) section++;
+        last = band + bands_of(kind);
+        if (last > g->section_band[section + 1]) last = g->section_band[section + 1];
+        return (et_corner){g->band_row[last], g->columns};
+    }
+}
+
+/* Each size sets one of BITS marks, by chance; from the marks that are left follows how many there were
+ * (linear counting: Whang et al., 1990). */
+double et_count_different(const et_cut *g, et_group_kind kind, size_t index, int bits,
+                          const et_real *u)
+{
+    enum { BITS = 64, FULL = 56 };
+    const et_corner from = et_group_corner(g, kind, index), to = group_end(g, kind, index);
+    uint64_t marks = 0;
+    int set = 0;
+    for (size_t r = from.row; r < to.row; r++)
+        for (size_t c = from.column; c < to.column; c++) {
+            double size = fabs((double)u[r * g->columns + c]);
+            uint64_t mark = UINT64_C(1) << (et_mix(to_bits(size) >> (53 - bits)) % BITS);
+            if (size == 0 || marks & mark) continue;
+            marks |= mark;
+            if (++set == FULL) return (double)INFINITY;
+        }
+    return BITS * log((double)BITS / (BITS - set));
 }
 
 /* ---- sums ---- */

@@ -56,6 +56,11 @@ typedef struct et_corner {
 } et_corner;
 et_corner et_group_corner(const et_cut *g, et_group_kind kind, size_t index);
 
+/* About how many different sizes |u| > 0 the group's elements have in `bits` significand bits: up to some hundred are told
+ * apart. INFINITY: more. */
+double et_count_different(const et_cut *g, et_group_kind kind, size_t index, int bits,
+                          const et_real *u);
+
 /* What is compared. */
 typedef struct et_errors {
     const void *got; /* et_real, or floats */
