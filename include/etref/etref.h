@@ -49,6 +49,7 @@
 #include "etref/bundle.h"
 #include "etref/candidate.h"
 #include "etref/verify.h"
+#include "etref/report.h"
 #include "etref/leakage.h"
 #include "etref/version.h"
 

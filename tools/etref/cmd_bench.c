@@ -356,16 +356,16 @@ static void print_setting(et_engine engine, size_t rounds)
 
 static void print_phases(const bench *b, summary m)
 {
-    text_table t;
-    table_begin(&t, "lrr");
-    table_cell(&t, "phase");
-    table_cell(&t, "ms");
-    table_cell(&t, "share");
+    et_table t;
+    et_table_begin(&t, "lrr");
+    et_table_cell(&t, "phase");
+    et_table_cell(&t, "ms");
+    et_table_cell(&t, "share");
     for (int phase = 0; phase < PHASES; phase++) {
         double seconds = median_phase(b, phase);
-        table_cell(&t, "%s", phase_names[phase]);
-        table_cell(&t, "%.2f", 1e3 * seconds);
-        table_cell(&t, "%.1f %%", 100 * seconds / m.seconds);
+        et_table_cell(&t, "%s", phase_names[phase]);
+        et_table_cell(&t, "%.2f", 1e3 * seconds);
+        et_table_cell(&t, "%.1f %%", 100 * seconds / m.seconds);
     }
     table_print(&t);
 }
@@ -408,38 +408,38 @@ static int report_layer(shape s, et_engine engine, size_t rounds, bool json)
 static int report_table(const shape *shapes, size_t count, et_engine engine, size_t rounds,
                         bool json)
 {
-    text_table t;
+    et_table t;
     json_t *rows = json_array();
     const char *const heads[] = {"N",  "d",        "h",       "n",     "G",
                                  "ms", "us/token", "GFLOP/s", "/peak", "/bare"};
-    table_begin(&t, "rrrrrrrrrr");
-    for (size_t i = 0; i < 10; i++) table_cell(&t, "%s", heads[i]);
+    et_table_begin(&t, "rrrrrrrrrr");
+    for (size_t i = 0; i < 10; i++) et_table_cell(&t, "%s", heads[i]);
     for (size_t i = 0; i < count; i++) {
         shape s = shapes[i];
         bench *b;
         int status = bench_run(&b, s, engine, rounds);
         if (status != STATUS_PASS) {
             json_decref(rows);
-            table_free(&t);
+            et_table_free(&t);
             return status;
         }
         summary m = summarise(b);
         bench_free(b);
         json_array_append_new(rows, summary_json(s, m));
-        table_cell(&t, "%zu", s.tokens);
-        table_cell(&t, "%zu", s.d);
-        table_cell(&t, "%zu", s.h);
-        table_cell(&t, "%zu", s.experts);
-        table_cell(&t, "%zu", s.granularity);
-        table_cell(&t, "%.1f", 1e3 * m.seconds);
-        table_cell(&t, "%.1f", 1e6 * m.seconds / (double)s.tokens);
-        table_cell(&t, "%.1f", m.gflops_layer);
-        table_cell(&t, "%.3f", m.of_peak);
-        table_cell(&t, "%.3f", m.of_bare);
+        et_table_cell(&t, "%zu", s.tokens);
+        et_table_cell(&t, "%zu", s.d);
+        et_table_cell(&t, "%zu", s.h);
+        et_table_cell(&t, "%zu", s.experts);
+        et_table_cell(&t, "%zu", s.granularity);
+        et_table_cell(&t, "%.1f", 1e3 * m.seconds);
+        et_table_cell(&t, "%.1f", 1e6 * m.seconds / (double)s.tokens);
+        et_table_cell(&t, "%.1f", m.gflops_layer);
+        et_table_cell(&t, "%.3f", m.of_peak);
+        et_table_cell(&t, "%.3f", m.of_bare);
     }
     if (json) {
         json_print(rows);
-        table_free(&t);
+        et_table_free(&t);
     } else {
         json_decref(rows);
         print_setting(engine, rounds);

@@ -116,7 +116,7 @@ static json_t *usage_json(const measured *m, const et_gpt *g)
         json_t *usage = json_array();
         for (size_t i = 0; i < r.experts; i++)
             json_array_append_new(
-                usage, json_number(m->usage[layer * r.experts + i] / (double)m->batches));
+                usage, et_json_number(m->usage[layer * r.experts + i] / (double)m->batches));
         json_array_append_new(layers,
                               json_pack("{s:I, s:o}", "layer", (json_int_t)layer, "usage", usage));
     }
@@ -131,7 +131,7 @@ static void show_json(const measured *m, const et_gpt *g)
         double count = (double)m->count[bin], fanout = m->fanouts[bin] / count;
         json_t *row = json_pack("{s:I, s:I, s:f}", "from", (json_int_t)first_of(bin), "to",
                                 (json_int_t)last_of(bin, T), "loss", m->losses[bin] / count);
-        if (fanout >= 0) json_object_set_new(row, "fanout", json_number(fanout));
+        if (fanout >= 0) json_object_set_new(row, "fanout", et_json_number(fanout));
         json_array_append_new(positions, row);
     }
     json_print(json_pack("{s:f, s:f, s:f, s:f, s:I, s:o, s:o}", "loss", m->loss, "bits_per_byte",
@@ -142,16 +142,16 @@ static void show_json(const measured *m, const et_gpt *g)
 
 static void show_usage(const measured *m, const et_gpt *g)
 {
-    text_table t;
+    et_table t;
     et_gpt_routing r;
     const et_case *c = &et_gpt_configuration(g)->ffn;
     if (c->layer != ET_MOE) return;
     printf("\nusage of experts, target %.4g\n", (double)c->granularity / (double)c->experts);
-    table_begin(&t, "rrrr");
-    table_cell(&t, "layer");
-    table_cell(&t, "least");
-    table_cell(&t, "mean");
-    table_cell(&t, "most");
+    et_table_begin(&t, "rrrr");
+    et_table_cell(&t, "layer");
+    et_table_cell(&t, "least");
+    et_table_cell(&t, "mean");
+    et_table_cell(&t, "most");
     for (size_t layer = 0; layer < et_gpt_configuration(g)->layers; layer++) {
         if (!et_gpt_routing_of(g, layer, &r)) continue;
         const double *usage = m->usage + layer * r.experts;
@@ -161,36 +161,36 @@ static void show_usage(const measured *m, const et_gpt *g)
             most = fmax(most, usage[i]);
             sum += usage[i];
         }
-        table_cell(&t, "%zu", layer);
-        table_cell(&t, "%.4f", least / (double)m->batches);
-        table_cell(&t, "%.4f", sum / (double)r.experts / (double)m->batches);
-        table_cell(&t, "%.4f", most / (double)m->batches);
+        et_table_cell(&t, "%zu", layer);
+        et_table_cell(&t, "%.4f", least / (double)m->batches);
+        et_table_cell(&t, "%.4f", sum / (double)r.experts / (double)m->batches);
+        et_table_cell(&t, "%.4f", most / (double)m->batches);
     }
     table_print(&t);
 }
 
 static void show_text(const measured *m, const et_gpt *g)
 {
-    text_table t;
+    et_table t;
     size_t T = et_gpt_configuration(g)->sequence;
     printf("loss %.4f nats, %.4f bits per byte, on %zu tokens\n", m->loss, m->loss / log(2),
            m->tokens);
     printf("routed as in training %.4f, gap %+.4f\n\n", m->trained, m->loss - m->trained);
-    table_begin(&t, "rrr");
-    table_cell(&t, "position");
-    table_cell(&t, "loss");
-    table_cell(&t, "experts");
+    et_table_begin(&t, "rrr");
+    et_table_cell(&t, "position");
+    et_table_cell(&t, "loss");
+    et_table_cell(&t, "experts");
     for (size_t bin = 0; bin < BINS && m->count[bin] > 0; bin++) {
         double count = (double)m->count[bin], fanout = m->fanouts[bin] / count;
         if (first_of(bin) == last_of(bin, T))
-            table_cell(&t, "%zu", first_of(bin));
+            et_table_cell(&t, "%zu", first_of(bin));
         else
-            table_cell(&t, "%zu to %zu", first_of(bin), last_of(bin, T));
-        table_cell(&t, "%.4f", m->losses[bin] / count);
+            et_table_cell(&t, "%zu to %zu", first_of(bin), last_of(bin, T));
+        et_table_cell(&t, "%.4f", m->losses[bin] / count);
         if (fanout >= 0)
-            table_cell(&t, "%.3f", fanout);
+            et_table_cell(&t, "%.3f", fanout);
         else
-            table_cell(&t, "%s", "");
+            et_table_cell(&t, "%s", "");
     }
     table_print(&t);
     show_usage(m, g);

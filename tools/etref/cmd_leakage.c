@@ -103,16 +103,16 @@ et_status read_mask(const et_tensor_file *file, double **mask, size_t shape[2], 
     return status;
 }
 
-void share_cell(text_table *table, double share)
+void share_cell(et_table *table, double share)
 {
     if (isnan(share))
-        table_cell(table, "-");
+        et_table_cell(table, "-");
     else if (share == 0)
-        table_cell(table, "0");
+        et_table_cell(table, "0");
     else if (share < 0.5e-5)
-        table_cell(table, "< 0.001 %%");
+        et_table_cell(table, "< 0.001 %%");
     else
-        table_cell(table, "%.3f %%", 100 * share);
+        et_table_cell(table, "%.3f %%", 100 * share);
 }
 
 /* ---- the command ---- */

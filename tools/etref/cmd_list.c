@@ -4,7 +4,7 @@
  */
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
-#include "tools/etref/describe.h"
+#include "ref/report/describe.h"
 #include "tools/etref/options.h"
 #include "tools/etref/profiles.h"
 #include "tools/etref/suites.h"
@@ -15,7 +15,7 @@
 
 /* A list in both its forms: rows of words under column names. */
 typedef struct listing {
-    text_table text;
+    et_table text;
     json_t *rows; /* NULL: text */
     const char *const *columns;
     size_t width;
@@ -24,8 +24,8 @@ typedef struct listing {
 static void listing_begin(listing *l, bool json, const char *align, const char *const *columns)
 {
     *l = (listing){.rows = json ? json_array() : NULL, .columns = columns, .width = strlen(align)};
-    table_begin(&l->text, align);
-    for (size_t i = 0; i < l->width && !json; i++) table_cell(&l->text, "%s", columns[i]);
+    et_table_begin(&l->text, align);
+    for (size_t i = 0; i < l->width && !json; i++) et_table_cell(&l->text, "%s", columns[i]);
 }
 
 static void listing_row(listing *l, const char *const *words)
@@ -33,9 +33,9 @@ static void listing_row(listing *l, const char *const *words)
     json_t *row = l->rows ? json_object() : NULL;
     for (size_t i = 0; i < l->width; i++)
         if (row)
-            json_object_set_new(row, l->columns[i], json_clean(words[i]));
+            json_object_set_new(row, l->columns[i], et_json_clean(words[i]));
         else
-            table_cell(&l->text, "%s", words[i]);
+            et_table_cell(&l->text, "%s", words[i]);
     if (row) json_array_append_new(l->rows, row);
 }
 
@@ -58,12 +58,12 @@ static void add_case(listing *l, const char *suite, const et_case *c)
     const char *const words[] = {suite,
                                  c->name,
                                  c->layer == ET_MOE ? "moe" : "dense",
-                                 c->layer == ET_MOE ? rule_name(c) : "",
+                                 c->layer == ET_MOE ? et_rule_name(c) : "",
                                  sizes[0],
                                  sizes[1],
                                  sizes[2],
                                  sizes[3],
-                                 c->layer == ET_MOE ? gate_name(c->gate) : "",
+                                 c->layer == ET_MOE ? et_gate_name(c->gate) : "",
                                  c->hunts,
                                  suite_remark(c->name)};
     listing_row(l, words);
@@ -180,31 +180,31 @@ static int list_layers(bool json)
 /* As JSON: objects that can be edited into profiles of one's own. */
 static int list_profiles_json(const et_profile *one)
 {
-    json_t *rows = one ? profile_json(one) : json_array();
+    json_t *rows = one ? et_profile_json(one) : json_array();
     for (size_t i = 0; et_profile_at(i) && !one; i++)
-        json_array_append_new(rows, profile_json(et_profile_at(i)));
+        et_json_append(&rows, et_profile_json(et_profile_at(i)));
     json_print(rows);
     return STATUS_PASS;
 }
 
-static void add_profile(text_table *table, const et_profile *p)
+static void add_profile(et_table *table, const et_profile *p)
 {
-    table_cell(table, "%s", p->name);
-    for (int i = 0; i < ET_PLACES; i++) table_cell(table, "%d", p->bits[i]);
+    et_table_cell(table, "%s", p->name);
+    for (int i = 0; i < ET_PLACES; i++) et_table_cell(table, "%d", p->bits[i]);
     char besides[256] = "";
-    describe_rest(besides, sizeof besides, p);
-    table_cell(table, "%s", besides);
+    et_describe_rest(besides, sizeof besides, p);
+    et_table_cell(table, "%s", besides);
 }
 
 /* All of them, or one. */
 static int list_some_profiles(bool json, const et_profile *one)
 {
-    text_table table;
+    et_table table;
     if (json) return list_profiles_json(one);
-    table_begin(&table, "lrrrrrrl");
-    table_cell(&table, "profile");
-    for (int i = 0; i < ET_PLACES; i++) table_cell(&table, "%s", et_place_name((et_place)i));
-    table_cell(&table, "besides");
+    et_table_begin(&table, "lrrrrrrl");
+    et_table_cell(&table, "profile");
+    for (int i = 0; i < ET_PLACES; i++) et_table_cell(&table, "%s", et_place_name((et_place)i));
+    et_table_cell(&table, "besides");
     if (one) add_profile(&table, one);
     for (size_t i = 0; et_profile_at(i) && !one; i++) add_profile(&table, et_profile_at(i));
     table_print(&table);

@@ -5,7 +5,7 @@
  */
 #include "tools/etref/show.h"
 #include "tools/etref/commands.h"
-#include "tools/etref/describe.h"
+#include "ref/report/describe.h"
 #include "tools/etref/options.h"
 #include "tools/etref/profiles.h"
 #include "tools/etref/terminal.h"
@@ -26,6 +26,12 @@ typedef struct show_options {
 } show_options;
 
 /* ---- opening ---- */
+
+static bool is_bundle(const et_tensor_file *file)
+{
+    const char *format = et_tensor_file_metadata(file, "format");
+    return format && strcmp(format, "etref-bundle") == 0;
+}
 
 static void shown_close(shown *s)
 {
@@ -53,7 +59,7 @@ static void order_tensors(shown *s)
     count = order_known(s, ET_NOISE_PREFIX, count);
     count = order_known(s, ET_NOISE_ALONE, count);
     for (size_t i = 0; i < s->file.tensor_count; i++)
-        if (tensor_doc_find(s->file.tensors[i].name) == NULL)
+        if (et_doc_of(s->file.tensors[i].name) == NULL)
             s->order[count++] = &s->file.tensors[i];
 }
 
@@ -106,7 +112,7 @@ static void print_profile(const char *json)
     et_profile p;
     char text[512] = "";
     if (et_profile_parse(&p, json, strlen(json), "", NULL) == ET_OK)
-        describe_profile(text, sizeof text, &p);
+        et_describe_profile(text, sizeof text, &p);
     printf("noise.* of the profile %s\n", text[0] ? text : "that this etref does not understand");
 }
 
@@ -128,7 +134,7 @@ static void print_case(const shown *s)
     json_t *fields = case_json(s);
     if (fields == NULL) return;
     char words[8192] = "";
-    describe_case(sentence, sizeof sentence, &s->c);
+    et_describe_case(sentence, sizeof sentence, &s->c);
     add_fields(words, sizeof words, fields, "");
     printf("\n%s\n", s->c.name);
     print_wrapped(2, sentence);
@@ -136,30 +142,30 @@ static void print_case(const shown *s)
     json_decref(fields);
 }
 
-static void add_tensor_row(text_table *table, const et_tensor_info *t, const tensor_facts *facts)
+static void add_tensor_row(et_table *table, const et_tensor_info *t, const tensor_facts *facts)
 {
     char shape[192];
-    describe_shape(shape, sizeof shape, t);
-    table_cell(table, "%s", t->name);
-    table_cell(table, "%s", et_dtype_name(t->dtype));
-    table_cell(table, "%s", shape);
+    et_describe_shape(shape, sizeof shape, t);
+    et_table_cell(table, "%s", t->name);
+    et_table_cell(table, "%s", et_dtype_name(t->dtype));
+    et_table_cell(table, "%s", shape);
     bool known = has_values(t) && !isnan(facts->least);
     const double numbers[] = {facts->least, facts->largest, facts->norm};
     for (size_t i = 0; i < 3; i++)
-        known ? table_cell(table, "%.5g", numbers[i]) : table_cell(table, "-");
+        known ? et_table_cell(table, "%.5g", numbers[i]) : et_table_cell(table, "-");
     const size_t counts[] = {facts->zeros, facts->nonfinite};
     for (size_t i = 0; i < 2; i++)
-        has_values(t) ? table_cell(table, "%zu", counts[i]) : table_cell(table, "-");
+        has_values(t) ? et_table_cell(table, "%zu", counts[i]) : et_table_cell(table, "-");
 }
 
 static et_status print_tensors(const shown *s, et_error *error)
 {
     static const char *const heads[] = {"tensor", "type", "shape", "min",
                                         "max",    "norm", "zeros", "nonfinite"};
-    text_table table;
+    et_table table;
     et_status status = ET_OK;
-    table_begin(&table, "lllrrrrr");
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_cell(&table, "%s", heads[i]);
+    et_table_begin(&table, "lllrrrrr");
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) et_table_cell(&table, "%s", heads[i]);
     for (size_t i = 0; i < s->file.tensor_count && status == ET_OK; i++) {
         tensor_facts facts;
         status = tensor_facts_read(&facts, &s->file, s->order[i], error);
@@ -174,9 +180,9 @@ static json_t *file_json(const shown *s)
 {
     json_t *report = json_object(), *fields = case_json(s);
     const char *producer = et_tensor_file_metadata(&s->file, "producer");
-    json_object_set_new(report, "file", json_clean(s->file.path));
+    json_object_set_new(report, "file", et_json_clean(s->file.path));
     json_object_set_new(report, "bundle", json_boolean(s->bundle));
-    if (producer) json_object_set_new(report, "producer", json_clean(producer));
+    if (producer) json_object_set_new(report, "producer", et_json_clean(producer));
     if (fields) json_object_set_new(report, "case", fields);
     const char *profile = et_tensor_file_metadata(&s->file, "profile");
     json_t *places = profile ? json_loads(profile, 0, NULL) : NULL;
@@ -292,19 +298,19 @@ static void print_overlap(const et_overlap *overlap, const show_options *o)
     size_t count = sizeof rows / sizeof *rows;
     if (o->format == 1) {
         json_t *report = json_object();
-        json_object_set_new(report, "file", json_clean(o->path));
-        json_object_set_new(report, "against", json_clean(o->against));
+        json_object_set_new(report, "file", et_json_clean(o->path));
+        json_object_set_new(report, "against", et_json_clean(o->against));
         for (size_t i = 0; i < count; i++)
-            json_object_set_new(report, rows[i].name, json_number(rows[i].value));
+            json_object_set_new(report, rows[i].name, et_json_number(rows[i].value));
         json_print(report);
         return;
     }
-    text_table table;
-    table_begin(&table, "lrl");
+    et_table table;
+    et_table_begin(&table, "lrl");
     for (size_t i = 0; i < count; i++) {
-        table_cell(&table, "%s", rows[i].name);
-        table_cell(&table, "%.6f", rows[i].value);
-        table_cell(&table, "%s", rows[i].what);
+        et_table_cell(&table, "%s", rows[i].name);
+        et_table_cell(&table, "%.6f", rows[i].value);
+        et_table_cell(&table, "%s", rows[i].what);
     }
     table_print(&table);
 }

@@ -6,7 +6,7 @@
  */
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
-#include "tools/etref/describe.h"
+#include "ref/report/describe.h"
 #include "tools/etref/junit.h"
 #include "tools/etref/memory.h"
 #include "tools/etref/terminal.h"
@@ -39,7 +39,7 @@ static void describe_worst(char *out, size_t room, const integrity *v, const et_
     const et_tensor_info *info = et_tensor_file_find(&v->file, t->name);
     const et_assignment *a = v->step.c.layer == ET_MOE ? &v->step.assignment : NULL;
     out[0] = '\0';
-    if (info && t->count > 0) describe_element(out, room, info, t->worst, a);
+    if (info && t->count > 0) et_describe_element(out, room, info, t->worst, a);
 }
 
 static void describe_failure(char *out, size_t room, const integrity *v, const et_comparison *t)
@@ -143,37 +143,37 @@ static void integrity_free(integrity *v)
 
 /* ---- reports ---- */
 
-static void add_text_row(text_table *table, const integrity *v, const et_comparison *t)
+static void add_text_row(et_table *table, const integrity *v, const et_comparison *t)
 {
     char place[192] = "";
-    table_cell(table, "%s", t->name);
+    et_table_cell(table, "%s", t->name);
     if (t->problem) {
-        for (int i = 0; i < 4; i++) table_cell(table, "-");
-        table_cell(table, "FAIL");
-        table_cell(table, "%s", t->problem);
+        for (int i = 0; i < 4; i++) et_table_cell(table, "-");
+        et_table_cell(table, "FAIL");
+        et_table_cell(table, "%s", t->problem);
         return;
     }
-    table_cell(table, "%zu", t->count);
-    table_cell(table, "%.4g", t->largest);
-    table_cell(table, "%.3g", t->max_error);
-    table_cell(table, "%.3g", relative_error(t));
-    table_cell(table, "%s", t->pass ? (t->different ? "pass" : "identical") : "FAIL");
+    et_table_cell(table, "%zu", t->count);
+    et_table_cell(table, "%.4g", t->largest);
+    et_table_cell(table, "%.3g", t->max_error);
+    et_table_cell(table, "%.3g", relative_error(t));
+    et_table_cell(table, "%s", t->pass ? (t->different ? "pass" : "identical") : "FAIL");
     if (t->different) describe_worst(place, sizeof place, v, t);
-    table_cell(table, "%s", place);
+    et_table_cell(table, "%s", place);
 }
 
 static void report_table(const integrity *v, const char *line)
 {
     char sentence[512];
-    text_table table;
-    describe_case(sentence, sizeof sentence, &v->step.c);
+    et_table table;
+    et_describe_case(sentence, sizeof sentence, &v->step.c);
     printf("%s\n", v->step.c.name);
     print_wrapped(2, sentence);
     putchar('\n');
-    table_begin(&table, "lrrrrll");
+    et_table_begin(&table, "lrrrrll");
     static const char *const heads[] = {"tensor",        "elements", "largest", "error",
                                         "error/largest", "verdict",  "worst at"};
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_cell(&table, "%s", heads[i]);
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) et_table_cell(&table, "%s", heads[i]);
     for (size_t i = 0; i < v->count; i++) add_text_row(&table, v, &v->tensors[i]);
     table_print(&table);
     putchar('\n');
@@ -185,7 +185,7 @@ static json_t *tensor_json(const integrity *v, const et_comparison *t)
 {
     char place[192];
     json_t *row = json_object();
-    json_object_set_new(row, "name", json_clean(t->name));
+    json_object_set_new(row, "name", et_json_clean(t->name));
     json_object_set_new(row, "pass", json_boolean(t->pass));
     if (t->problem) {
         json_object_set_new(row, "problem", json_string(t->problem));
@@ -195,13 +195,13 @@ static json_t *tensor_json(const integrity *v, const et_comparison *t)
     json_object_set_new(row, "elements", json_integer((json_int_t)t->count));
     json_object_set_new(row, "exact_required", json_boolean(t->exact_required));
     json_object_set_new(row, "different", json_integer((json_int_t)t->different));
-    json_object_set_new(row, "largest", json_number(t->largest));
-    json_object_set_new(row, "error", json_number(t->max_error));
-    json_object_set_new(row, "relative_error", json_number(relative_error(t)));
+    json_object_set_new(row, "largest", et_json_number(t->largest));
+    json_object_set_new(row, "error", et_json_number(t->max_error));
+    json_object_set_new(row, "relative_error", et_json_number(relative_error(t)));
     json_object_set_new(row, "worst_index", json_integer((json_int_t)t->worst));
     json_object_set_new(row, "worst_at", json_string(place));
-    json_object_set_new(row, "stored", json_number(t->stored));
-    json_object_set_new(row, "recomputed", json_number(t->recomputed));
+    json_object_set_new(row, "stored", et_json_number(t->stored));
+    json_object_set_new(row, "recomputed", et_json_number(t->recomputed));
     return row;
 }
 
@@ -209,14 +209,14 @@ static void report_json_object(const integrity *v, const char *line)
 {
     const char *producer = et_tensor_file_metadata(&v->file, "producer");
     json_t *report = json_object(), *rows = json_array();
-    json_object_set_new(report, "file", json_clean(v->path));
-    json_object_set_new(report, "case", json_clean(v->step.c.name));
-    json_object_set_new(report, "producer", json_clean(producer ? producer : ""));
+    json_object_set_new(report, "file", et_json_clean(v->path));
+    json_object_set_new(report, "case", et_json_clean(v->step.c.name));
+    json_object_set_new(report, "producer", et_json_clean(producer ? producer : ""));
     json_object_set_new(report, "verdict",
                         json_string(v->count == 0 ? "inconclusive"
                                     : v->failed   ? "fail"
                                                   : "pass"));
-    json_object_set_new(report, "message", json_clean(line));
+    json_object_set_new(report, "message", et_json_clean(line));
     for (size_t i = 0; i < v->count; i++)
         json_array_append_new(rows, tensor_json(v, &v->tensors[i]));
     json_object_set_new(report, "tensors", rows);

@@ -5,6 +5,7 @@
  * verdict is the library's.
  */
 #include "etref/etref.h"
+#include "ref/report/describe.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/junit.h"
 #include "tools/etref/memory.h"
@@ -16,6 +17,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+
+/* A candidate judged: what was read, what was computed, what came of it. */
+typedef struct judgement {
+    const verify_options *options;
+    et_tensor_file golden_file, candidate_file;
+    et_step golden;
+    et_candidate candidate;
+    et_profile profile; /* the one named */
+    bool same_file;     /* golden and candidate are one file under two names, or under one */
+    et_verdict verdict;
+    et_assignment routing; /* the candidate's own where it shows one; names slots in the report */
+    bool routing_owned;
+} judgement;
 
 /* ---- what is asked for ---- */
 
@@ -142,7 +156,6 @@ static et_status judge_with(judgement *j, const word_list *required, et_error *e
                                  .user = (void *)o->candidate};
     et_status status = et_verify(&j->verdict, &j->golden, j->candidate.tensors, j->candidate.count,
                                  &options, error);
-    if (status == ET_OK) j->profile = j->verdict.profile;
     return status == ET_OK ? ET_OK : name_candidate(o->candidate, status, error);
 }
 
@@ -164,6 +177,13 @@ static et_status judge(judgement *j, et_error *error)
     word_list_free(&texts);
     word_list_free(&required);
     return status;
+}
+
+static const et_tensor_out *candidate_tensor(const judgement *j, const char *name)
+{
+    for (size_t i = 0; i < j->candidate.count; i++)
+        if (strcmp(j->candidate.tensors[i].name, name) == 0) return &j->candidate.tensors[i];
+    return NULL;
 }
 
 /* Are a tensor's values those of the golden's file? */
@@ -214,13 +234,6 @@ static bool same_file(const et_tensor_file *a, const et_tensor_file *b)
     struct stat first, second;
     return fstat(a->descriptor, &first) == 0 && fstat(b->descriptor, &second) == 0 &&
            first.st_dev == second.st_dev && first.st_ino == second.st_ino;
-}
-
-const et_tensor_out *candidate_tensor(const judgement *j, const char *name)
-{
-    for (size_t i = 0; i < j->candidate.count; i++)
-        if (strcmp(j->candidate.tensors[i].name, name) == 0) return &j->candidate.tensors[i];
-    return NULL;
 }
 
 /* The report names a slot by token and expert: by the candidate's own routing, where it shows one. */
@@ -284,19 +297,87 @@ static void judgement_free(judgement *j)
 
 /* ---- the report ---- */
 
+static bool is_plain_word(const char *word)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "-_./=,:+%@";
+    return word[0] != '\0' && strspn(word, plain) == strlen(word);
+}
+
+/* A word as a shell wants it: in single quotes, where it is not plain. */
+static void append_word(char *out, size_t room, const char *word)
+{
+    if (is_plain_word(word)) {
+        et_append(out, room, " %s", word);
+        return;
+    }
+    et_append(out, room, " '");
+    for (; *word; word++)
+        if (*word == '\'')
+            et_append(out, room, "'\\''");
+        else
+            et_append(out, room, "%c", *word);
+    et_append(out, room, "'");
+}
+
+/* The command line that gives this verdict again, the default profile written out (right behind the
+ * command: later there may be a "--"). */
+static void describe_command(char *out, size_t room, const judgement *j)
+{
+    const verify_options *o = j->options;
+    snprintf(out, room, "etref");
+    append_word(out, room, o->argv[0]);
+    if (o->profile == NULL) et_append(out, room, " --profile %s", j->verdict.profile.name);
+    for (int i = 1; i < o->argc; i++) append_word(out, room, o->argv[i]);
+}
+
+static et_status print_report(const et_report *r, int format, et_error *error)
+{
+    char *text = NULL;
+    et_status status =
+        format == FORMAT_JSON ? et_report_json(&text, r, error) : et_report_text(&text, r, error);
+    if (status != ET_OK) return status;
+    fputs(text, stdout);
+    if (format == FORMAT_JSON) putchar('\n');
+    free(text);
+    return ET_OK;
+}
+
+static et_status print_verdict(const judgement *j, et_error *error)
+{
+    const verify_options *o = j->options;
+    char command[4096], suite[160];
+    describe_command(command, sizeof command, j);
+    snprintf(suite, sizeof suite, "etref.%s.%s", j->golden.c.name, j->verdict.profile.name);
+    const et_report r = {.golden = &j->golden,
+                         .candidate = j->candidate.tensors,
+                         .count = j->candidate.count,
+                         .verdict = &j->verdict,
+                         .routing = &j->routing,
+                         .golden_name = o->golden,
+                         .candidate_name = o->candidate,
+                         .command = command,
+                         .explained = !o->no_explain,
+                         .all = o->all,
+                         .same_file = j->same_file,
+                         .inputs = j->candidate.inputs,
+                         .ignored = j->candidate.ignored};
+    if (o->format == FORMAT_JUNIT)
+        print_junit_report(&r, suite);
+    else if (!o->quiet)
+        return print_report(&r, o->format, error);
+    return ET_OK;
+}
+
 static int report(const judgement *j)
 {
     static const int statuses[] = {[ET_PASS] = STATUS_PASS,
                                    [ET_MISMATCH] = STATUS_MISMATCH,
                                    [ET_INCONCLUSIVE] = STATUS_INCONCLUSIVE};
-    const verify_options *o = j->options;
-    if (o->format == FORMAT_JSON)
-        report_json(j);
-    else if (o->format == FORMAT_JUNIT)
-        report_junit(j);
-    else if (!o->quiet)
-        report_text(j);
-    if (o->format == FORMAT_TEXT) {
+    et_error error = {0};
+    et_status status = print_verdict(j, &error);
+    if (status != ET_OK) return fail_status(status, &error);
+    if (j->options->format == FORMAT_TEXT) {
         print_clean(stdout, j->verdict.line);
         putchar('\n');
     } else if (j->verdict.outcome != ET_PASS) {

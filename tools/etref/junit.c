@@ -33,7 +33,7 @@ void junit_add(junit *j, const char *name, junit_result result, const char *mess
 }
 
 /* XML 1.0 has no control characters but tab and the line's end, and neither U+FFFE nor U+FFFF, not
- * even escaped; json_clean has seen to it that the text is UTF-8. */
+ * even escaped; et_json_clean has seen to it that the text is UTF-8. */
 static bool is_no_character(const unsigned char *c)
 {
     bool control = (*c < 0x20 && *c != '\t' && *c != '\n') || *c == 0x7F;
@@ -42,7 +42,7 @@ static bool is_no_character(const unsigned char *c)
 
 static void print_escaped(const char *text)
 {
-    json_t *clean = json_clean(text);
+    json_t *clean = et_json_clean(text);
     const unsigned char *c = (const unsigned char *)json_string_value(clean);
     for (; *c; c++) {
         switch (*c) {

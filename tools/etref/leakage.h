@@ -35,7 +35,7 @@ bool refuse(const char *part, const char *message);
 bool is_text(const char *path);
 
 /* A share as a percentage: 0 only where nothing changed at all, "-" for NaN, where nothing could. */
-void share_cell(text_table *table, double share);
+void share_cell(et_table *table, double share);
 
 /* Says that `part` takes no words, if there is one. */
 bool no_words(const char *part, const word_list *words);

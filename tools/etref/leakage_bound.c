@@ -69,7 +69,7 @@ static json_t *row_json(const et_leakage_setup *s, const et_leakage_bounds *b)
     for (size_t i = 0; i < VALUES; i++)
         json_object_set_new(row, values[i].name,
                             values[i].whole ? json_integer((json_int_t)whole_value(b, i))
-                                            : json_number(real_value(b, i)));
+                                            : et_json_number(real_value(b, i)));
     return row;
 }
 
@@ -90,39 +90,40 @@ static void print_row_csv(const et_leakage_setup *s, const et_leakage_bounds *b)
 
 static void print_one(const et_leakage_setup *s, const et_leakage_bounds *b)
 {
-    text_table table;
+    et_table table;
     printf("what expert choice may tell its decisions about later tokens, in bits:\n"
            "N = %zu tokens, n = %zu experts, G = %zu, E = n/G = %.6g, L = %zu layers, scores of "
            "b = %zu bits\n\n",
            s->tokens, s->experts, s->granularity, (double)s->experts / (double)s->granularity,
            s->layers, s->score_bits);
-    table_begin(&table, "lrl");
+    et_table_begin(&table, "lrl");
     for (size_t i = 0; i < VALUES; i++) {
-        table_cell(&table, "%s", values[i].name);
-        values[i].whole ? table_cell(&table, "%zu", whole_value(b, i))
-                        : table_cell(&table, "%.10g", real_value(b, i));
-        table_cell(&table, "%s", values[i].what);
+        et_table_cell(&table, "%s", values[i].name);
+        values[i].whole ? et_table_cell(&table, "%zu", whole_value(b, i))
+                        : et_table_cell(&table, "%.10g", real_value(b, i));
+        et_table_cell(&table, "%s", values[i].what);
     }
     table_print(&table);
     puts("\ntoken choice, and expert threshold without capacity: 0");
 }
 
-static void sweep_head(text_table *table)
+static void sweep_head(et_table *table)
 {
     static const char *const heads[] = {
         "tokens",         "k", "set", "set/token", "entropy", "G log2(E-1)", "b-bit cut/token",
         "with ties/token"};
-    table_begin(table, "rrrrrrrr");
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_cell(table, "%s", heads[i]);
+    et_table_begin(table, "rrrrrrrr");
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) et_table_cell(table, "%s", heads[i]);
 }
 
-static void sweep_row(text_table *table, const et_leakage_setup *s, const et_leakage_bounds *b)
+static void sweep_row(et_table *table, const et_leakage_setup *s, const et_leakage_bounds *b)
 {
-    table_cell(table, "%zu", s->tokens);
-    table_cell(table, "%zu", b->select);
+    et_table_cell(table, "%zu", s->tokens);
+    et_table_cell(table, "%zu", b->select);
     const double cells[] = {b->set,         b->set_per_token,    b->entropy,
                             b->log_refused, b->cutoff_per_token, b->tied_cutoff_per_token};
-    for (size_t i = 0; i < sizeof cells / sizeof *cells; i++) table_cell(table, "%.6g", cells[i]);
+    for (size_t i = 0; i < sizeof cells / sizeof *cells; i++)
+        et_table_cell(table, "%.6g", cells[i]);
 }
 
 /* ---- one configuration, or a sweep over tokens ---- */
@@ -154,7 +155,7 @@ static et_status show_sweep(const bound_options *o, et_error *error)
 {
     et_leakage_setup s = o->setup;
     et_leakage_bounds b;
-    text_table table;
+    et_table table;
     json_t *rows = json_array();
     et_status status = ET_OK;
     sweep_head(&table);
@@ -169,7 +170,7 @@ static et_status show_sweep(const bound_options *o, et_error *error)
     }
     if (status == ET_OK && o->format == FORM_JSON) json_print(json_incref(rows));
     if (status == ET_OK && o->format == FORM_TEXT) table_print(&table);
-    table_free(&table);
+    et_table_free(&table);
     json_decref(rows);
     return status;
 }

@@ -276,39 +276,39 @@ static json_t *rounded_json(const codec_options *o, const selection *s, const ro
     json_object_set_new(report, "tokens", json_integer((json_int_t)s->N));
     json_object_set_new(report, "select", json_integer((json_int_t)s->k));
     json_object_set_new(report, "selection", selection_json(s));
-    json_object_set_new(report, "cutoff", json_number(r->cutoff));
+    json_object_set_new(report, "cutoff", et_json_number(r->cutoff));
     json_object_set_new(report, "carried", json_integer((json_int_t)r->carried));
     json_object_set_new(report, "chosen_differently", json_integer((json_int_t)r->wrong_choices));
     json_object_set_new(report, "decoded_differently", json_integer((json_int_t)r->wrong_codes));
     for (size_t t = 0; t < s->N && shows_scores(o, s->N); t++)
-        json_array_append_new(scores, json_number(r->scores[t]));
+        json_array_append_new(scores, et_json_number(r->scores[t]));
     json_object_set_new(report, "scores", scores);
     return report;
 }
 
 static void print_rounded(const codec_options *o, const selection *s, const rounded *r)
 {
-    text_table table;
+    et_table table;
     printf("%zu tokens, %zu taken, scores in %s: %zu of them exact\n\n", s->N, s->k,
            type_names[o->precision], r->carried);
     printf("cutoff  %.17g\n", r->cutoff);
-    table_begin(&table, "rrrrr");
+    et_table_begin(&table, "rrrrr");
     static const char *const heads[] = {"token", "taken", "score", "by expert choice",
                                         "by the decoder"};
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_cell(&table, "%s", heads[i]);
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) et_table_cell(&table, "%s", heads[i]);
     for (size_t t = 0; t < s->N && shows_scores(o, s->N); t++) {
-        table_cell(&table, "%zu", t);
-        table_cell(&table, "%d", s->z[t]);
-        table_cell(&table, "%.17g", r->scores[t]);
-        table_cell(&table, "%d%s", r->chosen[t], r->chosen[t] == s->z[t] ? "" : " wrong");
-        table_cell(&table, "%d%s", r->decoded[t], r->decoded[t] == s->z[t] ? "" : " wrong");
+        et_table_cell(&table, "%zu", t);
+        et_table_cell(&table, "%d", s->z[t]);
+        et_table_cell(&table, "%.17g", r->scores[t]);
+        et_table_cell(&table, "%d%s", r->chosen[t], r->chosen[t] == s->z[t] ? "" : " wrong");
+        et_table_cell(&table, "%d%s", r->decoded[t], r->decoded[t] == s->z[t] ? "" : " wrong");
     }
     putchar('\n');
     if (shows_scores(o, s->N))
         table_print(&table);
     else
         puts("(--all prints the scores)");
-    table_free(&table);
+    et_table_free(&table);
     putchar('\n');
     if (r->carried < s->N)
         printf("at token %zu the bracket's ends are neighbours in %s: its midpoint rounds to one "
@@ -473,17 +473,17 @@ int leakage_decode(int argc, char **argv)
 
 /* ---- reach ---- */
 
-static et_status reach_row(text_table *table, json_t *rows, size_t i, et_error *error)
+static et_status reach_row(et_table *table, json_t *rows, size_t i, et_error *error)
 {
     size_t every, some;
     et_status status = et_codec_reach(types[i], &every, &some, error);
     if (status != ET_OK) return status;
     int p = et_dtype_significand(types[i]);
-    table_cell(table, "%s", type_names[i]);
-    table_cell(table, "%d", p);
-    table_cell(table, "2^-%zu", some);
-    table_cell(table, "%zu", every);
-    table_cell(table, "%zu", some);
+    et_table_cell(table, "%s", type_names[i]);
+    et_table_cell(table, "%d", p);
+    et_table_cell(table, "2^-%zu", some);
+    et_table_cell(table, "%zu", every);
+    et_table_cell(table, "%zu", some);
     json_t *row = json_object();
     json_object_set_new(row, "precision", json_string(type_names[i]));
     json_object_set_new(row, "significand", json_integer(p));
@@ -499,7 +499,7 @@ int leakage_reach(int argc, char **argv)
                                         "some selection"};
     int format = FORM_TEXT;
     word_list words = {0};
-    text_table table;
+    et_table table;
     json_t *rows = json_array();
     et_error error = {0};
     et_status status = ET_OK;
@@ -507,8 +507,8 @@ int leakage_reach(int argc, char **argv)
                               {NULL, OPTION_FLAG, NULL, NULL}};
     bool fine = options_parse(options, argc, argv, &words) && no_words("reach", &words);
     word_list_free(&words);
-    table_begin(&table, "lrrrr");
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_cell(&table, "%s", heads[i]);
+    et_table_begin(&table, "lrrrr");
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) et_table_cell(&table, "%s", heads[i]);
     for (size_t i = 0; fine && i < sizeof types / sizeof *types && status == ET_OK; i++)
         status = reach_row(&table, rows, i, &error);
     if (fine && status == ET_OK && format == FORM_JSON) json_print(json_incref(rows));
@@ -519,7 +519,7 @@ int leakage_reach(int argc, char **argv)
              "type of p significand bits has p places from there; before that, midpoints are\n"
              "powers of two, down to the smallest number.");
     }
-    table_free(&table);
+    et_table_free(&table);
     json_decref(rows);
     if (!fine) return STATUS_BAD;
     return status == ET_OK ? STATUS_PASS : fail_status(status, &error);

@@ -47,7 +47,7 @@ static json_t *case_json(const et_leakage_case *c)
     json_object_set_new(row, "tokens", json_integer((json_int_t)c->tokens));
     json_object_set_new(row, "select", json_integer((json_int_t)c->select));
     if (c->rule == ET_LEAKAGE_ET_CAPACITY)
-        json_object_set_new(row, "capacity", json_number(c->capacity));
+        json_object_set_new(row, "capacity", et_json_number(c->capacity));
     return row;
 }
 
@@ -58,11 +58,11 @@ static json_t *answer_json(const et_leakage_case *c, const exact_answer *a)
     if (c->rule == ET_LEAKAGE_ET_CAPACITY)
         json_object_set_new(row, "passing", json_integer((json_int_t)c->passing));
     json_object_set_new(row, "labels", json_integer((json_int_t)a->labels));
-    json_object_set_new(row, "bits", json_number(et_leakage_bits(a->labels)));
+    json_object_set_new(row, "bits", et_json_number(et_leakage_bits(a->labels)));
     json_object_set_new(row, "bound_labels", json_integer((json_int_t)a->suffice));
-    json_object_set_new(row, "bound_bits", json_number(et_leakage_bits(a->suffice)));
+    json_object_set_new(row, "bound_bits", et_json_number(et_leakage_bits(a->suffice)));
     json_object_set_new(row, "attained", json_boolean(a->labels == a->suffice));
-    json_object_set_new(row, "set_bits", json_number(a->set));
+    json_object_set_new(row, "set_bits", et_json_number(a->set));
     return row;
 }
 
@@ -103,28 +103,28 @@ static void print_answer(const et_leakage_case *c, const exact_answer *a)
                                         "all scores from the k-th largest up", "token choice",
                                         "expert threshold, fixed before the batch",
                                         "expert threshold with capacity"};
-    text_table table;
+    et_table table;
     printf("%s: N = %zu tokens, k = %zu, M = %llu levels", words[c->rule], c->tokens, c->select,
            (unsigned long long)c->levels);
     if (c->rule == ET_LEAKAGE_ET_CAPACITY)
         printf(", C = %.6g, %llu levels pass", c->capacity, (unsigned long long)c->passing);
     puts("\n");
-    table_begin(&table, "lrrl");
+    et_table_begin(&table, "lrrl");
     const struct {
         const char *name;
         uint64_t labels;
         const char *what;
     } rows[] = {{"leaks", a->labels, "exactly"}, {"bound", a->suffice, bound_formula(c)}};
     for (size_t i = 0; i < 2; i++) {
-        table_cell(&table, "%s", rows[i].name);
-        table_cell(&table, "%llu labels", (unsigned long long)rows[i].labels);
-        table_cell(&table, "%.10g bits", et_leakage_bits(rows[i].labels));
-        table_cell(&table, "%s", rows[i].what);
+        et_table_cell(&table, "%s", rows[i].name);
+        et_table_cell(&table, "%llu labels", (unsigned long long)rows[i].labels);
+        et_table_cell(&table, "%.10g bits", et_leakage_bits(rows[i].labels));
+        et_table_cell(&table, "%s", rows[i].what);
     }
-    table_cell(&table, "%s", "set");
-    table_cell(&table, "%s", "C(N,k) labels");
-    table_cell(&table, "%.10g bits", a->set);
-    table_cell(&table, "%s", "the selection itself; with unlimited levels top-k leaks this");
+    et_table_cell(&table, "%s", "set");
+    et_table_cell(&table, "%s", "C(N,k) labels");
+    et_table_cell(&table, "%.10g bits", a->set);
+    et_table_cell(&table, "%s", "the selection itself; with unlimited levels top-k leaks this");
     table_print(&table);
     printf("\nthe bound is %sattained\n", a->labels == a->suffice ? "" : "not ");
 }
@@ -146,7 +146,7 @@ static et_status show_one(const exact_options *o, et_error *error)
 /* ---- a table over the number of levels ---- */
 
 typedef struct labels_table {
-    text_table text;
+    et_table text;
     json_t *rows;
     int format;
 } labels_table;
@@ -178,16 +178,16 @@ static void table_row(labels_table *t, const et_leakage_case *c, const exact_ans
             json_object_set_new(labels, levels, json_integer((json_int_t)answers[i].labels));
         }
         json_object_set_new(row, "labels", labels);
-        json_object_set_new(row, "set_bits", json_number(answers[0].set));
+        json_object_set_new(row, "set_bits", et_json_number(answers[0].set));
         json_array_append_new(t->rows, row);
         return;
     }
-    table_cell(&t->text, "%zu, %zu", c->tokens, c->select);
-    table_cell(&t->text, "%s", rule_names[c->rule]);
+    et_table_cell(&t->text, "%zu, %zu", c->tokens, c->select);
+    et_table_cell(&t->text, "%s", rule_names[c->rule]);
     for (size_t i = 0; i < COLUMNS; i++)
-        table_cell(&t->text, "%llu", (unsigned long long)answers[i].labels);
-    sets < 1e15 ? table_cell(&t->text, "%.0f", sets)
-                : table_cell(&t->text, "2^%.1f", answers[0].set);
+        et_table_cell(&t->text, "%llu", (unsigned long long)answers[i].labels);
+    sets < 1e15 ? et_table_cell(&t->text, "%.0f", sets)
+                : et_table_cell(&t->text, "2^%.1f", answers[0].set);
 }
 
 static et_status add_row(labels_table *t, const exact_options *o, size_t N, size_t k,
@@ -217,12 +217,12 @@ static et_status show_table(const exact_options *o, et_error *error)
     et_leakage_rule last = o->rule < 0 ? ET_LEAKAGE_THRESHOLD : (et_leakage_rule)o->rule;
     labels_table t = {.rows = json_array(), .format = o->format};
     et_status status = ET_OK;
-    table_begin(&t.text, "llrrrrrrrr");
-    table_cell(&t.text, "N, k");
-    table_cell(&t.text, "rule");
+    et_table_begin(&t.text, "llrrrrrrrr");
+    et_table_cell(&t.text, "N, k");
+    et_table_cell(&t.text, "rule");
     for (int levels = FIRST_LEVELS; levels <= LAST_LEVELS; levels++)
-        table_cell(&t.text, "M=%d", levels);
-    table_cell(&t.text, "C(N,k)");
+        et_table_cell(&t.text, "M=%d", levels);
+    et_table_cell(&t.text, "C(N,k)");
     if (o->format == FORM_CSV) print_head_csv();
     for (size_t i = 0; i < count; i++)
         for (et_leakage_rule rule = first; rule <= last && status == ET_OK; rule++)
@@ -233,7 +233,7 @@ static et_status show_table(const exact_options *o, et_error *error)
         puts("the least number of labels that causalises a rule, scores of M levels:\n");
         table_print(&t.text);
     }
-    table_free(&t.text);
+    et_table_free(&t.text);
     json_decref(t.rows);
     return status;
 }
@@ -341,7 +341,7 @@ static et_status show_counterexample(const et_leakage_case *c, size_t b, int for
         json_t *report = case_json(c), *rows = json_array();
         json_object_set_new(report, "score_bits", json_integer((json_int_t)b));
         json_object_set_new(report, "labels", json_integer((json_int_t)count));
-        json_object_set_new(report, "bits", json_number(et_leakage_bits(count)));
+        json_object_set_new(report, "bits", et_json_number(et_leakage_bits(count)));
         for (size_t i = 0; i < count; i++) {
             json_t *row = json_object();
             json_object_set_new(row, "scores", row_of(all.level + found[i] * all.N, all.N));

@@ -1,6 +1,6 @@
 /* main.c: the command-line tool `etref`: finds the command, and sees that nothing fails silently.
  *
- * The commands themselves are in cmd_*.c and use the public headers only. The table below is the
+ * The commands themselves are in cmd_*.c and use the public headers. The table below is the
  * one place that knows them all.
  */
 #include "etref/etref.h"

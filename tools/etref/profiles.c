@@ -1,6 +1,6 @@
 /* profiles.c: finding a precision profile. See profiles.h. */
 #include "tools/etref/profiles.h"
-#include "tools/etref/describe.h"
+#include "ref/report/describe.h"
 #include "tools/etref/options.h"
 
 #include <stdlib.h>
@@ -41,47 +41,4 @@ et_status profile_choose(et_profile *p, const char *word, et_error *error)
     if (strcmp(word, "-") == 0 || strchr(word, '/') || access(word, F_OK) == 0)
         return read_profile(p, word, error);
     return fail_no_profile(word, error);
-}
-
-/* `what` with a comma before it, unless it is the first. */
-static void also(char *out, size_t room, bool is, const char *what)
-{
-    if (is) append(out, room, "%s%s", out[0] ? ", " : "", what);
-}
-
-void describe_rest(char *out, size_t room, const et_profile *p)
-{
-    also(out, room, p->exponent_bits == 5, "f16's range");
-    also(out, room, p->ftz, "subnormals flushed");
-    also(out, room, p->truncate_operands, "operands truncated");
-    also(out, room, p->truncate_accumulator, "sums truncated");
-    for (int i = ET_PLACES; i < ET_ALL_PLACES; i++) {
-        also(out, room, p->bits[i] > 0, et_place_name((et_place)i));
-        if (p->bits[i] > 0) append(out, room, " %d", p->bits[i]);
-    }
-    also(out, room, p->accumulator_chunk > 0, "sums of");
-    if (p->accumulator_chunk > 0) append(out, room, " %d terms", p->accumulator_chunk);
-    also(out, room, p->flush_operands, "subnormal operands flushed");
-    also(out, room, p->flush_products, "subnormal products flushed");
-    also(out, room, p->stochastic, "stochastic");
-}
-
-void describe_profile(char *out, size_t room, const et_profile *p)
-{
-    append(out, room, "%s:", p->name);
-    for (int i = 0; i < ET_PLACES; i++)
-        append(out, room, "%s %s %d", i ? "," : "", et_place_name((et_place)i), p->bits[i]);
-    char rest[256] = "";
-    describe_rest(rest, sizeof rest, p);
-    append(out, room, " bits%s%s", rest[0] ? ", " : "", rest);
-}
-
-json_t *profile_json(const et_profile *p)
-{
-    char *text = NULL;
-    json_t *object = NULL;
-    if (could_be_read(et_profile_print(&text, p, NULL))) object = json_loads(text, 0, NULL);
-    free(text);
-    if (object == NULL) leave(fail("no memory for a profile"));
-    return object;
 }

@@ -1,20 +1,19 @@
 /* progress.c: see progress.h. */
 #include "tools/etref/progress.h"
+#include "ref/report/page.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* C0 and DEL, and the C1 controls as UTF-8 spells them (C2 80 to C2 9F): some terminals obey both.
- */
 void print_clean(FILE *out, const char *text)
 {
     const unsigned char *c = (const unsigned char *)text;
-    for (; *c; c++) {
-        bool c1 = c[0] == 0xC2 && c[1] >= 0x80 && c[1] <= 0x9F;
-        fputc(*c < 0x20 || *c == 0x7F || c1 ? '?' : *c, out);
-        c += c1;
+    while (*c) {
+        char shown;
+        c += et_clean_character(c, &shown);
+        fputc(shown, out);
     }
 }
 

@@ -8,7 +8,7 @@
  *
  *     TC  # . # # . .        EC  # # # | . . .        ET  # # | . . . .
  */
-#include "tools/etref/describe.h"
+#include "ref/report/describe.h"
 #include "tools/etref/options.h"
 #include "tools/etref/show.h"
 #include "tools/etref/terminal.h"
@@ -44,6 +44,14 @@ et_status read_shaped(double **out, const et_tensor_file *file, const char *name
 }
 
 /* ---- loads ---- */
+
+/* What the routing aims at: the load of one expert in the whole step; 0 for a dense layer. */
+static double target_load(const et_case *c)
+{
+    if (c->layer == ET_DENSE) return 0;
+    if (c->rule == ET_TC) return (double)c->tokens * (double)c->top_k / (double)c->experts;
+    return (double)c->target_load * ((double)c->tokens / (double)c->pool_tokens);
+}
 
 static void print_loads(const et_case *c, const double *load)
 {
@@ -141,19 +149,19 @@ enum { EXPERT_VECTORS = sizeof expert_vectors / sizeof *expert_vectors };
 static void print_vectors(double *const *vectors, size_t experts)
 {
     char align[EXPERT_VECTORS + 2] = "l";
-    text_table table;
+    et_table table;
     size_t columns = 0;
     for (size_t v = 0; v < EXPERT_VECTORS; v++)
         if (vectors[v]) align[++columns] = 'r';
     if (columns == 0) return;
-    table_begin(&table, align);
-    table_cell(&table, "  expert");
+    et_table_begin(&table, align);
+    et_table_cell(&table, "  expert");
     for (size_t v = 0; v < EXPERT_VECTORS; v++)
-        if (vectors[v]) table_cell(&table, "%s", expert_vectors[v]);
+        if (vectors[v]) et_table_cell(&table, "%s", expert_vectors[v]);
     for (size_t i = 0; i < experts && i < MAX_LISTED; i++) {
-        table_cell(&table, "  %zu", i);
+        et_table_cell(&table, "  %zu", i);
         for (size_t v = 0; v < EXPERT_VECTORS; v++)
-            if (vectors[v]) table_cell(&table, "%.6g", vectors[v][i]);
+            if (vectors[v]) et_table_cell(&table, "%.6g", vectors[v][i]);
     }
     puts("\nstate of each expert");
     table_print(&table);
@@ -179,18 +187,18 @@ static bool is_scalar_result(const et_tensor_info *t)
 
 static et_status print_scalars(const shown *s, et_error *error)
 {
-    text_table table;
+    et_table table;
     et_status status = ET_OK;
-    table_begin(&table, "lrl");
+    et_table_begin(&table, "lrl");
     for (size_t i = 0; i < s->file.tensor_count && status == ET_OK; i++) {
         const et_tensor_info *t = s->order[i];
-        const et_tensor_doc *doc = tensor_doc_find(t->name);
+        const et_tensor_doc *doc = et_doc_of(t->name);
         double value = 0;
         if (!is_scalar_result(t)) continue;
         status = et_tensor_file_read(&s->file, t, 0, 1, &value, error);
-        table_cell(&table, "  %s", t->name);
-        table_cell(&table, "%.9g", value);
-        table_cell(&table, "%s", doc ? doc->meaning : "");
+        et_table_cell(&table, "  %s", t->name);
+        et_table_cell(&table, "%.9g", value);
+        et_table_cell(&table, "%s", doc ? doc->meaning : "");
     }
     if (table.count > 0) puts("\nlosses, state, metrics");
     table_print(&table);
@@ -402,7 +410,7 @@ et_status show_routing_text(const shown *s, et_error *error)
 static json_t *numbers_json(const double *values, size_t count)
 {
     json_t *array = json_array();
-    for (size_t i = 0; i < count; i++) json_array_append_new(array, json_number(values[i]));
+    for (size_t i = 0; i < count; i++) json_array_append_new(array, et_json_number(values[i]));
     return array;
 }
 
@@ -412,7 +420,7 @@ et_status add_routing_json(json_t *report, const shown *s, et_error *error)
     fanout_counts fanout;
     et_status status = read_shaped(&load, &s->file, "route.load", s->c.experts, 0, error);
     if (status == ET_OK && load) {
-        json_object_set_new(report, "target_load", json_number(target_load(&s->c)));
+        json_object_set_new(report, "target_load", et_json_number(target_load(&s->c)));
         json_object_set_new(report, "load", numbers_json(load, s->c.experts));
     }
     free(load);

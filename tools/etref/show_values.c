@@ -1,5 +1,5 @@
 /* show_values.c: the values of one tensor, and what can be said of them in one pass. See show.h. */
-#include "tools/etref/describe.h"
+#include "ref/report/describe.h"
 #include "tools/etref/options.h"
 #include "tools/etref/show.h"
 #include "tools/etref/terminal.h"
@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { PIECE = 1 << 15, PER_LINE = 8 };
 
@@ -85,13 +86,13 @@ json_t *facts_json(const et_tensor_info *tensor, const tensor_facts *facts)
     json_t *row = json_object(), *shape = json_array();
     for (size_t i = 0; i < tensor->rank; i++)
         json_array_append_new(shape, json_integer((json_int_t)tensor->shape[i]));
-    json_object_set_new(row, "name", json_clean(tensor->name));
+    json_object_set_new(row, "name", et_json_clean(tensor->name));
     json_object_set_new(row, "type", json_string(et_dtype_name(tensor->dtype)));
     json_object_set_new(row, "shape", shape);
     if (!has_values(tensor)) return row;
-    json_object_set_new(row, "min", json_number(facts->least));
-    json_object_set_new(row, "max", json_number(facts->largest));
-    json_object_set_new(row, "norm", json_number(facts->norm));
+    json_object_set_new(row, "min", et_json_number(facts->least));
+    json_object_set_new(row, "max", et_json_number(facts->largest));
+    json_object_set_new(row, "norm", et_json_number(facts->norm));
     json_object_set_new(row, "zeros", json_integer((json_int_t)facts->zeros));
     json_object_set_new(row, "nonfinite", json_integer((json_int_t)facts->nonfinite));
     return row;
@@ -113,7 +114,7 @@ static void print_values(void *user, const double *values, size_t first, size_t 
         size_t index = first + i;
         if (index % p->row % PER_LINE == 0) {
             char place[192];
-            describe_place(place, sizeof place, p->tensor, index);
+            et_describe_place(place, sizeof place, p->tensor, index);
             printf("%s  %-12s", index ? "\n" : "", place);
         }
         if (p->decimals < 0)
@@ -132,11 +133,12 @@ static size_t shown_count(const et_tensor_info *tensor, size_t limit)
 static void print_heading(const et_tensor_info *tensor)
 {
     char shape[192];
-    const et_tensor_doc *doc = tensor_doc_find(tensor->name);
-    describe_shape(shape, sizeof shape, tensor);
+    const et_tensor_doc *doc = et_doc_of(tensor->name);
+    et_describe_shape(shape, sizeof shape, tensor);
     print_clean(stdout, tensor->name);
     printf("  %s %s", et_dtype_name(tensor->dtype), shape);
-    if (doc) printf("  %s%s", is_noise(tensor->name) ? "expected deviation of " : "", doc->meaning);
+    bool noise = strncmp(tensor->name, ET_NOISE_PREFIX, strlen(ET_NOISE_PREFIX)) == 0;
+    if (doc) printf("  %s%s", noise ? "expected deviation of " : "", doc->meaning);
     putchar('\n');
 }
 

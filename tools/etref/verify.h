@@ -1,10 +1,11 @@
 /* verify.h: the parts of `etref verify`: a bundle against its recomputation (integrity.c), a
- * kernel's output against a golden (judgement.c), and the reports on the latter (report.c). */
+ * kernel's output against a golden (judgement.c), and the report on the latter for CI systems
+ * (junit_report.c). */
 #ifndef ETREF_TOOL_VERIFY_H
 #define ETREF_TOOL_VERIFY_H
 
 #include "etref/candidate.h"
-#include "etref/verify.h"
+#include "etref/report.h"
 #include "tools/etref/options.h"
 
 enum { FORMAT_TEXT, FORMAT_JSON, FORMAT_JUNIT };
@@ -33,24 +34,7 @@ int report_no_verdict(const verify_options *o, const char *suite, et_status stat
 /* ET_EINVAL if the file is an emulated kernel's output: nothing is to be measured by it. */
 et_status refuse_emulated(const et_tensor_file *file, et_error *error);
 
-/* A candidate judged: what was read, what was computed, what came of it. */
-typedef struct judgement {
-    const verify_options *options;
-    et_tensor_file golden_file, candidate_file;
-    et_step golden;
-    et_candidate candidate;
-    et_profile profile; /* the one named, or chosen */
-    bool same_file;     /* golden and candidate are one file under two names, or under one */
-    et_verdict verdict;
-    et_assignment routing; /* the candidate's own where it shows one; names slots in the report */
-    bool routing_owned;
-} judgement;
-
-/* The candidate's tensor under the bundle's name, or NULL. */
-const et_tensor_out *candidate_tensor(const judgement *j, const char *name);
-
-void report_text(const judgement *j);
-void report_json(const judgement *j);
-void report_junit(const judgement *j);
+/* A verdict as a CI system reads it; `suite` is how it is called there. */
+void print_junit_report(const et_report *r, const char *suite);
 
 #endif

@@ -7,7 +7,7 @@
  */
 #include "etref/bundle.h"
 #include "tools/etref/commands.h"
-#include "tools/etref/describe.h"
+#include "ref/report/describe.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/leakage.h"
 #include "tools/leakage-study/audit_command.h"
@@ -146,7 +146,8 @@ static json_t *result_json(const audited *a, size_t bands)
     json_object_set_new(row, "own", json_boolean(a->own));
     json_object_set_new(row, "batch", json_integer((json_int_t)a->rule.batch));
     json_object_set_new(row, "select", json_integer((json_int_t)a->rule.select));
-    if (a->rule.has_capacity) json_object_set_new(row, "capacity", json_number(a->rule.capacity));
+    if (a->rule.has_capacity)
+        json_object_set_new(row, "capacity", et_json_number(a->rule.capacity));
     for (size_t i = 0; i < a->cuts; i++)
         json_array_append_new(cuts, json_integer((json_int_t)a->cut[i]));
     json_object_set_new(row, "kept", cuts);
@@ -159,7 +160,7 @@ static json_t *result_json(const audited *a, size_t bands)
         json_object_set_new(future, "compared", json_integer((json_int_t)total.compared));
         json_object_set_new(future, "taken", json_integer((json_int_t)total.taken));
         json_object_set_new(future, "changed", json_integer((json_int_t)total.changed));
-        json_object_set_new(future, "share", json_number(share_of(total)));
+        json_object_set_new(future, "share", et_json_number(share_of(total)));
         json_object_set_new(future, "positions", bands_json(&a->count[f], a->rule.batch, bands));
         json_array_append_new(futures, future);
     }
@@ -175,8 +176,8 @@ static bool gates_see_the_batch(const subject *s)
 static void report_json(const subject *s, const audit_options *o)
 {
     json_t *report = json_object(), *rows = json_array();
-    json_object_set_new(report, "file", json_clean(s->path));
-    json_object_set_new(report, "case", json_clean(s->step.c.name));
+    json_object_set_new(report, "file", et_json_clean(s->path));
+    json_object_set_new(report, "case", et_json_clean(s->step.c.name));
     json_object_set_new(report, "verdict",
                         json_string(is_causal(&s->results[0]) ? "causal" : "leaks"));
     json_object_set_new(report, "gates_causal", json_boolean(!gates_see_the_batch(s)));
@@ -186,7 +187,7 @@ static void report_json(const subject *s, const audit_options *o)
     json_print(report);
 }
 
-static void changed_cell(text_table *table, const audited *a, int f, size_t first, size_t last)
+static void changed_cell(et_table *table, const audited *a, int f, size_t first, size_t last)
 {
     audit_total total = a->has[f] ? total_of(&a->count[f], first, last) : (audit_total){0};
     share_cell(table, total.compared ? share_of(total) : NAN);
@@ -194,17 +195,17 @@ static void changed_cell(text_table *table, const audited *a, int f, size_t firs
 
 static void print_totals(const audited *a)
 {
-    text_table table;
-    table_begin(&table, "lrrrr");
+    et_table table;
+    et_table_begin(&table, "lrrrr");
     static const char *const heads[] = {"future", "past decisions", "taken", "changed", "share"};
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) table_cell(&table, "%s", heads[i]);
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) et_table_cell(&table, "%s", heads[i]);
     for (int f = 0; f < FUTURES; f++) {
         if (!a->has[f]) continue;
         audit_total total = total_of(&a->count[f], 0, a->rule.batch);
-        table_cell(&table, "%s", future_names[f]);
-        table_cell(&table, "%llu", (unsigned long long)total.compared);
-        table_cell(&table, "%llu", (unsigned long long)total.taken);
-        table_cell(&table, "%llu", (unsigned long long)total.changed);
+        et_table_cell(&table, "%s", future_names[f]);
+        et_table_cell(&table, "%llu", (unsigned long long)total.compared);
+        et_table_cell(&table, "%llu", (unsigned long long)total.taken);
+        et_table_cell(&table, "%llu", (unsigned long long)total.changed);
         changed_cell(&table, a, f, 0, a->rule.batch);
     }
     table_print(&table);
@@ -223,18 +224,18 @@ static void print_positions(const audited *a, size_t bands)
             share_of(total_of(&a->count[drawn], first, first + width < U ? first + width : U));
         if (share > full) full = share;
     }
-    text_table table;
-    table_begin(&table, "rrrrl");
-    table_cell(&table, "positions");
-    for (int f = 0; f < FUTURES; f++) table_cell(&table, "%s", future_names[f]);
-    table_cell(&table, "%s", "");
+    et_table table;
+    et_table_begin(&table, "rrrrl");
+    et_table_cell(&table, "positions");
+    for (int f = 0; f < FUTURES; f++) et_table_cell(&table, "%s", future_names[f]);
+    et_table_cell(&table, "%s", "");
     for (size_t first = 0; first < last_cut; first += width) {
         char bar[WIDTH + 1];
         size_t last = first + width < U ? first + width : U;
-        table_cell(&table, "%zu-%zu", first, last - 1);
+        et_table_cell(&table, "%zu-%zu", first, last - 1);
         for (int f = 0; f < FUTURES; f++) changed_cell(&table, a, f, first, last);
         print_bar(bar, WIDTH, share_of(total_of(&a->count[drawn], first, last)), -1, full);
-        table_cell(&table, "%s", bar);
+        et_table_cell(&table, "%s", bar);
     }
     puts("\nchanged, by the token's place in its batch:\n");
     table_print(&table);
@@ -242,18 +243,18 @@ static void print_positions(const audited *a, size_t bands)
 
 static void print_rules(const subject *s)
 {
-    text_table table;
+    et_table table;
     static const char *const heads[] = {"", "batch", "k", "noise", "text", "adversary", ""};
-    table_begin(&table, "lrrrrrl");
-    table_cell(&table, "rule");
-    for (size_t i = 1; i < sizeof heads / sizeof *heads; i++) table_cell(&table, "%s", heads[i]);
+    et_table_begin(&table, "lrrrrrl");
+    et_table_cell(&table, "rule");
+    for (size_t i = 1; i < sizeof heads / sizeof *heads; i++) et_table_cell(&table, "%s", heads[i]);
     for (size_t i = 0; i < s->count; i++) {
         const audited *a = &s->results[i];
-        table_cell(&table, "%s%s", rule_word(&a->rule), a->own ? " (its own)" : "");
-        table_cell(&table, "%zu", a->rule.batch);
-        table_cell(&table, "%zu", a->rule.select);
+        et_table_cell(&table, "%s%s", rule_word(&a->rule), a->own ? " (its own)" : "");
+        et_table_cell(&table, "%zu", a->rule.batch);
+        et_table_cell(&table, "%zu", a->rule.select);
         for (int f = 0; f < FUTURES; f++) changed_cell(&table, a, f, 0, a->rule.batch);
-        table_cell(&table, "%s", is_causal(a) ? "causal" : "leaks");
+        et_table_cell(&table, "%s", is_causal(a) ? "causal" : "leaks");
     }
     puts("\nevery rule on these scores, past decisions that change:\n");
     table_print(&table);
@@ -287,7 +288,7 @@ static void report_text(const subject *s, const audit_options *o)
 {
     const audited *a = &s->results[0];
     char sentence[512], rule[256];
-    describe_case(sentence, sizeof sentence, &s->step.c);
+    et_describe_case(sentence, sizeof sentence, &s->step.c);
     describe_rule_of(rule, sizeof rule, &a->rule);
     printf("%s\n", s->step.c.name);
     print_wrapped(2, sentence);
@@ -311,7 +312,7 @@ static int nothing_to_compare(const subject *s, const audit_options *o, const ch
 {
     if (o->format == FORM_JSON) {
         json_t *report = json_object();
-        json_object_set_new(report, "file", json_clean(s->path));
+        json_object_set_new(report, "file", et_json_clean(s->path));
         json_object_set_new(report, "verdict", json_string("inconclusive"));
         json_object_set_new(report, "reason", json_string(reason));
         json_print(report);

@@ -224,8 +224,8 @@ static const char *verdict_of(const pair *p)
 static void report_json(const pair *p, const audit_options *o)
 {
     json_t *report = json_object(), *first = json_array();
-    json_object_set_new(report, "file", json_clean(p->names[0]));
-    json_object_set_new(report, "against", json_clean(p->names[1]));
+    json_object_set_new(report, "file", et_json_clean(p->names[0]));
+    json_object_set_new(report, "against", et_json_clean(p->names[1]));
     json_object_set_new(report, "verdict", json_string(verdict_of(p)));
     if (nothing(p)) json_object_set_new(report, "reason", json_string(nothing(p)));
     json_object_set_new(report, "tokens", json_integer((json_int_t)p->N));
@@ -263,22 +263,22 @@ static void print_places(const pair *p)
 static void print_bands(const pair *p, size_t bands)
 {
     enum { WIDTH = 32 };
-    text_table table;
+    et_table table;
     size_t width = band_width(p->shared, bands);
-    table_begin(&table, "rrrl");
-    table_cell(&table, "tokens");
-    table_cell(&table, "decisions");
-    table_cell(&table, "changed");
-    table_cell(&table, "%s", "");
+    et_table_begin(&table, "rrrl");
+    et_table_cell(&table, "tokens");
+    et_table_cell(&table, "decisions");
+    et_table_cell(&table, "changed");
+    et_table_cell(&table, "%s", "");
     for (size_t first = 0; first < p->shared; first += width) {
         char bar[WIDTH + 1];
         size_t last = first + width < p->shared ? first + width : p->shared;
         audit_total total = total_of(&p->count, first, last);
         print_bar(bar, WIDTH, share_of(total), -1, 1);
-        table_cell(&table, "%zu-%zu", first, last - 1);
-        table_cell(&table, "%llu", (unsigned long long)total.compared);
-        table_cell(&table, "%llu", (unsigned long long)total.changed);
-        table_cell(&table, "%s", bar);
+        et_table_cell(&table, "%zu-%zu", first, last - 1);
+        et_table_cell(&table, "%llu", (unsigned long long)total.compared);
+        et_table_cell(&table, "%llu", (unsigned long long)total.changed);
+        et_table_cell(&table, "%s", bar);
     }
     table_print(&table);
 }

@@ -1,6 +1,6 @@
 /* rules.c: the rules that an audit looks at, and their counts. See audit_command.h. */
 #include "tools/leakage-study/audit_command.h"
-#include "tools/etref/describe.h"
+#include "ref/report/describe.h"
 #include "tools/etref/terminal.h"
 
 #include <stdlib.h>
@@ -114,15 +114,16 @@ const char *rule_word(const et_audit_rule *rule)
 void describe_rule_of(char *out, size_t room, const et_audit_rule *rule)
 {
     *out = '\0';
-    if (rule->rule == ET_TC) append(out, room, "token choice, K = %zu", rule->select);
+    if (rule->rule == ET_TC) et_append(out, room, "token choice, K = %zu", rule->select);
     if (rule->rule == ET_EC)
-        append(out, room, "expert choice, pools of %zu tokens, k = %zu", rule->batch, rule->select);
+        et_append(out, room, "expert choice, pools of %zu tokens, k = %zu", rule->batch,
+                  rule->select);
     if (rule->rule != ET_ET) return;
-    append(out, room, "expert threshold");
+    et_append(out, room, "expert threshold");
     if (!rule->has_capacity) return;
     et_capacity bounds = et_capacity_bounds(rule->select, rule->capacity, rule->batch);
-    append(out, room, " with capacity: %zu to %zu of %zu tokens, k = %zu, C = %g", bounds.lower,
-           bounds.upper, rule->batch, rule->select, rule->capacity);
+    et_append(out, room, " with capacity: %zu to %zu of %zu tokens, k = %zu, C = %g", bounds.lower,
+              bounds.upper, rule->batch, rule->select, rule->capacity);
 }
 
 /* ---- counting ---- */

@@ -177,8 +177,8 @@ static json_t *fits_json(const study *s)
         json_t *row = json_object();
         json_object_set_new(row, "stream", json_string(stream_names[r->stream]));
         json_object_set_new(row, "quantity", json_string(r->quantity));
-        json_object_set_new(row, "exponent", json_number(r->exponent));
-        json_object_set_new(row, "error", json_number(r->error));
+        json_object_set_new(row, "exponent", et_json_number(r->exponent));
+        json_object_set_new(row, "error", et_json_number(r->error));
         json_array_append_new(rows, row);
     }
     return rows;
@@ -209,7 +209,7 @@ static json_t *agreements_json(const study *s)
         json_t *row = json_object();
         json_object_set_new(row, "stream", json_string(stream_names[r->stream]));
         json_object_set_new(row, "pool", json_integer((json_int_t)r->pool));
-        json_object_set_new(row, "jaccard", json_number(r->jaccard));
+        json_object_set_new(row, "jaccard", et_json_number(r->jaccard));
         json_array_append_new(rows, row);
     }
     return rows;
@@ -222,7 +222,7 @@ static void report_json(const study *s, const study_options *o)
         json_array_append_new(files, json_string(csv_names[i]));
     for (size_t i = 0; i < s->figures.count; i++)
         json_array_append_new(figures, json_string(s->figures.name[i]));
-    json_object_set_new(report, "out", json_clean(o->out));
+    json_object_set_new(report, "out", et_json_clean(o->out));
     json_object_set_new(report, "seed", json_integer((json_int_t)o->seed));
     json_object_set_new(report, "experts", json_integer((json_int_t)o->experts));
     json_object_set_new(report, "tokens", json_integer((json_int_t)o->tokens));
@@ -235,10 +235,10 @@ static void report_json(const study *s, const study_options *o)
     json_print(report);
 }
 
-static void heads(text_table *table, const char *align, const char *const *names)
+static void heads(et_table *table, const char *align, const char *const *names)
 {
-    table_begin(table, align);
-    for (size_t i = 0; align[i]; i++) table_cell(table, "%s", names[i]);
+    et_table_begin(table, align);
+    for (size_t i = 0; align[i]; i++) et_table_cell(table, "%s", names[i]);
 }
 
 static void print_pools(const study *s)
@@ -246,16 +246,17 @@ static void print_pools(const study *s)
     static const char *const names[] = {"stream",      "N",          "cutoff std", "expected",
                                         "gap std",     "load",       "load std",   "expected",
                                         "outside 0.5", "1 - Jaccard"};
-    text_table table;
+    et_table table;
     heads(&table, "lrrrrrrrrr", names);
     for (size_t i = 0; i < s->pools.rows; i++) {
         const pool_row *r = &s->pools.row[i];
         const double values[] = {r->cutoff_std, r->expected_cutoff, r->gap_std, r->load_mean,
                                  r->load_std,   r->expected_load,   r->outside, r->disagreement};
-        table_cell(&table, "%s", stream_names[r->stream]);
-        table_cell(&table, "%zu", r->tokens);
+        et_table_cell(&table, "%s", stream_names[r->stream]);
+        et_table_cell(&table, "%zu", r->tokens);
         for (size_t j = 0; j < sizeof values / sizeof *values; j++)
-            isnan(values[j]) ? table_cell(&table, "-") : table_cell(&table, "%.4f", values[j]);
+            isnan(values[j]) ? et_table_cell(&table, "-")
+                             : et_table_cell(&table, "%.4f", values[j]);
     }
     puts("batches of N tokens: EC's cutoff, its gap to ET's threshold, ET's load / k\n");
     table_print(&table);
@@ -264,14 +265,15 @@ static void print_pools(const study *s)
 static void print_fits(const study *s)
 {
     static const char *const names[] = {"stream", "quantity", "exponent", "error"};
-    text_table table;
+    et_table table;
     heads(&table, "llrr", names);
     for (size_t i = 0; i < s->pools.fits; i++) {
         const fit_row *r = &s->pools.fit[i];
-        table_cell(&table, "%s", stream_names[r->stream]);
-        table_cell(&table, "%s", r->quantity);
-        isnan(r->exponent) ? table_cell(&table, "-") : table_cell(&table, "%.3f", r->exponent);
-        isnan(r->error) ? table_cell(&table, "-") : table_cell(&table, "%.3f", r->error);
+        et_table_cell(&table, "%s", stream_names[r->stream]);
+        et_table_cell(&table, "%s", r->quantity);
+        isnan(r->exponent) ? et_table_cell(&table, "-")
+                           : et_table_cell(&table, "%.3f", r->exponent);
+        isnan(r->error) ? et_table_cell(&table, "-") : et_table_cell(&table, "%.3f", r->error);
     }
     puts("\nfitted to a power of N; in theory -0.5 for independent scores\n");
     table_print(&table);
@@ -281,18 +283,18 @@ static void print_fits(const study *s)
 static void print_agreements(const study *s)
 {
     static const char align[STREAM_KINDS + 2] = "rrrr";
-    text_table table;
+    et_table table;
     size_t streams = 0;
     for (int kind = 0; kind < STREAM_KINDS; kind++) streams += s->has[kind];
     size_t pools = s->pools.agreements / streams;
-    table_begin(&table, align + STREAM_KINDS - streams);
-    table_cell(&table, "P");
+    et_table_begin(&table, align + STREAM_KINDS - streams);
+    et_table_cell(&table, "P");
     for (int kind = 0; kind < STREAM_KINDS; kind++)
-        if (s->has[kind]) table_cell(&table, "%s", stream_names[kind]);
+        if (s->has[kind]) et_table_cell(&table, "%s", stream_names[kind]);
     for (size_t i = 0; i < pools; i++) {
-        table_cell(&table, "%zu", s->pools.agreement[i].pool);
+        et_table_cell(&table, "%zu", s->pools.agreement[i].pool);
         for (size_t j = 0; j < streams; j++)
-            table_cell(&table, "%.4f", s->pools.agreement[j * pools + i].jaccard);
+            et_table_cell(&table, "%.4f", s->pools.agreement[j * pools + i].jaccard);
     }
     puts("\nEC at pool P beside ET, in batches of the largest size: Jaccard\n");
     table_print(&table);
@@ -302,14 +304,15 @@ static void print_start(const study *s)
 {
     static const char *const names[] = {"stream", "plain", "corrected", "warm-up, plain",
                                         "warm-up, corrected"};
-    text_table table;
+    et_table table;
     heads(&table, "lrrrr", names);
     for (int kind = 0; kind < STREAM_KINDS; kind++) {
         if (!s->has[kind]) continue;
-        table_cell(&table, "%s", stream_names[kind]);
+        et_table_cell(&table, "%s", stream_names[kind]);
         for (int way = 0; way < START_WAYS; way++) {
             size_t step = s->start.settled[kind][way];
-            step < START_STEPS ? table_cell(&table, "%zu", step) : table_cell(&table, "never");
+            step < START_STEPS ? et_table_cell(&table, "%zu", step)
+                               : et_table_cell(&table, "never");
         }
     }
     printf("\nthe moving average (decay %g) from step 0: the step from which on ET's load stays "
@@ -321,14 +324,14 @@ static void print_start(const study *s)
 static void print_flips(const study *s)
 {
     static const char *const names[] = {"stream", "rule", "batch", "k", "noise", "adversary"};
-    text_table table;
+    et_table table;
     heads(&table, "llrrrr", names);
     for (size_t i = 0; i < s->flips.rows; i++) {
         const flip_row *r = &s->flips.row[i];
-        table_cell(&table, "%s", stream_names[r->stream]);
-        table_cell(&table, "%s", rule_word(&r->rule));
-        table_cell(&table, "%zu", r->rule.batch);
-        table_cell(&table, "%zu", r->rule.select);
+        et_table_cell(&table, "%s", stream_names[r->stream]);
+        et_table_cell(&table, "%s", rule_word(&r->rule));
+        et_table_cell(&table, "%zu", r->rule.batch);
+        et_table_cell(&table, "%zu", r->rule.select);
         share_cell(&table, r->noise);
         share_cell(&table, r->adversary);
     }

@@ -1,11 +1,11 @@
-/* describe.c: words for cases and elements. See describe.h. */
-#include "tools/etref/describe.h"
+/* describe.c: words for cases, elements and profiles. See describe.h. */
+#include "ref/report/describe.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-void append(char *out, size_t room, const char *format, ...)
+void et_append(char *out, size_t room, const char *format, ...)
 {
     size_t used = strlen(out);
     va_list arguments;
@@ -16,13 +16,13 @@ void append(char *out, size_t room, const char *format, ...)
 
 /* ---- cases ---- */
 
-const char *rule_name(const et_case *c)
+const char *et_rule_name(const et_case *c)
 {
     static const char *const names[] = {[ET_TC] = "tc", [ET_EC] = "ec", [ET_ET] = "et"};
     return c->layer == ET_DENSE ? "dense" : names[c->rule];
 }
 
-const char *gate_name(et_gate gate)
+const char *et_gate_name(et_gate gate)
 {
     static const char *const names[] = {
         [ET_GATE_SIGMOID] = "sigmoid",
@@ -48,7 +48,7 @@ static void describe_rule(char *out, size_t room, const et_case *c)
                  c->pool_tokens, c->rule == ET_ET ? " (warm-up)" : "");
 }
 
-void describe_case(char *out, size_t room, const et_case *c)
+void et_describe_case(char *out, size_t room, const et_case *c)
 {
     static const char *const rules[] = {
         [ET_TC] = "token choice", [ET_EC] = "expert choice", [ET_ET] = "expert threshold"};
@@ -62,30 +62,12 @@ void describe_case(char *out, size_t room, const et_case *c)
     if (c->shared) snprintf(shared, sizeof shared, " and a shared one of %zu", c->shared_d_expert);
     snprintf(out, room, "%s, %s: %zu tokens of width %zu; %zu experts of width %zu%s; %s gate; %s",
              rules[c->rule], c->eval ? "evaluation" : "training", c->tokens, c->d_model, c->experts,
-             c->d_expert, shared, gate_name(c->gate), rule);
-}
-
-double target_load(const et_case *c)
-{
-    if (c->layer == ET_DENSE) return 0;
-    if (c->rule == ET_TC) return (double)c->tokens * (double)c->top_k / (double)c->experts;
-    return (double)c->target_load * ((double)c->tokens / (double)c->pool_tokens);
-}
-
-bool is_bundle(const et_tensor_file *file)
-{
-    const char *format = et_tensor_file_metadata(file, "format");
-    return format && strcmp(format, "etref-bundle") == 0;
+             c->d_expert, shared, et_gate_name(c->gate), rule);
 }
 
 /* ---- tensors ---- */
 
-bool is_noise(const char *name)
-{
-    return strncmp(name, ET_NOISE_PREFIX, strlen(ET_NOISE_PREFIX)) == 0;
-}
-
-const et_tensor_doc *tensor_doc_find(const char *name)
+const et_tensor_doc *et_doc_of(const char *name)
 {
     static const char *const prefixes[] = {ET_NOISE_ALONE, ET_NOISE_PREFIX};
     for (size_t i = 0; i < 2; i++) {
@@ -98,11 +80,11 @@ const et_tensor_doc *tensor_doc_find(const char *name)
 static void append_sizes(char *out, size_t room, const size_t *values, size_t count)
 {
     snprintf(out, room, "[");
-    for (size_t i = 0; i < count; i++) append(out, room, "%s%zu", i ? "," : "", values[i]);
-    append(out, room, "]");
+    for (size_t i = 0; i < count; i++) et_append(out, room, "%s%zu", i ? "," : "", values[i]);
+    et_append(out, room, "]");
 }
 
-void describe_shape(char *out, size_t room, const et_tensor_info *tensor)
+void et_describe_shape(char *out, size_t room, const et_tensor_info *tensor)
 {
     append_sizes(out, room, tensor->shape, tensor->rank);
 }
@@ -117,7 +99,7 @@ static void split_index(const et_tensor_info *tensor, size_t index, size_t at[ET
     }
 }
 
-void describe_place(char *out, size_t room, const et_tensor_info *tensor, size_t index)
+void et_describe_place(char *out, size_t room, const et_tensor_info *tensor, size_t index)
 {
     size_t at[ET_MAX_RANK];
     split_index(tensor, index, at);
@@ -152,18 +134,18 @@ static size_t split_letters(const char *shape, char letters[ET_MAX_RANK][12])
 static void append_slot(char *out, size_t room, size_t slot, const et_assignment *a)
 {
     if (a == NULL || slot >= a->slots) return;
-    append(out, room, " (token %d, expert %d)", (int)a->slot_token[slot],
-           (int)a->slot_expert[slot]);
+    et_append(out, room, " (token %d, expert %d)", (int)a->slot_token[slot],
+              (int)a->slot_expert[slot]);
 }
 
-void describe_element(char *out, size_t room, const et_tensor_info *tensor, size_t index,
-                      const et_assignment *a)
+void et_describe_element(char *out, size_t room, const et_tensor_info *tensor, size_t index,
+                         const et_assignment *a)
 {
-    const et_tensor_doc *doc = tensor_doc_find(tensor->name);
+    const et_tensor_doc *doc = et_doc_of(tensor->name);
     char letters[ET_MAX_RANK][12];
     size_t at[ET_MAX_RANK], rank = doc ? split_letters(doc->shape, letters) : 0;
     if (rank != tensor->rank) { /* a dense layer's weights, or a tensor of no bundle */
-        describe_place(out, room, tensor, index);
+        et_describe_place(out, room, tensor, index);
         return;
     }
     split_index(tensor, index, at);
@@ -174,8 +156,43 @@ void describe_element(char *out, size_t room, const et_tensor_info *tensor, size
         const char *word = dimension_word(letters[i]);
         if (weight && i + 2 >= rank) word = i + 2 == rank ? "row" : "column";
         if (word == NULL) continue;
-        append(out, room, "%s%s %zu", out[0] ? ", " : "", word, at[i]);
+        et_append(out, room, "%s%s %zu", out[0] ? ", " : "", word, at[i]);
         if (strcmp(word, "slot") == 0) append_slot(out, room, at[i], a);
     }
-    if (out[0] == '\0') append(out, room, "the only element");
+    if (out[0] == '\0') et_append(out, room, "the only element");
+}
+
+/* ---- profiles ---- */
+
+/* `what` with a comma before it, unless it is the first. */
+static void also(char *out, size_t room, bool is, const char *what)
+{
+    if (is) et_append(out, room, "%s%s", out[0] ? ", " : "", what);
+}
+
+void et_describe_rest(char *out, size_t room, const et_profile *p)
+{
+    also(out, room, p->exponent_bits == 5, "f16's range");
+    also(out, room, p->ftz, "subnormals flushed");
+    also(out, room, p->truncate_operands, "operands truncated");
+    also(out, room, p->truncate_accumulator, "sums truncated");
+    for (int i = ET_PLACES; i < ET_ALL_PLACES; i++) {
+        also(out, room, p->bits[i] > 0, et_place_name((et_place)i));
+        if (p->bits[i] > 0) et_append(out, room, " %d", p->bits[i]);
+    }
+    also(out, room, p->accumulator_chunk > 0, "sums of");
+    if (p->accumulator_chunk > 0) et_append(out, room, " %d terms", p->accumulator_chunk);
+    also(out, room, p->flush_operands, "subnormal operands flushed");
+    also(out, room, p->flush_products, "subnormal products flushed");
+    also(out, room, p->stochastic, "stochastic");
+}
+
+void et_describe_profile(char *out, size_t room, const et_profile *p)
+{
+    et_append(out, room, "%s:", p->name);
+    for (int i = 0; i < ET_PLACES; i++)
+        et_append(out, room, "%s %s %d", i ? "," : "", et_place_name((et_place)i), p->bits[i]);
+    char rest[256] = "";
+    et_describe_rest(rest, sizeof rest, p);
+    et_append(out, room, " bits%s%s", rest[0] ? ", " : "", rest);
 }
