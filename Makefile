@@ -55,7 +55,7 @@ LDFLAGS_test_whole := -Wl,--wrap=openat,--wrap=linkat
 VERSION := $(shell sed -n 's/^.define ETREF_VERSION *"\(.*\)"/\1/p' include/etref/version.h)
 SONAME  := libetref.so.$(firstword $(subst ., ,$(VERSION)))
 objects  = $(patsubst %,$(BUILD)/%.o,$(1:.c=))
-LIB     := $(call objects,$(wildcard ref/*/*.c))
+LIB     := $(call objects,$(wildcard ref/*/*.c ref/*/*.S))
 STUDY   := $(call objects,$(wildcard tools/leakage-study/*.c))
 TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S)) $(STUDY)
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))

@@ -1,4 +1,4 @@
-/* candidate.h: what a kernel computed, read from a file for et_verify.
+/* candidate.h: what a kernel computed, read from a file or from memory for et_verify.
  *
  * A candidate is a safetensors file with any subset of a bundle's tensors, in any order: real ones
  * as F64, F32, BF16 or F16, integers and masks in any integer type (masks as BOOL, too). Slots may
@@ -11,6 +11,7 @@
 #ifndef ETREF_CANDIDATE_H
 #define ETREF_CANDIDATE_H
 
+#include "etref/array.h"
 #include "etref/bundle.h"
 #include "etref/safetensors.h"
 #include "etref/step.h"
@@ -28,7 +29,7 @@ typedef struct et_alias {
 typedef struct et_candidate {
     size_t count;
     et_tensor_out tensors[ET_MAX_STEP_TENSORS]; /* for et_verify, in the file's order */
-    void *values[ET_MAX_STEP_TENSORS];          /* what they point at, owned */
+    void *values[ET_MAX_STEP_TENSORS];          /* what they point at, owned; NULL: the caller's */
     size_t inputs, ignored;                     /* tensors of the file that are not judged */
     size_t bytes;                               /* taken by values */
 } et_candidate;
@@ -41,6 +42,13 @@ typedef struct et_candidate {
 et_status et_candidate_read(et_candidate *c, const et_tensor_file *file, const et_step *golden,
                             const et_alias *aliases, size_t alias_count, size_t max_bytes,
                             et_error *error);
+
+/* The same from memory, under the bundle's names. Values of F64, F32, I32, U8 and BOOL are not
+ * copied: they must live as long as the candidate. The message begins with "candidate: ". ET_EINVAL
+ * also for an array without a name, type or values. */
+et_status et_candidate_take(et_candidate *c, const et_array *arrays, size_t count,
+                            const et_step *golden, size_t max_bytes, et_error *error);
+
 void et_candidate_free(et_candidate *c); /* accepts zeros */
 
 #pragma GCC visibility pop

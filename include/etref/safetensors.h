@@ -17,6 +17,7 @@
 #ifndef ETREF_SAFETENSORS_H
 #define ETREF_SAFETENSORS_H
 
+#include "etref/array.h"
 #include "etref/dtype.h"
 #include "etref/status.h"
 #include <stddef.h>
@@ -27,7 +28,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-enum { ET_MAX_RANK = 8, ET_MAX_TENSOR_NAME = 255 };
+enum { ET_MAX_TENSOR_NAME = 255 };
 
 /* ---- reading ---- */
 

@@ -2,6 +2,7 @@
  *
  * Two walks over the file's tensors: the first checks everything that the header says, the second
  * takes memory and reads. What a file claims decides neither how much is taken nor what is computed.
+ * Arrays in memory are walked as a file's are; those of a type that et_verify takes are not copied.
  */
 #include "etref/candidate.h"
 #include "ref/base/arithmetic.h"
@@ -20,6 +21,8 @@
 /* What a read works on. */
 typedef struct reading {
     const et_tensor_file *file;
+    const et_array
+        *arrays; /* in the order of the file's tensors; NULL: the values are in the file */
     const et_step *golden;
     const et_alias *aliases;
     size_t alias_count;
@@ -95,6 +98,10 @@ static const char *name_of(const reading *r, const et_tensor_info *info)
 static et_status refuse_unknown(const reading *r, const char *name)
 {
     const char *near = nearest_output(name);
+    if (near != NULL && r->arrays != NULL)
+        return et_fail(r->error, ET_EINVAL,
+                       "%s: tensor '%s' is not one of a bundle; if it is %s, call it so",
+                       r->file->path, name, near);
     if (near != NULL)
         return et_fail(r->error, ET_EINVAL,
                        "%s: tensor '%s' is not one of a bundle; if it is %s, give the alias %s=%s",
@@ -285,6 +292,57 @@ static et_status compare_input(void *user, size_t first, size_t count, const dou
     return ET_OK;
 }
 
+/* Do the caller's own values serve as they are? */
+static bool is_taken_as_is(const et_array *array, et_source source)
+{
+    static const et_dtype types[] = {[ET_FROM_F64] = ET_F64,
+                                     [ET_FROM_F32] = ET_F32,
+                                     [ET_FROM_I32] = ET_I32,
+                                     [ET_FROM_U8] = ET_U8};
+    bool same = array->dtype == types[source] || (source == ET_FROM_U8 && array->dtype == ET_BOOL);
+    return same && (uintptr_t)array->values % et_source_size(source) == 0;
+}
+
+static et_status visit_array(const et_array *array, size_t count, et_visit_values *visit,
+                             void *user, et_error *error)
+{
+    enum { PIECE = 4096 };
+    double values[PIECE];
+    size_t size = et_dtype_size(array->dtype);
+    const unsigned char *bytes = array->values;
+    et_status status = ET_OK;
+    for (size_t first = 0; status == ET_OK && first < count; first += PIECE) {
+        size_t width = count - first < PIECE ? count - first : PIECE;
+        for (size_t i = 0; i < width; i++)
+            values[i] = et_dtype_decode(bytes + (first + i) * size, array->dtype);
+        status = visit(user, first, width, values, error);
+    }
+    return status;
+}
+
+static et_status visit_values(const piece *p, et_visit_values *visit)
+{
+    const reading *r = p->r;
+    if (r->arrays == NULL) return et_tensor_file_each(r->file, p->info, visit, (void *)p, r->error);
+    return visit_array(&r->arrays[p->info - r->file->tensors], p->info->count, visit, (void *)p,
+                       r->error);
+}
+
+/* One tensor that is judged, `index` among them. */
+static et_status read_output(et_candidate *c, const reading *r, const et_tensor_info *info,
+                             size_t index)
+{
+    et_tensor_out *t = &c->tensors[index];
+    const et_array *own = r->arrays ? &r->arrays[info - r->file->tensors] : NULL;
+    if (own && is_taken_as_is(own, t->source)) {
+        t->values = own->values ? own->values : (const void *)"";
+        return ET_OK;
+    }
+    et_status status = take_values(c, r, index, info->count);
+    const piece p = {r, info, t, c->values[index]};
+    return status == ET_OK ? visit_values(&p, store_values) : status;
+}
+
 static et_status read_tensors(et_candidate *c, const reading *r)
 {
     size_t index = 0;
@@ -294,16 +352,20 @@ static et_status read_tensors(et_candidate *c, const reading *r)
         et_tensor_id id = et_tensor_find(name_of(r, info));
         if (id == ET_NO_TENSOR) continue; /* noise */
         et_tensor_out golden = et_tensor_view(r->golden, id);
-        piece p = {r, info, &golden, NULL};
-        if (!et_is_input(id)) {
-            status = take_values(c, r, index, info->count);
-            p.tensor = &c->tensors[index];
-            p.to = c->values[index++];
-        }
-        if (status == ET_OK)
-            status = et_tensor_file_each(r->file, info, p.to ? store_values : compare_input, &p,
-                                         r->error);
+        const piece p = {r, info, &golden, NULL};
+        status =
+            et_is_input(id) ? visit_values(&p, compare_input) : read_output(c, r, info, index++);
     }
+    return status;
+}
+
+static et_status read_candidate(et_candidate *c, const reading *r)
+{
+    *c = (et_candidate){0};
+    et_status status = check_case(r);
+    if (status == ET_OK) status = check_tensors(c, r);
+    if (status == ET_OK) status = read_tensors(c, r);
+    if (status != ET_OK) et_candidate_free(c);
     return status;
 }
 
@@ -318,11 +380,49 @@ et_status et_candidate_read(et_candidate *c, const et_tensor_file *file, const e
                  .alias_count = alias_count,
                  .max_bytes = max_bytes,
                  .error = error};
-    *c = (et_candidate){0};
-    et_status status = check_case(&r);
-    if (status == ET_OK) status = check_tensors(c, &r);
-    if (status == ET_OK) status = read_tensors(c, &r);
-    if (status != ET_OK) et_candidate_free(c);
+    return read_candidate(c, &r);
+}
+
+/* ---- memory ---- */
+
+static et_status check_array(et_tensor_info *info, const et_array *a, size_t index, et_error *error)
+{
+    size_t bytes;
+    if (a->name == NULL || strlen(a->name) > ET_MAX_TENSOR_NAME)
+        return et_fail(error, ET_EINVAL, "candidate: array %zu has no name, or a very long one",
+                       index);
+    if (a->rank > ET_MAX_RANK || et_dtype_size(a->dtype) == 0)
+        return et_fail(error, ET_EINVAL, "candidate: array '%s': %s", a->name,
+                       a->rank > ET_MAX_RANK ? "too many dimensions" : "no type of dtype.h");
+    *info =
+        (et_tensor_info){.name = (char *)(uintptr_t)a->name, .dtype = a->dtype, .rank = a->rank};
+    memcpy(info->shape, a->shape, a->rank * sizeof *a->shape);
+    if (!et_shape_size(a->shape, a->rank, a->dtype, &info->count, &bytes))
+        return et_fail(error, ET_EINVAL, "candidate: array '%s' exceeds the address space",
+                       a->name);
+    info->bytes = bytes;
+    if (a->values == NULL && info->count > 0)
+        return et_fail(error, ET_EINVAL, "candidate: array '%s' has no values", a->name);
+    return ET_OK;
+}
+
+et_status et_candidate_take(et_candidate *c, const et_array *arrays, size_t count,
+                            const et_step *golden, size_t max_bytes, et_error *error)
+{
+    ET_ARITHMETIC;
+    void *room;
+    char path[] = "candidate";
+    et_status status = et_allocate(&room, count, sizeof(et_tensor_info), "arrays", error);
+    if (status != ET_OK) return status;
+    et_tensor_info *infos = room;
+    const et_tensor_file file = {
+        .descriptor = -1, .path = path, .tensor_count = count, .tensors = infos};
+    const reading r = {
+        .file = &file, .arrays = arrays, .golden = golden, .max_bytes = max_bytes, .error = error};
+    for (size_t i = 0; i < count && status == ET_OK; i++)
+        status = check_array(&infos[i], &arrays[i], i, error);
+    if (status == ET_OK) status = read_candidate(c, &r);
+    free(infos);
     return status;
 }
 

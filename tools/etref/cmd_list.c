@@ -77,7 +77,8 @@ static int list_cases(bool json)
     listing_begin(&l, json, "llllrrrrlll", columns);
     et_error error = {0};
     et_status status = ET_OK;
-    for (const case_suite *s = suites; s->name && status == ET_OK; s++) {
+    for (size_t n = 0; et_suite_at(n) && status == ET_OK; n++) {
+        const et_suite *s = et_suite_at(n);
         case_list cases = {0};
         status = case_list_add_suite(&cases, s->name, NULL, &error);
         for (size_t i = 0; i < cases.count && status == ET_OK; i++)
@@ -95,7 +96,8 @@ static int list_suites(bool json)
     listing_begin(&l, json, "lrl", columns);
     et_error error = {0};
     et_status status = ET_OK;
-    for (const case_suite *s = suites; s->name && status == ET_OK; s++) {
+    for (size_t n = 0; et_suite_at(n) && status == ET_OK; n++) {
+        const et_suite *s = et_suite_at(n);
         char count[24];
         case_list cases = {0};
         status = case_list_add_suite(&cases, s->name, NULL, &error);

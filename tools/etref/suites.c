@@ -7,16 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-extern const char et_suite_smoke[], et_suite_smoke_end[];
-extern const char et_suite_core[], et_suite_core_end[];
-extern const char et_suite_paper[], et_suite_paper_end[];
-
-const case_suite suites[] = {
-    {"smoke", et_suite_smoke, et_suite_smoke_end, "seconds: every rule once, small enough to read"},
-    {"core", et_suite_core, et_suite_core_end, "the cases on which kernels have been seen to fail"},
-    {"paper", et_suite_paper, et_suite_paper_end, "the paper's layers at 2048 tokens"},
-    {NULL, NULL, NULL, NULL}};
-
 /* tests/inconclusive.h has them, too, and is held against et_find_conclusive. */
 const char *suite_remark(const char *name)
 {
@@ -29,13 +19,6 @@ const char *suite_remark(const char *name)
 }
 
 enum { MAX_TEXT = 1 << 20 }; /* et_case_parse_all's limit */
-
-const case_suite *suite_find(const char *name)
-{
-    for (const case_suite *s = suites; s->name; s++)
-        if (strcmp(s->name, name) == 0) return s;
-    return NULL;
-}
 
 void case_list_free(case_list *list)
 {
@@ -134,12 +117,11 @@ et_status case_list_add_text(case_list *list, const char *json, size_t length, c
 et_status case_list_add_suite(case_list *list, const char *name, const word_list *settings,
                               et_error *error)
 {
-    const case_suite *s = suite_find(name);
+    const et_suite *s = et_suite_find(name);
     if (s == NULL)
         return et_fail(error, ET_EINVAL,
                        "--suite %s: no such suite; 'etref list suites' names them", name);
-    return case_list_add_text(list, s->begin, (size_t)(s->end - s->begin), s->name, settings,
-                              error);
+    return case_list_add_text(list, s->json, strlen(s->json), s->name, settings, error);
 }
 
 static et_status add_file(case_list *list, const char *path, const word_list *settings,
@@ -157,11 +139,12 @@ static et_status add_file(case_list *list, const char *path, const word_list *se
 
 /* All built-in cases, and in `found`, `index` the place of the one with this name. Parsing them all
  * takes well under a millisecond. */
-static et_status find_built_in(const char *name, case_list *all, const case_suite **found,
+static et_status find_built_in(const char *name, case_list *all, const et_suite **found,
                                size_t *index, et_error *error)
 {
     et_status status = ET_OK;
-    for (const case_suite *s = suites; s->name && status == ET_OK; s++) {
+    for (size_t n = 0; et_suite_at(n) && status == ET_OK; n++) {
+        const et_suite *s = et_suite_at(n);
         size_t first = all->count;
         status = case_list_add_suite(all, s->name, NULL, error);
         for (size_t i = first; i < all->count && status == ET_OK; i++) {
@@ -174,10 +157,10 @@ static et_status find_built_in(const char *name, case_list *all, const case_suit
 }
 
 /* Settings change the text before it is parsed, so one case is cut out of its suite's text. */
-static et_status add_nth(case_list *list, const case_suite *s, size_t index,
+static et_status add_nth(case_list *list, const et_suite *s, size_t index,
                          const word_list *settings, et_error *error)
 {
-    json_t *root = json_loadb(s->begin, (size_t)(s->end - s->begin), 0, NULL);
+    json_t *root = json_loadb(s->json, strlen(s->json), 0, NULL);
     json_t *item = json_is_array(root) ? json_array_get(root, index) : root;
     char *text = item ? json_dumps(item, JSON_REAL_PRECISION(17)) : NULL;
     et_status status = text ? case_list_add_text(list, text, strlen(text), s->name, settings, error)
@@ -213,7 +196,7 @@ et_status case_list_add(case_list *list, const char *word, const word_list *sett
 {
     if (looks_like_file(word)) return add_file(list, word, settings, error);
     case_list all = {0};
-    const case_suite *found = NULL;
+    const et_suite *found = NULL;
     size_t index = 0;
     et_status status = find_built_in(word, &all, &found, &index, error);
     if (status == ET_OK && found)

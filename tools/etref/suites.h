@@ -1,22 +1,14 @@
 /* suites.h: the cases that the tool brings with it, and the cases that a user names.
  *
- * A suite is a text of data/cases, an array of cases in JSON. suites.S holds the texts.
+ * A suite is a text of data/cases, an array of cases in JSON (etref/suite.h).
  */
 #ifndef ETREF_TOOL_SUITES_H
 #define ETREF_TOOL_SUITES_H
 
-#include "etref/case.h"
+#include "etref/suite.h"
 #include "tools/etref/options.h"
 #include <stdbool.h>
 #include <stddef.h>
-
-typedef struct case_suite {
-    const char *name, *begin, *end, *what;
-} case_suite;
-
-extern const case_suite suites[]; /* ends with a NULL name */
-
-const case_suite *suite_find(const char *name); /* or NULL */
 
 /* Of a built-in case: why no kernel can be conclusive on it if bwd.* is required, under the profiles of 8 to 24 bits;
  * "" where it can. (`generate --conclusive` finds out for any case and profile.) */
