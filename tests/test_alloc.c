@@ -392,6 +392,67 @@ START_TEST(every_allocation_of_a_verdict_may_fail)
 }
 END_TEST
 
+/* ---- a golden behind a handle: computed, judged by, written, opened again ---- */
+
+static et_status judge_zeros(et_golden *g, et_error *error)
+{
+    static const char options[] = "{\"profile\": \"bf16\", \"explain\": false}";
+    static const uint16_t zeros[8 * 3];
+    et_array y = {"fwd.y", ET_BF16, 2, {0, 3}, zeros}, first;
+    char *json = NULL, *text = NULL;
+    et_status status = et_golden_tensor(g, 0, &first, error);
+    if (status != ET_OK) return status;
+    y.shape[0] = first.shape[0];
+    status = et_judge(g, &y, 1, options, &json, &text, error);
+    ck_assert((status == ET_OK) == (json != NULL && text != NULL));
+    if (json) ck_assert_ptr_nonnull(strstr(json, "\"verdict\": \"mismatch\""));
+    et_release(json);
+    et_release(text);
+    return status;
+}
+
+static et_status use_handle(const char *json, et_error *error)
+{
+    et_golden *g, *again;
+    et_status status = et_golden_of_case(&g, json, 0, error);
+    if (status != ET_OK) return status;
+    status = judge_zeros(g, error);
+    if (status == ET_OK) status = et_golden_write(g, path, NULL, error);
+    et_golden_close(g);
+    if (status == ET_OK) status = et_golden_open(&again, path, 0, error);
+    if (status == ET_OK) et_golden_close(again);
+    return status;
+}
+
+/* A hundred of them: the parts that make many have tests of their own. */
+static void assert_handle_survives(const char *json, int *until_failure)
+{
+    et_status status = ET_ENOMEM;
+    int k = 0;
+    begin(until_failure, -1);
+    ck_assert_int_eq(use_handle(json, NULL), ET_OK);
+    int all = calls;
+    for (; status != ET_OK; k += all / 100 + 1) {
+        et_error error = {""};
+        begin(until_failure, k);
+        status = use_handle(json, &error);
+        end(until_failure, k, status, &error);
+    }
+    ck_assert_int_gt(k, 50);
+}
+
+START_TEST(allocations_of_a_handle_may_fail)
+{
+    json_malloc_t usual_malloc;
+    json_free_t usual_free;
+    assert_handle_survives(ways[_i], &own_until_failure);
+    json_get_alloc_funcs(&usual_malloc, &usual_free);
+    json_set_alloc_funcs(json_malloc, free);
+    assert_handle_survives(ways[_i], &json_until_failure);
+    json_set_alloc_funcs(usual_malloc, usual_free);
+}
+END_TEST
+
 static et_status count_labels(et_error *error)
 {
     const et_leakage_case c = {
@@ -446,6 +507,7 @@ static void add_cases(Suite *suite, void (*mode)(void))
     TCase *verdicts = add_case(suite, "verdicts"), *leaks = add_case(suite, "leakage");
     tcase_add_unchecked_fixture(steps, forget_chains, NULL);
     tcase_add_unchecked_fixture(verdicts, forget_chains, NULL);
+    TCase *handles = add_case(suite, "handles");
     tcase_add_unchecked_fixture(memory, mode, NULL);
     tcase_add_checked_fixture(memory, make_folder, remove_folder);
     tcase_add_test(memory, every_allocation_may_fail);
@@ -455,8 +517,12 @@ static void add_cases(Suite *suite, void (*mode)(void))
     tcase_add_loop_test(steps, every_allocation_of_a_step_may_fail, 0, count);
     tcase_add_loop_test(steps, every_allocation_of_jansson_in_a_step_may_fail, 0, count);
     tcase_add_unchecked_fixture(verdicts, mode, NULL);
-    if (sizeof(et_real) == sizeof(double)) /* the float build does not judge */
+    tcase_add_unchecked_fixture(handles, mode, NULL);
+    if (sizeof(et_real) == sizeof(double)) { /* the float build does not judge */
         tcase_add_loop_test(verdicts, every_allocation_of_a_verdict_may_fail, 0, count);
+        tcase_add_checked_fixture(handles, make_folder, remove_folder);
+        tcase_add_loop_test(handles, allocations_of_a_handle_may_fail, 0, count);
+    }
     tcase_add_unchecked_fixture(leaks, mode, NULL);
     tcase_add_loop_test(leaks, every_allocation_of_leakage_may_fail, 0,
                         sizeof leakage / sizeof *leakage);

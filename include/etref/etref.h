@@ -52,6 +52,7 @@
 #include "etref/candidate.h"
 #include "etref/verify.h"
 #include "etref/report.h"
+#include "etref/golden.h"
 #include "etref/leakage.h"
 #include "etref/version.h"
 

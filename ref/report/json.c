@@ -1,8 +1,10 @@
 /* json.c: JSON for programs to read. See json.h. */
 #include "ref/report/json.h"
 #include "ref/oracle/json.h"
+#include "ref/report/page.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,13 +35,20 @@ json_t *et_json_number(double value)
     return word ? json_string(word) : json_real(value);
 }
 
-/* The copy lies in Jansson's memory, so that there is one answer to where that is missing. */
+static bool is_ascii(const char *text)
+{
+    while (*text && (unsigned char)*text < 0x80) text++;
+    return *text == '\0';
+}
+
+/* json_string takes no text that is not UTF-8. The copy lies in Jansson's memory, so that there is
+ * one answer to where that is missing. */
 json_t *et_json_clean(const char *text)
 {
     json_malloc_t take;
     json_free_t give;
-    json_t *value = json_string(text); /* NULL if the text is not UTF-8 */
-    if (value) return value;
+    json_t *value = json_string(text);
+    if (value || is_ascii(text)) return value;
     json_get_alloc_funcs(&take, &give);
     size_t bytes = strlen(text) + 1;
     char *copy = take(bytes);
@@ -61,11 +70,22 @@ json_t *et_profile_json(const et_profile *p)
     return object;
 }
 
+static int add_to_page(const char *bytes, size_t count, void *page)
+{
+    et_page_add(page, "%.*s", (int)count, bytes);
+    return 0;
+}
+
+/* json_dumps would leave out a member's name for which it finds no memory, and go on. A page
+ * remembers. */
 char *et_json_text(json_t *value)
 {
-    char *text =
-        value ? json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENSURE_ASCII)
-              : NULL;
+    et_page page = {0};
+    const size_t form = JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENSURE_ASCII;
+    bool complete = value && json_dump_callback(value, add_to_page, &page, form) == 0;
+    char *text = et_page_take(&page);
     json_decref(value);
-    return text;
+    if (complete) return text;
+    free(text);
+    return NULL;
 }

@@ -1,0 +1,30 @@
+/* handle.h: what is behind an et_golden. Internal.
+ *
+ * Whoever has the lock may look and compute; nobody else does. Functions that end in "_locked" want
+ * it to be held.
+ */
+#ifndef ET_HANDLE_H
+#define ET_HANDLE_H
+
+#include "etref/golden.h"
+#include "ref/oracle/tensors.h"
+#include "ref/verdict/judge.h"
+#include <pthread.h>
+
+struct et_golden {
+    pthread_mutex_t lock;
+    et_step step;            /* its inputs; once it is asked for, all the rest */
+    bool awaits[ET_TENSORS]; /* in.* that have not been given yet */
+    bool has_run;
+    et_shelf shelf;   /* of `step`: error bars */
+    char *path;       /* the bundle in which it lies, or NULL */
+    size_t max_bytes; /* 0: no limit */
+};
+
+/* The layer, once. */
+et_status et_golden_run_locked(et_golden *g, et_error *error);
+
+/* A profile by its built-in name, or from JSON. */
+et_status et_profile_of_words(et_profile *p, const char *words, et_error *error);
+
+#endif
