@@ -264,10 +264,13 @@ def _view(name: str, value: Any) -> _View:
         view = _view_of_buffer(name, memoryview(value.view("uint16")))  # numpy, by ml_dtypes
         return _View("BF16", view.shape, view.address, view.owner)
     try:
-        return _view_of_buffer(name, memoryview(value))
+        buffer = memoryview(value)
     except (TypeError, ValueError, BufferError):
-        if hasattr(value, "__dlpack__"):
-            return _view_of_dlpack(name, value)
+        buffer = None
+    if buffer is not None:
+        return _view_of_buffer(name, buffer)
+    if hasattr(value, "__dlpack__"):
+        return _view_of_dlpack(name, value)
     raise Error("%s: a %s is no tensor: torch's, numpy's, or what has a buffer or speaks DLPack "
                 "belongs here" % (name, type(value).__name__))
 
@@ -327,8 +330,8 @@ def _as_numpy(data: Any, dtype: str, shape: Sequence[int]) -> Any:
 
 
 def _as_memory(data: Any, dtype: str, shape: Sequence[int]) -> memoryview:
-    """BF16: its bytes, as integers of 16 bits."""
-    forms = {name: form for form, name in FORMATS.items() if form not in "lL"}
+    """BF16 and F16: as integers of 16 bits, since a memoryview knows neither."""
+    forms = {name: form for form, name in FORMATS.items() if form not in "elL"}
     view = memoryview(data).cast("B").cast(forms.get(dtype, "H"))
     return view.cast("B").cast(view.format, tuple(shape)) if shape and len(view) else view
 

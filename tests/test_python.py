@@ -1,0 +1,340 @@
+"""test_python.py: tools/python/etref.py, with kernels written in numpy and in torch, those that are there.
+
+    tests/test_python.py [BUILD]           run by tools/check-python
+
+The kernels are those of a dense layer, in float32: an honest one, and with a mistake. What etref says of
+them must not hang on how a tensor lies in memory or whose it is, and must be what the command line says.
+"""
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+from unittest import mock
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUILD = os.path.abspath(sys.argv.pop(1) if len(sys.argv) > 1 else os.path.join(ROOT, "build"))
+TOOL = os.path.join(BUILD, "etref")
+os.environ.setdefault("ETREF_LIBRARY", os.path.join(BUILD, "libetref.so.0"))
+sys.path.insert(0, os.path.join(ROOT, "tools", "python"))
+
+import etref  # noqa: E402
+
+try:
+    import numpy
+except ImportError:
+    numpy = None
+try:
+    import torch
+except ImportError:
+    torch = None
+
+DENSE = {"layer": "dense", "name": "dense", "tokens": 24, "d_model": 16, "d_expert": 20,
+         "precision": "f32", "input": {"source": "normal", "seed": 5}}
+NAMES = ("fwd.y", "bwd.x", "bwd.w_up", "bwd.w_down")
+
+
+def numpy_layer(x, dy, up, down, slope=2):
+    """slope 1: the factor 2 of relu(H)^2's derivative is missing."""
+    H = numpy.maximum(x @ up.T, 0)
+    A = H * H
+    dH = (dy @ down) * slope * H
+    return dict(zip(NAMES, (A @ down.T, dH @ up, dH.T @ x, dy.T @ A)))
+
+
+def numpy_kernel(golden, slope=2):
+    return numpy_layer(*(golden["in." + name] for name in ("x", "dy", "w_up", "w_down")), slope)
+
+
+def torch_kernel(golden, slope=2):
+    arrays = (golden["in." + name].float().numpy() for name in ("x", "dy", "w_up", "w_down"))
+    return {name: torch.from_numpy(values) for name, values in numpy_layer(*arrays, slope).items()}
+
+
+class Scratch(unittest.TestCase):
+    """A folder of the test's own, and a cache in it."""
+
+    def setUp(self):
+        room = tempfile.TemporaryDirectory()
+        self.addCleanup(room.cleanup)
+        self.folder = room.name
+        patch = mock.patch.dict(os.environ, ETREF_CACHE=os.path.join(self.folder, "cache"))
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+
+class Goldens(Scratch):
+    def test_a_case_is_computed_once(self):
+        first = etref.golden("smoke-et", profile="bf16")
+        made = os.stat(first.path)
+        again = etref.golden("smoke-et", profile="bf16")
+        self.assertEqual(again.path, first.path)
+        self.assertEqual(os.stat(again.path).st_mtime_ns, made.st_mtime_ns)
+        self.assertNotEqual(etref.golden("smoke-et").path, first.path)
+        self.assertNotEqual(etref.golden("smoke-tc").path, first.path)
+        self.assertEqual(len(os.listdir(self.path("cache"))), 3)
+
+    def test_what_it_holds_is_what_its_file_holds(self):
+        golden = etref.golden("smoke-et", framework="memoryview")
+        stored = etref.load(golden.path, "memoryview")
+        self.assertEqual(set(golden), set(stored))
+        for name, values in stored.items():
+            self.assertEqual(golden[name].shape, values.shape, name)
+            if not name.startswith("in."):
+                self.assertEqual(golden[name].tobytes(), values.tobytes(), name)
+        said = subprocess.run([TOOL, "verify", "--quiet", golden.path], stdout=subprocess.PIPE, check=True)
+        self.assertIn(b"all identical", said.stdout)
+
+    def test_inputs_are_there_before_anything_is_computed(self):
+        golden = etref.Golden.of_case("d12-et", framework="memoryview")
+        self.assertEqual(golden["in.x"].shape, (2048, 768))
+        self.assertIn("in.w_router", golden)
+        self.assertEqual(golden.case["experts"], 16)
+
+    def test_a_name_that_is_not_there(self):
+        golden = etref.Golden.of_case(DENSE)
+        self.assertNotIn("fwd.logits", golden)
+        with self.assertRaises(KeyError):
+            golden["fwd.logits"]
+        with self.assertRaisesRegex(etref.Error, "no built-in case 'nosuch'"):
+            etref.golden("nosuch")
+        with self.assertRaisesRegex(etref.Error, "tokens"):
+            etref.golden({"rule": "et", "tokens": -1})
+        with self.assertRaisesRegex(OSError, "none.safetensors"):
+            etref.Golden.open(self.path("none.safetensors"))
+
+    @unittest.skipUnless(numpy, "no numpy")
+    def test_ones_own_inputs(self):
+        drawn = etref.Golden.of_case(DENSE, framework="numpy")
+        own = etref.Golden.from_tensors(
+            drawn["in.x"], drawn["in.dy"], w_up=drawn["in.w_up"], w_down=drawn["in.w_down"],
+            framework="numpy")
+        for name in NAMES:
+            self.assertEqual(own[name].tobytes(), drawn[name].tobytes())
+        self.assertTrue(etref.verify(own, numpy_kernel(own)))
+        own.save(self.path("own.safetensors"))
+        again = etref.Golden.open(self.path("own.safetensors"), framework="numpy")
+        self.assertEqual(again["fwd.y"].tobytes(), own["fwd.y"].tobytes())
+        with self.assertRaisesRegex(etref.Error, "in.w_down"):
+            etref.Golden.from_tensors(drawn["in.x"], drawn["in.dy"], w_up=drawn["in.w_up"],
+                                      w_down=drawn["in.w_up"])
+
+    @unittest.skipUnless(torch, "no torch")
+    def test_torch_has_the_types_of_the_case(self):
+        golden = etref.Golden.of_case("smoke-et", framework="torch")
+        self.assertEqual(golden["in.x"].dtype, torch.bfloat16)
+        self.assertEqual(golden["in.ema"].dtype, torch.float64)
+        self.assertEqual(golden["fwd.y"].dtype, torch.float64)
+        self.assertEqual(golden["route.mask"].dtype, torch.uint8)
+        before = golden["fwd.y"]
+        golden["fwd.y"].zero_()  # a copy, which may be written to
+        self.assertTrue(torch.equal(golden["fwd.y"], before))
+        self.assertTrue(before.any())
+
+    @unittest.skipUnless(numpy, "no numpy")
+    def test_numpy_sees_the_goldens_own_memory(self):
+        golden = etref.Golden.of_case(DENSE, framework="numpy")
+        self.assertFalse(golden["fwd.y"].flags.writeable)
+        y = golden["fwd.y"]
+        expected = y.copy()
+        del golden
+        self.assertTrue((y == expected).all())  # it lives as long as it is seen
+
+
+@unittest.skipUnless(numpy, "no numpy")
+class Verdicts(Scratch):
+    def setUp(self):
+        super().setUp()
+        self.golden = etref.golden(DENSE, profile="f32", framework="numpy")
+
+    def test_an_honest_kernel_passes(self):
+        verdict = etref.assert_kernel(self.golden, numpy_kernel(self.golden), require=["fwd.y", "bwd.*"])
+        self.assertTrue(verdict.passed)
+        self.assertEqual(verdict.profile, "f32")
+
+    def test_a_mistake_is_named(self):
+        with self.assertRaises(etref.Mismatch) as caught:
+            etref.assert_kernel(self.golden, numpy_kernel(self.golden, slope=1))
+        lines = str(caught.exception).splitlines()
+        self.assertIn("explained by factor-two: ", lines[0])
+        self.assertTrue(lines[1].startswith("FAIL: "), lines)
+        self.assertIn("worst at [", lines[2])
+        verdict = caught.exception.verdict
+        self.assertIn("explained by factor-two", verdict.text)
+        # The command that shows more says the same.
+        command = lines[-1].split()
+        self.assertEqual(command[:3], ["more:", "etref", "verify"])
+        said = subprocess.run([TOOL] + command[2:], stdout=subprocess.PIPE, universal_newlines=True)
+        self.assertEqual(said.returncode, 1)
+        self.assertEqual(said.stdout.splitlines()[-1], verdict.line)
+
+    def test_the_report_is_the_tools(self):
+        broken = numpy_kernel(self.golden, slope=1)
+        etref.save(self.path("broken.safetensors"), broken)
+        said = subprocess.run(
+            [TOOL, "verify", self.golden.path, self.path("broken.safetensors"), "--profile", "f32",
+             "--engine", "plain", "--format", "json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        theirs, ours = json.loads(said.stdout), etref.verify(self.golden, broken).report
+        for name in ("candidate", "command"):
+            theirs.pop(name), ours.pop(name)
+        self.assertEqual(ours, theirs)
+
+    def test_nothing_decides(self):
+        itself = {name: self.golden[name] for name in NAMES}
+        with self.assertRaises(etref.Inconclusive):
+            etref.assert_kernel(self.golden, itself, profile="f64")
+        with self.assertRaisesRegex(etref.Inconclusive, "required and not there"):
+            etref.assert_kernel(self.golden, {"fwd.y": numpy_kernel(self.golden)["fwd.y"]},
+                                require=["bwd.*"])
+
+    def test_how_it_lies_in_memory_is_no_matter(self):
+        honest = numpy_kernel(self.golden)
+        expected = etref.verify(self.golden, honest).line
+        shapes = {
+            "transposed twice": {k: numpy.asfortranarray(v) for k, v in honest.items()},
+            "every second": {k: numpy.repeat(v, 2, axis=0)[::2] for k, v in honest.items()},
+            "read-only": {k: memoryview(v).toreadonly() for k, v in honest.items()},
+        }
+        if torch:
+            shapes["torch"] = {k: torch.from_numpy(v) for k, v in honest.items()}
+            shapes["leaves"] = {k: torch.from_numpy(v).requires_grad_() for k, v in honest.items()}
+            shapes["torch, transposed"] = {k: torch.from_numpy(v.T.copy()).t() for k, v in honest.items()}
+            shapes["DLPack"] = {k: Capsule(torch.from_numpy(v)) for k, v in honest.items()}
+        for name, tensors in shapes.items():
+            with self.subTest(name):
+                self.assertEqual(etref.verify(self.golden, tensors).line, expected)
+
+    def test_contiguous_tensors_are_not_copied(self):
+        y = numpy_kernel(self.golden)["fwd.y"]
+        self.assertEqual(etref._view("y", y).address, y.ctypes.data)
+        self.assertEqual(etref._view("y", memoryview(y).toreadonly()).address, y.ctypes.data)
+        if torch:
+            low = torch.from_numpy(y).to(torch.bfloat16)
+            for tensor in (low, Capsule(low)):
+                view = etref._view("y", tensor)
+                self.assertEqual((view.address, view.dtype, view.shape),
+                                 (low.data_ptr(), "BF16", tuple(y.shape)))
+
+    @unittest.skipUnless(torch, "no torch")
+    def test_what_dlpack_does_not_have_row_by_row_is_refused(self):
+        y = torch.from_numpy(numpy_kernel(self.golden)["fwd.y"])
+        with self.assertRaisesRegex(etref.Error, "not row-major"):
+            etref.verify(self.golden, {"fwd.y": Capsule(y.t())})
+
+    def test_mistakes_of_the_caller(self):
+        y = numpy_kernel(self.golden)["fwd.y"]
+        for tensors, options, part in (
+                ({"fwd.yy": y}, {}, "if it is fwd.y, call it so"), ({"fwd.y": y[1:]}, {}, "shape"),
+                ({"fwd.y": "y"}, {}, "is no tensor"), ({"fwd.y": y.astype(complex)}, {}, "format"),
+                ({}, {}, "holds nothing"), ({"fwd.y": y}, {"profile": "bf17"}, "profile 'bf17'"),
+                ({"fwd.y": y}, {"require": ["fwd.z"]}, "fwd.z"), ({"fwd.y": y}, {"ties": 1}, "ties"),
+                ({"in.x": y, "fwd.y": y}, {}, "in.x")):
+            with self.subTest(part), self.assertRaisesRegex(etref.Error, part):
+                etref.verify(self.golden, tensors, **options)
+
+    def test_ones_own_profile(self):
+        own = json.loads(subprocess.run([TOOL, "list", "profiles", "f32", "--format", "json"],
+                                        stdout=subprocess.PIPE, check=True).stdout)
+        verdict = etref.verify(self.golden, numpy_kernel(self.golden), {**own, "name": "mine"})
+        self.assertEqual((verdict.outcome, verdict.profile), ("pass", "mine"))
+
+    def test_four_threads_judge_by_one_golden(self):
+        honest, said = numpy_kernel(self.golden), []
+
+        def judge():
+            said.extend(etref.verify(self.golden, honest).line for _ in range(10))
+
+        threads = [threading.Thread(target=judge) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual((len(said), len(set(said))), (40, 1))
+
+    def test_many_verdicts_take_no_more_memory(self):
+        honest, before = numpy_kernel(self.golden), 0
+        for i in range(1000):
+            etref.verify(self.golden, honest)
+            if i == 200:
+                before = resident()
+        self.assertLess(resident() - before, 1 << 20)
+
+
+def resident():
+    """Bytes of memory that this process has now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+class Capsule:
+    """Speaks DLPack, and nothing else."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __dlpack__(self):
+        return self.tensor.__dlpack__()
+
+
+@unittest.skipUnless(torch and numpy, "no torch")
+class Torch(Scratch):
+    def test_kernels_of_torch(self):
+        golden = etref.golden({**DENSE, "precision": "bf16"}, profile="f32", framework="torch")
+        self.assertTrue(etref.verify(golden, torch_kernel(golden)))
+        self.assertIn("factor-two", etref.verify(golden, torch_kernel(golden, slope=1)).explanations[0])
+
+    def test_bf16(self):
+        subprocess.run([TOOL, "generate", "--case", "smoke-et", "--emulate", "bf16", "--out", self.folder],
+                       stdout=subprocess.DEVNULL, check=True)
+        golden = etref.golden("smoke-et", framework="torch")
+        kernel = etref.load(self.path("smoke-et.bf16.safetensors"), "torch")
+        low = {name: kernel[name].to(torch.bfloat16) for name in ("fwd.y", "bwd.x")}
+        verdict = etref.verify(golden, low)
+        self.assertEqual((verdict.outcome, verdict.profile), ("pass", "bf16"))
+        self.assertIn("fwd.y is stored as BF16", verdict.line)
+
+
+class Files(Scratch):
+    def test_every_type_comes_back(self):
+        tensors = {name: memoryview(bytes(range(16))).cast(form) for form, name in etref.FORMATS.items()
+                   if form not in "elL"}
+        etref.save(self.path("all.safetensors"), tensors, {"key": "value"})
+        again = etref.load(self.path("all.safetensors"), "memoryview")
+        self.assertEqual({k: v.tobytes() for k, v in again.items()},
+                         {k: v.tobytes() for k, v in tensors.items()})
+        shown = subprocess.run([TOOL, "show", self.path("all.safetensors")], stdout=subprocess.PIPE)
+        self.assertEqual(shown.returncode, 0)
+
+    def test_a_file_stays_whole(self):
+        etref.save(self.path("a.safetensors"), {"a": memoryview(b"123")})
+        with self.assertRaises(etref.Error):
+            etref.save(self.path("a.safetensors"), {"a": object()})
+        self.assertEqual(bytes(etref.load(self.path("a.safetensors"), "memoryview")["a"]), b"123")
+        self.assertEqual(os.listdir(self.folder), ["a.safetensors"])
+
+    def test_no_tensors_at_all(self):
+        with open(self.path("text"), "w") as file:
+            file.write("no tensors")
+        with self.assertRaisesRegex(etref.Error, "not a safetensors file"):
+            etref.load(self.path("text"))
+
+    @unittest.skipUnless(torch, "no torch")
+    def test_bf16_as_numpy_and_torch(self):
+        values = torch.tensor([[1.5, -2.0, 0.1]], dtype=torch.bfloat16)
+        etref.save(self.path("a.safetensors"), {"a": values, "none": torch.empty(0, 3)})
+        again = etref.load(self.path("a.safetensors"), "torch")
+        self.assertTrue(torch.equal(again["a"], values))
+        self.assertEqual(again["none"].shape, (0, 3))
+        if numpy:
+            wide = etref.load(self.path("a.safetensors"), "numpy")["a"]
+            self.assertEqual(wide.tolist(), values.float().tolist())
+
+
+if __name__ == "__main__":
+    unittest.main()
