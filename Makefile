@@ -93,6 +93,7 @@ all: $(BUILD)/libetref.a $(BUILD)/libetref.so $(BUILD)/etref $(BUILD)/etref.pc
 ## check: install what is missing, build, run every test (some: TESTS='test_base test_moe'; all but some: EXCEPT=)
 check: deps
 	@$(MAKE) run-tests
+	@$(if $(filter command,$(origin TESTS))$(EXCEPT)$(sanitized)$(WRAP),,tools/check-python $(BUILD))
 run-tests: all $(CHECKS) $(PRELOADS)
 	@$(if $(WRAP),,$(BEST_BLAS)) ETREF_TOOL=$(BUILD)/etref ETREF_DATA=data CK_DEFAULT_TIMEOUT=900 \
 	    tools/run-tests $(BUILD)/$(or $(LOG),check).log $(TESTS:%=$(BUILD)/tests/%)
@@ -149,8 +150,11 @@ lint:
 ## format: clang-format over every source
 format:
 	clang-format -i $(shell git ls-files '*.[ch]')
-## install: to PREFIX (and DESTDIR): library, headers, etref.pc, tool, man page
+## install: to PREFIX (and DESTDIR): library, headers, etref.pc, CMake package, tool, man page, etref.py
 to = $(DESTDIR)$(PREFIX)
+# Where the python3 of PATH looks for modules below PREFIX, if it does.
+SITE = $(shell tools/python/site '$(PREFIX)')
+FILLED = sed 's|@VERSION@|$(VERSION)|; s|@DEFINES@|$(filter -DETREF%,$(DEFINES))|'
 install: all
 	install -d $(to)/lib/pkgconfig $(to)/bin $(to)/include/etref $(to)/share/man/man1
 	install -m 644 $(BUILD)/libetref.a $(to)/lib
@@ -161,10 +165,17 @@ install: all
 	sed 's|^prefix=.*|prefix=$(PREFIX)|' $(BUILD)/etref.pc > $(to)/lib/pkgconfig/etref.pc
 	install -m 755 $(BUILD)/etref $(to)/bin
 	install -m 644 tools/etref/etref.1 $(to)/share/man/man1
+	install -d $(to)/lib/cmake/etref $(if $(SITE),$(DESTDIR)$(SITE)/etref-$(VERSION).dist-info)
+	$(FILLED) tools/cmake/etrefConfig.cmake.in > $(to)/lib/cmake/etref/etrefConfig.cmake
+	$(FILLED) tools/cmake/etrefConfigVersion.cmake.in > $(to)/lib/cmake/etref/etrefConfigVersion.cmake
+	$(if $(SITE),install -m 644 tools/python/etref.py tools/python/etref_pytest.py $(DESTDIR)$(SITE))
+	$(if $(SITE),$(FILLED) tools/python/METADATA.in > $(DESTDIR)$(SITE)/etref-$(VERSION).dist-info/METADATA)
+	$(if $(SITE),install -m 644 tools/python/entry_points.txt $(DESTDIR)$(SITE)/etref-$(VERSION).dist-info)
 ## uninstall: take it away again
 uninstall:
 	rm -rf $(to)/include/etref $(to)/lib/libetref.* $(to)/lib/pkgconfig/etref.pc $(to)/bin/etref \
-	    $(to)/share/man/man1/etref.1
+	    $(to)/share/man/man1/etref.1 $(to)/lib/cmake/etref
+	$(if $(SITE),cd $(DESTDIR)$(SITE) && rm -rf etref.py etref_pytest.py etref-$(VERSION).dist-info __pycache__/etref*.pyc)
 ## clean: remove everything that was made
 clean:
 	rm -rf build build-* demo
@@ -205,7 +216,7 @@ $(PRELOADS): $(BUILD)/%.so: %.c $(wildcard tests/preload/*.h) $(BUILD)/flags
 $(FUZZERS): %: %.o $(BUILD)/libetref.a
 	$(PROGRAM) -fsanitize=fuzzer $(LDFLAGS_$(@F)) -o $@ $^ $(LIBS)
 $(BUILD)/etref.pc: tools/etref.pc.in $(BUILD)/flags
-	sed 's|@VERSION@|$(VERSION)|; s|@DEFINES@|$(filter -DETREF%,$(DEFINES))|' $< > $@
+	$(FILLED) $< > $@
 $(BUILD)/tests/witness/%.o: tests/witness/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(WITNESS) -MMD -MP -c -o $@ $<
