@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import unittest
 from unittest import mock
@@ -334,6 +335,34 @@ class Files(Scratch):
         if numpy:
             wide = etref.load(self.path("a.safetensors"), "numpy")["a"]
             self.assertEqual(wide.tolist(), values.float().tolist())
+
+
+@unittest.skipUnless(torch, "no torch")
+class Examples(Scratch):
+    """Those of the help, the manual page and tools/README.md, with an emulated kernel."""
+
+    def run_example(self, text):
+        subprocess.run([TOOL, "generate", "--case", "smoke-et", "--emulate", "bf16", "--out", self.folder],
+                       stdout=subprocess.DEVNULL, check=True)
+        kernel = etref.load(self.path("smoke-et.bf16.safetensors"), "torch")
+        lines = text.splitlines()
+        self.assertTrue(any("assert_kernel" in line for line in lines), text)
+        names = {"kernel": lambda x, router, up, down: kernel["fwd.y"], "print": lambda *words: None}
+        exec(text, names)  # pylint: disable=exec-used
+
+    def test_of_the_help(self):
+        said = subprocess.run([TOOL, "help", "verify"], stdout=subprocess.PIPE, check=True)
+        self.run_example(textwrap.dedent(said.stdout.decode().split("in Python, in memory:\n")[1]))
+
+    def test_of_the_manual_page(self):
+        with open(os.path.join(ROOT, "tools", "etref", "etref.1")) as file:
+            after = file.read().split("A kernel in Python, judged in memory")[1]
+        self.run_example(after.split(".Bd -literal -offset indent\n")[1].split(".Ed")[0])
+
+    def test_of_the_tools_readme(self):
+        with open(os.path.join(ROOT, "tools", "README.md")) as file:
+            blocks = file.read().split("```python\n")[1:]
+        self.run_example("".join(block.split("```")[0] for block in blocks))
 
 
 if __name__ == "__main__":

@@ -92,12 +92,12 @@ const char help_verify[] =
     "  etref list profiles bf16 --format json > profile.json  # change it, and its name:\n"
     "  etref verify golden.safetensors kernel.safetensors --profile profile.json\n"
     "  for f in data/golden/*.safetensors; do etref verify --quiet \"$f\" || exit; done\n\n"
-    "a candidate from Python:\n"
-    "  from safetensors.torch import load_file, save_file\n"
-    "  golden = load_file(\"golden.safetensors\")\n"
+    "in Python, in memory:\n"
+    "  import etref\n"
+    "  golden = etref.golden(\"smoke-et\", profile=\"bf16\")\n"
     "  y = kernel(golden[\"in.x\"], golden[\"in.w_router\"], golden[\"in.w_up\"], "
     "golden[\"in.w_down\"])\n"
-    "  save_file({\"fwd.y\": y}, \"kernel.safetensors\")\n";
+    "  etref.assert_kernel(golden, {\"fwd.y\": y})\n";
 
 const char help_show[] =
     "usage: etref show FILE [TENSOR] [OPTION]...\n\n"
