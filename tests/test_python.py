@@ -1,9 +1,11 @@
-"""test_python.py: tools/python/etref.py, with kernels written in numpy and in torch, those that are there.
+"""test_python.py: tools/python/etref.py, with kernels written in numpy and in torch, those that
+are there.
 
     tests/test_python.py [BUILD]           run by tools/check-python
 
-The kernels are those of a dense layer, in float32: an honest one, and with a mistake. What etref says of
-them must not hang on how a tensor lies in memory or whose it is, and must be what the command line says.
+The kernels are those of a dense layer, in float32: an honest one, and with a mistake. What etref
+says of them must not hang on how a tensor lies in memory or whose it is, and must be what the
+command line says.
 """
 import json
 import os
@@ -33,8 +35,15 @@ try:
 except ImportError:
     torch = None
 
-DENSE = {"layer": "dense", "name": "dense", "tokens": 24, "d_model": 16, "d_expert": 20,
-         "precision": "f32", "input": {"source": "normal", "seed": 5}}
+DENSE = {
+    "layer": "dense",
+    "name": "dense",
+    "tokens": 24,
+    "d_model": 16,
+    "d_expert": 20,
+    "precision": "f32",
+    "input": {"source": "normal", "seed": 5},
+}
 NAMES = ("fwd.y", "bwd.x", "bwd.w_up", "bwd.w_down")
 
 
@@ -89,7 +98,9 @@ class Goldens(Scratch):
             self.assertEqual(golden[name].shape, values.shape, name)
             if not name.startswith("in."):
                 self.assertEqual(golden[name].tobytes(), values.tobytes(), name)
-        said = subprocess.run([TOOL, "verify", "--quiet", golden.path], stdout=subprocess.PIPE, check=True)
+        said = subprocess.run(
+            [TOOL, "verify", "--quiet", golden.path], stdout=subprocess.PIPE, check=True
+        )
         self.assertIn(b"all identical", said.stdout)
 
     def test_inputs_are_there_before_anything_is_computed(self):
@@ -114,8 +125,12 @@ class Goldens(Scratch):
     def test_ones_own_inputs(self):
         drawn = etref.Golden.of_case(DENSE, framework="numpy")
         own = etref.Golden.from_tensors(
-            drawn["in.x"], drawn["in.dy"], w_up=drawn["in.w_up"], w_down=drawn["in.w_down"],
-            framework="numpy")
+            drawn["in.x"],
+            drawn["in.dy"],
+            w_up=drawn["in.w_up"],
+            w_down=drawn["in.w_down"],
+            framework="numpy",
+        )
         for name in NAMES:
             self.assertEqual(own[name].tobytes(), drawn[name].tobytes())
         self.assertTrue(etref.verify(own, numpy_kernel(own)))
@@ -123,8 +138,9 @@ class Goldens(Scratch):
         again = etref.Golden.open(self.path("own.safetensors"), framework="numpy")
         self.assertEqual(again["fwd.y"].tobytes(), own["fwd.y"].tobytes())
         with self.assertRaisesRegex(etref.Error, "in.w_down"):
-            etref.Golden.from_tensors(drawn["in.x"], drawn["in.dy"], w_up=drawn["in.w_up"],
-                                      w_down=drawn["in.w_up"])
+            etref.Golden.from_tensors(
+                drawn["in.x"], drawn["in.dy"], w_up=drawn["in.w_up"], w_down=drawn["in.w_up"]
+            )
 
     @unittest.skipUnless(torch, "no torch")
     def test_torch_has_the_types_of_the_case(self):
@@ -155,7 +171,9 @@ class Verdicts(Scratch):
         self.golden = etref.golden(DENSE, profile="f32", framework="numpy")
 
     def test_an_honest_kernel_passes(self):
-        verdict = etref.assert_kernel(self.golden, numpy_kernel(self.golden), require=["fwd.y", "bwd.*"])
+        verdict = etref.assert_kernel(
+            self.golden, numpy_kernel(self.golden), require=["fwd.y", "bwd.*"]
+        )
         self.assertTrue(verdict.passed)
         self.assertEqual(verdict.profile, "f32")
 
@@ -179,8 +197,21 @@ class Verdicts(Scratch):
         broken = numpy_kernel(self.golden, slope=1)
         etref.save(self.path("broken.safetensors"), broken)
         said = subprocess.run(
-            [TOOL, "verify", self.golden.path, self.path("broken.safetensors"), "--profile", "f32",
-             "--engine", "plain", "--format", "json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            [
+                TOOL,
+                "verify",
+                self.golden.path,
+                self.path("broken.safetensors"),
+                "--profile",
+                "f32",
+                "--engine",
+                "plain",
+                "--format",
+                "json",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         theirs, ours = json.loads(said.stdout), etref.verify(self.golden, broken).report
         for name in ("candidate", "command"):
             theirs.pop(name), ours.pop(name)
@@ -191,8 +222,9 @@ class Verdicts(Scratch):
         with self.assertRaises(etref.Inconclusive):
             etref.assert_kernel(self.golden, itself, profile="f64")
         with self.assertRaisesRegex(etref.Inconclusive, "required and not there"):
-            etref.assert_kernel(self.golden, {"fwd.y": numpy_kernel(self.golden)["fwd.y"]},
-                                require=["bwd.*"])
+            etref.assert_kernel(
+                self.golden, {"fwd.y": numpy_kernel(self.golden)["fwd.y"]}, require=["bwd.*"]
+            )
 
     def test_how_it_lies_in_memory_is_no_matter(self):
         honest = numpy_kernel(self.golden)
@@ -205,7 +237,9 @@ class Verdicts(Scratch):
         if torch:
             shapes["torch"] = {k: torch.from_numpy(v) for k, v in honest.items()}
             shapes["leaves"] = {k: torch.from_numpy(v).requires_grad_() for k, v in honest.items()}
-            shapes["torch, transposed"] = {k: torch.from_numpy(v.T.copy()).t() for k, v in honest.items()}
+            shapes["torch, transposed"] = {
+                k: torch.from_numpy(v.T.copy()).t() for k, v in honest.items()
+            }
             shapes["DLPack"] = {k: Capsule(torch.from_numpy(v)) for k, v in honest.items()}
         for name, tensors in shapes.items():
             with self.subTest(name):
@@ -219,8 +253,9 @@ class Verdicts(Scratch):
             low = torch.from_numpy(y).to(torch.bfloat16)
             for tensor in (low, Capsule(low)):
                 view = etref._view("y", tensor)
-                self.assertEqual((view.address, view.dtype, view.shape),
-                                 (low.data_ptr(), "BF16", tuple(y.shape)))
+                self.assertEqual(
+                    (view.address, view.dtype, view.shape), (low.data_ptr(), "BF16", tuple(y.shape))
+                )
 
     @unittest.skipUnless(torch, "no torch")
     def test_what_dlpack_does_not_have_row_by_row_is_refused(self):
@@ -231,17 +266,27 @@ class Verdicts(Scratch):
     def test_mistakes_of_the_caller(self):
         y = numpy_kernel(self.golden)["fwd.y"]
         for tensors, options, part in (
-                ({"fwd.yy": y}, {}, "if it is fwd.y, call it so"), ({"fwd.y": y[1:]}, {}, "shape"),
-                ({"fwd.y": "y"}, {}, "is no tensor"), ({"fwd.y": y.astype(complex)}, {}, "format"),
-                ({}, {}, "holds nothing"), ({"fwd.y": y}, {"profile": "bf17"}, "profile 'bf17'"),
-                ({"fwd.y": y}, {"require": ["fwd.z"]}, "fwd.z"), ({"fwd.y": y}, {"ties": 1}, "ties"),
-                ({"in.x": y, "fwd.y": y}, {}, "in.x")):
+            ({"fwd.yy": y}, {}, "if it is fwd.y, call it so"),
+            ({"fwd.y": y[1:]}, {}, "shape"),
+            ({"fwd.y": "y"}, {}, "is no tensor"),
+            ({"fwd.y": y.astype(complex)}, {}, "format"),
+            ({}, {}, "holds nothing"),
+            ({"fwd.y": y}, {"profile": "bf17"}, "profile 'bf17'"),
+            ({"fwd.y": y}, {"require": ["fwd.z"]}, "fwd.z"),
+            ({"fwd.y": y}, {"ties": 1}, "ties"),
+            ({"in.x": y, "fwd.y": y}, {}, "in.x"),
+        ):
             with self.subTest(part), self.assertRaisesRegex(etref.Error, part):
                 etref.verify(self.golden, tensors, **options)
 
     def test_ones_own_profile(self):
-        own = json.loads(subprocess.run([TOOL, "list", "profiles", "f32", "--format", "json"],
-                                        stdout=subprocess.PIPE, check=True).stdout)
+        own = json.loads(
+            subprocess.run(
+                [TOOL, "list", "profiles", "f32", "--format", "json"],
+                stdout=subprocess.PIPE,
+                check=True,
+            ).stdout
+        )
         verdict = etref.verify(self.golden, numpy_kernel(self.golden), {**own, "name": "mine"})
         self.assertEqual((verdict.outcome, verdict.profile), ("pass", "mine"))
 
@@ -288,11 +333,16 @@ class Torch(Scratch):
     def test_kernels_of_torch(self):
         golden = etref.golden({**DENSE, "precision": "bf16"}, profile="f32", framework="torch")
         self.assertTrue(etref.verify(golden, torch_kernel(golden)))
-        self.assertIn("factor-two", etref.verify(golden, torch_kernel(golden, slope=1)).explanations[0])
+        self.assertIn(
+            "factor-two", etref.verify(golden, torch_kernel(golden, slope=1)).explanations[0]
+        )
 
     def test_bf16(self):
-        subprocess.run([TOOL, "generate", "--case", "smoke-et", "--emulate", "bf16", "--out", self.folder],
-                       stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(
+            [TOOL, "generate", "--case", "smoke-et", "--emulate", "bf16", "--out", self.folder],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
         golden = etref.golden("smoke-et", framework="torch")
         kernel = etref.load(self.path("smoke-et.bf16.safetensors"), "torch")
         low = {name: kernel[name].to(torch.bfloat16) for name in ("fwd.y", "bwd.x")}
@@ -303,12 +353,16 @@ class Torch(Scratch):
 
 class Files(Scratch):
     def test_every_type_comes_back(self):
-        tensors = {name: memoryview(bytes(range(16))).cast(form) for form, name in etref.FORMATS.items()
-                   if form not in "elL"}
+        tensors = {
+            name: memoryview(bytes(range(16))).cast(form)
+            for form, name in etref.FORMATS.items()
+            if form not in "elL"
+        }
         etref.save(self.path("all.safetensors"), tensors, {"key": "value"})
         again = etref.load(self.path("all.safetensors"), "memoryview")
-        self.assertEqual({k: v.tobytes() for k, v in again.items()},
-                         {k: v.tobytes() for k, v in tensors.items()})
+        self.assertEqual(
+            {k: v.tobytes() for k, v in again.items()}, {k: v.tobytes() for k, v in tensors.items()}
+        )
         shown = subprocess.run([TOOL, "show", self.path("all.safetensors")], stdout=subprocess.PIPE)
         self.assertEqual(shown.returncode, 0)
 
@@ -342,12 +396,18 @@ class Examples(Scratch):
     """Those of the help, the manual page and tools/README.md, with an emulated kernel."""
 
     def run_example(self, text):
-        subprocess.run([TOOL, "generate", "--case", "smoke-et", "--emulate", "bf16", "--out", self.folder],
-                       stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(
+            [TOOL, "generate", "--case", "smoke-et", "--emulate", "bf16", "--out", self.folder],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
         kernel = etref.load(self.path("smoke-et.bf16.safetensors"), "torch")
         lines = text.splitlines()
         self.assertTrue(any("assert_kernel" in line for line in lines), text)
-        names = {"kernel": lambda x, router, up, down: kernel["fwd.y"], "print": lambda *words: None}
+        names = {
+            "kernel": lambda x, router, up, down: kernel["fwd.y"],
+            "print": lambda *words: None,
+        }
         exec(text, names)  # pylint: disable=exec-used
 
     def test_of_the_help(self):

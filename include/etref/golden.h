@@ -6,13 +6,13 @@
  *     et_judge(g, arrays, count, "{\"profile\": \"bf16\"}", &json, NULL, &error)
  *     et_release(json); et_golden_close(g);
  *
- * This header is stable: as long as ET_FACE stays, nothing that it declares changes its meaning, and
- * a report may get more members, but loses none. It uses no other types than et_status, et_error and
- * et_array, whose layouts stay, too.
+ * This header is stable: as long as ET_FACE stays, nothing that it declares changes its meaning,
+ * and a report may get more members, but loses none. It uses no other types than et_status,
+ * et_error and et_array, whose layouts stay, too.
  *
- * A handle may be used by several threads at a time; they take turns. Whatever it computes, it keeps:
- * the layer is run once, and error bars are made once for each profile (and routing, if a candidate
- * has its own).
+ * A handle may be used by several threads at a time; they take turns. Whatever it computes, it
+ * keeps: the layer is run once, and error bars are made once for each profile (and routing, if a
+ * candidate has its own).
  */
 #ifndef ETREF_GOLDEN_H
 #define ETREF_GOLDEN_H
@@ -33,36 +33,36 @@ et_producer(void); /* version and arithmetic: goldens of one producer have the s
 
 typedef struct et_golden et_golden;
 
-/* A golden of a case: `text` is a built-in case's name, or a JSON object (case.h). Inputs are drawn as
- * the case says; a case without `input` awaits them (et_golden_give). Nothing is computed yet.
- * max_bytes: the most that the layer, or its error bars, may take; 0: no limit. ET_EINVAL, ET_ENOMEM.
- */
+/* A golden of a case: `text` is a built-in case's name, or a JSON object (case.h). Inputs are drawn
+ * as the case says; a case without `input` awaits them (et_golden_give). Nothing is computed yet.
+ * max_bytes: the most that the layer, or its error bars, may take; 0: no limit. ET_EINVAL,
+ * ET_ENOMEM. */
 et_status et_golden_of_case(et_golden **golden, const char *text, size_t max_bytes,
                             et_error *error);
 
 /* The same from a bundle; error bars that it has are used. ET_EINVAL, ET_EIO, ET_ENOMEM. */
 et_status et_golden_open(et_golden **golden, const char *path, size_t max_bytes, et_error *error);
 
-/* One's own inputs, for a case without `input`: in.*, in any float type, with values that are numbers
- * of the case's precision. All must be there before something is computed. ET_EINVAL. */
+/* One's own inputs, for a case without `input`: in.*, in any float type, with values that are
+ * numbers of the case's precision. All must be there before something is computed. ET_EINVAL. */
 et_status et_golden_give(et_golden *golden, const et_array *inputs, size_t count, et_error *error);
 
 /* The case as JSON with every field, which the caller releases. ET_ENOMEM. */
 et_status et_golden_case(const et_golden *golden, char **json, et_error *error);
 
 /* Tensor `index`, in the order of the mathematics: in.* first. name NULL: past the end. F64, I32 or
- * U8; the values belong to the golden, and are only to be read. Computes the layer, unless only in.*
- * is asked for. ET_EINVAL, ET_ENOMEM. */
+ * U8; the values belong to the golden, and are only to be read. Computes the layer, unless only
+ * in.* is asked for. ET_EINVAL, ET_ENOMEM. */
 et_status et_golden_tensor(et_golden *golden, size_t index, et_array *out, et_error *error);
 
-/* Writes it as a bundle, whole or not at all. profile NULL, or a built-in one's name or JSON: with its
- * error bars, from 49 runs of the layer, which later verdicts of this golden use. ET_EINVAL, ET_EIO,
- * ET_ENOMEM. */
+/* Writes it as a bundle, whole or not at all. profile NULL, or a built-in one's name or JSON: with
+ * its error bars, from 49 runs of the layer, which later verdicts of this golden use. ET_EINVAL,
+ * ET_EIO, ET_ENOMEM. */
 et_status et_golden_write(et_golden *golden, const char *path, const char *profile,
                           et_error *error);
 
-/* Judges a kernel's arrays, under the bundle's names. `options`: NULL, or a JSON object, all of whose
- * members may be left out:
+/* Judges a kernel's arrays, under the bundle's names. `options`: NULL, or a JSON object, all of
+ * whose members may be left out:
  *
  *     "profile"          a built-in profile's name, or a profile (profile.h); else the arrays' own
  *                        numbers choose

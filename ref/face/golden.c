@@ -1,7 +1,7 @@
 /* golden.c: a golden behind a handle. See etref/golden.h.
  *
- * The reference is computed by the plain engine: what a caller reads here are the bits of any golden
- * of this producer, and a kernel is judged by them.
+ * The reference is computed by the plain engine: what a caller reads here are the bits of any
+ * golden of this producer, and a kernel is judged by them.
  */
 #include "etref/bars.h"
 #include "etref/suite.h"

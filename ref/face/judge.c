@@ -141,8 +141,8 @@ static bool is_copied(const et_golden *g, const et_tensor_out *t)
 }
 
 /* A pass that every value of the layer owes to the golden itself proves nothing. Where a profile is
- * coarser than 64 bits the verdict sees by itself that nothing was rounded. Values that must be exact
- * are no sign of a copy. */
+ * coarser than 64 bits the verdict sees by itself that nothing was rounded. Values that must be
+ * exact are no sign of a copy. */
 static void look_for_copy(hearing *h)
 {
     et_verdict *v = &h->verdict;

@@ -1,17 +1,17 @@
 """etref: the reference for Mixture-of-Experts layers, as an oracle for tests of kernels.
 
     import etref
-    golden = etref.golden("smoke-et", profile="bf16")          # a case's inputs, and what must come out
-    y, dx = my_kernel(golden["in.x"], golden["in.dy"], ...)
-    etref.assert_kernel(golden, {"fwd.y": y, "bwd.x": dx})     # raises, and says what is wrong
+    golden = etref.golden("smoke-et", profile="bf16")        # a case's inputs, and what must come
+    out y, dx = my_kernel(golden["in.x"], golden["in.dy"], ...) etref.assert_kernel(golden,
+    {"fwd.y": y, "bwd.x": dx})     # raises, and says what is wrong
 
 Needs libetref and nothing else; with numpy or torch installed, tensors are theirs. Names, types and
-shapes of tensors: `etref list tensors`. Letters of shapes: N tokens, d width, h and hs hidden widths of
-a routed and of the shared expert, n routed experts, S slots (pairs of a token and an expert that takes
-it, by expert, then token). A dense layer has no leading n.
+shapes of tensors: `etref list tensors`. Letters of shapes: N tokens, d width, h and hs hidden
+widths of a routed and of the shared expert, n routed experts, S slots (pairs of a token and an
+expert that takes it, by expert, then token). A dense layer has no leading n.
 
-Environment: ETREF_LIBRARY, the library's file; ETREF_CACHE, the folder of computed goldens (default:
-etref in $XDG_CACHE_HOME or ~/.cache).
+Environment: ETREF_LIBRARY, the library's file; ETREF_CACHE, the folder of computed goldens
+(default: etref in $XDG_CACHE_HOME or ~/.cache).
 """
 from __future__ import annotations
 
@@ -27,8 +27,18 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Union
 
-__all__ = ["Golden", "Inconclusive", "Mismatch", "Verdict", "assert_kernel", "golden", "load", "save",
-           "verify", "version"]
+__all__ = [
+    "Golden",
+    "Inconclusive",
+    "Mismatch",
+    "Verdict",
+    "assert_kernel",
+    "golden",
+    "load",
+    "save",
+    "verify",
+    "version",
+]
 
 Case = Union[str, Mapping[str, Any]]
 Profile = Union[None, str, Mapping[str, Any]]
@@ -42,16 +52,49 @@ class Error(ValueError):
 
 # ---- the library ----
 
-DTYPES = ("F64", "I64", "U64", "F32", "I32", "U32", "F16", "BF16", "I16", "U16", "I8", "U8", "BOOL",
-          "F8_E4M3", "F8_E5M2")  # by their numbers in etref/dtype.h
-SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
-         "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+DTYPES = (
+    "F64",
+    "I64",
+    "U64",
+    "F32",
+    "I32",
+    "U32",
+    "F16",
+    "BF16",
+    "I16",
+    "U16",
+    "I8",
+    "U8",
+    "BOOL",
+    "F8_E4M3",
+    "F8_E5M2",
+)  # by their numbers in etref/dtype.h
+SIZES = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 MAX_RANK = 8
 
 
 class _Array(ctypes.Structure):  # et_array
-    _fields_ = [("name", ctypes.c_char_p), ("dtype", ctypes.c_int), ("rank", ctypes.c_size_t),
-                ("shape", ctypes.c_size_t * MAX_RANK), ("values", ctypes.c_void_p)]
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("dtype", ctypes.c_int),
+        ("rank", ctypes.c_size_t),
+        ("shape", ctypes.c_size_t * MAX_RANK),
+        ("values", ctypes.c_void_p),
+    ]
 
 
 class _Error(ctypes.Structure):  # et_error
@@ -59,8 +102,8 @@ class _Error(ctypes.Structure):  # et_error
 
 
 def _places() -> Iterator[str]:
-    """Where the library may lie: named by the user; installed beside this file; in the tree; known to
-    the system."""
+    """Where the library may lie: named by the user; installed beside this file; in the tree; known
+    to the system."""
     here = os.path.dirname(os.path.abspath(__file__))
     if "ETREF_LIBRARY" in os.environ:
         yield os.environ["ETREF_LIBRARY"]
@@ -72,8 +115,8 @@ def _places() -> Iterator[str]:
 
 
 def _choose_kernels() -> None:
-    """OpenBLAS 0.3.21 takes SSE3 kernels on processors newer than itself. It reads this variable when
-    it is loaded, once in a process."""
+    """OpenBLAS 0.3.21 takes SSE3 kernels on processors newer than itself. It reads this variable
+    when it is loaded, once in a process."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             flags = next((line for line in file if line.startswith("flags")), "").split()
@@ -119,11 +162,15 @@ def _load_library() -> ctypes.CDLL:
             tried.append("%s (%s)" % (place, problem))
             continue
         if library.et_face() != FACE:
-            raise ImportError("%s has face %d of etref/golden.h, and this etref.py wants %d"
-                              % (place, library.et_face(), FACE))
+            raise ImportError(
+                "%s has face %d of etref/golden.h, and this etref.py wants %d"
+                % (place, library.et_face(), FACE)
+            )
         return _declare(library)
-    raise ImportError("libetref is not there: `make install` installs it, ETREF_LIBRARY names it. "
-                      "Looked for: " + ", ".join(tried))
+    raise ImportError(
+        "libetref is not there: `make install` installs it, ETREF_LIBRARY names it. "
+        "Looked for: " + ", ".join(tried)
+    )
 
 
 _library = _load_library()
@@ -177,11 +224,34 @@ class _View:
         return SIZES[self.dtype] * math.prod(self.shape)
 
 
-FORMATS = {"d": "F64", "f": "F32", "e": "F16", "q": "I64", "l": "I64", "i": "I32", "h": "I16", "b": "I8",
-           "Q": "U64", "L": "U64", "I": "U32", "H": "U16", "B": "U8", "?": "BOOL"}
-TORCH_NAMES = {"torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16",
-               "torch.bfloat16": "BF16", "torch.int64": "I64", "torch.int32": "I32",
-               "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": "U8", "torch.bool": "BOOL"}
+FORMATS = {
+    "d": "F64",
+    "f": "F32",
+    "e": "F16",
+    "q": "I64",
+    "l": "I64",
+    "i": "I32",
+    "h": "I16",
+    "b": "I8",
+    "Q": "U64",
+    "L": "U64",
+    "I": "U32",
+    "H": "U16",
+    "B": "U8",
+    "?": "BOOL",
+}
+TORCH_NAMES = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.int16": "I16",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
+}
 
 
 def _view_of_torch(name: str, tensor: Any) -> _View:
@@ -193,11 +263,10 @@ def _view_of_torch(name: str, tensor: Any) -> _View:
 
 
 def _view_of_buffer(name: str, buffer: memoryview) -> _View:
+    dtype, shape = _format(name, buffer.format), tuple(buffer.shape or ())
     if not buffer.c_contiguous:  # a slice, a transpose: copied
-        shape, form = buffer.shape, buffer.format
         buffer = memoryview(bytearray(buffer.tobytes()))
-        return _View(_format(name, form), tuple(shape), _address(buffer), buffer)
-    return _View(_format(name, buffer.format), tuple(buffer.shape), _address(buffer), buffer)
+    return _View(dtype, shape, _address(buffer), buffer)
 
 
 def _format(name: str, form: str) -> str:
@@ -220,22 +289,50 @@ def _address(buffer: memoryview) -> int:
 
 
 class _PyBuffer(ctypes.Structure):  # Py_buffer of Python's C interface
-    _fields_ = [("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t),
-                ("itemsize", ctypes.c_ssize_t), ("readonly", ctypes.c_int), ("ndim", ctypes.c_int),
-                ("format", ctypes.c_char_p), ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p),
-                ("suboffsets", ctypes.c_void_p), ("internal", ctypes.c_void_p)]
+    _fields_ = [
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    ]
 
 
 class _DLTensor(ctypes.Structure):  # DLPack's dlpack.h
-    _fields_ = [("data", ctypes.c_void_p), ("device", ctypes.c_int * 2), ("rank", ctypes.c_int),
-                ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
-                ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
-                ("byte_offset", ctypes.c_uint64)]
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int * 2),
+        ("rank", ctypes.c_int),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
 
 
-CODES = {(0, 8): "I8", (0, 16): "I16", (0, 32): "I32", (0, 64): "I64", (1, 8): "U8", (1, 16): "U16",
-         (1, 32): "U32", (1, 64): "U64", (2, 16): "F16", (2, 32): "F32", (2, 64): "F64",
-         (4, 16): "BF16", (6, 8): "BOOL"}
+CODES = {
+    (0, 8): "I8",
+    (0, 16): "I16",
+    (0, 32): "I32",
+    (0, 64): "I64",
+    (1, 8): "U8",
+    (1, 16): "U16",
+    (1, 32): "U32",
+    (1, 64): "U64",
+    (2, 16): "F16",
+    (2, 32): "F32",
+    (2, 64): "F64",
+    (4, 16): "BF16",
+    (6, 8): "BOOL",
+}
 
 
 def _view_of_dlpack(name: str, array: Any) -> _View:
@@ -271,8 +368,10 @@ def _view(name: str, value: Any) -> _View:
         return _view_of_buffer(name, buffer)
     if hasattr(value, "__dlpack__"):
         return _view_of_dlpack(name, value)
-    raise Error("%s: a %s is no tensor: torch's, numpy's, or what has a buffer or speaks DLPack "
-                "belongs here" % (name, type(value).__name__))
+    raise Error(
+        "%s: a %s is no tensor: torch's, numpy's, or what has a buffer or speaks DLPack "
+        "belongs here" % (name, type(value).__name__)
+    )
 
 
 def _arrays(tensors: Mapping[str, Any]) -> Tuple[ctypes.Array, list]:
@@ -308,9 +407,19 @@ def _framework(name: Optional[str]) -> str:
 
 def _as_torch(data: Any, dtype: str, shape: Sequence[int]) -> Any:
     import torch
-    types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-             "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-             "U8": torch.uint8, "BOOL": torch.bool}
+
+    types = {
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "I64": torch.int64,
+        "I32": torch.int32,
+        "I16": torch.int16,
+        "I8": torch.int8,
+        "U8": torch.uint8,
+        "BOOL": torch.bool,
+    }
     if dtype not in types:
         raise Error("torch has no type %s" % dtype)
     if math.prod(shape) == 0:
@@ -321,6 +430,7 @@ def _as_torch(data: Any, dtype: str, shape: Sequence[int]) -> Any:
 def _as_numpy(data: Any, dtype: str, shape: Sequence[int]) -> Any:
     """numpy has no bf16: those are widened to float32, which holds them exactly."""
     import numpy
+
     if dtype == "BF16":
         halves = numpy.frombuffer(data, dtype="<u2").astype("<u4") << 16
         return halves.view("<f4").reshape(tuple(shape))
@@ -347,19 +457,24 @@ def _present(framework: str, data: Any, dtype: str, shape: Sequence[int]) -> Any
 class Golden(Mapping[str, Any]):
     """A case's inputs and what must come out: {name: tensor}, computed when it is first asked for.
 
-    in.x, in.dy [N,d] and the weights have the type of the case's precision (numpy, which has no bf16:
-    float32 of the same values); in.ema, in.bias, in.load [n], fwd.*, bwd.*, loss.*, state.*, metric.*
-    are float64, route.mask [N,n] is uint8, indices and counts are int32.
+    in.x, in.dy [N,d] and the weights have the type of the case's precision (numpy, which has no
+    bf16: float32 of the same values); in.ema, in.bias, in.load [n], fwd.*, bwd.*, loss.*, state.*,
+    metric.* are float64, route.mask [N,n] is uint8, indices and counts are int32.
 
-    Several threads may read and judge by one golden; they take turns. `case` is the case, with all of its
-    fields; `path` the bundle in which it lies, or None; `profile` what a kernel is judged by where
-    nothing else is said, or None: its own numbers choose.
+    Several threads may read and judge by one golden; they take turns. `case` is the case, with all
+    of its fields; `path` the bundle in which it lies, or None; `profile` what a kernel is judged
+    by where nothing else is said, or None: its own numbers choose.
     """
 
-    def __init__(self, handle: ctypes.c_void_p, path: Optional[str] = None, profile: Profile = None,
-                 framework: Optional[str] = None):
+    def __init__(
+        self,
+        handle: ctypes.c_void_p,
+        path: Optional[str] = None,
+        profile: Profile = None,
+        framework: Optional[str] = None,
+    ):
         """Takes the handle. Programs call golden(), Golden.open or Golden.from_tensors."""
-        self._handle = handle
+        self._handle: Optional[ctypes.c_void_p] = handle
         self._lock = threading.Lock()
         self._index: Dict[str, _Array] = {}
         self._complete = False
@@ -369,7 +484,9 @@ class Golden(Mapping[str, Any]):
         self.case: Dict[str, Any] = json.loads(_take_text(text))
 
     @classmethod
-    def of_case(cls, case: Case, profile: Profile = None, framework: Optional[str] = None) -> Golden:
+    def of_case(
+        cls, case: Case, profile: Profile = None, framework: Optional[str] = None
+    ) -> Golden:
         """Of a built-in case's name or a case, in memory alone: golden() without its cache."""
         handle, error = ctypes.c_void_p(), _Error()
         text = case if isinstance(case, str) else json.dumps(dict(case))
@@ -384,22 +501,50 @@ class Golden(Mapping[str, Any]):
         return cls(handle, os.fspath(path), profile, framework)
 
     @classmethod
-    def from_tensors(cls, x: Any, dy: Any, w_router: Any = None, *, w_up: Any, w_down: Any,
-                     shared_up: Any = None, shared_down: Any = None, ema: Any = None, bias: Any = None,
-                     load: Any = None, name: str = "own", profile: Profile = None,
-                     framework: Optional[str] = None, **fields: Any) -> Golden:
-        """One's own inputs: x, dy [N,d]; w_router [n,d], w_up [n,h,d], w_down [n,d,h] (w_router None: a
-        dense layer, [h,d], [d,h]); shared_up [hs,d], shared_down [d,hs] if there is a shared expert;
-        ema, bias, load [n] where the case has them. The other fields of the case (rule="et",
-        gate="sigmoid", ema_updates=1, ...; `etref list fields`) are keywords. x has the type in which a
-        kernel gets it, and all values must be numbers of that type."""
-        given = {"in.x": x, "in.dy": dy, "in.w_router": w_router, "in.w_up": w_up, "in.w_down": w_down,
-                 "in.shared_up": shared_up, "in.shared_down": shared_down, "in.ema": ema,
-                 "in.bias": bias, "in.load": load}
+    def from_tensors(
+        cls,
+        x: Any,
+        dy: Any,
+        w_router: Any = None,
+        *,
+        w_up: Any,
+        w_down: Any,
+        shared_up: Any = None,
+        shared_down: Any = None,
+        ema: Any = None,
+        bias: Any = None,
+        load: Any = None,
+        name: str = "own",
+        profile: Profile = None,
+        framework: Optional[str] = None,
+        **fields: Any,
+    ) -> Golden:
+        """One's own inputs: x, dy [N,d]; w_router [n,d], w_up [n,h,d], w_down [n,d,h] (w_router
+        None: a dense layer, [h,d], [d,h]); shared_up [hs,d], shared_down [d,hs] if there is a
+        shared expert; ema, bias, load [n] where the case has them. The other fields of the case
+        (rule="et", gate="sigmoid", ema_updates=1, ...; `etref list fields`) are keywords. x has
+        the type in which a kernel gets it, and all values must be numbers of that type."""
+        given = {
+            "in.x": x,
+            "in.dy": dy,
+            "in.w_router": w_router,
+            "in.w_up": w_up,
+            "in.w_down": w_down,
+            "in.shared_up": shared_up,
+            "in.shared_down": shared_down,
+            "in.ema": ema,
+            "in.bias": bias,
+            "in.load": load,
+        }
         given = {key: value for key, value in given.items() if value is not None}
         shape = {key: _view(key, value).shape for key, value in given.items()}
-        case: Dict[str, Any] = {"name": name, "tokens": shape["in.x"][0], "d_model": shape["in.x"][-1],
-                                "d_expert": shape["in.w_up"][-2], "precision": _view("x", x).dtype.lower()}
+        case: Dict[str, Any] = {
+            "name": name,
+            "tokens": shape["in.x"][0],
+            "d_model": shape["in.x"][-1],
+            "d_expert": shape["in.w_up"][-2],
+            "precision": _view("x", x).dtype.lower(),
+        }
         if w_router is None:
             case["layer"] = "dense"
         else:
@@ -414,15 +559,23 @@ class Golden(Mapping[str, Any]):
         return golden
 
     def save(self, path: str, profile: Profile = None) -> None:
-        """Writes the bundle, whole or not at all; with the error bars of a profile, if one is given."""
+        """Writes the bundle, whole or not at all; with the error bars of a profile, if one is
+        given."""
         error = _Error()
-        words = profile if profile is None or isinstance(profile, str) else json.dumps(dict(profile))
-        _check(_library.et_golden_write(self._handle, os.fsencode(path),
-                                        None if words is None else words.encode(), error), error)
+        words = (
+            profile if profile is None or isinstance(profile, str) else json.dumps(dict(profile))
+        )
+        _check(
+            _library.et_golden_write(
+                self._handle, os.fsencode(path), None if words is None else words.encode(), error
+            ),
+            error,
+        )
         self.path = os.fspath(path)
 
     def close(self) -> None:
-        """Gives the memory back. Tensors of numpy and memoryviews of this golden are gone with it."""
+        """Gives the memory back. Tensors of numpy and memoryviews of this golden are gone with
+        it."""
         handle, self._handle = self._handle, None
         if handle is not None:
             _library.et_golden_close(handle)
@@ -434,12 +587,14 @@ class Golden(Mapping[str, Any]):
     # -- the tensors --
 
     def _read(self, name: Optional[str]) -> None:
-        """Looks up one tensor after the other until it is this one, or past the last. Those of in.*, which
-        come first, take no computing."""
+        """Looks up one tensor after the other until it is this one, or past the last. Those of
+        in.*, which come first, take no computing."""
         with self._lock:
             while not self._complete and name not in self._index:
                 array, error = _Array(), _Error()
-                _check(_library.et_golden_tensor(self._handle, len(self._index), array, error), error)
+                _check(
+                    _library.et_golden_tensor(self._handle, len(self._index), array, error), error
+                )
                 self._complete = array.name is None
                 if not self._complete:
                     self._index[array.name.decode()] = array
@@ -460,9 +615,14 @@ class Golden(Mapping[str, Any]):
         narrow = name.startswith("in.") and name not in ("in.ema", "in.bias", "in.load")
         if self.framework == "torch":
             import torch
+
             tensor = _as_torch(data, dtype, shape)
-            types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
-                     "BF16": torch.bfloat16}
+            types = {
+                "F64": torch.float64,
+                "F32": torch.float32,
+                "F16": torch.float16,
+                "BF16": torch.bfloat16,
+            }
             return tensor.to(types[stored]) if narrow and stored != dtype else tensor.clone()
         if self.framework == "numpy":
             tensor = _as_numpy(memoryview(data).toreadonly() if shape else data, dtype, shape)
@@ -491,13 +651,15 @@ class Golden(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What et_verify says of a kernel. `report` is `etref verify --format json` as a dict, `text` the
-    report for people."""
+    """What et_verify says of a kernel. `report` is `etref verify --format json` as a dict, `text`
+    the report for people."""
 
     outcome: str  # "pass", "mismatch" or "inconclusive"
     line: str  # the verdict in one line
     profile: str  # by which it was judged
-    explanations: Tuple[str, ...]  # "router-term-in-dx: dx lacks the router's term, dr W_r (everywhere)"
+    explanations: Tuple[
+        str, ...
+    ]  # "router-term-in-dx: dx lacks the router's term, dr W_r (everywhere)"
     report: Dict[str, Any] = field(repr=False)
     text: str = field(repr=False)
 
@@ -519,11 +681,19 @@ class Verdict:
         for tensor in failed[:places]:
             if tensor["reason"] not in self.line:
                 lines.append("  %s: %s" % (tensor["name"], tensor["reason"]))
-            lines.append("  %s, worst at %s: got %s, want %s, bar %s" % (
-                tensor["name"], tensor["worst_at"], *(_short(tensor[key]) for key in ("got", "want", "bar"))))
+            lines.append(
+                "  %s, worst at %s: got %s, want %s, bar %s"
+                % (
+                    tensor["name"],
+                    tensor["worst_at"],
+                    *(_short(tensor[key]) for key in ("got", "want", "bar")),
+                )
+            )
         if len(failed) > places:
-            lines.append("  and %d more: %s" % (len(failed) - places, ", ".join(
-                each["name"] for each in failed[places:])))
+            lines.append(
+                "  and %d more: %s"
+                % (len(failed) - places, ", ".join(each["name"] for each in failed[places:]))
+            )
         if not self.explanations and self.report["residual"]:
             lines.append("  " + self.report["residual"])
         return "\n".join(lines)
@@ -545,42 +715,67 @@ class Inconclusive(Mismatch):
     """What a kernel showed cannot decide."""
 
 
-def verify(golden: Golden, tensors: Mapping[str, Any], profile: Profile = None, *,
-           require: Sequence[str] = (), ties: str = "rule", explain: bool = True,
-           explain_seconds: float = 10) -> Verdict:
-    """Judges what a kernel computed from golden["in.*"]: {name: tensor} with any of the bundle's names,
-    real ones in any float type: {"fwd.y": y, "bwd.x": dx} [N,d], "bwd.w_up" [n,h,d], "route.mask"
-    [N,n], ... Tensors of torch, numpy's arrays, and all that has a buffer or speaks DLPack are read
-    where they lie, if they are row-major and on the CPU; else a copy of them is.
+def verify(
+    golden: Golden,
+    tensors: Mapping[str, Any],
+    profile: Profile = None,
+    *,
+    require: Sequence[str] = (),
+    ties: str = "rule",
+    explain: bool = True,
+    explain_seconds: float = 10,
+) -> Verdict:
+    """Judges what a kernel computed from golden["in.*"]: {name: tensor} with any of the bundle's
+    names, real ones in any float type: {"fwd.y": y, "bwd.x": dx} [N,d], "bwd.w_up" [n,h,d],
+    "route.mask" [N,n], ... Tensors of torch, numpy's arrays, and all that has a buffer or speaks
+    DLPack are read where they lie, if they are row-major and on the CPU; else a copy of them is.
 
-    profile: where the kernel rounds, a name of `etref list profiles` or one's own as a dict (default:
-    the golden's, else chosen from the numbers). require: names that must be there for a pass,
-    ["fwd.y", "bwd.*"]. ties: "any" lets exact ties be broken in any way. explain: on a mismatch, look
-    for an explanation, for explain_seconds of CPU. Raises Error for tensors that no bundle has, wrong
-    shapes and the like."""
+    profile: where the kernel rounds, a name of `etref list profiles` or one's own as a dict
+    (default: the golden's, else chosen from the numbers). require: names that must be there for a
+    pass, ["fwd.y", "bwd.*"]. ties: "any" lets exact ties be broken in any way. explain: on a
+    mismatch, look for an explanation, for explain_seconds of CPU. Raises Error for tensors that no
+    bundle has, wrong shapes and the like."""
     profile = golden.profile if profile is None else profile
-    options: Dict[str, Any] = {"require": list(require), "ties": ties, "explain": explain,
-                               "explain_seconds": explain_seconds}
+    options: Dict[str, Any] = {
+        "require": list(require),
+        "ties": ties,
+        "explain": explain,
+        "explain_seconds": explain_seconds,
+    }
     if profile is not None:
         options["profile"] = profile if isinstance(profile, str) else dict(profile)
     arrays, views = _arrays(tensors)
     report, text, error = ctypes.c_void_p(), ctypes.c_void_p(), _Error()
-    status = _library.et_judge(golden._handle, arrays, len(arrays), json.dumps(options).encode(),
-                               ctypes.byref(report), ctypes.byref(text), error)
+    status = _library.et_judge(
+        golden._handle,
+        arrays,
+        len(arrays),
+        json.dumps(options).encode(),
+        ctypes.byref(report),
+        ctypes.byref(text),
+        error,
+    )
     del views
     _check(status, error)
     facts, words = json.loads(_take_text(report)), _take_text(text)
-    return Verdict(outcome=facts["verdict"], line=facts["message"], profile=facts["profile"]["name"],
-                   explanations=tuple("%(name)s: %(sentence)s (%(scope)s)" % each
-                                      for each in facts["explanations"]),
-                   report=facts, text=words)
+    return Verdict(
+        outcome=facts["verdict"],
+        line=facts["message"],
+        profile=facts["profile"]["name"],
+        explanations=tuple(
+            "%(name)s: %(sentence)s (%(scope)s)" % each for each in facts["explanations"]
+        ),
+        report=facts,
+        text=words,
+    )
 
 
-def assert_kernel(golden: Golden, tensors: Mapping[str, Any], profile: Profile = None,
-                  **options: Any) -> Verdict:
+def assert_kernel(
+    golden: Golden, tensors: Mapping[str, Any], profile: Profile = None, **options: Any
+) -> Verdict:
     """verify(), and anything but a pass is raised: Mismatch, or Inconclusive. Its message names the
-    mistake, if it is a known one, the worst places, and a command that shows more: for that the kernel's
-    tensors are then written beside the golden, if that lies on disk."""
+    mistake, if it is a known one, the worst places, and a command that shows more: for that the
+    kernel's tensors are then written beside the golden, if that lies on disk."""
     __tracebackhide__ = True  # pytest shows the caller
     verdict = verify(golden, tensors, profile, **options)
     if verdict.passed:
@@ -609,15 +804,19 @@ def _cache_folder() -> str:
 
 
 def golden(case: Case, profile: Profile = None, framework: Optional[str] = None) -> Golden:
-    """The golden of a built-in case ("smoke-et"; `etref list`) or of one's own ({"rule": "et", "tokens":
-    512, ...}; `etref list fields`; the name may be left out), computed once: it then lies in the cache,
-    named by case and version. With a profile, its error bars lie there, too, and no verdict has to make
-    them. framework: "torch", "numpy" or "memoryview" (default: torch where the program has imported
-    it)."""
+    """The golden of a built-in case ("smoke-et"; `etref list`) or of one's own ({"rule": "et",
+    "tokens": 512, ...}; `etref list fields`; the name may be left out), computed once: it then
+    lies in the cache, named by case and version. With a profile, its error bars lie there, too,
+    and no verdict has to make them. framework: "torch", "numpy" or "memoryview" (default: torch
+    where the program has imported it)."""
     if not isinstance(case, str):
         case = {"name": "own", "input": {"source": "normal"}, **case}
     fresh = Golden.of_case(case, profile, framework)
-    words = profile if profile is None or isinstance(profile, str) else json.dumps(profile, sort_keys=True)
+    words = (
+        profile
+        if profile is None or isinstance(profile, str)
+        else json.dumps(profile, sort_keys=True)
+    )
     key = json.dumps([_library.et_producer().decode(), fresh.case, words], sort_keys=True)
     name = "%s-%s.safetensors" % (fresh.case["name"], hashlib.sha256(key.encode()).hexdigest()[:16])
     path = os.path.join(_cache_folder(), name)
@@ -650,7 +849,9 @@ def load(path: str, framework: Optional[str] = None) -> Dict[str, Any]:
     return tensors
 
 
-def save(path: str, tensors: Mapping[str, Any], metadata: Optional[Mapping[str, str]] = None) -> None:
+def save(
+    path: str, tensors: Mapping[str, Any], metadata: Optional[Mapping[str, str]] = None
+) -> None:
     """Writes tensors, whatever they are (see verify), whole or not at all."""
     views = {name: _view(name, value) for name, value in tensors.items()}
     header: Dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -659,7 +860,11 @@ def save(path: str, tensors: Mapping[str, Any], metadata: Optional[Mapping[str, 
     order = sorted(views, key=lambda name: (-SIZES[views[name].dtype], name))
     for name in order:
         view = views[name]
-        header[name] = {"dtype": view.dtype, "shape": list(view.shape), "data_offsets": [at, at + view.bytes]}
+        header[name] = {
+            "dtype": view.dtype,
+            "shape": list(view.shape),
+            "data_offsets": [at, at + view.bytes],
+        }
         at += view.bytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -1,4 +1,5 @@
-"""etref_pytest: etref in pytest. An installed etref brings it along; in the tree: pytest -p etref_pytest.
+"""etref_pytest: etref in pytest. An installed etref brings it along; in the tree: pytest -p
+etref_pytest.
 
     def test_my_layer(etref_golden):
         golden = etref_golden("smoke-et", profile="bf16")
@@ -8,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, Generator, Iterator
 
 import etref
 import pytest
@@ -31,11 +32,16 @@ def etref_golden() -> Iterator[Callable[..., etref.Golden]]:
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
-    """A verdict stands for itself: instead of a traceback, what is wrong and where the test asks."""
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, Any, None]:
+    """A verdict stands for itself: instead of a traceback, what is wrong and where the test
+    asks."""
     outcome = yield
     report = outcome.get_result()
     if call.excinfo is not None and isinstance(call.excinfo.value, etref.Mismatch):
         place = call.excinfo.traceback.filter()[-1]
-        report.longrepr = "%s\n%s:%d: %s" % (call.excinfo.value, place.path, place.lineno + 1,
-                                             type(call.excinfo.value).__name__)
+        report.longrepr = "%s\n%s:%d: %s" % (
+            call.excinfo.value,
+            place.path,
+            place.lineno + 1,
+            type(call.excinfo.value).__name__,
+        )

@@ -2,11 +2,12 @@
 //
 //     judge [broken]
 //
-// The kernel is a dense layer's forward, y = relu(x W_up')^2 W_down', in float; broken, it forgets the
-// square. Exit status: 0 pass, 1 mismatch, 2 error, 3 inconclusive.
+// The kernel is a dense layer's forward, y = relu(x W_up')^2 W_down', in float; broken, it forgets
+// the square. Exit status: 0 pass, 1 mismatch, 2 error, 3 inconclusive.
 //
 //     c++ -std=c++17 judge.cpp $(pkg-config --cflags --libs etref) -o judge
-//     cmake -B build -DCMAKE_PREFIX_PATH=$HOME/.local && cmake --build build        (CMakeLists.txt)
+//     cmake -B build -DCMAKE_PREFIX_PATH=$HOME/.local && cmake --build build
+// (CMakeLists.txt)
 #include <etref/golden.h>
 
 #include <algorithm>
@@ -67,7 +68,10 @@ matrix product(const matrix &a, const matrix &b)
 matrix layer(const matrix &x, const matrix &up, const matrix &down, bool broken)
 {
     matrix H = product(x, up);
-    for (float &h : H.values) h = broken ? std::max(h, 0.0F) : std::max(h, 0.0F) * std::max(h, 0.0F);
+    for (float &h : H.values) {
+        h = std::max(h, 0.0F);
+        if (!broken) h *= h;
+    }
     return product(H, down);
 }
 
@@ -76,7 +80,8 @@ int judge(bool broken)
     et_golden *opened = nullptr;
     check(et_golden_of_case(&opened, "smoke-dense", 0, &error));
     const golden_ptr golden(opened);
-    const matrix y = layer(read(opened, "in.x"), read(opened, "in.w_up"), read(opened, "in.w_down"), broken);
+    const matrix x = read(opened, "in.x"), up = read(opened, "in.w_up");
+    const matrix y = layer(x, up, read(opened, "in.w_down"), broken);
     const et_array kernel = {"fwd.y", ET_F32, 2, {y.rows, y.columns}, y.values.data()};
     char *json = nullptr, *text = nullptr;
     check(et_judge(opened, &kernel, 1, R"({"profile": "f32"})", &json, &text, &error));
