@@ -114,18 +114,29 @@ def _places() -> Iterator[str]:
     yield "libetref.so.0"
 
 
-def _choose_kernels() -> None:
-    """OpenBLAS 0.3.21 takes SSE3 kernels on processors newer than itself. It reads this variable
-    when it is loaded, once in a process."""
+def _best_kernels() -> Optional[str]:
+    """By the processor's features; None: OpenBLAS may choose."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             flags = next((line for line in file if line.startswith("flags")), "").split()
     except OSError:
-        return
+        return None
     if {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"} <= set(flags):
-        os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
-    elif {"avx2", "fma"} <= set(flags):
-        os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
+        return "SkylakeX"
+    return "Haswell" if {"avx2", "fma"} <= set(flags) else None
+
+
+def _open(place: str) -> ctypes.CDLL:
+    """OpenBLAS 0.3.21 takes SSE3 kernels on processors newer than itself. It reads this variable
+    when it is loaded, once in a process; nobody else is to be told."""
+    name, best = "OPENBLAS_CORETYPE", _best_kernels()
+    if name in os.environ or best is None:
+        return ctypes.CDLL(place)
+    os.environ[name] = best
+    try:
+        return ctypes.CDLL(place)
+    finally:
+        del os.environ[name]
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -151,13 +162,12 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
 
 def _load_library() -> ctypes.CDLL:
     tried = []
-    _choose_kernels()
     for place in _places():
         if os.sep in place and not os.path.exists(place):
             tried.append(place)
             continue
         try:
-            library = ctypes.CDLL(place)
+            library = _open(place)
         except OSError as problem:
             tried.append("%s (%s)" % (place, problem))
             continue
