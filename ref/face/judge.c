@@ -203,6 +203,7 @@ static et_status report(const request *asked, char **json, char **text, et_error
                          .routing = asked->verdict.routing.mask ? &asked->routing : NULL,
                          .golden_name = g->path,
                          .explained = asked->how.explain,
+                         .all = true,
                          .inputs = asked->candidate.inputs,
                          .ignored = asked->candidate.ignored};
     et_status status = et_report_json(json, &r, error);
