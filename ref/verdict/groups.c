@@ -43,7 +43,8 @@ static double deviations_of(double far, double free, double sd)
 et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, const et_group_bar *bar,
                           const et_group_sums *s)
 {
-    double T = et_group_limit(b, t), E = fmax(t->farthest, sqrt(s->most_ee));
+    double T = et_group_limit(b, t), own = fmin(sqrt(s->most_ee), b->limits.element);
+    double E = fmax(t->farthest, own);
     et_group g = {.elements = (size_t)s->n, .slope = et_slope_of(s), .spread = et_spread_of(s)};
     g.allowed = T;
     g.pass = true;
