@@ -113,17 +113,15 @@ static const char *const eight_experts =
     "{'name':'k8','rule':'tc','top_k':8,'experts':16,'gate':'softmax','shared':false,'tokens':128,"
     "'d_model':32,'d_expert':48,'precision':'bf16','input':{'source':'normal','seed':7}}";
 
-/* Half of a bit: errors of 8 experts are in y already. Without what it starts from nothing is to be seen. */
+/* dx in 7 bits: the errors of 8 experts are in it already. Without what it starts from nothing is to be seen. */
 START_TEST(one_stage_is_coarse)
 {
-    static const char *const start[] = {"fwd.slot_out", "bwd.slot_pre"};
-    static const char *const coarse[] = {"fwd.y", "bwd.x"};
     honest k;
     make_honest(&k, eight_experts, "bf16", 3);
     expect(&k, NULL);
-    coarsen(&k, coarse[_i], 0.7, 7);
-    expect(&k, coarse[_i]);
-    remove_tensor(&k, start[_i]);
+    coarsen(&k, "bwd.x", 0.7, 7);
+    expect(&k, "bwd.x");
+    remove_tensor(&k, "bwd.slot_pre");
     expect(&k, NULL);
     free_honest(&k);
 }
@@ -196,7 +194,7 @@ int main(void)
                         sizeof layers / sizeof *layers);
     tcase_add_test(runs, a_wrong_number_goes_no_further);
     tcase_set_timeout(verdicts, 120);
-    tcase_add_loop_test(verdicts, one_stage_is_coarse, 0, 2);
+    tcase_add_test(verdicts, one_stage_is_coarse);
     tcase_add_test(verdicts, a_gradient_is_missing);
     tcase_add_test(verdicts, kernels_may_keep_more_bits);
     tcase_add_test(verdicts, what_is_wrong_is_no_start);

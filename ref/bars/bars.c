@@ -7,9 +7,9 @@
  *
  * Most of a replica's rounding errors are the same in all replicas, since a number far from half way between two has but one
  * way to go. Another kernel's numbers are others, and all of its errors are drawn anew: so slope and spread scatter at
- * least as those of m independent errors do, m being the different numbers among the n (equal ones err alike). Of a slope
- * that is Q sqrt(n/m / sum(u^2/V)). Uniform errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the variance
- * 144/80 - 1 = 0.8, and the spread Q of m of them scatters by Q sqrt(0.2/m).
+ * least as those of m independent errors of variance V do, m being the different numbers among the n (equal ones err
+ * alike). Of a slope that is sqrt(n/m / sum(u^2/V)). Uniform errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the
+ * variance 144/80 - 1 = 0.8, and the spread of m of them scatters by sqrt(0.2/m).
  */
 #include "ref/bars/bars.h"
 #include "ref/bars/stages.h"
@@ -432,12 +432,12 @@ static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, 
 }
 
 /* A group scatters at least as so many independent errors do as it has different numbers. */
-static void widen(et_group_bar *bar, const tally *all, double different)
+static void widen(et_group_bar *bar, double different)
 {
-    double independent = fmin(bar->n, different), Q = mean_of(&all->spread);
+    double independent = fmin(bar->n, different);
     if (independent <= 0) return;
-    bar->spread_sd = fmax(bar->spread_sd, Q * sqrt(0.2 / independent));
-    bar->slope_sd = fmax(bar->slope_sd, Q * sqrt(bar->n / independent / bar->uu));
+    bar->spread_sd = fmax(bar->spread_sd, sqrt(0.2 / independent));
+    bar->slope_sd = fmax(bar->slope_sd, sqrt(bar->n / independent / bar->uu));
 }
 
 /* Elements and sum u^2/V of each group: the reference's own. */
@@ -466,15 +466,14 @@ static et_status settle(et_bars *b, const ledger *l, const et_profile *p, et_err
             size_t first = t->grid.first[kind], end = t->grid.first[kind + 1];
             settle_kind(t->bars, tallies, first, end);
             for (size_t g = first; g < end; g++)
-                widen(&t->bars[g], &tallies[g],
-                      et_count_different(&t->grid, (et_group_kind)kind, g - first, bits,
-                                         l->list[i].want.values));
+                widen(&t->bars[g], et_count_different(&t->grid, (et_group_kind)kind, g - first,
+                                                      bits, l->list[i].want.values));
         }
         size_t at = t->grid.first[ET_KINDS];
         for (size_t k = 0; k < t->summand_count; k++) {
             size_t end = at + t->summands[k].sections;
             settle_kind(t->bars, tallies, at, end);
-            for (; at < end; at++) widen(&t->bars[at], &tallies[at], (double)INFINITY);
+            for (; at < end; at++) widen(&t->bars[at], (double)INFINITY);
         }
         tallies += t->groups;
     }
@@ -528,6 +527,7 @@ et_status et_bars_open(et_bars *b, const et_step *reference, const et_profile *p
                           .limits = b->limits,
                           .runs = ET_FIRST_REPLICAS / 2,
                           .of_stages = true};
+    b->alone->limits.group = b->limits.group_of_sums;
     memcpy(b->alone->tensor, b->tensor, sizeof b->tensor);
     return ET_OK;
 }

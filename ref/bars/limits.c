@@ -3,7 +3,7 @@
  * They are no normal quantiles: V is itself measured, in few replicas, and errors of sums have longer tails than a
  * normal deviate. Where nothing is rounded more coarsely than sums are (f32, f64; in any profile gates and what they are
  * made into, if they are kept in the accumulator's bits), the last bits of a few formulas are all there is, of which
- * kernels have several. What honest kernels need is measured by the campaign (data/campaign/limits.csv).
+ * kernels have several. A stage by itself has but few roundings, which may all be of one number. What honest kernels need is measured by the campaign (data/campaign/limits.csv).
  */
 #include "ref/bars/bars.h"
 
