@@ -423,17 +423,25 @@ static bool is_wide(const et_observed *x)
            v->whole.spread > v->whole.spread_limit;
 }
 
-/* Sums in few bits: half of the failing tensors err in most of their parts, and by more than a slope. Products of
+/* A few elements, such as zeros of relu that a coarser H turns into numbers. */
+static bool fails_rarely(const et_observed *x)
+{
+    return x->verdict->failed > 0 && 1000 * x->verdict->failed <= x->verdict->judged;
+}
+
+/* Sums in few bits: half of the tensors that fail, and not rarely, err in most of their parts, and by more than a slope. Products of
  * matrices are among them, whose errors are of a size that so few bits make, and scattered over all columns. (A wrong
  * weight makes slopes, a wrong loss leaves experts alone.) If but one kind of product fails, its own sums have few bits. */
 static bool look_like_sums(const et_diagnosis *q, int bits)
 {
-    size_t failing = q->wrong_count, beyond = 0, wide = 0, products = 0;
+    size_t failing = 0, beyond = 0, wide = 0, products = 0;
     unsigned kinds = 0;
     bool few_bits = true;
     double slopes = 0;
-    for (size_t i = 0; i < failing; i++) {
+    for (size_t i = 0; i < q->wrong_count; i++) {
         const et_observed *x = q->wrong[i];
+        if (fails_rarely(x)) continue;
+        failing++;
         beyond += is_beyond_bars(x);
         wide += is_wide(x);
         if (!is_product(q, x)) continue;
@@ -608,7 +616,8 @@ static bool could_be(const et_diagnosis *q, const et_profile *p)
     if (p->bits[ET_LOGITS] != own->bits[ET_LOGITS] && logits_pass) return false;
     for (size_t i = 0; i < q->wrong_count; i++) {
         const et_observed *x = q->wrong[i];
-        if (!flushes && !(errs_in_many_rows(x) && is_beyond_in_many_rows(x))) return false;
+        bool many = fails_rarely(x) || (errs_in_many_rows(x) && is_beyond_in_many_rows(x));
+        if (!flushes && !many) return false;
         shows |= flushes ? is_flushed(q, x) : relative_error(x) >= least;
         wide |= is_wide(x);
     }
