@@ -219,7 +219,8 @@ typedef struct moments {
 
 typedef struct tally {
     moments slope, spread;
-    double some; /* the largest spread of those that leave out roundings */
+    double some;                          /* the largest spread of those that leave out roundings */
+    double nearest_slope, nearest_spread; /* rounded to nearest: what is no matter of chance */
 } tally;
 
 static void note(moments *m, double value)
@@ -313,30 +314,28 @@ static void close_ledger(ledger *l)
 }
 
 /* What is done with a group's sums of one run. */
-typedef void use_of_sums(et_group_bar *bar, tally *all, const et_group_sums *s);
+typedef void use_of_sums(tally *all, const et_group_sums *s);
 
 /* Roundings left out: slopes are others, and spreads less, as a rule. */
-static void note_some(et_group_bar *bar, tally *all, const et_group_sums *s)
+static void note_some(tally *all, const et_group_sums *s)
 {
-    (void)bar;
     if (s->uu > 0) note(&all->slope, et_slope_of(s));
     if (s->n > 0) all->some = fmax(all->some, et_spread_of(s));
 }
 
-static void note_all(et_group_bar *bar, tally *all, const et_group_sums *s)
+static void note_all(tally *all, const et_group_sums *s)
 {
-    (void)bar;
     if (s->uu > 0) note(&all->slope, et_slope_of(s));
     if (s->n > 0) note(&all->spread, et_spread_of(s));
 }
 
 /* Rounded to nearest: what is no matter of chance; of a spread, by how much it is more. It comes last. */
-static void note_nearest(et_group_bar *bar, tally *all, const et_group_sums *s)
+static void note_nearest(tally *all, const et_group_sums *s)
 {
     double slope = fabs(et_slope_of(s) - mean_of(&all->slope));
     double spread = et_spread_of(s) - mean_of(&all->spread);
-    bar->slope_systematic = isfinite(slope) ? slope : 0;
-    bar->spread_systematic = isfinite(spread) ? fmax(0, spread) : 0;
+    all->nearest_slope = isfinite(slope) ? slope : 0;
+    all->nearest_spread = isfinite(spread) ? fmax(0, spread) : 0;
 }
 
 /* Does something move that no replica has moved? */
@@ -395,8 +394,7 @@ static et_status look_at(et_bars *b, ledger *l, const et_step *want, const et_st
             const et_real *right = run[k].want.values;
             et_errors e = {.got = run[k].got, .want = right, .variance = p->got, .skip = NULL};
             status = et_sum_tensor(t, &e, l->sums, error);
-            for (size_t g = 0; g < t->groups && status == ET_OK; g++)
-                use(&t->bars[g], &tallies[g], &l->sums[g]);
+            for (size_t g = 0; g < t->groups && status == ET_OK; g++) use(&tallies[g], &l->sums[g]);
             note_late(b->runs, p, run[k].got, right);
             t->farthest = fmax(t->farthest, sqrt(l->sums[t->grid.first[ET_KIND_TENSOR]].most_ee));
         }
@@ -420,6 +418,8 @@ static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, 
         et_group_bar *bar = &bars[g];
         double S = t->slope.count, Q = t->spread.count;
         bar->slope = mean_of(&t->slope);
+        bar->slope_systematic = t->nearest_slope;
+        bar->spread_systematic = t->nearest_spread;
         bar->spread = fmax(mean_of(&t->spread), t->some);
         if (S > 1)
             bar->slope_sd = sqrt(

@@ -31,9 +31,10 @@ bool et_stands_alone(const et_step *reference, const et_given *given, et_tensor_
  *                                        format, equal numbers alike. What is of the format in the reference already
  *                                        would have been stored as it is, and stays.
  *
- * r: the kernel's, of whose mode nothing is used. max_bytes: of the run; 0: no limit. The caller frees *made, also on
+ * kernel: its roundings, of whose mode nothing is used. max_bytes: of the run; 0: no limit. The caller frees *made, also on
  * failure. ET_ENOMEM. */
 et_status et_stages_run(et_step *made, const et_step *reference, const et_given *given,
-                        const et_rounding *r, bool by_chance, size_t max_bytes, et_error *error);
+                        const et_rounding *kernel, bool by_chance, size_t max_bytes,
+                        et_error *error);
 
 #endif
