@@ -102,7 +102,8 @@ deps:
 ## asan: the tests under AddressSanitizer and UndefinedBehaviorSanitizer together
 SANE = -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=
 asan ubsan:
-	@$(MAKE) check BUILD=$(BUILD)-asan CFLAGS='$(SANE)address,undefined'
+	@LSAN_OPTIONS=suppressions=$(CURDIR)/tools/leaks-of-others:print_suppressions=0 \
+	    $(MAKE) check BUILD=$(BUILD)-asan CFLAGS='$(SANE)address,undefined'
 ## tsan: the tests under ThreadSanitizer, by clang, whose OpenMP tells it what waits for what
 tsan:
 	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 \

@@ -276,10 +276,10 @@ static void longer_by_one(size_t k, size_t M, const uint64_t *state, uint64_t *n
     for (size_t flags = 0; flags < 4; flags++)
         for (size_t j = 0; j <= k; j++)
             for (size_t D = 0; D <= M; D++) {
-                const uint64_t *here = state + flags * plane + j * row;
+                const uint64_t *here = state + flags * plane + j * row + D;
                 uint64_t best = 0;
-                if ((flags & 1) != 0) best = here[D]; /* at or below H */
-                if ((flags & 2) != 0 && j > 0 && here[D - row] > best) best = here[D - row];
+                if ((flags & 1) != 0) best = *here; /* at or below H */
+                if ((flags & 2) != 0 && j > 0 && *(here - row) > best) best = *(here - row);
                 for (size_t i = 1; i <= D; i++) {
                     size_t with_above = i < D ? flags | 2 : flags;
                     uint64_t sum = state[(flags | 1) * plane + j * row + D - i];

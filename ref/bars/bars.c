@@ -59,11 +59,11 @@ static size_t pair_up(const et_step *reference, const et_step *like, bool alone,
 {
     size_t count = 0;
     for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
-        et_tensor_out mine = et_tensor_view(reference, id), theirs = et_tensor_view(like, id);
-        if (!mine.values || !theirs.values || !et_tensor_is_real(&mine) || et_is_input(id))
-            continue;
-        if (!alone || et_stands_alone(reference, NULL, id))
-            list[count++] = (pair){mine, theirs.values, id, et_tensor_count(&mine)};
+        const void *theirs = et_tensor_values(like, id);
+        if (!et_tensor_values(reference, id) || !theirs || et_is_input(id)) continue;
+        et_tensor_out mine = et_tensor_view(reference, id);
+        if (et_tensor_is_real(&mine) && (!alone || et_stands_alone(reference, NULL, id)))
+            list[count++] = (pair){mine, theirs, id, et_tensor_count(&mine)};
     }
     return count;
 }
@@ -554,7 +554,7 @@ void et_bars_mix(et_bars *mixed, const et_bars *b, const bool alone[ET_TENSORS])
     *mixed = *b;
     for (et_tensor_id id = ET_NO_TENSOR + 1; b->alone && id < ET_TENSORS; id++) {
         if (!alone[id]) continue;
-        const void *V = et_tensor_view(&b->alone->variance, id).values;
+        const void *V = et_tensor_values(&b->alone->variance, id);
         memcpy((char *)&mixed->variance + et_tensors[id].offset, &V, sizeof V);
         mixed->tensor[id] = b->alone->tensor[id];
     }

@@ -22,8 +22,9 @@ bool et_stands_alone(const et_step *reference, const et_given *given, et_tensor_
     const et_tensor_row *row = &et_tensors[id];
     bool computed = row->stage >= ET_AT_CUTOFF && row->stage <= ET_AT_DX, hangs = false;
     for (const et_tensor_id *start = row->starts; computed && *start; start++) {
+        if (!et_tensor_values(reference, *start) || et_is_input(*start)) continue;
         et_tensor_out t = et_tensor_view(reference, *start);
-        if (!t.values || !et_tensor_is_real(&t) || et_is_input(*start)) continue;
+        if (!et_tensor_is_real(&t)) continue;
         hangs = true;
         if (given && !given->tensor[*start].values) return false;
     }
@@ -38,17 +39,19 @@ typedef struct relay {
     bool by_chance;
 } relay;
 
-/* The tensor of which the array is a part, from *at on; ET_NO_TENSOR: a kernel's own affair. */
+/* The tensor of which the array is a part, from *at on; ET_NO_TENSOR: a kernel's own affair. Arrays do not overlap: it is
+ * the last that begins before it. */
 static et_tensor_id find_array(const et_step *s, const et_real *values, size_t *at)
 {
+    uintptr_t here = (uintptr_t)values, nearest = 0;
+    et_tensor_id found = ET_NO_TENSOR;
     for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
-        et_tensor_out t = et_tensor_view(s, id);
-        const et_real *first = t.values;
-        if (!first || !et_tensor_is_real(&t) || values < first) continue;
-        *at = (size_t)(values - first);
-        if (*at < et_tensor_count(&t)) return id;
+        uintptr_t first = (uintptr_t)et_tensor_values(s, id);
+        if (first <= here && first > nearest) nearest = first, found = id;
     }
-    return ET_NO_TENSOR;
+    et_tensor_out t = et_tensor_view(s, found);
+    *at = (here - nearest) / sizeof *values;
+    return et_tensor_is_real(&t) && *at < et_tensor_count(&t) ? found : ET_NO_TENSOR;
 }
 
 /* Numbers of a format, v, to what a kernel may have had before it stored them; u: the reference's. */
@@ -68,7 +71,7 @@ static void move(const relay *r, et_tensor_id id, const char *site, size_t at, s
                  et_real *values)
 {
     const rounding format = et_rounding_at(r->nearest.profile, et_tensors[id].place);
-    const et_real *u = et_tensor_view(r->reference, id).values;
+    const et_real *u = et_tensor_values(r->reference, id);
     move_all(&format, et_rounding_key(r->nearest.seed, site), count, u + at, values);
 }
 
@@ -87,7 +90,7 @@ static void pass_on(void *user, const char *site, size_t count, et_real *values)
     size_t at = 0;
     et_tensor_id id = count > 0 ? find_array(r->run, values, &at) : ET_NO_TENSOR;
     if (id == ET_NO_TENSOR || et_is_input(id)) return;
-    et_real *kept = (et_real *)(uintptr_t)et_tensor_view(r->made, id).values;
+    et_real *kept = (et_real *)(uintptr_t)et_tensor_values(r->made, id);
     const et_tensor_out *given = &r->given->tensor[id];
     memcpy(kept + at, values, count * sizeof *values);
     if (!given->values) return;

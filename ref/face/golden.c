@@ -89,7 +89,7 @@ et_status et_golden_of_case(et_golden **golden, const char *text, size_t max_byt
     status = et_step_create(&g->step, &c, max_bytes, error);
     if (status == ET_OK && drawn) status = et_step_draw_inputs(&g->step, error);
     for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS && status == ET_OK; id++)
-        g->awaits[id] = !drawn && et_tensor_view(&g->step, id).values != NULL;
+        g->awaits[id] = !drawn && et_tensor_values(&g->step, id) != NULL;
     if (status == ET_OK)
         *golden = g;
     else

@@ -256,7 +256,7 @@ static et_status check_names(const et_tensor_file *file, const et_step *s, et_er
         et_tensor_id id = et_tensor_find(name);
         if (id == ET_NO_TENSOR)
             status = check_noise(file, name, has_profile, error);
-        else if (et_is_input(id) && et_tensor_view(s, id).values == NULL)
+        else if (et_is_input(id) && et_tensor_values(s, id) == NULL)
             status = et_fail(error, ET_EINVAL, "%s: tensor '%s' does not belong to its case",
                              file->path, name);
     }

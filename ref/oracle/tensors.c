@@ -102,32 +102,25 @@ bool et_rows_are(const char *shape, const char *letter)
     return strcspn(shape + 1, ",]") == length && memcmp(shape + 1, letter, length) == 0;
 }
 
+/* One letter: N; two: hs; with "+1": N+1. Views are made by the million, so no list is searched. */
 static size_t size_of_letter(const et_step *s, const char *letter, size_t length)
 {
     const et_case *c = &s->c;
-    const struct {
-        const char *letter;
-        size_t size;
-    } sizes[] = {
-        {"N", c->tokens},
-        {"d", c->d_model},
-        {"h", c->d_expert},
-        {"hs", c->shared_d_expert},
-        {"n", c->experts},
-        {"S", c->layer == ET_MOE ? s->assignment.slots : c->tokens},
-        {"K", c->top_k},
-        {"k", c->target_load},
-        {"pools", c->pool_tokens ? c->tokens / c->pool_tokens : 0},
-        {"B", s->layout.blocks},
-        {"R", s->layout.blocks * s->layout.block},
-        {"n+1", c->experts + 1},
-        {"N+1", c->tokens + 1},
-        {"1", 1},
-    };
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        if (strlen(sizes[i].letter) == length && memcmp(sizes[i].letter, letter, length) == 0)
-            return sizes[i].size;
-    return 0;
+    size_t more = length == 3 ? 1 : 0;
+    switch (*letter) {
+    case 'N': return c->tokens + more;
+    case 'n': return c->experts + more;
+    case 'd': return c->d_model;
+    case 'h': return length == 2 ? c->shared_d_expert : c->d_expert;
+    case 'S': return c->layer == ET_MOE ? s->assignment.slots : c->tokens;
+    case 'K': return c->top_k;
+    case 'k': return c->target_load;
+    case 'p': return c->pool_tokens ? c->tokens / c->pool_tokens : 0; /* pools */
+    case 'B': return s->layout.blocks;
+    case 'R': return s->layout.blocks * s->layout.block;
+    case '1': return 1;
+    default: return 0;
+    }
 }
 
 /* The size of a dimension, given its letters. */
@@ -195,14 +188,22 @@ static et_source memory_type(const char *type)
     return sizeof(et_real) == sizeof(double) ? ET_FROM_F64 : ET_FROM_F32;
 }
 
+const void *et_tensor_values(const et_step *s, et_tensor_id id)
+{
+    const void *values = NULL;
+    if (id != ET_NO_TENSOR)
+        memcpy(&values, (const char *)s + et_tensors[id].offset, sizeof values);
+    return values;
+}
+
 et_tensor_out et_tensor_view(const et_step *s, et_tensor_id id)
 {
     const et_tensor_row *row = &et_tensors[id];
     if (id == ET_NO_TENSOR) return (et_tensor_out){.name = ""};
     et_tensor_out view = {.name = row->doc.name,
                           .dtype = file_type(s, row->doc.type),
-                          .source = memory_type(row->doc.type)};
-    memcpy(&view.values, (const char *)s + row->offset, sizeof view.values);
+                          .source = memory_type(row->doc.type),
+                          .values = et_tensor_values(s, id)};
     measure(s, row->doc.shape, size_of_letter, &view);
     return view;
 }
@@ -212,8 +213,7 @@ size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STE
     size_t count = 0;
     for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
         if (lean && !et_tensors[id].doc.lean) continue;
-        out[count] = et_tensor_view(s, id);
-        count += out[count].values != NULL;
+        if (et_tensor_values(s, id)) out[count++] = et_tensor_view(s, id);
     }
     return count;
 }

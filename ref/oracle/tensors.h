@@ -92,6 +92,9 @@ bool et_is_input(et_tensor_id id);
 /* The tensor of this name, or ET_NO_TENSOR. */
 et_tensor_id et_tensor_find(const char *name);
 
+/* The array of a step's tensor; NULL where the step has none. */
+const void *et_tensor_values(const et_step *s, et_tensor_id id);
+
 /* A tensor of a step, of its shape at this moment; values NULL where the step has none. */
 et_tensor_out et_tensor_view(const et_step *s, et_tensor_id id);
 

@@ -498,7 +498,7 @@ static et_status take_variance(et_real **V, const exam *x, const et_tensor_out *
 {
     void *room;
     size_t count = et_tensor_count(made);
-    const et_real *u = et_tensor_view(x->j->reference, x->id).values;
+    const et_real *u = et_tensor_values(x->j->reference, x->id);
     double least = least_variance(x->j->options->profile, et_tensors[x->id].place);
     et_status status = et_allocate(&room, count, sizeof **V, "variance", error);
     if (status != ET_OK) return status;
@@ -592,7 +592,7 @@ static et_status judge_values(exam *x, const et_tensor_out *want, const et_real 
 
 const et_real *et_variance_named(const et_bars *bars, const char *name)
 {
-    return et_tensor_view(&bars->variance, et_tensor_find(name)).values;
+    return et_tensor_values(&bars->variance, et_tensor_find(name));
 }
 
 static et_status examine(exam *x, const et_real *V, et_error *error)

@@ -419,9 +419,9 @@ static et_status see_alone(view *w, const et_judgement *j, et_tensor_out *t, et_
     et_status status = et_allocate(&room, count, sizeof(et_real), "a stage's errors", error);
     if (status != ET_OK) return status;
     et_real *to = w->rooms[w->count++] = room;
-    const et_real *right = et_tensor_view(j->reference, id).values;
-    const et_real *made = et_tensor_view(j->made, id).values;
-    const et_real *V = et_tensor_view(&j->bars->alone->variance, id).values;
+    const et_real *right = et_tensor_values(j->reference, id);
+    const et_real *made = et_tensor_values(j->made, id);
+    const et_real *V = et_tensor_values(&j->bars->alone->variance, id);
     for (size_t i = 0; i < count; i++) {
         et_real error_alone = (et_real)et_tensor_element(t, i) - made[i];
         to[i] = right[i] + (V[i] > 0 && isfinite(error_alone) ? error_alone : 0);
