@@ -6,8 +6,8 @@
  * what code overlooks that goes on.
  *
  * A verdict asks for memory ten thousand times, for most of it by the same calls again and again
- * (replicas, mutants). So in what is long each chain of calls that leads to an allocation fails twice: the
- * first time, and the second, when there is something to give back.
+ * (replicas, mutants). So in what is long each chain of calls that leads to an allocation fails the first time; and
+ * where it alone fails, the second time, too, when there is something to give back.
  *
  * Needs the linker option -Wl,--wrap=calloc: the project's calls of calloc come here first.
  */
@@ -25,7 +25,10 @@
 
 /* ---- chains of calls ---- */
 
-enum { CHAINS = 4096, DEPTH = 64, TIMES = 2 };
+enum { CHAINS = 4096, DEPTH = 64, TIMES = 2 /* at most */ };
+
+/* Of the allocations that fail only the first; or all from there on. */
+static bool once;
 
 /* Those that have led to an allocation so far, and how often one that is to fail. */
 static struct {
@@ -60,15 +63,14 @@ static bool is_news(void)
         chains[i].chosen = 0;
         chain_count++;
     }
-    return chains[i].chosen++ < TIMES;
+    return chains[i].chosen++ < (once ? TIMES : 1);
 }
 
 /* ---- allocations that fail ---- */
 
-/* So many calls succeed; -1: all. Then all fail, or `once`. */
+/* So many calls succeed; -1: all. */
 static int own_until_failure = -1;  /* of the project's calloc */
 static int json_until_failure = -1; /* of Jansson's malloc */
-static bool once;
 static bool failed; /* one has failed */
 
 /* What a work asked for: so many allocations of one kind, and which of them are to fail. */

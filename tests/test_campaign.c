@@ -147,6 +147,7 @@ static const char *const telling_cases[] = {
     "eval-et",           "micro-et",        "micro-tc",          "z-loss-tc",
     "softmax-et",        "huge-softmax-ec", "tiny-et",           "pools-ec",
     "aux-global-tc",     "six-experts-ec",  "warmup-pools-et",   "first-update-et",
+    "sum-softmax-ec",    "fanout-tc",       "softmax-anchor-et", "fanout-anchor-et",
     "257-experts-tc"};
 /* What the core suite does not have. */
 static const char *const other_cases[] = {

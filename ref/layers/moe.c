@@ -522,23 +522,19 @@ static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_m
             carried = et_plus(
                 q, carried,
                 et_times(q, v->slot_weight[a->token_slots[j]], g->slot_weight[a->token_slots[j]]));
+    /* autograd of p/T has two terms, dw/T - sum of dw (w/T), which do not cancel to the bit where w = 1 */
     bool apart = carried != 0 && et_goes_other_way(moe->rounding, "dw/T", "dp");
-    double terms = carried;
-    if (apart) { /* each as dw p / T / T: it may lose a bit that w dw does not */
-        terms = 0;
-        for (int32_t j = first; j < end; j++) {
-            size_t slot = (size_t)a->token_slots[j];
-            double p = (double)v->gates[t * moe->n + (size_t)a->slot_expert[slot]];
-            double product = et_times(q, (double)g->slot_weight[slot], p);
-            terms = et_plus(q, terms, et_over(q, product, divide_by));
-        }
+    double terms = 0;
+    for (int32_t j = first; apart && j < end; j++) {
+        int32_t slot = a->token_slots[j];
+        double share = et_over(q, v->slot_weight[slot], divide_by);
+        terms = et_plus(q, terms, et_times(q, g->slot_weight[slot], share));
     }
     for (int32_t j = first; j < end; j++) {
         int32_t slot = a->token_slots[j];
         et_real *dp = &g->gates[t * moe->n + (size_t)a->slot_expert[slot]];
-        /* autograd of p/T has the two terms apart: dw/T - (sum of w dw)/T */
         double dw = (double)g->slot_weight[slot];
-        double own = apart ? et_plus(q, et_over(q, dw, divide_by), -et_over(q, terms, divide_by))
+        double own = apart ? et_plus(q, et_over(q, dw, divide_by), -terms)
                            : et_over(q, et_plus(q, dw, -carried), divide_by);
         *dp = (et_real)et_plus(q, *dp, own);
     }
