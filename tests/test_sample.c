@@ -1,4 +1,4 @@
-/* test_sample.c: `etref sample` and `etref eval` as a user runs them. That the cache changes no bit
+/* test_sample.c: `etref sample`, `etref eval` and `etref compare` as a user runs them. That the cache changes no bit
  * is test_gpt.c's to show; here: what is drawn is a function of the options, what is printed are
  * whole characters, and what is measured is what the run itself has logged.
  */
@@ -190,6 +190,48 @@ START_TEST(evaluations_are_those_of_the_log)
 }
 END_TEST
 
+/* ---- compare ---- */
+
+static int compare(const char *a, const char *b)
+{
+    static char first_path[MAX_OUTPUT];
+    snprintf(first_path, sizeof first_path, "%s", in_folder(a));
+    return RUN("compare", first_path, in_folder(b), "--text", in_folder("text"), "--format",
+               "json");
+}
+
+/* Of the models' one MoE layer. */
+static double compared(const char *a, const char *b, const char *key)
+{
+    ck_assert_int_eq(compare(a, b), 0);
+    json_t *v = parse_output(), *layers = json_object_get(v, "layers");
+    ck_assert_uint_eq(json_array_size(layers), 1);
+    double value = number(json_array_get(layers, 0), key);
+    json_decref(v);
+    return value;
+}
+
+START_TEST(routings_are_compared)
+{
+    const char *now = "run/final.safetensors", *then = "then.safetensors";
+    train_on("jihgfedcba", "et");
+    ck_assert_int_eq(rename(in_folder(now), strcat(strcpy(first, folder), "/then.safetensors")), 0);
+    train_on("abcdefghij", "et");
+    ck_assert(compared(now, now, "agreement") == 1 && compared(now, now, "tokens_alike") == 1);
+    double a = compared(then, now, "choices_a"), b = compared(then, now, "choices_b");
+    double shared = compared(then, now, "choices_shared");
+    ck_assert_msg(0 < shared && shared < a && shared < b, "%g of %g and %g", shared, a, b);
+    ck_assert(compared(then, now, "agreement") == shared / (a + b - shared));
+    ck_assert(compared(now, then, "agreement") == shared / (a + b - shared));
+    ck_assert(compared(then, now, "tokens_alike") < 1);
+    train_on("abcdefghij", "dense");
+    expect_failure(compare(now, now), 2, "dense");
+    expect_failure(compare(then, now), 2, "layer 1 has 4 experts");
+    expect_failure(RUN("compare", in_folder(now)), 2, "two checkpoints");
+    ck_assert_int_eq(remove(in_folder(then)), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("sample");
@@ -201,5 +243,6 @@ int main(void)
     tcase_add_test(tests, characters_are_whole);
     tcase_add_test(tests, bad_options_are_refused);
     tcase_add_test(tests, evaluations_are_those_of_the_log);
+    tcase_add_test(tests, routings_are_compared);
     return run_suite(suite);
 }

@@ -49,8 +49,8 @@ static void make_bundles(void)
 
 START_TEST(every_command_has_help)
 {
-    static const char *const commands[] = {"generate", "verify", "show",   "list",
-                                           "bench",    "train",  "sample", "eval"};
+    static const char *const commands[] = {"generate", "verify", "show", "list",   "bench",
+                                           "train",    "sample", "eval", "compare"};
     ck_assert_int_eq(RUN("help", "help"), 0);
     ck_assert_int_eq(RUN("--help"), 0);
     for (size_t i = 0; i < COUNT(commands); i++) {

@@ -359,6 +359,7 @@ bool et_gpt_routing_of(const et_gpt *g, size_t layer, et_gpt_routing *routing)
                                 .load = l->load,
                                 .passed = l->pass.route.passed ? l->passed : NULL,
                                 .cutoff = g->eval ? NULL : l->cutoff,
-                                .threshold = l->threshold};
+                                .threshold = l->threshold,
+                                .assignment = &l->pass.assignment};
     return true;
 }

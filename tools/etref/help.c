@@ -282,3 +282,22 @@ const char help_eval[] =
     "examples:\n"
     "  etref eval run/final.safetensors --text book.txt\n"
     "  etref eval run/final.safetensors --text book.txt --format json\n";
+
+const char help_compare[] =
+    "usage: etref compare CHECKPOINT CHECKPOINT --text FILE [OPTION]...\n\n"
+    "Reads the held-out twentieth of a text with two models of one shape, as in evaluation, and "
+    "compares\n"
+    "layer by layer which experts take which tokens: the share of all choices, of either model, "
+    "that both\n"
+    "make; what it would be if experts kept their loads and chose by chance; and the share of "
+    "tokens whose\n"
+    "experts are all the same. Of two checkpoints of one run it says how far the routing has "
+    "settled;\n"
+    "experts of two runs have nothing in common but their numbers.\n\n"
+    "  --text FILE         the text\n"
+    "  --sequences N       sequences at most (default: 160)\n"
+    "  --format FORMAT     text (default) or json\n"
+    "  --threads N         threads to compute with\n\n"
+    "examples:\n"
+    "  cp run/checkpoint.safetensors then.safetensors    # while the run goes on\n"
+    "  etref compare then.safetensors run/final.safetensors --text book.txt\n";

@@ -33,6 +33,8 @@ const subcommand commands[] = {
     {"bench", "time the layer's phases on this machine", cmd_bench, help_bench},
     {"train", "train a small language model on the bytes of a file", cmd_train, help_train},
     {"eval", "measure a trained model on the held-out part of a text", cmd_eval, help_eval},
+    {"compare", "do two checkpoints send the same tokens to the same experts?", cmd_compare,
+     help_compare},
     {"sample", "let a trained model write, and show where experts are used", cmd_sample, help_sample},
     {NULL, NULL, NULL, NULL}};
 
