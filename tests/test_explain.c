@@ -7,19 +7,14 @@
  */
 #include "tests/check_main.h"
 #include "tests/honest.h"
+#include "tests/small_cases.h"
 
 #ifndef ETREF_F32
 
-#define SMALL "'tokens':96,'d_model':24,'d_expert':40,'precision':'bf16'"
-#define DRAWN "'input':{'source':'normal','seed':3,'decisive':true}"
-
 static const char *const et_case_json =
-    "{'name':'et','rule':'et','experts':4,'ema_updates':10,'ema_decay':0.9," SMALL "," DRAWN "}";
+    SMALL_MOE("'name':'et','rule':'et','ema_updates':10,'ema_decay':0.9");
 static const char *const eval_case =
-    "{'name':'eval','rule':'et','mode':'eval','experts':4,'ema_updates':10,'ema_decay':0.9," SMALL
-    "," DRAWN "}";
-static const char *const dense_case =
-    "{'name':'dense','layer':'dense'," SMALL ",'input':{'source':'normal','seed':3}}";
+    SMALL_MOE("'name':'eval','rule':'et','mode':'eval','ema_updates':10,'ema_decay':0.9");
 
 static const char *const f32_case =
     "{'name':'f32','layer':'dense','tokens':96,'d_model':24,'d_expert':40,'precision':'f32',"
@@ -72,7 +67,7 @@ static void round_otherwise(honest *k, et_place place, int bits)
 START_TEST(a_dense_layer_is_explained)
 {
     honest k;
-    make_honest(&k, dense_case, "bf16", 5);
+    make_honest(&k, DENSE_CASE, "bf16", 5);
     scale_tensor(&k, "bwd.slot_pre", 0.5);
     scale_tensor(&k, "bwd.w_up", 0.5);
     scale_tensor(&k, "bwd.x", 0.5);
@@ -177,7 +172,7 @@ END_TEST
 START_TEST(one_of_two_mistakes_is_no_explanation_of_both)
 {
     honest k;
-    make_honest(&k, dense_case, "bf16", 5);
+    make_honest(&k, DENSE_CASE, "bf16", 5);
     scale_tensor(&k, "fwd.y", 1.25);
     double *dx = values_of(&k, "bwd.x");
     for (size_t i = 0; i < 24; i++) dx[17 * 24 + i] += i % 2 ? 3 : -3;
@@ -218,10 +213,7 @@ START_TEST(a_number_alone_is_scaled_by_round_factors)
     const double factors[] = {0.99, 4, 1.0 / 96, 0.98765, 1.0471};
     for (size_t i = 0; i < sizeof factors / sizeof *factors; i++) {
         honest k;
-        make_honest(&k,
-                    "{'name':'aux','rule':'tc','top_k':2,'experts':4,'balance':'aux'," SMALL
-                    "," DRAWN "}",
-                    "bf16", 5);
+        make_honest(&k, SMALL_MOE("'name':'aux','rule':'tc','top_k':2,'balance':'aux'"), "bf16", 5);
         scale_tensor(&k, "loss.aux", factors[i]);
         et_verdict v = judge_by(&k, explained);
         ck_assert_int_eq(v.outcome, ET_MISMATCH);
@@ -241,7 +233,7 @@ START_TEST(rows_are_told_apart)
     static const char *const names[] = {"stale-rows", "scaled", ""};
     for (int how = 0; how < 3; how++) {
         honest k;
-        make_honest(&k, dense_case, "bf16", 5);
+        make_honest(&k, DENSE_CASE, "bf16", 5);
         double *y = values_of(&k, "fwd.y"), size = 0;
         et_stream memory = et_stream_open(9, "memory");
         for (size_t i = 0; i < 96 * 24; i++) size += y[i] * y[i] / (96 * 24);
@@ -298,7 +290,7 @@ END_TEST
 START_TEST(a_tensor_that_passes_speaks_against_a_name)
 {
     honest k;
-    make_honest(&k, dense_case, "bf16", 5);
+    make_honest(&k, DENSE_CASE, "bf16", 5);
     scale_tensor(&k, "bwd.slot_pre", 0.5);
     scale_tensor(&k, "bwd.w_up", 0.5);
     et_verdict v = judge_by(&k, explained);
@@ -438,8 +430,7 @@ START_TEST(a_routing_of_more_slots_is_explained)
     et_step more;
     et_case c;
     char json[512];
-    static const char *const form =
-        "{'name':'more','rule':'tc','experts':4,'top_k':%d," SMALL "," DRAWN "}";
+    static const char *const form = SMALL_MOE("'name':'more','rule':'tc','top_k':%d");
     snprintf(json, sizeof json, form, 2);
     make_honest(&k, json, "bf16", 5);
     snprintf(json, sizeof json, form, 3);
