@@ -26,7 +26,7 @@ static void read_rows(const char *rows, uint8_t *mask, size_t places)
 static et_routing_verdict judge_mask(honest *k, const uint8_t *mask, bool ties_any, uint8_t *open)
 {
     const et_verify_options options = {.profile = k->profile, .ties_any = ties_any};
-    const et_bars bars = {.reference = &k->golden, .limits = {30, 20}, .variance = k->noise};
+    const et_bars bars = {.reference = &k->golden, .limits.element = 30, .variance = k->noise};
     et_judgement j = {.golden = &k->golden,
                       .reference = &k->golden,
                       .bars = &bars,
