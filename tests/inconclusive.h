@@ -1,5 +1,5 @@
 /* inconclusive.h: the cases of the suites in which y or a gradient is below its own noise, so that no kernel can
- * pass by it. test_choice.c finds them out; test_tool.c holds the tool's list against them.
+ * pass by it. test_choice.c finds them out; test_tool_generate.c holds the tool's list against them.
  */
 #ifndef ETREF_TESTS_INCONCLUSIVE_H
 #define ETREF_TESTS_INCONCLUSIVE_H
