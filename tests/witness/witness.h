@@ -2,7 +2,8 @@
  *
  * Purpose. A golden value must not count because one program produced it twice. The witness
  * computes the same tensors from the equations alone, in __float128 (113 significand bits), and
- * shares no line with the library. It is meant to be read as the definition of the layer.
+ * shares no line with the library. It is meant to be read as the definition of the layer, in the
+ * order given in witness_parts.h.
  *
  * Source. "Expert Threshold Routing for Autoregressive Language Modeling with Dynamic Computation
  * Allocation and Load Balancing", arXiv:2603.11535: Eq. 1 (router), Eq. 2 (combination), Eq. 6

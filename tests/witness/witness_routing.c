@@ -1,0 +1,228 @@
+/* witness_routing.c: who goes where: 1 router and scores, 2 competition, 3 assignment.
+ *
+ * See witness.h for purpose and source, witness_parts.h for the letters.
+ */
+#include "witness_parts.h"
+
+#include <math.h>
+#include <quadmath.h>
+
+/* 1 ---- Router and scores ---- */
+
+/* r = x W_r^T                                                                  (paper, Eq. 1) */
+static void compute_logits(const witness_case *c, witness *w)
+{
+    for (size_t t = 0; t < c->N; t++)
+        for (size_t i = 0; i < c->n; i++) {
+            quad r = 0;
+            for (size_t j = 0; j < c->d; j++)
+                r += (quad)c->x[t * c->d + j] * c->w_router[i * c->d + j];
+            w->value[FWD_LOGITS][t * c->n + i] = r;
+        }
+}
+
+/* The score is the logit rounded to double; token choice adds its bias, in double.
+ * Rounded, because the layer under test holds its logits in double, and two of them that round
+ * alike are a tie there. Ties that matter come from identical inputs, whose logits agree in any
+ * precision. Everything else about a logit (gates, cutoffs) uses the unrounded r. */
+static void compute_scores(const witness_case *c, witness *w)
+{
+    for (size_t t = 0; t < c->N; t++)
+        for (size_t i = 0; i < c->n; i++) {
+            double s = (double)w->value[FWD_LOGITS][t * c->n + i];
+            if (token_choice(c) && c->bias != NULL) s += c->bias[i];
+            w->score[t * c->n + i] = s;
+        }
+}
+
+/* 2 ---- Competition: who beats whom ----
+ * A field is a set of scores that compete: the experts of one token (TC), or for one expert the
+ * tokens of a pool (EC) or of a micro-batch (ET). Its members lie `stride` apart, in index order.
+ */
+typedef struct field {
+    size_t size, stride;
+    size_t first; /* place of member 0 in an [N,n] array */
+} field;
+
+static size_t place(const field *f, size_t member)
+{
+    return f->first + member * f->stride;
+}
+
+/* Tokens per field of one expert. */
+static size_t field_tokens(const witness_case *c)
+{
+    return expert_choice(c) ? c->pool : batch_tokens(c);
+}
+
+/* TC: field number t holds all experts of token t. */
+static field experts_of_token(const witness_case *c, size_t t)
+{
+    return (field){.size = c->n, .stride = 1, .first = t * c->n};
+}
+
+/* EC, ET: expert i's competitors in the q-th pool or micro-batch. */
+static field tokens_of_expert(const witness_case *c, size_t q, size_t i)
+{
+    size_t size = field_tokens(c);
+    return (field){.size = size, .stride = c->n, .first = q * size * c->n + i};
+}
+
+/* rank_a = #{ b : s_b > s_a, or s_b = s_a and b < a }: higher score first, then lower index. */
+static void rank_field(witness *w, const field *f)
+{
+    for (size_t a = 0; a < f->size; a++) {
+        double mine = w->score[place(f, a)];
+        size_t rank = 0;
+        for (size_t b = 0; b < f->size; b++) {
+            double other = w->score[place(f, b)];
+            rank += other > mine || (other == mine && b < a);
+        }
+        w->rank[place(f, a)] = rank;
+    }
+}
+
+/* The member with a given rank; f->size if there is none. */
+static size_t member_of_rank(const witness *w, const field *f, size_t rank)
+{
+    size_t a = 0;
+    while (a < f->size && w->rank[place(f, a)] != rank) a++;
+    return a;
+}
+
+/* z = 1 for the `taken` best of a field. Margin of a chosen one: score - best refused (rank
+ * `taken`), of a refused one: score - worst chosen (rank taken - 1), infinite if there is none. */
+static void choose_best(witness *w, const field *f, size_t taken)
+{
+    size_t refused = member_of_rank(w, f, taken);
+    size_t chosen = taken > 0 ? member_of_rank(w, f, taken - 1) : f->size;
+    quad best_refused = refused < f->size ? (quad)w->score[place(f, refused)] : -(quad)INFINITY;
+    quad worst_chosen = chosen < f->size ? (quad)w->score[place(f, chosen)] : (quad)INFINITY;
+    for (size_t a = 0; a < f->size; a++) {
+        size_t p = place(f, a);
+        int z = w->rank[p] < taken;
+        w->value[ROUTE_MASK][p] = z;
+        w->value[ROUTE_MARGIN][p] = w->score[p] - (z ? best_refused : worst_chosen);
+    }
+}
+
+/* 3 ---- Assignment z: the three rules ---- */
+
+/* TC: each token takes its K best experts; the list names them by falling score. */
+static void route_token_choice(const witness_case *c, witness *w)
+{
+    for (size_t t = 0; t < c->N; t++) {
+        field f = experts_of_token(c, t);
+        rank_field(w, &f);
+        choose_best(w, &f, c->top_k);
+        for (size_t i = 0; i < c->n; i++) {
+            size_t rank = w->rank[t * c->n + i];
+            if (rank < c->top_k) w->value[ROUTE_TOPK_EXPERT][t * c->top_k + rank] = (quad)i;
+        }
+    }
+}
+
+/* EC: in each pool each expert takes its k best tokens. */
+static void route_expert_choice(const witness_case *c, witness *w, size_t pool, size_t i)
+{
+    field f = tokens_of_expert(c, pool, i);
+    choose_best(w, &f, c->k);
+    for (size_t a = 0; a < f.size; a++) {
+        size_t rank = w->rank[place(&f, a)];
+        if (rank < c->k)
+            w->value[ROUTE_TOPK_TOKEN][(pool * c->n + i) * c->k + rank] = (quad)(pool * f.size + a);
+    }
+}
+
+/* c_i = ema_i, or ema_i / (1 - beta^u) with bias correction (0 before the first update). */
+static quad threshold_of(const witness_case *c, size_t i)
+{
+    quad ema = c->ema != NULL ? c->ema[i] : 0;
+    if (!c->ema_bias_correction) return ema;
+    if (c->ema_updates == 0) return 0;
+    return ema / (1 - powq(c->ema_decay, (quad)c->ema_updates));
+}
+
+/* min(max(m, floor(k(1-C))), floor(k(1+C)), B), both bounds in binary64 as the paper's code has
+ * them: 10 * (1.0 - 0.9) is below 1, so that k = 10, C = 0.9 gives 0. */
+static size_t clamp_to_capacity(const witness_case *c, size_t m)
+{
+    double low = floor((double)c->k * (1.0 - c->capacity));
+    double high = floor((double)c->k * (1.0 + c->capacity));
+    double taken = (double)m;
+    if (taken < low) taken = low;
+    if (taken > high) taken = high;
+    if (taken > (double)batch_tokens(c)) taken = (double)batch_tokens(c);
+    return (size_t)taken;
+}
+
+/* ET: z_ti = 1 if r_ti > c_i, else 0                                           (paper, Eq. 6)
+ * or >= as released. Scores are doubles, so the threshold is rounded to one before the test.
+ * In training an expert whose count the capacity changes takes that many of its best instead. */
+static void route_threshold(const witness_case *c, witness *w, size_t batch, size_t i)
+{
+    field f = tokens_of_expert(c, batch, i);
+    double threshold = (double)w->value[ROUTE_THRESHOLD][i];
+    size_t m = 0;
+    for (size_t a = 0; a < f.size; a++) {
+        size_t p = place(&f, a);
+        int z = c->inclusive ? w->score[p] >= threshold : w->score[p] > threshold;
+        w->value[ROUTE_MASK][p] = z;
+        w->value[ROUTE_MARGIN][p] = (quad)w->score[p] - threshold;
+        m += (size_t)z;
+    }
+    if (c->eval || !c->has_capacity) return;
+    size_t taken = clamp_to_capacity(c, m);
+    if (taken != m) choose_best(w, &f, taken);
+}
+
+/* The k-th largest logit of expert i in a pool (EC) or micro-batch (ET), whoever was routed. */
+static quad field_cutoff(const witness_case *c, const witness *w, size_t q, size_t i)
+{
+    field f = tokens_of_expert(c, q, i);
+    return w->value[FWD_LOGITS][place(&f, member_of_rank(w, &f, c->k - 1))];
+}
+
+/* EC and ET, with the batch cutoff: the mean of the pools' (EC) or micro-batches' (ET) cutoffs. */
+static void route_experts(const witness_case *c, witness *w)
+{
+    size_t fields = c->N / field_tokens(c);
+    for (size_t i = 0; i < c->n; i++) {
+        if (by_threshold(c)) w->value[ROUTE_THRESHOLD][i] = threshold_of(c, i);
+        for (size_t q = 0; q < fields; q++) {
+            field f = tokens_of_expert(c, q, i);
+            rank_field(w, &f);
+            if (by_threshold(c))
+                route_threshold(c, w, q, i);
+            else
+                route_expert_choice(c, w, q, i);
+            if (c->eval) continue;
+            quad cutoff = field_cutoff(c, w, q, i);
+            w->value[ROUTE_CUTOFF][i] += cutoff / (quad)fields;
+            if (expert_choice(c)) w->value[ROUTE_POOL_CUTOFF][q * c->n + i] = cutoff;
+        }
+    }
+}
+
+/* The assignment, its column sums (loads) and row sums (fanouts). */
+static void compute_assignment(const witness_case *c, witness *w)
+{
+    if (token_choice(c))
+        route_token_choice(c, w);
+    else
+        route_experts(c, w);
+    quad *z = w->value[ROUTE_MASK];
+    for (size_t t = 0; t < c->N; t++)
+        for (size_t i = 0; i < c->n; i++) {
+            if (c->mask != NULL) z[t * c->n + i] = c->mask[t * c->n + i] != 0;
+            w->value[ROUTE_LOAD][i] += z[t * c->n + i];
+            w->value[ROUTE_FANOUT][t] += z[t * c->n + i];
+        }
+}
+
+void witness_route(const witness_case *c, witness *w)
+{
+    compute_logits(c, w);
+    compute_scores(c, w);
+    compute_assignment(c, w);
+}
