@@ -5,18 +5,12 @@
 #include "etref/bundle.h"
 #include "tests/candidates/candidate.h"
 #include "tests/check_main.h"
+#include "tests/expect.h"
 #include "tests/run_case.h"
 
 #include <math.h>
 
 enum { SEED = 1, MANY_TOKENS = 512 };
-
-/* ck_assert_msg writes to a file whenever it is passed: too slow for what is asked a million
- * times. */
-#define EXPECT(condition, ...)                                                                     \
-    do {                                                                                           \
-        if (!(condition)) ck_abort_msg(__VA_ARGS__);                                               \
-    } while (0)
 
 #define BIG_CASE                                                                                   \
     "{'name': 'big', 'rule': 'tc', 'tokens': 999, 'd_model': 64, 'd_expert': 16, 'experts': 3, "   \
@@ -52,7 +46,7 @@ static inline void run_text(et_step *golden, const char *json)
 {
     et_case c;
     et_error error;
-    EXPECT(parse_quoted(&c, json, &error) == ET_OK, "%s", error.text);
+    DEMAND(parse_quoted(&c, json, &error) == ET_OK, "%s", error.text);
     run_case(golden, &c);
 }
 
@@ -62,7 +56,7 @@ static inline cd_candidate run_kernel(const et_step *golden, const char *profile
     cd_candidate c;
     et_error error;
     et_status status = cd_run(&c, golden, et_profile_find(profile), kernel, NULL, 0, SEED, &error);
-    EXPECT(status == ET_OK, "%s", error.text);
+    DEMAND(status == ET_OK, "%s", error.text);
     return c;
 }
 
@@ -74,7 +68,7 @@ static inline void run_reference(et_step *reference, const et_step *golden, cons
     draw_case(reference, &golden->c);
     reference->given_mask = mask ? mask->values : NULL;
     et_status status = et_step_run(reference, ET_PLAIN, NULL, NULL, &error);
-    EXPECT(status == ET_OK, "%s", error.text);
+    DEMAND(status == ET_OK, "%s", error.text);
 }
 
 static inline const et_tensor_out *find(const et_tensor_out *list, size_t count, const char *name)
@@ -103,7 +97,7 @@ static inline distance measure(const et_tensor_out *got, const et_tensor_out *wa
 {
     double error = 0, size = 0, squares = 0, sizes = 0;
     size_t count = cd_count(want);
-    EXPECT(cd_count(got) == count, "%s has %zu elements, not %zu", got->name, cd_count(got), count);
+    DEMAND(cd_count(got) == count, "%s has %zu elements, not %zu", got->name, cd_count(got), count);
     for (size_t i = 0; i < count; i++) {
         double w = cd_element(want, i), e = fabs(cd_element(got, i) - w);
         if (!(e <= error)) error = e;

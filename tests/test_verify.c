@@ -371,7 +371,7 @@ START_TEST(beyond_the_range_nothing_is_judged)
 }
 END_TEST
 
-START_TEST(progress_is_told)
+START_TEST(a_verdict_that_failed_leaves_nothing)
 {
     honest k;
     make_honest(&k, EC_CASE, "bf16", 1);
@@ -427,7 +427,7 @@ int main(void)
     tcase_add_test(vacuous, what_is_required_must_be_there);
     tcase_add_test(vacuous, below_its_noise_nothing_passes);
     tcase_add_test(vacuous, beyond_the_range_nothing_is_judged);
-    tcase_add_test(vacuous, progress_is_told);
+    tcase_add_test(vacuous, a_verdict_that_failed_leaves_nothing);
 #endif
     return run_suite(suite);
 }
