@@ -411,7 +411,7 @@ int main(void)
     omp_set_num_threads(THREADS); /* the bits of OpenBLAS depend on how many there are */
     Suite *suite = suite_create("environment");
     TCase *numbers = add_case(suite, "numbers");
-    tcase_add_checked_fixture(numbers, make_right, free_right);
+    tcase_add_unchecked_fixture(numbers, make_right, free_right);
     tcase_add_test(numbers, workers_alone_in_another_environment);
     tcase_add_test(numbers, workers_that_were_made_in_another_environment);
     tcase_add_test(numbers, any_caller_gets_the_same_numbers);

@@ -1,7 +1,8 @@
 /* test_same_verdict.c: what says nothing about a kernel changes nothing of its verdict.
  *
- * Every small case of the suites smoke and core, an honest and a broken kernel of the precision that leaves most
- * decisions open, and several choices of what they show. The same candidate gets the same verdict
+ * Every second small case of the suites smoke and core (ETREF_CAMPAIGN=all: every one), an honest and a broken kernel of
+ * the precision that leaves most decisions open, and several choices of what they show. The same candidate gets the same
+ * verdict
  *
  *     against the same golden with a block layout
  *     in another order of its tensors, copies of in.* among them
@@ -231,14 +232,14 @@ static bool try_case(const et_case *c, const et_profile *p)
 
 START_TEST(the_verdict_is_the_same)
 {
-    size_t count = 0, tried = 0;
+    size_t count = 0, tried = 0, step = getenv("ETREF_CAMPAIGN") ? 1 : 2;
     et_error error;
     const char *data = getenv("ETREF_DATA");
     const et_profile *p = et_profile_find("bf16-low");
     et_case *cases = cp_suite(data ? data : "data", suites[_i], &count, &error);
     ck_assert_msg(cases != NULL && p != NULL, "%s", error.text);
-    for (size_t i = 0; i < count; i++) tried += try_case(&cases[i], p);
-    ck_assert_uint_gt(2 * tried, count);
+    for (size_t i = 0; i < count; i += step) tried += try_case(&cases[i], p);
+    ck_assert_uint_gt(2 * tried * step, count);
     free(cases);
 }
 END_TEST
