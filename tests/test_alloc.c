@@ -71,7 +71,7 @@ static bool is_news(void)
 /* So many calls succeed; -1: all. */
 static int own_until_failure = -1;  /* of the project's calloc */
 static int json_until_failure = -1; /* of Jansson's malloc */
-static bool failed; /* one has failed */
+static bool failed;                 /* one has failed */
 
 /* What a work asked for: so many allocations of one kind, and which of them are to fail. */
 static struct {
@@ -229,7 +229,8 @@ static et_status compute_and_write(const char *json, et_error *error)
     s.block = s.c.layer == ET_MOE ? 4 : 0;
     if (status == ET_OK) status = et_step_run(&s, ET_PLAIN, NULL, NULL, error);
     if (status == ET_OK) status = et_step_noise(&variance, &s, p, NULL, NULL, error);
-    if (status == ET_OK) status = et_bundle_write_noise(path, &s, false, p, &variance, NULL, NULL, error);
+    if (status == ET_OK)
+        status = et_bundle_write_noise(path, &s, false, p, &variance, NULL, NULL, error);
     et_step_free(&variance);
     et_step_free(&s);
     return status;

@@ -191,8 +191,7 @@ static et_source memory_type(const char *type)
 const void *et_tensor_values(const et_step *s, et_tensor_id id)
 {
     const void *values = NULL;
-    if (id != ET_NO_TENSOR)
-        memcpy(&values, (const char *)s + et_tensors[id].offset, sizeof values);
+    if (id != ET_NO_TENSOR) memcpy(&values, (const char *)s + et_tensors[id].offset, sizeof values);
     return values;
 }
 
