@@ -23,7 +23,6 @@
 #ifndef ETREF_GPT_H
 #define ETREF_GPT_H
 
-#include "etref/assignment.h"
 #include "etref/case.h"
 #include "etref/optimizer.h"
 #include "etref/rounding.h"
@@ -174,7 +173,7 @@ typedef struct et_gpt_routing {
     */
     const et_real *cutoff;    /* mean k-th largest score; NULL for TC and in evaluation */
     const et_real *threshold; /* that the EMA gave before the step; NULL for TC */
-    const et_assignment *assignment; /* of the last micro-batch, or pass: until the next */
+    const uint8_t *mask;      /* [tokens,n] of the last micro-batch, or pass; until the next */
 } et_gpt_routing;
 
 /* False for a dense layer. */

@@ -18,7 +18,8 @@
  *
  * sigma, and what slopes and spreads may be, come from replicas: runs of the layer with a kernel's roundings in it, up or
  * down by chance (rounding.h). An element may err by 30 deviations, a group by 22, or by 40 where nothing is rounded more
- * coarsely than sums and in stages by themselves. Which share of that honest kernels were seen to need is in data/campaign/limits.csv.
+ * coarsely than sums and in stages by themselves. Which share of that honest kernels were seen to need is in
+ * data/campaign/limits.csv.
  *
  * ET_MISMATCH if any of the parts finds an error. Else ET_INCONCLUSIVE if what is there cannot decide: a
  * required tensor is missing; nothing was judged; everything is as free of errors as the golden, where a

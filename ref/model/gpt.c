@@ -360,6 +360,6 @@ bool et_gpt_routing_of(const et_gpt *g, size_t layer, et_gpt_routing *routing)
                                 .passed = l->pass.route.passed ? l->passed : NULL,
                                 .cutoff = g->eval ? NULL : l->cutoff,
                                 .threshold = l->threshold,
-                                .assignment = &l->pass.assignment};
+                                .mask = l->pass.route.mask};
     return true;
 }

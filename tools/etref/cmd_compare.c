@@ -1,13 +1,10 @@
 /* cmd_compare.c: `etref compare`: do two checkpoints send the same tokens to the same experts?
  *
- * Both models read the same held-out sequences, as in evaluation. A layer's choices are pairs of a token and an expert,
- * A and B of them. What they have in common is measured by
- *
- *     |A and B| / |A or B|        1: the same choices; 0: none in common
- *
- * beside what it would be by chance, if B's experts took as many tokens as they do, whichever: then A and B have
- * sum_i a_i b_i / N pairs in common, a_i and b_i being the tokens of expert i. Two checkpoints of one run can be compared in
- * this way; experts of two runs have nothing in common but their numbers.
+ * Both models read the same held-out sequences, as in evaluation. Each layer's routings are compared by et_routing_overlap
+ * (paper, F.2). Of its figures two are shown: the agreement |A and B| / |A or B| of all choices, which are pairs of a token
+ * and an expert, and the divergence. Beside the agreement stands what it would be by chance, if experts kept their loads and
+ * took whichever tokens: a_i and b_i being expert i's tokens, A and B then have sum_i a_i b_i / N choices in common. Experts of
+ * two runs have nothing in common but their numbers.
  */
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
@@ -27,19 +24,16 @@ typedef struct compare_options {
     int format; /* 0: text, 1: json */
 } compare_options;
 
-/* One layer's choices, over all sequences. */
-typedef struct choices {
-    double taken[2], shared; /* pairs: A, B, and in both */
-    double same;             /* tokens with the same set of experts */
-    double *load[2];         /* [experts] */
-} choices;
-
 typedef struct comparison {
     et_gpt *g[2];
-    size_t layers, tokens;
-    choices *of; /* [layers] */
-    double *loads;
+    size_t layers, experts, tokens;
+    uint8_t *mask[2]; /* [layers,tokens,experts]; of dense layers zeros */
 } comparison;
+
+static const uint8_t *mask_of(const comparison *c, int model, size_t layer)
+{
+    return c->mask[model] + layer * c->tokens * c->experts;
+}
 
 /* ---- may they be compared? ---- */
 
@@ -68,80 +62,65 @@ static et_status check_alike(const comparison *c, const compare_options *o, et_e
     return et_fail(error, ET_EINVAL, "%s: a dense model, which routes nothing", o->paths[0]);
 }
 
-/* ---- counting ---- */
+/* ---- reading ---- */
 
-/* Experts ascending, of a token: how many are in both lists. */
-static size_t count_shared(const et_assignment *a, const et_assignment *b, size_t t)
+/* Tokens from `first` on. */
+static et_status read_sequence(comparison *c, size_t first, const int32_t *tokens, et_error *error)
 {
-    int32_t i = a->token_offsets[t], j = b->token_offsets[t];
-    size_t shared = 0;
-    while (i < a->token_offsets[t + 1] && j < b->token_offsets[t + 1]) {
-        int32_t in_a = a->slot_expert[a->token_slots[i]], in_b = b->slot_expert[b->token_slots[j]];
-        shared += in_a == in_b;
-        i += in_a <= in_b;
-        j += in_b <= in_a;
-    }
-    return shared;
-}
-
-static void count_layer(choices *of, const et_assignment *const both[2])
-{
-    for (size_t t = 0; t < both[0]->tokens; t++) {
-        size_t shared = count_shared(both[0], both[1], t);
-        of->shared += (double)shared;
-        of->same += (size_t)both[0]->fanout[t] == shared && (size_t)both[1]->fanout[t] == shared;
-    }
-    for (int k = 0; k < 2; k++) {
-        of->taken[k] += (double)both[k]->slots;
-        for (size_t i = 0; i < both[k]->experts; i++) of->load[k][i] += both[k]->load[i];
-    }
-}
-
-static et_status read_sequence(comparison *c, const int32_t *tokens, et_error *error)
-{
-    et_gpt_routing r[2];
+    et_gpt_routing r;
     double loss;
     for (int k = 0; k < 2; k++) {
         et_status status = et_gpt_forward(c->g[k], true, tokens, &loss, NULL, error);
         if (status != ET_OK) return status;
+        for (size_t i = 0; i < c->layers; i++)
+            if (et_gpt_routing_of(c->g[k], i, &r))
+                memcpy(c->mask[k] + (i * c->tokens + first) * c->experts, r.mask,
+                       r.tokens * c->experts);
     }
-    for (size_t i = 0; i < c->layers; i++)
-        if (et_gpt_routing_of(c->g[0], i, &r[0]) && et_gpt_routing_of(c->g[1], i, &r[1]))
-            count_layer(&c->of[i],
-                        (const et_assignment *const[]){r[0].assignment, r[1].assignment});
     return ET_OK;
 }
 
-static et_status measure(comparison *c, const et_corpus *corpus, size_t most, et_error *error)
+static et_status read_all(comparison *c, const et_corpus *corpus, et_error *error)
 {
-    const et_gpt_config *config = et_gpt_configuration(c->g[0]);
-    size_t held = et_corpus_held(corpus), count = held < most ? held : most;
-    int32_t *tokens = allocate(config->sequence + 1, sizeof *tokens);
+    size_t T = et_gpt_configuration(c->g[0])->sequence;
+    int32_t *tokens = allocate(T + 1, sizeof *tokens);
     et_status status = ET_OK;
-    for (size_t i = 0; i < count && status == ET_OK; i++) {
-        progress_show("compare", "held-out text", (double)i / (double)count);
-        status = et_corpus_read_held(corpus, i, 1, tokens, error);
-        if (status == ET_OK) status = read_sequence(c, tokens, error);
+    for (size_t first = 0; first < c->tokens && status == ET_OK; first += T) {
+        progress_show("compare", "held-out text", (double)first / (double)c->tokens);
+        status = et_corpus_read_held(corpus, first / T, 1, tokens, error);
+        if (status == ET_OK) status = read_sequence(c, first, tokens, error);
     }
     progress_clear();
-    c->tokens = count * config->sequence;
     free(tokens);
     return status;
 }
 
 /* ---- showing ---- */
 
-/* Of what either took; where neither took anything, they agree. */
-static double agreement(double a, double b, double shared)
-{
-    return a + b > shared ? shared / (a + b - shared) : 1;
-}
+/* One layer's figures. */
+typedef struct figures {
+    double choices[2], chance;
+    et_overlap overlap;
+} figures;
 
-static double by_chance(const comparison *c, const choices *of, size_t experts)
+static figures measure(const comparison *c, size_t layer)
 {
+    const uint8_t *a = mask_of(c, 0, layer), *b = mask_of(c, 1, layer);
+    figures f = {.overlap = et_routing_overlap(c->tokens, c->experts, a, b)};
     double shared = 0;
-    for (size_t i = 0; i < experts; i++) shared += of->load[0][i] * of->load[1][i];
-    return agreement(of->taken[0], of->taken[1], shared / (double)c->tokens);
+    for (size_t i = 0; i < c->experts; i++) {
+        double in_a = 0, in_b = 0;
+        for (size_t t = 0; t < c->tokens; t++) {
+            in_a += a[t * c->experts + i] != 0;
+            in_b += b[t * c->experts + i] != 0;
+        }
+        f.choices[0] += in_a;
+        f.choices[1] += in_b;
+        shared += in_a * in_b / (double)c->tokens;
+    }
+    double either = f.choices[0] + f.choices[1] - shared;
+    f.chance = either > 0 ? shared / either : 1;
+    return f;
 }
 
 static void show_json(const comparison *c)
@@ -149,15 +128,13 @@ static void show_json(const comparison *c)
     json_t *layers = json_array();
     et_gpt_routing r;
     for (size_t i = 0; i < c->layers; i++) {
-        const choices *of = &c->of[i];
         if (!et_gpt_routing_of(c->g[0], i, &r)) continue;
+        const figures f = measure(c, i);
         json_array_append_new(
-            layers,
-            json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f}", "layer", (json_int_t)i, "choices_a",
-                      (json_int_t)of->taken[0], "choices_b", (json_int_t)of->taken[1],
-                      "choices_shared", (json_int_t)of->shared, "agreement",
-                      agreement(of->taken[0], of->taken[1], of->shared), "by_chance",
-                      by_chance(c, of, r.experts), "tokens_alike", of->same / (double)c->tokens));
+            layers, json_pack("{s:I, s:I, s:I, s:f, s:f, s:f}", "layer", (json_int_t)i, "choices_a",
+                              (json_int_t)f.choices[0], "choices_b", (json_int_t)f.choices[1],
+                              "agreement", f.overlap.pooled_jaccard, "by_chance", f.chance,
+                              "divergence", f.overlap.divergence));
     }
     json_print(json_pack("{s:I, s:o}", "tokens", (json_int_t)c->tokens, "layers", layers));
 }
@@ -165,20 +142,20 @@ static void show_json(const comparison *c)
 static void show_text(const comparison *c)
 {
     static const char *const head[] = {"layer",     "choices A", "choices B",
-                                       "agreement", "by chance", "tokens alike"};
+                                       "agreement", "by chance", "divergence, bits"};
     et_table t;
     et_gpt_routing r;
     printf("routing of %zu held-out tokens, as in evaluation\n\n", c->tokens);
     et_table_begin(&t, "rrrrrr");
     for (size_t i = 0; i < sizeof head / sizeof *head; i++) et_table_cell(&t, "%s", head[i]);
     for (size_t i = 0; i < c->layers; i++) {
-        const choices *of = &c->of[i];
         if (!et_gpt_routing_of(c->g[0], i, &r)) continue;
+        const figures f = measure(c, i);
         et_table_cell(&t, "%zu", i);
-        for (int k = 0; k < 2; k++) et_table_cell(&t, "%.0f", of->taken[k]);
-        et_table_cell(&t, "%.4f", agreement(of->taken[0], of->taken[1], of->shared));
-        et_table_cell(&t, "%.4f", by_chance(c, of, r.experts));
-        et_table_cell(&t, "%.4f", of->same / (double)c->tokens);
+        for (int k = 0; k < 2; k++) et_table_cell(&t, "%.0f", f.choices[k]);
+        et_table_cell(&t, "%.4f", f.overlap.pooled_jaccard);
+        et_table_cell(&t, "%.4f", f.chance);
+        et_table_cell(&t, "%.4f", f.overlap.divergence);
     }
     table_print(&t);
 }
@@ -206,20 +183,19 @@ static bool read_options(compare_options *o, int argc, char **argv)
 static et_status compare(comparison *c, const compare_options *o, et_error *error)
 {
     const et_gpt_config *config = et_gpt_configuration(c->g[0]);
-    size_t experts = config->ffn.experts;
     et_corpus corpus;
     et_status status = check_alike(c, o, error);
     if (status == ET_OK) status = et_corpus_open(&corpus, o->text, config->sequence, error);
     if (status != ET_OK) return status;
+    size_t held = et_corpus_held(&corpus);
     c->layers = config->layers;
-    c->of = allocate(c->layers, sizeof *c->of);
-    c->loads = allocate(2 * c->layers * experts, sizeof *c->loads);
-    for (size_t i = 0; i < 2 * c->layers; i++) c->of[i / 2].load[i % 2] = c->loads + i * experts;
-    status = measure(c, &corpus, o->sequences, error);
+    c->experts = config->ffn.experts;
+    c->tokens = (held < o->sequences ? held : o->sequences) * config->sequence;
+    for (int k = 0; k < 2; k++) c->mask[k] = allocate(c->layers * c->tokens, c->experts);
+    status = read_all(c, &corpus, error);
     if (status == ET_OK && o->format == 1) show_json(c);
     if (status == ET_OK && o->format == 0) show_text(c);
-    free(c->loads);
-    free(c->of);
+    for (int k = 0; k < 2; k++) free(c->mask[k]);
     et_corpus_close(&corpus);
     return status;
 }
