@@ -199,6 +199,20 @@ static et_status smooth_all(et_bars *b, et_error *error)
     return status;
 }
 
+/* By itself a stage says nothing of elements that no replica moved, and of zeros: their errors have a size of their own,
+ * which so few replicas do not tell (two terms cancel, in most of them to the bit). The whole judges them. */
+static void leave_to_whole(et_bars *alone)
+{
+    pair list[ET_MAX_STEP_TENSORS];
+    size_t count = pair_up(alone->reference, &alone->variance, true, list);
+    for (size_t i = 0; i < count; i++) {
+        const et_real *u = list[i].want.values;
+        et_real *V = (et_real *)(uintptr_t)list[i].got;
+        for (size_t k = 0; k < list[i].count; k++)
+            if (u[k] == 0 || V[k] == 0) V[k] = (et_real)INFINITY;
+    }
+}
+
 /* On failure the caller frees b. */
 static et_status find_variance(work *w, et_bars *b, et_error *error)
 {
@@ -207,6 +221,7 @@ static et_status find_variance(work *w, et_bars *b, et_error *error)
         status = et_step_take_like(&x->variance, w->reference, error);
     if (status == ET_OK) status = gather_squares(w, b, error);
     for (et_bars *x = b; x && status == ET_OK; x = x->alone) status = smooth_all(x, error);
+    if (status == ET_OK && b->alone) leave_to_whole(b->alone);
     return status;
 }
 

@@ -492,8 +492,7 @@ static double least_variance(const et_profile *p, et_place place)
 }
 
 /* V of a number like the candidate's, which may be larger than the reference's u, and errs as much more. Infinite for what
- * is left to the whole: elements that no replica moved, zeros, whose errors have a size of their own that so few replicas do
- * not tell (two terms cancel, in most of them to the bit), and what is no number. */
+ * is left to the whole (bars.c), and for what is no number. */
 static et_status take_variance(et_real **V, const exam *x, const et_tensor_out *made,
                                const et_real *alone, et_error *error)
 {
@@ -507,7 +506,7 @@ static et_status take_variance(et_real **V, const exam *x, const et_tensor_out *
     for (size_t i = 0; i < count; i++) {
         double own = et_tensor_element(made, i), size = fabs(own / (double)u[i]);
         double more = size > 1 && size < INFINITY ? size * size : 1;
-        bool judged = isfinite(own + et_tensor_element(x->got, i)) && alone[i] > 0 && u[i] != 0;
+        bool judged = isfinite(own + et_tensor_element(x->got, i)) && isfinite(alone[i]);
         (*V)[i] = judged ? (et_real)fmax((double)alone[i] * more, least) : (et_real)INFINITY;
     }
     return ET_OK;
