@@ -13,4 +13,16 @@
  * they have the environment of arithmetic.h. */
 bool et_worth_threads(size_t elements);
 
+/* ET_BY_THREADS(et_worth_threads(n), for (...) one_thing(...)): the loop by threads where it is worth them, else by itself.
+ * `omp parallel if (false)` would do, too; but it makes a team of one, whose end is a system call, and small layers
+ * pass such loops by the million: a sixth of their time. */
+#define ET_BY_THREADS(worth, ...)                                                                  \
+    do {                                                                                           \
+        if (worth) {                                                                               \
+            _Pragma("omp parallel for") __VA_ARGS__;                                               \
+        } else {                                                                                   \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
 #endif

@@ -58,6 +58,24 @@ static int operand_bits(const et_profile *p, const et_operand *X)
     return stored < bits ? stored : bits;
 }
 
+/* One line; `order`: of the terms, which are its numbers, or NULL. */
+static void copy_line(const et_grid *grid, const et_real *line, size_t width, const size_t *order,
+                      size_t at, copy *to)
+{
+    for (size_t from = 0; from < width; from += PIECE) {
+        double was[PIECE], v[PIECE];
+        size_t count = width - from < PIECE ? width - from : PIECE;
+        if (order)
+            for (size_t j = 0; j < count; j++) was[j] = (double)line[order[from + j]];
+        else
+            for (size_t j = 0; j < count; j++) was[j] = (double)line[from + j];
+        et_grid_round_all(grid, count, was, v);
+        if (grid->flushes)
+            for (size_t j = 0; j < count; j++) v[j] = fabs(v[j]) < grid->smallest ? 0 : v[j];
+        put_all(to, at + from, count, v);
+    }
+}
+
 /* X in operands' format, its terms in the sum's order. `lines` of `width` numbers in memory; the terms
  * are its lines, or the numbers within each. */
 static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t lines, size_t width,
@@ -69,22 +87,12 @@ static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t 
     to->transposed = X->at.transposed;
     bool input = X->stored == ET_UNSTORED && !r->profile->stochastic;
     if (input) grid.known = 0; /* every kernel knows it */
-#pragma omp parallel for if (et_worth_threads(lines * width))
-    for (size_t i = 0; i < lines; i++) {
-        const et_real *line = X->at.at + (terms_are_lines ? order[i] : i) * X->at.stride;
-        for (size_t from = 0; from < width; from += PIECE) {
-            double was[PIECE], v[PIECE];
-            size_t count = width - from < PIECE ? width - from : PIECE;
-            if (terms_are_lines)
-                for (size_t j = 0; j < count; j++) was[j] = (double)line[from + j];
-            else
-                for (size_t j = 0; j < count; j++) was[j] = (double)line[order[from + j]];
-            et_grid_round_all(&grid, count, was, v);
-            if (grid.flushes)
-                for (size_t j = 0; j < count; j++) v[j] = fabs(v[j]) < grid.smallest ? 0 : v[j];
-            put_all(to, i * width + from, count, v);
-        }
-    }
+    const size_t *lines_order = terms_are_lines ? order : NULL;
+    const size_t *numbers_order = terms_are_lines ? NULL : order;
+    ET_BY_THREADS(et_worth_threads(lines * width),
+                  for (size_t i = 0; i < lines; i++)
+                      copy_line(&grid, X->at.at + (lines_order ? lines_order[i] : i) * X->at.stride,
+                                width, numbers_order, i * width, to));
     return ET_OK;
 }
 
@@ -97,16 +105,18 @@ static et_status copy_sums(size_t M, size_t N, bool accumulate, const et_real *C
     return status;
 }
 
+static void store_row(size_t N, const copy *from, size_t first, et_real *C)
+{
+    if (from->single)
+        for (size_t j = 0; j < N; j++) C[j] = (et_real)((const float *)from->at)[first + j];
+    else
+        for (size_t j = 0; j < N; j++) C[j] = (et_real)((const double *)from->at)[first + j];
+}
+
 static void store_sums(size_t M, size_t N, const copy *from, et_real *C, size_t stride)
 {
-#pragma omp parallel for if (et_worth_threads(M * N))
-    for (size_t i = 0; i < M; i++)
-        if (from->single)
-            for (size_t j = 0; j < N; j++)
-                C[i * stride + j] = (et_real)((const float *)from->at)[i * N + j];
-        else
-            for (size_t j = 0; j < N; j++)
-                C[i * stride + j] = (et_real)((const double *)from->at)[i * N + j];
+    ET_BY_THREADS(et_worth_threads(M * N),
+                  for (size_t i = 0; i < M; i++) store_row(N, from, i * N, C + i * stride));
 }
 
 /* ---- the sum ---- */

@@ -187,6 +187,18 @@ double et_grid_unusual(const et_grid *g, double size)
     return g->flushes && rounded < g->smallest ? 0 : rounded;
 }
 
+/* As many as there are from `first` on, at most PIECE. */
+static void store_piece(const et_grid *g, size_t first, size_t end, et_real *values)
+{
+    double piece[PIECE];
+    size_t count = end - first < PIECE ? end - first : PIECE;
+    if (count == 0) return;
+    values += first;
+    for (size_t i = 0; i < count; i++) piece[i] = (double)values[i];
+    et_grid_round_all(g, count, piece, piece);
+    for (size_t i = 0; i < count; i++) values[i] = (et_real)piece[i];
+}
+
 void et_round(const et_rounding *rounding, et_place place, const char *site, size_t count,
               et_real *values)
 {
@@ -194,14 +206,8 @@ void et_round(const et_rounding *rounding, et_place place, const char *site, siz
     et_pass(rounding, site, count, values);
     if (!et_rounds(rounding)) return;
     const et_grid g = et_grid_of(rounding, place, site);
-#pragma omp parallel for if (et_worth_threads(count))
-    for (size_t first = 0; first < count; first += PIECE) {
-        double piece[PIECE];
-        size_t width = count - first < PIECE ? count - first : PIECE;
-        for (size_t i = 0; i < width; i++) piece[i] = (double)values[first + i];
-        et_grid_round_all(&g, width, piece, piece);
-        for (size_t i = 0; i < width; i++) values[first + i] = (et_real)piece[i];
-    }
+    ET_BY_THREADS(et_worth_threads(count), for (size_t first = 0; first < count; first += PIECE)
+                                               store_piece(&g, first, count, values));
 }
 
 void et_pass(const et_rounding *rounding, const char *site, size_t count, et_real *values)

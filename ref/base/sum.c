@@ -150,19 +150,22 @@ static void add_rounded(const et_grid *g, size_t d, et_real w, const et_real *ro
     }
 }
 
+static void add_row(const et_grid *g, size_t d, et_real w, const et_real *row, et_real *to)
+{
+    if (g)
+        add_rounded(g, d, w, row, to);
+    else
+        for (size_t c = 0; c < d; c++) to[c] += w * row[c];
+}
+
 void et_add_rows(const et_rounding *rounding, et_place place, size_t m, size_t d, const et_real *w,
                  const et_real *rows, const int32_t *at, et_real *to)
 {
-    const et_grid g = et_rounds(rounding) ? et_grid_of(rounding, place, "share") : (et_grid){0};
-#pragma omp parallel for if (et_worth_threads(m * d))
-    for (size_t j = 0; j < m; j++) {
-        const et_real *row = rows + j * d;
-        et_real *sum = to + (at ? (size_t)at[j] : j) * d, weight = w ? w[j] : 1;
-        if (et_rounds(rounding))
-            add_rounded(&g, d, weight, row, sum);
-        else
-            for (size_t c = 0; c < d; c++) sum[c] += weight * row[c];
-    }
+    et_grid room;
+    const et_grid *g = et_grid_in(&room, rounding, place, "share");
+    ET_BY_THREADS(et_worth_threads(m * d),
+                  for (size_t j = 0; j < m; j++)
+                      add_row(g, d, w ? w[j] : 1, rows + j * d, to + (at ? (size_t)at[j] : j) * d));
 }
 
 /* ---- numbers ---- */

@@ -88,9 +88,12 @@ static void NAMED(block)(const NAMED(job) * p, size_t i0, size_t j0)
 static void NAMED(product)(const NAMED(job) * p)
 {
     size_t down = (p->M + MC - 1) / MC, across = (p->N + NC - 1) / NC;
+    if (down * across == 1) {
+        NAMED(block)(p, 0, 0);
+        return;
+    }
     /* Blocks of C are disjoint: whoever computes one, it gets the same bits. */
-#pragma omp parallel for schedule(dynamic) if (down * across > 1 &&                                \
-                                               et_worth_threads(p->M * p->N / 8 * p->K))
+#pragma omp parallel for schedule(dynamic) if (et_worth_threads(p->M * p->N / 8 * p->K))
     for (size_t b = 0; b < down * across; b++) NAMED(block)(p, b % down * MC, b / down * NC);
 }
 

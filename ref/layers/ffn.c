@@ -49,8 +49,8 @@ et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *err
     if (status != ET_OK) return status;
     et_round(r, ET_INTERMEDIATES, "H", m * h, H);
     /* A = relu(H)^2 */
-#pragma omp parallel for if (et_worth_threads(m * h))
-    for (size_t i = 0; i < m * h; i++) A[i] = relu(H[i]) * relu(H[i]);
+    ET_BY_THREADS(et_worth_threads(m * h),
+                  for (size_t i = 0; i < m * h; i++) A[i] = relu(H[i]) * relu(H[i]));
     et_round(r, ET_INTERMEDIATES, "A", m * h, A);
     /* f = A W_down' */
     status = et_product(r, f->engine, m, d, h, stored("A", et_rows(A, h)),
@@ -89,9 +89,9 @@ et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *dup
         status = et_product(r, f->engine, d, h, m, stored("dO", et_transposed(dO, d)),
                             stored("A", et_rows(A, h)), true, ddown, h, error);
     if (status != ET_OK) return status;
-        /* dH = dA * 2 relu(H) */
-#pragma omp parallel for if (et_worth_threads(m * h))
-    for (size_t i = 0; i < m * h; i++) dH[i] = dA[i] * (2 * relu(H[i]));
+    /* dH = dA * 2 relu(H) */
+    ET_BY_THREADS(et_worth_threads(m * h),
+                  for (size_t i = 0; i < m * h; i++) dH[i] = dA[i] * (2 * relu(H[i])));
     et_round(r, ET_INTERMEDIATES, "dH", m * h, dH);
     /* dW_up += dH' x */
     if (dup)

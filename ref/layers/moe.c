@@ -143,8 +143,9 @@ static size_t largest_load(const et_assignment *a)
 /* to [m,d] = the rows of x named by tokens[0..m). */
 static void gather(size_t m, size_t d, const et_real *x, const int32_t *tokens, et_real *to)
 {
-#pragma omp parallel for if (et_worth_threads(m * d))
-    for (size_t j = 0; j < m; j++) memcpy(to + j * d, x + (size_t)tokens[j] * d, d * sizeof *to);
+    ET_BY_THREADS(et_worth_threads(m * d),
+                  for (size_t j = 0; j < m; j++)
+                      memcpy(to + j * d, x + (size_t)tokens[j] * d, d * sizeof *to));
 }
 
 /* Two ways to use the threads: each expert's products shared among all of them, or one expert a
