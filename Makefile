@@ -94,7 +94,7 @@ all: $(BUILD)/libetref.a $(BUILD)/libetref.so $(BUILD)/etref $(BUILD)/etref.pc
 check: deps
 	@$(MAKE) run-tests
 	@$(if $(filter command,$(origin TESTS))$(EXCEPT)$(sanitized)$(WRAP),,tools/check-python $(BUILD))
-run-tests: all $(CHECKS) $(PRELOADS)
+run-tests: all $(TESTS:%=$(BUILD)/tests/%) $(PRELOADS)
 	@$(if $(WRAP),,$(BEST_BLAS)) ETREF_TOOL=$(BUILD)/etref ETREF_DATA=data CK_DEFAULT_TIMEOUT=900 \
 	    tools/run-tests $(BUILD)/$(or $(LOG),check).log $(TESTS:%=$(BUILD)/tests/%)
 deps:

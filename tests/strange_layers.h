@@ -266,6 +266,19 @@ static const struct {
      "'experts':8,'pool_tokens':8192,'gate':'softmax_anchor','norm':'fanout',"
      "'z_loss_coef':0.1,'precision':'bf16','input':{'source':'tiny','seed':5}}",
      "bf16", "tree"},
+    /* a stage's zeros are no numbers without error: half of the hidden units are off */
+    {"{'name':'habit-masked-0','layer':'dense','tokens':384,'d_model':64,'d_expert':192,"
+     "'precision':'f32','input':{'source':'normal','seed':45}}",
+     "bf16", "all-in-one"},
+    /* dA has 192 different numbers, all tokens the same */
+    {"{'name':'habit-repeated-output-0','layer':'dense','tokens':384,'d_model':64,"
+     "'d_expert':192,'precision':'f32','input':{'source':'normal','seed':205}}",
+     "f16", "fused"},
+    /* dw of equal terms, summed as exactly as we sum, and more so */
+    {"{'name':'habit-repeated-output-0','rule':'ec','tokens':384,'d_model':64,'d_expert':96,"
+     "'experts':6,'gate':'softmax','shared':false,'precision':'f32',"
+     "'input':{'source':'normal','seed':203}}",
+     "f64", "tree"},
 };
 enum { STRANGE_LAYERS = sizeof strange_layers / sizeof *strange_layers };
 

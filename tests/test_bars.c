@@ -218,6 +218,29 @@ START_TEST(making_them_can_be_stopped)
 END_TEST
 
 /* The one pass over a tensor sums what sums over each group would. */
+/* Few numbers, many times over, are told from as many different ones: to a tenth, up to 2^14 and some more. */
+START_TEST(different_numbers_are_counted)
+{
+    enum { ROWS = 1024, COLUMNS = 64 };
+    static const size_t different[] = {1, 40, 192, 3000, 20000};
+    subject s;
+    open_subject(&s,
+                 "{'name':'counted','layer':'dense','tokens':1024,'d_model':64,'d_expert':1,"
+                 "'precision':'f32','input':{'source':'normal','seed':1}}",
+                 "f32");
+    et_real *u = malloc(ROWS * COLUMNS * sizeof *u);
+    for (size_t k = 0; k < sizeof different / sizeof *different; k++) {
+        for (size_t i = 0; i < ROWS * COLUMNS; i++) u[i] = 1 + (et_real)(i % different[k]);
+        double count = et_count_different(&s.bars.tensor[ET_FWD_Y].grid, ET_KIND_TENSOR, 0, 24, u);
+        ck_assert_double_eq_tol(count, (double)different[k], 0.1 * (double)different[k]);
+    }
+    for (size_t i = 0; i < ROWS * COLUMNS; i++) u[i] = 1 + (et_real)i;
+    ck_assert(isinf(et_count_different(&s.bars.tensor[ET_FWD_Y].grid, ET_KIND_TENSOR, 0, 24, u)));
+    free(u);
+    close_subject(&s);
+}
+END_TEST
+
 START_TEST(groups_are_summed)
 {
     subject s;
@@ -434,6 +457,7 @@ int main(void)
     tcase_add_test(bars, what_is_exact_has_no_bar);
     tcase_add_test(bars, zeros_that_never_move_have_no_bar);
     tcase_add_test(bars, making_them_can_be_stopped);
+    tcase_add_test(bars, different_numbers_are_counted);
     tcase_add_test(bars, groups_are_summed);
     tcase_add_test(bars, noise_is_the_variance_of_bars);
     TCase *kept = tcase_create("stored");

@@ -151,6 +151,8 @@ static const char *const telling_cases[] = {
     "257-experts-tc"};
 /* What the core suite does not have. */
 static const char *const other_cases[] = {
+    "{'name':'long-sums','layer':'dense','tokens':32,'d_model':128,'d_expert':256,"
+    "'precision':'bf16','input':{'source':'normal','seed':3}}",
     "{'name':'clamped-sums','rule':'et','granularity':3,'experts':8,'tokens':96,'d_model':24,"
     "'d_expert':20,'capacity_factor':0.05,'norm':'sum','ema_updates':5000,'precision':'bf16',"
     "'input':{'source':'normal','seed':3}}",
@@ -161,7 +163,7 @@ enum {
     TELLING_CASES = sizeof telling_cases / sizeof *telling_cases,
     LARGER = 6,
     OTHER = sizeof other_cases / sizeof *other_cases,
-    SUBJECTS = TELLING_CASES + LARGER + OTHER
+    SUBJECTS = TELLING_CASES + OTHER + LARGER
 };
 
 static cp_subject *open_telling(const et_profile *p)
@@ -172,12 +174,11 @@ static cp_subject *open_telling(const et_profile *p)
         et_case c;
         if (i < TELLING_CASES)
             c = core_case(telling_cases[i]);
-        else if (i >= TELLING_CASES + LARGER)
-            ck_assert_msg(parse_quoted(&c, other_cases[i - TELLING_CASES - LARGER], &error) ==
-                              ET_OK,
-                          "%s", error.text);
+        else if (i < TELLING_CASES + OTHER)
+            ck_assert_msg(parse_quoted(&c, other_cases[i - TELLING_CASES], &error) == ET_OK, "%s",
+                          error.text);
         else
-            ck_assert_msg(cp_larger_case(&c, i - TELLING_CASES, &error), "%s", error.text);
+            ck_assert_msg(cp_larger_case(&c, i - TELLING_CASES - OTHER, &error), "%s", error.text);
         open_subject(&all[i], &c);
         use_profile(&all[i], p);
     }
@@ -211,10 +212,10 @@ START_TEST(every_fault_is_rejected_and_explained)
     for (size_t f = 0; (fault = cd_fault_at(f)) != NULL; f++) {
         fate of = {0};
         double amount = fault->usual == 1e-3 ? rows[_i].amount : 0;
+        if (is_below_rounding(fault->name, rows[_i].profile)) continue;
         for (size_t i = 0; !(of.rejected && of.explained) && i < SUBJECTS; i++)
             plant(&of, &all[i], fault, amount);
-        if (of.planted && !of.rejected && !is_below_rounding(fault->name, rows[_i].profile))
-            note(accepted, sizeof accepted, fault->name);
+        if (of.planted && !of.rejected) note(accepted, sizeof accepted, fault->name);
         if (of.rejected && !of.explained) note(unexplained, sizeof unexplained, fault->name);
         if (!of.planted && strcmp(fault->stage, "precision") != 0)
             note(absent, sizeof absent, fault->name);

@@ -77,6 +77,53 @@ START_TEST(a_wrong_number_goes_no_further)
 }
 END_TEST
 
+/* ---- their bars ---- */
+
+static double elements_learnt(const et_bars *b, et_tensor_id id)
+{
+    return b->tensor[id].bars[b->tensor[id].grid.first[ET_KIND_TENSOR]].n;
+}
+
+/* Half of the hidden units are off: their zeros are the whole's business, and no elements without error. */
+START_TEST(zeros_are_left_to_the_whole)
+{
+    et_case c;
+    et_step golden;
+    et_bars bars;
+    double others = 0;
+    ck_assert_int_eq(parse_quoted(&c, layers[3], NULL), ET_OK);
+    draw_case(&golden, &c);
+    ck_assert_int_eq(et_step_run(&golden, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+    ck_assert_int_eq(et_bars_make(&bars, &golden, et_profile_find("bf16"), 0, NULL, NULL, NULL),
+                     ET_OK);
+    for (size_t i = 0; i < 64 * 40; i++) others += golden.bwd.slot_pre[i] != 0;
+    ck_assert(others < 0.7 * 64 * 40);
+    ck_assert_double_eq(elements_learnt(bars.alone, ET_BWD_SLOT_PRE), others);
+    et_bars_free(&bars);
+    et_step_free(&golden);
+}
+END_TEST
+
+/* What a kernel as exact as we are should have made of its own numbers, nobody knows. */
+START_TEST(our_own_precision_has_none)
+{
+    static const char *const profiles[] = {"f32", "f64"};
+    for (size_t i = 0; i < 2; i++) {
+        et_case c;
+        et_step golden;
+        et_bars bars;
+        ck_assert_int_eq(parse_quoted(&c, layers[3], NULL), ET_OK);
+        draw_case(&golden, &c);
+        ck_assert_int_eq(et_step_run(&golden, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+        ck_assert_int_eq(
+            et_bars_make(&bars, &golden, et_profile_find(profiles[i]), 0, NULL, NULL, NULL), ET_OK);
+        ck_assert((bars.alone != NULL) == (i == 0));
+        et_bars_free(&bars);
+        et_step_free(&golden);
+    }
+}
+END_TEST
+
 /* ---- what the whole does not see ---- */
 
 static et_verdict judge_alone(honest *k)
@@ -193,6 +240,8 @@ int main(void)
     tcase_add_loop_test(runs, of_the_golden_they_make_the_golden, 0,
                         sizeof layers / sizeof *layers);
     tcase_add_test(runs, a_wrong_number_goes_no_further);
+    tcase_add_test(runs, zeros_are_left_to_the_whole);
+    tcase_add_test(runs, our_own_precision_has_none);
     tcase_set_timeout(verdicts, 120);
     tcase_add_test(verdicts, one_stage_is_coarse);
     tcase_add_test(verdicts, a_gradient_is_missing);

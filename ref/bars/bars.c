@@ -520,10 +520,13 @@ static et_status find_groups(work *w, et_bars *b, et_error *error)
     return status;
 }
 
-/* Does any stage start from numbers of others? */
-static bool has_stages(const et_step *reference)
+/* Does any stage start from numbers of others? Of a profile as fine as our own arithmetic there are no stages by
+ * themselves: what they should be is computed with errors as large as the kernel's, and what the kernel had before it
+ * stored a number has no room in ours. Nor is anything hidden there that the whole would not show. */
+static bool has_stages(const et_step *reference, const et_profile *p)
 {
     et_tensor_id id = ET_NO_TENSOR + 1;
+    if (ldexp(1, -p->bits[ET_ACCUMULATOR]) <= ET_UNIT_ROUNDOFF) return false;
     while (id < ET_TENSORS && !et_stands_alone(reference, NULL, id)) id++;
     return id < ET_TENSORS;
 }
@@ -534,7 +537,7 @@ et_status et_bars_open(et_bars *b, const et_step *reference, const et_profile *p
     *b = (et_bars){.reference = reference, .limits = et_limits_of(p), .runs = ET_FIRST_REPLICAS};
     for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++)
         b->tensor[id].of_sums = et_is_of_sums(p, id);
-    if (!has_stages(reference)) return ET_OK;
+    if (!has_stages(reference, p)) return ET_OK;
     et_status status = et_allocate(&room, 1, sizeof *b->alone, "bars of stages", error);
     if (status != ET_OK) return status;
     b->alone = room;

@@ -148,24 +148,26 @@ static et_corner group_end(const et_cut *g, et_group_kind kind, size_t index)
     }
 }
 
-/* Each size sets one of BITS marks, by chance; from the marks that are left follows how many there were
- * (linear counting: Whang et al., 1990). */
+/* Each size sets one of as many marks as there are numbers (2^14 at most), by chance; from the marks that are left follows
+ * how many there were (linear counting: Whang et al., 1990), until seven of eight are set. */
 double et_count_different(const et_cut *g, et_group_kind kind, size_t index, int bits,
                           const et_real *u)
 {
-    enum { BITS = 64, FULL = 56 };
+    enum { WORD = 64, WORDS = 256 };
     const et_corner from = et_group_corner(g, kind, index), to = group_end(g, kind, index);
-    uint64_t marks = 0;
-    int set = 0;
+    uint64_t marks[WORDS] = {0};
+    size_t elements = (to.row - from.row) * (to.column - from.column), room = WORD, set = 0;
+    while (room < elements && room < WORD * WORDS) room *= 2;
     for (size_t r = from.row; r < to.row; r++)
         for (size_t c = from.column; c < to.column; c++) {
             double size = fabs((double)u[r * g->columns + c]);
-            uint64_t mark = UINT64_C(1) << (et_mix(to_bits(size) >> (53 - bits)) % BITS);
-            if (size == 0 || marks & mark) continue;
-            marks |= mark;
-            if (++set == FULL) return (double)INFINITY;
+            size_t at = et_mix(to_bits(size) >> (53 - bits)) % room;
+            uint64_t mark = UINT64_C(1) << at % WORD;
+            if (size == 0 || marks[at / WORD] & mark) continue;
+            marks[at / WORD] |= mark;
+            if (++set == room / 8 * 7) return (double)INFINITY;
         }
-    return BITS * log((double)BITS / (BITS - set));
+    return (double)room * log((double)room / (double)(room - set));
 }
 
 /* ---- sums ---- */
@@ -354,8 +356,9 @@ et_status et_sum_groups(const et_cut *g, const et_errors *x, et_group_sums *sums
     if (status != ET_OK) return status;
     double *strips = room;
     memset(sums, 0, g->first[ET_KINDS] * sizeof *sums);
-#pragma omp parallel for if (et_worth_threads(g->rows * g->columns))
-    for (size_t b = 0; b < g->bands; b++) sum_band(g, x, b, strips + b * PLANES * g->columns, sums);
+    ET_BY_THREADS(et_worth_threads(g->rows * g->columns),
+                  for (size_t b = 0; b < g->bands; b++)
+                      sum_band(g, x, b, strips + b * PLANES * g->columns, sums));
     sum_columns(g, strips, sums + g->first[ET_KIND_COLUMN]);
     sum_blocks(g, sums);
     free(strips);

@@ -410,7 +410,7 @@ static void close_view(view *w)
     free(w->tensors);
 }
 
-/* right + (got - made), where the stage has an error at all. */
+/* right + (got - made), where the stage says something. */
 static et_status see_alone(view *w, const et_judgement *j, et_tensor_out *t, et_error *error)
 {
     void *room;
@@ -424,7 +424,7 @@ static et_status see_alone(view *w, const et_judgement *j, et_tensor_out *t, et_
     const et_real *V = et_tensor_values(&j->bars->alone->variance, id);
     for (size_t i = 0; i < count; i++) {
         et_real error_alone = (et_real)et_tensor_element(t, i) - made[i];
-        to[i] = right[i] + (V[i] > 0 && isfinite(error_alone) ? error_alone : 0);
+        to[i] = right[i] + (isfinite((double)V[i] + (double)error_alone) ? error_alone : 0);
     }
     t->values = to;
     t->source = ET_FROM_F64;
