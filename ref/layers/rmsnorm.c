@@ -19,7 +19,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
 #include "ref/base/sum.h"
-#include "ref/model/arrays.h"
+#include "ref/layers/arrays.h"
 
 #include <math.h> /* sqrt: correctly rounded on every IEEE-754 machine */
 

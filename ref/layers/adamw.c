@@ -10,7 +10,7 @@
 #include "etref/routing.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
-#include "ref/model/arrays.h"
+#include "ref/layers/arrays.h"
 
 #include <math.h>
 

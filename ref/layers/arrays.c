@@ -1,5 +1,5 @@
 /* arrays.c: is what a caller of a model's layer brings there? See arrays.h. */
-#include "ref/model/arrays.h"
+#include "ref/layers/arrays.h"
 #include "ref/base/memory.h"
 
 #include <stdint.h>

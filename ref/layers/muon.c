@@ -20,7 +20,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
-#include "ref/model/arrays.h"
+#include "ref/layers/arrays.h"
 
 #include <math.h>
 

@@ -22,7 +22,7 @@
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
-#include "ref/model/arrays.h"
+#include "ref/layers/arrays.h"
 
 #include <string.h>
 

@@ -15,7 +15,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
 #include "ref/base/twofold.h"
-#include "ref/model/arrays.h"
+#include "ref/layers/arrays.h"
 
 #include <math.h>
 
