@@ -196,7 +196,7 @@ static et_real cosines[POSITIONS * WIDTH / 2], sines[POSITIONS * WIDTH / 2];
 
 static et_rope rope_of(size_t tokens, size_t heads, size_t stride)
 {
-    ck_assert(et_rope_table(POSITIONS, WIDTH, 10000, cosines, sines, NULL) == ET_OK);
+    ck_assert(et_rope_table(NULL, POSITIONS, WIDTH, 10000, cosines, sines, NULL) == ET_OK);
     return (et_rope){.tokens = tokens,
                      .heads = heads,
                      .width = WIDTH,
@@ -555,7 +555,7 @@ START_TEST(contradictions_are_refused_by_name)
     n.tokens = (size_t)1 << 62;
     n.eps = 1;
     REFUSES(et_rmsnorm_forward(&n, x, x, s, &error), "addressed");
-    REFUSES(et_rope_table(4, 3, 10000, x, x, &error), "even");
+    REFUSES(et_rope_table(NULL, 4, 3, 10000, x, x, &error), "even");
     et_rope turn = {.tokens = 1, .heads = 1, .width = 2, .stride = 2, .cosines = x, .sines = x};
     REFUSES(et_rope_forward(&turn, x, &error), "sequence 0");
     et_attention a = {.B = 1, .T = 1, .heads = 3, .kv_heads = 2, .width = 1, .workers = 1};

@@ -25,10 +25,11 @@ extern "C" {
  * next to a multiple of pi other than 0 the absolute error, below 2^-83, is what counts. */
 void et_sin_cos(double x, double *sine, double *cosine);
 
-/* cosines, sines [positions, width/2] out: of theta. width even. ET_EINVAL: it is odd, base not
- * above 0, more than 2^20 positions. Error of an angle: below 2 (|ln base| + 2) u theta. */
-et_status et_rope_table(size_t positions, size_t width, double base, et_real *cosines,
-                        et_real *sines, et_error *error);
+/* cosines, sines [positions, width/2] out: of theta. width even. rounding: a kernel's, whose frequencies and angles have
+ * the accumulator's bits (far down a sequence that is what its errors come from); NULL: none. ET_EINVAL: width is odd,
+ * base not above 0, more than 2^20 positions. Error of an angle: below 2 (|ln base| + 2) u theta. */
+et_status et_rope_table(const et_rounding *rounding, size_t positions, size_t width, double base,
+                        et_real *cosines, et_real *sines, et_error *error);
 
 typedef struct et_rope {
     size_t tokens, heads, width, stride; /* as et_rmsnorm's; width even */

@@ -11,6 +11,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
 #include "ref/layers/arrays.h"
+#include "ref/layers/mixing.h"
 
 #include <math.h>
 
@@ -47,15 +48,20 @@ et_status et_adamw_update(const et_adamw *a, size_t updates, size_t count, const
     if (status != ET_OK) return status;
     double first = et_ema_weight(a->beta1, updates + 1),
            second = et_ema_weight(a->beta2, updates + 1);
+    const et_mixing of_m = et_mixing_of(a->rounding, "m", a->beta1);
+    const et_mixing of_v = et_mixing_of(a->rounding, "v", a->beta2);
+    const et_mixing of_w = et_mixing_of(a->rounding, "w", 0);
 #pragma omp parallel for if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++) {
         double gi = (double)g[i], wi = (double)w[i];
-        double mi = a->beta1 * (double)m[i] + (1 - a->beta1) * gi;
-        double vi = a->beta2 * (double)v[i] + (1 - a->beta2) * (gi * gi);
+        double mi = et_mix_in(&of_m, (double)m[i], gi);
+        double vi = et_mix_in(&of_v, (double)v[i], et_mixed(&of_v, gi * gi));
         m[i] = (et_real)mi;
         v[i] = (et_real)vi;
-        wi -= a->rate * a->decay * wi;
-        w[i] = (et_real)(wi - a->rate * (mi / first) / (sqrt(vi / second) + a->eps));
+        double root = et_mixed(&of_w, sqrt(et_mixed(&of_w, vi / second)));
+        double step = et_mixed(&of_w, a->rate * et_mixed(&of_w, mi / first));
+        wi = et_mixed(&of_w, wi - et_mixed(&of_w, a->rate * a->decay * wi));
+        w[i] = (et_real)(wi - et_mixed(&of_w, step / et_mixed(&of_w, root + a->eps)));
     }
     et_round(a->rounding, ET_ACCUMULATOR, "m", count, m);
     et_round(a->rounding, ET_ACCUMULATOR, "v", count, v);

@@ -105,7 +105,7 @@ static et_status scores(const et_attention *f, const et_real *qkv, head h, size_
                                   rows_of(f, "k", qkv, h.row, h.k, true), false, S, keys, NULL);
     et_real scale = (et_real)(1 / sqrt((double)f->width));
     for (size_t i = 0; i < m * keys; i++) S[i] *= scale;
-    et_round(f->rounding, ET_GATE_ARITHMETIC, "S", m * keys, S);
+    et_round(f->rounding, ET_LOGITS, "S", m * keys, S);
     return status;
 }
 
@@ -129,6 +129,15 @@ static et_real softmax_row(const et_rounding *r, size_t seen, size_t keys, et_re
     return sum;
 }
 
+/* Each row by its sum, which is 1 then. */
+static void divide_rows(size_t m, size_t columns, et_real *sums, et_real *rows)
+{
+    for (size_t i = 0; i < m; i++) {
+        for (size_t u = 0; u < columns; u++) rows[i * columns + u] /= sums[i];
+        sums[i] = 1;
+    }
+}
+
 /* o of the m queries from t on: o_t = (sum_u e^(S_tu - max) v_u) / sum_u e^(S_tu - max). */
 static et_status block_forward(const et_attention *f, const et_real *qkv, head h, size_t t,
                                size_t m, et_real *o, et_real *lse, et_real *S)
@@ -138,6 +147,8 @@ static et_status block_forward(const et_attention *f, const et_real *qkv, head h
     et_status status = scores(f, qkv, h, t, m, S);
     for (size_t i = 0; i < m; i++)
         sums[i] = softmax_row(f->rounding, t + i + 1, keys, S + i * keys, lse + t + i);
+    if (et_goes_other_way(f->rounding, "P is divided by its sum", "P"))
+        divide_rows(m, keys, sums, S);
     et_real *to = o + (h.row + t) * stride + h.q;
     if (status == ET_OK)
         status =
@@ -224,6 +235,7 @@ static et_status block_backward(const et_attention *f, const et_real *qkv, head 
     if (status == ET_OK)
         status = et_product(r, engine, m, keys, e, upstream, rows_of(f, "v", qkv, h.row, h.v, true),
                             false, dP, keys, NULL);
+    et_round(r, ET_INTERMEDIATES, "dP", m * keys, dP);
     softmax_backward(f, m, keys, P, dP);
     /* dq = dS k */
     if (status == ET_OK)

@@ -19,6 +19,7 @@
 #include "etref/elementary.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/exponential.h"
+#include "ref/base/grid.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
@@ -92,13 +93,35 @@ static et_status scores(const et_cross_entropy *f, size_t m, const et_real *x, e
     return status;
 }
 
+/* v as a kernel's arithmetic leaves it; g NULL: as ours does. */
+static double as_kept(const et_grid *g, double v)
+{
+    return g ? et_grid_round(g, v) : v;
+}
+
+/* tanh(z / cap) */
+static double softened(const et_grid *g, et_real z, et_real cap)
+{
+    return as_kept(g, et_tanh(as_kept(g, (double)(z / cap))));
+}
+
+/* Its slope, 1 - tanh^2: by the formula above, or as many kernels have it, from what tanh has been rounded to. */
+static double softened_slope(const et_grid *g, bool from_square, et_real z, et_real cap)
+{
+    if (!from_square) return tanh_slope(as_kept(g, (double)(z / cap)));
+    double y = softened(g, z, cap);
+    return as_kept(g, 1 - as_kept(g, y * y));
+}
+
 /* l from z; to may be z. */
 static void soften(const et_cross_entropy *f, size_t m, const et_real *z, et_real *to)
 {
     et_real cap = (et_real)f->cap;
+    et_grid room;
+    const et_grid *g = et_grid_in(&room, f->rounding, et_sum_place(f->rounding), "tanh");
 #pragma omp parallel for if (et_worth_threads(m * f->V))
     for (size_t i = 0; i < m * f->V; i++)
-        to[i] = cap > 0 ? cap * (et_real)et_tanh((double)(z[i] / cap)) : z[i];
+        to[i] = cap > 0 ? cap * (et_real)softened(g, z[i], cap) : z[i];
     et_round(f->rounding, ET_LOGITS, "l", m * f->V, to);
 }
 
@@ -149,13 +172,16 @@ static void logits_backward(const et_cross_entropy *f, size_t m, const int32_t *
 {
     size_t V = f->V;
     et_real cap = (et_real)f->cap;
+    et_grid room;
+    const et_grid *g = et_grid_in(&room, f->rounding, et_sum_place(f->rounding), "tanh");
+    bool from_square = et_goes_other_way(f->rounding, "1 - tanh^2", "tanh");
 #pragma omp parallel for if (et_worth_threads(m * V))
     for (size_t t = 0; t < m; t++)
         for (size_t v = 0; v < V; v++) {
             size_t i = t * V + v;
             et_real p = (et_real)exponential((double)(l[i] - lse[t]));
             et_real dl = (et_real)scale * (p - (v == (size_t)targets[t] ? 1 : 0));
-            z[i] = cap > 0 ? dl * (et_real)tanh_slope((double)(z[i] / cap)) : dl;
+            z[i] = cap > 0 ? dl * (et_real)softened_slope(g, from_square, z[i], cap) : dl;
         }
     et_round(f->rounding, ET_LOGITS, "dz", m * V, z);
 }

@@ -21,6 +21,7 @@
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
 #include "ref/layers/arrays.h"
+#include "ref/layers/mixing.h"
 
 #include <math.h>
 
@@ -73,12 +74,14 @@ static et_status iterate(const et_muon *f, size_t rows, size_t columns, const et
     if ((status = symmetric(f, "X", s, k, wide, A, error))) return status;
     et_round(r, ET_INTERMEDIATES, "A", s * s, A);
     if ((status = symmetric(f, "A", s, s, et_rows(A, s), B, error))) return status;
+    et_round(r, ET_INTERMEDIATES, "A A", s * s, B);
     for (size_t i = 0; i < s * s; i++) B[i] = (et_real)b * A[i] + (et_real)c * B[i];
     et_round(r, ET_INTERMEDIATES, "B", s * s, B);
     const et_operand x = operand("X", et_rows(X, columns)), poly = operand("B", et_rows(B, s));
     if ((status = et_product(r, f->engine, rows, columns, s, tall ? x : poly, tall ? poly : x,
                              false, to, columns, error)))
         return status;
+    et_round(r, ET_INTERMEDIATES, "B X", rows * columns, to);
     for (size_t i = 0; i < rows * columns; i++) to[i] += (et_real)a * X[i];
     et_round(r, ET_INTERMEDIATES, "X", rows * columns, to);
     return ET_OK;
@@ -100,12 +103,12 @@ et_status et_muon_update(const et_muon *f, size_t rows, size_t columns, const et
     if (status == ET_OK) status = ET_CHECK_ARRAYS("et_muon", f->rounding, arrays, error);
     if (status != ET_OK) return status;
     et_real *X = room, *next = X + count, *A = next + count, *B = A + s * s;
-    et_real mu = (et_real)f->momentum, rest = (et_real)(1 - f->momentum);
+    const et_mixing mixing = et_mixing_of(f->rounding, "m", f->momentum);
     /* m <- mu m + (1 - mu) g        u = (1 - mu) g + mu m */
 #pragma omp parallel for if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++) {
-        m[i] = mu * m[i] + rest * g[i];
-        X[i] = rest * g[i] + mu * m[i];
+        m[i] = (et_real)et_mix_in(&mixing, (double)m[i], (double)g[i]);
+        X[i] = (et_real)et_mix_in(&mixing, (double)m[i], (double)g[i]);
     }
     et_round(f->rounding, ET_ACCUMULATOR, "m", count, m);
     /* X = u / (|u| + 1e-7) */
@@ -122,7 +125,7 @@ et_status et_muon_update(const et_muon *f, size_t rows, size_t columns, const et
     double tall = rows > columns ? sqrt((double)rows / (double)columns) : 1;
     et_real rate = (et_real)(f->rate * tall);
 #pragma omp parallel for if (et_worth_threads(count))
-    for (size_t i = 0; i < count; i++) w[i] -= rate * X[i];
+    for (size_t i = 0; i < count; i++) w[i] -= (et_real)et_mixed(&mixing, (double)(rate * X[i]));
     et_round(f->rounding, ET_ACCUMULATOR, "w", count, w);
     return ET_OK;
 }

@@ -13,7 +13,9 @@
 #include "etref/rope.h"
 #include "etref/elementary.h"
 #include "ref/base/arithmetic.h"
+#include "ref/base/grid.h"
 #include "ref/base/parallel.h"
+#include "ref/base/sum.h"
 #include "ref/base/twofold.h"
 #include "ref/layers/arrays.h"
 
@@ -85,8 +87,16 @@ void et_sin_cos(double x, double *sine, double *cosine)
     if (cosine) *cosine = c;
 }
 
-et_status et_rope_table(size_t positions, size_t width, double base, et_real *cosines,
-                        et_real *sines, et_error *error)
+static double as_stored(const et_rounding *rounding, const char *site, double value)
+{
+    et_real v = (et_real)value;
+    if (!et_rounds(rounding)) return value;
+    et_round(rounding, ET_ACCUMULATOR, site, 1, &v);
+    return (double)v;
+}
+
+et_status et_rope_table(const et_rounding *rounding, size_t positions, size_t width, double base,
+                        et_real *cosines, et_real *sines, et_error *error)
 {
     ET_ARITHMETIC;
     size_t pairs = width / 2;
@@ -97,17 +107,20 @@ et_status et_rope_table(size_t positions, size_t width, double base, et_real *co
                        "et_rope_table: width %zu, base %g, %zu positions; an even width, a base "
                        "above 0, at most 2^20 positions",
                        width, base, positions);
-    et_status status = ET_CHECK_ARRAYS("et_rope_table", NULL, arrays, error);
+    et_status status = ET_CHECK_ARRAYS("et_rope_table", rounding, arrays, error);
     if (status != ET_OK) return status;
     for (size_t j = 0; j < pairs; j++) {
-        double frequency = et_exp(-((double)(2 * j) / (double)width) * et_log(base));
+        double frequency = as_stored(rounding, "frequency",
+                                     et_exp(-((double)(2 * j) / (double)width) * et_log(base)));
         for (size_t t = 0; t < positions; t++) {
-            double sine, cosine;
-            et_sin_cos((double)t * frequency, &sine, &cosine);
+            double sine, cosine, theta = as_stored(rounding, "theta", (double)t * frequency);
+            et_sin_cos(theta, &sine, &cosine);
             cosines[t * pairs + j] = (et_real)cosine;
             sines[t * pairs + j] = (et_real)sine;
         }
     }
+    et_round(rounding, ET_ACCUMULATOR, "cosine", positions * pairs, cosines);
+    et_round(rounding, ET_ACCUMULATOR, "sine", positions * pairs, sines);
     return ET_OK;
 }
 
@@ -126,10 +139,20 @@ static et_status check(const et_rope *f, const et_real *x, et_error *error)
     return ET_CHECK_ARRAYS("et_rope", f->rounding, arrays, error);
 }
 
+/* a c + b s, as a kernel's arithmetic has it; g NULL: as ours. */
+static et_real turn(const et_grid *g, et_real a, et_real c, et_real b, et_real s)
+{
+    if (g == NULL) return a * c + b * s;
+    double p = et_grid_sum(g, (double)a * (double)c), q = et_grid_sum(g, (double)b * (double)s);
+    return (et_real)et_grid_sum(g, p + q);
+}
+
 /* Every pair by -theta, or by theta if `back`. */
 static void rotate(const et_rope *f, bool back, const char *site, et_real *x)
 {
     size_t pairs = f->width / 2;
+    et_grid room;
+    const et_grid *g = et_grid_in(&room, f->rounding, et_sum_place(f->rounding), site);
 #pragma omp parallel for if (et_worth_threads(f->tokens * f->heads * f->width))
     for (size_t t = 0; t < f->tokens; t++) {
         const et_real *cosine = f->cosines + t % f->sequence * pairs;
@@ -138,8 +161,8 @@ static void rotate(const et_rope *f, bool back, const char *site, et_real *x)
             et_real *u1 = x + t * f->stride + head * f->width, *u2 = u1 + pairs;
             for (size_t j = 0; j < pairs; j++) {
                 et_real a = u1[j], b = u2[j], s = back ? -sine[j] : sine[j];
-                u1[j] = a * cosine[j] + b * s;
-                u2[j] = b * cosine[j] - a * s;
+                u1[j] = turn(g, a, cosine[j], b, s);
+                u2[j] = turn(g, b, cosine[j], -a, s);
             }
         }
         if (f->rounding != NULL)

@@ -308,7 +308,7 @@ et_status et_gpt_create(et_gpt **out, const et_gpt_config *config, size_t max_by
     g->workers = (size_t)omp_get_max_threads();
     status = take(g, max_bytes, error);
     if (status == ET_OK)
-        status = et_rope_table(settled.sequence, settled.head_dim, settled.rope_base, g->cosines,
+        status = et_rope_table(NULL, settled.sequence, settled.head_dim, settled.rope_base, g->cosines,
                                g->sines, error);
     if (status == ET_OK)
         *out = g;
