@@ -111,6 +111,17 @@ static inline void emulate_step(honest *k, const et_step *like, const et_profile
     et_step_free(&kernel);
 }
 
+/* A part of a tensor, from the first element on, of a kernel that stores it in fewer bits. */
+static inline void coarsen(honest *k, const char *tensor, double part_of_it, int bits)
+{
+    double *values = values_of(k, tensor), count = (double)elements_of(tensor_of(k, tensor));
+    for (size_t i = 0; i < (size_t)(part_of_it * count); i++) {
+        int exponent;
+        double part = frexp(values[i], &exponent);
+        values[i] = ldexp(nearbyint(ldexp(part, bits)), exponent - bits);
+    }
+}
+
 static inline void emulate(honest *k, const et_profile *p, et_rounding_mode mode, uint64_t seed)
 {
     emulate_step(k, &k->golden, p, mode, seed);

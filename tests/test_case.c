@@ -122,7 +122,7 @@ START_TEST(every_field_is_documented)
         ck_assert(strlen(f->scope) > 0 && strlen(f->meaning) > 0);
         for (size_t i = 0; i < count; i++) ck_assert_str_ne(et_case_field(i)->name, f->name);
     }
-    ck_assert_uint_eq(count, 41);
+    ck_assert_uint_eq(count, 54);
     ck_assert_ptr_null(et_case_field((size_t)-1));
 }
 END_TEST
@@ -156,7 +156,24 @@ static const struct bad_case {
     {MOE(",'seed':3"), IN_A "unknown field seed; the nearest is input.seed"},
     {MOE(",'input':{'source':'normal','nonsense':1}"),
      IN_A "unknown field input.nonsense; 'etref list fields' names them all"},
-    {MOE(",'layer':'attention'"), IN_A "layer = \"attention\"; allowed: dense|moe"},
+    {MOE(",'layer':'lstm'"),
+     IN_A "layer = \"lstm\"; allowed: dense|moe|rmsnorm|rope|attention|cross_entropy|adamw|muon"},
+    {MOE(",'layer':'attention'"),
+     IN_A "d_expert = 4 does not apply; allowed: only with layers dense and moe"},
+    {"{'name':'a','layer':'attention','tokens':8,'d_model':12,'heads':5}",
+     IN_A "heads = 5 with d_model = 12: allowed: a divisor of d_model"},
+    {"{'name':'a','layer':'attention','tokens':8,'d_model':12,'heads':6,'kv_heads':4}",
+     IN_A "kv_heads = 4 with heads = 6: allowed: a divisor of heads"},
+    {"{'name':'a','layer':'rope','tokens':8,'d_model':12,'heads':4}",
+     IN_A "heads = 4 with d_model = 12: d_model / heads, the width of a head, must be even"},
+    {"{'name':'a','layer':'rope','tokens':8,'d_model':12,'sequence':3}",
+     IN_A "sequence = 3 with tokens = 8: allowed: a divisor of tokens"},
+    {"{'name':'a','layer':'cross_entropy','tokens':8,'d_model':12}",
+     IN_A "vocab is missing; allowed: integer from 1 to 2147483647"},
+    {"{'name':'a','layer':'muon','tokens':8,'d_model':12,'input':{'source':'text'}}",
+     IN_A "input.source = \"text\" with layer = \"muon\": for a layer of the model: normal, "
+          "outlier, tiny or "
+          "huge"},
     {MOE(",'rule':'hash'"), IN_A "rule = \"hash\"; allowed: tc|ec|et"},
     {MOE(",'mode':'test'"), IN_A "mode = \"test\"; allowed: train|eval"},
     {MOE(",'gate':'sigmod'"),
@@ -503,7 +520,8 @@ START_TEST(only_what_applies_is_printed)
         {MOE(",'rule':'tc','top_k':2,'shared':false,'input':{'source':'tiny','mean':0.1}"),
          "{'name': 'a', 'layer': 'moe', 'rule': 'tc', 'mode': 'train', 'tokens': 8, 'd_model': 4, "
          "'d_expert': 4, 'experts': 4, 'top_k': 2, 'granularity': 2, 'gate': 'sigmoid', 'norm': "
-         "'none', 'shared': false, 'step': 0, 'micro_batches': 1, 'balance': 'none', 'global_load': false, "
+         "'none', 'shared': false, 'step': 0, 'micro_batches': 1, 'balance': 'none', "
+         "'global_load': false, "
          "'z_loss_coef': 0.0, 'precision': 'f64', 'input': {'source': 'tiny', 'seed': 1, 'mean': "
          "0.1, "
          "'router_mean': 0.0, 'decisive': false}}"},
@@ -574,8 +592,7 @@ static double cost(const et_case *c)
                   : c->rule == ET_TC            ? N * (double)c->top_k
                   : et_case_routes_by_choice(c) ? pools * n * (double)c->target_load
                                                 : N * n;
-    return 6 * most * d * h + 6 * N * d * (double)c->shared_d_expert +
-           3 * N * d * n;
+    return 6 * most * d * h + 6 * N * d * (double)c->shared_d_expert + 3 * N * d * n;
 }
 
 START_TEST(every_case_of_the_suites_parses_and_prints)
@@ -584,8 +601,7 @@ START_TEST(every_case_of_the_suites_parses_and_prints)
         const char *file;
         size_t least;
         double most_cost;
-    } suites[] = {
-        {"smoke.json", 6, 1e6}, {"core.json", 70, 1e8}, {"paper.json", 8, 1e13}};
+    } suites[] = {{"smoke.json", 6, 1e6}, {"core.json", 70, 1e8}, {"paper.json", 8, 1e13}};
     static char names[1000][64];
     size_t known = 0;
     for (size_t s = 0; s < COUNT(suites); s++) {

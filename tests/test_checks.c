@@ -348,7 +348,7 @@ START_TEST(a_case_put_together_in_memory_is_checked)
     REFUSED(pool_tokens, 0, "pool_tokens");
     REFUSED(gate, (et_gate)6, "gate");
     REFUSED(rule, (et_rule)3, "rule");
-    REFUSED(layer, (et_layer)2, "layer");
+    REFUSED(layer, (et_layer)8, "layer");
     REFUSED(precision, ET_I32, "precision");
     REFUSED(name[0], '/', "name");
     REFUSED(input.mean, (double)NAN, "input.mean");

@@ -20,7 +20,17 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-typedef enum et_layer { ET_DENSE, ET_MOE } et_layer;
+/* The feed-forward layers; then those of the model around them, and its optimisers. */
+typedef enum et_layer {
+    ET_DENSE,
+    ET_MOE,
+    ET_LAYER_RMSNORM,
+    ET_LAYER_ROPE,
+    ET_LAYER_ATTENTION,
+    ET_LAYER_CROSS_ENTROPY,
+    ET_LAYER_ADAMW,
+    ET_LAYER_MUON
+} et_layer;
 
 typedef enum et_input_source {
     ET_INPUT_NONE, /* the bundle brings its in.* tensors */
@@ -57,12 +67,13 @@ typedef struct et_case {
     bool eval;          /* "mode": "train" or "eval" */
     size_t tokens;      /* N, of the whole step */
     size_t d_model;     /* d */
-    size_t d_expert;    /* h; of the dense layer, too */
+    size_t d_expert;    /* h; of the dense layer, too; of no other */
     size_t experts;     /* n; dense: 0 */
     size_t top_k;       /* tc: K = G */
     size_t granularity; /* ec, et: G; for tc equal to top_k */
     size_t target_load; /* k, in a pool; default: floor(pool_tokens * granularity / experts) */
-    size_t pool_tokens; /* P; default: tokens / micro_batches, and always that for tc and dense */
+    size_t
+        pool_tokens; /* P; default: tokens / micro_batches, and always that where nothing is routed by pools */
     et_gate gate;
     et_norm norm;
     bool shared;            /* never for a dense layer */
@@ -79,6 +90,10 @@ typedef struct et_case {
     double balance_coef, bias_rate;
     bool global_load;
     double z_loss_coef;
+    /* of the model's layers (rmsnorm.h, rope.h, attention.h, cross_entropy.h, optimizer.h) */
+    size_t heads, kv_heads, sequence, vocab; /* Hq, Hkv, T, V; a head is d_model / heads wide */
+    double rms_eps, rope_base, softcap;
+    double rate, beta1, beta2, eps, decay, momentum; /* of an update; step: updates before it */
     et_dtype precision; /* ET_F64, ET_F32, ET_BF16 or ET_F16: how the in.* tensors are stored */
     et_input input;
 } et_case;

@@ -55,6 +55,19 @@ typedef struct et_step_metrics {
     et_real *logit_mean, *logit_std, *gate_mean, *gate_std; /* [1]; gates on slots */
 } et_step_metrics;
 
+/* A layer of the model around, or an optimiser: arrays beside x, dy, y and dx. NULL where it has none. C = (Hq + 2 Hkv)
+ * columns of [q;k;v]; B = N / T sequences. */
+typedef struct et_step_model {
+    et_real *qkv, *head;                         /* inputs: [N,C], [V,d] */
+    int32_t *targets;                            /* input: [N], from 0 to V-1 */
+    et_real *weight, *gradient, *first, *second; /* inputs: [N,d] w, g, m, v */
+    et_real *scale;                              /* [N,Hq] */
+    et_real *lse;                                /* [B,Hq,T] */
+    et_real *logits, *loss_lse, *loss, *mean;    /* [N,V], [N], [N], [1] */
+    et_real *dqkv, *dhead;
+    et_real *new_weight, *new_first, *new_second;
+} et_step_model;
+
 typedef struct et_step {
     et_case c;
     et_engine engine;
@@ -67,8 +80,10 @@ typedef struct et_step {
     et_real *state_ema, *state_bias; /* [n] after the step, or NULL */
     int32_t *state_updates;          /* [1] or NULL */
     et_step_metrics metric;
+    et_step_model model;
     size_t block; /* layout.*: tile size, at most ET_MAX_BLOCK; set before et_step_run, 0: none */
-    const et_rounding *rounding; /* set before et_step_run: the step as a kernel of this profile would
+    const et_rounding
+        *rounding; /* set before et_step_run: the step as a kernel of this profile would
                                   * compute it; NULL: the golden */
     const uint8_t
         *given_mask; /* [N,n] set before et_step_run: this assignment instead of the rule's

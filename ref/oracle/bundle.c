@@ -188,7 +188,10 @@ static et_status check_input(const et_tensor_file *file, const et_tensor_info *i
         return et_fail(error, ET_EINVAL, "%s: tensor '%s' has shape %s, its case says %s",
                        file->path, info->name, et_shape_show(info->rank, info->shape).text,
                        et_shape_show(want->rank, want->shape).text);
-    if (et_dtype_significand(info->dtype) == 0)
+    if (!et_tensor_is_real(want) && info->dtype != ET_I32)
+        return et_fail(error, ET_EINVAL, "%s: tensor '%s' has type %s, must be I32", file->path,
+                       info->name, et_dtype_name(info->dtype));
+    if (et_tensor_is_real(want) && et_dtype_significand(info->dtype) == 0)
         return et_fail(error, ET_EINVAL,
                        "%s: tensor '%s' has type %s, must be F64, F32, BF16 or F16", file->path,
                        info->name, et_dtype_name(info->dtype));
@@ -202,6 +205,15 @@ static et_status store_input(void *user, size_t first, size_t count, const doubl
     et_real *to = (et_real *)user + first;
     (void)error;
     for (size_t i = 0; i < count; i++) to[i] = (et_real)values[i];
+    return ET_OK;
+}
+
+static et_status store_integers(void *user, size_t first, size_t count, const double *values,
+                                et_error *error)
+{
+    int32_t *to = (int32_t *)user + first;
+    (void)error;
+    for (size_t i = 0; i < count; i++) to[i] = (int32_t)values[i];
     return ET_OK;
 }
 
@@ -219,13 +231,14 @@ static et_status read_input(const et_tensor_file *file, const et_step *s, et_ten
     et_status status = check_input(file, info, &want, error);
     /* the table's pointers are const for its many readers; this one array is ours to fill */
     void *own = (void *)(uintptr_t)want.values;
-    return status == ET_OK ? et_tensor_file_each(file, info, store_input, own, error) : status;
+    et_visit_values *store = et_tensor_is_real(&want) ? store_input : store_integers;
+    return status == ET_OK ? et_tensor_file_each(file, info, store, own, error) : status;
 }
 
 static et_status read_inputs(const et_tensor_file *file, et_step *s, et_error *error)
 {
     et_status status = ET_OK;
-    for (et_tensor_id id = ET_IN_X; id <= ET_IN_LOAD && status == ET_OK; id++)
+    for (et_tensor_id id = ET_FIRST_INPUT; id <= ET_LAST_INPUT && status == ET_OK; id++)
         status = read_input(file, s, id, error);
     return status;
 }
@@ -379,7 +392,7 @@ et_status et_bundle_compare(et_comparison **out, size_t *count, const et_tensor_
     et_comparison *list = room;
     static const char *const prefixes[] = {"", ET_NOISE_PREFIX, ET_NOISE_ALONE};
     for (int noise = 0; noise < 3; noise++)
-        for (et_tensor_id id = ET_IN_LOAD + 1; id < ET_TENSORS && status == ET_OK; id++) {
+        for (et_tensor_id id = ET_LAST_INPUT + 1; id < ET_TENSORS && status == ET_OK; id++) {
             comparing c = {&list[used], et_tensor_view(step, id)};
             char *name = list[used].name;
             snprintf(name, sizeof list->name, "%s%s", prefixes[noise], c.want.name);

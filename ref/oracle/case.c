@@ -228,7 +228,9 @@ static void reset_unused(struct parse *p)
 static void derive(struct parse *p)
 {
     et_case *c = &p->value;
-    if (c->layer == ET_DENSE) c->shared = false;
+    if (!is_moe(c)) c->shared = false;
+    if (!given(p, "kv_heads")) c->kv_heads = is_attention(c) ? c->heads : 0;
+    if (!given(p, "sequence")) c->sequence = has_sequences(c) ? c->tokens : 0;
     if (!c->shared)
         c->shared_d_expert = 0;
     else if (!given(p, "shared_d_expert"))
@@ -236,13 +238,12 @@ static void derive(struct parse *p)
     if (!given(p, "granularity")) c->granularity = c->top_k; /* 1 but for tc */
     if (!given(p, "pool_tokens")) c->pool_tokens = et_case_micro_tokens(c);
     if (c->pool_tokens == 0) c->pool_tokens = 1; /* more micro-batches than tokens: refused below */
-    if (c->layer == ET_DENSE || c->rule == ET_TC)
+    if (!is_ec_or_et(c))
         c->target_load = 0;
     else if (!given(p, "target_load"))
         c->target_load = c->pool_tokens * c->granularity / c->experts;
     /* Evaluation routes by threshold and never looks at k; one token is a legal batch there. */
-    if (c->layer == ET_MOE && c->rule != ET_TC && c->eval && c->target_load == 0)
-        c->target_load = 1;
+    if (is_ec_or_et(c) && c->eval && c->target_load == 0) c->target_load = 1;
 }
 
 static et_status check_contradictions(const struct parse *p)

@@ -16,6 +16,13 @@ static bool fits(size_t a, size_t b, size_t c)
            et_size_mul(count, sizeof(double), &bytes) && bytes <= PTRDIFF_MAX;
 }
 
+/* Normal deviates, each times a factor. */
+static bool is_scaled_normal(et_input_source source)
+{
+    return source == ET_INPUT_NORMAL || source == ET_INPUT_OUTLIER || source == ET_INPUT_TINY ||
+           source == ET_INPUT_HUGE;
+}
+
 bool et_case_contradiction(const et_case *c, et_contradiction *first)
 {
     size_t widest = c->d_expert > c->shared_d_expert ? c->d_expert : c->shared_d_expert;
@@ -64,8 +71,23 @@ bool et_case_contradiction(const et_case *c, et_contradiction *first)
          {"balance", "input.source", "integers stay integers only with balance none"}},
         {integers && c->z_loss_coef != 0,
          {"z_loss_coef", "input.source", "integers stay integers only with 0"}},
-        {skewed && !is_moe(c), {"input.source", "layer", "a dense layer has no expert to prefer"}},
-        {skewed && c->input.hot >= c->experts,
+        {!is_ffn(c) && c->input.source != ET_INPUT_NONE && !is_scaled_normal(c->input.source),
+         {"input.source", "layer", "for a layer of the model: normal, outlier, tiny or huge"}},
+        {has_heads(c) && c->d_model % c->heads != 0,
+         {"heads", "d_model", "allowed: a divisor of d_model"}},
+        {is_rope(c) && c->d_model / c->heads % 2 != 0,
+         {"heads", "d_model", "d_model / heads, the width of a head, must be even"}},
+        {is_attention(c) && (c->kv_heads > c->heads || c->heads % c->kv_heads != 0),
+         {"kv_heads", "heads", "allowed: a divisor of heads"}},
+        {has_sequences(c) && (c->sequence > c->tokens || c->tokens % c->sequence != 0),
+         {"sequence", "tokens", "allowed: a divisor of tokens"}},
+        {is_rope(c) && c->sequence > 1 << 20, {"sequence", "layer", "allowed: 1 to 1048576"}},
+        {is_attention(c) && !fits(c->tokens, 3, c->d_model),
+         {"tokens", "d_model", "[q;k;v] cannot be addressed"}},
+        {is_cross_entropy(c) && (!fits(c->tokens, c->vocab, 1) || !fits(c->vocab, c->d_model, 1)),
+         {"vocab", "tokens", "[tokens, vocab] or [vocab, d_model] cannot be addressed"}},
+        {skewed && is_dense(c), {"input.source", "layer", "a dense layer has no expert to prefer"}},
+        {skewed && is_moe(c) && c->input.hot >= c->experts,
          {"input.hot", "experts", "allowed: 0 to experts - 1"}},
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)

@@ -57,18 +57,44 @@ typedef struct input {
     bool is_router;
 } input;
 
-enum { X, DY, ROUTER, UP, DOWN, SHARED_UP, SHARED_DOWN, EMA, BIAS, LOAD, INPUTS };
+enum {
+    X,
+    DY,
+    QKV,
+    GRADIENT,
+    FIRST,
+    SECOND,
+    ROUTER,
+    UP,
+    DOWN,
+    SHARED_UP,
+    SHARED_DOWN,
+    HEAD,
+    WEIGHT,
+    EMA,
+    BIAS,
+    LOAD,
+    INPUTS
+};
 
 /* In the order of the enum. No product overflows: et_step_create has allocated these arrays. */
 static void list_inputs(const et_step *s, input list[INPUTS])
 {
     const et_case *c = &s->c;
     const et_step_inputs *in = &s->in;
+    const et_step_model *m = &s->model;
     size_t N = c->tokens, d = c->d_model, h = c->d_expert, hs = c->shared_d_expert;
     size_t n = c->layer == ET_MOE ? c->experts : 1;
+    size_t q = m->qkv ? (c->heads + 2 * c->kv_heads) * (d / c->heads) : 0;
     const input all[INPUTS] = {
         [X] = {"in.x", in->x, N * d, 0, 4, false},
         [DY] = {"in.dy", in->dy, N * d, 0, 6, false},
+        [QKV] = {"in.qkv", m->qkv, N * q, 0, 0, false},
+        [GRADIENT] = {"in.gradient", m->gradient, N * d, 0, 0, false},
+        [FIRST] = {"in.first", m->first, N * d, 0, 0, false},
+        [SECOND] = {"in.second", m->second, N * d, 0, 0, false},
+        [HEAD] = {"in.head", m->head, c->vocab * d, d, 0, false},
+        [WEIGHT] = {"in.w", m->weight, N * d, d, 0, false},
         [ROUTER] = {"in.w_router", in->router, n * d, d, 8, true},
         [UP] = {"in.w_up", in->up, n * h * d, d, 8, false},
         [DOWN] = {"in.w_down", in->down, n * d * h, h, 4, false},
@@ -199,12 +225,32 @@ static void draw_token(const source *from, const input *x, const char *name, siz
 static void draw_dy(const et_case *c, const input *dy)
 {
     et_stream stream = et_stream_open(c->input.seed, dy->name);
-    for (size_t i = 0; i < dy->count; i++) {
+    for (size_t i = 0; dy->at != NULL && i < dy->count; i++) {
         double value = c->input.source == ET_INPUT_INTEGER
                            ? draw_sign(stream, i, dy->nonzeros, c->d_model)
                            : et_normal(stream, i) * scale_of(c, stream, i);
         dy->at[i] = in_precision(c, value);
     }
+}
+
+/* What a layer of the model is given beside x, dy and weights. An optimiser's m and v are as after many updates by
+ * gradients like g: m is smaller than g, and v near g^2. */
+static void draw_model(const et_step *s, const input *in)
+{
+    const et_case *c = &s->c;
+    draw_dy(c, &in[QKV]);
+    draw_dy(c, &in[GRADIENT]);
+    draw_dy(c, &in[FIRST]);
+    draw_dy(c, &in[SECOND]);
+    for (size_t i = 0; in[FIRST].at && i < in[FIRST].count; i++)
+        in[FIRST].at[i] = in_precision(c, 0.25 * (double)in[FIRST].at[i]);
+    for (size_t i = 0; in[SECOND].at && i < in[SECOND].count; i++) {
+        double g = (double)in[SECOND].at[i], most = c->precision == ET_F16 ? 65504 : INFINITY;
+        in[SECOND].at[i] = in_precision(c, fmin(g * g, most));
+    }
+    et_stream words = et_stream_open(c->input.seed, "in.targets");
+    for (size_t t = 0; s->model.targets && t < c->tokens; t++)
+        s->model.targets[t] = (int32_t)(et_uniform(words, t, 0) * (double)c->vocab);
 }
 
 /* ---- state ---- */
@@ -372,8 +418,9 @@ et_status et_step_draw_inputs(et_step *s, et_error *error)
     list_inputs(s, in);
     et_status status = open_source(&from, error);
     if (status == ET_OK) {
-        for (int i = ROUTER; i <= SHARED_DOWN; i++) draw_weight(c, &in[i]);
-        for (size_t t = 0; t < c->tokens; t++)
+        for (int i = ROUTER; i <= WEIGHT; i++) draw_weight(c, &in[i]);
+        draw_model(s, in);
+        for (size_t t = 0; s->in.x && t < c->tokens; t++)
             draw_token(&from, &in[X], in[X].name, t, s->in.x + t * c->d_model);
         draw_dy(c, &in[DY]);
         draw_bias(c, &in[BIAS]);
@@ -401,7 +448,7 @@ static et_status check_finite(const et_step *s, const input *x, et_error *error)
 static bool holds_inputs(const input in[INPUTS], et_dtype type, int *which, size_t *at)
 {
     if (et_dtype_significand(type) >= REAL_DIGITS) return true;
-    for (*which = X; *which <= SHARED_DOWN; (*which)++)
+    for (*which = X; *which <= WEIGHT; (*which)++)
         for (*at = 0; in[*which].at != NULL && *at < in[*which].count; (*at)++) {
             double value = (double)in[*which].at[*at];
             if (et_round_to_dtype(value, type) != value) return false;
@@ -452,6 +499,20 @@ static et_status check_load(const et_step *s, const input *load, et_error *error
     return ET_OK;
 }
 
+static et_status check_model(const et_step *s, const input *second, et_error *error)
+{
+    const int32_t *words = s->model.targets;
+    for (size_t t = 0; words && t < s->c.tokens; t++)
+        if (words[t] < 0 || (size_t)words[t] >= s->c.vocab)
+            return et_fail(error, ET_EINVAL, "case '%s': in.targets[%zu] = %d; allowed: 0 to %zu",
+                           s->c.name, t, (int)words[t], s->c.vocab - 1);
+    for (size_t i = 0; second->at != NULL && i < second->count; i++)
+        if (second->at[i] < 0)
+            return et_fail(error, ET_EINVAL, "case '%s': in.second[%zu] = %g; allowed: 0 or more",
+                           s->c.name, i, (double)second->at[i]);
+    return ET_OK;
+}
+
 et_status et_step_check_inputs(const et_step *s, et_error *error)
 {
     ET_ARITHMETIC;
@@ -462,5 +523,6 @@ et_status et_step_check_inputs(const et_step *s, et_error *error)
     if (status == ET_OK) status = check_precision(s, in, error);
     if (status == ET_OK) status = check_ema(s, &in[EMA], error);
     if (status == ET_OK) status = check_load(s, &in[LOAD], error);
+    if (status == ET_OK) status = check_model(s, &in[SECOND], error);
     return status;
 }

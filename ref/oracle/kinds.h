@@ -10,9 +10,65 @@ static inline bool is_any(const et_case *c)
     return true;
 }
 
+static inline bool is_dense(const et_case *c)
+{
+    return c->layer == ET_DENSE;
+}
+
 static inline bool is_moe(const et_case *c)
 {
     return c->layer == ET_MOE;
+}
+
+/* The layers that a verdict knows by slots and experts; a dense one has one expert that takes all. */
+static inline bool is_ffn(const et_case *c)
+{
+    return is_dense(c) || is_moe(c);
+}
+
+static inline bool is_rmsnorm(const et_case *c)
+{
+    return c->layer == ET_LAYER_RMSNORM;
+}
+
+static inline bool is_rope(const et_case *c)
+{
+    return c->layer == ET_LAYER_ROPE;
+}
+
+static inline bool is_attention(const et_case *c)
+{
+    return c->layer == ET_LAYER_ATTENTION;
+}
+
+static inline bool is_cross_entropy(const et_case *c)
+{
+    return c->layer == ET_LAYER_CROSS_ENTROPY;
+}
+
+static inline bool is_adamw(const et_case *c)
+{
+    return c->layer == ET_LAYER_ADAMW;
+}
+
+static inline bool is_muon(const et_case *c)
+{
+    return c->layer == ET_LAYER_MUON;
+}
+
+static inline bool is_optimiser(const et_case *c)
+{
+    return is_adamw(c) || is_muon(c);
+}
+
+static inline bool has_sequences(const et_case *c)
+{
+    return is_rope(c) || is_attention(c);
+}
+
+static inline bool has_heads(const et_case *c)
+{
+    return is_rmsnorm(c) || is_rope(c) || is_attention(c);
 }
 
 static inline bool is_tc(const et_case *c)

@@ -22,6 +22,7 @@
 #include "ref/oracle/decide.h"
 #include "ref/oracle/fields.h"
 #include "ref/oracle/kinds.h"
+#include "ref/oracle/step_model.h"
 #include "ref/oracle/tensors.h"
 
 #include <math.h>
@@ -81,6 +82,12 @@ static et_status take_tensors(et_step *s, et_tensor_id first, et_tensor_id last,
     return status;
 }
 
+/* All that a layer of the model computes. */
+static et_status take_all(et_step *s, et_error *error)
+{
+    return take_tensors(s, ET_LAST_INPUT + 1, ET_TENSORS - 1, error);
+}
+
 void et_step_free(et_step *s)
 {
     for (size_t i = 0; i < s->owned_count; i++) free(s->owned[i]);
@@ -96,7 +103,7 @@ et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_erro
     et_status status = et_case_settle(&settled, c, error);
     if (status != ET_OK) return status;
     *s = (et_step){.c = settled, .max_bytes = max_bytes};
-    status = take_tensors(s, ET_IN_X, ET_IN_LOAD, error);
+    status = take_tensors(s, ET_FIRST_INPUT, ET_LAST_INPUT, error);
     if (status != ET_OK) et_step_free(s);
     return status;
 }
@@ -483,6 +490,7 @@ et_status et_step_take_like(et_step *to, const et_step *s, et_error *error)
     *to = et_step_like(s);
     to->engine = s->engine;
     et_status status;
+    if (!is_ffn(&s->c)) return take_all(to, error);
     if (!is_moe(&s->c)) return (status = take_values(to, error)) ? status : take_grads(to, error);
     if ((status = take_scores(to, error)) || (status = take_routing(to, error))) return status;
     memcpy(to->route.mask, s->route.mask, s->c.tokens * s->c.experts * sizeof *to->route.mask);
@@ -517,7 +525,11 @@ et_status et_step_update_state(et_step *s, et_error *error)
 
 et_step et_step_like(const et_step *s)
 {
-    return (et_step){.c = s->c, .max_bytes = s->max_bytes, .bytes = s->bytes, .in = s->in};
+    return (et_step){.c = s->c,
+                     .max_bytes = s->max_bytes,
+                     .bytes = s->bytes,
+                     .in = s->in,
+                     .model = et_model_inputs(&s->model)};
 }
 
 et_status et_step_decide(et_step *s, et_error *error)
@@ -532,7 +544,9 @@ et_status et_step_decide(et_step *s, et_error *error)
 
 bool et_step_has_run(const et_step *s)
 {
-    return s->fwd.y != NULL;
+    et_tensor_id id = ET_LAST_INPUT + 1;
+    while (id < ET_TENSORS && et_tensor_values(s, id) == NULL) id++;
+    return id < ET_TENSORS;
 }
 
 /* A step is run once, with inputs in its arrays, by the case for which they were made. */
@@ -540,9 +554,9 @@ static et_status check_step(et_step *s, et_engine engine, et_error *error)
 {
     if (engine != ET_PLAIN && engine != ET_BLAS)
         return et_fail(error, ET_EINVAL, "step: engine = %d; ET_PLAIN or ET_BLAS", (int)engine);
-    if (s->in.x == NULL || s->in.dy == NULL)
+    if (s->owned_count == 0 && s->in.x == NULL && s->model.qkv == NULL && s->model.weight == NULL)
         return et_fail(error, ET_EINVAL, "step: no inputs; et_step_create makes room for them");
-    if (s->fwd.logits != NULL || s->fwd.slot_pre != NULL)
+    if (et_step_has_run(s))
         return et_fail(error, ET_EINVAL,
                        "step: case '%.63s' has been run already; create another step", s->c.name);
     return et_case_settle(&s->c, &s->c, error);
@@ -560,6 +574,10 @@ et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void 
     et_status status = check_step(s, engine, error);
     if (status != ET_OK) return status;
     s->engine = engine;
+    if (!is_ffn(&s->c)) {
+        tell(progress, user, "layer", 0);
+        return (status = take_all(s, error)) ? status : et_model_step_run(s, error);
+    }
     if (!is_moe(&s->c)) {
         tell(progress, user, "feed-forward", 0);
         return run_dense(s, error);

@@ -15,5 +15,6 @@ et_suite_\name:
     suite smoke
     suite core
     suite paper
+    suite model
 
     .section .note.GNU-stack, "", %progbits

@@ -4,12 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const char et_suite_smoke[], et_suite_core[], et_suite_paper[];
+extern const char et_suite_smoke[], et_suite_core[], et_suite_paper[], et_suite_model[];
 
 static const et_suite suites[] = {
     {"smoke", "seconds: every rule once, small enough to read", et_suite_smoke},
     {"core", "the cases on which kernels have been seen to fail", et_suite_core},
-    {"paper", "the paper's layers at 2048 tokens", et_suite_paper}};
+    {"paper", "the paper's layers at 2048 tokens", et_suite_paper},
+    {"model", "the layers around the experts, and two optimisers", et_suite_model}};
 
 const et_suite *et_suite_at(size_t index)
 {

@@ -11,6 +11,16 @@
 
 /* ---- the cases that have a tensor ---- */
 
+static bool has_x(const et_case *c)
+{
+    return !is_attention(c) && !is_optimiser(c);
+}
+
+static bool has_y(const et_case *c)
+{
+    return !is_cross_entropy(c) && !is_optimiser(c);
+}
+
 static bool given_load(const et_case *c)
 {
     return is_moe(c) && c->global_load;
@@ -112,10 +122,15 @@ static size_t size_of_letter(const et_step *s, const char *letter, size_t length
     case 'n': return c->experts + more;
     case 'd': return c->d_model;
     case 'h': return length == 2 ? c->shared_d_expert : c->d_expert;
-    case 'S': return c->layer == ET_MOE ? s->assignment.slots : c->tokens;
+    case 'S': return is_moe(c) ? s->assignment.slots : c->tokens;
     case 'K': return c->top_k;
     case 'k': return c->target_load;
     case 'p': return c->pool_tokens ? c->tokens / c->pool_tokens : 0; /* pools */
+    case 'H': return c->heads;
+    case 'q': return c->heads ? (c->heads + 2 * c->kv_heads) * (c->d_model / c->heads) : 0;
+    case 'T': return c->sequence;
+    case 'b': return c->sequence ? c->tokens / c->sequence : 0; /* sequences */
+    case 'V': return c->vocab;
     case 'B': return s->layout.blocks;
     case 'R': return s->layout.blocks * s->layout.block;
     case '1': return 1;

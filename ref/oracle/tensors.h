@@ -17,7 +17,9 @@ typedef enum et_tensor_id {
 #define T(id, ...) ET_##id,
 #include "ref/oracle/tensors.def"
 #undef T
-    ET_TENSORS
+    ET_TENSORS,
+    ET_FIRST_INPUT = ET_IN_X,
+    ET_LAST_INPUT = ET_IN_SECOND
 } et_tensor_id;
 
 /* The stages of a step, in its order up to ET_STAGES. */
@@ -51,7 +53,9 @@ typedef enum et_stage {
     ET_AT_LOGITS, /* r */
     ET_AT_ORDER,  /* choices by descending score */
     ET_AT_BLOCKS, /* a padded layout */
-    ET_AT_METRICS
+    ET_AT_METRICS,
+    ET_AT_SCALARS, /* of the model's layers and optimisers: element by element, or a sum */
+    ET_AT_PRODUCTS /* by matrix products */
 } et_stage;
 
 /* How a tensor depends on the decisions of a routing; for some, on what the case couples

@@ -19,7 +19,14 @@ void et_append(char *out, size_t room, const char *format, ...)
 const char *et_rule_name(const et_case *c)
 {
     static const char *const names[] = {[ET_TC] = "tc", [ET_EC] = "ec", [ET_ET] = "et"};
-    return c->layer == ET_DENSE ? "dense" : names[c->rule];
+    static const char *const layers[] = {[ET_DENSE] = "dense",
+                                         [ET_LAYER_RMSNORM] = "rmsnorm",
+                                         [ET_LAYER_ROPE] = "rope",
+                                         [ET_LAYER_ATTENTION] = "attention",
+                                         [ET_LAYER_CROSS_ENTROPY] = "cross_entropy",
+                                         [ET_LAYER_ADAMW] = "adamw",
+                                         [ET_LAYER_MUON] = "muon"};
+    return c->layer == ET_MOE ? names[c->rule] : layers[c->layer];
 }
 
 const char *et_gate_name(et_gate gate)
@@ -48,11 +55,45 @@ static void describe_rule(char *out, size_t room, const et_case *c)
                  c->pool_tokens, c->rule == ET_ET ? " (warm-up)" : "");
 }
 
+/* A layer of the model around, or an optimiser; false: the case is another. */
+static bool describe_model(char *out, size_t room, const et_case *c)
+{
+    size_t N = c->tokens, d = c->d_model, T = c->sequence, width = c->heads ? d / c->heads : 0;
+    switch (c->layer) {
+    case ET_DENSE:
+    case ET_MOE: return false;
+    case ET_LAYER_RMSNORM:
+        snprintf(out, room, "RMSNorm: %zu tokens of %zu heads of width %zu", N, c->heads, width);
+        break;
+    case ET_LAYER_ROPE:
+        snprintf(out, room, "rotary embedding: %zu sequences of %zu tokens, %zu heads of width %zu",
+                 N / T, T, c->heads, width);
+        break;
+    case ET_LAYER_ATTENTION:
+        snprintf(out, room,
+                 "causal attention: %zu sequences of %zu tokens, %zu query heads and %zu key heads "
+                 "of width %zu",
+                 N / T, T, c->heads, c->kv_heads, width);
+        break;
+    case ET_LAYER_CROSS_ENTROPY:
+        snprintf(out, room,
+                 "output head, softcap %g and cross-entropy: %zu tokens of width %zu, %zu words",
+                 c->softcap, N, d, c->vocab);
+        break;
+    case ET_LAYER_ADAMW:
+    case ET_LAYER_MUON:
+        snprintf(out, room, "%s: update %zu of a matrix [%zu,%zu]",
+                 c->layer == ET_LAYER_MUON ? "Muon" : "AdamW", c->step + 1, N, d);
+    }
+    return true;
+}
+
 void et_describe_case(char *out, size_t room, const et_case *c)
 {
     static const char *const rules[] = {
         [ET_TC] = "token choice", [ET_EC] = "expert choice", [ET_ET] = "expert threshold"};
     char rule[160], shared[64] = "";
+    if (describe_model(out, room, c)) return;
     if (c->layer == ET_DENSE) {
         snprintf(out, room, "dense layer: %zu tokens of width %zu, hidden width %zu", c->tokens,
                  c->d_model, c->d_expert);
@@ -113,7 +154,8 @@ static const char *dimension_word(const char *letters)
     } words[] = {{"N", "token"},       {"n", "expert"},       {"S", "slot"},    {"d", "column"},
                  {"h", "hidden unit"}, {"hs", "hidden unit"}, {"K", "rank"},    {"k", "rank"},
                  {"N/P", "pool"},      {"pools", "pool"},     {"n+1", "place"}, {"N+1", "place"},
-                 {"R", "row"},         {"B", "block"},        {"1", NULL}};
+                 {"R", "row"},         {"B", "block"},        {"1", NULL},      {"H", "head"},
+                 {"q", "column"},      {"V", "word"},         {"T", "token"},   {"b", "sequence"}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (strcmp(letters, words[i].letters) == 0) return words[i].word;
     return "place";

@@ -74,7 +74,7 @@ void et_report_routing(char *out, size_t room, const et_report *report)
     const et_routing_verdict *r = &report->verdict->routing;
     out[0] = '\0';
     if (!et_report_is_routed(report)) {
-        et_append(out, room, "none, a dense layer");
+        et_append(out, room, "none, layer %s", et_rule_name(&report->golden->c));
         return;
     }
     et_append(out, room, "%s; %zu decisions, %zu open under the profile",

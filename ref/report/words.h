@@ -4,7 +4,7 @@
 
 #include "etref/report.h"
 
-bool et_report_is_routed(const et_report *r); /* else a dense layer */
+bool et_report_is_routed(const et_report *r); /* else another layer than moe */
 
 /* The slots by which a report names tokens and experts. */
 const et_assignment *et_report_slots(const et_report *r);

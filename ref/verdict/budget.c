@@ -5,6 +5,7 @@
 #include "ref/verdict/diagnosis.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <time.h>
 
 static double cpu_seconds(void)
@@ -43,4 +44,12 @@ void et_budget_until(et_budget *b, double part, double share)
     if (!(b->limit > 0)) return;
     double spent = cpu_seconds() - b->start, left = part * b->limit - spent;
     b->until = left > 0 ? spent + share * left : 0;
+}
+
+void et_budget_report(const et_budget *b, et_verdict *v)
+{
+    if (b->left_out > 0)
+        snprintf(v->search, sizeof v->search,
+                 "the search was cut at its limit of %g s of CPU: %zu attempts were left out",
+                 b->limit, b->left_out);
 }

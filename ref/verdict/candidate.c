@@ -80,12 +80,12 @@ static const et_alias *alias_of(const reading *r, const char *name)
 /* What a kernel computes: not in.*, which it is given and which come first. */
 static const char *output_name(size_t index)
 {
-    return et_tensors[ET_IN_LOAD + 1 + index].doc.name;
+    return et_tensors[ET_LAST_INPUT + 1 + index].doc.name;
 }
 
 static const char *nearest_output(const char *word)
 {
-    return et_nearest_name(word, output_name, ET_TENSORS - ET_IN_LOAD - 1);
+    return et_nearest_name(word, output_name, ET_TENSORS - ET_LAST_INPUT - 1);
 }
 
 /* The bundle's tensor that a tensor of the file is, by its name or alias. */

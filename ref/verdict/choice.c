@@ -90,7 +90,7 @@ static size_t list_shown(const et_step *golden, const et_tensor_out *candidate, 
                          shown list[ET_MAX_STEP_TENSORS])
 {
     size_t listed = 0;
-    for (et_tensor_id id = ET_IN_LOAD + 1; id < ET_TENSORS; id++) {
+    for (et_tensor_id id = ET_LAST_INPUT + 1; id < ET_TENSORS; id++) {
         const et_tensor_out *t = real_named(candidate, count, et_tensors[id].doc.name);
         if (!t) continue;
         et_tensor_out own = et_tensor_view(golden, id);

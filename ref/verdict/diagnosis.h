@@ -173,6 +173,8 @@ void et_budget_expect(et_budget *b, int kind, double seconds);
 bool et_budget_allows(et_budget *b, int kind);
 /* What follows may use up `share` of what is left until `part` of the limit is spent. */
 void et_budget_until(et_budget *b, double part, double share);
+/* Says in the verdict what was left out, if anything was. */
+void et_budget_report(const et_budget *b, et_verdict *v);
 
 /* ---- fit.c ---- */
 

@@ -273,7 +273,7 @@ static bool equals(const et_tensor_out *a, const et_tensor_out *b)
 /* The input of which the tensor is a copy, or NULL. */
 static const char *copy_of(const exam *x)
 {
-    for (et_tensor_id id = ET_IN_X; id <= ET_IN_LOAD; id++) {
+    for (et_tensor_id id = ET_FIRST_INPUT; id <= ET_LAST_INPUT; id++) {
         et_tensor_out own = et_tensor_view(x->j->golden, id);
         if (own.values && equals(x->got, &own)) return own.name;
     }

@@ -596,10 +596,7 @@ static void fill_in(const et_diagnosis *q)
         snprintf(e->scope, sizeof e->scope, "%s", f->scope);
         snprintf(e->explains, sizeof e->explains, "%s", part_explained(q, f));
     }
-    if (b->left_out > 0)
-        snprintf(v->search, sizeof v->search,
-                 "the search was cut at its limit of %g s of CPU: %zu attempts were left out",
-                 b->limit, b->left_out);
+    et_budget_report(b, v);
 }
 
 /* Where nothing accounts for both passes: what accounts for the forward pass, whatever the backward pass made of it. */

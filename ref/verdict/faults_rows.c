@@ -172,7 +172,7 @@ static void dup_of_listed(et_mutant *m, const et_row *r)
 
 static const char *tensor_at(et_stage stage, bool shared)
 {
-    for (et_tensor_id id = ET_IN_LOAD + 1; id < ET_TENSORS; id++) {
+    for (et_tensor_id id = ET_LAST_INPUT + 1; id < ET_TENSORS; id++) {
         bool of_shared = strstr(et_tensors[id].doc.name, "shared") != NULL;
         if (et_tensors[id].stage == stage && of_shared == shared) return et_tensors[id].doc.name;
     }

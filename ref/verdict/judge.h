@@ -11,6 +11,7 @@
  *     choice.c      which profile judges, where none is named; would another one do?
  *     conclusive.c  can any kernel's results be judged?
  *     explain.c     the catalogue tried on a mismatch; mutant.c and catalogue.c serve it
+ *     explain_model.c   the same for layers of the model around
  */
 #ifndef ET_JUDGE_H
 #define ET_JUDGE_H
@@ -224,5 +225,10 @@ et_status et_find_passing_profile(const et_profile **found, const et_judgement *
 /* After a mismatch: fills in verdict->passes_under, explanations, residual and search. Reads verdict->tensors and
  * verdict->routing. ET_ENOMEM. */
 et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error);
+
+/* ---- explain_model.c ---- */
+
+/* The same of a layer that is no feed-forward layer. */
+et_status et_explain_model(et_verdict *verdict, const et_judgement *j, et_error *error);
 
 #endif

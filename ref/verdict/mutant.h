@@ -109,8 +109,14 @@ typedef enum et_nature {
     ET_BY_CANDIDATE,  /* rows take the candidate's own values, and what follows from them must follow */
     ET_BY_PROFILE,    /* the reference's values, another profile's errors */
     ET_BY_TRUNCATION, /* errors towards zero */
-    ET_BY_FORMAT      /* values of a coarser format */
+    ET_BY_FORMAT,     /* values of a coarser format */
+    ET_BY_LAYER       /* a layer of the model: the whole step anew (explain_model.c) */
 } et_nature;
+
+/* ET_BY_LAYER: fills `wrong`, whose arrays are there and zeroed, as a kernel with the mistake would. It may lay in other
+ * inputs and settings; inputs that it allocates are gone when it returns. ET_ENOMEM. */
+typedef et_status et_layer_mistake(et_step *wrong, const et_step *right, size_t variant,
+                                   et_error *error);
 
 typedef struct et_hypothesis {
     et_hypothesis_doc doc;
@@ -126,6 +132,7 @@ typedef struct et_hypothesis {
         place; /* ET_BY_PROFILE: of fewer `bits`, or, where these are 0, subnormals are flushed */
     int bits;
     et_dtype format; /* ET_BY_FORMAT */
+    et_layer_mistake *layer;
 } et_hypothesis;
 
 /* ---- catalogue.c: the hypotheses ---- */

@@ -13,6 +13,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/decide.h"
+#include "ref/oracle/kinds.h"
 #include "ref/verdict/judge.h"
 
 #include <math.h>
@@ -241,7 +242,7 @@ static et_status judge_tensors(verification *t, et_error *error)
         (status =
              et_allocate((void **)&t->doubts, t->j.count, sizeof *t->doubts, "verdicts", error)))
         return status;
-    for (et_tensor_id id = ET_IN_LOAD + 1; status == ET_OK && id < ET_TENSORS; id++) {
+    for (et_tensor_id id = ET_LAST_INPUT + 1; status == ET_OK && id < ET_TENSORS; id++) {
         const char *name = et_tensors[id].doc.name;
         size_t index = candidate_index(&t->j, name);
         if (index == t->j.count) continue;
@@ -459,7 +460,8 @@ static et_status explain(verification *t, et_error *error)
     et_judgement j;
     tell(t, "explanation", 0.9);
     et_status status = open_view(&w, &j, t, error);
-    if (status == ET_OK) status = et_explain(t->verdict, &j, error);
+    if (status == ET_OK)
+        status = (is_ffn(&j.golden->c) ? et_explain : et_explain_model)(t->verdict, &j, error);
     close_view(&w);
     return status;
 }

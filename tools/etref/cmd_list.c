@@ -169,7 +169,14 @@ static int list_layers(bool json)
          "each expert takes the top k tokens of a pool; even loads, not causal"},
         {"moe", "et", "expert threshold",
          "each expert takes the tokens above its threshold, a moving average of past cutoffs; "
-         "causal"}};
+         "causal"},
+        {"rmsnorm", "", "RMSNorm", "y = x / sqrt(mean(x^2) + eps), head by head"},
+        {"rope", "", "rotary embedding", "pairs of columns turned by angles of their position"},
+        {"attention", "", "causal attention",
+         "o = softmax(q k' / sqrt(e)) v; query heads may share a key head"},
+        {"cross_entropy", "", "cross-entropy", "output head, softcap, mean loss over tokens"},
+        {"adamw", "", "AdamW", "one update of a matrix"},
+        {"muon", "", "Muon", "one update of a matrix, orthogonalised in five steps"}};
     listing l;
     listing_begin(&l, json, "llll", columns);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) listing_row(&l, rows[i]);

@@ -1,0 +1,192 @@
+/* test_model_steps.c: layers of the model around the experts, and optimisers, as cases: computed, stored, judged, explained.
+ *
+ * That they are right is the business of test_model_layers and test_gpt_witness; and PyTorch's own layers are judged by
+ * tools/examples/model_layers_pytorch.py.
+ */
+#include "tests/check_main.h"
+
+#ifndef ETREF_F32
+
+#include "ref/oracle/decide.h"
+#include "ref/verdict/mutant.h"
+#include "tests/honest.h"
+
+#include <unistd.h>
+
+static et_case *suite;
+static size_t cases;
+
+static void read_cases(void)
+{
+    suite = read_suite("model.json", &cases);
+}
+
+static void free_cases(void)
+{
+    free(suite);
+}
+
+/* Honest: a replica of the case under a profile, that no bar has seen. */
+static void make_honest_case(honest *k, const et_case *c, const char *profile)
+{
+    draw_case(&k->golden, c);
+    make_kernel(k, profile, 3);
+}
+
+START_TEST(a_bundle_is_read_as_written)
+{
+    for (size_t i = 0; i < cases; i++) {
+        char path[] = "/tmp/etref-model-XXXXXX";
+        et_tensor_file file;
+        et_step golden, again;
+        et_comparison *list;
+        et_error error;
+        size_t count;
+        close(mkstemp(path));
+        draw_case(&golden, &suite[i]);
+        ck_assert_int_eq(et_step_run(&golden, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+        ck_assert_msg(et_bundle_write(path, &golden, false, &error) == ET_OK, "%s", error.text);
+        ck_assert_msg(et_bundle_open(&file, &again, path, 0, &error) == ET_OK, "%s", error.text);
+        ck_assert_int_eq(et_step_run(&again, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+        ck_assert_int_eq(et_bundle_compare(&list, &count, &file, &again, NULL), ET_OK);
+        ck_assert_uint_ge(count, 2);
+        for (size_t t = 0; t < count; t++)
+            ck_assert_msg(list[t].pass && list[t].different == 0, "%s: %s", suite[i].name,
+                          list[t].name);
+        free(list);
+        et_tensor_file_close(&file);
+        et_step_free(&again);
+        et_step_free(&golden);
+        unlink(path);
+    }
+}
+END_TEST
+
+/* The engines differ by rounding alone. */
+START_TEST(engines_agree)
+{
+    for (size_t i = 0; i < cases; i++) {
+        et_step plain, fast;
+        draw_case(&plain, &suite[i]);
+        draw_case(&fast, &suite[i]);
+        ck_assert_int_eq(et_step_run(&plain, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+        ck_assert_int_eq(et_step_run(&fast, ET_BLAS, NULL, NULL, NULL), ET_OK);
+        for (et_tensor_id id = ET_LAST_INPUT + 1; id < ET_TENSORS; id++) {
+            et_tensor_out a = et_tensor_view(&plain, id), b = et_tensor_view(&fast, id);
+            double largest = 0, error = 0;
+            ck_assert((a.values == NULL) == (b.values == NULL));
+            for (size_t k = 0; a.values && k < et_tensor_count(&a); k++) {
+                largest = fmax(largest, fabs(et_tensor_element(&a, k)));
+                error = fmax(error, fabs(et_tensor_element(&a, k) - et_tensor_element(&b, k)));
+            }
+            ck_assert_msg(error <= 1e-13 * largest, "%s: %s", suite[i].name, a.name);
+        }
+        et_step_free(&plain);
+        et_step_free(&fast);
+    }
+}
+END_TEST
+
+/* Rounded by chance, and to nearest; in none of the profiles does one stand out. */
+START_TEST(honest_kernels_pass)
+{
+    const char *profile = et_profile_at((size_t)_i)->name;
+    for (size_t i = 0; i < cases; i++) {
+        honest k;
+        make_honest_case(&k, &suite[i], profile);
+        for (int nearest = 0; nearest < 2; nearest++) {
+            if (nearest) emulate(&k, k.profile, ET_ROUND_NEAREST, 3);
+            et_verdict v = judge_by(&k, (et_verify_options){.explain = false});
+            ck_assert_msg(v.outcome != ET_MISMATCH, "%s, %s: %s", suite[i].name, profile, v.line);
+            et_verdict_free(&v);
+        }
+        free_honest(&k);
+    }
+}
+END_TEST
+
+/* The step that a mistake makes. */
+static et_step mistaken(const honest *k, const et_hypothesis *what, size_t variant)
+{
+    et_step wrong;
+    ck_assert_int_eq(et_step_take_like(&wrong, &k->golden, NULL), ET_OK);
+    wrong.engine = ET_BLAS;
+    ck_assert_int_eq(what->layer(&wrong, &k->golden, variant, NULL), ET_OK);
+    wrong.in = k->golden.in;
+    return wrong;
+}
+
+static bool is_named(const et_verdict *v, const char *name)
+{
+    size_t i = 0;
+    while (i < v->explanation_count && strcmp(v->explanations[i].name, name) != 0) i++;
+    return i < v->explanation_count;
+}
+
+/* A kernel with a mistake, whose numbers are then stored in the profile's formats. */
+static bool is_caught_and_named(honest *k, const et_hypothesis *what, size_t variant)
+{
+    et_step wrong = mistaken(k, what, variant);
+    for (size_t t = 0; t < k->count; t++) {
+        et_tensor_out *own = &k->tensors[t];
+        et_tensor_id id = et_tensor_find(own->name);
+        const et_tensor_out other = et_tensor_view(&wrong, id);
+        memcpy((void *)(uintptr_t)own->values, other.values, elements_of(own) * sizeof(double));
+        coarsen(k, own->name, 1, et_place_bits(k->profile, et_tensors[id].place));
+    }
+    et_verdict v = judge_by(k, (et_verify_options){.explain = true});
+    bool caught = v.outcome == ET_MISMATCH;
+    ck_assert_msg(!caught || is_named(&v, what->doc.name), "%s in %s, variant %zu, %s: %s",
+                  what->doc.name, k->golden.c.name, variant, k->profile->name, v.line);
+    et_verdict_free(&v);
+    et_step_free(&wrong);
+    return caught;
+}
+
+/* Every form of every mistake is caught in one of the cases at least, and where it is caught it is named. (An eps may be too
+ * small for any case.) */
+START_TEST(mistakes_are_named)
+{
+    enum { MOST = 1000 };
+    static const char *const profiles[] = {"f32", "bf16"};
+    static bool caught[2][MOST][ET_MAX_VARIANTS];
+    const et_hypothesis *what;
+    for (size_t i = 0; i < cases; i++) {
+        honest k;
+        make_honest_case(&k, &suite[i], profiles[_i]);
+        for (size_t h = 0; (what = et_hypothesis_row(h)) != NULL; h++)
+            for (size_t variant = 0; what->nature == ET_BY_LAYER && what->applies(&k.golden) &&
+                                     et_hypothesis_form(what, variant);
+                 variant++)
+                caught[_i][h][variant] |= is_caught_and_named(&k, what, variant);
+        free_honest(&k);
+    }
+    for (size_t h = 0; (what = et_hypothesis_row(h)) != NULL; h++)
+        for (size_t variant = 0; what->nature == ET_BY_LAYER && et_hypothesis_form(what, variant);
+             variant++)
+            ck_assert_msg(caught[_i][h][variant] || strstr(what->doc.name, "eps"),
+                          "%s, variant %zu, %s: accepted everywhere", what->doc.name, variant,
+                          profiles[_i]);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *all = suite_create("model_steps");
+    TCase *tests = add_case(all, "steps");
+    tcase_add_unchecked_fixture(tests, read_cases, free_cases);
+    tcase_add_test(tests, a_bundle_is_read_as_written);
+    tcase_add_test(tests, engines_agree);
+    tcase_add_loop_test(tests, honest_kernels_pass, 1, 7);
+    tcase_add_loop_test(tests, mistakes_are_named, 0, 2);
+    return run_suite(all);
+}
+
+#else
+
+int main(void)
+{
+    return EXIT_SUCCESS; /* a float build does not judge */
+}
+
+#endif
