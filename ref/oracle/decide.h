@@ -15,6 +15,9 @@ et_status et_step_take_like(et_step *to, const et_step *s, et_error *error);
 /* F [n] of the balancing losses in one micro-batch: from its own loads, or from in.load. */
 void et_step_fractions(const et_step *s, size_t batch, et_real *F);
 
+/* Counts what is about to be taken; ET_ENOMEM if that is more than the step may take. */
+et_status et_step_count_bytes(et_step *s, size_t count, size_t size, et_error *error);
+
 /* Whether et_step_run has filled the step. */
 bool et_step_has_run(const et_step *s);
 

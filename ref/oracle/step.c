@@ -31,8 +31,7 @@
 
 /* ---- memory: every array is registered, counted and freed in one place ---- */
 
-/* Counts what is about to be taken; refuses what is more than the step may take. */
-static et_status count_bytes(et_step *s, size_t count, size_t size, et_error *error)
+et_status et_step_count_bytes(et_step *s, size_t count, size_t size, et_error *error)
 {
     size_t bytes;
     if (!et_size_mul(count, size, &bytes) || bytes > SIZE_MAX - s->bytes ||
@@ -49,7 +48,7 @@ static et_status count_bytes(et_step *s, size_t count, size_t size, et_error *er
 static et_status take(et_step *s, void *pointer, size_t count, size_t size, et_error *error)
 {
     void *room;
-    et_status status = count_bytes(s, count, size, error);
+    et_status status = et_step_count_bytes(s, count, size, error);
     if (status == ET_OK) status = et_allocate(&room, count, size, s->c.name, error);
     if (status != ET_OK) return status;
     memcpy(pointer, &room, sizeof room);
@@ -478,7 +477,7 @@ static et_status lay_out(et_step *s, et_error *error)
 {
     if (s->block == 0) return ET_OK;
     size_t blocks = et_block_count(&s->assignment, s->block);
-    et_status status = count_bytes(s, blocks, s->block * sizeof(int32_t), error);
+    et_status status = et_step_count_bytes(s, blocks, s->block * sizeof(int32_t), error);
     return status == ET_OK ? et_block_layout_build(&s->layout, &s->assignment, s->block, error)
                            : status;
 }

@@ -17,6 +17,7 @@
 #include "etref/rope.h"
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
+#include "ref/oracle/decide.h"
 #include "ref/oracle/kinds.h"
 
 #include <omp.h>
@@ -34,11 +35,15 @@ et_step_model et_model_inputs(const et_step_model *m)
                            .second = m->second};
 }
 
-static et_status take_room(et_real **room, size_t count, et_error *error)
+/* Scratch, of which the layer asks so many numbers; it counts while the layer runs. The caller frees it. */
+static et_status take_room(et_step *s, et_real **room, size_t count, et_error *error)
 {
-    void *at;
-    et_status status = et_allocate(&at, count, sizeof(et_real), "the layer's scratch", error);
-    *room = status == ET_OK ? at : NULL;
+    void *at = NULL;
+    size_t before = s->bytes;
+    et_status status = et_step_count_bytes(s, count, sizeof(et_real), error);
+    if (status == ET_OK) status = et_allocate(&at, count, sizeof(et_real), s->c.name, error);
+    s->bytes = before;
+    *room = at;
     return status;
 }
 
@@ -65,7 +70,7 @@ static et_status run_rope(et_step *s, et_error *error)
     const et_case *c = &s->c;
     size_t N = c->tokens, d = c->d_model, width = d / c->heads, T = c->sequence;
     et_real *angles;
-    et_status status = take_room(&angles, T * width, error);
+    et_status status = take_room(s, &angles, T * width, error);
     if (status != ET_OK) return status;
     et_real *sines = angles + T * (width / 2);
     const et_rope f = {N, c->heads, width, d, T, angles, sines, s->rounding};
@@ -94,7 +99,7 @@ static et_status run_attention(et_step *s, et_error *error)
                             .rounding = s->rounding};
     et_step_model *m = &s->model;
     et_real *room;
-    et_status status = take_room(&room, et_attention_room(&f), error);
+    et_status status = take_room(s, &room, et_attention_room(&f), error);
     if (status == ET_OK) status = et_attention_forward(&f, m->qkv, s->fwd.y, m->lse, room, error);
     if (status == ET_OK) {
         store(s, "y", N * d, s->fwd.y);
@@ -112,7 +117,7 @@ static et_status run_cross_entropy(et_step *s, et_error *error)
     et_step_model *m = &s->model;
     const et_cross_entropy f = {s->engine, N, d, V, c->softcap, m->head, s->rounding};
     et_real *room;
-    et_status status = take_room(&room, et_cross_entropy_room(&f), error);
+    et_status status = take_room(s, &room, et_cross_entropy_room(&f), error);
     if (status == ET_OK)
         status = et_cross_entropy_forward(&f, s->in.x, m->targets, m->loss, m->loss_lse, m->logits,
                                           room, error);
@@ -156,7 +161,7 @@ static et_status run_muon(et_step *s, et_error *error)
     et_step_model *m = &s->model;
     const et_muon f = {s->engine, c->rate, c->momentum, s->rounding};
     et_real *room;
-    et_status status = take_room(&room, et_muon_room(c->tokens, c->d_model), error);
+    et_status status = take_room(s, &room, et_muon_room(c->tokens, c->d_model), error);
     if (status != ET_OK) return status;
     copy_state(s);
     status = et_muon_update(&f, c->tokens, c->d_model, m->gradient, m->new_first, m->new_weight,

@@ -17,10 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_required(const et_tensor_out *t)
+/* y, the gradients; of a layer of the model all that it computes. */
+static bool is_result(const et_tensor_out *t)
 {
     et_stage stage = et_tensors[et_tensor_find(t->name)].stage;
-    return stage == ET_AT_Y || (stage >= ET_AT_DWEIGHT && stage <= ET_AT_DX);
+    return stage == ET_AT_Y || (stage >= ET_AT_DWEIGHT && stage <= ET_AT_DX) ||
+           stage == ET_AT_SCALARS || stage == ET_AT_PRODUCTS;
 }
 
 /* t with values of its own, rounded where the profile stores them. */
@@ -42,9 +44,10 @@ static et_status round_once(et_tensor_out *t, const et_profile *p, et_error *err
 static et_status judge_best(et_verdict *v, const et_step *golden, const et_tensor_out *best,
                             size_t count, const et_profile *p, size_t max_bytes, et_error *error)
 {
-    static const char *const required[] = {"fwd.y", "bwd.*"};
+    const char *required[ET_MAX_STEP_TENSORS];
+    for (size_t i = 0; i < count; i++) required[i] = best[i].name;
     const et_verify_options options = {
-        .profile = p, .require = required, .require_count = 2, .max_bytes = max_bytes};
+        .profile = p, .require = required, .require_count = count, .max_bytes = max_bytes};
     return et_verify(v, golden, best, count, &options, error);
 }
 
@@ -69,7 +72,7 @@ et_status et_find_conclusive(et_conclusiveness *out, const et_step *golden, cons
     et_verdict v = {0};
     *out = (et_conclusiveness){0};
     for (size_t i = 0; i < have; i++)
-        if (is_required(&all[i])) best[count++] = all[i];
+        if (is_result(&all[i])) best[count++] = all[i];
     for (; status == ET_OK && rounded < count; rounded += status == ET_OK)
         status = round_once(&best[rounded], p, error);
     const et_tensor_out *mask = et_tensor_named(all, have, "route.mask");

@@ -42,7 +42,7 @@ static size_t numbers(const et_step *s)
     return s->c.tokens * s->c.d_model;
 }
 
-/* A copy that the caller frees. */
+/* A copy, or room for so many numbers (from NULL), that the caller frees. */
 static et_status copy(et_real **to, size_t count, const et_real *from, et_error *error)
 {
     void *room;
@@ -350,9 +350,10 @@ static et_status heads_modulo(et_step *wrong, const et_step *right, size_t varia
     size_t columns = qkv_columns(right), all = c->tokens * columns, count = numbers(right);
     size_t T = c->sequence;
     et_real *room;
-    et_status status = copy(&room, all + count, right->model.qkv, error);
+    et_status status = copy(&room, all + count, NULL, error);
     (void)variant;
     if (status != ET_OK) return status;
+    memcpy(room, right->model.qkv, all * sizeof *room);
     exchange_heads(right, columns, false, right->model.qkv, room);
     exchange_heads(right, c->d_model, false, right->in.dy, room + all);
     wrong->model.qkv = room;
@@ -561,8 +562,9 @@ static et_status other_momentum(et_step *wrong, const et_step *right, size_t var
     double mu = right->c.momentum, share = variant == 0 ? 1 - mu : 1;
     size_t count = numbers(right);
     et_real *room;
-    et_status status = copy(&room, 3 * count, right->model.first, error);
+    et_status status = copy(&room, 3 * count, NULL, error);
     if (status != ET_OK) return status;
+    memcpy(room, right->model.first, count * sizeof *room);
     et_real *m = room, *u = room + count, *none = room + 2 * count;
     scale_all(count, mu, m);
     add(count, share, right->model.gradient, m);
