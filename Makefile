@@ -101,12 +101,9 @@ deps:
 	@tools/install-deps build $(if $(findstring clang,$(CC)),clang) $(GROUP)
 ## asan: the tests under AddressSanitizer and UndefinedBehaviorSanitizer together
 SANE = -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=
-# Of clang's build the fuzzers are made, too.
-GUARDED = $(SANE)address,undefined$(if $(findstring clang,$(CC)),$(comma)fuzzer-no-link)
-comma := ,
 asan ubsan:
 	@LSAN_OPTIONS=suppressions=$(CURDIR)/tools/leaks-of-others:print_suppressions=0 \
-	    $(MAKE) check BUILD=$(BUILD)-asan CFLAGS='$(GUARDED)'
+	    $(MAKE) check BUILD=$(BUILD)-asan CFLAGS='$(SANE)address,undefined'
 ## tsan: the tests under ThreadSanitizer, by clang, whose OpenMP tells it what waits for what
 tsan:
 	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
@@ -118,10 +115,8 @@ valgrind:
 ## fuzz: libFuzzer on every reader and on verdicts, FUZZ_SECONDS=60 in all
 fuzz:
 	@tools/install-deps build clang
-	@$(MAKE) make-fuzzers CC=clang
-	@tools/run-fuzz $(BUILD)-asan $(or $(FUZZ_SECONDS),60)
-make-fuzzers:
-	@$(MAKE) fuzzers BUILD=$(BUILD)-asan CFLAGS='$(GUARDED)'
+	@$(MAKE) fuzzers CC=clang BUILD=$(BUILD)-fuzz CFLAGS='$(SANE)fuzzer-no-link,address,undefined'
+	@tools/run-fuzz $(BUILD)-fuzz $(or $(FUZZ_SECONDS),60)
 fuzzers: $(FUZZERS)
 ## goldens: make every golden again and compare with data/ (UPDATE=1: replace those in data/)
 goldens: all
@@ -241,5 +236,5 @@ force:
 -include $(LIB:.o=.d) $(TOOL:.o=.d) $(QUAD:.o=.d) $(KERNELS:.o=.d) $(CAMPAIGN:.o=.d) $(CHECKS:=.d) $(FUZZERS:=.d) \
     $(LIBRARIES:=.d)
 .SECONDARY:
-.PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz make-fuzzers fuzzers goldens determinism bench demo campaign libraries \
+.PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz fuzzers goldens determinism bench demo campaign libraries \
         lint format install uninstall clean help force
