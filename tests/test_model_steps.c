@@ -62,6 +62,26 @@ START_TEST(a_bundle_is_read_as_written)
 }
 END_TEST
 
+START_TEST(every_input_must_be_there)
+{
+    for (size_t i = 0; i < cases; i++) {
+        et_step whole;
+        draw_case(&whole, &suite[i]);
+        for (et_tensor_id id = ET_FIRST_INPUT; id <= ET_LAST_INPUT; id++) {
+            et_step s = et_step_like(&whole);
+            et_error error;
+            const void *none = NULL;
+            if (!et_tensor_values(&s, id)) continue;
+            memcpy((char *)&s + et_tensors[id].offset, &none, sizeof none);
+            ck_assert_int_eq(et_step_run(&s, ET_PLAIN, NULL, NULL, &error), ET_EINVAL);
+            ck_assert_msg(strstr(error.text, "no inputs") != NULL, "%s", error.text);
+            et_step_free(&s);
+        }
+        et_step_free(&whole);
+    }
+}
+END_TEST
+
 /* The engines differ by rounding alone. */
 START_TEST(engines_agree)
 {
@@ -177,6 +197,7 @@ int main(void)
     TCase *tests = add_case(all, "steps");
     tcase_add_unchecked_fixture(tests, read_cases, free_cases);
     tcase_add_test(tests, a_bundle_is_read_as_written);
+    tcase_add_test(tests, every_input_must_be_there);
     tcase_add_test(tests, engines_agree);
     bool all_profiles = getenv("ETREF_CAMPAIGN") != NULL;
     tcase_add_loop_test(tests, honest_kernels_pass, 0, all_profiles ? 6 : 2);

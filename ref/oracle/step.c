@@ -548,12 +548,19 @@ bool et_step_has_run(const et_step *s)
     return id < ET_TENSORS;
 }
 
+static bool has_inputs(const et_step *s)
+{
+    et_tensor_id id = ET_FIRST_INPUT;
+    while (id <= ET_LAST_INPUT && (!et_tensors[id].has(&s->c) || et_tensor_values(s, id))) id++;
+    return id > ET_LAST_INPUT;
+}
+
 /* A step is run once, with inputs in its arrays, by the case for which they were made. */
 static et_status check_step(et_step *s, et_engine engine, et_error *error)
 {
     if (engine != ET_PLAIN && engine != ET_BLAS)
         return et_fail(error, ET_EINVAL, "step: engine = %d; ET_PLAIN or ET_BLAS", (int)engine);
-    if (s->owned_count == 0 && s->in.x == NULL && s->model.qkv == NULL && s->model.weight == NULL)
+    if (!has_inputs(s))
         return et_fail(error, ET_EINVAL, "step: no inputs; et_step_create makes room for them");
     if (et_step_has_run(s))
         return et_fail(error, ET_EINVAL,

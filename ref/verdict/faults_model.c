@@ -3,10 +3,10 @@
  * Each is a function that fills a step as a kernel with that mistake would: the layer run with another setting, on other
  * inputs, or with an array changed afterwards. What follows from the mistake is computed from it.
  */
-#include "etref/attention.h"
+#include "etref/elementary.h"
 #include "etref/matmul.h"
-#include "etref/optimizer.h"
 #include "etref/rope.h"
+#include "etref/routing.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/kinds.h"
 #include "ref/oracle/step_model.h"
@@ -144,8 +144,8 @@ static et_status turn_by(et_step *wrong, double base, size_t first, size_t seque
     et_status status = copy(&cosines, positions * width, NULL, error);
     if (status != ET_OK) return status;
     et_real *sines = cosines + positions * half;
-    const et_rope f = {N,        wrong->c.heads,         width, d,
-                       sequence, cosines + first * half, sines + first * half, NULL};
+    const et_rope f = {
+        N, wrong->c.heads, width, d, sequence, cosines + first * half, sines + first * half, NULL};
     memcpy(wrong->fwd.y, wrong->in.x, N * d * sizeof(et_real));
     memcpy(wrong->bwd.x, wrong->in.dy, N * d * sizeof(et_real));
     if (!(status = et_rope_table(NULL, positions, width, base, cosines, sines, error)) &&
@@ -281,7 +281,7 @@ static et_real look_at_keys(const head_rows *r, size_t t, size_t end, double *P,
         P[u] = scale * dot(e, q, r->k + u * r->apart);
         largest = fmax(largest, P[u]);
     }
-    for (size_t u = 0; u < end; u++) sum += P[u] = exp(P[u] - largest);
+    for (size_t u = 0; u < end; u++) sum += P[u] = et_exp(P[u] - largest);
     for (size_t u = 0; u < end; u++) {
         P[u] /= sum;
         dP[u] = dot(e, dy, r->v + u * r->apart);
@@ -293,7 +293,7 @@ static et_real look_at_keys(const head_rows *r, size_t t, size_t end, double *P,
         add(e, P[u] * (dP[u] - D) * scale, r->k + u * r->apart, r->dq + t * r->apart);
         add(e, P[u] * (dP[u] - D) * scale, q, r->dk + u * r->apart);
     }
-    return (et_real)(largest + log(sum));
+    return (et_real)(largest + et_log(sum));
 }
 
 /* Keys up to the next token's; all keys of the sequence. */
@@ -312,13 +312,20 @@ static et_status sees_later_keys(et_step *wrong, const et_step *right, size_t va
             size_t q = at + i * e, k = at + d + i / group * e, v = k + c->kv_heads * e;
             const et_real *in = right->model.qkv;
             et_real *out = wrong->model.dqkv;
-            const head_rows r = {in + q,  in + k,  in + v,  right->in.dy + at_y, wrong->fwd.y + at_y,
-                            out + q, out + k, out + v, columns,             d,
-                            e};
+            const head_rows r = {in + q,
+                                 in + k,
+                                 in + v,
+                                 right->in.dy + at_y,
+                                 wrong->fwd.y + at_y,
+                                 out + q,
+                                 out + k,
+                                 out + v,
+                                 columns,
+                                 d,
+                                 e};
             for (size_t t = 0; t < T; t++)
-                wrong->model.lse[(b * c->heads + i) * T + t] =
-                    look_at_keys(&r, t, variant == 0 || t + 2 > T ? T : t + 2, room,
-                                 (double *)room + T);
+                wrong->model.lse[(b * c->heads + i) * T + t] = look_at_keys(
+                    &r, t, variant == 0 || t + 2 > T ? T : t + 2, room, (double *)room + T);
         }
     free(room);
     return ET_OK;
@@ -446,7 +453,7 @@ static et_status other_dz(et_step *wrong, const et_step *right, size_t variant, 
         double l = (double)m->logits[i], cap = right->c.softcap;
         double slope = cap > 0 ? 1 - l / cap * (l / cap) : 1;
         bool is_right = i % V == (size_t)m->targets[i / V];
-        double p = exp(l - (double)m->loss_lse[i / V]);
+        double p = et_exp(l - (double)m->loss_lse[i / V]);
         dz[i] = (et_real)((variant == 0 ? p - is_right : p * slope) / (double)N);
     }
     if (status == ET_OK) spread_back(wrong, dz);
@@ -522,8 +529,8 @@ static et_status other_decay(et_step *wrong, const et_step *right, size_t varian
 static et_status eps_inside(et_step *wrong, const et_step *right, size_t variant, et_error *error)
 {
     const et_case *c = &right->c;
-    double first = 1 - pow(c->beta1, (double)c->step + 1);
-    double second = 1 - pow(c->beta2, (double)c->step + 1);
+    double first = et_ema_weight(c->beta1, c->step + 1);
+    double second = et_ema_weight(c->beta2, c->step + 1);
     et_status status = et_model_step_run(wrong, error);
     (void)variant;
     for (size_t i = 0; i < numbers(right) && status == ET_OK; i++) {
