@@ -134,6 +134,21 @@ START_TEST(parts_count_as_the_whole_unless_they_are_named)
 }
 END_TEST
 
+/* FP8 experts have a router of the type in which x is stored, unless the profile says otherwise. */
+START_TEST(quantised_experts_leave_the_router_alone)
+{
+    et_profile p = *et_profile_find("bf16");
+    p.bits[ET_OPERANDS] = 4;
+    ck_assert_int_eq(et_place_bits(&p, ET_ACTIVATIONS), 4);
+    ck_assert_int_eq(et_place_bits(&p, ET_ROUTER_OPERANDS), 8);
+    p.bits[ET_OPERANDS] = 8;
+    p.bits[ET_INTERMEDIATES] = 24;
+    ck_assert_int_eq(et_place_bits(&p, ET_ROUTER_OPERANDS), 8);
+    p.bits[ET_OPERANDS] = p.bits[ET_ROUTER_OPERANDS] = 4;
+    ck_assert_int_eq(et_place_bits(&p, ET_ROUTER_OPERANDS), 4);
+}
+END_TEST
+
 START_TEST(the_limits_are_legal)
 {
     const char *good[] = {
@@ -363,6 +378,7 @@ int main(void)
     tcase_add_test(table, a_profile_in_memory_is_checked);
     tcase_add_test(text, every_field_arrives);
     tcase_add_test(text, parts_count_as_the_whole_unless_they_are_named);
+    tcase_add_test(text, quantised_experts_leave_the_router_alone);
     tcase_add_test(text, the_limits_are_legal);
     tcase_add_loop_test(text, a_bad_profile_is_named_with_what_is_allowed, 0, (int)COUNT(bad));
     tcase_add_test(text, strange_texts_are_refused);

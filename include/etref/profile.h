@@ -13,7 +13,8 @@
  * Six more are parts of these, for kernels that treat a part in another way; 0 bits: as the whole.
  *
  *     activations         operands     x, A, dO, dH as operands of experts, beside the weights
- *     router_operands     operands     x, W_r, dr as operands of the router's products
+ *     router_operands     operands     x, W_r, dr as operands of the router's products; where operands have
+ *                                      fewer than 8 bits, as intermediates: experts alone are quantised
  *     router_accumulator  accumulator  partial sums of the router's products
  *     gate_arithmetic     accumulator  each step from logits to weights and back: e^r, sums, quotients;
  *                                      also <dy, f>, losses, state, unless the accumulator is finer

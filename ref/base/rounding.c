@@ -13,7 +13,10 @@ et_place et_place_meant(const et_profile *p, et_place place)
     static const et_place wholes[] = {ET_OPERANDS,    ET_OPERANDS,    ET_ACCUMULATOR,
                                       ET_ACCUMULATOR, ET_ACCUMULATOR, ET_ACCUMULATOR};
     int part = (int)place - ET_PLACES;
-    return part >= 0 && p->bits[place] == 0 ? wholes[part] : place;
+    if (part < 0 || p->bits[place] != 0) return place;
+    /* FP8 and its like are made for the experts' products; the router takes x as it is stored. */
+    bool quantised = p->bits[ET_OPERANDS] < ET_LEAST_STORED;
+    return place == ET_ROUTER_OPERANDS && quantised ? ET_INTERMEDIATES : wholes[part];
 }
 
 int et_place_bits(const et_profile *p, et_place place)

@@ -39,7 +39,7 @@ static const et_profile profiles[] = {
     {.name = "ggml-bf16",           .bits = {8, 24, 24, 24, 24, 24}, .exponent_bits = 8},
     {.name = "ggml-f16",            .bits = {11, 24, 24, 24, 24, 24}, .exponent_bits = 5},
     {.name = "ggml-f16-sums",       .bits = {11, 24, 24, 24, 11, 24, [ET_ROUTER_ACCUMULATOR] = 24, [ET_GATE_ARITHMETIC] = 24, [ET_SHARES] = 24, [ET_DW_SUMS] = 24}, .exponent_bits = 5, .accumulator_chunk = 32},
-    {.name = "ggml-q8",             .bits = {7, 24, 24, 24, 24, 24, [ET_ROUTER_OPERANDS] = 24}, .exponent_bits = 8},
+    {.name = "ggml-q8",             .bits = {7, 24, 24, 24, 24, 24}, .exponent_bits = 8},
 };
 /* clang-format on */
 
