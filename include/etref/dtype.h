@@ -43,6 +43,8 @@ double et_round_to_dtype(double value, et_dtype dtype);
 /* One element, et_dtype_size(dtype) bytes, little-endian, as a double. Exact, but 64-bit integers
  * round to nearest; BOOL gives 0 or 1 (any byte but 0); a NaN keeps sign and payload. F8: NaN. */
 double et_dtype_decode(const unsigned char *bytes, et_dtype dtype);
+/* The same of `count` elements, one after the other. */
+void et_dtype_decode_all(const unsigned char *bytes, et_dtype dtype, size_t count, double *values);
 
 /* The other way round. Float types round as et_round_to_dtype does; a NaN keeps its sign and the
  * upper bits of its payload (quiet if those are zero). Integer types want an integer of the type's

@@ -411,8 +411,7 @@ static et_status read_piece(const et_tensor_file *file, const et_tensor_info *te
     size_t size = et_dtype_size(tensor->dtype);
     uint64_t at = file->data_start + tensor->offset + (uint64_t)first * size;
     et_status status = read_bytes(file, bytes, count * size, at, error);
-    for (size_t i = 0; i < count && status == ET_OK; i++)
-        out[i] = et_dtype_decode(bytes + i * size, tensor->dtype);
+    if (status == ET_OK) et_dtype_decode_all(bytes, tensor->dtype, count, out);
     return status;
 }
 

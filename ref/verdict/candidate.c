@@ -313,8 +313,7 @@ static et_status visit_array(const et_array *array, size_t count, et_visit_value
     et_status status = ET_OK;
     for (size_t first = 0; status == ET_OK && first < count; first += PIECE) {
         size_t width = count - first < PIECE ? count - first : PIECE;
-        for (size_t i = 0; i < width; i++)
-            values[i] = et_dtype_decode(bytes + (first + i) * size, array->dtype);
+        et_dtype_decode_all(bytes + first * size, array->dtype, width, values);
         status = visit(user, first, width, values, error);
     }
     return status;
