@@ -38,6 +38,10 @@ et_status et_corpus_draw(const et_corpus *c, uint64_t seed, uint64_t first_row, 
 /* The held-out sequences: T tokens after T tokens, each with its target. */
 size_t et_corpus_held(const et_corpus *c);
 
+/* Where the `batch`-th of `batches` batches, of `rows` sequences each, begins if they are spread evenly over the held-out
+ * sequences: chapters of a text differ by more than models do. */
+size_t et_corpus_spread(const et_corpus *c, size_t rows, size_t batch, size_t batches);
+
 /* tokens [rows,T+1] out: held-out sequences first, first + 1, .., counted on from the beginning
  * after the last. Errors as above. */
 et_status et_corpus_read_held(const et_corpus *c, size_t first, size_t rows, int32_t *tokens,

@@ -119,6 +119,11 @@ size_t et_corpus_held(const et_corpus *c)
     return (size_t)((c->bytes - c->trained - 1) / c->sequence);
 }
 
+size_t et_corpus_spread(const et_corpus *c, size_t rows, size_t batch, size_t batches)
+{
+    return batch * (et_corpus_held(c) / rows) / batches * rows;
+}
+
 et_status et_corpus_read_held(const et_corpus *c, size_t first, size_t rows, int32_t *tokens,
                               et_error *error)
 {

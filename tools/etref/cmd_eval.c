@@ -76,9 +76,10 @@ static et_status measure(measured *m, et_gpt *g, const et_corpus *corpus, size_t
     m->tokens = m->batches * c->batch * c->sequence;
     for (size_t i = 0; i < m->batches; i++) {
         double loss, trained;
+        size_t first = et_corpus_spread(corpus, c->batch, i, m->batches);
         et_status status;
         progress_show("eval", "held-out text", (double)i / (double)m->batches);
-        if ((status = et_corpus_read_held(corpus, i * c->batch, c->batch, tokens, error)) ||
+        if ((status = et_corpus_read_held(corpus, first, c->batch, tokens, error)) ||
             (status = et_gpt_forward(g, false, tokens, &trained, NULL, error)) ||
             (status = et_gpt_forward(g, true, tokens, &loss, NULL, error)))
             return status;

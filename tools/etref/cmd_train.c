@@ -151,8 +151,8 @@ static et_status evaluate(train_run *run, const train_options *o, et_error *erro
     if (batches == 0) batches = 1; /* fewer sequences than a batch has: they are repeated */
     for (size_t i = 0; i < batches; i++) {
         double loss;
-        et_status status =
-            et_corpus_read_held(&run->corpus, i * c->batch, c->batch, run->tokens, error);
+        size_t first = et_corpus_spread(&run->corpus, c->batch, i, batches);
+        et_status status = et_corpus_read_held(&run->corpus, first, c->batch, run->tokens, error);
         if (status == ET_OK) status = et_gpt_forward(run->g, true, run->tokens, &loss, NULL, error);
         if (status != ET_OK) return status;
         sum += loss;
