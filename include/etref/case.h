@@ -41,7 +41,8 @@ typedef enum et_input_source {
     ET_INPUT_SKEWED,
     ET_INPUT_OUTLIER,
     ET_INPUT_TINY,
-    ET_INPUT_HUGE
+    ET_INPUT_HUGE,
+    ET_INPUT_CHECKPOINT /* a layer in a step of a trained model (capture.h) */
 } et_input_source;
 
 /* How in.x, in.dy, the weights, the EMA and the bias are drawn; ref/oracle/inputs.c says what each
@@ -54,8 +55,11 @@ typedef struct et_input {
     size_t copies;      /* ties: how often each token is repeated */
     double jitter;      /* ties: copy j of a token is scaled by 1 + j*jitter (0: exact ties) */
     size_t hot;         /* skewed: the expert that draws nearly everything */
-    char text[256];     /* text: a file; a bare name is looked for in Debian's common-licenses */
-    uint64_t text_offset; /* text: first byte used */
+    char text[256];     /* text, checkpoint: a file; a bare name is looked for in Debian's common-licenses */
+    uint64_t text_offset; /* first byte used */
+    char checkpoint[256]; /* checkpoint: a file of etref train */
+    size_t checkpoint_layer;  /* which layer of the model, from 0 */
+    char checkpoint_fnv1a[20]; /* 16 hexadecimal digits: FNV-1a of the file's bytes; may be empty */
     bool decisive;        /* redraw tokens until no decision is within rounding of its boundary */
 } et_input;
 

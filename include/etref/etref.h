@@ -48,6 +48,7 @@
 #include "etref/bars.h"
 #include "etref/safetensors.h"
 #include "etref/checkpoint.h"
+#include "etref/capture.h"
 #include "etref/bundle.h"
 #include "etref/candidate.h"
 #include "etref/verify.h"

@@ -104,7 +104,7 @@ typedef void et_progress(void *user, const char *phase, double done);
  * case decides, and again in et_step_run once the number of slots is known. */
 et_status et_step_create(et_step *s, const et_case *c, size_t max_bytes, et_error *error);
 
-/* Draws in.* as the case's input source says. */
+/* Draws in.* as the case's input source says; a checkpoint's are captured (capture.h), not drawn. */
 et_status et_step_draw_inputs(et_step *s, et_error *error);
 
 /* Checks in.*: finite, and not contradicting the case: x, dy and the weights are numbers of its

@@ -4,6 +4,7 @@
  * golden of this producer, and a kernel is judged by them.
  */
 #include "etref/bars.h"
+#include "etref/capture.h"
 #include "etref/suite.h"
 #include "etref/version.h"
 #include "ref/base/arithmetic.h"
@@ -72,9 +73,15 @@ static et_status keep_path(et_golden *g, const char *path, et_error *error)
 
 static et_status parse_case(et_case *c, const char *text, et_error *error)
 {
-    if (text[strspn(text, " \t\r\n")] == '{')
-        return et_case_parse(c, text, strlen(text), "case", error);
-    return et_case_find(c, text, error);
+    et_case *one;
+    size_t count;
+    if (text[strspn(text, " \t\r\n")] != '{') return et_case_find(c, text, error);
+    et_status status =
+        et_capture_cases(&one, &count, text, strlen(text), "case", NULL, error);
+    if (status != ET_OK) return status;
+    *c = *one;
+    free(one);
+    return ET_OK;
 }
 
 et_status et_golden_of_case(et_golden **golden, const char *text, size_t max_bytes, et_error *error)
@@ -87,7 +94,7 @@ et_status et_golden_of_case(et_golden **golden, const char *text, size_t max_byt
     if (status != ET_OK) return status;
     bool drawn = c.input.source != ET_INPUT_NONE;
     status = et_step_create(&g->step, &c, max_bytes, error);
-    if (status == ET_OK && drawn) status = et_step_draw_inputs(&g->step, error);
+    if (status == ET_OK && drawn) status = et_capture_inputs(&g->step, max_bytes, error);
     for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS && status == ET_OK; id++)
         g->awaits[id] = !drawn && et_tensor_values(&g->step, id) != NULL;
     if (status == ET_OK)

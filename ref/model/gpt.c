@@ -208,9 +208,8 @@ double et_gpt_fanout(const et_gpt *g, size_t row)
 
 /* ---- backward ---- */
 
-static et_status backward(et_gpt *g, double scale, et_error *error)
+et_status et_gpt_backward_until(et_gpt *g, double scale, size_t until, et_error *error)
 {
-    const et_embedding embedding = embedding_of(g);
     const et_cross_entropy head = cross_entropy_of(g);
     et_status status;
     if ((status =
@@ -218,9 +217,17 @@ static et_status backward(et_gpt *g, double scale, et_error *error)
                                        g->dnormed, g->head.gradient, g->room, error)) ||
         (status = et_gpt_norm_backward(g, g->normed, g->scale, g->dnormed, false, g->dx, error)))
         return status;
-    for (size_t i = g->config.layers; i-- > 0;)
+    for (size_t i = g->config.layers; i-- > until;)
         if ((status = et_gpt_layer_backward(g, &g->layers[i], scale, error))) return status;
-    if ((status = et_gpt_norm_backward(g, g->norm0, g->scale0, g->dx, false, g->dx, error)))
+    return ET_OK;
+}
+
+static et_status backward(et_gpt *g, double scale, et_error *error)
+{
+    const et_embedding embedding = embedding_of(g);
+    et_status status;
+    if ((status = et_gpt_backward_until(g, scale, 0, error)) ||
+        (status = et_gpt_norm_backward(g, g->norm0, g->scale0, g->dx, false, g->dx, error)))
         return status;
     return et_embedding_backward(&embedding, g->inputs, g->dx, g->wte.gradient, error);
 }

@@ -3,6 +3,7 @@
 #define ET_MODEL_H
 
 #include "etref/gpt.h"
+#include "etref/safetensors.h"
 #include "etref/step.h"
 
 typedef enum et_gpt_optimizer {
@@ -79,6 +80,16 @@ bool et_gpt_unusual(const et_gpt *g, char *name, size_t room);
 
 /* ET_EINVAL: "step 7: `what` is not finite; ... the first that is not: layers.1.act". */
 et_status et_gpt_not_finite(const et_gpt *g, const char *what, et_error *error);
+
+/* After a forward pass: the gradient of scale times the loss, through the head and the layers from L-1
+ * down to `until`, by the stream that enters the last of these: g->dx. Adds to the gradients of parameters. */
+et_status et_gpt_backward_until(et_gpt *g, double scale, size_t until, et_error *error);
+
+/* ---- checkpoint.c ---- */
+
+/* The configuration and the progress that a checkpoint's metadata tell; batch as et_checkpoint_read. */
+et_status et_checkpoint_facts(const et_tensor_file *file, size_t batch, et_gpt_config *config,
+                              et_gpt_progress *done, et_error *error);
 
 /* ---- block.c: a layer ---- */
 

@@ -405,7 +405,7 @@ static bool append_field(et_line *line, const et_field *f, const et_case *c)
 et_status et_case_print(char **json, const et_case *c, et_error *error)
 {
     ET_ARITHMETIC;
-    char text[MAX_LINE]; /* 41 names and short values, and 480 bytes of text, escaped to 6 each */
+    char text[MAX_LINE]; /* 45 names and short values, and 760 bytes of text, escaped to 6 each */
     et_line line = {.text = text, .room = sizeof text};
     et_status status = et_case_check(c, error);
     if (status != ET_OK) return status;

@@ -23,6 +23,13 @@ static bool is_scaled_normal(et_input_source source)
            source == ET_INPUT_HUGE;
 }
 
+/* Of the layers around the experts, those whose arrays a model keeps. */
+static bool can_be_captured(const et_case *c)
+{
+    return c->input.source == ET_INPUT_CHECKPOINT &&
+           (is_rmsnorm(c) || is_attention(c) || is_cross_entropy(c));
+}
+
 bool et_case_contradiction(const et_case *c, et_contradiction *first)
 {
     size_t widest = c->d_expert > c->shared_d_expert ? c->d_expert : c->shared_d_expert;
@@ -71,8 +78,13 @@ bool et_case_contradiction(const et_case *c, et_contradiction *first)
          {"balance", "input.source", "integers stay integers only with balance none"}},
         {integers && c->z_loss_coef != 0,
          {"z_loss_coef", "input.source", "integers stay integers only with 0"}},
-        {!is_ffn(c) && c->input.source != ET_INPUT_NONE && !is_scaled_normal(c->input.source),
-         {"input.source", "layer", "for a layer of the model: normal, outlier, tiny or huge"}},
+        {!is_ffn(c) && c->input.source != ET_INPUT_NONE && !is_scaled_normal(c->input.source) &&
+             !can_be_captured(c),
+         {"input.source", "layer",
+          "for a layer of the model: normal, outlier, tiny or huge; rmsnorm, attention and "
+          "cross_entropy: checkpoint, too"}},
+        {c->eval && c->input.source == ET_INPUT_CHECKPOINT,
+         {"mode", "input.source", "what is captured is a step of training"}},
         {has_heads(c) && c->d_model % c->heads != 0,
          {"heads", "d_model", "allowed: a divisor of d_model"}},
         {is_rope(c) && c->d_model / c->heads % 2 != 0,

@@ -27,9 +27,24 @@ static bool has_input(const et_case *c)
     return c->input.source != ET_INPUT_NONE;
 }
 
+static bool from_checkpoint(const et_case *c)
+{
+    return c->input.source == ET_INPUT_CHECKPOINT;
+}
+
+static bool from_a_layer(const et_case *c)
+{
+    return from_checkpoint(c) && c->layer != ET_LAYER_CROSS_ENTROPY;
+}
+
+static bool is_drawn(const et_case *c)
+{
+    return has_input(c) && !from_checkpoint(c);
+}
+
 static bool from_text(const et_case *c)
 {
-    return c->input.source == ET_INPUT_TEXT;
+    return c->input.source == ET_INPUT_TEXT || from_checkpoint(c);
 }
 
 static bool from_ties(const et_case *c)
@@ -45,7 +60,7 @@ static bool from_skewed(const et_case *c)
 /* The sources that begin with normal deviates, to which a mean can be added. */
 static bool from_deviates(const et_case *c)
 {
-    return has_input(c) && !from_text(c) && c->input.source != ET_INPUT_INTEGER;
+    return is_drawn(c) && !from_text(c) && c->input.source != ET_INPUT_INTEGER;
 }
 
 /* Ties, repeated text and integers cannot be redrawn until nothing is close: they are the point. */
@@ -58,7 +73,8 @@ static bool can_be_decisive(const et_case *c)
 
 static const int precisions[] = {ET_F64, ET_F32, ET_BF16, ET_F16};
 static const int sources[] = {ET_INPUT_NORMAL, ET_INPUT_TEXT,    ET_INPUT_INTEGER, ET_INPUT_TIES,
-                              ET_INPUT_SKEWED, ET_INPUT_OUTLIER, ET_INPUT_TINY,    ET_INPUT_HUGE};
+                              ET_INPUT_SKEWED, ET_INPUT_OUTLIER, ET_INPUT_TINY,    ET_INPUT_HUGE,
+                              ET_INPUT_CHECKPOINT};
 
 #define DOC(name_, type_, initial, scope, meaning)                                                 \
     .doc = {name_, type_, initial, scope, meaning}, .member.name = name_, .member.type = type_
@@ -187,15 +203,16 @@ const et_field et_fields[] = {
     {DOC("precision", "f64|f32|bf16|f16", "\"f64\"", "every case",
          "how the in.* tensors are stored; everything is computed exactly from these values"),
      AT(precision), .member.kind = ET_WORD, .member.values = precisions, .applies = is_any},
-    {DOC("input.source", "normal|text|integer|ties|skewed|outlier|tiny|huge", "required",
-         "cases with input", "how the in.* tensors are drawn"),
+    {DOC("input.source", "normal|text|integer|ties|skewed|outlier|tiny|huge|checkpoint",
+         "required", "cases with input",
+         "how the in.* tensors are drawn; checkpoint: captured from a trained model"),
      AT(input.source), .member.kind = ET_WORD, .member.values = sources, .applies = has_input},
-    {DOC("input.seed", LONG_TEXT, "1", "cases with input", "of every random stream"),
-     AT(input.seed), LONG_ANY, .applies = has_input},
-    {DOC("input.mean", NUMBER_TEXT(-1e6, 1e6), "0.0", "sources other than text and integer",
+    {DOC("input.seed", LONG_TEXT, "1", "sources other than checkpoint", "of every random stream"),
+     AT(input.seed), LONG_ANY, .applies = is_drawn},
+    {DOC("input.mean", NUMBER_TEXT(-1e6, 1e6), "0.0", "sources other than text, integer and checkpoint",
          "added to every element of x"),
      AT(input.mean), NUMBER_IN(-1e6, 1e6), .applies = from_deviates},
-    {DOC("input.router_mean", NUMBER_TEXT(-1e6, 1e6), "0.0", "sources other than text and integer",
+    {DOC("input.router_mean", NUMBER_TEXT(-1e6, 1e6), "0.0", "sources other than text, integer and checkpoint",
          "added, divided by d, to every router weight: with mean it shifts logits"),
      AT(input.router_mean), NUMBER_IN(-1e6, 1e6), .applies = from_deviates},
     {DOC("input.copies", COUNT_TEXT(1), "2", "source ties", "how often each token is repeated"),
@@ -206,11 +223,22 @@ const et_field et_fields[] = {
     {DOC("input.hot", COUNT_TEXT(0), "0", "source skewed",
          "the expert that draws nearly everything"),
      AT(input.hot), COUNT_FROM(0), .applies = from_skewed},
-    {DOC("input.text", "text of 1 to 255 bytes", "\"GPL-3\"", "source text",
+    {DOC("input.text", "text of 1 to 255 bytes", "\"GPL-3\"", "sources text and checkpoint",
          "a file; a name without '/' is looked for among Debian's common licences"),
      AT(input.text), .member.kind = ET_TEXT, .applies = from_text},
-    {DOC("input.text_offset", LONG_TEXT, "0", "source text", "first byte of the file that is used"),
+    {DOC("input.text_offset", LONG_TEXT, "0", "sources text and checkpoint", "first byte of the file that is used"),
      AT(input.text_offset), LONG_ANY, .applies = from_text},
+    {DOC("input.checkpoint", "text of 1 to 255 bytes", "required", "source checkpoint",
+         "a file of etref train: sizes and switches that the case leaves out are its model's"),
+     AT(input.checkpoint), .member.kind = ET_TEXT, .applies = from_checkpoint, .exclusive = true},
+    {DOC("input.checkpoint_layer", COUNT_TEXT(0), "required",
+         "source checkpoint, layers other than cross_entropy",
+         "the layer of the model, from 0; rmsnorm: the norm at its beginning"),
+     AT(input.checkpoint_layer), COUNT_FROM(0), .applies = from_a_layer, .exclusive = true},
+    {DOC("input.checkpoint_fnv1a", "text of 1 to 19 bytes", "none", "source checkpoint",
+         "FNV-1a of the file's bytes, 64 bits as 16 hexadecimal digits: no other file is taken"),
+     AT(input.checkpoint_fnv1a), .member.kind = ET_TEXT, .member.optional = true,
+     .applies = from_checkpoint},
     {DOC("input.decisive", "true|false", "false",
          "layer moe, sources normal, skewed, outlier, tiny and huge",
          "redraw tokens until no decision is within rounding of its boundary"),

@@ -27,7 +27,7 @@
  * where the cutoff is that of a calibration pool of fresh tokens. Bias: N(0, 0.01). Loads of all
  * ranks: the mean load, give or take a quarter.
  *
- * Left out: reading in.* from a bundle (bundle.c).
+ * Left out: reading in.* from a bundle (bundle.c); the source checkpoint (ref/model/capture.c).
  */
 #include "etref/matmul.h"
 #include "etref/random.h"
@@ -415,6 +415,10 @@ et_status et_step_draw_inputs(et_step *s, et_error *error)
             "case '%s' has no input: its bundle must bring in.x, in.dy and the weights, or "
             "the case say how to draw them",
             c->name);
+    if (c->input.source == ET_INPUT_CHECKPOINT)
+        return et_fail(error, ET_EINVAL,
+                       "case '%s': its input is captured, not drawn: et_capture_inputs does it",
+                       c->name);
     list_inputs(s, in);
     et_status status = open_source(&from, error);
     if (status == ET_OK) {

@@ -64,16 +64,25 @@ static et_status draw_embedding(et_text *text, uint64_t seed, et_error *error)
     return ET_OK;
 }
 
-et_status et_text_open(et_text *text, const char *name, uint64_t offset, size_t count, size_t d,
-                       uint64_t seed, et_error *error)
+et_status et_text_read(et_text *text, const char *name, uint64_t offset, size_t count,
+                       et_error *error)
 {
     char path[sizeof licences + 256];
     int length = snprintf(path, sizeof path, "%s%s", strchr(name, '/') ? "" : licences, name);
     if (length < 0 || (size_t)length >= sizeof path)
         return et_fail(error, ET_EINVAL, "text: a path of %d bytes; allowed: at most %zu", length,
                        sizeof path - 1);
-    *text = (et_text){.count = count, .d = d};
+    *text = (et_text){.count = count};
     et_status status = read_file(text, path, offset, error);
+    if (status != ET_OK) et_text_free(text);
+    return status;
+}
+
+et_status et_text_open(et_text *text, const char *name, uint64_t offset, size_t count, size_t d,
+                       uint64_t seed, et_error *error)
+{
+    et_status status = et_text_read(text, name, offset, count, error);
+    text->d = d;
     if (status == ET_OK) status = draw_embedding(text, seed, error);
     if (status != ET_OK) et_text_free(text);
     return status;

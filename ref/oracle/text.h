@@ -12,9 +12,13 @@ typedef struct et_text {
     double *embedding;    /* [256,d] */
 } et_text;
 
-/* Reads `count` bytes of the file from `offset` on and draws the embedding from `seed`. `name`
- * without a '/' is looked for in Debian's folder of common licences. ET_EIO: no such regular file,
- * or it cannot be read; ET_EINVAL: too short; ET_ENOMEM. On failure there is nothing to free. */
+/* Reads `count` bytes of the file from `offset` on. `name` without a '/' is looked for in Debian's
+ * folder of common licences. ET_EIO: no such regular file, or it cannot be read; ET_EINVAL: too short;
+ * ET_ENOMEM. On failure there is nothing to free. */
+et_status et_text_read(et_text *text, const char *name, uint64_t offset, size_t count,
+                       et_error *error);
+
+/* The same, and draws the embedding from `seed`. */
 et_status et_text_open(et_text *text, const char *name, uint64_t offset, size_t count, size_t d,
                        uint64_t seed, et_error *error);
 void et_text_free(et_text *text); /* accepts zeros */

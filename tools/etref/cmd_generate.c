@@ -84,7 +84,7 @@ static et_status set_text(case_list *list, const char *text, et_error *error)
         return et_fail(error, ET_EIO, "--text %s: %s", text, strerror(errno));
     for (size_t i = 0; i < list->count; i++) {
         et_input *input = &list->at[i].input;
-        if (input->source != ET_INPUT_TEXT) continue;
+        if (input->source != ET_INPUT_TEXT && input->source != ET_INPUT_CHECKPOINT) continue;
         if (strlen(text) + 2 >= sizeof input->text)
             return et_fail(error, ET_EINVAL, "--text %s: the name has more than %zu bytes", text,
                            sizeof input->text - 3);
@@ -93,7 +93,8 @@ static et_status set_text(case_list *list, const char *text, et_error *error)
         changed++;
     }
     if (changed > 0) return ET_OK;
-    return et_fail(error, ET_EINVAL, "--text %s: no case here has the input source text", text);
+    return et_fail(error, ET_EINVAL, "--text %s: no case here has the input source text or "
+                   "checkpoint", text);
 }
 
 static et_status check_names(const case_list *list, et_error *error)
@@ -231,7 +232,7 @@ static et_status take_inputs(et_step *step, const et_case *c, const generate_opt
         return status;
     }
     status = et_step_create(step, c, memory_limit(), error);
-    return status == ET_OK ? et_step_draw_inputs(step, error) : status;
+    return status == ET_OK ? et_capture_inputs(step, memory_limit(), error) : status;
 }
 
 /* A capacity that clamps nobody looks just like one that was forgotten: say so. */

@@ -75,6 +75,7 @@ static bool read_options(train_options *o, int argc, char **argv)
                             {"--evaluate-every", OPTION_COUNT, &o->evaluate_every, NULL},
                             {"--evaluate-batches", OPTION_COUNT, &o->evaluate_batches, NULL},
                             {"--checkpoint-every", OPTION_COUNT, &o->checkpoint_every, NULL},
+                            {"--final", OPTION_CHOICE, &o->final, TRAIN_FINALS},
                             {"--threads", OPTION_THREADS, &o->threads, NULL},
                             {NULL, OPTION_FLAG, NULL, NULL}};
     bool fine = options_parse(table, argc, argv, &words);
@@ -161,15 +162,19 @@ static et_status evaluate(train_run *run, const train_options *o, et_error *erro
     return train_log_evaluation(run, batches * c->batch * c->sequence, error);
 }
 
-static et_status save(train_run *run, const char *path, et_error *error)
+/* Everything, or (`only` not 0) values alone in that type of TRAIN_FINALS. */
+static et_status save(train_run *run, const char *path, int only, et_error *error)
 {
+    static const et_dtype types[] = {ET_F64, ET_F64, ET_F32, ET_BF16, ET_F16};
     char seed[24], bytes[24], hash[24];
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)run->seed);
     snprintf(bytes, sizeof bytes, "%llu", (unsigned long long)run->corpus.bytes);
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)run->corpus.hash);
     const char *notes[] = {"seed", seed, "text_bytes", bytes, "text_fnv1a", hash, NULL};
     et_status status = partial_guard(path, error);
-    if (status == ET_OK) status = et_checkpoint_write(path, run->g, notes, error);
+    if (status == ET_OK && only == 0) status = et_checkpoint_write(path, run->g, notes, error);
+    if (status == ET_OK && only > 0)
+        status = et_checkpoint_write_values(path, run->g, types[only], notes, error);
     partial_release();
     return status;
 }
@@ -193,7 +198,7 @@ static et_status step(train_run *run, const train_options *o, et_error *error)
     bool last = at + 1 == c->schedule.steps;
     if ((at + 1) % look == 0 || last) status = evaluate(run, o, error);
     if (status == ET_OK && ((at + 1) % every == 0 || last || stopped_by != 0))
-        status = save(run, run->checkpoint, error);
+        status = save(run, run->checkpoint, 0, error);
     return status;
 }
 
@@ -207,7 +212,7 @@ static et_status train(train_run *run, const train_options *o, et_error *error)
         if (stopped_by != 0) break;
     }
     progress_clear();
-    if (status == ET_OK && stopped_by == 0) status = save(run, run->final, error);
+    if (status == ET_OK && stopped_by == 0) status = save(run, run->final, o->final, error);
     return status;
 }
 

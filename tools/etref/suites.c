@@ -1,5 +1,6 @@
 /* suites.c: finding cases. See suites.h. */
 #include "tools/etref/suites.h"
+#include "etref/capture.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -92,24 +93,24 @@ static et_status apply_settings(char **out, const char *json, size_t length, con
 /* ---- texts, suites, files ---- */
 
 static et_status add_parsed(case_list *list, const char *json, size_t length, const char *where,
-                            et_error *error)
+                            const char *file, et_error *error)
 {
     et_case *cases = NULL;
     size_t count = 0;
-    et_status status = et_case_parse_all(&cases, &count, json, length, where, error);
+    et_status status = et_capture_cases(&cases, &count, json, length, where, file, error);
     if (status == ET_OK) case_list_append(list, cases, count);
     free(cases);
     return status;
 }
 
 et_status case_list_add_text(case_list *list, const char *json, size_t length, const char *where,
-                             const word_list *settings, et_error *error)
+                             const char *file, const word_list *settings, et_error *error)
 {
     char *changed = NULL;
     if (settings == NULL || settings->count == 0)
-        return add_parsed(list, json, length, where, error);
+        return add_parsed(list, json, length, where, file, error);
     et_status status = apply_settings(&changed, json, length, where, settings, error);
-    if (status == ET_OK) status = add_parsed(list, changed, strlen(changed), where, error);
+    if (status == ET_OK) status = add_parsed(list, changed, strlen(changed), where, file, error);
     free(changed);
     return status;
 }
@@ -121,7 +122,7 @@ et_status case_list_add_suite(case_list *list, const char *name, const word_list
     if (s == NULL)
         return et_fail(error, ET_EINVAL,
                        "--suite %s: no such suite; 'etref list suites' names them", name);
-    return case_list_add_text(list, s->json, strlen(s->json), s->name, settings, error);
+    return case_list_add_text(list, s->json, strlen(s->json), s->name, NULL, settings, error);
 }
 
 static et_status add_file(case_list *list, const char *path, const word_list *settings,
@@ -130,7 +131,7 @@ static et_status add_file(case_list *list, const char *path, const word_list *se
     char *text = NULL;
     size_t length = 0;
     et_status status = read_text(path, MAX_TEXT, "a text of cases", &text, &length, error);
-    if (status == ET_OK) status = case_list_add_text(list, text, length, path, settings, error);
+    if (status == ET_OK) status = case_list_add_text(list, text, length, path, path, settings, error);
     free(text);
     return status;
 }
@@ -163,7 +164,8 @@ static et_status add_nth(case_list *list, const et_suite *s, size_t index,
     json_t *root = json_loadb(s->json, strlen(s->json), 0, NULL);
     json_t *item = json_is_array(root) ? json_array_get(root, index) : root;
     char *text = item ? json_dumps(item, JSON_REAL_PRECISION(17)) : NULL;
-    et_status status = text ? case_list_add_text(list, text, strlen(text), s->name, settings, error)
+    et_status status = text ? case_list_add_text(list, text, strlen(text), s->name, NULL, settings,
+                                                error)
                             : et_fail(error, ET_ENOMEM, "%s: no memory", s->name);
     free(text);
     json_decref(root);

@@ -22,10 +22,11 @@ typedef struct case_list {
 
 void case_list_free(case_list *list);
 
-/* Adds the cases of a text. `settings` ("field=value", "input.field=value") overwrite fields in
+/* Adds the cases of a text, and of those from a checkpoint what it knows; relative paths begin at the
+ * folder of `file` (NULL: the working one). `settings` ("field=value", "input.field=value") overwrite fields in
  * each of them before it is parsed, so that defaults which depend on a field follow it. */
 et_status case_list_add_text(case_list *list, const char *json, size_t length, const char *where,
-                             const word_list *settings, et_error *error);
+                             const char *file, const word_list *settings, et_error *error);
 
 et_status case_list_add_suite(case_list *list, const char *name, const word_list *settings,
                               et_error *error);

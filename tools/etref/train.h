@@ -11,10 +11,12 @@
 #include <stdio.h>
 
 #define TRAIN_RULES "dense|tc|ec|et"
+#define TRAIN_FINALS "all|f64|f32|bf16|f16"
 
 typedef struct train_options {
     const char *text, *out, *config, *seed;
     int rule;                                              /* -1: not given */
+    int final;                                             /* index into TRAIN_FINALS; 0: all */
     size_t layers, d_model, heads, experts, steps, tokens; /* 0: not given */
     bool resume;
     size_t evaluate_every, evaluate_batches, checkpoint_every;

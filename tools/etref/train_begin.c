@@ -188,6 +188,10 @@ static et_status take_notes(train_run *run, const et_tensor_file *file, const tr
 {
     char hash[24];
     uint64_t asked;
+    if (!et_checkpoint_has_moments(file))
+        return et_fail(error, ET_EINVAL,
+                       "%s: holds parameters and states alone; no training goes on from it",
+                       file->path);
     et_status status = read_seed(&asked, o->seed, error);
     const char *seed = et_tensor_file_metadata(file, "seed");
     if (status == ET_OK && seed == NULL)

@@ -101,7 +101,8 @@ static et_status fresh_text(et_real *x, const et_step *s, const char *text, et_e
 static et_status fresh_noise(et_real *x, const et_step *s, et_error *error)
 {
     et_case c = s->c;
-    bool other = c.input.source == ET_INPUT_TEXT || c.input.source == ET_INPUT_NONE;
+    bool other = c.input.source == ET_INPUT_TEXT || c.input.source == ET_INPUT_NONE ||
+                 c.input.source == ET_INPUT_CHECKPOINT;
     if (other) c.input = (et_input){.source = ET_INPUT_NORMAL, .seed = 1};
     c = tokens_only(&c, other ? c.tokens : 2 * c.tokens);
     et_status status = draw_last(&c, s->c.tokens, x, error);
