@@ -139,7 +139,7 @@ campaign: $(BUILD)/tests/campaign/campaign $(BUILD)/etref
 	@$(BEST_BLAS) OMP_NUM_THREADS=1 $< --journal $(BUILD)/campaign $(PART:%=--part %) $(SEEDS:%=--seeds %) \
 	    $(ONLY:%=--only '%') --out $(if $(SEEDS)$(ONLY),$(BUILD),data)/campaign \
 	    --explaining "$$(cat $(EXPLAIN) | sha256sum | cut -c1-16)" --of "$$(cat \
-	    $(filter-out $(EXPLAIN),$(LIB)) $(KERNELS) data/cases/*.json \
+	    $(filter-out $(EXPLAIN),$(LIB)) $(KERNELS) data/cases/* \
 	    $(filter-out %/campaign.o $(BUILD)/tests/campaign/report%,$(CAMPAIGN)) | sha256sum | cut -c1-16)"
 ## libraries: PyTorch, oneDNN, OpenBLAS and Eigen, those that are installed, as honest kernels (more: HABITS=1)
 libraries: $(BUILD)/etref $(LIBRARIES)

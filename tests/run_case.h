@@ -6,6 +6,7 @@
 #ifndef ETREF_TESTS_RUN_CASE_H
 #define ETREF_TESTS_RUN_CASE_H
 
+#include "etref/capture.h"
 #include "etref/step.h"
 
 #include <check.h>
@@ -45,7 +46,7 @@ static inline et_case *read_suite(const char *name, size_t *count)
     ck_assert_msg(file != NULL, "%s cannot be opened; ETREF_DATA names the data folder", file_name);
     size_t length = fread(text, 1, MOST, file);
     fclose(file);
-    ck_assert_msg(et_case_parse_all(&cases, count, text, length, name, &error) == ET_OK, "%s",
+    ck_assert_msg(et_capture_cases(&cases, count, text, length, name, file_name, &error) == ET_OK, "%s",
                   error.text);
     free(text);
     return cases;
@@ -56,7 +57,7 @@ static inline void draw_case(et_step *s, const et_case *c)
 {
     et_error error;
     ck_assert_msg(et_step_create(s, c, 0, &error) == ET_OK, "%s", error.text);
-    ck_assert_msg(et_step_draw_inputs(s, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(et_capture_inputs(s, 0, &error) == ET_OK, "%s", error.text);
     ck_assert_msg(et_step_check_inputs(s, &error) == ET_OK, "%s", error.text);
 }
 

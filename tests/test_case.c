@@ -18,6 +18,7 @@
 #define IN_A         "test: case 'a': "
 #define NAMES        "1 to 63 letters, digits, '-', '_', '.', the first a letter or digit"
 #define COUNTS       "integer from 1 to 2147483647"
+#define SOURCES      "normal|text|integer|ties|skewed|outlier|tiny|huge|checkpoint"
 
 static et_case parse_good(const char *json)
 {
@@ -122,7 +123,7 @@ START_TEST(every_field_is_documented)
         ck_assert(strlen(f->scope) > 0 && strlen(f->meaning) > 0);
         for (size_t i = 0; i < count; i++) ck_assert_str_ne(et_case_field(i)->name, f->name);
     }
-    ck_assert_uint_eq(count, 54);
+    ck_assert_uint_eq(count, 57);
     ck_assert_ptr_null(et_case_field((size_t)-1));
 }
 END_TEST
@@ -172,8 +173,21 @@ static const struct bad_case {
      IN_A "vocab is missing; allowed: integer from 1 to 2147483647"},
     {"{'name':'a','layer':'muon','tokens':8,'d_model':12,'input':{'source':'text'}}",
      IN_A "input.source = \"text\" with layer = \"muon\": for a layer of the model: normal, "
-          "outlier, tiny or "
-          "huge"},
+          "outlier, tiny or huge; rmsnorm, attention and cross_entropy: checkpoint, too"},
+    {"{'name':'a','layer':'rope','tokens':8,'d_model':12,"
+     "'input':{'source':'checkpoint','checkpoint':'a','checkpoint_layer':1}}",
+     IN_A "input.source = \"checkpoint\" with layer = \"rope\": for a layer of the model: normal, "
+          "outlier, tiny or huge; rmsnorm, attention and cross_entropy: checkpoint, too"},
+    {MOE(",'input':{'source':'checkpoint','checkpoint_layer':1}"),
+     IN_A "input.checkpoint is missing; allowed: text of 1 to 255 bytes"},
+    {MOE(",'input':{'source':'checkpoint','checkpoint':'a'}"),
+     IN_A "input.checkpoint_layer is missing; allowed: integer from 0 to 2147483647"},
+    {MOE(",'input':{'source':'normal','checkpoint':'a'}"),
+     IN_A "input.checkpoint = \"a\" does not apply; allowed: only with source checkpoint"},
+    {MOE(",'input':{'source':'checkpoint','checkpoint':'a','checkpoint_layer':1,'seed':2}"),
+     IN_A "input.seed = 2 does not apply; allowed: only with sources other than checkpoint"},
+    {MOE(",'mode':'eval','input':{'source':'checkpoint','checkpoint':'a','checkpoint_layer':1}"),
+     IN_A "mode = \"eval\" with input.source = \"checkpoint\": what is captured is a step of training"},
     {MOE(",'rule':'hash'"), IN_A "rule = \"hash\"; allowed: tc|ec|et"},
     {MOE(",'mode':'test'"), IN_A "mode = \"test\"; allowed: train|eval"},
     {MOE(",'gate':'sigmod'"),
@@ -190,7 +204,7 @@ static const struct bad_case {
      IN_A "balance = \"aux_loss\"; allowed: none|aux|aux_error|lossfree|proportional"},
     {MOE(",'precision':'f8'"), IN_A "precision = \"f8\"; allowed: f64|f32|bf16|f16"},
     {MOE(",'input':{'source':'uniform'}"),
-     IN_A "input.source = \"uniform\"; allowed: normal|text|integer|ties|skewed|outlier|tiny|huge"},
+     IN_A "input.source = \"uniform\"; allowed: " SOURCES},
     {MOE(",'shared':1"), IN_A "shared = 1; allowed: true|false"},
     {MOE(",'shared':'true'"), IN_A "shared = \"true\"; allowed: true|false"},
     {MOE(",'ema_bias_correction':0"), IN_A "ema_bias_correction = 0; allowed: true|false"},
@@ -302,9 +316,9 @@ static const struct bad_case {
     {MOE(",'input':'normal'"),
      IN_A "input = \"normal\"; allowed: an object with source, seed, ..."},
     {MOE(",'input':{}"),
-     IN_A "input.source is missing; allowed: normal|text|integer|ties|skewed|outlier|tiny|huge"},
+     IN_A "input.source is missing; allowed: " SOURCES},
     {MOE(",'input':{'seed':1}"),
-     IN_A "input.source is missing; allowed: normal|text|integer|ties|skewed|outlier|tiny|huge"},
+     IN_A "input.source is missing; allowed: " SOURCES},
     {MOE(",'input':{'source':'normal','seed':-1}"),
      IN_A "input.seed = -1; allowed: integer from 0 to 9007199254740992"},
     {MOE(",'input':{'source':'normal','seed':9007199254740993}"),
@@ -312,7 +326,7 @@ static const struct bad_case {
     {MOE(",'input':{'source':'normal','seed':1.0}"),
      IN_A "input.seed = 1.0; allowed: integer from 0 to 9007199254740992"},
     {MOE(",'input':{'source':'normal','text':'BSD'}"),
-     IN_A "input.text = \"BSD\" does not apply; allowed: only with source text"},
+     IN_A "input.text = \"BSD\" does not apply; allowed: only with sources text and checkpoint"},
     {MOE(",'input':{'source':'text','text':''}"),
      IN_A "input.text = \"\"; allowed: text of 1 to 255 bytes"},
     {MOE(",'input':{'source':'normal','copies':3}"),
@@ -326,7 +340,8 @@ static const struct bad_case {
     {MOE(",'input':{'source':'normal','mean':1e7}"),
      IN_A "input.mean = 10000000.0; allowed: number from -1e6 to 1e6"},
     {MOE(",'input':{'source':'text','mean':1}"), IN_A
-     "input.mean = 1.0 does not apply; allowed: only with sources other than text and integer"},
+     "input.mean = 1.0 does not apply; allowed: only with sources other than text, integer and "
+     "checkpoint"},
     {MOE(",'input':{'source':'normal','hot':1}"),
      IN_A "input.hot = 1 does not apply; allowed: only with source skewed"},
     {MOE(",'input':{'source':'skewed','hot':4}"),
@@ -601,7 +616,8 @@ START_TEST(every_case_of_the_suites_parses_and_prints)
         const char *file;
         size_t least;
         double most_cost;
-    } suites[] = {{"smoke.json", 6, 1e6}, {"core.json", 70, 1e8}, {"paper.json", 8, 1e13}};
+    } suites[] = {{"smoke.json", 6, 1e6}, {"core.json", 70, 1e8}, {"paper.json", 8, 1e13},
+                  {"real.json", 6, 1e8}};
     static char names[1000][64];
     size_t known = 0;
     for (size_t s = 0; s < COUNT(suites); s++) {

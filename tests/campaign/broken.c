@@ -2,7 +2,7 @@
  * the fault is smaller than the profile's rounding. See campaign.h.
  *
  * Every fault is planted into several cases of the core suite, spread over it, in which it changes
- * something, and into larger layers, under every profile. How large a fault is: with the difference D
+ * something, into larger layers and into those of a trained model (real.json), under every profile. How large a fault is: with the difference D
  * between the broken kernel's numbers and those of the same kernel without the fault, and the variances V,
  *
  *     farthest   the largest |D| / sigma of an element: above twice the limit, no verdict can miss it
@@ -10,6 +10,7 @@
  *
  * Both are infinite where the two differ in shape, in an integer, or by something that is no number.
  */
+#include "ref/oracle/kinds.h"
 #include "ref/verdict/judge.h"
 #include "tests/campaign/campaign.h"
 
@@ -217,6 +218,19 @@ static bool try_core(const cp_unit *unit, const cd_fault *fault, FILE *lines, et
     return well;
 }
 
+static bool try_real(const cp_unit *unit, const cd_fault *fault, FILE *lines, et_error *error)
+{
+    size_t cases, planted;
+    et_case *suite = cp_suite(data, "real.json", &cases, error);
+    bool well = suite != NULL;
+    for (size_t i = 0; well && i < cases; i++)
+        if (is_ffn(&suite[i]))
+            well = try_case(&suite[i], fault, cd_kernel_find(hosts[(unit->index + i) % HOSTS]),
+                            lines, &planted, error);
+    free(suite);
+    return well;
+}
+
 static bool work(const cp_unit *unit, FILE *lines, et_error *error)
 {
     const cd_fault *fault = cd_fault_at(unit->index);
@@ -227,7 +241,7 @@ static bool work(const cp_unit *unit, FILE *lines, et_error *error)
         const cd_kernel *host = cd_kernel_find(hosts[(unit->index + i) % HOSTS]);
         well = cp_larger_case(&c, i, error) && try_case(&c, fault, host, lines, &planted, error);
     }
-    return well;
+    return well && try_real(unit, fault, lines, error);
 }
 
 static bool plan(cp_list *list, const cp_options *o, et_error *error)

@@ -1,9 +1,11 @@
 /* honest.c: kernels without a fault. None may be rejected. See campaign.h.
  *
- * honest: every case of the core suite, every kernel, every profile, many seeds. A seed shifts the random
- * numbers of the case and leaves its situation as it is: ties stay ties, an empty expert may get tokens.
+ * honest: every case of the core suite and the feed-forward ones of a trained model (real.json), every kernel, every
+ * profile, many seeds. A seed shifts the random numbers of the case, or the place in its text, and leaves its
+ * situation as it is: ties stay ties, an empty expert may get tokens.
  * paper: the layers of the paper's d12 model under every kernel, and one of d20.
  */
+#include "ref/oracle/kinds.h"
 #include "tests/campaign/campaign.h"
 
 #include <stdlib.h>
@@ -211,12 +213,13 @@ static double honest_cost(const et_case *c)
     return 0.3 + 1.5e-4 * (double)c->tokens * (double)(c->experts + 1);
 }
 
-static bool plan_honest(cp_list *list, const cp_options *o, et_error *error)
+static bool plan_suite(cp_list *list, const cp_options *o, const char *name, et_error *error)
 {
     size_t cases;
-    et_case *suite = cp_suite(o->data, "core.json", &cases, error);
+    et_case *suite = cp_suite(o->data, name, &cases, error);
     bool well = suite != NULL;
     for (size_t i = 0; well && i < cases; i++) {
+        if (!is_ffn(&suite[i])) continue;
         cp_unit *unit = cp_list_add(list, &cp_honest);
         if (!(well = unit != NULL)) break;
         unit->c = suite[i];
@@ -226,6 +229,11 @@ static bool plan_honest(cp_list *list, const cp_options *o, et_error *error)
     }
     free(suite);
     return well;
+}
+
+static bool plan_honest(cp_list *list, const cp_options *o, et_error *error)
+{
+    return plan_suite(list, o, "core.json", error) && plan_suite(list, o, "real.json", error);
 }
 
 /* All kernels at d12-et; one of them at the other layers of d12 and at d20-et. f64 is left out: double is what
@@ -252,6 +260,6 @@ static bool plan_paper(cp_list *list, const cp_options *o, et_error *error)
 }
 
 const cp_part cp_honest = {
-    "honest", "honest kernels on the core suite", 20, plan_honest, work_honest, cp_report_honest};
+    "honest", "honest kernels on the core suite and a trained model's layers", 20, plan_honest, work_honest, cp_report_honest};
 const cp_part cp_paper = {
     "paper", "honest kernels at the paper's sizes", 1, plan_paper, work_paper, cp_report_honest};

@@ -19,7 +19,7 @@ bool cp_own_case(et_case *c, const char *name)
 /* A case of the suites, or one of the campaign's own. */
 static bool find_case(et_case *c, const char *data, const char *name, et_error *error)
 {
-    static const char *const suites[] = {"core.json", "paper.json", "smoke.json"};
+    static const char *const suites[] = {"core.json", "paper.json", "smoke.json", "real.json"};
     for (size_t i = 0; i < sizeof suites / sizeof *suites; i++) {
         size_t count, at = 0;
         et_case *suite = cp_suite(data, suites[i], &count, error);
@@ -31,7 +31,7 @@ static bool find_case(et_case *c, const char *data, const char *name, et_error *
     }
     return cp_own_case(c, name) ||
            (et_fail(error, ET_EINVAL,
-                    "no case '%s'; core, paper, calibration, broken, random-N, habit-NAME-N", name),
+                    "no case '%s'; core, paper, real, calibration, broken, random-N, habit-NAME-N", name),
             false);
 }
 

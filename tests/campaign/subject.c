@@ -8,6 +8,7 @@
  *
  * Both know nothing of routing: another choice of experts is an error to them, legal or not.
  */
+#include "etref/capture.h"
 #include "ref/verdict/judge.h"
 #include "tests/campaign/campaign.h"
 #include "tests/run_case.h"
@@ -30,7 +31,7 @@ et_case *cp_suite(const char *data, const char *name, size_t *count, et_error *e
     et_case *cases = NULL;
     if (text) {
         length = fread(text, 1, MOST, file);
-        et_case_parse_all(&cases, count, text, length, path, error);
+        et_capture_cases(&cases, count, text, length, path, path, error);
     } else {
         et_fail(error, ET_EIO, "%s cannot be read", path);
     }
@@ -52,7 +53,10 @@ et_status cp_case(et_case *c, const char *json, et_error *error)
 et_case cp_reseeded(const et_case *c, size_t seed)
 {
     et_case other = *c;
-    other.input.seed += 1000 * seed;
+    if (c->input.source == ET_INPUT_CHECKPOINT)
+        other.input.text_offset += 64 * seed;
+    else
+        other.input.seed += 1000 * seed;
     return other;
 }
 
@@ -94,7 +98,7 @@ et_status cp_subject_open(cp_subject *s, const et_case *c, et_error *error)
     *s = (cp_subject){0};
     et_status status = et_step_create(&s->golden, c, 0, error);
     if (status != ET_OK) return status;
-    status = et_step_draw_inputs(&s->golden, error);
+    status = et_capture_inputs(&s->golden, 0, error);
     if (status == ET_OK) cp_take_habit(c, &s->golden.in);
     if (status != ET_OK || (status = et_step_check_inputs(&s->golden, error)) ||
         (status = et_step_run(&s->golden, engine_for(c), NULL, NULL, error)))
