@@ -6,8 +6,8 @@
  * what code overlooks that goes on.
  *
  * A verdict asks for memory ten thousand times, for most of it by the same calls again and again
- * (replicas, mutants). So in what is long each chain of calls that leads to an allocation fails the first time; and
- * where it alone fails, the second time, too, when there is something to give back.
+ * (replicas, mutants). So in what is long each chain of calls that leads to an allocation fails the first time; or,
+ * where it alone fails, the second time if there is one, when there is something to give back.
  *
  * Needs the linker option -Wl,--wrap=calloc: the project's calls of calloc come here first.
  */
@@ -25,16 +25,19 @@
 
 /* ---- chains of calls ---- */
 
-enum { CHAINS = 4096, DEPTH = 64, TIMES = 2 /* at most */ };
+enum { CHAINS = 4096, DEPTH = 64 };
 
 /* Of the allocations that fail only the first; or all from there on. */
 static bool once;
 
-/* Those that have led to an allocation so far, and how often one that is to fail. */
-static struct {
-    uint64_t chain;
-    int chosen;
-} chains[CHAINS];
+typedef struct chain {
+    uint64_t calls;
+    int met;         /* how often */
+    size_t list, at; /* where it has been noted: in which list, at which place */
+} chain;
+
+/* Those that have led to an allocation so far. */
+static chain chains[CHAINS];
 static size_t chain_count;
 
 static void forget_chains(void)
@@ -42,7 +45,7 @@ static void forget_chains(void)
     chain_count = 0;
 }
 
-static uint64_t own_chain(void)
+static uint64_t own_calls(void)
 {
     void *frames[DEPTH];
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
@@ -51,19 +54,14 @@ static uint64_t own_chain(void)
     return hash;
 }
 
-/* Has an allocation failed often enough to which these calls lead? If not, this one is to. */
-static bool is_news(void)
+static chain *own_chain(void)
 {
-    uint64_t chain = own_chain();
+    uint64_t calls = own_calls();
     size_t i = 0;
-    while (i < chain_count && chains[i].chain != chain) i++;
+    while (i < chain_count && chains[i].calls != calls) i++;
     ck_assert_uint_lt(i, CHAINS);
-    if (i == chain_count) {
-        chains[i].chain = chain;
-        chains[i].chosen = 0;
-        chain_count++;
-    }
-    return chains[i].chosen++ < (once ? TIMES : 1);
+    if (i == chain_count) chains[chain_count++] = (chain){.calls = calls};
+    return &chains[i];
 }
 
 /* ---- allocations that fail ---- */
@@ -76,13 +74,20 @@ static bool failed;                 /* one has failed */
 /* What a work asked for: so many allocations of one kind, and which of them are to fail. */
 static struct {
     const int *kind; /* whose counter; NULL: none is looked at */
-    int calls, chosen[CHAINS * TIMES];
-    size_t count;
+    int calls, chosen[CHAINS];
+    size_t count, list; /* list: the how many-th this is */
 } noted;
 
 static void note_allocation(void)
 {
-    if (is_news()) noted.chosen[noted.count++] = noted.calls;
+    chain *c = own_chain();
+    bool anew = c->met == 0 || (once && c->met == 1 && c->list != noted.list);
+    if (anew) {
+        c->list = noted.list;
+        c->at = noted.count++;
+    }
+    if (anew || (once && c->met == 1)) noted.chosen[c->at] = noted.calls;
+    c->met++;
     noted.calls++;
 }
 
@@ -135,6 +140,7 @@ static void begin_notes(const int *until_failure)
     noted.kind = until_failure;
     noted.calls = 0;
     noted.count = 0;
+    noted.list++;
 }
 
 static void end_notes(void)
