@@ -163,6 +163,25 @@ typedef struct et_gpt_report {
  * go on from a checkpoint. */
 et_status et_gpt_step(et_gpt *g, const int32_t *tokens, et_gpt_report *report, et_error *error);
 
+/* Where the time of passes and steps goes. */
+typedef enum et_gpt_phase {
+    ET_GPT_ROWS,                 /* embedding, norms, RoPE, the stream's sums; forward and back */
+    ET_GPT_PROJECTIONS,          /* w_qkv, w_o, forward and back */
+    ET_GPT_ATTENTION,            /* forward */
+    ET_GPT_ATTENTION_BACKWARD,
+    ET_GPT_ROUTING,              /* logits, gates, the rule */
+    ET_GPT_FEED_FORWARD,         /* dense layers, and experts with their combination */
+    ET_GPT_FEED_FORWARD_BACKWARD, /* the same, and the router */
+    ET_GPT_HEAD,                 /* head and loss, forward and back */
+    ET_GPT_ADAMW,                /* the gradients' zeroing and clipping, AdamW, the routers' states */
+    ET_GPT_MUON,
+    ET_GPT_PHASES
+} et_gpt_phase;
+
+/* From now on the seconds of each phase are added to seconds [ET_GPT_PHASES]; NULL: no longer.
+ * A hundred and some readings of the clock in a step of 4 layers: nothing beside its time. */
+void et_gpt_time(et_gpt *g, double *seconds);
+
 /* How the last step (or the last forward pass in evaluation) routed, of an MoE layer; arrays of n.
  * */
 typedef struct et_gpt_routing {

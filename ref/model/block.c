@@ -149,15 +149,18 @@ static et_status attention_forward(et_gpt *g, et_gpt_layer *l, et_error *error)
     const et_attention attention = attention_of(g);
     et_real *qkv = rows_of(g, l->qkv, qk.stride), *scale = rows_of(g, l->qk_scale, qk.heads);
     et_status status;
-    if ((status = et_gpt_norm(g, g->x, l->norm1, l->scale1, error)) ||
-        (status = linear(g, "qkv", &l->w_qkv, l->norm1, l->qkv, error)) ||
-        (status = et_rope_forward(&rope, qkv, error)) ||
-        (status = et_rmsnorm_forward(&qk, qkv, qkv, scale, error)) ||
-        (status = et_attention_forward(&attention, l->qkv, l->attended, l->lse, g->room, error)) ||
-        (status = linear(g, "attended", &l->w_o, l->attended, g->y, error)))
-        return status;
-    add_to_stream(g);
-    return ET_OK;
+    status = et_gpt_norm(g, g->x, l->norm1, l->scale1, error);
+    if (et_gpt_timed(g, ET_GPT_ROWS, status) != ET_OK) return status;
+    status = linear(g, "qkv", &l->w_qkv, l->norm1, l->qkv, error);
+    if (et_gpt_timed(g, ET_GPT_PROJECTIONS, status) != ET_OK) return status;
+    status = et_rope_forward(&rope, qkv, error);
+    if (status == ET_OK) status = et_rmsnorm_forward(&qk, qkv, qkv, scale, error);
+    if (et_gpt_timed(g, ET_GPT_ROWS, status) != ET_OK) return status;
+    status = et_attention_forward(&attention, l->qkv, l->attended, l->lse, g->room, error);
+    if (et_gpt_timed(g, ET_GPT_ATTENTION, status) != ET_OK) return status;
+    status = linear(g, "attended", &l->w_o, l->attended, g->y, error);
+    if (et_gpt_timed(g, ET_GPT_PROJECTIONS, status) == ET_OK) add_to_stream(g);
+    return status;
 }
 
 static et_status attention_backward(et_gpt *g, et_gpt_layer *l, et_error *error)
@@ -165,16 +168,19 @@ static et_status attention_backward(et_gpt *g, et_gpt_layer *l, et_error *error)
     const et_rope rope = rope_of(g);
     const et_rmsnorm qk = qk_norm_of(g);
     const et_attention attention = attention_of(g);
-    et_status status;
-    if ((status =
-             linear_backward(g, "attended", &l->w_o, l->attended, g->dx, g->dattended, error)) ||
-        (status = et_attention_backward(&attention, l->qkv, l->lse, g->dattended, g->dqkv, g->room,
-                                        error)) ||
-        (status = et_rmsnorm_backward(&qk, l->qkv, l->qk_scale, g->dqkv, false, g->dqkv, error)) ||
-        (status = et_rope_backward(&rope, g->dqkv, error)) ||
-        (status = linear_backward(g, "qkv", &l->w_qkv, l->norm1, g->dqkv, g->dnormed, error)))
-        return status;
-    return et_gpt_norm_backward(g, l->norm1, l->scale1, g->dnormed, true, g->dx, error);
+    et_status status =
+        linear_backward(g, "attended", &l->w_o, l->attended, g->dx, g->dattended, error);
+    if (et_gpt_timed(g, ET_GPT_PROJECTIONS, status) != ET_OK) return status;
+    status =
+        et_attention_backward(&attention, l->qkv, l->lse, g->dattended, g->dqkv, g->room, error);
+    if (et_gpt_timed(g, ET_GPT_ATTENTION_BACKWARD, status) != ET_OK) return status;
+    status = et_rmsnorm_backward(&qk, l->qkv, l->qk_scale, g->dqkv, false, g->dqkv, error);
+    if (status == ET_OK) status = et_rope_backward(&rope, g->dqkv, error);
+    if (et_gpt_timed(g, ET_GPT_ROWS, status) != ET_OK) return status;
+    status = linear_backward(g, "qkv", &l->w_qkv, l->norm1, g->dqkv, g->dnormed, error);
+    if (et_gpt_timed(g, ET_GPT_PROJECTIONS, status) != ET_OK) return status;
+    status = et_gpt_norm_backward(g, l->norm1, l->scale1, g->dnormed, true, g->dx, error);
+    return et_gpt_timed(g, ET_GPT_ROWS, status);
 }
 
 /* ---- the dense feed-forward layer ---- */
@@ -263,9 +269,9 @@ static et_status moe_forward(et_gpt *g, et_gpt_layer *l, et_error *error)
     if (status != ET_OK) return status;
     for (size_t i = 0; i < moe.N * moe.n; i++)
         if (!isfinite(s->fwd.logits[i])) return et_gpt_not_finite(g, "a router's logit", error);
-    if ((status = et_step_route(s, error)) ||
-        (status = et_moe_forward(&moe, s->in.x, &s->assignment, &s->fwd, error)))
-        return status;
+    if ((status = et_step_route(s, error))) return status;
+    et_gpt_timed(g, ET_GPT_ROUTING, ET_OK);
+    if ((status = et_moe_forward(&moe, s->in.x, &s->assignment, &s->fwd, error))) return status;
     count_routing(l);
     return ET_OK;
 }
@@ -297,18 +303,20 @@ et_status et_gpt_layer_forward(et_gpt *g, et_gpt_layer *l, et_error *error)
 {
     et_status status;
     if ((status = attention_forward(g, l, error)) ||
-        (status = et_gpt_norm(g, g->x, l->norm2, l->scale2, error)) ||
-        (status = l->moe ? moe_forward(g, l, error) : dense_forward(g, l, error)))
+        (status = et_gpt_norm(g, g->x, l->norm2, l->scale2, error)))
         return status;
+    et_gpt_timed(g, ET_GPT_ROWS, ET_OK);
+    status = l->moe ? moe_forward(g, l, error) : dense_forward(g, l, error);
+    if (et_gpt_timed(g, ET_GPT_FEED_FORWARD, status) != ET_OK) return status;
     add_to_stream(g);
-    return ET_OK;
+    return et_gpt_timed(g, ET_GPT_ROWS, ET_OK);
 }
 
 et_status et_gpt_layer_backward(et_gpt *g, et_gpt_layer *l, double scale, et_error *error)
 {
-    et_status status;
-    if ((status = l->moe ? moe_backward(g, l, scale, error) : dense_backward(g, l, error)) ||
-        (status = et_gpt_norm_backward(g, l->norm2, l->scale2, g->dnormed, true, g->dx, error)))
-        return status;
+    et_status status = l->moe ? moe_backward(g, l, scale, error) : dense_backward(g, l, error);
+    if (et_gpt_timed(g, ET_GPT_FEED_FORWARD_BACKWARD, status) != ET_OK) return status;
+    status = et_gpt_norm_backward(g, l->norm2, l->scale2, g->dnormed, true, g->dx, error);
+    if (et_gpt_timed(g, ET_GPT_ROWS, status) != ET_OK) return status;
     return attention_backward(g, l, error);
 }

@@ -16,6 +16,7 @@
 #include "ref/model/model.h"
 
 #include <math.h>
+#include <omp.h> /* the clock */
 #include <string.h>
 
 /* ---- beginning ---- */
@@ -28,6 +29,20 @@ et_gpt_progress *et_gpt_progress_of(et_gpt *g)
 void et_gpt_set_rounding(et_gpt *g, const et_rounding *rounding)
 {
     g->rounding = rounding;
+}
+
+void et_gpt_time(et_gpt *g, double *seconds)
+{
+    g->seconds = seconds;
+}
+
+et_status et_gpt_timed(et_gpt *g, et_gpt_phase phase, et_status status)
+{
+    if (g->seconds == NULL) return status;
+    double now = omp_get_wtime();
+    if (phase < ET_GPT_PHASES) g->seconds[phase] += now - g->clock;
+    g->clock = now;
+    return status;
 }
 
 static double deviation(const et_gpt *g, const et_gpt_entry *e)
@@ -128,7 +143,8 @@ static et_status forward_rows(et_gpt *g, et_error *error)
     for (size_t i = 0; i < g->config.layers; i++)
         if ((status = et_gpt_layer_forward(g, &g->layers[i], error))) return status;
     g->routed_tokens += g->rows;
-    return et_gpt_norm(g, g->x, g->normed, g->scale, error);
+    status = et_gpt_norm(g, g->x, g->normed, g->scale, error);
+    return et_gpt_timed(g, ET_GPT_ROWS, status);
 }
 
 static et_status forward(et_gpt *g, const int32_t *tokens, double *loss, et_real *logits,
@@ -138,10 +154,10 @@ static et_status forward(et_gpt *g, const int32_t *tokens, double *loss, et_real
     et_status status;
     take_all_rows(g);
     take_tokens(g, tokens);
-    if ((status = forward_rows(g, error)) ||
-        (status = et_cross_entropy_forward(&head, g->normed, g->targets, g->loss, g->lse, logits,
-                                           g->room, error)))
-        return status;
+    if ((status = forward_rows(g, error))) return status;
+    status = et_cross_entropy_forward(&head, g->normed, g->targets, g->loss, g->lse, logits,
+                                      g->room, error);
+    if (et_gpt_timed(g, ET_GPT_HEAD, status) != ET_OK) return status;
     *loss =
         (double)et_sum(g->rounding, et_sum_place(g->rounding), "loss", 0, g->N, 1, g->loss, NULL) /
         (double)g->N;
@@ -153,6 +169,7 @@ et_status et_gpt_forward(et_gpt *g, bool eval, const int32_t *tokens, double *lo
 {
     ET_ARITHMETIC;
     g->eval = eval;
+    et_gpt_timed(g, ET_GPT_PHASES, ET_OK);
     zero_counts(g);
     return forward(g, tokens, loss, logits, error);
 }
@@ -182,6 +199,7 @@ et_status et_gpt_extend(et_gpt *g, size_t count, const int32_t *tokens, et_real 
     g->eval = true;
     g->from = g->cached;
     g->rows = count;
+    et_gpt_timed(g, ET_GPT_PHASES, ET_OK);
     zero_counts(g);
     memcpy(g->inputs + g->from, tokens, count * sizeof *tokens);
     et_cross_entropy head = cross_entropy_of(g);
@@ -191,7 +209,7 @@ et_status et_gpt_extend(et_gpt *g, size_t count, const int32_t *tokens, et_real 
         status = et_cross_entropy_forward(&head, g->normed + g->from * d, NULL, NULL, NULL, logits,
                                           g->room, error);
     if (status == ET_OK) g->cached += count;
-    return status;
+    return et_gpt_timed(g, ET_GPT_HEAD, status);
 }
 
 double et_gpt_fanout(const et_gpt *g, size_t row)
@@ -211,12 +229,12 @@ double et_gpt_fanout(const et_gpt *g, size_t row)
 et_status et_gpt_backward_until(et_gpt *g, double scale, size_t until, et_error *error)
 {
     const et_cross_entropy head = cross_entropy_of(g);
-    et_status status;
-    if ((status =
-             et_cross_entropy_backward(&head, g->normed, g->targets, g->lse, scale / (double)g->N,
-                                       g->dnormed, g->head.gradient, g->room, error)) ||
-        (status = et_gpt_norm_backward(g, g->normed, g->scale, g->dnormed, false, g->dx, error)))
-        return status;
+    et_status status =
+        et_cross_entropy_backward(&head, g->normed, g->targets, g->lse, scale / (double)g->N,
+                                  g->dnormed, g->head.gradient, g->room, error);
+    if (et_gpt_timed(g, ET_GPT_HEAD, status) != ET_OK) return status;
+    status = et_gpt_norm_backward(g, g->normed, g->scale, g->dnormed, false, g->dx, error);
+    if (et_gpt_timed(g, ET_GPT_ROWS, status) != ET_OK) return status;
     for (size_t i = g->config.layers; i-- > until;)
         if ((status = et_gpt_layer_backward(g, &g->layers[i], scale, error))) return status;
     return ET_OK;
@@ -229,7 +247,8 @@ static et_status backward(et_gpt *g, double scale, et_error *error)
     if ((status = et_gpt_backward_until(g, scale, 0, error)) ||
         (status = et_gpt_norm_backward(g, g->norm0, g->scale0, g->dx, false, g->dx, error)))
         return status;
-    return et_embedding_backward(&embedding, g->inputs, g->dx, g->wte.gradient, error);
+    status = et_embedding_backward(&embedding, g->inputs, g->dx, g->wte.gradient, error);
+    return et_gpt_timed(g, ET_GPT_ROWS, status);
 }
 
 et_status et_gpt_backward(et_gpt *g, double scale, et_error *error)
@@ -239,6 +258,7 @@ et_status et_gpt_backward(et_gpt *g, double scale, et_error *error)
         return et_fail(error, ET_EINVAL,
                        "et_gpt_backward: the last forward pass was an evaluation; it has no "
                        "gradient here");
+    et_gpt_timed(g, ET_GPT_PHASES, ET_OK);
     return backward(g, scale, error);
 }
 
@@ -306,9 +326,9 @@ static et_status optimise(et_gpt *g, double factor, et_error *error)
         et_gpt_tensor *t = g->tensors[i].tensor;
         et_gpt_optimizer which = g->tensors[i].optimizer;
         if (which == ET_MUON)
-            status = muon(g, factor, t, error);
+            status = et_gpt_timed(g, ET_GPT_MUON, muon(g, factor, t, error));
         else if (which != ET_NO_OPTIMIZER)
-            status = adamw(g, which, factor, t, error);
+            status = et_gpt_timed(g, ET_GPT_ADAMW, adamw(g, which, factor, t, error));
     }
     return status;
 }
@@ -338,12 +358,13 @@ et_status et_gpt_step(et_gpt *g, const int32_t *tokens, et_gpt_report *report, e
     size_t M = c->micro_batches, batch = c->batch * (c->sequence + 1);
     *report = (et_gpt_report){.factor = et_schedule_factor(&c->schedule, g->progress.steps)};
     g->eval = false;
+    et_gpt_timed(g, ET_GPT_PHASES, ET_OK);
     zero_counts(g);
     for (size_t i = 0; i < g->tensor_count; i++) {
         const et_gpt_tensor *t = g->tensors[i].tensor;
         if (t->gradient) memset(t->gradient, 0, t->count * sizeof *t->gradient);
     }
-    et_status status;
+    et_status status = et_gpt_timed(g, ET_GPT_ADAMW, ET_OK);
     for (size_t m = 0; m < M; m++) {
         double loss;
         if ((status = forward(g, tokens + m * batch, &loss, NULL, error)) ||
@@ -351,10 +372,12 @@ et_status et_gpt_step(et_gpt *g, const int32_t *tokens, et_gpt_report *report, e
             return status;
         report->loss += loss / (double)M;
     }
-    if ((status = clip(g, &report->norm, error)) || (status = optimise(g, report->factor, error)))
+    status = clip(g, &report->norm, error);
+    if (et_gpt_timed(g, ET_GPT_ADAMW, status) != ET_OK ||
+        (status = optimise(g, report->factor, error)))
         return status;
     update_states(g);
-    return ET_OK;
+    return et_gpt_timed(g, ET_GPT_ADAMW, ET_OK);
 }
 
 bool et_gpt_routing_of(const et_gpt *g, size_t layer, et_gpt_routing *routing)

@@ -62,6 +62,7 @@ struct et_gpt {
     int32_t *inputs, *targets;
     bool eval; /* the last forward pass was */
     size_t routed_tokens;
+    double *seconds, clock; /* of the phases; when the last of them ended */
     /* bookkeeping */
     et_real *arena;
     size_t reals;
@@ -80,6 +81,10 @@ bool et_gpt_unusual(const et_gpt *g, char *name, size_t room);
 
 /* ET_EINVAL: "step 7: `what` is not finite; ... the first that is not: layers.1.act". */
 et_status et_gpt_not_finite(const et_gpt *g, const char *what, et_error *error);
+
+/* Where times are asked for: what has been done since the last call, `status` its result, was this
+ * phase (ET_GPT_PHASES: none of them). Returns the status. */
+et_status et_gpt_timed(et_gpt *g, et_gpt_phase phase, et_status status);
 
 /* After a forward pass: the gradient of scale times the loss, through the head and the layers from L-1
  * down to `until`, by the stream that enters the last of these: g->dx. Adds to the gradients of parameters. */

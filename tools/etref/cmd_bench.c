@@ -18,12 +18,13 @@
 #include "tools/etref/options.h"
 #include "tools/etref/terminal.h"
 #include "tools/etref/kernels.h"
+#include "tools/etref/train.h"
 
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ROUNDS = 99, PEAK_SIZE = 2048 };
+enum { MAX_ROUNDS = BENCH_ROUNDS, PEAK_SIZE = 2048 };
 
 enum phase {
     SCORE,
@@ -50,7 +51,8 @@ static const char *const phase_names[PHASES] = {"score (router, gate)",
 
 /* What one round measured, in seconds. */
 typedef struct round_times {
-    double peak, bare, layer, phase[PHASES];
+    double peak; /* flops per second */
+    double bare, layer, phase[PHASES];
 } round_times;
 
 typedef struct bench {
@@ -71,13 +73,20 @@ static double flops(const et_moe *m, size_t slots)
     return experts + 6.0 * (double)m->N * (double)m->d * (double)m->n;
 }
 
-static double time_peak(bench *b)
+et_real *bench_squares(void)
+{
+    et_real *squares = allocate(3 * PEAK_SIZE * PEAK_SIZE, sizeof *squares);
+    for (size_t i = 0; i < 3 * PEAK_SIZE * PEAK_SIZE; i++) squares[i] = (et_real)(i % 7) / 8;
+    return squares;
+}
+
+double bench_peak(et_engine engine, et_real *squares)
 {
     size_t n = PEAK_SIZE;
     double start = omp_get_wtime();
-    et_matmul(b->moe.engine, n, n, n, et_rows(b->square, n), et_rows(b->square + n * n, n), false,
-              b->square + 2 * n * n, n);
-    return omp_get_wtime() - start;
+    et_matmul(engine, n, n, n, et_rows(squares, n), et_rows(squares + n * n, n), false,
+              squares + 2 * n * n, n);
+    return 2.0 * PEAK_SIZE * PEAK_SIZE * PEAK_SIZE / (omp_get_wtime() - start);
 }
 
 /* The six products of one expert. Values and gradients land where the layer puts them. */
@@ -193,7 +202,7 @@ static et_status run_phase(bench *b, enum phase phase, et_error *error)
 
 static et_status time_round(bench *b, round_times *r, et_error *error)
 {
-    r->peak = time_peak(b);
+    r->peak = bench_peak(b->moe.engine, b->square);
     r->bare = time_bare(b);
     r->layer = 0;
     for (int phase = 0; phase < PHASES; phase++) {
@@ -235,18 +244,16 @@ typedef struct summary {
 
 static summary summarise(const bench *b)
 {
-    double peak_flops = 2.0 * PEAK_SIZE * PEAK_SIZE * PEAK_SIZE;
     double work = flops(&b->moe, b->step.assignment.slots);
     double v[7][MAX_ROUNDS];
     for (size_t i = 0; i < b->rounds; i++) {
         const round_times *r = &b->times[i];
-        double peak = peak_flops / r->peak;
-        v[0][i] = peak / 1e9;
+        v[0][i] = r->peak / 1e9;
         v[1][i] = work / r->layer / 1e9;
         v[2][i] = r->layer;
         v[3][i] = r->bare;
-        v[4][i] = work / r->layer / peak;
-        v[5][i] = work / r->bare / peak;
+        v[4][i] = work / r->layer / r->peak;
+        v[5][i] = work / r->bare / r->peak;
         v[6][i] = r->bare / r->layer;
     }
     double m[7];
@@ -300,9 +307,8 @@ static int bench_run(bench **out, shape s, et_engine engine, size_t rounds)
     if (status == ET_OK) status = et_step_run(&b->step, engine, NULL, NULL, &error);
     b->rounds = rounds;
     b->moe = et_step_layer(&b->step);
-    b->square = allocate(3 * PEAK_SIZE * PEAK_SIZE, sizeof(et_real));
+    b->square = bench_squares();
     b->rows = allocate(s.tokens * s.d, sizeof(et_real));
-    for (size_t i = 0; i < 3 * PEAK_SIZE * PEAK_SIZE; i++) b->square[i] = (et_real)(i % 7) / 8;
     round_times warm_up;
     if (status == ET_OK) status = time_round(b, &warm_up, &error);
     for (size_t i = 0; status == ET_OK && i < rounds; i++) {
@@ -347,7 +353,7 @@ static const char *engine_name(et_engine engine)
 }
 
 /* What every table and the layer's report are about. */
-static void print_setting(et_engine engine, size_t rounds)
+void bench_print_setting(et_engine engine, size_t rounds)
 {
     printf("%s, engine %s", ET_REAL_NAME, engine_name(engine));
     if (engine == ET_BLAS) printf(" (%s kernels)", kernels_in_use());
@@ -391,7 +397,7 @@ static int report_layer(shape s, et_engine engine, size_t rounds, bool json)
         printf("layer: N %zu, d %zu, h %zu, %zu routed experts of load %zu, shared expert of width "
                "%zu\n",
                s.tokens, s.d, s.h, s.experts, b->step.c.target_load, s.hs);
-        print_setting(engine, rounds);
+        bench_print_setting(engine, rounds);
         print_phases(b, m);
         printf("\nforward and backward  %8.1f ms  %6.1f GFLOP/s\n", 1e3 * m.seconds,
                m.gflops_layer);
@@ -442,19 +448,41 @@ static int report_table(const shape *shapes, size_t count, et_engine engine, siz
         et_table_free(&t);
     } else {
         json_decref(rows);
-        print_setting(engine, rounds);
+        bench_print_setting(engine, rounds);
         table_print(&t);
     }
     return STATUS_PASS;
 }
 
+/* A model as `train` makes it, under EC where no rule is asked for. */
+static int report_model(train_options *o, et_engine engine, size_t rounds, bool json)
+{
+    et_gpt_config config;
+    et_error error = {""};
+    if (o->rule < 0 && o->config == NULL) o->rule = choice_find(TRAIN_RULES, "ec");
+    et_status status = train_configure(&config, o, &error);
+    if (status != ET_OK) return fail_status(status, &error);
+    config.engine = engine;
+    return bench_model(&config, rounds, json);
+}
+
 int cmd_bench(int argc, char **argv)
 {
     static const shape d12 = {2048, 768, 1536, 16, 1, 1536};
-    int engine = ET_BLAS, what = 0, format = 0;
+    int engine = ET_BLAS, what = -1, format = 0;
+    bool model = false;
     size_t threads = 0, rounds = 7;
+    train_options o = {.rule = -1};
     word_list words = {0};
     const option table[] = {
+        {"--model", OPTION_FLAG, &model, NULL},
+        {"--config", OPTION_WORD, &o.config, NULL},
+        {"--rule", OPTION_CHOICE, &o.rule, TRAIN_RULES},
+        {"--layers", OPTION_COUNT, &o.layers, NULL},
+        {"--d-model", OPTION_COUNT, &o.d_model, NULL},
+        {"--heads", OPTION_COUNT, &o.heads, NULL},
+        {"--experts", OPTION_COUNT, &o.experts, NULL},
+        {"--tokens", OPTION_COUNT, &o.tokens, NULL},
         {"--engine", OPTION_CHOICE, &engine, "plain|blas"},
         {"--table", OPTION_CHOICE, &what, "layer|tokens|granularity|width|verify"},
         {"--threads", OPTION_THREADS, &threads, NULL},
@@ -467,6 +495,9 @@ int cmd_bench(int argc, char **argv)
     if (!read) return STATUS_BAD;
     if (extra > 0) return fail("bench takes options only: see 'etref help bench'");
     if (rounds > MAX_ROUNDS) return fail("--rounds %zu: at most %d", rounds, MAX_ROUNDS);
+    if (model && what >= 0) return fail("bench: --model or --table, not both");
+    if (!model && train_says_anything(&o))
+        return fail("bench: --rule, --config and sizes are a model's: add --model");
     use_threads(threads);
     shape shapes[6];
     size_t count = 0;
@@ -487,7 +518,8 @@ int cmd_bench(int argc, char **argv)
         return fail(
             "bench --table verify: a verdict computes on the blas engine; leave out --engine");
     if (engine == ET_BLAS) note_slow_kernels();
+    if (model) return report_model(&o, engine, rounds, format);
     if (what == 4) return bench_verify(rounds, format);
-    if (what == 0) return report_layer(d12, engine, rounds, format);
+    if (what <= 0) return report_layer(d12, engine, rounds, format);
     return report_table(shapes, count, engine, rounds, format);
 }

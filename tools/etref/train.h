@@ -37,6 +37,10 @@ typedef struct train_run {
 
 /* ---- train_begin.c ---- */
 
+/* The configuration that --config and the sizes ask for; whether any of these was given. */
+et_status train_configure(et_gpt_config *c, const train_options *o, et_error *error);
+bool train_says_anything(const train_options *o);
+
 /* The model, new or from the run's checkpoint, and its text. Writes nothing. */
 et_status train_begin(train_run *run, const train_options *o, et_error *error);
 void train_end(train_run *run); /* accepts what failed to begin */

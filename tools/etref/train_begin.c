@@ -19,7 +19,7 @@ enum { LIMIT = 1 << 16 };
 
 /* ---- the configuration ---- */
 
-static bool says_anything(const train_options *o)
+bool train_says_anything(const train_options *o)
 {
     return o->config || o->rule >= 0 || o->layers || o->d_model || o->heads || o->experts ||
            o->steps || o->tokens;
@@ -90,7 +90,7 @@ static et_status put_options(json_t *root, const train_options *o, et_error *err
     return put_tokens(root, o->tokens, error);
 }
 
-static et_status configure(et_gpt_config *c, const train_options *o, et_error *error)
+et_status train_configure(et_gpt_config *c, const train_options *o, et_error *error)
 {
     json_t *root = load_object(o->config, error);
     if (root == NULL) return ET_EINVAL;
@@ -98,7 +98,7 @@ static et_status configure(et_gpt_config *c, const train_options *o, et_error *e
     char *text = json_dumps(root, JSON_REAL_PRECISION(17));
     json_decref(root);
     if (status == ET_OK)
-        status = et_gpt_config_parse(c, text, strlen(text), o->config ? o->config : "train", error);
+        status = et_gpt_config_parse(c, text, strlen(text), o->config ? o->config : "the options", error);
     if (status == ET_OK && c->vocab != 256)
         status = et_fail(error, ET_EINVAL, "%s: vocab = %zu; tokens are bytes, 256 of them",
                          o->config, c->vocab);
@@ -127,7 +127,7 @@ static et_status begin_new(train_run *run, const train_options *o, et_error *err
             return et_fail(error, ET_EINVAL,
                            "%s is there: go on with --resume, or give another folder with --out",
                            files[i]);
-    et_status status = configure(&c, o, error);
+    et_status status = train_configure(&c, o, error);
     if (status == ET_OK) status = read_seed(&run->seed, o->seed, error);
     if (status == ET_OK) status = et_corpus_open(&run->corpus, o->text, c.sequence, error);
     if (status == ET_OK) status = et_gpt_create(&run->g, &c, memory_limit(), error);
@@ -156,8 +156,8 @@ static et_status compare_configurations(const train_run *run, const train_option
 {
     et_gpt_config c;
     char *asked = NULL, *had = NULL, field[64] = "";
-    if (!says_anything(o)) return ET_OK;
-    et_status status = configure(&c, o, error);
+    if (!train_says_anything(o)) return ET_OK;
+    et_status status = train_configure(&c, o, error);
     if (status == ET_OK) status = et_gpt_config_print(&asked, &c, error);
     if (status == ET_OK) status = et_gpt_config_print(&had, et_gpt_configuration(run->g), error);
     if (status == ET_OK) {
