@@ -27,6 +27,7 @@
 #ifndef ET_EXPONENTIAL_H
 #define ET_EXPONENTIAL_H
 
+#include "etref/real.h"
 #include "ref/base/bits.h"
 #include <math.h> /* INFINITY; fabs and copysign, which only set the sign bit */
 
@@ -90,5 +91,8 @@ static inline double exponential(double x)
     y = x > 710 ? INFINITY : y; /* e^710 > 2^1024 */
     return x < -746 ? 0 : y;    /* e^-746 < 2^-1076, nearer to 0 than to 2^-1074; NaN stays */
 }
+
+/* to_i = e^(v_i - shift); to may be v. */
+void et_exponentials(size_t count, et_real shift, const et_real *v, et_real *to);
 
 #endif

@@ -134,6 +134,33 @@ et_status et_dots(const et_rounding *rounding, const char *site, size_t m, size_
     return ET_OK;
 }
 
+/* ---- sums of rows ---- */
+
+static void exact_sums(size_t count, size_t stride, const et_real *v, const et_real *w,
+                       et_real sums[TOGETHER])
+{
+    for (size_t i = 0; i < count; i++)
+        for (size_t j = 0; j < TOGETHER; j++)
+            sums[j] += w ? v[j * stride + i] * w[j * stride + i] : v[j * stride + i];
+}
+
+void et_row_sums(const et_rounding *rounding, et_place place, const char *site, size_t m,
+                 size_t stride, size_t first, size_t more, const et_real *v, const et_real *w,
+                 et_real *sums)
+{
+    for (size_t from = 0; from < m; from += TOGETHER) {
+        size_t together = et_rounds(rounding) || m - from < TOGETHER ? 0 : first + from * more;
+        const et_real *at = v + from * stride, *by = w ? w + from * stride : NULL;
+        et_real begun[TOGETHER] = {0};
+        exact_sums(together, stride, at, by, begun);
+        for (size_t j = from; j < m && j < from + TOGETHER; j++) {
+            size_t done = j * stride + together;
+            sums[j] = et_sum(rounding, place, site, begun[j - from], first + j * more - together, 1,
+                             v + done, w ? w + done : NULL);
+        }
+    }
+}
+
 /* ---- rows that are added to rows ---- */
 
 enum { PIECE = 256 }; /* of a row, in the nearest cache */

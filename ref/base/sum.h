@@ -47,6 +47,12 @@ et_status et_dots(const et_rounding *rounding, const char *site, size_t m, size_
 void et_add_rows(const et_rounding *rounding, et_place place, size_t m, size_t d, const et_real *w,
                  const et_real *rows, const int32_t *at, et_real *to);
 
+/* sums[j] = sum_i v_ji w_ji of the first first + j more numbers of row j, j < m, rows `stride` apart;
+ * w NULL: weights of 1. Each row's as et_sum has it; faster, since rows do not wait for each other. */
+void et_row_sums(const et_rounding *rounding, et_place place, const char *site, size_t m,
+                 size_t stride, size_t first, size_t more, const et_real *v, const et_real *w,
+                 et_real *sums);
+
 /* start + sum_i v_i w_i, `step` apart, in the arithmetic of `place`; w NULL: weights of 1. */
 et_real et_sum(const et_rounding *rounding, et_place place, const char *site, et_real start,
                size_t count, size_t step, const et_real *v, const et_real *w);

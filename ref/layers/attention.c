@@ -112,21 +112,23 @@ static et_status scores(const et_attention *f, const et_real *qkv, head h, size_
 /* P = e^(S - shift) in place on `seen` numbers; the row's others become 0. */
 static void exponentials(et_real shift, size_t seen, size_t keys, et_real *row)
 {
-    for (size_t u = 0; u < seen; u++) row[u] = (et_real)exponential((double)(row[u] - shift));
+    et_exponentials(seen, shift, row, row);
     for (size_t u = seen; u < keys; u++) row[u] = 0;
 }
 
-/* From S to e^(S - max), in place; the row's sum, and lse. */
-static et_real softmax_row(const et_rounding *r, size_t seen, size_t keys, et_real *row,
-                           et_real *lse)
+/* From S to e^(S - max), in place, of the m queries from t on; the rows' sums, and lse. */
+static void softmax_rows(const et_rounding *r, size_t t, size_t m, et_real *S, et_real *sums,
+                         et_real *lse)
 {
-    et_real largest = row[0];
-    for (size_t u = 1; u < seen; u++)
-        if (row[u] > largest) largest = row[u];
-    exponentials(largest, seen, keys, row);
-    et_real sum = et_sum(r, ET_GATE_ARITHMETIC, "softmax", 0, seen, 1, row, NULL);
-    *lse = largest + (et_real)et_log((double)sum);
-    return sum;
+    size_t keys = t + m;
+    for (size_t i = 0; i < m; i++) {
+        et_real *row = S + i * keys, largest = row[0];
+        for (size_t u = 1; u <= t + i; u++) largest = row[u] > largest ? row[u] : largest;
+        exponentials(largest, t + i + 1, keys, row);
+        lse[i] = largest;
+    }
+    et_row_sums(r, ET_GATE_ARITHMETIC, "softmax", m, keys, t + 1, 1, S, NULL, sums);
+    for (size_t i = 0; i < m; i++) lse[i] += (et_real)et_log((double)sums[i]);
 }
 
 /* Each row by its sum, which is 1 then. */
@@ -145,8 +147,7 @@ static et_status block_forward(const et_attention *f, const et_real *qkv, head h
     size_t keys = t + m, stride = f->heads * f->width;
     et_real sums[ROWS];
     et_status status = scores(f, qkv, h, t, m, S);
-    for (size_t i = 0; i < m; i++)
-        sums[i] = softmax_row(f->rounding, t + i + 1, keys, S + i * keys, lse + t + i);
+    softmax_rows(f->rounding, t, m, S, sums, lse + t);
     if (et_goes_other_way(f->rounding, "P is divided by its sum", "P"))
         divide_rows(m, keys, sums, S);
     et_real *to = o + (h.row + t) * stride + h.q;
@@ -204,13 +205,10 @@ et_status et_attention_forward(const et_attention *f, const et_real *qkv, et_rea
 static void softmax_backward(const et_attention *f, size_t m, size_t keys, const et_real *P,
                              et_real *dP)
 {
-    et_real scale = (et_real)(1 / sqrt((double)f->width));
-    for (size_t i = 0; i < m; i++) {
-        const et_real *p = P + i * keys;
-        et_real *d = dP + i * keys;
-        et_real D = et_sum(f->rounding, ET_GATE_ARITHMETIC, "D", 0, keys, 1, p, d);
-        for (size_t u = 0; u < keys; u++) d[u] = p[u] * (d[u] - D) * scale;
-    }
+    et_real scale = (et_real)(1 / sqrt((double)f->width)), D[ROWS];
+    et_row_sums(f->rounding, ET_GATE_ARITHMETIC, "D", m, keys, keys, 0, P, dP, D);
+    for (size_t i = 0; i < m; i++)
+        for (size_t u = i * keys; u < (i + 1) * keys; u++) dP[u] = P[u] * (dP[u] - D[i]) * scale;
     et_round(f->rounding, ET_GATE_ARITHMETIC, "dS", m * keys, dP);
 }
 

@@ -20,6 +20,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/exponential.h"
 #include "ref/base/grid.h"
+#include "ref/base/lanes.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
@@ -41,16 +42,22 @@ size_t et_cross_entropy_room(const et_cross_entropy *f)
  * one rounding, and e^y < 0.71, so its error of less than 0.4 u weighs at most 2.5 times as much in
  * m > 0.29. Two more roundings follow, of the sum and of the quotient; m in numerator and
  * denominator partly cancel. */
-double et_tanh(double x)
+static inline double hyperbolic_tangent(double x)
 {
     double y = -2 * fabs(x);
-    double m = y >= -0.34 ? y + y * y * exponential_series(y) : exponential(y) - 1;
+    double near = y + y * y * exponential_series(y), far = exponential(y) - 1;
+    double m = y >= -0.34 ? near : far; /* both are there: a loop of many has no branch */
     return copysign(-m / (2 + m), x);
+}
+
+double et_tanh(double x)
+{
+    return hyperbolic_tangent(x);
 }
 
 /* 1 - tanh(x)^2 = 4 e^-2|x| / (1 + e^-2|x|)^2: the product of 1 - tanh and 1 + tanh, free of
  * cancellation. */
-static double tanh_slope(double x)
+static inline double tanh_slope(double x)
 {
     double e = exponential(-2 * fabs(x));
     return 4 * e / ((1 + e) * (1 + e));
@@ -113,15 +120,33 @@ static double softened_slope(const et_grid *g, bool from_square, et_real z, et_r
     return as_kept(g, 1 - as_kept(g, y * y));
 }
 
+/* Rows of ours and of a kernel; to may be z. */
+ET_LANES static void soften_exactly(size_t count, et_real cap, const et_real *z, et_real *to)
+{
+#pragma omp simd
+    for (size_t i = 0; i < count; i++)
+        to[i] = cap * (et_real)hyperbolic_tangent((double)(z[i] / cap));
+}
+
+static void soften_row(const et_grid *g, size_t count, et_real cap, const et_real *z, et_real *to)
+{
+    if (cap == 0)
+        memmove(to, z, count * sizeof *z);
+    else if (g == NULL)
+        soften_exactly(count, cap, z, to);
+    else
+        for (size_t i = 0; i < count; i++) to[i] = cap * (et_real)softened(g, z[i], cap);
+}
+
 /* l from z; to may be z. */
 static void soften(const et_cross_entropy *f, size_t m, const et_real *z, et_real *to)
 {
-    et_real cap = (et_real)f->cap;
     et_grid room;
     const et_grid *g = et_grid_in(&room, f->rounding, et_sum_place(f->rounding), "tanh");
-#pragma omp parallel for if (et_worth_threads(m * f->V))
-    for (size_t i = 0; i < m * f->V; i++)
-        to[i] = cap > 0 ? cap * (et_real)softened(g, z[i], cap) : z[i];
+    size_t V = f->V;
+#pragma omp parallel for if (et_worth_threads(m * V))
+    for (size_t t = 0; t < m; t++)
+        soften_row(g, V, (et_real)f->cap, z + t * V, to + t * V);
     et_round(f->rounding, ET_LOGITS, "l", m * f->V, to);
 }
 
@@ -132,7 +157,7 @@ static et_real log_sum(const et_cross_entropy *f, const et_real *l, et_real *e)
     et_real largest = l[0];
     for (size_t v = 1; v < f->V; v++)
         if (l[v] > largest) largest = l[v];
-    for (size_t v = 0; v < f->V; v++) e[v] = (et_real)exponential((double)(l[v] - largest));
+    et_exponentials(f->V, largest, l, e);
     et_real sum = et_sum(f->rounding, ET_GATE_ARITHMETIC, "softmax", 0, f->V, 1, e, NULL);
     return largest + (et_real)et_log((double)sum);
 }
@@ -166,23 +191,42 @@ et_status et_cross_entropy_forward(const et_cross_entropy *f, const et_real *x,
     return status;
 }
 
-/* dz from z and l, in z's place. */
+/* dz of a row from dl and z, in z's place. */
+ET_LANES static void unsoften_exactly(size_t count, et_real cap, const et_real *dl, et_real *z)
+{
+#pragma omp simd
+    for (size_t i = 0; i < count; i++)
+        z[i] = dl[i] * (et_real)tanh_slope((double)(z[i] / cap));
+}
+
+static void unsoften_row(const et_grid *g, bool from_square, size_t count, et_real cap,
+                         const et_real *dl, et_real *z)
+{
+    if (cap == 0)
+        memcpy(z, dl, count * sizeof *z);
+    else if (g == NULL && !from_square)
+        unsoften_exactly(count, cap, dl, z);
+    else
+        for (size_t i = 0; i < count; i++)
+            z[i] = dl[i] * (et_real)softened_slope(g, from_square, z[i], cap);
+}
+
+/* dz from z and l, in z's place; l becomes dl. */
 static void logits_backward(const et_cross_entropy *f, size_t m, const int32_t *targets,
-                            const et_real *lse, double scale, const et_real *l, et_real *z)
+                            const et_real *lse, double scale, et_real *l, et_real *z)
 {
     size_t V = f->V;
-    et_real cap = (et_real)f->cap;
     et_grid room;
     const et_grid *g = et_grid_in(&room, f->rounding, et_sum_place(f->rounding), "tanh");
     bool from_square = et_goes_other_way(f->rounding, "1 - tanh^2", "tanh");
 #pragma omp parallel for if (et_worth_threads(m * V))
-    for (size_t t = 0; t < m; t++)
-        for (size_t v = 0; v < V; v++) {
-            size_t i = t * V + v;
-            et_real p = (et_real)exponential((double)(l[i] - lse[t]));
-            et_real dl = (et_real)scale * (p - (v == (size_t)targets[t] ? 1 : 0));
-            z[i] = cap > 0 ? dl * (et_real)softened_slope(g, from_square, z[i], cap) : dl;
-        }
+    for (size_t t = 0; t < m; t++) {
+        et_real *row = l + t * V;
+        et_exponentials(V, lse[t], row, row);
+        row[targets[t]] -= 1;
+        for (size_t v = 0; v < V; v++) row[v] *= (et_real)scale;
+        unsoften_row(g, from_square, V, (et_real)f->cap, row, z + t * V);
+    }
     et_round(f->rounding, ET_LOGITS, "dz", m * V, z);
 }
 

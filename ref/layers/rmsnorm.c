@@ -23,6 +23,19 @@
 
 #include <math.h> /* sqrt: correctly rounded on every IEEE-754 machine */
 
+enum { TOKENS = 8 }; /* whose sums are taken side by side */
+
+static size_t token_blocks(const et_rmsnorm *f)
+{
+    return (f->tokens + TOKENS - 1) / TOKENS;
+}
+
+/* Of the block that begins at token t. */
+static size_t tokens_of(const et_rmsnorm *f, size_t t)
+{
+    return f->tokens - t < TOKENS ? f->tokens - t : TOKENS;
+}
+
 /* From the first number of the first token to the last one's, as one row. */
 static size_t extent(const et_rmsnorm *f)
 {
@@ -59,16 +72,17 @@ et_status et_rmsnorm_forward(const et_rmsnorm *f, const et_real *x, et_real *y, 
     const et_rounding *r = f->rounding;
     size_t w = f->width, heads = f->heads;
 #pragma omp parallel for if (et_worth_threads(extent(f)))
-    for (size_t t = 0; t < f->tokens; t++)
+    for (size_t block = 0; block < token_blocks(f); block++)
         for (size_t head = 0; head < heads; head++) {
-            const et_real *v = x + t * f->stride + head * w;
-            et_real *to = y + t * f->stride + head * w;
-            /* s = 1 / sqrt(mean(v^2) + eps) */
-            double squares = (double)et_sum(r, et_sum_place(r), "squares", 0, w, 1, v, v);
-            et_real s = (et_real)(1 / sqrt(squares / (double)w + f->eps));
-            scale[t * heads + head] = s;
-            /* y = v s */
-            for (size_t i = 0; i < w; i++) to[i] = v[i] * s;
+            size_t t = block * TOKENS, m = tokens_of(f, t), at = t * f->stride + head * w;
+            et_real squares[TOKENS];
+            et_row_sums(r, et_sum_place(r), "squares", m, f->stride, w, 0, x + at, x + at, squares);
+            for (size_t j = 0; j < m; j++, at += f->stride) {
+                /* s = 1 / sqrt(mean(v^2) + eps)        y = v s */
+                et_real s = (et_real)(1 / sqrt((double)squares[j] / (double)w + f->eps));
+                scale[(t + j) * heads + head] = s;
+                for (size_t i = at; i < at + w; i++) y[i] = x[i] * s;
+            }
         }
     et_round(r, ET_ACCUMULATOR, "scale", f->tokens * heads, scale);
     store(f, "norm", y);
@@ -85,16 +99,18 @@ et_status et_rmsnorm_backward(const et_rmsnorm *f, const et_real *y, const et_re
     const et_rounding *r = f->rounding;
     size_t w = f->width, heads = f->heads;
 #pragma omp parallel for if (et_worth_threads(extent(f)))
-    for (size_t t = 0; t < f->tokens; t++)
+    for (size_t block = 0; block < token_blocks(f); block++)
         for (size_t head = 0; head < heads; head++) {
-            size_t at = t * f->stride + head * w;
-            et_real s = scale[t * heads + head];
-            /* D = mean(dy y) */
-            et_real D = et_sum(r, et_sum_place(r), "D", 0, w, 1, dy + at, y + at) / (et_real)w;
-            /* dx = s (dy - y D) */
-            for (size_t i = at; i < at + w; i++) {
-                et_real share = s * (dy[i] - y[i] * D);
-                dx[i] = accumulate ? dx[i] + share : share;
+            size_t t = block * TOKENS, m = tokens_of(f, t), at = t * f->stride + head * w;
+            et_real sums[TOKENS];
+            et_row_sums(r, et_sum_place(r), "D", m, f->stride, w, 0, dy + at, y + at, sums);
+            for (size_t j = 0; j < m; j++, at += f->stride) {
+                /* dx = s (dy - y D), D = mean(dy y) */
+                et_real s = scale[(t + j) * heads + head], D = sums[j] / (et_real)w;
+                for (size_t i = at; i < at + w; i++) {
+                    et_real share = s * (dy[i] - y[i] * D);
+                    dx[i] = accumulate ? dx[i] + share : share;
+                }
             }
         }
     store(f, "dnorm", dx);

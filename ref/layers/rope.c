@@ -14,6 +14,7 @@
 #include "etref/elementary.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/grid.h"
+#include "ref/base/lanes.h"
 #include "ref/base/parallel.h"
 #include "ref/base/sum.h"
 #include "ref/base/twofold.h"
@@ -139,12 +140,37 @@ static et_status check(const et_rope *f, const et_real *x, et_error *error)
     return ET_CHECK_ARRAYS("et_rope", f->rounding, arrays, error);
 }
 
-/* a c + b s, as a kernel's arithmetic has it; g NULL: as ours. */
+/* a c + b s, as a kernel's arithmetic has it. */
 static et_real turn(const et_grid *g, et_real a, et_real c, et_real b, et_real s)
 {
-    if (g == NULL) return a * c + b * s;
     double p = et_grid_sum(g, (double)a * (double)c), q = et_grid_sum(g, (double)b * (double)s);
     return (et_real)et_grid_sum(g, p + q);
+}
+
+/* The pairs of a head by -theta, or by theta if `back`; u1 and u2 are halves of one row. */
+ET_LANES static void turn_exactly(size_t pairs, bool back, const et_real *cosine,
+                                  const et_real *sine, et_real *u1, et_real *u2)
+{
+#pragma omp simd
+    for (size_t j = 0; j < pairs; j++) {
+        et_real a = u1[j], b = u2[j], s = back ? -sine[j] : sine[j];
+        u1[j] = a * cosine[j] + b * s;
+        u2[j] = b * cosine[j] + -a * s;
+    }
+}
+
+static void turn_head(const et_grid *g, size_t pairs, bool back, const et_real *cosine,
+                      const et_real *sine, et_real *u1, et_real *u2)
+{
+    if (g == NULL) {
+        turn_exactly(pairs, back, cosine, sine, u1, u2);
+        return;
+    }
+    for (size_t j = 0; j < pairs; j++) {
+        et_real a = u1[j], b = u2[j], s = back ? -sine[j] : sine[j];
+        u1[j] = turn(g, a, cosine[j], b, s);
+        u2[j] = turn(g, b, cosine[j], -a, s);
+    }
 }
 
 /* Every pair by -theta, or by theta if `back`. */
@@ -158,12 +184,8 @@ static void rotate(const et_rope *f, bool back, const char *site, et_real *x)
         const et_real *cosine = f->cosines + t % f->sequence * pairs;
         const et_real *sine = f->sines + t % f->sequence * pairs;
         for (size_t head = 0; head < f->heads; head++) {
-            et_real *u1 = x + t * f->stride + head * f->width, *u2 = u1 + pairs;
-            for (size_t j = 0; j < pairs; j++) {
-                et_real a = u1[j], b = u2[j], s = back ? -sine[j] : sine[j];
-                u1[j] = turn(g, a, cosine[j], b, s);
-                u2[j] = turn(g, b, cosine[j], -a, s);
-            }
+            et_real *u1 = x + t * f->stride + head * f->width;
+            turn_head(g, pairs, back, cosine, sine, u1, u1 + pairs);
         }
         if (f->rounding != NULL)
             et_round(f->rounding, ET_INTERMEDIATES, site, f->heads * f->width, x + t * f->stride);

@@ -26,6 +26,9 @@
 #include "tools/etref/options.h"
 #include "tools/etref/terminal.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <omp.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -164,6 +167,15 @@ static void free_model(model_bench *b)
     b->g = NULL;
 }
 
+/* A model's block is of fresh pages, those that no step touches cost nothing, and all go back to the
+ * system with it. */
+static void give_memory_back(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 1 << 25);
+#endif
+}
+
 /* A step of a model that is made for it. Of the process the most so far is known: sizes come from small
  * to large. */
 static et_status use_memory(model_bench *b, et_gpt_config c, memory_use *m, et_error *error)
@@ -181,6 +193,7 @@ static et_status measure(model_bench *b, const et_gpt_config *c, et_error *error
 {
     et_status status = ET_OK;
     et_gpt_config longer = *c;
+    give_memory_back();
     for (size_t i = 0; status == ET_OK && i < SIZES; i++, longer.sequence *= 2) {
         progress_show("bench", "memory", (double)i / SIZES);
         status = use_memory(b, longer, &b->memory[i], error);

@@ -1,0 +1,9 @@
+/* exponential.c: e^x of many numbers. See exponential.h. */
+#include "ref/base/exponential.h"
+#include "ref/base/lanes.h"
+
+ET_LANES void et_exponentials(size_t count, et_real shift, const et_real *v, et_real *to)
+{
+#pragma omp simd
+    for (size_t i = 0; i < count; i++) to[i] = (et_real)exponential((double)(v[i] - shift));
+}
