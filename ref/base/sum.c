@@ -6,6 +6,7 @@
 #include "ref/base/parallel.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- order ---- */
 
@@ -139,9 +140,13 @@ et_status et_dots(const et_rounding *rounding, const char *site, size_t m, size_
 static void exact_sums(size_t count, size_t stride, const et_real *v, const et_real *w,
                        et_real sums[TOGETHER])
 {
-    for (size_t i = 0; i < count; i++)
-        for (size_t j = 0; j < TOGETHER; j++)
-            sums[j] += w ? v[j * stride + i] * w[j * stride + i] : v[j * stride + i];
+    et_real s[TOGETHER];
+    memcpy(s, sums, sizeof s);
+    for (size_t i = 0; w && i < count; i++)
+        for (size_t j = 0; j < TOGETHER; j++) s[j] += v[j * stride + i] * w[j * stride + i];
+    for (size_t i = 0; !w && i < count; i++)
+        for (size_t j = 0; j < TOGETHER; j++) s[j] += v[j * stride + i];
+    memcpy(sums, s, sizeof s);
 }
 
 void et_row_sums(const et_rounding *rounding, et_place place, const char *site, size_t m,

@@ -18,6 +18,7 @@
  */
 #include "etref/optimizer.h"
 #include "ref/base/arithmetic.h"
+#include "ref/base/lanes.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
 #include "ref/layers/arrays.h"
@@ -44,6 +45,17 @@ static et_operand operand(const char *site, et_matrix X)
     return (et_operand){X, ET_ACTIVATIONS, site, ET_INTERMEDIATES};
 }
 
+/* What is below the diagonal, above it; by tiles, whose lines stay in the nearest cache. */
+static void mirror(size_t s, et_real *out)
+{
+    enum { TILE = 16 };
+    for (size_t top = 0; top < s; top += TILE)
+        for (size_t left = top; left < s; left += TILE)
+            for (size_t i = top; i < smaller(top + TILE, s); i++)
+                for (size_t j = left; j < smaller(left + TILE, s); j++)
+                    if (j > i) out[i * s + j] = out[j * s + i];
+}
+
 /* out [s,s] = op(X) op(X)', op(X) [s,k]: block rows up to the diagonal, then the mirror image. */
 static et_status symmetric(const et_muon *f, const char *site, size_t s, size_t k, et_matrix X,
                            et_real *out, et_error *error)
@@ -57,8 +69,7 @@ static et_status symmetric(const et_muon *f, const char *site, size_t s, size_t 
                                       operand(site, turned), false, out + from * s, s, error);
         if (status != ET_OK) return status;
     }
-    for (size_t i = 0; i < s; i++)
-        for (size_t j = i + 1; j < s; j++) out[i * s + j] = out[j * s + i];
+    mirror(s, out);
     return ET_OK;
 }
 
@@ -87,6 +98,28 @@ static et_status iterate(const et_muon *f, size_t rows, size_t columns, const et
     return ET_OK;
 }
 
+/* m <- mu m + (1 - mu) g        u = (1 - mu) g + mu m: a row, ours and a kernel's */
+ET_LANES static void mix_exactly(size_t count, double mu, double rest, const et_real *g, et_real *m,
+                                 et_real *u)
+{
+    for (size_t i = 0; i < count; i++) {
+        m[i] = (et_real)(mu * (double)m[i] + rest * (double)g[i]);
+        u[i] = (et_real)(mu * (double)m[i] + rest * (double)g[i]);
+    }
+}
+
+static void mix_row(const et_mixing *x, size_t count, const et_real *g, et_real *m, et_real *u)
+{
+    if (!x->rounds) {
+        mix_exactly(count, x->beta, x->rest, g, m, u);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        m[i] = (et_real)et_mix_in(x, (double)m[i], (double)g[i]);
+        u[i] = (et_real)et_mix_in(x, (double)m[i], (double)g[i]);
+    }
+}
+
 et_status et_muon_update(const et_muon *f, size_t rows, size_t columns, const et_real *g,
                          et_real *m, et_real *w, et_real *room, et_error *error)
 {
@@ -104,12 +137,9 @@ et_status et_muon_update(const et_muon *f, size_t rows, size_t columns, const et
     if (status != ET_OK) return status;
     et_real *X = room, *next = X + count, *A = next + count, *B = A + s * s;
     const et_mixing mixing = et_mixing_of(f->rounding, "m", f->momentum);
-    /* m <- mu m + (1 - mu) g        u = (1 - mu) g + mu m */
 #pragma omp parallel for if (et_worth_threads(count))
-    for (size_t i = 0; i < count; i++) {
-        m[i] = (et_real)et_mix_in(&mixing, (double)m[i], (double)g[i]);
-        X[i] = (et_real)et_mix_in(&mixing, (double)m[i], (double)g[i]);
-    }
+    for (size_t i = 0; i < rows; i++)
+        mix_row(&mixing, columns, g + i * columns, m + i * columns, X + i * columns);
     et_round(f->rounding, ET_ACCUMULATOR, "m", count, m);
     /* X = u / (|u| + 1e-7) */
     et_real norm = (et_real)(sqrt(et_squares(count, X)) + 1e-7);
