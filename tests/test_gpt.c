@@ -313,6 +313,34 @@ void *counting_calloc(size_t count, size_t each)
     return allocations++ == fail_at ? NULL : true_calloc(count, each);
 }
 
+/* Each phase takes time, all of them no more than the step; and no bit of it changes. */
+START_TEST(phases_make_up_a_step)
+{
+    int32_t tokens[2][TOKENS];
+    et_gpt_config c = small(ET_ET);
+    et_gpt *g[2] = {model_of(&c, tokens[0]), model_of(&c, tokens[1])};
+    et_gpt_report report[2];
+    double seconds[ET_GPT_PHASES] = {0}, sum = 0;
+    et_gpt_time(g[1], seconds);
+    double start = omp_get_wtime();
+    for (int i = 0; i < 2; i++)
+        ck_assert(et_gpt_step(g[i], tokens[i], &report[i], NULL) == ET_OK);
+    double whole = omp_get_wtime() - start;
+    for (size_t i = 0; i < ET_GPT_PHASES; i++) {
+        ck_assert_msg(seconds[i] > 0, "phase %zu: %g", i, seconds[i]);
+        sum += seconds[i];
+    }
+    ck_assert_msg(sum <= whole, "%g of %g", sum, whole);
+    ck_assert(memcmp(report, report + 1, sizeof *report) == 0);
+    et_gpt_time(g[1], NULL);
+    double before = seconds[ET_GPT_MUON];
+    ck_assert(et_gpt_step(g[1], tokens[1], &report[1], NULL) == ET_OK);
+    ck_assert(seconds[ET_GPT_MUON] == before);
+    et_gpt_free(g[0]);
+    et_gpt_free(g[1]);
+}
+END_TEST
+
 START_TEST(a_dense_step_takes_no_memory)
 {
     et_gpt_config c = small(ET_TC);
@@ -492,6 +520,7 @@ int main(void)
     TCase *steps = add_case(suite, "steps");
     tcase_add_test(steps, bits_do_not_depend_on_threads);
     tcase_add_test(steps, steps_learn_and_count);
+    tcase_add_test(steps, phases_make_up_a_step);
     tcase_add_test(steps, a_dense_step_takes_no_memory);
     tcase_add_test(steps, memory_is_linear_in_tokens);
     TCase *memory = add_case(suite, "memory");

@@ -73,6 +73,9 @@ START_TEST(wrong_usage_is_named_and_corrected)
     expect_failure(RUN("verify", "a", "b", "--ties", "lower"), 2, "rule|any");
     expect_failure(RUN("verify", "a", "b", "--format", "xml"), 2, "text|json|junit");
     expect_failure(RUN("bench", "--table", "verify", "--engine", "plain"), 2, "--table verify");
+    expect_failure(RUN("bench", "--table", "layer", "--model"), 2, "--model or --table");
+    expect_failure(RUN("bench", "--layers", "2"), 2, "add --model");
+    expect_failure(RUN("bench", "--model", "--heads", "3"), 2, "head_dim");
     expect_failure(RUN("list", "profiles", "bf17"), 2, "bf16");
     expect_failure(RUN("list", "fields", "profiles"), 2, "one list");
     expect_failure(RUN("show"), 2, "no file given");
@@ -93,6 +96,34 @@ START_TEST(lists_parse_as_json)
         json_decref(rows);
     }
     ck_assert_int_eq(RUN("list"), 0);
+}
+END_TEST
+
+/* A small model timed: its phases are parts of the step, its memory is linear in tokens. */
+START_TEST(a_model_is_timed_by_phase)
+{
+    ck_assert_int_eq(RUN("bench", "--model", "--layers", "2", "--d-model", "16", "--tokens", "64",
+                         "--rounds", "1", "--threads", "1", "--format", "json"),
+                     0);
+    json_t *said = parse_output(), *phase;
+    const json_t *memory = json_object_get(said, "memory");
+    double seconds = 0, gflop = 0, block[3];
+    const char *name;
+    json_object_foreach(json_object_get(said, "phases"), name, phase)
+    {
+        seconds += json_real_value(json_object_get(phase, "seconds"));
+        gflop += json_real_value(json_object_get(phase, "gflop"));
+    }
+    double whole = json_real_value(json_object_get(said, "seconds"));
+    ck_assert_msg(seconds <= whole && seconds > whole / 2, "%g of %g s", seconds, whole);
+    ck_assert_double_eq_tol(gflop, json_real_value(json_object_get(said, "gflop")), 1e-12);
+    ck_assert_int_eq(json_integer_value(json_object_get(said, "tokens")), 64);
+    ck_assert_uint_eq(json_array_size(memory), 3);
+    for (size_t i = 0; i < 3; i++)
+        block[i] = (double)json_integer_value(
+            json_object_get(json_array_get(memory, i), "block_bytes"));
+    ck_assert_double_eq_tol((block[2] - block[1]) / (block[1] - block[0]), 2, 0.1);
+    json_decref(said);
 }
 END_TEST
 
@@ -441,6 +472,7 @@ static Suite *tool_suite(void)
     tcase_add_test(usage, the_version_names_precision_and_library);
     tcase_add_test(usage, wrong_usage_is_named_and_corrected);
     tcase_add_test(usage, lists_parse_as_json);
+    tcase_add_test(usage, a_model_is_timed_by_phase);
     tcase_add_test(usage, a_full_disk_is_no_success);
     tcase_add_test(usage, old_kernels_are_replaced_by_better_ones);
     tcase_add_test(usage, the_users_kernels_are_kept_and_spoken_of);

@@ -283,10 +283,17 @@ START_TEST(a_full_disk_leaves_the_last_checkpoint)
                       ET_OK,
                   "%s", error.text);
     ck_assert_uint_eq(et_gpt_progress_of(g)->steps, 3);
-    /* Over a whole one, too. */
-    et_gpt_progress_of(g)->steps = 4;
-    ck_assert(et_checkpoint_write(in_folder("b/checkpoint.safetensors"), g,
-                                  (const char *const[]){"seed", "1", NULL}, &error) == ET_OK);
+    /* Over a whole one, too: a run that goes on from step 2 cannot write one of step 3. */
+    et_gpt_progress_of(g)->steps = 2;
+    const char *const notes[] = {"seed", et_tensor_file_metadata(&file, "seed"), "text_fnv1a",
+                                 et_tensor_file_metadata(&file, "text_fnv1a"), NULL};
+    const char *const places[] = {"a/checkpoint.safetensors", "b/checkpoint.safetensors"};
+    for (size_t i = 0; i < COUNT(places); i++)
+        ck_assert(et_checkpoint_write(in_folder(places[i]), g, notes, &error) == ET_OK);
+    status = run_as(&full, (const char *const[]){"train", "--text", in_folder("text"), "--out",
+                                                 in_folder("a"), "--resume", NULL});
+    expect_failure(status, 2, "checkpoint.safetensors");
+    same_files("a/checkpoint.safetensors", "b/checkpoint.safetensors");
     et_gpt_free(g);
     et_tensor_file_close(&file);
     ck_assert(et_checkpoint_read(in_folder("b/checkpoint.safetensors"), 0, 1000, &g, &file,
@@ -314,6 +321,17 @@ START_TEST(bad_texts_are_refused)
     ck_assert_int_eq(TRAIN("b", "--steps", "2", "--rule", "dense"), 0);
     ck_assert_int_eq(TRAIN("c", "--steps", "2", "--rule", "dense"), 0);
     same_files("b/final.safetensors", "c/final.safetensors");
+}
+END_TEST
+
+/* Half a gigabyte, which no page of the disk holds: a run reads what it needs. */
+START_TEST(a_text_need_not_fit_into_memory)
+{
+    struct rusage use;
+    ck_assert_int_eq(truncate(in_folder("text"), (off_t)1 << 29), 0);
+    ck_assert_int_eq(TRAIN("a", "--steps", "2"), 0);
+    ck_assert_int_eq(getrusage(RUSAGE_CHILDREN, &use), 0);
+    ck_assert_msg(use.ru_maxrss < 400000, "%ld KB", use.ru_maxrss); /* a sanitizer's own in it */
 }
 END_TEST
 
@@ -437,6 +455,7 @@ int main(void)
     if (sizeof(et_real) == sizeof(double)) tcase_add_test(tests, hostile_checkpoints_are_refused);
     tcase_add_test(tests, a_full_disk_leaves_the_last_checkpoint);
     tcase_add_test(tests, bad_texts_are_refused);
+    tcase_add_test(tests, a_text_need_not_fit_into_memory);
     tcase_add_test(tests, bad_options_are_refused_by_name);
     tcase_add_test(tests, a_run_is_not_overwritten_nor_mixed);
     tcase_add_test(tests, a_loss_far_above_its_mean_stops_the_run);
