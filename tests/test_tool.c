@@ -75,7 +75,7 @@ START_TEST(wrong_usage_is_named_and_corrected)
     expect_failure(RUN("bench", "--table", "verify", "--engine", "plain"), 2, "--table verify");
     expect_failure(RUN("bench", "--table", "layer", "--model"), 2, "--model or --table");
     expect_failure(RUN("bench", "--layers", "2"), 2, "add --model");
-    expect_failure(RUN("bench", "--model", "--heads", "3"), 2, "head_dim");
+    expect_failure(RUN("bench", "--model", "--d-model", "9"), 2, "head_dim");
     expect_failure(RUN("list", "profiles", "bf17"), 2, "bf16");
     expect_failure(RUN("list", "fields", "profiles"), 2, "one list");
     expect_failure(RUN("show"), 2, "no file given");

@@ -2,8 +2,14 @@
 #include "ref/base/exponential.h"
 #include "ref/base/lanes.h"
 
-ET_LANES void et_exponentials(size_t count, et_real shift, const et_real *v, et_real *to)
+/* By itself, since a function that is chosen when the program is loaded is seen outside of the library. */
+ET_LANES static void in_lanes(size_t count, et_real shift, const et_real *v, et_real *to)
 {
 #pragma omp simd
     for (size_t i = 0; i < count; i++) to[i] = (et_real)exponential((double)(v[i] - shift));
+}
+
+void et_exponentials(size_t count, et_real shift, const et_real *v, et_real *to)
+{
+    in_lanes(count, shift, v, to);
 }

@@ -206,6 +206,9 @@ const char help_bench[] =
     "                      tokens; granularity: the same arithmetic in ever smaller experts;\n"
     "                      width: layers of d 128, 256, 768 and h = 2d;\n"
     "                      verify: a verdict on d12-et, passed and explained, beside the layer\n"
+    "  --model             instead: steps of training, by phase, with tokens per second and memory\n"
+    "  --rule RULE, --layers L, --d-model D, --heads H, --experts N, --tokens T, --config FILE\n"
+    "                      the model, as 'etref help train' has it (default: its own, under ec)\n"
     "  --engine ENGINE     blas (default) or plain\n"
     "  --rounds N          rounds of which the median is shown, at most 99 (default: 7)\n"
     "  --format FORMAT     text (default) or json\n"
@@ -213,7 +216,8 @@ const char help_bench[] =
     "examples:\n"
     "  etref bench\n"
     "  etref bench --table granularity --rounds 3\n"
-    "  etref bench --table verify --rounds 3\n";
+    "  etref bench --table verify --rounds 3\n"
+    "  etref bench --model --threads 1\n";
 
 const char help_train[] =
     "usage: etref train --text FILE --out DIR [OPTION]...\n\n"
