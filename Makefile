@@ -141,6 +141,16 @@ campaign: $(BUILD)/tests/campaign/campaign $(BUILD)/etref
 	    --explaining "$$(cat $(EXPLAIN) | sha256sum | cut -c1-16)" --of "$$(cat \
 	    $(filter-out $(EXPLAIN),$(LIB)) $(KERNELS) data/cases/* \
 	    $(filter-out %/campaign.o $(BUILD)/tests/campaign/report%,$(CAMPAIGN)) | sha256sum | cut -c1-16)"
+## reproduce: the paper in miniature, up to 8 hours on 2 cores (less: SET=hour, QUICK=1, PILOT=1, ONLY=et-0); goes on
+MINIATURE = $(or $(SET),$(if $(PILOT),pilot,$(if $(QUICK),quick,full)))
+reproduce:
+	@tools/install-deps build miniature
+	+@$(MAKE) -s all PRECISION=f32 BUILD=$(BUILD)-f32
+	@tools/miniature/reproduce --build $(BUILD)-f32 --set $(MINIATURE) $(ONLY:%=--only '%') \
+	    $(if $(UPDATE)$(filter full,$(MINIATURE)),--out data/miniature)
+## redraw: figures and page of data/miniature from its CSV files
+redraw:
+	@tools/miniature/reproduce --page data/miniature
 ## libraries: PyTorch, oneDNN, OpenBLAS and Eigen, those that are installed, as honest kernels (more: HABITS=1)
 libraries: $(BUILD)/etref $(LIBRARIES)
 	@tests/libraries/run --build $(BUILD) --self-test >$(BUILD)/libraries.log || { cat $(BUILD)/libraries.log; exit 1; }
@@ -236,5 +246,5 @@ force:
 -include $(LIB:.o=.d) $(TOOL:.o=.d) $(QUAD:.o=.d) $(KERNELS:.o=.d) $(CAMPAIGN:.o=.d) $(CHECKS:=.d) $(FUZZERS:=.d) \
     $(LIBRARIES:=.d)
 .SECONDARY:
-.PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz fuzzers goldens determinism bench demo campaign libraries \
-        lint format install uninstall clean help force
+.PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz fuzzers goldens determinism bench demo campaign reproduce \
+        redraw libraries lint format install uninstall clean help force

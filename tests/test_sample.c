@@ -2,6 +2,7 @@
  * is test_gpt.c's to show; here: what is drawn is a function of the options, what is printed are
  * whole characters, and what is measured is what the run itself has logged.
  */
+#include "etref/safetensors.h"
 #include "tests/run_tool.h"
 
 #include <math.h>
@@ -190,6 +191,59 @@ START_TEST(evaluations_are_those_of_the_log)
 }
 END_TEST
 
+/* What is written of every token adds up to what is printed; a token passes where its logit does. */
+static void check_tensor(const et_tensor_file *f, const char *name, size_t count, double *values)
+{
+    et_error error;
+    const et_tensor_info *t = et_tensor_file_find(f, name);
+    ck_assert_ptr_nonnull(t);
+    ck_assert_uint_eq(t->count, count);
+    ck_assert_int_eq(et_tensor_file_read(f, t, 0, count, values, &error), ET_OK);
+}
+
+START_TEST(tokens_add_up_to_the_evaluation)
+{
+    enum { N = 2 * 48, n = 4 };
+    static double token[N], loss[N], mask[N * n], logits[N * n];
+    et_tensor_file file;
+    et_error error;
+    double sum = 0, usage[n] = {0}, least[n], most[n];
+    train_on("abcdabcdabcdabcd", "et"); /* 3200 bytes: three batches are held out */
+    ck_assert_int_eq(
+        EVAL("--batches", "2", "--per-token", in_folder("each.safetensors"), "--format", "json"),
+        0);
+    json_t *v = parse_output(), *layer = json_array_get(json_object_get(v, "layers"), 0);
+    ck_assert_int_eq(et_tensor_file_open(&file, in_folder("each.safetensors"), &error), ET_OK);
+    ck_assert_uint_eq(file.tensor_count, 4); /* layer 0 is dense */
+    check_tensor(&file, "token", N, token);
+    check_tensor(&file, "loss", N, loss);
+    check_tensor(&file, "mask.1", N * n, mask);
+    check_tensor(&file, "logits.1", N * n, logits);
+    et_tensor_file_close(&file);
+    for (size_t i = 0; i < n; i++) least[i] = INFINITY, most[i] = -INFINITY;
+    for (size_t t = 0; t < N; t++) {
+        ck_assert_int_eq((int)token[t], "abcd"[t % 4]);
+        sum += loss[t] / N;
+        for (size_t i = 0; i < n; i++) {
+            bool taken = mask[t * n + i] != 0;
+            usage[i] += taken / (double)N;
+            if (taken) least[i] = fmin(least[i], logits[t * n + i]);
+            if (!taken) most[i] = fmax(most[i], logits[t * n + i]);
+        }
+    }
+    ck_assert_double_eq_tol(sum, number(v, "loss"), 1e-6);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *want = json_array_get(json_object_get(layer, "usage"), i);
+        ck_assert_double_eq_tol(usage[i], json_real_value(want), 1e-12);
+        ck_assert_msg(most[i] < least[i], "expert %zu: %g is taken, %g is not", i, least[i],
+                      most[i]);
+    }
+    json_decref(v);
+    expect_failure(EVAL("--per-token", "/nosuch/each"), 2, "/nosuch/each");
+    ck_assert_int_eq(remove(in_folder("each.safetensors")), 0);
+}
+END_TEST
+
 /* ---- compare ---- */
 
 static int compare(const char *a, const char *b)
@@ -244,6 +298,7 @@ int main(void)
     tcase_add_test(tests, characters_are_whole);
     tcase_add_test(tests, bad_options_are_refused);
     tcase_add_test(tests, evaluations_are_those_of_the_log);
+    tcase_add_test(tests, tokens_add_up_to_the_evaluation);
     tcase_add_test(tests, routings_are_compared);
     return run_suite(suite);
 }

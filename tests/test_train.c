@@ -99,6 +99,54 @@ START_TEST(ten_losses_are_what_they_were)
 }
 END_TEST
 
+/* ---- checkpoints that stay ---- */
+
+START_TEST(checkpoints_stay_where_asked)
+{
+    char command[9000];
+    ck_assert_int_eq(TRAIN("a", "--keep-every", "5"), 0);
+    same_files("a/step-000010.safetensors", "a/final.safetensors");
+    ck_assert_int_eq(TRAIN("b", "--checkpoint-every", "5"), 0);
+    ck_assert_int_ne(access(in_folder("b/step-000005.safetensors"), F_OK), 0);
+    same_files("a/final.safetensors", "b/final.safetensors");
+    /* One that stayed is as good as the last to go on from. */
+    snprintf(command, sizeof command, "mkdir '%s' && mv '%s' '%s/checkpoint.safetensors'",
+             in_folder("c"), in_folder("a/step-000005.safetensors"), in_folder("c"));
+    ck_assert_int_eq(system(command), 0);
+    ck_assert_int_eq(TRAIN("c", "--resume"), 0);
+    same_files("c/final.safetensors", "b/final.safetensors");
+}
+END_TEST
+
+/* ---- what the log has of each MoE layer ---- */
+
+START_TEST(the_log_says_how_layers_routed)
+{
+    char line[1 << 14];
+    size_t steps = 0;
+    ck_assert_int_eq(TRAIN("a", "--seed", "3"), 0);
+    FILE *file = fopen(in_folder("a/log.jsonl"), "r");
+    ck_assert_ptr_nonnull(file);
+    while (fgets(line, sizeof line, file) != NULL) {
+        json_t *v = json_loads(line, 0, NULL);
+        const json_t *layer = json_array_get(json_object_get(v, "layers"), 0);
+        if (layer != NULL) {
+            ck_assert_uint_eq(json_array_size(json_object_get(layer, "threshold")), 4);
+            ck_assert_uint_eq(json_array_size(json_object_get(layer, "cutoff_gap")), 4);
+            ck_assert_ptr_null(json_object_get(layer, "bias"));
+            ck_assert(json_real_value(json_object_get(layer, "logit_std")) > 0);
+            ck_assert(json_real_value(json_object_get(layer, "gate_std")) > 0);
+            /* Behind the warm-up of four steps thresholds are tested. */
+            ck_assert_int_eq(json_object_get(layer, "raw_usage") != NULL, steps >= 4);
+            steps++;
+        }
+        json_decref(v);
+    }
+    fclose(file);
+    ck_assert_uint_eq(steps, 10);
+}
+END_TEST
+
 /* ---- stopped, and gone on ---- */
 
 static const char *const long_run[] = {"--steps",          "120", "--checkpoint-every", "7",
@@ -449,6 +497,8 @@ int main(void)
     TCase *tests = add_case(suite, "train");
     tcase_add_checked_fixture(tests, begin_folder, remove_runs);
     if (sizeof(et_real) == sizeof(double)) tcase_add_test(tests, ten_losses_are_what_they_were);
+    tcase_add_test(tests, checkpoints_stay_where_asked);
+    tcase_add_test(tests, the_log_says_how_layers_routed);
     tcase_add_test(tests, an_interrupted_run_goes_on_bit_for_bit);
     tcase_add_test(tests, a_killed_run_goes_on_bit_for_bit);
     tcase_add_test(tests, a_run_with_blas_goes_on_bit_for_bit);

@@ -192,7 +192,10 @@ typedef struct et_gpt_routing {
     */
     const et_real *cutoff;    /* mean k-th largest score; NULL for TC and in evaluation */
     const et_real *threshold; /* that the EMA gave before the step; NULL for TC */
-    const uint8_t *mask;      /* [tokens,n] of the last micro-batch, or pass; until the next */
+    const et_real *bias; /* of the selection, as the step left it; NULL where the rule has none */
+    /* [tokens,n] of the last micro-batch, or pass; until the next */
+    const uint8_t *mask;
+    const et_real *logits, *gates;
 } et_gpt_routing;
 
 /* False for a dense layer. */

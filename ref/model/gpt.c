@@ -390,6 +390,9 @@ bool et_gpt_routing_of(const et_gpt *g, size_t layer, et_gpt_routing *routing)
                                 .passed = l->pass.route.passed ? l->passed : NULL,
                                 .cutoff = g->eval ? NULL : l->cutoff,
                                 .threshold = l->threshold,
-                                .mask = l->pass.route.mask};
+                                .bias = l->bias.value,
+                                .mask = l->pass.route.mask,
+                                .logits = l->values.logits,
+                                .gates = l->values.gates};
     return true;
 }

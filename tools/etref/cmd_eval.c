@@ -7,6 +7,7 @@
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
+#include "tools/etref/eval_tokens.h"
 #include "tools/etref/memory.h"
 #include "tools/etref/options.h"
 #include "tools/etref/terminal.h"
@@ -17,7 +18,7 @@
 #include <stdlib.h>
 
 typedef struct eval_options {
-    const char *path, *text;
+    const char *path, *text, *per_token;
     size_t batches, threads;
     int format; /* 0: text, 1: json */
 } eval_options;
@@ -67,13 +68,15 @@ static void add_usage(measured *m, const et_gpt *g)
     }
 }
 
+/* each: receives what is kept of every token, or NULL. */
 static et_status measure(measured *m, et_gpt *g, const et_corpus *corpus, size_t most,
-                         int32_t *tokens, et_error *error)
+                         int32_t *tokens, eval_tokens *each, et_error *error)
 {
     const et_gpt_config *c = et_gpt_configuration(g);
     size_t batches = et_corpus_held(corpus) / c->batch;
     m->batches = batches < 1 ? 1 : batches < most ? batches : most;
     m->tokens = m->batches * c->batch * c->sequence;
+    if (each) eval_tokens_begin(each, g, m->tokens);
     for (size_t i = 0; i < m->batches; i++) {
         double loss, trained;
         size_t first = et_corpus_spread(corpus, c->batch, i, m->batches);
@@ -87,6 +90,7 @@ static et_status measure(measured *m, et_gpt *g, const et_corpus *corpus, size_t
         m->trained += trained;
         add_positions(m, g);
         add_usage(m, g);
+        if (each) eval_tokens_add(each, g, tokens);
     }
     m->loss /= (double)m->batches;
     m->trained /= (double)m->batches;
@@ -204,6 +208,7 @@ static bool read_options(eval_options *o, int argc, char **argv)
     word_list words = {0};
     const option table[] = {{"--text", OPTION_WORD, &o->text, NULL},
                             {"--batches", OPTION_COUNT, &o->batches, NULL},
+                            {"--per-token", OPTION_WORD, &o->per_token, NULL},
                             {"--format", OPTION_CHOICE, &o->format, "text|json"},
                             {"--threads", OPTION_THREADS, &o->threads, NULL},
                             {NULL, OPTION_FLAG, NULL, NULL}};
@@ -225,7 +230,10 @@ static et_status evaluate(et_gpt *g, const eval_options *o, et_error *error)
     if (status != ET_OK) return status;
     measured m = {.usage = allocate(c->layers * (c->ffn.experts + 1), sizeof(double))};
     int32_t *tokens = allocate(c->batch * (c->sequence + 1), sizeof *tokens);
-    status = measure(&m, g, &corpus, o->batches, tokens, error);
+    eval_tokens each = {0};
+    status = measure(&m, g, &corpus, o->batches, tokens, o->per_token ? &each : NULL, error);
+    if (status == ET_OK && o->per_token) status = eval_tokens_write(&each, o->per_token, error);
+    eval_tokens_free(&each);
     if (status == ET_OK && o->format == 1) show_json(&m, g);
     if (status == ET_OK && o->format == 0) show_text(&m, g);
     free(tokens);

@@ -76,6 +76,7 @@ static bool read_options(train_options *o, int argc, char **argv)
                             {"--evaluate-batches", OPTION_COUNT, &o->evaluate_batches, NULL},
                             {"--checkpoint-every", OPTION_COUNT, &o->checkpoint_every, NULL},
                             {"--final", OPTION_CHOICE, &o->final, TRAIN_FINALS},
+                            {"--keep-every", OPTION_COUNT, &o->keep_every, NULL},
                             {"--threads", OPTION_THREADS, &o->threads, NULL},
                             {NULL, OPTION_FLAG, NULL, NULL}};
     bool fine = options_parse(table, argc, argv, &words);
@@ -179,6 +180,15 @@ static et_status save(train_run *run, const char *path, int only, et_error *erro
     return status;
 }
 
+/* A checkpoint that stays: step-000250.safetensors. */
+static et_status keep(train_run *run, const train_options *o, et_error *error)
+{
+    if (snprintf(run->kept, sizeof run->kept, "%s/step-%06zu.safetensors", o->out,
+                 et_gpt_progress_of(run->g)->steps) >= (int)sizeof run->kept)
+        return et_fail(error, ET_EINVAL, "--out %s: the path is too long", o->out);
+    return save(run, run->kept, 0, error);
+}
+
 static et_status step(train_run *run, const train_options *o, et_error *error)
 {
     const et_gpt_config *c = et_gpt_configuration(run->g);
@@ -197,6 +207,8 @@ static et_status step(train_run *run, const train_options *o, et_error *error)
     show_progress(run, &report, (double)(rows * c->sequence) / seconds);
     bool last = at + 1 == c->schedule.steps;
     if ((at + 1) % look == 0 || last) status = evaluate(run, o, error);
+    if (status == ET_OK && o->keep_every > 0 && (at + 1) % o->keep_every == 0)
+        status = keep(run, o, error);
     if (status == ET_OK && ((at + 1) % every == 0 || last || stopped_by != 0))
         status = save(run, run->checkpoint, 0, error);
     return status;

@@ -20,6 +20,7 @@ typedef struct train_options {
     size_t layers, d_model, heads, experts, steps, tokens; /* 0: not given */
     bool resume;
     size_t evaluate_every, evaluate_batches, checkpoint_every;
+    size_t keep_every; /* 0: no checkpoint stays beside the last */
     size_t threads;
 } train_options;
 
@@ -29,6 +30,7 @@ typedef struct train_run {
     uint64_t seed;
     int32_t *tokens; /* of a step */
     char checkpoint[PATH_MAX], final[PATH_MAX], log[PATH_MAX];
+    char kept[PATH_MAX]; /* of the last checkpoint that stays */
     FILE *lines;      /* the log */
     double mean;      /* running, of the losses */
     size_t seen;      /* losses in it */

@@ -1,6 +1,7 @@
 /* train_log.c: the log of a training run, a line of JSON for each step. See train.h. */
 #include "etref/etref.h"
 #include "tools/etref/ending.h"
+#include "tools/etref/failure.h"
 #include "tools/etref/train.h"
 
 #include <errno.h>
@@ -78,10 +79,26 @@ static json_t *numbers(size_t count, const et_real *values, double by, const et_
     return array;
 }
 
+/* Standard deviations of the logits, and of the gate values of slots, in the last micro-batch. */
+static void put_spreads(json_t *layer, const et_gpt_routing *r, size_t tokens)
+{
+    et_real mean, std;
+    size_t slots = 0;
+    et_real *gates = allocate(tokens * r->experts, sizeof *gates);
+    for (size_t i = 0; i < tokens * r->experts; i++)
+        if (r->mask[i]) gates[slots++] = r->gates[i];
+    et_mean_std(NULL, tokens * r->experts, r->logits, &mean, &std);
+    json_object_set_new(layer, "logit_std", json_real((double)std));
+    et_mean_std(NULL, slots, gates, &mean, &std);
+    json_object_set_new(layer, "gate_std", json_real((double)std));
+    free(gates);
+}
+
 static json_t *layers_of(const et_gpt *g)
 {
     json_t *layers = json_array();
-    for (size_t i = 0; i < et_gpt_configuration(g)->layers; i++) {
+    const et_gpt_config *c = et_gpt_configuration(g);
+    for (size_t i = 0; i < c->layers; i++) {
         et_gpt_routing r;
         if (!et_gpt_routing_of(g, i, &r)) continue;
         json_t *layer = json_pack("{s:I}", "layer", (json_int_t)i);
@@ -91,6 +108,10 @@ static json_t *layers_of(const et_gpt *g)
                                 numbers(r.experts, r.passed, (double)r.tokens, NULL));
         if (r.cutoff)
             json_object_set_new(layer, "cutoff_gap", numbers(r.experts, r.cutoff, 1, r.threshold));
+        if (r.threshold)
+            json_object_set_new(layer, "threshold", numbers(r.experts, r.threshold, 1, NULL));
+        if (r.bias) json_object_set_new(layer, "bias", numbers(r.experts, r.bias, 1, NULL));
+        put_spreads(layer, &r, c->batch * c->sequence);
         json_array_append_new(layers, layer);
     }
     return layers;
