@@ -98,7 +98,7 @@ run-tests: all $(TESTS:%=$(BUILD)/tests/%) $(PRELOADS)
 	@$(if $(WRAP),,$(BEST_BLAS)) ETREF_TOOL=$(BUILD)/etref ETREF_DATA=data CK_DEFAULT_TIMEOUT=900 \
 	    tools/run-tests $(BUILD)/$(or $(LOG),check).log $(TESTS:%=$(BUILD)/tests/%)
 deps:
-	@tools/install-deps build $(if $(findstring clang,$(CC)),clang) $(GROUP)
+	@tools/install-deps build xml $(if $(findstring clang,$(CC)),clang) $(GROUP)
 ## asan: the tests under AddressSanitizer and UndefinedBehaviorSanitizer together
 SANE = -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=
 asan ubsan:
@@ -161,7 +161,7 @@ lint:
 ## format: clang-format over every source
 format:
 	clang-format -i $(shell git ls-files '*.[ch]')
-## install: to PREFIX (and DESTDIR): library, headers, etref.pc, CMake package, tool, man page, etref.py
+## install: to PREFIX (and DESTDIR): library, headers, etref.pc, CMake package, tool, man page, completion, etref.py
 to = $(DESTDIR)$(PREFIX)
 # Where the python3 of PATH looks for modules below PREFIX, if it does.
 SITE = $(shell tools/python/site '$(PREFIX)')
@@ -176,6 +176,8 @@ install: all
 	sed 's|^prefix=.*|prefix=$(PREFIX)|' $(BUILD)/etref.pc > $(to)/lib/pkgconfig/etref.pc
 	install -m 755 $(BUILD)/etref $(to)/bin
 	install -m 644 tools/etref/etref.1 $(to)/share/man/man1
+	install -d $(to)/share/bash-completion/completions
+	install -m 644 tools/etref/completion.bash $(to)/share/bash-completion/completions/etref
 	install -d $(to)/lib/cmake/etref $(if $(SITE),$(DESTDIR)$(SITE)/etref-$(VERSION).dist-info)
 	$(FILLED) tools/cmake/etrefConfig.cmake.in > $(to)/lib/cmake/etref/etrefConfig.cmake
 	$(FILLED) tools/cmake/etrefConfigVersion.cmake.in > $(to)/lib/cmake/etref/etrefConfigVersion.cmake
@@ -185,7 +187,7 @@ install: all
 ## uninstall: take it away again
 uninstall:
 	rm -rf $(to)/include/etref $(to)/lib/libetref.* $(to)/lib/pkgconfig/etref.pc $(to)/bin/etref \
-	    $(to)/share/man/man1/etref.1 $(to)/lib/cmake/etref
+	    $(to)/share/man/man1/etref.1 $(to)/lib/cmake/etref $(to)/share/bash-completion/completions/etref
 	$(if $(SITE),cd $(DESTDIR)$(SITE) && rm -rf etref.py etref_pytest.py etref-$(VERSION).dist-info __pycache__/etref*.pyc)
 ## clean: remove everything that was made
 clean:

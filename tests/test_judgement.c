@@ -24,6 +24,7 @@ static void make_golden(void)
 {
     char json[1024];
     make_folder();
+    setenv("COLUMNS", "300", 1); /* so that what is looked for stands on one line */
     snprintf(golden, sizeof golden, "%s", in_folder("judged.safetensors"));
     snprintf(candidate, sizeof candidate, "%s", in_folder("kernel.safetensors"));
     snprintf(json, sizeof json, "%s", golden_case);
@@ -184,9 +185,10 @@ static xml parse_xml(void)
     }
     ck_assert_msg(x.depth == 0 && x.cases > 0, "%zu elements open, %zu cases", x.depth, x.cases);
     char counts[96];
-    snprintf(counts, sizeof counts, "tests=\"%zu\" failures=\"%zu\" errors=\"%zu\" skipped=\"%zu\"",
-             x.cases, x.failures, x.errors, x.skipped);
-    const char *first = strstr(output, counts);
+    int common = snprintf(counts, sizeof counts, "tests=\"%zu\" failures=\"%zu\" errors=\"%zu\"", x.cases,
+                          x.failures, x.errors);
+    const char *first = strstr(output, counts); /* of all suites, which have no count of skipped ones */
+    snprintf(counts + common, sizeof counts - (size_t)common, " skipped=\"%zu\"", x.skipped);
     ck_assert_msg(first && strstr(first + 1, counts), "the counts are not %s", counts);
     return x;
 }

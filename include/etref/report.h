@@ -21,7 +21,10 @@ typedef struct et_report {
     const et_verdict *verdict;
     const et_assignment *routing; /* names slots: the candidate's own, or NULL: the golden's */
     const char *golden_name, *candidate_name; /* files, or other words; NULL: none is known */
+    const char *name;    /* which kernel this is, for programs; NULL: none was given */
     const char *command;    /* which gives this verdict again; NULL: none is known */
+    const char *idle;       /* a switch of the case that does nothing in this golden; NULL: none is known */
+    size_t width;           /* of the text's tables and paragraphs; 0: 80 */
     bool explained;         /* an explanation was asked for */
     bool all;               /* in the text: the case, and every tensor; else what matters */
     bool same_file;         /* golden and candidate are one file */
@@ -33,7 +36,8 @@ typedef struct et_report {
  * caller frees it. ET_ENOMEM. */
 et_status et_report_text(char **text, const et_report *r, et_error *error);
 
-/* The same and every number of the verdict, as one JSON object without a newline at its end.
+/* The same and every number of the verdict, as one JSON object without a newline at its end:
+ * data/schema/verdict-1.json. Members may be added; where one changes or goes it becomes verdict-2.
  * Numbers that are not finite are the strings "NaN", "Infinity", "-Infinity". */
 et_status et_report_json(char **text, const et_report *r, et_error *error);
 

@@ -32,6 +32,7 @@
 #ifndef ETREF_VERIFY_H
 #define ETREF_VERIFY_H
 
+#include "etref/bundle.h"
 #include "etref/profile.h"
 #include "etref/safetensors.h"
 #include "etref/step.h"
@@ -145,6 +146,8 @@ typedef struct et_verdict {
     char note[200]; /* on a pass: every tensor of many elements stays below a tenth of the profile's deviations, so a
                      * tighter profile should judge; "": not so */
     et_routing_verdict routing; /* decisions = 0 for a dense layer */
+    size_t missing_count;      /* of what was required; in the order of the tensor table */
+    const char *missing[ET_MAX_STEP_TENSORS];
     size_t tensor_count;
     et_tensor_verdict *tensors; /* in the order of the tensor table */
     const char *passes_under; /* on a mismatch: the tightest built-in profile under which it passes, or NULL */

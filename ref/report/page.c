@@ -66,23 +66,43 @@ void et_page_clean(et_page *t, const char *words)
     }
 }
 
-void et_page_wrap(et_page *t, size_t margin, const char *words)
+static size_t page_width(const et_page *t)
 {
-    enum { WIDTH = 96 };
-    size_t used = 0;
-    while (*(words += strspn(words, " ")) != '\0') {
-        char word[1024];
+    enum { USUAL = 80 };
+    return t->width ? t->width : USUAL;
+}
+
+/* Words up to the end of their line; at least one, however long. Returns what is left of them. */
+static const char *add_line(et_page *t, size_t used, const char *words)
+{
+    for (bool first = true;; first = false) {
+        words += strspn(words, " ");
         size_t length = strcspn(words, " ");
-        snprintf(word, sizeof word, "%.*s", (int)(length < sizeof word ? length : sizeof word - 1),
-                 words);
-        bool fits = used > 0 && used + 1 + length <= WIDTH;
-        if (used > 0) et_page_add(t, fits ? " " : "\n");
-        if (!fits) et_page_add(t, "%*s", (int)margin, "");
+        if (length == 0 || (!first && used + 1 + length > page_width(t))) return words;
+        char word[1024];
+        snprintf(word, sizeof word, "%.*s", (int)(length < sizeof word ? length : sizeof word - 1), words);
+        if (!first) et_page_add(t, " ");
         et_page_clean(t, word);
-        used = (fits ? used + 1 : margin) + length;
+        used += length + !first;
         words += length;
     }
-    if (used > 0) et_page_add(t, "\n");
+}
+
+void et_page_hang(et_page *t, size_t used, size_t margin, const char *words)
+{
+    words = add_line(t, used, words);
+    while (*words) {
+        et_page_add(t, "\n%*s", (int)margin, "");
+        words = add_line(t, margin, words);
+    }
+    et_page_add(t, "\n");
+}
+
+void et_page_wrap(et_page *t, size_t margin, const char *words)
+{
+    if (words[strspn(words, " ")] == '\0') return;
+    et_page_add(t, "%*s", (int)margin, "");
+    et_page_hang(t, margin, margin, words);
 }
 
 char *et_page_take(et_page *t)
@@ -140,31 +160,79 @@ static size_t column_width(const et_table *t, size_t column)
     return width;
 }
 
-/* Padding is held back until something stands behind it, so that no line ends in spaces. */
-static void print_row(const et_table *t, char *const *cells, const size_t *width, et_page *out)
+/* Where the lines of a row are cut. */
+typedef struct layout {
+    size_t *width; /* of each column */
+    size_t *cut;   /* the column with which each line begins, and the last one's end */
+    size_t lines, last_width; /* of the last column, where it is wrapped */
+} layout;
+
+enum { GAP = 2, MARGIN = 4, LEAST = 24 }; /* places of the last column */
+
+/* As many columns on a line as there is room for; the last column may be narrower than its cells. */
+static void lay_out(layout *l, const et_table *t, size_t room)
 {
-    size_t held = 0;
+    size_t used = 0;
+    l->lines = 0;
+    l->cut[0] = 0;
     for (size_t c = 0; c < t->columns; c++) {
-        size_t length = strlen(cells[c]), pad = width[c] - length;
+        bool last = c + 1 == t->columns && t->align[c] == 'l';
+        size_t begin = used ? used + GAP : 0, width = l->width[c];
+        size_t wanted = last && width > LEAST ? LEAST : width;
+        if (used > 0 && begin + wanted > room) {
+            l->cut[++l->lines] = c;
+            begin = MARGIN;
+        }
+        used = begin + width;
+        l->last_width = room > begin + 1 ? room - begin : 1;
+    }
+    l->cut[++l->lines] = t->columns;
+}
+
+/* Padding is held back until something stands behind it, so that no line ends in spaces. */
+static void print_line(const et_table *t, char *const *cells, const layout *l, size_t line, et_page *out)
+{
+    size_t held = line > 0 ? MARGIN : 0, used = held;
+    for (size_t c = l->cut[line]; c < l->cut[line + 1]; c++) {
+        size_t length = strlen(cells[c]), pad = l->width[c] - length;
         if (t->align[c] == 'r') held += pad;
         if (length > 0) {
             et_page_add(out, "%*s", (int)held, "");
-            et_page_clean(out, cells[c]);
             held = 0;
         }
-        held += 2 + (t->align[c] == 'l' ? pad : 0);
+        if (length > 0 && c + 1 == t->columns && length > l->last_width) {
+            et_page_hang(out, used, used, cells[c]);
+            return;
+        }
+        if (length > 0) et_page_clean(out, cells[c]);
+        used += l->width[c] + GAP;
+        held += GAP + (t->align[c] == 'l' ? pad : 0);
     }
     et_page_add(out, "\n");
+}
+
+static bool is_empty(char *const *cells, size_t first, size_t end)
+{
+    for (size_t c = first; c < end; c++)
+        if (cells[c][0]) return false;
+    return true;
+}
+
+static void print_row(const et_table *t, char *const *cells, const layout *l, et_page *out)
+{
+    for (size_t i = 0; i < l->lines; i++)
+        if (i == 0 || !is_empty(cells, l->cut[i], l->cut[i + 1])) print_line(t, cells, l, i, out);
 }
 
 void et_table_print(et_table *t, et_page *out)
 {
     void *room = NULL;
-    if (et_allocate(&room, t->columns, sizeof(size_t), "a table", NULL) != ET_OK) t->failed = true;
+    if (et_allocate(&room, 2 * t->columns + 1, sizeof(size_t), "a table", NULL) != ET_OK) t->failed = true;
     if (!t->failed) {
-        size_t *width = room;
-        for (size_t c = 0; c < t->columns; c++) width[c] = column_width(t, c);
-        for (size_t i = 0; i < t->count; i += t->columns) print_row(t, t->cells + i, width, out);
+        layout l = {.width = room, .cut = (size_t *)room + t->columns};
+        for (size_t c = 0; c < t->columns; c++) l.width[c] = column_width(t, c);
+        lay_out(&l, t, page_width(out));
+        for (size_t i = 0; i < t->count; i += t->columns) print_row(t, t->cells + i, &l, out);
     }
     out->failed = out->failed || t->failed;
     free(room);

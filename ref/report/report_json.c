@@ -94,7 +94,9 @@ static json_t *word_json(const char *word)
 et_status et_report_json(char **text, const et_report *r, et_error *error)
 {
     const et_verdict *v = r->verdict;
-    json_t *report = json_object(), *rows = json_array();
+    json_t *report = json_object(), *rows = json_array(), *missing = json_array();
+    et_json_put(&report, "schema", json_string("etref-verdict-1"));
+    et_json_put(&report, "name", word_json(r->name));
     et_json_put(&report, "golden", word_json(r->golden_name));
     et_json_put(&report, "candidate", word_json(r->candidate_name));
     et_json_put(&report, "same_file", json_boolean(r->same_file));
@@ -105,10 +107,13 @@ et_status et_report_json(char **text, const et_report *r, et_error *error)
     et_json_put(&report, "default_profile", json_boolean(v->chosen_from[0] != '\0'));
     et_json_put(&report, "profile_chosen_from", et_json_clean(v->chosen_from));
     et_json_put(&report, "note", et_json_clean(v->note));
+    et_json_put(&report, "idle", word_json(r->idle));
     et_json_put(&report, "routing", routing_json(r));
     for (size_t i = 0; i < v->tensor_count; i++)
         et_json_append(&rows, tensor_json(r, &v->tensors[i]));
     et_json_put(&report, "tensors", rows);
+    for (size_t i = 0; i < v->missing_count; i++) et_json_append(&missing, json_string(v->missing[i]));
+    et_json_put(&report, "missing", missing);
     et_json_put(&report, "passes_under", word_json(v->passes_under));
     et_json_put(&report, "explanations", explanations_json(v));
     et_json_put(&report, "residual", et_json_clean(v->residual));

@@ -9,9 +9,9 @@
 
 static void add_line(et_page *out, const char *head, const char *text)
 {
-    et_page_add(out, "%-11s", head);
-    et_page_clean(out, text);
-    et_page_add(out, "\n");
+    enum { HEAD = 11 };
+    et_page_add(out, "%-*s", HEAD, head);
+    et_page_hang(out, HEAD, HEAD, text);
 }
 
 static void add_head(et_page *out, const et_report *r)
@@ -43,6 +43,11 @@ static void add_head(et_page *out, const et_report *r)
     }
     et_report_routing(text, sizeof text, r);
     add_line(out, "routing", text);
+    if (r->idle) add_line(out, "idle", r->idle);
+    text[0] = '\0';
+    for (size_t i = 0; i < r->verdict->missing_count; i++)
+        et_append(text, sizeof text, "%s%s", i ? ", " : "", r->verdict->missing[i]);
+    if (text[0]) add_line(out, "missing", text);
 }
 
 static const char *verdict_word(et_outcome outcome)
@@ -58,39 +63,37 @@ static void print_multiple(char *out, size_t room, double value)
     if (value > 0 && value < 0.005)
         snprintf(out, room, "<0.01");
     else
-        snprintf(out, room, value < 1000 ? "%.2f" : "%.3g", value);
+        snprintf(out, room, value < 1000 ? "%.2f" : "%.2g", value);
 }
 
-/* "4.31 of 7.52"; "exact" where no deviation is allowed. */
+/* "4.31/30"; "exact" where no deviation is allowed. */
 static void add_sigmas(et_table *table, const et_tensor_verdict *t)
 {
     char value[32];
     print_multiple(value, sizeof value, t->largest_sigmas);
     if (t->exact == t->elements)
-        et_table_cell(table, "%s", t->failed ? "must be exact" : "exact");
+        et_table_cell(table, "%s", t->failed ? "not exact" : "exact");
     else
-        et_table_cell(table, "%s of %.2f", value, t->limit_sigmas);
+        et_table_cell(table, "%s/%.3g", value, t->limit_sigmas);
 }
 
 static void add_tensor_row(et_table *table, const et_tensor_verdict *t)
 {
     char ulps[32];
     et_table_cell(table, "%s", t->name);
-    et_table_cell(table, "%s", et_dtype_name(t->dtype));
     if (t->judged == t->elements)
         et_table_cell(table, "%zu", t->elements);
     else
         et_table_cell(table, "%zu of %zu", t->judged, t->elements);
     bool real = et_dtype_significand(t->dtype) > 0;
-    et_table_cell(table, "%.3g", t->largest_error);
     print_multiple(ulps, sizeof ulps, t->largest_ulps);
     et_table_cell(table, "%s", real ? ulps : "-");
     add_sigmas(table, t);
     bool spread = t->whole.spread_limit > 0, slope = t->whole.slope_limit > 0;
-    spread ? et_table_cell(table, "%.3f", t->whole.spread) : et_table_cell(table, "-");
-    slope ? et_table_cell(table, "%+.1e +- %.0e", t->whole.slope, t->whole.slope_sigma)
+    spread ? et_table_cell(table, "%.3g", t->whole.spread) : et_table_cell(table, "-");
+    slope ? et_table_cell(table, "%+.1e", t->whole.slope)
           : et_table_cell(table, "-");
-    et_table_cell(table, "%s", verdict_word(t->outcome));
+    et_table_cell(table, "%s", t->outcome == ET_INCONCLUSIVE ? "unclear" : verdict_word(t->outcome));
 }
 
 /* The part of its limit that a tensor's worst element, or group, takes up. */
@@ -127,10 +130,9 @@ static bool is_printed(const et_report *r, size_t index)
 
 static void add_tensors(et_page *out, const et_report *r)
 {
-    static const char *const heads[] = {"tensor", "type",   "elements", "largest error", "ulps",
-                                        "sigmas", "spread", "slope",    "verdict"};
+    static const char *const heads[] = {"tensor", "elements", "ulps", "sigmas", "spread", "slope", "verdict"};
     et_table table;
-    et_table_begin(&table, "llrrrrrrl");
+    et_table_begin(&table, "lrrrrrl");
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) et_table_cell(&table, "%s", heads[i]);
     for (size_t i = 0; i < r->verdict->tensor_count; i++)
         if (is_printed(r, i)) add_tensor_row(&table, &r->verdict->tensors[i]);
@@ -141,11 +143,11 @@ static void add_tensors(et_page *out, const et_report *r)
 /* others: how many more tensors it is the reason for. */
 static void add_reason(et_page *out, const et_tensor_verdict *t, size_t others)
 {
-    et_page_add(out, "%s %s", verdict_word(t->outcome), t->name);
-    if (others > 0) et_page_add(out, " and %zu more", others);
-    et_page_add(out, ": ");
-    et_page_clean(out, t->reason);
-    et_page_add(out, "\n");
+    char text[400];
+    snprintf(text, sizeof text, "%s %s", verdict_word(t->outcome), t->name);
+    if (others > 0) et_append(text, sizeof text, " and %zu more", others);
+    et_append(text, sizeof text, ": %s", t->reason);
+    et_page_hang(out, 0, 2, text);
 }
 
 static void add_failure(et_page *out, const et_report *r, const et_tensor_verdict *t)
@@ -156,13 +158,13 @@ static void add_failure(et_page *out, const et_report *r, const et_tensor_verdic
     et_report_worst(text, sizeof text, r, t);
     if (text[0] && t->failed > 0) {
         et_page_add(out, "  worst  ");
-        et_page_clean(out, text);
-        et_page_add(out, "\n");
+        et_page_hang(out, 9, 9, text);
     }
     const et_group *g = t->whole.kind && !t->whole.pass ? &t->whole : &t->worst_group;
     if (g->kind == NULL || g->pass) return;
     et_report_group(text, sizeof text, g);
-    et_page_add(out, "  group  %s\n", text);
+    et_page_add(out, "  group  ");
+    et_page_hang(out, 9, 9, text);
 }
 
 /* How many of the inconclusive tensors of [first, end) have the reason of `t`. */
@@ -207,19 +209,26 @@ static void add_explanation(et_page *out, const et_report *r)
                     v->passes_under);
     for (size_t i = 0; i < v->explanation_count; i++) {
         const et_explanation *e = &v->explanations[i];
-        et_page_add(out, "%s %s: %s (%s)%s%s%s\n", i ? "       or by" : "explained by", e->name,
-                    e->sentence, e->scope, is_partial(e) ? "; only " : "",
-                    is_partial(e) ? e->explains : "", is_partial(e) ? " is explained by it" : "");
+        char text[640];
+        snprintf(text, sizeof text, "%s: %s (%s)%s%s%s", e->name, e->sentence, e->scope,
+                 is_partial(e) ? "; only " : "", is_partial(e) ? e->explains : "",
+                 is_partial(e) ? " is explained by it" : "");
+        et_page_add(out, "%s ", i ? "       or by" : "explained by");
+        et_page_hang(out, 13, 13, text);
     }
     if (v->explanation_count == 0 && !v->passes_under)
         et_page_add(out, "%s\n", "explained by no hypothesis of 'etref list hypotheses'");
     if (v->residual[0]) et_page_wrap(out, 2, v->residual);
-    if (v->search[0]) et_page_add(out, "%s; --explain-limit SECONDS allows more\n", v->search);
+    if (v->search[0]) {
+        char text[200];
+        snprintf(text, sizeof text, "%s; --explain-limit SECONDS allows more", v->search);
+        et_page_wrap(out, 0, text);
+    }
 }
 
 et_status et_report_text(char **text, const et_report *r, et_error *error)
 {
-    et_page out = {0};
+    et_page out = {.width = r->width};
     add_head(&out, r);
     add_tensors(&out, r);
     add_failures(&out, r);

@@ -159,19 +159,19 @@ bool et_is_required(const et_judgement *j, const char *name)
     return false;
 }
 
-et_status et_find_missing(const et_judgement *j, et_missing *missing, et_error *error)
+et_status et_find_missing(et_verdict *v, const et_judgement *j, et_error *error)
 {
     et_tensor_out all[ET_MAX_STEP_TENSORS];
     for (size_t i = 0; i < j->options->require_count; i++)
         if (named_by(j, j->options->require[i], all) == 0)
             return et_fail(error, ET_EINVAL, "required: case '%s' has no %s", j->golden->c.name,
                            j->options->require[i]);
-    *missing = (et_missing){0};
+    v->missing_count = 0;
     size_t have = et_step_tensors(j->golden, false, all);
     for (size_t i = 0; i < have; i++) {
         if (!et_is_required(j, all[i].name)) continue;
         if (et_tensor_named(j->candidate, j->count, all[i].name)) continue;
-        if (missing->count++ == 0) missing->first = et_tensor_doc_find(all[i].name)->name;
+        v->missing[v->missing_count++] = et_tensor_doc_find(all[i].name)->name;
     }
     return ET_OK;
 }

@@ -108,13 +108,9 @@ const et_step *et_shelved_step(const et_shelf *s, const et_shelved *taken);
 et_status et_admit(const et_judgement *j, et_error *error);
 /* The rest, once its routing is known: rows of slots, against the candidate's own `assignment`. */
 et_status et_admit_slots(const et_judgement *j, const et_assignment *assignment, et_error *error);
-typedef struct et_missing {
-    const char *first;
-    size_t count;
-} et_missing;
-/* options->require: ET_EINVAL for a name that the golden does not have; *missing is what the candidate does
+/* options->require: ET_EINVAL for a name that the golden does not have; v->missing is what the candidate does
  * not have of them. */
-et_status et_find_missing(const et_judgement *j, et_missing *missing, et_error *error);
+et_status et_find_missing(et_verdict *v, const et_judgement *j, et_error *error);
 bool et_is_required(const et_judgement *j, const char *name);
 
 /* ---- routing.c ---- */

@@ -348,13 +348,18 @@ static bool anything_passed(const et_verdict *v)
     return false;
 }
 
-static void pronounce_missing(et_verdict *v, const et_missing *missing)
+/* All of them, or as many as the line has room for. */
+static void pronounce_missing(et_verdict *v)
 {
-    if (missing->count > 1)
-        pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s and %zu more are required and not there",
-                  missing->first, missing->count - 1);
+    char names[400] = "";
+    size_t used = 0, i = 0, count = v->missing_count;
+    for (; i < count && used + strlen(v->missing[i]) + 5 < sizeof names; i++)
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s",
+                                 i == 0 ? "" : i + 1 == count ? " and " : ", ", v->missing[i]);
+    if (i < count)
+        pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s and %zu more are required and not there", names, count - i);
     else
-        pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s is required and not there", missing->first);
+        pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: %s %s required and not there", names, count > 1 ? "are" : "is");
 }
 
 /* NaN is worth a word, wherever it stands. */
@@ -368,7 +373,7 @@ static void pronounce_doubt(verification *t, const et_tensor_verdict *doubtful)
               other ? "; NaN in " : "", other ? v->tensors[i].name : "");
 }
 
-static void pronounce_all(verification *t, const et_missing *missing)
+static void pronounce_all(verification *t)
 {
     et_verdict *v = t->verdict;
     size_t failures, doubts;
@@ -376,8 +381,8 @@ static void pronounce_all(verification *t, const et_missing *missing)
     const et_tensor_verdict *doubtful = first_of(t, ET_INCONCLUSIVE, &doubts);
     if (failed || v->routing.outcome == ET_MISMATCH)
         pronounce_mismatch(v, failed, failures);
-    else if (missing->count > 0)
-        pronounce_missing(v, missing);
+    else if (v->missing_count > 0)
+        pronounce_missing(v);
     else if (v->tensor_count == 0)
         pronounce(v, ET_INCONCLUSIVE, "INCONCLUSIVE: the candidate holds nothing to judge");
     else if (is_all_golden(t))
@@ -471,17 +476,16 @@ static et_status explain(verification *t, et_error *error)
 static et_status try_candidate(verification *t, et_error *error)
 {
     et_judgement *j = &t->j;
-    et_missing missing;
     et_status status;
     tell(t, "routing", 0);
-    if ((status = et_admit(j, error)) || (status = et_find_missing(j, &missing, error)))
+    if ((status = et_admit(j, error)) || (status = et_find_missing(t->verdict, j, error)))
         return status;
     bool moe = j->golden->c.layer == ET_MOE;
     if (moe && (status = read_routing(t, error))) return status;
     status = moe ? judge_routing(t, error) : take_reference(t, NULL, error);
     if (status != ET_OK) return status;
     if ((status = run_stages(t, error)) || (status = judge_tensors(t, error))) return status;
-    pronounce_all(t, &missing);
+    pronounce_all(t);
     et_note_exactness(t->verdict);
     if (!j->options->explain || t->verdict->outcome != ET_MISMATCH) return ET_OK;
     return explain(t, error);

@@ -7,15 +7,19 @@
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
+#include "tools/etref/folder.h"
+#include "tools/etref/idle.h"
 #include "tools/etref/memory.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
 #include "tools/etref/profiles.h"
 #include "tools/etref/suites.h"
 #include "tools/etref/terminal.h"
+#include "tools/etref/work.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -187,15 +191,6 @@ static et_status collect(case_list *list, generate_options *o, et_error *error)
 
 /* ---- computing and writing ---- */
 
-static et_status make_folder(const char *path, et_error *error)
-{
-    struct stat facts;
-    if (mkdir(path, 0777) == 0) return ET_OK;
-    if (errno != EEXIST) return et_fail(error, ET_EIO, "--out %s: %s", path, strerror(errno));
-    if (stat(path, &facts) == 0 && S_ISDIR(facts.st_mode)) return ET_OK;
-    return et_fail(error, ET_EIO, "--out %s: is there and is no folder", path);
-}
-
 static et_status write_guarded(const char *path, const et_step *step, const generate_options *o,
                                et_error *error)
 {
@@ -235,30 +230,10 @@ static et_status take_inputs(et_step *step, const et_case *c, const generate_opt
     return status == ET_OK ? et_capture_inputs(step, memory_limit(), error) : status;
 }
 
-/* A capacity that clamps nobody looks just like one that was forgotten: say so. */
-static void note_idle_capacity(const et_step *s)
+static void note_idle(const et_step *s)
 {
-    const et_case *c = &s->c;
-    size_t N = et_case_micro_tokens(c), count = c->micro_batches * c->experts;
-    if (!c->has_capacity) return;
-    if (!et_case_routes_by_threshold(c) || c->eval) {
-        fprintf(stderr, "etref: note: case '%s': capacity_factor %g clamps no expert: %s\n",
-                c->name, c->capacity_factor,
-                c->eval ? "evaluation has no capacity" : "a step of the warm-up routes by choice");
-        return;
-    }
-    et_capacity bounds = et_capacity_bounds(c->target_load, c->capacity_factor, N);
-    size_t least = N, most = 0;
-    for (size_t i = 0; i < count; i++) {
-        size_t passed = (size_t)s->route.passed[i];
-        least = passed < least ? passed : least;
-        most = passed > most ? passed : most;
-    }
-    if (least < bounds.lower || most > bounds.upper) return;
-    fprintf(stderr,
-            "etref: note: case '%s': capacity_factor %g clamps no expert: %zu to %zu tokens pass a "
-            "threshold, and %zu to %zu may; a smaller one clamps sooner\n",
-            c->name, c->capacity_factor, least, most, bounds.lower, bounds.upper);
+    char idle[256];
+    if (describe_idle(idle, sizeof idle, s)) fprintf(stderr, "etref: note: case '%s': %s\n", s->c.name, idle);
 }
 
 static et_status look_whether_conclusive(et_conclusiveness *found, const et_step *step,
@@ -286,7 +261,7 @@ static et_status generate_one(const et_case *c, const char *path, const generate
     if (status == ET_OK && found->conclusive) status = write_guarded(path, &step, o, error);
     *slots = c->layer == ET_MOE ? step.assignment.slots : c->tokens;
     progress_clear();
-    if (status == ET_OK) note_idle_capacity(&step);
+    if (status == ET_OK) note_idle(&step);
     et_step_free(&step);
     return status;
 }
@@ -322,7 +297,7 @@ static void print_row(int width, const char *name, const char *path, size_t slot
 static et_status generate_all(const case_list *list, const generate_options *o, et_error *error)
 {
     int width = name_width(list);
-    et_status status = make_folder(o->out, error);
+    et_status status = make_folders(o->out, error);
     if (status == ET_OK)
         printf("%-*s  %11s  %9s  %8s  file\n", width, "case", "size", "slots", "seconds");
     fflush(stdout);
@@ -345,6 +320,13 @@ static et_status generate_all(const case_list *list, const generate_options *o, 
     return status;
 }
 
+static double most_work(const case_list *list)
+{
+    double most = 0;
+    for (size_t i = 0; i < list->count; i++) most = fmax(most, case_work(&list->at[i]));
+    return most;
+}
+
 int cmd_generate(int argc, char **argv)
 {
     generate_options o = {.out = "."};
@@ -352,8 +334,8 @@ int cmd_generate(int argc, char **argv)
     et_error error = {0};
     int result = STATUS_BAD;
     if (read_options(&o, argc, argv)) {
-        use_threads(o.threads);
         et_status status = collect(&list, &o, &error);
+        if (status == ET_OK) use_threads_for(o.threads, most_work(&list));
         if (status == ET_OK) status = generate_all(&list, &o, &error);
         result = status == ET_OK ? STATUS_PASS : fail_status(status, &error);
     }

@@ -49,32 +49,38 @@ static void listing_end(listing *l)
 
 /* ---- suites and cases ---- */
 
+/* "sigmoid; thresholds from a moving average, ...; bwd.logits is below its noise: ..." */
+static void describe_hunt(char *out, size_t room, const et_case *c)
+{
+    const char *const parts[] = {c->layer == ET_MOE ? et_gate_name(c->gate) : "", c->hunts, suite_remark(c->name)};
+    out[0] = '\0';
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (parts[i][0]) et_append(out, room, "%s%s", out[0] ? "; " : "", parts[i]);
+}
+
 static void add_case(listing *l, const char *suite, const et_case *c)
 {
-    char sizes[6][24] = {"", "", "", "", "", ""};
+    bool moe = c->layer == ET_MOE;
+    char sizes[4][24] = {"", "", "", ""}, hunt[400];
     const size_t values[] = {c->tokens, c->d_model, c->d_expert, c->experts};
-    size_t count = c->layer == ET_MOE ? 4 : 3;
-    for (size_t i = 0; i < count; i++) snprintf(sizes[i], sizeof sizes[i], "%zu", values[i]);
-    const char *const words[] = {suite,
-                                 c->name,
-                                 c->layer == ET_MOE ? "moe" : "dense",
-                                 c->layer == ET_MOE ? et_rule_name(c) : "",
-                                 sizes[0],
-                                 sizes[1],
-                                 sizes[2],
-                                 sizes[3],
-                                 c->layer == ET_MOE ? et_gate_name(c->gate) : "",
-                                 c->hunts,
-                                 suite_remark(c->name)};
-    listing_row(l, words);
+    for (size_t i = 0; i < 4; i++)
+        if (values[i] > 0) snprintf(sizes[i], sizeof sizes[i], "%zu", values[i]);
+    describe_hunt(hunt, sizeof hunt, c);
+    const char *const all[] = {suite,    c->name,  moe ? "moe" : et_rule_name(c),        moe ? et_rule_name(c) : "",
+                               sizes[0], sizes[1], sizes[2],
+                               sizes[3], moe ? et_gate_name(c->gate) : "", c->hunts,
+                               suite_remark(c->name)};
+    const char *const told[] = {suite, c->name, et_rule_name(c), sizes[0], sizes[1], sizes[2], sizes[3], hunt};
+    listing_row(l, l->rows ? all : told);
 }
 
 static int list_cases(bool json)
 {
     static const char *const columns[] = {"suite", "case", "layer", "rule",  "N",     "d",
                                           "h",     "n",    "gate",  "hunts", "remark"};
+    static const char *const told[] = {"suite", "case", "rule", "N", "d", "h", "n", "gate; what it hunts"};
     listing l;
-    listing_begin(&l, json, "llllrrrrlll", columns);
+    listing_begin(&l, json, json ? "llllrrrrlll" : "lllrrrrl", json ? columns : told);
     et_error error = {0};
     et_status status = ET_OK;
     for (size_t n = 0; et_suite_at(n) && status == ET_OK; n++) {
@@ -115,12 +121,16 @@ static int list_suites(bool json)
 static int list_fields(bool json)
 {
     static const char *const columns[] = {"field", "applies_to", "default", "type", "meaning"};
+    static const char *const told[] = {"field", "default", "meaning (type); where it applies"};
     const et_field_doc *doc;
     listing l;
-    listing_begin(&l, json, "lllll", columns);
+    listing_begin(&l, json, json ? "lllll" : "lll", json ? columns : told);
     for (size_t i = 0; (doc = et_case_field(i)) != NULL; i++) {
-        const char *const words[] = {doc->name, doc->scope, doc->initial, doc->type, doc->meaning};
-        listing_row(&l, words);
+        char meaning[400];
+        snprintf(meaning, sizeof meaning, "%s (%s); %s", doc->meaning, doc->type, doc->scope);
+        const char *const all[] = {doc->name, doc->scope, doc->initial, doc->type, doc->meaning};
+        const char *const words[] = {doc->name, doc->initial, meaning};
+        listing_row(&l, json ? all : words);
     }
     listing_end(&l);
     return STATUS_PASS;
@@ -148,14 +158,11 @@ static int list_tensors(bool json)
                                        "what replicas showed of groups of elements"};
     listing_row(&l, bars);
     listing_end(&l);
-    if (!json)
-        puts("\nN tokens, d width, h and hs hidden widths of a routed and the shared expert, n "
-             "routed\n"
-             "experts, S slots (token-expert pairs), K choices of a token (tc), k of an expert in "
-             "a\n"
-             "pool (ec), pools, B blocks and R padded rows of a layout. A dense layer has no n, "
-             "and\n"
-             "S = N.");
+    if (json) return STATUS_PASS;
+    putchar('\n');
+    print_wrapped(0, "N tokens, d width, h and hs hidden widths of a routed and the shared expert, n routed experts, S "
+                     "slots (token-expert pairs), K choices of a token (tc), k of an expert in a pool (ec), pools, B "
+                     "blocks and R padded rows of a layout. A dense layer has no n, and S = N.");
     return STATUS_PASS;
 }
 
@@ -182,6 +189,68 @@ static int list_layers(bool json)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) listing_row(&l, rows[i]);
     listing_end(&l);
     return STATUS_PASS;
+}
+
+/* ---- formulas ---- */
+
+/* The fields of a case whose values are formulas: include/etref/gate.h, moe.h; ref/oracle/inputs.c. */
+typedef struct formula {
+    const char *name, *what;
+} formula;
+
+static int list_formulas(bool json, const char *const columns[2], const formula *rows, size_t count)
+{
+    listing l;
+    listing_begin(&l, json, "ll", columns);
+    for (size_t i = 0; i < count; i++) {
+        const char *const words[] = {rows[i].name, rows[i].what};
+        listing_row(&l, words);
+    }
+    listing_end(&l);
+    return STATUS_PASS;
+}
+
+static int list_gates(bool json)
+{
+    static const char *const columns[] = {"gate", "formula"};
+    static const formula rows[] = {
+        {"sigmoid", "p_ti = 1 / (1 + exp(-r_ti)); the shared expert weighs 1"},
+        {"relu", "p_ti = max(r_ti, 0); slope 0 at 0; the shared expert weighs 1"},
+        {"softmax", "p_ti = exp(r_ti) / sum_j exp(r_tj), over the n experts of token t"},
+        {"softmax_anchor", "p_ti = exp(r_ti) / (1 + sum_j exp(r_tj)); under ec and et the shared expert weighs the "
+                           "anchor's share 1 / (1 + sum_j exp(r_tj))"},
+        {"softmax_anchor_out", "p as softmax_anchor; under ec and et the shared expert weighs 1 / (G + 1), "
+                               "G the granularity"},
+        {"softmax_tokens", "p_ti = exp(r_ti) / sum_s exp(r_si), over the tokens s of a micro-batch: not causal"}};
+    return list_formulas(json, columns, rows, sizeof rows / sizeof *rows);
+}
+
+static int list_norms(bool json)
+{
+    static const char *const columns[] = {"norm", "formula"};
+    static const formula rows[] = {
+        {"none", "w_ti = p_ti"},
+        {"fanout", "w_ti = p_ti / F_t, F_t the experts that token t goes to, the shared one too, whose weight is "
+                   "divided as well"},
+        {"sum", "w_ti = p_ti / sum of p_tj over the experts j that take token t; 0 where that sum is 0"}};
+    return list_formulas(json, columns, rows, sizeof rows / sizeof *rows);
+}
+
+static int list_sources(bool json)
+{
+    static const char *const columns[] = {"source", "formula"};
+    static const formula rows[] = {
+        {"normal", "x ~ N(0,1) + mean, dy ~ N(0,1), W_r ~ N(0,1/d) + router_mean/d, W_up ~ N(0,1/d), W_down ~ N(0,1/h)"},
+        {"text", "x from the bytes of a file: repeated words, equal tokens; the rest as normal"},
+        {"integer", "-1, 0 and 1, sparse, everywhere: every sum is a small integer, and exact in any format"},
+        {"ties", "x_(c t + j) = z_t (1 + j jitter), j < c = copies; each odd expert's row of W_r is the even one's "
+                 "before it; the last group of tokens is 0"},
+        {"skewed", "x = z + 2 v, v of signs, towards which the row of the expert `hot` points"},
+        {"outlier", "x = z 2^e, e = 0 to 8 with probability 2^-(e+1); dy too"},
+        {"tiny", "normal, x and dy times 1e-4"},
+        {"huge", "normal, x and dy times 1e4"},
+        {"checkpoint", "what a layer of a trained model met in a step on a text: x, dy, its weights and its state"}};
+    return list_formulas(json, columns, rows, sizeof rows / sizeof *rows);
 }
 
 /* ---- profiles, hypotheses ---- */
@@ -212,20 +281,23 @@ static int list_some_profiles(bool json, const et_profile *one)
     if (json) return list_profiles_json(one);
     et_table_begin(&table, "lrrrrrrl");
     et_table_cell(&table, "profile");
-    for (int i = 0; i < ET_PLACES; i++) et_table_cell(&table, "%s", et_place_name((et_place)i));
+    for (int i = 0; i < ET_PLACES; i++) { /* "operands", "interm.", "accum." */
+        const char *name = et_place_name((et_place)i);
+        bool cut = strlen(name) > 8;
+        et_table_cell(&table, "%.*s%s", cut ? 6 - (name[0] == 'a') : 8, name, cut ? "." : "");
+    }
     et_table_cell(&table, "besides");
     if (one) add_profile(&table, one);
     for (size_t i = 0; et_profile_at(i) && !one; i++) add_profile(&table, et_profile_at(i));
     table_print(&table);
-    puts(
-        "\nThe significand bits, the implicit one included, to which a kernel rounds: operands of\n"
-        "products; H, A, f(x), dO, dA, dH; gates and slot weights; router logits; partial sums; y\n"
-        "and gradients (but the gradients of logits and slot weights as these). Besides: parts of\n"
-        "these places that a kernel treats in another way, and switches; 'man etref' has them "
-        "all.\n"
-        "A profile of your own is a JSON file: 'etref list profiles bf16 --format json' prints "
-        "one\n"
-        "to begin with.");
+    putchar('\n');
+    print_wrapped(0, "The significand bits, the implicit one included, to which a kernel rounds: operands of products; "
+                     "intermediates: H, A, f(x), dO, dA, dH; gates and slot weights; router logits; the accumulator, "
+                     "partial sums; outputs: y and gradients (but the gradients of logits and slot weights as these). "
+                     "Besides: parts of these places that a kernel treats in another way, and switches; 'man etref' "
+                     "has them all.");
+    print_wrapped(0, "A profile of your own is a JSON file: 'etref list profiles bf16 --format json' prints one to "
+                     "begin with.");
     return STATUS_PASS;
 }
 
@@ -270,10 +342,10 @@ static int list_all(bool json)
 
 static int list_topic(const word_list *words, bool json)
 {
-    static const char *const topics[] = {"suites", "cases",    "fields",     "tensors",
-                                         "layers", "profiles", "hypotheses", NULL};
-    static int (*const lists[])(bool) = {list_suites, list_cases,    list_fields,    list_tensors,
-                                         list_layers, list_profiles, list_hypotheses};
+    static const char *const topics[] = {"suites", "cases",   "fields",   "tensors",    "layers", "gates",
+                                         "norms",  "sources", "profiles", "hypotheses", NULL};
+    static int (*const lists[])(bool) = {list_suites, list_cases, list_fields,  list_tensors,  list_layers,
+                                         list_gates,  list_norms, list_sources, list_profiles, list_hypotheses};
     if (words->count == 0) return list_all(json);
     if (words->count == 2 && strcmp(words->at[0], "profiles") == 0)
         return list_profile(words->at[1], json);

@@ -9,6 +9,7 @@
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
+#include "tools/etref/folder.h"
 #include "tools/etref/memory.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
@@ -90,15 +91,6 @@ static bool read_options(train_options *o, int argc, char **argv)
     }
     word_list_free(&words);
     return fine;
-}
-
-static et_status make_folder(const char *path, et_error *error)
-{
-    struct stat facts;
-    if (mkdir(path, 0777) == 0) return ET_OK;
-    if (errno != EEXIST) return et_fail(error, ET_EIO, "--out %s: %s", path, strerror(errno));
-    if (stat(path, &facts) == 0 && S_ISDIR(facts.st_mode)) return ET_OK;
-    return et_fail(error, ET_EIO, "--out %s: is there and is no folder", path);
 }
 
 static et_status name_files(train_run *run, const char *out, et_error *error)
@@ -254,7 +246,7 @@ int cmd_train(int argc, char **argv)
     use_threads(o.threads);
     et_status status = name_files(&run, o.out, &error);
     if (status == ET_OK) status = train_begin(&run, &o, &error);
-    if (status == ET_OK) status = make_folder(o.out, &error);
+    if (status == ET_OK) status = make_folders(o.out, &error);
     if (status == ET_OK) status = train_log_open(&run, o.resume, &error);
     if (status == ET_OK) status = train(&run, &o, &error);
     if (status == ET_OK) say_what_was_done(&run);

@@ -28,6 +28,7 @@ extern const subcommand commands[]; /* ends with a NULL name */
 
 int cmd_generate(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_check(int argc, char **argv);
 int cmd_show(int argc, char **argv);
 int cmd_list(int argc, char **argv);
 int cmd_leakage(int argc, char **argv);

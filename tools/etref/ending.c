@@ -180,6 +180,27 @@ void begin(void)
 /* What the deepest of the library's loops take, twice over. */
 enum { LEAST_STACK = 256 << 10 };
 
+/* Multiplications, a millisecond of them: a team of threads is woken some hundred times for a layer, some microseconds
+ * each, and those that wait for the next loop keep a processor busy. */
+static const double GRAIN = 1 << 21;
+
+static size_t sharing = 1;
+
+void threads_share(size_t processes)
+{
+    sharing = processes;
+}
+
+void use_threads_for(size_t threads, double work)
+{
+    if (threads == 0 && getenv("OMP_NUM_THREADS") == NULL) {
+        size_t cores = (size_t)omp_get_max_threads() / sharing;
+        threads = work < GRAIN * (double)cores ? 1 + (size_t)(work / GRAIN) : cores;
+        if (threads == 0) threads = 1;
+    }
+    use_threads(threads);
+}
+
 /* Bytes of this thread's stack; as many as can be, if the system does not say. */
 static size_t stack_size(void)
 {

@@ -8,11 +8,14 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static bool own_end;
+static bool own_end, begun;
+static void (*last_words)(int, bool);
+static char last[1024];
 
 void leave(int status)
 {
     own_end = true;
+    if (last_words) last_words(status, true);
     exit(status);
 }
 
@@ -24,22 +27,42 @@ bool leaves_by_itself(void)
 /* Without memory the libraries' own handlers cannot be trusted to come to an end. */
 void leave_without_memory(void)
 {
+    if (last_words) last_words(STATUS_BAD, false);
     _exit(STATUS_BAD);
 }
 
 int fail(const char *format, ...)
 {
-    char line[1024];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(line, sizeof line, format, arguments);
+    vsnprintf(last, sizeof last, format, arguments);
     va_end(arguments);
     progress_clear();
     fflush(stdout); /* so that the last line of a log of both streams is the failure */
     fputs("etref: ", stderr);
-    print_clean(stderr, line);
+    print_clean(stderr, last);
     fputc('\n', stderr);
     return STATUS_BAD;
+}
+
+void set_last_words(void (*print)(int status, bool memory))
+{
+    last_words = print;
+}
+
+void result_begins(void)
+{
+    begun = true;
+}
+
+bool result_has_begun(void)
+{
+    return begun;
+}
+
+const char *last_failure(void)
+{
+    return last;
 }
 
 int fail_status(et_status status, const et_error *error)

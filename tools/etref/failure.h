@@ -15,6 +15,16 @@ bool leaves_by_itself(void); /* is that under way? */
  * libraries, which may not come to an end then. */
 noreturn void leave_without_memory(void);
 
+/* What both do first, with the status, and whether memory is to be had; failure_report.h has use for it. */
+void set_last_words(void (*print)(int status, bool memory));
+
+/* A result is printed from here on: nothing can take its place. */
+void result_begins(void);
+bool result_has_begun(void);
+
+/* The text of the last `fail`; "" before there was one. */
+const char *last_failure(void);
+
 /* Prints "etref: ..." as one line on standard error, without control characters (a hostile file's
  * names go through here), and returns STATUS_BAD. */
 int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));

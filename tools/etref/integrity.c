@@ -6,11 +6,15 @@
  */
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
+#include "tools/etref/ending.h"
 #include "ref/report/describe.h"
 #include "tools/etref/junit.h"
+#include "tools/etref/idle.h"
 #include "tools/etref/memory.h"
+#include "tools/etref/standard_input.h"
 #include "tools/etref/terminal.h"
 #include "tools/etref/verify.h"
+#include "tools/etref/work.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -121,6 +125,7 @@ static et_status compute(integrity *v, const verify_options *o, et_error *error)
 {
     et_status status = et_bundle_open(&v->file, &v->step, o->golden, memory_limit(), error);
     if (status != ET_OK) return status;
+    use_threads_for(o->threads, case_work(&v->step.c));
     status = refuse_emulated(&v->file, error);
     if (status == ET_OK) status = check_precision(&v->file, error);
     if (status == ET_OK)
@@ -162,13 +167,14 @@ static void add_text_row(et_table *table, const integrity *v, const et_compariso
     et_table_cell(table, "%s", place);
 }
 
-static void report_table(const integrity *v, const char *line)
+static void report_table(const integrity *v)
 {
-    char sentence[512];
+    char sentence[512], idle[256];
     et_table table;
     et_describe_case(sentence, sizeof sentence, &v->step.c);
     printf("%s\n", v->step.c.name);
     print_wrapped(2, sentence);
+    if (describe_idle(idle, sizeof idle, &v->step)) print_wrapped(2, idle);
     putchar('\n');
     et_table_begin(&table, "lrrrrll");
     static const char *const heads[] = {"tensor",        "elements", "largest", "error",
@@ -176,8 +182,6 @@ static void report_table(const integrity *v, const char *line)
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) et_table_cell(&table, "%s", heads[i]);
     for (size_t i = 0; i < v->count; i++) add_text_row(&table, v, &v->tensors[i]);
     table_print(&table);
-    putchar('\n');
-    print_clean(stdout, line);
     putchar('\n');
 }
 
@@ -205,10 +209,13 @@ static json_t *tensor_json(const integrity *v, const et_comparison *t)
     return row;
 }
 
-static void report_json_object(const integrity *v, const char *line)
+static void report_json_object(const integrity *v, const verify_options *o, const char *line)
 {
     const char *producer = et_tensor_file_metadata(&v->file, "producer");
     json_t *report = json_object(), *rows = json_array();
+    char idle[256];
+    json_object_set_new(report, "schema", json_string("etref-integrity-1"));
+    json_object_set_new(report, "name", o->name ? et_json_clean(o->name) : json_null());
     json_object_set_new(report, "file", et_json_clean(v->path));
     json_object_set_new(report, "case", et_json_clean(v->step.c.name));
     json_object_set_new(report, "producer", et_json_clean(producer ? producer : ""));
@@ -217,17 +224,19 @@ static void report_json_object(const integrity *v, const char *line)
                                     : v->failed   ? "fail"
                                                   : "pass"));
     json_object_set_new(report, "message", et_json_clean(line));
+    json_object_set_new(report, "idle", describe_idle(idle, sizeof idle, &v->step) ? json_string(idle) : json_null());
     for (size_t i = 0; i < v->count; i++)
         json_array_append_new(rows, tensor_json(v, &v->tensors[i]));
     json_object_set_new(report, "tensors", rows);
     json_print(report);
 }
 
-static void report_junit_rows(const integrity *v, const char *line)
+static void report_junit_rows(const integrity *v, const verify_options *o, const char *line)
 {
     junit rows = {0};
-    char failure[512], suite[96];
-    snprintf(suite, sizeof suite, "etref.integrity.%s", v->step.c.name);
+    char failure[512], suite[320];
+    name_suite(suite, sizeof suite, o, "integrity", v->step.c.name);
+    result_begins();
     for (size_t i = 0; i < v->count; i++) {
         const et_comparison *t = &v->tensors[i];
         describe_failure(failure, sizeof failure, v, t);
@@ -242,28 +251,26 @@ static int report(const integrity *v, const verify_options *o)
     char line[1024];
     verdict_line(line, sizeof line, v);
     if (o->format == FORMAT_JSON) {
-        report_json_object(v, line);
+        report_json_object(v, o, line);
     } else if (o->format == FORMAT_JUNIT) {
-        report_junit_rows(v, line);
-    } else if (o->quiet) {
-        print_clean(stdout, line);
-        putchar('\n');
+        report_junit_rows(v, o, line);
     } else {
-        report_table(v, line);
+        if (!o->quiet) report_table(v);
+        print_last_line(o, line);
     }
     if (v->count == 0) return STATUS_INCONCLUSIVE;
     if (v->failed == 0) return STATUS_PASS;
-    if (o->format != FORMAT_TEXT) fail("%s", line); /* in text the last line has said it */
+    if (o->format != FORMAT_TEXT) log_last_line(o, line);
     return STATUS_MISMATCH;
 }
 
 int verify_integrity(const verify_options *o)
 {
     et_error error = {0};
-    integrity v = {.path = o->golden};
+    integrity v = {.path = shown_name(o->golden)};
     et_status status = compute(&v, o, &error);
-    int result =
-        status == ET_OK ? report(&v, o) : report_no_verdict(o, "etref.integrity", status, &error);
+    name_standard_input(error.text, sizeof error.text);
+    int result = status == ET_OK ? report(&v, o) : fail_status(status, &error);
     integrity_free(&v);
     return result;
 }

@@ -7,11 +7,14 @@
 #include "etref/etref.h"
 #include "ref/report/describe.h"
 #include "tools/etref/commands.h"
-#include "tools/etref/junit.h"
+#include "tools/etref/ending.h"
+#include "tools/etref/idle.h"
 #include "tools/etref/memory.h"
 #include "tools/etref/profiles.h"
+#include "tools/etref/standard_input.h"
 #include "tools/etref/terminal.h"
 #include "tools/etref/verify.h"
+#include "tools/etref/work.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,25 +105,28 @@ static bool names_something(const char *word, const word_list *names)
     return false;
 }
 
+/* What is wrong with one word of --require: appended. */
+static void describe_required(char *out, size_t room, const char *word, const word_list *names)
+{
+    const char *near = nearest_word(word, names->at);
+    if (near && !names_something(near, names)) near = NULL; /* "loss.*" of a case without losses */
+    bool bundle = et_tensor_doc_find(word) != NULL;
+    et_append(out, room, "%s--require %s: %s", out[0] ? "; " : "", word,
+              bundle ? "the case computes no such tensor"
+                     : "no such tensor; names like fwd.y and prefixes like bwd.* belong here");
+    if (near) et_append(out, room, "; did you mean %s?", near);
+}
+
 static et_status check_required(const word_list *required, const judgement *j, et_error *error)
 {
     word_list names = {0};
-    et_status status = ET_OK;
+    char wrong[600] = "";
     list_outputs(&names, &j->golden);
-    for (size_t i = 0; i < required->count && status == ET_OK; i++) {
-        const char *word = required->at[i], *near = nearest_word(word, names.at);
-        if (names_something(word, &names)) continue;
-        if (near && !names_something(near, &names))
-            near = NULL; /* "loss.*" of a case without losses */
-        bool bundle = et_tensor_doc_find(word) != NULL;
-        status =
-            et_fail(error, ET_EINVAL, "--require %s: %s%s%s%s", word,
-                    bundle ? "the case computes no such tensor"
-                           : "no such tensor; names like fwd.y and prefixes like bwd.* belong here",
-                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
-    }
+    for (size_t i = 0; i < required->count; i++)
+        if (!names_something(required->at[i], &names))
+            describe_required(wrong, sizeof wrong, required->at[i], &names);
     word_list_free(&names);
-    return status;
+    return wrong[0] ? et_fail(error, ET_EINVAL, "%s", wrong) : ET_OK;
 }
 
 /* Cuts "fwd.y,bwd.*" at its commas. `text` is a copy that the words then point into. */
@@ -269,6 +275,7 @@ static et_status compute(judgement *j, et_error *error)
     et_engine engine = o->engine < 0 ? ET_BLAS : (et_engine)o->engine;
     et_status status = open_golden(j, error);
     if (status != ET_OK) return status;
+    use_threads_for(o->threads, case_work(&j->golden.c));
     status = et_tensor_file_open(&j->candidate_file, o->candidate, error);
     if (status == ET_OK) {
         j->same_file = same_file(&j->golden_file, &j->candidate_file);
@@ -305,30 +312,46 @@ static bool is_plain_word(const char *word)
 }
 
 /* A word as a shell wants it: in single quotes, where it is not plain. */
-static void append_word(char *out, size_t room, const char *word)
+static void append_word(et_page *out, const char *word)
 {
     if (is_plain_word(word)) {
-        et_append(out, room, " %s", word);
+        et_page_add(out, " %s", word);
         return;
     }
-    et_append(out, room, " '");
+    et_page_add(out, " '");
     for (; *word; word++)
         if (*word == '\'')
-            et_append(out, room, "'\\''");
+            et_page_add(out, "'\\''");
         else
-            et_append(out, room, "%c", *word);
-    et_append(out, room, "'");
+            et_page_add(out, "%c", *word);
+    et_page_add(out, "'");
 }
 
-/* The command line that gives this verdict again, the default profile written out (right behind the
- * command: later there may be a "--"). */
-static void describe_command(char *out, size_t room, const judgement *j)
+static void append_option(et_page *out, const char *name, const char *value)
+{
+    if (value == NULL) return;
+    et_page_add(out, " %s", name);
+    append_word(out, value);
+}
+
+/* The command line that gives this verdict again, the default profile written out. What says how it is reported, and
+ * which others are judged beside it, is left out. */
+static void describe_command(et_page *out, const judgement *j)
 {
     const verify_options *o = j->options;
-    snprintf(out, room, "etref");
-    append_word(out, room, o->argv[0]);
-    if (o->profile == NULL) et_append(out, room, " --profile %s", j->verdict.profile.name);
-    for (int i = 1; i < o->argc; i++) append_word(out, room, o->argv[i]);
+    const char *golden = open_name(o->golden), *candidate = open_name(o->candidate);
+    bool like_options = (golden[0] == '-' && golden[1]) || (candidate[0] == '-' && candidate[1]);
+    et_page_add(out, "etref verify");
+    append_option(out, "--profile", o->profile ? o->profile : j->verdict.profile.name);
+    for (size_t i = 0; i < o->require.count; i++) append_option(out, "--require", o->require.at[i]);
+    for (size_t i = 0; i < o->aliases.count; i++) append_option(out, "--alias", o->aliases.at[i]);
+    if (o->ties == 1) append_option(out, "--ties", "any");
+    if (o->engine == ET_PLAIN) append_option(out, "--engine", "plain");
+    if (o->no_explain) et_page_add(out, " --no-explain");
+    if (o->explain_asked) et_page_add(out, " --explain-limit %zu", o->explain_limit);
+    if (like_options) et_page_add(out, " --");
+    append_word(out, golden);
+    append_word(out, candidate);
 }
 
 static et_status print_report(const et_report *r, int format, et_error *error)
@@ -337,6 +360,7 @@ static et_status print_report(const et_report *r, int format, et_error *error)
     et_status status =
         format == FORMAT_JSON ? et_report_json(&text, r, error) : et_report_text(&text, r, error);
     if (status != ET_OK) return status;
+    result_begins();
     fputs(text, stdout);
     if (format == FORMAT_JSON) putchar('\n');
     free(text);
@@ -346,27 +370,37 @@ static et_status print_report(const et_report *r, int format, et_error *error)
 static et_status print_verdict(const judgement *j, et_error *error)
 {
     const verify_options *o = j->options;
-    char command[4096], suite[160];
-    describe_command(command, sizeof command, j);
-    snprintf(suite, sizeof suite, "etref.%s.%s", j->golden.c.name, j->verdict.profile.name);
+    char suite[320], idle[256];
+    et_page again = {0};
+    describe_command(&again, j);
+    char *command = et_page_take(&again);
+    if (command == NULL) return et_fail(error, ET_ENOMEM, "the report: no memory");
+    et_status status = ET_OK;
+    name_suite(suite, sizeof suite, o, j->golden.c.name, j->verdict.profile.name);
     const et_report r = {.golden = &j->golden,
                          .candidate = j->candidate.tensors,
                          .count = j->candidate.count,
                          .verdict = &j->verdict,
                          .routing = &j->routing,
-                         .golden_name = o->golden,
-                         .candidate_name = o->candidate,
+                         .name = o->name,
+                         .golden_name = shown_name(o->golden),
+                         .candidate_name = shown_name(o->candidate),
                          .command = command,
+                         .idle = describe_idle(idle, sizeof idle, &j->golden) ? idle : NULL,
+                         .width = terminal_width(),
                          .explained = !o->no_explain,
                          .all = o->all,
                          .same_file = j->same_file,
                          .inputs = j->candidate.inputs,
                          .ignored = j->candidate.ignored};
-    if (o->format == FORMAT_JUNIT)
+    if (o->format == FORMAT_JUNIT) {
+        result_begins();
         print_junit_report(&r, suite);
-    else if (!o->quiet)
-        return print_report(&r, o->format, error);
-    return ET_OK;
+    } else if (!o->quiet) {
+        status = print_report(&r, o->format, error);
+    }
+    free(command);
+    return status;
 }
 
 static int report(const judgement *j)
@@ -377,24 +411,11 @@ static int report(const judgement *j)
     et_error error = {0};
     et_status status = print_verdict(j, &error);
     if (status != ET_OK) return fail_status(status, &error);
-    if (j->options->format == FORMAT_TEXT) {
-        print_clean(stdout, j->verdict.line);
-        putchar('\n');
-    } else if (j->verdict.outcome != ET_PASS) {
-        fail("%s", j->verdict.line); /* so that a log of errors alone holds the verdict */
-    }
+    if (j->options->format == FORMAT_TEXT)
+        print_last_line(j->options, j->verdict.line);
+    else if (j->verdict.outcome != ET_PASS)
+        log_last_line(j->options, j->verdict.line);
     return statuses[j->verdict.outcome];
-}
-
-int report_no_verdict(const verify_options *o, const char *suite, et_status status,
-                      const et_error *error)
-{
-    junit rows = {0};
-    if (o->format == FORMAT_JUNIT) {
-        junit_add(&rows, "verdict", JUNIT_ERROR, error->text, NULL);
-        junit_print(&rows, suite);
-    }
-    return fail_status(status, error);
 }
 
 int verify_candidate(const verify_options *o)
@@ -402,8 +423,8 @@ int verify_candidate(const verify_options *o)
     et_error error = {0};
     judgement j = {.options = o, .golden_file.descriptor = -1, .candidate_file.descriptor = -1};
     et_status status = compute(&j, &error);
-    int result =
-        status == ET_OK ? report(&j) : report_no_verdict(o, "etref.verify", status, &error);
+    name_standard_input(error.text, sizeof error.text);
+    int result = status == ET_OK ? report(&j) : fail_status(status, &error);
     judgement_free(&j);
     return result;
 }

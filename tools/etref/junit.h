@@ -1,4 +1,8 @@
-/* junit.h: results as the XML that CI systems show: one suite, one case for each thing tested. */
+/* junit.h: results as the XML that CI systems show: one suite, one case for each thing tested.
+ *
+ * data/schema/junit.xsd says which elements and attributes there are: those that Jenkins' schema junit-10 has, and that
+ * the readers of GitHub's actions and of GitLab know, too.
+ */
 #ifndef ETREF_TOOL_JUNIT_H
 #define ETREF_TOOL_JUNIT_H
 
@@ -28,7 +32,25 @@ typedef struct junit {
 void junit_add(junit *j, const char *name, junit_result result, const char *message,
                const char *detail);
 
-/* Prints the suite to standard output, and frees. */
+/* Prints the suite to standard output, and frees. It took the seconds since `junit_start`. */
 void junit_print(junit *j, const char *suite);
+void junit_start(void);
+
+/* One error, by fixed words. */
+void junit_print_without_memory(void);
+
+/* ---- several suites in one report ---- */
+
+typedef struct junit_sum {
+    size_t tests, failures, errors;
+    double seconds;
+} junit_sum;
+
+/* From here on junit_print prints suites alone, and adds to *sum. */
+void junit_print_parts(junit_sum *sum);
+
+/* What stands before the suites of such a report, and behind them. */
+void junit_print_head(const junit_sum *sum);
+void junit_print_foot(void);
 
 #endif

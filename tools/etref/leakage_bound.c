@@ -92,7 +92,7 @@ static void print_one(const et_leakage_setup *s, const et_leakage_bounds *b)
 {
     et_table table;
     printf("what expert choice may tell its decisions about later tokens, in bits:\n"
-           "N = %zu tokens, n = %zu experts, G = %zu, E = n/G = %.6g, L = %zu layers, scores of "
+           "N = %zu tokens, n = %zu experts, G = %zu, E = n/G = %.6g, L = %zu layers,\nscores of "
            "b = %zu bits\n\n",
            s->tokens, s->experts, s->granularity, (double)s->experts / (double)s->granularity,
            s->layers, s->score_bits);

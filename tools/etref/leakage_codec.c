@@ -311,8 +311,8 @@ static void print_rounded(const codec_options *o, const selection *s, const roun
     et_table_free(&table);
     putchar('\n');
     if (r->carried < s->N)
-        printf("at token %zu the bracket's ends are neighbours in %s: its midpoint rounds to one "
-               "of them,\nand from there on it may no longer tell decisions apart\n",
+        printf("at token %zu the bracket's ends are neighbours in %s: its midpoint rounds\nto one "
+               "of them, and from there on it may no longer tell decisions apart\n",
                r->carried, type_names[o->precision]);
     printf("expert choice on these scores: %s (%zu decisions differ)\n"
            "the decoder from this cutoff:  %s (%zu decisions differ)\n",

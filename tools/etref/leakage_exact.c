@@ -107,7 +107,7 @@ static void print_answer(const et_leakage_case *c, const exact_answer *a)
     printf("%s: N = %zu tokens, k = %zu, M = %llu levels", words[c->rule], c->tokens, c->select,
            (unsigned long long)c->levels);
     if (c->rule == ET_LEAKAGE_ET_CAPACITY)
-        printf(", C = %.6g, %llu levels pass", c->capacity, (unsigned long long)c->passing);
+        printf(",\nC = %.6g, %llu levels pass", c->capacity, (unsigned long long)c->passing);
     puts("\n");
     et_table_begin(&table, "lrrl");
     const struct {
@@ -311,8 +311,8 @@ static void print_counterexample(const sequences *all, const size_t *found, size
                                  const et_leakage_case *c, size_t b)
 {
     size_t N = all->N;
-    printf("exact top-k, ties to the lower index, can leak more than the b bits of its cutoff:\n"
-           "N = %zu tokens, k = %zu, scores of b = %zu bit%s: %zu labels, %.10g bits\n\n",
+    printf("exact top-k, ties to the lower index, can leak more than the b bits of its\n"
+           "cutoff: N = %zu tokens, k = %zu, scores of b = %zu bit%s: %zu labels, %.10g bits\n\n",
            c->tokens, c->select, b, b == 1 ? "" : "s", count, et_leakage_bits(count));
     puts("  scores -> taken");
     for (size_t i = 0; i < count; i++) {
@@ -323,9 +323,9 @@ static void print_counterexample(const sequences *all, const size_t *found, size
         putchar('\n');
     }
     puts(
-        "\nAny two of these agree in all scores up to a decision in which they differ, so that no\n"
-        "two can share a label. No case with fewer tokens, or with as many and a smaller k or b,\n"
-        "needs more than 2^b labels.");
+        "\nAny two of these agree in all scores up to a decision in which they differ, so\n"
+        "that no two can share a label. No case with fewer tokens, or with as many and a\n"
+        "smaller k or b, needs more than 2^b labels.");
 }
 
 static et_status show_counterexample(const et_leakage_case *c, size_t b, int format,

@@ -6,10 +6,12 @@
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
+#include "tools/etref/failure_report.h"
 #include "tools/etref/help.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
 #include "tools/etref/kernels.h"
+#include "tools/etref/terminal.h"
 
 #include <cblas.h>
 #include <errno.h>
@@ -26,9 +28,10 @@ const subcommand commands[] = {
     {"generate", "compute golden bundles from cases", cmd_generate, help_generate},
     {"verify", "judge a kernel's output, or a bundle against its recomputation", cmd_verify,
      help_verify},
+    {"check", "recompute every stored value of a bundle, and compare", cmd_check, help_check},
     {"show", "look into a bundle: case, routing, tensors, values", cmd_show, help_show},
     {"list", "name the built-in suites, cases, fields, tensors, profiles", cmd_list, help_list},
-    {"leakage", "how much of the future a routing tells: bounds, exact values, codec, audit",
+    {"leakage", "how much of the future a routing tells: bounds, codec, audit",
      cmd_leakage, help_leakage},
     {"bench", "time the layer's phases on this machine", cmd_bench, help_bench},
     {"train", "train a small language model on the bytes of a file", cmd_train, help_train},
@@ -50,7 +53,7 @@ static int fail_unknown_word(const char *what, const char *word)
     word_list names = {0};
     for (const subcommand *c = commands; c->name; c++) word_list_add(&names, c->name);
     word_list_add(&names, what[0] == 'o' ? "--help" : "help");
-    if (what[0] == 'o') word_list_add(&names, "--version");
+    word_list_add(&names, what[0] == 'o' ? "--version" : "version");
     word_list_add(&names, NULL);
     int status = fail_unknown(what, word, names.at, "");
     word_list_free(&names);
@@ -61,17 +64,17 @@ static void print_usage(FILE *out)
 {
     fputs(
         "usage: etref COMMAND [OPTION]... [WORD]...\n\n"
-        "The reference for Mixture-of-Experts layers: dense, token choice, expert choice, expert\n"
-        "threshold; forward, backward and state.\n\n",
+        "The reference for Mixture-of-Experts layers: dense, token choice, expert choice,\n"
+        "expert threshold; forward, backward and state.\n\n",
         out);
     for (const subcommand *c = commands; c->name; c++)
         fprintf(out, "  %-9s %s\n", c->name, c->summary);
     fputs(
         "\n  etref help COMMAND    options and examples of a command\n"
-        "  etref --version       version, precision, matrix library and its kernels\n\n"
-        "Exit status: 0 pass; 1 mismatch; 2 bad usage, unreadable input, no memory or threads to be\n"
-        "had; 3 inconclusive; 128 + the number of a signal. Results go to standard output, errors to\n"
-        "standard error.\n",
+        "  etref version         version, precision, matrix library and its kernels\n\n"
+        "Exit status: 0 pass; 1 mismatch; 2 bad usage, unreadable input, no memory or\n"
+        "threads to be had; 3 inconclusive; 128 + the number of a signal. Results go to\n"
+        "standard output, errors to standard error.\n",
         out);
 }
 
@@ -91,8 +94,11 @@ static int print_help(int argc, char **argv)
 
 static int print_version(void)
 {
-    printf("etref %s\nprecision %s\nmatrices %s\nkernels %s\n", ETREF_VERSION, ET_REAL_NAME,
-           openblas_get_config(), kernels_in_use());
+    printf("etref %s\nprecision %s\n", ETREF_VERSION, ET_REAL_NAME);
+    char matrices[300];
+    snprintf(matrices, sizeof matrices, "matrices %s", openblas_get_config());
+    print_wrapped(0, matrices);
+    printf("kernels %s\n", kernels_in_use());
     note_slow_kernels();
     return STATUS_PASS;
 }
@@ -108,7 +114,12 @@ static int run_command(int argc, char **argv)
 {
     const subcommand *c = command_find(argv[0]);
     if (c == NULL) return fail_unknown_word(argv[0][0] == '-' ? "option" : "command", argv[0]);
-    if (!asks_for_help(argc, argv)) return c->run(argc, argv);
+    if (!asks_for_help(argc, argv)) {
+        static char suite[32];
+        snprintf(suite, sizeof suite, "etref.%s", c->name);
+        failure_report_expect(argc, argv, suite, NULL);
+        return c->run(argc, argv);
+    }
     fputs(c->help, stdout);
     return STATUS_PASS;
 }
@@ -121,7 +132,7 @@ static int dispatch(int argc, char **argv)
     }
     if (strcmp(argv[1], "help") == 0) return print_help(argc - 1, argv + 1);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return print_help(1, argv);
-    if (strcmp(argv[1], "--version") == 0) return print_version();
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) return print_version();
     return run_command(argc - 1, argv + 1);
 }
 

@@ -79,13 +79,20 @@ size_t memory_limit_of_groups(const char *groups, const char *mount)
     return least;
 }
 
+static size_t sharing = 1; /* so many processes like this one */
+
+void memory_share(size_t processes)
+{
+    sharing = processes;
+}
+
 size_t memory_limit(void)
 {
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
     size_t machine = pages > 0 && size > 0 ? (size_t)pages * (size_t)size : 0;
     size_t groups = memory_limit_of_groups("/proc/self/cgroup", "/sys/fs/cgroup");
     size_t least = machine == 0 || groups < machine ? groups : machine;
-    return least == SIZE_MAX ? 0 : least / 4 * 3;
+    return least == SIZE_MAX ? 0 : least / 4 * 3 / sharing;
 }
 
 size_t memory_left(size_t used)

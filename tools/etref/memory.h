@@ -8,6 +8,9 @@
  * group of this process sets (a container's). 0 where neither is known: no limit. */
 size_t memory_limit(void);
 
+/* From here on the limit is of one process of so many. */
+void memory_share(size_t processes);
+
 /* What is left of it beside `used` bytes, at least 1; 0 where there is no limit. */
 size_t memory_left(size_t used);
 

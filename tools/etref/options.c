@@ -140,9 +140,16 @@ static bool option_store(const option *o, const char *word)
     return false;
 }
 
+/* Two that everybody types, where the command has the option. */
+static const char *long_name(const char *word)
+{
+    return strcmp(word, "-q") == 0 ? "--quiet" : strcmp(word, "-o") == 0 ? "--out" : word;
+}
+
 /* The row of "--name" or "--name=value"; `value` gets the part after '=', or NULL. */
 static const option *option_find(const option *table, const char *word, const char **value)
 {
+    word = long_name(word);
     size_t width = strcspn(word, "=");
     *value = word[width] ? word + width + 1 : NULL;
     for (; table->name; table++)

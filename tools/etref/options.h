@@ -1,7 +1,7 @@
 /* options.h: a command line read from a table.
  *
  * Each option is one row: its name, what follows it, and where the value goes. `--name value` and
- * `--name=value` mean the same; `--` ends the options; a lone `-` is a word. Options and words may
+ * `--name=value` mean the same; `-q` is --quiet and `-o` --out; `--` ends the options; a lone `-` is a word. Options and words may
  * be mixed. Of an option given twice the last counts, except that lists collect.
  */
 #ifndef ETREF_TOOL_OPTIONS_H

@@ -34,9 +34,17 @@ void print_bar(char *out, size_t width, double value, double mark, double full)
     out[width] = '\0';
 }
 
+static bool progress_hidden;
+
+void progress_hide(void)
+{
+    progress_hidden = true;
+}
+
 static bool progress_wanted(void)
 {
     static int known = -1;
+    if (progress_hidden) return false;
     if (known < 0) {
         const char *term = getenv("TERM"), *plain = getenv("NO_COLOR");
         known = isatty(STDERR_FILENO) && !(plain && *plain) && term && strcmp(term, "dumb") != 0;

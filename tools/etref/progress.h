@@ -18,5 +18,7 @@ void print_bar(char *out, size_t width, double value, double mark, double full);
 /* An et_progress: `user` is the name of what is being computed. */
 void progress_show(void *user, const char *phase, double done);
 void progress_clear(void);
+/* No more from here on. */
+void progress_hide(void);
 
 #endif

@@ -18,11 +18,12 @@
 #include <string.h>
 
 enum {
-    BAR = 50,             /* places of a bar */
+    BAR = 46,             /* places of a bar */
     MAX_LISTED = 64,      /* experts in a chart or table */
     MAX_FANOUT = 1 << 20, /* experts in a histogram: a case may claim two thousand million */
     GRID_TOKENS = 64,     /* the largest routing that is drawn */
     GRID_EXPERTS = 32,
+    GRID_SIDES = 17, /* places of a row beside its cells */
     SCORED_EXPERTS = 8,  /* up to here a cell of the grid shows its score, too */
     NUMBERED_TOKENS = 16 /* up to here the second view names its tokens */
 };
@@ -83,15 +84,15 @@ static et_status print_capacity(const shown *s, et_error *error)
     if (status == ET_OK)
         status = read_shaped(&below, &s->file, "metric.underflow_rate", 1, 0, error);
     if (status == ET_OK) {
-        printf("  capacity %g: %zu to %zu tokens%s", c->capacity_factor, bounds.lower, bounds.upper,
-               c->micro_batches > 1 ? " of a micro-batch" : "");
+        char line[256];
+        snprintf(line, sizeof line, "capacity %g: %zu to %zu tokens%s", c->capacity_factor, bounds.lower, bounds.upper,
+                 c->micro_batches > 1 ? " of a micro-batch" : "");
         if (above && below && above[0] == 0 && below[0] == 0)
-            puts("; it clamps no expert");
+            et_append(line, sizeof line, "; it clamps no expert");
         else if (above && below)
-            printf("; %.3g %% of the experts are cut, %.3g %% padded\n", 100 * above[0],
-                   100 * below[0]);
-        else
-            putchar('\n');
+            et_append(line, sizeof line, "; %.3g %% of the experts are cut, %.3g %% padded", 100 * above[0],
+                      100 * below[0]);
+        print_wrapped(2, line);
     }
     free(above);
     free(below);
@@ -274,7 +275,7 @@ static char cell_mark(const picture *p, size_t t, size_t e)
 
 static bool shows_scores(const picture *p)
 {
-    return p->logits != NULL && p->n <= SCORED_EXPERTS;
+    return p->logits != NULL && p->n <= SCORED_EXPERTS && GRID_SIDES + 12 * p->n <= terminal_width();
 }
 
 static void print_grid_vector(const picture *p, const char *label, const double *values)
@@ -313,8 +314,12 @@ static void print_grid_row(const picture *p, size_t t)
 
 static void print_grid(const picture *p)
 {
-    puts("\nwho goes where: # taken, . not, p taken below the threshold, x dropped above it; | "
-         "fanout");
+    if (GRID_SIDES + 3 * p->n > terminal_width()) {
+        printf("\nwho goes where: drawn in %zu columns and more (COLUMNS)\n", GRID_SIDES + 3 * p->n);
+        return;
+    }
+    putchar('\n');
+    print_wrapped(0, "who goes where: # taken, . not, p taken below the threshold, x dropped above it; | fanout");
     printf("  %-10s", "expert");
     for (size_t e = 0; e < p->n; e++) printf(shows_scores(p) ? " %9zu  " : " %2zu", e);
     putchar('\n');
@@ -362,14 +367,23 @@ static void print_ranks(const picture *p)
 {
     bool line = has_line(p);
     const char *which = et_case_routes_by_threshold(p->c) ? "threshold" : "cutoff";
-    printf("\neach expert's tokens by falling score%s%s%s%s\n",
-           p->N <= NUMBERED_TOKENS ? "; [t] is taken" : "", line ? "; | is the " : "",
-           line ? which : "", p->P < p->N ? "; pools side by side" : "");
+    char title[160];
+    snprintf(title, sizeof title, "each expert's tokens by falling score%s%s%s%s",
+             p->N <= NUMBERED_TOKENS ? "; [t] is taken" : "", line ? "; | is the " : "", line ? which : "",
+             p->P < p->N ? "; pools side by side" : "");
+    putchar('\n');
+    print_wrapped(0, title);
+    enum { LABEL = 13 };
+    size_t place = p->N <= NUMBERED_TOKENS ? 4 : 1, width = 3 + place * p->P;
     for (size_t e = 0; e < p->n; e++) {
+        size_t used = LABEL;
         printf("  expert %-4zu", e);
         for (size_t first = 0; first < p->N; first += p->P) {
+            bool fits = first == 0 || used + width <= terminal_width();
+            if (!fits) printf("\n%*s", LABEL, "");
             fputs("  ", stdout);
             print_ranked(p, first, e);
+            used = (fits ? used : LABEL) + width;
         }
         putchar('\n');
     }

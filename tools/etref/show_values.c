@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 1 << 15, PER_LINE = 8 };
+enum { PIECE = 1 << 15, PLACE = 13, PLACES = 14 }; /* of a value, and before them */
 
 et_status visit_values(const et_tensor_file *file, const et_tensor_info *tensor, size_t count,
                        visitor *visit, void *user, et_error *error)
@@ -104,6 +104,7 @@ typedef struct value_printer {
     const et_tensor_info *tensor;
     size_t row;   /* elements of the last dimension: no line goes beyond */
     int decimals; /* -1: %.6g */
+    size_t line;  /* values of a line at most */
 } value_printer;
 
 /* Each line begins with the index of its first element. */
@@ -112,7 +113,7 @@ static void print_values(void *user, const double *values, size_t first, size_t 
     const value_printer *p = user;
     for (size_t i = 0; i < count; i++) {
         size_t index = first + i;
-        if (index % p->row % PER_LINE == 0) {
+        if (index % p->row % p->line == 0) {
             char place[192];
             et_describe_place(place, sizeof place, p->tensor, index);
             printf("%s  %-12s", index ? "\n" : "", place);
@@ -138,8 +139,10 @@ static void print_heading(const et_tensor_info *tensor)
     print_clean(stdout, tensor->name);
     printf("  %s %s", et_dtype_name(tensor->dtype), shape);
     bool noise = strncmp(tensor->name, ET_NOISE_PREFIX, strlen(ET_NOISE_PREFIX)) == 0;
-    if (doc) printf("  %s%s", noise ? "expected deviation of " : "", doc->meaning);
     putchar('\n');
+    char meaning[400];
+    snprintf(meaning, sizeof meaning, "%s%s", noise ? "expected deviation of " : "", doc ? doc->meaning : "");
+    print_wrapped(2, meaning);
 }
 
 et_status show_values_text(const shown *s, const et_tensor_info *tensor, size_t limit,
@@ -147,7 +150,8 @@ et_status show_values_text(const shown *s, const et_tensor_info *tensor, size_t 
 {
     size_t count = shown_count(tensor, limit);
     bool real = et_dtype_significand(tensor->dtype) > 0;
-    value_printer p = {tensor, tensor->rank ? tensor->shape[tensor->rank - 1] : 1, real ? -1 : 0};
+    value_printer p = {tensor, tensor->rank ? tensor->shape[tensor->rank - 1] : 1, real ? -1 : 0,
+                       (terminal_width() - PLACES) / PLACE};
     print_heading(tensor);
     et_status status = visit_values(&s->file, tensor, count, print_values, &p, error);
     if (count > 0) putchar('\n');

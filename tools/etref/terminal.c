@@ -1,9 +1,12 @@
 /* terminal.c: tables, sizes, JSON. See terminal.h. */
 #include "tools/etref/terminal.h"
 #include "tools/etref/failure.h"
+#include "tools/etref/options.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 static void print_text(et_page *t)
 {
@@ -16,16 +19,27 @@ static void print_text(et_page *t)
     free(text);
 }
 
+size_t terminal_width(void)
+{
+    enum { USUAL = 80, LEAST = 40, MOST = 1000 };
+    struct winsize size;
+    const char *asked = getenv("COLUMNS");
+    size_t columns = asked ? parse_count(asked) : 0;
+    if (columns == 0 && isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0) columns = size.ws_col;
+    if (columns == 0) return USUAL;
+    return columns < LEAST ? LEAST : columns > MOST ? MOST : columns;
+}
+
 void print_wrapped(size_t margin, const char *text)
 {
-    et_page t = {0};
+    et_page t = {.width = terminal_width()};
     et_page_wrap(&t, margin, text);
     print_text(&t);
 }
 
 void table_print(et_table *t)
 {
-    et_page text = {0};
+    et_page text = {.width = terminal_width()};
     et_table_print(t, &text);
     print_text(&text);
 }
@@ -61,6 +75,7 @@ static char *json_text(json_t *value)
 void json_print(json_t *value)
 {
     char *text = json_text(value);
+    result_begins();
     puts(text);
     free(text);
 }
@@ -68,6 +83,7 @@ void json_print(json_t *value)
 void json_print_open(json_t *object)
 {
     char *text = json_text(object);
+    result_begins();
     text[strlen(text) - 2] = '\0'; /* the closing brace and the end of line before it */
     fputs(text, stdout);
     free(text);

@@ -12,7 +12,10 @@
 #include <stddef.h>
 #include <stdio.h>
 
-/* Words on lines of at most 96 places, each line behind a margin. */
+/* Places on a line: COLUMNS (at least 40), else as many as the terminal has, else 80. */
+size_t terminal_width(void);
+
+/* Words on such lines, each behind a margin. */
 void print_wrapped(size_t margin, const char *text);
 
 void table_print(et_table *t); /* prints and frees */

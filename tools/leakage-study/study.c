@@ -5,6 +5,7 @@
  */
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
+#include "tools/etref/folder.h"
 #include "tools/etref/leakage.h"
 #include "tools/leakage-study/study.h"
 #include "tools/etref/terminal.h"
@@ -315,8 +316,8 @@ static void print_start(const study *s)
                                : et_table_cell(&table, "never");
         }
     }
-    printf("\nthe moving average (decay %g) from step 0: the step from which on ET's load stays "
-           "within a tenth of k\n(warm-up: EC for %d steps)\n\n",
+    printf("\nthe moving average (decay %g) from step 0: the step from which on\nET's load stays "
+           "within a tenth of k (warm-up: EC for %d steps)\n\n",
            STUDY_DECAY, WARM_UP);
     table_print(&table);
 }
@@ -356,23 +357,10 @@ static void report_text(const study *s, const study_options *o)
 
 /* ---- the command ---- */
 
-static et_status make_folder(const char *path, et_error *error)
-{
-    struct stat facts;
-    if (mkdir(path, 0777) == 0) return ET_OK;
-    int reason = errno;
-    if (stat(path, &facts) == 0 && S_ISDIR(facts.st_mode)) {
-        if (access(path, W_OK | X_OK) == 0) return ET_OK;
-        reason = errno;
-    }
-    return et_fail(error, ET_EIO, "--out %s: %s; a folder to write to belongs here", path,
-                   strerror(reason));
-}
-
 static et_status run_streams(study *s, score_stream streams[STREAM_KINDS], const study_options *o,
                              et_error *error)
 {
-    et_status status = make_folder(o->out, error);
+    et_status status = make_folders(o->out, error);
     if (status != ET_OK) return status;
     csv_begin(&s->flips.positions, "flips-by-position.csv");
     fputs("stream,rule,batch,select,position,noise,adversary\n", s->flips.positions.out);

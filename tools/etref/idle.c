@@ -1,0 +1,31 @@
+/* idle.c: see idle.h. */
+#include "tools/etref/idle.h"
+#include "etref/routing.h"
+
+#include <stdio.h>
+
+bool describe_idle(char *out, size_t room, const et_step *s)
+{
+    const et_case *c = &s->c;
+    size_t N = et_case_micro_tokens(c), count = c->micro_batches * c->experts;
+    out[0] = '\0';
+    if (!c->has_capacity) return false;
+    if (!et_case_routes_by_threshold(c) || c->eval) {
+        snprintf(out, room, "capacity_factor %g clamps no expert: %s", c->capacity_factor,
+                 c->eval ? "evaluation has no capacity" : "a step of the warm-up routes by choice");
+        return true;
+    }
+    et_capacity bounds = et_capacity_bounds(c->target_load, c->capacity_factor, N);
+    size_t least = N, most = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t passed = (size_t)s->route.passed[i];
+        least = passed < least ? passed : least;
+        most = passed > most ? passed : most;
+    }
+    if (least < bounds.lower || most > bounds.upper) return false;
+    snprintf(out, room,
+             "capacity_factor %g clamps no expert: %zu to %zu tokens pass a threshold, and %zu to %zu may; a smaller "
+             "one clamps sooner",
+             c->capacity_factor, least, most, bounds.lower, bounds.upper);
+    return true;
+}

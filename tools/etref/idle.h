@@ -1,0 +1,12 @@
+/* idle.h: switches of a case that do nothing in its golden. */
+#ifndef ETREF_TOOL_IDLE_H
+#define ETREF_TOOL_IDLE_H
+
+#include "etref/step.h"
+#include <stdbool.h>
+
+/* A capacity that clamps nobody: a kernel that forgot it would pass by this golden. False: there is none. The step has
+ * run. */
+bool describe_idle(char *out, size_t room, const et_step *s);
+
+#endif
