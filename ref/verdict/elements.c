@@ -253,6 +253,10 @@ static void print_place(const exam *x, size_t at, char *text, size_t room)
         used = snprintf(text, room, "expert %zu, row %zu", row / t->shape[1], row % t->shape[1]);
     else if (experts)
         used = snprintf(text, room, "expert %zu", row);
+    else if (et_rows_are(shape, "ranks") && t->rank == 3)
+        used = snprintf(text, room, "rank %zu, row %zu", row / t->shape[1], row % t->shape[1]);
+    else if (et_rows_are(shape, "ranks") || et_rows_are(shape, "copies"))
+        used = snprintf(text, room, "%s %zu", et_rows_are(shape, "ranks") ? "rank" : "copy", row);
     else if (slots || et_rows_are(shape, "N"))
         used = snprintf(text, room, "token %zu", row);
     else
