@@ -34,7 +34,8 @@ START_TEST(the_example)
     const uint8_t mask[] = {1, 0, 0, 1, 1, 1, 1, 0}, in_rank[] = {1, 0, 0, 1, 1, 1, 1, 0};
     const int32_t counts[] = {1, 1, 2, 1}, sent[] = {0, 3, 1, 2, 4}, begin[] = {0, 2, 5};
     const int32_t received[] = {0, 1, 2, 3, 4}, recv_begin[] = {0, 3, 5}, rows[] = {3, 2};
-    const int32_t padded[] = {0, 1, 2, 3, 4, -1}, token[] = {0, 1, 0, 1, 0}, expert[] = {0, 0, 0, 0, 0};
+    const int32_t padded[] = {0, 1, 2, 3, 4, -1}, token[] = {0, 1, 0, 1, 0},
+                  expert[] = {0, 0, 0, 0, 0};
     const int32_t copies[] = {1, 1, 2, 1}, prefix[] = {1, 1, 3, 2}, tokens[] = {0, 2, 3, 1, 2};
     const int32_t first[] = {0, 1, 2, 3, 4, 5};
     et_assignment a;
@@ -127,7 +128,7 @@ END_TEST
 static const struct {
     size_t N, n, R;
     double p;
-} shapes[] = {{1, 1, 1, 1},   {8, 4, 2, 0.3},  {12, 6, 3, 0.5}, {16, 8, 8, 0.1},
+} shapes[] = {{1, 1, 1, 1},    {8, 4, 2, 0.3},    {12, 6, 3, 0.5},  {16, 8, 8, 0.1},
               {16, 8, 4, 0.9}, {40, 20, 5, 0.05}, {24, 24, 8, 0.2}, {64, 16, 1, 0.3}};
 
 static void random_mask(uint64_t seed, size_t v, uint8_t *mask)
@@ -223,17 +224,17 @@ START_TEST(every_table_is_checked)
 {
     enum { TABLES = 14 };
     static const char *const says[TABLES] = {
-        "send_counts[",  "send_slot[",   "send_begin[",       "recv_slot[",   "recv_begin[",
-        "recv_padded[",  "recv_rows[",   "local_token[",      "local_expert[", "tokens_per_rank[",
+        "send_counts[", "send_slot[",  "send_begin[",   "recv_slot[",         "recv_begin[",
+        "recv_padded[", "recv_rows[",  "local_token[",  "local_expert[",      "tokens_per_rank[",
         "rank_prefix[", "recv_token[", "recv_experts[", "recv_experts_begin["};
     uint8_t mask[MOST_MASK];
     et_assignment a;
     et_parallel_plan p;
     random_mask(3, 4, mask);
     plan_of(&p, &a, shapes[4].N, shapes[4].n, shapes[4].R, mask);
-    int32_t *tables[TABLES] = {p.send_counts,  p.send_slot,   p.send_begin,   p.recv_slot,
-                               p.recv_begin,   p.recv_padded, p.recv_rows,    p.local_token,
-                               p.local_expert, p.tokens_per_rank, p.rank_prefix, p.recv_token,
+    int32_t *tables[TABLES] = {p.send_counts,  p.send_slot,         p.send_begin,  p.recv_slot,
+                               p.recv_begin,   p.recv_padded,       p.recv_rows,   p.local_token,
+                               p.local_expert, p.tokens_per_rank,   p.rank_prefix, p.recv_token,
                                p.recv_experts, p.recv_experts_begin};
     for (size_t i = 0; i < TABLES; i++) {
         tables[i][1]++;
@@ -244,8 +245,7 @@ START_TEST(every_table_is_checked)
     notice(&p, &a, "token_in_rank[");
     p.token_in_rank[5] ^= 1;
     int32_t *counts = p.send_counts, turned[32 * 4];
-    for (size_t g = 0; g < 32; g++)
-        turned[g] = counts[(g % 4 * 2 + g / 4 % 2) * 4 + g / 8];
+    for (size_t g = 0; g < 32; g++) turned[g] = counts[(g % 4 * 2 + g / 4 % 2) * 4 + g / 8];
     p.send_counts = turned;
     notice(&p, &a, "send_counts is transposed");
     p.send_counts = counts;

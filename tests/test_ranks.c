@@ -225,7 +225,7 @@ static void expect_average(const et_step *s)
         double mean = 0;
         for (size_t q = 0; q < R; q++) mean += (double)s->rank.ema[q * n + i] / (double)R;
         close_to("state.ema", (double)s->state_ema[i], apart ? (double)s->rank.ema[i] : mean,
-             1 + fabs(mean));
+                 1 + fabs(mean));
         differ = differ || fabs((double)s->rank.ema[i] - mean) > 1e-3;
     }
     ck_assert(differ); /* so that one could not stand for the other */

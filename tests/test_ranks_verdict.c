@@ -117,8 +117,8 @@ START_TEST(slots_in_the_kernels_order)
         int32_t *slots = (int32_t *)(uintptr_t)own->values;
         if (et_rows_are(et_tensors[id].doc.shape, "S") && id != ET_ROUTE_TOKEN_SLOTS)
             exchange(slots, count / a->slots * bytes_per_element(own->source), 0, 1);
-        bool names = id == ET_ROUTE_TOKEN_SLOTS || id == ET_EP_SEND_SLOT ||
-                     id == ET_EP_RECV_SLOT || id == ET_EP_RECV_PADDED;
+        bool names = id == ET_ROUTE_TOKEN_SLOTS || id == ET_EP_SEND_SLOT || id == ET_EP_RECV_SLOT ||
+                     id == ET_EP_RECV_PADDED;
         for (size_t i = 0; names && i < count; i++)
             slots[i] = slots[i] == 0 ? 1 : slots[i] == 1 ? 0 : slots[i];
     }
@@ -211,8 +211,8 @@ START_TEST(mistakes_are_named)
         honest k;
         make_case(&k, suite[i].name, "bf16");
         for (size_t h = 0; (what = et_hypothesis_row(h)) != NULL; h++)
-            for (size_t variant = 0; is_of_ranks(what) && what->applies(&k.golden) &&
-                                     et_hypothesis_form(what, variant);
+            for (size_t variant = 0;
+                 is_of_ranks(what) && what->applies(&k.golden) && et_hypothesis_form(what, variant);
                  variant++)
                 caught[h][variant] |= is_caught_and_named(&k, what, variant);
         free_honest(&k);

@@ -11,7 +11,8 @@
  *          is the sum over ranks, as in.dy is the gradient of the step's one loss: a kernel that takes means over ranks
  *          begins with dy times their number.
  *
- * Left out: averages that differ between ranks before the step (in.ema is one); time.
+ * Left out: averages that differ between ranks before the step (in.ema is one), so the first step after a warm-up whose
+ * averages were kept apart; tensor parallelism; time.
  */
 #include "ref/oracle/step_ranks.h"
 #include "ref/base/memory.h"

@@ -213,9 +213,9 @@ done:
 
 void et_parallel_plan_free(et_parallel_plan *p)
 {
-    int32_t *tables[] = {p->send_counts,  p->send_slot,   p->send_begin,      p->recv_slot,
-                         p->recv_begin,   p->recv_padded, p->recv_rows,       p->local_token,
-                         p->local_expert, p->rank_prefix, p->tokens_per_rank, p->recv_token,
+    int32_t *tables[] = {p->send_counts,  p->send_slot,         p->send_begin,      p->recv_slot,
+                         p->recv_begin,   p->recv_padded,       p->recv_rows,       p->local_token,
+                         p->local_expert, p->rank_prefix,       p->tokens_per_rank, p->recv_token,
                          p->recv_experts, p->recv_experts_begin};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) free(tables[i]);
     free(p->token_in_rank);

@@ -73,8 +73,9 @@ static et_status check_begin(const check *c, const char *name, const int32_t *be
     int32_t at = 0;
     for (size_t q = 0; q <= c->R; q++) {
         if (begin[q] != at)
-            return et_fail(c->error, ET_EINVAL, "%s[%zu] = %d, but %d rows belong to the ranks before",
-                           name, q, (int)begin[q], (int)at);
+            return et_fail(c->error, ET_EINVAL,
+                           "%s[%zu] = %d, but %d rows belong to the ranks before", name, q,
+                           (int)begin[q], (int)at);
         for (size_t slot = 0; slot < c->a->slots; slot++) at += rank(c, slot) == q;
     }
     return ET_OK;
@@ -100,19 +101,21 @@ static et_status compare_counts(const check *c, const int32_t *own)
     if (g == all) return ET_OK;
     size_t s = g / c->a->experts, j = g / c->R % c->nl, q = g % c->R;
     if (is_transposed(c, own))
-        return et_fail(c->error, ET_EINVAL,
-                       "send_counts is transposed: [s,j,q] holds the rows that rank q sends to rank s");
-    return et_fail(c->error, ET_EINVAL,
-                   "send_counts[%zu,%zu,%zu] = %d; %d slots go from rank %zu to local expert %zu of "
-                   "rank %zu",
-                   s, j, q, (int)counts[g], (int)own[g], s, j, q);
+        return et_fail(
+            c->error, ET_EINVAL,
+            "send_counts is transposed: [s,j,q] holds the rows that rank q sends to rank s");
+    return et_fail(
+        c->error, ET_EINVAL,
+        "send_counts[%zu,%zu,%zu] = %d; %d slots go from rank %zu to local expert %zu of "
+        "rank %zu",
+        s, j, q, (int)counts[g], (int)own[g], s, j, q);
 }
 
 static et_status check_counts(const check *c)
 {
     int32_t *own;
-    et_status status = et_allocate((void **)&own, c->R * c->a->experts, sizeof *own,
-                                   "parallel plan", c->error);
+    et_status status =
+        et_allocate((void **)&own, c->R * c->a->experts, sizeof *own, "parallel plan", c->error);
     if (status != ET_OK) return status;
     for (size_t slot = 0; slot < c->a->slots; slot++) own[sent_group(c, slot)]++;
     status = compare_counts(c, own);
@@ -139,10 +142,9 @@ static et_status check_padded(const check *c)
                                      c->seen[slot]++ == 0
                                : slot == -1;
             if (!fits)
-                return et_fail(c->error, ET_EINVAL, "recv_padded[%zu,%zu] = %d; %s", q, i,
-                               (int)slot,
-                               filled ? "a slot of that expert belongs there, once"
-                                      : "-1 belongs there");
+                return et_fail(
+                    c->error, ET_EINVAL, "recv_padded[%zu,%zu] = %d; %s", q, i, (int)slot,
+                    filled ? "a slot of that expert belongs there, once" : "-1 belongs there");
         }
     }
     return ET_OK;
@@ -218,10 +220,11 @@ static et_status check_copies(const check *c)
                 count += experts_there(c, t, q) > 0;
             before += count;
             if (p->tokens_per_rank && p->tokens_per_rank[s * c->R + q] != count)
-                return et_fail(c->error, ET_EINVAL,
-                               "tokens_per_rank[%zu,%zu] = %d; %d tokens of the one have experts on "
-                               "the other",
-                               s, q, (int)p->tokens_per_rank[s * c->R + q], (int)count);
+                return et_fail(
+                    c->error, ET_EINVAL,
+                    "tokens_per_rank[%zu,%zu] = %d; %d tokens of the one have experts on "
+                    "the other",
+                    s, q, (int)p->tokens_per_rank[s * c->R + q], (int)count);
             if (p->rank_prefix && p->rank_prefix[s * c->R + q] != before)
                 return et_fail(c->error, ET_EINVAL,
                                "rank_prefix[%zu,%zu] = %d; the ranks up to it send %d tokens", s, q,
@@ -236,8 +239,9 @@ static et_status check_copy(const check *c, size_t copy, size_t t, size_t q, siz
 {
     const et_parallel_plan *p = c->p;
     if (p->recv_token && (size_t)p->recv_token[copy] != t)
-        return et_fail(c->error, ET_EINVAL, "recv_token[%zu] = %d; rank %zu receives token %zu here",
-                       copy, (int)p->recv_token[copy], q, t);
+        return et_fail(c->error, ET_EINVAL,
+                       "recv_token[%zu] = %d; rank %zu receives token %zu here", copy,
+                       (int)p->recv_token[copy], q, t);
     if (p->recv_experts_begin && (size_t)p->recv_experts_begin[copy] != *listed)
         return et_fail(c->error, ET_EINVAL, "recv_experts_begin[%zu] = %d; %zu experts come before",
                        copy, (int)p->recv_experts_begin[copy], *listed);
@@ -245,9 +249,10 @@ static et_status check_copy(const check *c, size_t copy, size_t t, size_t q, siz
         size_t slot = (size_t)c->a->token_slots[i];
         if (receiver(c, slot) != q) continue;
         if (p->recv_experts && (size_t)p->recv_experts[*listed] != local_expert(c, slot))
-            return et_fail(c->error, ET_EINVAL,
-                           "recv_experts[%zu] = %d; token %zu has local expert %zu of rank %zu here",
-                           *listed, (int)p->recv_experts[*listed], t, local_expert(c, slot), q);
+            return et_fail(
+                c->error, ET_EINVAL,
+                "recv_experts[%zu] = %d; token %zu has local expert %zu of rank %zu here", *listed,
+                (int)p->recv_experts[*listed], t, local_expert(c, slot), q);
         ++*listed;
     }
     return ET_OK;
@@ -280,14 +285,13 @@ static et_status check_order(const check *c)
     return status;
 }
 
-et_status et_parallel_plan_check(const et_parallel_plan *p, const et_assignment *a,
-                                 et_error *error)
+et_status et_parallel_plan_check(const et_parallel_plan *p, const et_assignment *a, et_error *error)
 {
     et_status status = et_assignment_check(a, error);
     if (status != ET_OK) return status;
     if (p->ranks == 0 || a->tokens % p->ranks != 0 || a->experts % p->ranks != 0)
-        return et_fail(error, ET_EINVAL, "parallel plan: %zu ranks do not divide tokens and experts",
-                       p->ranks);
+        return et_fail(error, ET_EINVAL,
+                       "parallel plan: %zu ranks do not divide tokens and experts", p->ranks);
     check c = {p, a, p->ranks, a->tokens / p->ranks, a->experts / p->ranks, NULL, error};
     status = et_allocate((void **)&c.seen, a->slots, 1, "parallel plan", error);
     if (status == ET_OK && p->send_counts) status = check_counts(&c);

@@ -130,8 +130,7 @@ et_status et_order_slots(et_judgement *j, const et_assignment *a, et_ordered *ow
 static const struct {
     et_tensor_id key;
     const char *rows; /* NULL: the key's own elements */
-} orders[] = {
-    {ET_EP_SEND_SLOT, "sent"}, {ET_EP_RECV_SLOT, "received"}, {ET_EP_RECV_PADDED, NULL}};
+} orders[] = {{ET_EP_SEND_SLOT, "sent"}, {ET_EP_RECV_SLOT, "received"}, {ET_EP_RECV_PADDED, NULL}};
 
 /* Do two slots go from one rank to one expert? */
 static bool are_together(const et_step *s, int32_t a, int32_t b)

@@ -33,9 +33,9 @@ typedef struct ep_layer {
     et_moe_grads g; /* up, down [n/R,..]: of its experts */
     /* of its experts: rows received, j by j, and what the forward pass leaves of them */
     size_t received;
-    int *sends, *receives;      /* [n/R,R] rows to and from each process */
+    int *sends, *receives;       /* [n/R,R] rows to and from each process */
     et_real *x_recv, *dout_recv; /* [received,d] */
-    et_real *H, *A;             /* [received,h] */
+    et_real *H, *A;              /* [received,h] */
 } ep_layer;
 
 /* Ends all processes where something fails. */

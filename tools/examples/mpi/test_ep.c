@@ -37,7 +37,8 @@ static void note(test *t, const char *what, bool same)
 /* ---- gathering ---- */
 
 /* Parts of the same size, or, with own counts, of any; at process 0 one after the other. */
-static void *gather(const ep_layer *l, const void *own, size_t count, MPI_Datatype type, size_t size)
+static void *gather(const ep_layer *l, const void *own, size_t count, MPI_Datatype type,
+                    size_t size)
 {
     int mine = (int)count, all = 0, *counts = ep_room(2 * l->ranks, sizeof *counts);
     int *at = counts + l->ranks;
@@ -59,12 +60,13 @@ static void compare(test *t, const char *what, const et_real *own, size_t count,
 }
 
 /* Rows, of which every process has its own number: `rows` in all. */
-static void compare_rows(test *t, const char *what, const et_real *own, size_t rows, size_t all_rows,
-                         const et_real *one)
+static void compare_rows(test *t, const char *what, const et_real *own, size_t rows,
+                         size_t all_rows, const et_real *one)
 {
     size_t d = t->l->moe.d;
     et_real *all = gather(t->l, own, rows * d, MPI_DOUBLE, sizeof(et_real));
-    if (t->l->rank == 0 && one) note(t, what, memcmp(all, one, all_rows * d * sizeof(et_real)) == 0);
+    if (t->l->rank == 0 && one)
+        note(t, what, memcmp(all, one, all_rows * d * sizeof(et_real)) == 0);
     free(all);
 }
 
@@ -83,7 +85,8 @@ static void compare_sum(test *t, const char *what, const et_real *own, size_t co
 }
 
 /* Every process's own copy. */
-static void compare_copies(test *t, const char *what, const void *own, size_t bytes, const void *one)
+static void compare_copies(test *t, const char *what, const void *own, size_t bytes,
+                           const void *one)
 {
     unsigned char *all = gather(t->l, own, bytes, MPI_BYTE, 1);
     bool same = true;
