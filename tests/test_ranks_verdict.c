@@ -227,6 +227,73 @@ START_TEST(mistakes_are_named)
 }
 END_TEST
 
+/* ---- by hand, of an honest kernel's numbers ---- */
+
+static void transpose_splits(honest *k)
+{
+    size_t R = k->golden.c.ranks, local = k->golden.c.experts / R;
+    int32_t *counts = integers_of(k, "ep.send_counts");
+    for (size_t j = 0; j < local; j++)
+        for (size_t s = 0; s < R; s++)
+            for (size_t q = 0; q < s; q++)
+                exchange(counts, 4, (s * local + j) * R + q, (q * local + j) * R + s);
+}
+
+static void show_global_numbers(honest *k)
+{
+    int32_t *experts = integers_of(k, "ep.local_expert"), *slots = integers_of(k, "ep.send_slot");
+    for (size_t i = 0; i < k->golden.assignment.slots; i++)
+        experts[i] = k->golden.assignment.slot_expert[slots[i]];
+}
+
+static void divide_again(honest *k)
+{
+    static const char *const names[] = {"bwd.w_router", "bwd.w_up", "bwd.w_down", "bwd.shared_up",
+                                        "bwd.shared_down"};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        double *values = values_of(k, names[i]);
+        for (size_t e = 0; e < elements_of(tensor_of(k, names[i])); e++)
+            values[e] /= (double)k->golden.c.ranks;
+    }
+}
+
+static void leave_out_empty_ranks(honest *k)
+{
+    size_t size = k->golden.c.experts * k->golden.c.d_model;
+    for (size_t q = 0; q < k->golden.c.ranks; q++)
+        for (size_t i = 0; i < size && k->golden.plan.recv_rows[q] == 0; i++)
+            values_of(k, "bwd.w_router")[i] -= values_of(k, "ep.w_router_rank")[q * size + i];
+    size = k->golden.c.shared_d_expert * k->golden.c.d_model;
+    for (size_t q = 0; q < k->golden.c.ranks; q++)
+        for (size_t i = 0; i < size && k->golden.plan.recv_rows[q] == 0; i++) {
+            values_of(k, "bwd.shared_up")[i] -= values_of(k, "ep.shared_up_rank")[q * size + i];
+            values_of(k, "bwd.shared_down")[i] -= values_of(k, "ep.shared_down_rank")[q * size + i];
+        }
+}
+
+START_TEST(mistakes_by_hand)
+{
+    static const struct {
+        const char *in, *name;
+        void (*make)(honest *k);
+    } list[] = {{"ep-et", "splits-transposed", transpose_splits},
+                {"ep-et", "local-for-global-expert", show_global_numbers},
+                {"ep-ec", "gradient-averaged-twice", divide_again},
+                {"dp-et", "gradient-averaged-twice", divide_again},
+                {"ep-few-tc", "empty-rank-skips-collective", leave_out_empty_ranks}};
+    for (size_t i = 0; i < COUNT(list); i++) {
+        honest k;
+        make_case(&k, list[i].in, "f32");
+        list[i].make(&k);
+        et_verdict v = judge_by(&k, (et_verify_options){.explain = true});
+        ck_assert_msg(v.outcome == ET_MISMATCH && is_named(&v, list[i].name), "%s: %s",
+                      list[i].name, v.line);
+        et_verdict_free(&v);
+        free_honest(&k);
+    }
+}
+END_TEST
+
 /* Without a mistake of ranks the others are found as ever. */
 START_TEST(other_mistakes_are_found)
 {
@@ -254,6 +321,7 @@ int main(void)
     tcase_add_test(tests, slots_in_the_kernels_order);
     tcase_add_test(tests, tables_are_judged_by_what_holds_of_them);
     tcase_add_test(tests, mistakes_are_named);
+    tcase_add_test(tests, mistakes_by_hand);
     tcase_add_test(tests, other_mistakes_are_found);
     return run_suite(all);
 }
