@@ -53,9 +53,8 @@ static et_status passes(const et_judgement *j, size_t index, const et_step *wron
     et_tensor_verdict out = {0};
     et_real *V = NULL;
     bool exact = false;
-    et_status status = et_variance_named(j->bars, right.name)
-                           ? take_variances(&V, &exact, j, &right, &other, error)
-                           : ET_OK;
+    bool noisy = et_tensor_is_real(&right) && et_variance_named(j->bars, right.name);
+    et_status status = noisy ? take_variances(&V, &exact, j, &right, &other, error) : ET_OK;
     if (status == ET_OK) status = et_judge_tensor(j, index, wrong, V, &out, error);
     free(V);
     /* of smaller groups nothing is known where exact numbers have become others */
