@@ -219,6 +219,12 @@ static const char *const ways[] = {
      "\"experts\": 2, "
      "\"ema_updates\": 3, \"capacity_factor\": 0.0, \"micro_batches\": 2, "
      "\"input\": {\"source\": \"ties\"}}"),
+    ("{\"name\": \"a\", \"rule\": \"et\", \"tokens\": 4, \"d_model\": 3, \"d_expert\": 4, "
+     "\"experts\": 2, \"ema_updates\": 3, \"parallel\": \"ep\", \"ranks\": 2, "
+     "\"input\": {\"source\": \"normal\"}}"),
+    ("{\"name\": \"a\", \"rule\": \"ec\", \"tokens\": 8, \"d_model\": 3, \"d_expert\": 4, "
+     "\"experts\": 2, \"shared\": false, \"parallel\": \"dp\", \"ranks\": 2, "
+     "\"input\": {\"source\": \"normal\"}}"),
     ("{\"name\": \"a\", \"layer\": \"dense\", \"tokens\": 4, \"d_model\": 3, \"d_expert\": 4, "
      "\"input\": {\"source\": \"normal\"}}"),
 };

@@ -257,6 +257,22 @@ static const struct bad_case {
      IN_A "pool_tokens = 3 with tokens = 8: allowed: a divisor of tokens / micro_batches"},
     {MOE(",'rule':'ec','micro_batches':2,'pool_tokens':8"),
      IN_A "pool_tokens = 8 with tokens = 8: allowed: a divisor of tokens / micro_batches"},
+    {MOE(",'parallel':'tp'"), IN_A "parallel = \"tp\"; allowed: none|ep|dp"},
+    {MOE(",'parallel':'ep'"), IN_A "ranks is missing; allowed: " COUNTS},
+    {MOE(",'ranks':2"), IN_A "ranks = 2 does not apply; allowed: only with parallel ep and dp"},
+    {MOE(",'parallel':'ep','ranks':3"),
+     IN_A "ranks = 3 with tokens = 8: allowed: a divisor of tokens"},
+    {MOE(",'parallel':'ep','ranks':8"),
+     IN_A "ranks = 8 with experts = 4: allowed: a divisor of experts"},
+    {MOE(",'parallel':'ep','ranks':2,'micro_batches':2"),
+     IN_A "micro_batches = 2 with parallel = \"ep\": allowed: 1, whose rows the ranks exchange"},
+    {MOE(",'parallel':'dp','ranks':4,'micro_batches':2"),
+     IN_A "micro_batches = 2 with ranks = 4: allowed: a multiple of ranks, those of all ranks together"},
+    {MOE(",'parallel':'dp','ranks':4"),
+     IN_A "pool_tokens = 2 with experts = 4: k = floor(pool_tokens * granularity / experts) is 0; "
+          "allowed: at least 1 (more tokens, or target_load)"},
+    {MOE(",'rule':'tc','parallel':'dp','ranks':2,'sync_after_warmup':true"),
+     IN_A "sync_after_warmup = true does not apply; allowed: only with parallel dp, rules ec and et"},
     {MOE(",'micro_batches':3"),
      IN_A "micro_batches = 3 with tokens = 8: allowed: a divisor of tokens"},
     {MOE(",'micro_batches':9"),
@@ -617,7 +633,7 @@ START_TEST(every_case_of_the_suites_parses_and_prints)
         size_t least;
         double most_cost;
     } suites[] = {{"smoke.json", 6, 1e6}, {"core.json", 70, 1e8}, {"paper.json", 8, 1e13},
-                  {"real.json", 6, 1e8}};
+                  {"real.json", 6, 1e8}, {"parallel.json", 10, 1e6}};
     static char names[1000][64];
     size_t known = 0;
     for (size_t s = 0; s < COUNT(suites); s++) {

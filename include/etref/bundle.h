@@ -24,7 +24,8 @@ extern "C" {
 
 /* One row of the table. Letters of shapes: N tokens, d width, h and hs hidden widths of a routed and of
  * the shared expert, n routed experts, S slots, K choices of a token (tc), k choices of an expert in a
- * pool (ec), pools, B blocks and R padded rows of a block layout. A dense layer has no leading n. */
+ * pool (ec), pools, B blocks and R padded rows of a block layout. A dense layer has no leading n. Of several ranks (parallel.h),
+ * in words: ranks, local experts, rows sent and received, copies, local experts listed with them, padded rows. */
 typedef struct et_tensor_doc {
     const char *name;
     const char *type;    /* "case" (the case's precision), "F64", "I32", "U8" */
@@ -41,7 +42,7 @@ const et_tensor_doc *et_tensor_doc_find(const char *name); /* NULL if there is n
 
 /* The tensors that a step holds at this moment, in the table's order: the order of the mathematics.
  * `out` has room for ET_MAX_STEP_TENSORS; returns how many. The views point into the step. */
-enum { ET_MAX_STEP_TENSORS = 96 };
+enum { ET_MAX_STEP_TENSORS = 128 };
 size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STEP_TENSORS]);
 
 /* Every value that has been computed is a number. Inputs are finite, but what is made of them may leave the

@@ -32,6 +32,9 @@ typedef enum et_layer {
     ET_LAYER_MUON
 } et_layer;
 
+/* Several ranks (parallel.h): experts are cut up among them, or each has all experts and a part of the step. */
+typedef enum et_parallel { ET_ONE_RANK, ET_EXPERT_PARALLEL, ET_DATA_PARALLEL } et_parallel;
+
 typedef enum et_input_source {
     ET_INPUT_NONE, /* the bundle brings its in.* tensors */
     ET_INPUT_NORMAL,
@@ -89,7 +92,10 @@ typedef struct et_case {
     bool ema_bias_correction;
     size_t ema_updates; /* u: updates behind in.ema */
     size_t step, warmup_steps;
-    size_t micro_batches; /* M */
+    size_t micro_batches; /* M; under dp of all ranks together, by default one of each */
+    et_parallel parallel;
+    size_t ranks;           /* R; 0 without parallel */
+    bool sync_after_warmup; /* dp: averages are kept apart while step is below warmup_steps */
     et_balance balance;
     double balance_coef, bias_rate;
     bool global_load;

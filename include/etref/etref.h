@@ -31,6 +31,7 @@
 #include "etref/ffn.h"
 #include "etref/gate.h"
 #include "etref/assignment.h"
+#include "etref/parallel.h"
 #include "etref/moe.h"
 #include "etref/routing.h"
 #include "etref/rmsnorm.h"

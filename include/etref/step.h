@@ -12,6 +12,7 @@
 #include "etref/assignment.h"
 #include "etref/case.h"
 #include "etref/moe.h"
+#include "etref/parallel.h"
 #include "etref/profile.h"
 #include "etref/status.h"
 
@@ -20,7 +21,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-enum { ET_MAX_STEP_ARRAYS = 96 };
+enum { ET_MAX_STEP_ARRAYS = 128 };
 
 typedef struct et_step_inputs {
     et_real *x, *dy;                  /* [N,d] */
@@ -55,6 +56,19 @@ typedef struct et_step_metrics {
     et_real *logit_mean, *logit_std, *gate_mean, *gate_std; /* [1]; gates on slots */
 } et_step_metrics;
 
+/* What each of several ranks has (parallel.h). NULL where the case has none. S slots in the order of route.slot_*, in
+ * which they are received; P copies in that of plan.recv_token. */
+typedef struct et_step_ranks {
+    /* ep */
+    et_real *x_recv, *dout_recv;               /* [S,d] x and dO = w dy of each row received */
+    et_real *partial, *dx_partial;             /* [P,d] sums over a rank's experts of w f(x), of dH W_up */
+    et_real *router, *shared_up, *shared_down; /* [R,n,d], [R,hs,d], [R,d,hs] of a rank's tokens: their sum is bwd.* */
+    /* dp */
+    et_real *kth, *ema;  /* [R,n] mean k-th largest score over the rank's micro-batches; average moved by it */
+    et_real *load;       /* [R,n] slots of the rank's tokens */
+    et_real *grad_norm;  /* [R] norm of all weights' gradients by the rank's tokens alone: their sum is bwd.* */
+} et_step_ranks;
+
 /* A layer of the model around, or an optimiser: arrays beside x, dy, y and dx. NULL where it has none. C = (Hq + 2 Hkv)
  * columns of [q;k;v]; B = N / T sequences. */
 typedef struct et_step_model {
@@ -81,6 +95,7 @@ typedef struct et_step {
     int32_t *state_updates;          /* [1] or NULL */
     et_step_metrics metric;
     et_step_model model;
+    et_step_ranks rank;
     size_t block; /* layout.*: tile size, at most ET_MAX_BLOCK; set before et_step_run, 0: none */
     const et_rounding
         *rounding; /* set before et_step_run: the step as a kernel of this profile would
@@ -89,7 +104,8 @@ typedef struct et_step {
         *given_mask; /* [N,n] set before et_step_run: this assignment instead of the rule's
                                 * own (margins, thresholds and cutoffs stay the rule's), or NULL */
     et_block_layout layout;
-    /* bookkeeping: every array above but those of assignment and layout */
+    et_parallel_plan plan; /* ep */
+    /* bookkeeping: every array above but those of assignment, layout and plan */
     size_t bytes, max_bytes; /* taken so far, and the limit (0: none) */
     size_t owned_count;
     void *owned[ET_MAX_STEP_ARRAYS];

@@ -189,7 +189,8 @@ const char *et_outcome_name(et_outcome outcome);
 typedef struct et_hypothesis_doc {
     const char *name;     /* "factor-two" */
     const char *sentence; /* "the factor 2 of relu(H)^2's derivative is missing" */
-    const char *stage;    /* "selection", "state", "forward", "backward", "layout", "precision" */
+    const char *stage;    /* "selection", "state", "forward", "backward", "layout", "precision",
+                           * "model", "ranks" */
 } et_hypothesis_doc;
 const et_hypothesis_doc *et_hypothesis_at(size_t index); /* NULL past the end */
 

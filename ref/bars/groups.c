@@ -76,9 +76,10 @@ et_status et_cut_make(et_cut *g, const et_step *s, const et_tensor_out *t, et_er
 {
     const char *shape = et_tensor_doc_find(t->name)->shape;
     bool moe = s->c.layer == ET_MOE, slots = moe && et_rows_are(shape, "S");
-    bool weights = moe && t->rank == 3, cut_up = slots || weights;
-    size_t count = et_tensor_count(t), n = s->c.experts;
-    *g = (et_cut){.columns = t->rank > 1 ? t->shape[t->rank - 1] : 1, .sections = cut_up ? n : 1};
+    bool matrices = moe && t->rank == 3; /* of weights: of each expert, or of each rank */
+    size_t count = et_tensor_count(t);
+    *g = (et_cut){.columns = t->rank > 1 ? t->shape[t->rank - 1] : 1,
+                  .sections = slots ? s->c.experts : matrices ? t->shape[0] : 1};
     g->rows = g->columns > 0 ? count / g->columns : 0;
     size_t most = g->rows / BAND + g->sections + 1;
     void *room;

@@ -229,6 +229,7 @@ static void derive(struct parse *p)
 {
     et_case *c = &p->value;
     if (!is_moe(c)) c->shared = false;
+    if (!given(p, "micro_batches")) c->micro_batches = is_dp(c) ? c->ranks : 1;
     if (!given(p, "kv_heads")) c->kv_heads = is_attention(c) ? c->heads : 0;
     if (!given(p, "sequence")) c->sequence = has_sequences(c) ? c->tokens : 0;
     if (!c->shared)
@@ -385,10 +386,18 @@ static void append_text(et_line *line, const char *text)
     et_line_append(text, strlen(text), line);
 }
 
+/* What has not been said: an empty text, the first word of an optional list. */
+static bool is_unsaid(const et_member *m, const et_case *c)
+{
+    int word = 0;
+    if (m->kind == ET_TEXT) return ((const char *)c)[m->offset] == '\0';
+    if (m->kind == ET_WORD) memcpy(&word, (const char *)c + m->offset, m->size);
+    return m->optional && word == 0;
+}
+
 static bool is_printed(const et_field *f, const et_case *c)
 {
-    bool empty = f->member.kind == ET_TEXT && ((const char *)c)[f->member.offset] == '\0';
-    return f->applies(c) && !empty;
+    return f->applies(c) && !is_unsaid(&f->member, c);
 }
 
 /* "name": value, with what separates it from the field before. */

@@ -57,6 +57,11 @@ static bool from_skewed(const et_case *c)
     return c->input.source == ET_INPUT_SKEWED;
 }
 
+static bool averages_ranks(const et_case *c)
+{
+    return is_dp(c) && is_ec_or_et(c);
+}
+
 /* The sources that begin with normal deviates, to which a mean can be added. */
 static bool from_deviates(const et_case *c)
 {
@@ -153,9 +158,18 @@ const et_field et_fields[] = {
     {DOC("warmup_steps", COUNT_TEXT(0), "0", "rule et",
          "while step is less than this, training routes by expert choice"),
      AT(warmup_steps), COUNT_FROM(0), .applies = is_et},
-    {DOC("micro_batches", COUNT_TEXT(1), "1", "layer moe",
+    {DOC("micro_batches", COUNT_TEXT(1), "= 1, parallel dp: ranks", "layer moe",
          "M: consecutive equal parts of the step, each routed alone; divides tokens"),
-     AT(micro_batches), COUNT_FROM(1), .applies = is_moe},
+     AT(micro_batches), COUNT_FROM(1), .applies = is_moe, .exclusive = true},
+    {DOC("parallel", "none|ep|dp", "\"none\"", "layer moe",
+         "ep: each rank has experts / ranks of the experts; dp: each routes micro_batches / ranks micro-batches by itself"),
+     AT(parallel), .member.kind = ET_WORD, .member.optional = true, .applies = is_moe},
+    {DOC("ranks", COUNT_TEXT(1), "required", "parallel ep and dp",
+         "R: divides tokens; under ep experts, under dp micro_batches, too"),
+     AT(ranks), COUNT_FROM(1), .applies = has_ranks, .exclusive = true},
+    {DOC("sync_after_warmup", "true|false", "false", "parallel dp, rules ec and et",
+         "moving averages become the ranks' mean only from step warmup_steps on (the released code; under ec never)"),
+     AT(sync_after_warmup), .member.kind = ET_SWITCH, .applies = averages_ranks},
     {DOC("balance", "none|aux|aux_error|lossfree|proportional", "\"none\"", "rule tc",
          "how loads are evened out: by a loss or by a bias of the selection"),
      AT(balance), .member.kind = ET_WORD, .applies = is_tc},

@@ -76,6 +76,21 @@ static inline bool is_tc(const et_case *c)
     return is_moe(c) && c->rule == ET_TC;
 }
 
+static inline bool is_ep(const et_case *c)
+{
+    return is_moe(c) && c->parallel == ET_EXPERT_PARALLEL;
+}
+
+static inline bool is_dp(const et_case *c)
+{
+    return is_moe(c) && c->parallel == ET_DATA_PARALLEL;
+}
+
+static inline bool has_ranks(const et_case *c)
+{
+    return is_ep(c) || is_dp(c);
+}
+
 /* The rules by which experts choose tokens: both keep an EMA of the k-th largest score. */
 static inline bool is_ec_or_et(const et_case *c)
 {

@@ -12,8 +12,8 @@
  * computed as one layer of N tokens, since tokens meet in the routing, in softmax_tokens and in the
  * losses only, and those are done per micro-batch.
  *
- * Left out: data parallelism. What other ranks would contribute comes in as in.load, or has already
- * been averaged into in.ema.
+ * Several ranks change nothing of it: their micro-batches are the step's, and what each of them has
+ * is put together at the end (step_ranks.c).
  */
 #include "etref/step.h"
 #include "ref/base/arithmetic.h"
@@ -23,6 +23,7 @@
 #include "ref/oracle/fields.h"
 #include "ref/oracle/kinds.h"
 #include "ref/oracle/step_model.h"
+#include "ref/oracle/step_ranks.h"
 #include "ref/oracle/tensors.h"
 
 #include <math.h>
@@ -92,6 +93,7 @@ void et_step_free(et_step *s)
     for (size_t i = 0; i < s->owned_count; i++) free(s->owned[i]);
     et_assignment_free(&s->assignment);
     et_block_layout_free(&s->layout);
+    et_parallel_plan_free(&s->plan);
     *s = (et_step){0};
 }
 
@@ -289,9 +291,15 @@ static et_status route(et_step *s, et_error *error)
             status = route_by_choice(s, batch, kth, error);
         else
             status = route_by_threshold(s, batch, kth, error);
-        for (size_t i = 0; status == ET_OK && s->route.cutoff && i < n; i++)
+        for (size_t i = 0; status == ET_OK && s->route.cutoff && i < n; i++) {
             s->route.cutoff[i] += kth[i];
+            if (s->rank.kth) s->rank.kth[batch * c->ranks / M * n + i] += kth[i];
+        }
     }
+    for (size_t i = 0; status == ET_OK && s->rank.kth && i < c->ranks * n; i++)
+        s->rank.kth[i] /= (et_real)(M / c->ranks);
+    if (status == ET_OK && s->rank.kth)
+        et_round(s->rounding, ET_ACCUMULATOR, "cutoff", c->ranks * n, s->rank.kth);
     for (size_t i = 0; status == ET_OK && s->route.cutoff && i < n; i++)
         s->route.cutoff[i] /= (et_real)M;
     if (status == ET_OK && s->route.cutoff)
@@ -376,8 +384,10 @@ static et_status update_bias(et_step *s, et_error *error)
 static void update_ema(et_step *s)
 {
     const et_case *c = &s->c;
+    /* The mean of averages is the average moved by the mean; not yet taken, rank 0's is shown. */
+    const et_real *kth = et_ranks_keep_apart(c) ? s->rank.kth : s->route.cutoff;
     memcpy(s->state_ema, s->in.ema, c->experts * sizeof(et_real));
-    et_ema_update(s->rounding, c->experts, c->ema_decay, s->route.cutoff, s->state_ema);
+    et_ema_update(s->rounding, c->experts, c->ema_decay, kth, s->state_ema);
     et_round(s->rounding, ET_ACCUMULATOR, "ema", c->experts, s->state_ema);
     *s->state_updates = (int32_t)(c->ema_updates + 1);
 }
@@ -482,6 +492,16 @@ static et_status lay_out(et_step *s, et_error *error)
                            : status;
 }
 
+/* ---- several ranks ---- */
+
+static et_status take_ranks(et_step *s, et_error *error)
+{
+    et_status status = et_ranks_plan(s, error);
+    if (status == ET_OK)
+        status = take_tensors(s, ET_EP_X_RECV, ET_EP_SHARED_DOWN_RANK, error);
+    return status == ET_OK ? take_tensors(s, ET_DP_EMA, ET_DP_GRAD_NORM, error) : status;
+}
+
 /* ---- room alone ---- */
 
 et_status et_step_take_like(et_step *to, const et_step *s, et_error *error)
@@ -497,7 +517,8 @@ et_status et_step_take_like(et_step *to, const et_step *s, et_error *error)
                                       error)) ||
         (status = take_values(to, error)) || (status = take_grads(to, error)) ||
         (status = take_tensors(to, ET_LOSS_AUX, ET_LOSS_Z, error)) ||
-        (status = take_tensors(to, ET_METRIC_USAGE, ET_METRIC_GATE_STD, error)))
+        (status = take_tensors(to, ET_METRIC_USAGE, ET_METRIC_GATE_STD, error)) ||
+        (status = take_ranks(to, error)))
         return status;
     /* the state also where evaluation only shows it (et_show_state) */
     if (s->state_ema) status = take_tensor(to, ET_STATE_EMA, error);
@@ -599,7 +620,8 @@ et_status et_step_run(et_step *s, et_engine engine, et_progress *progress, void 
     if ((status = losses(s, error)) ||
         (status =
              et_moe_backward(&moe, s->in.x, s->in.dy, &s->assignment, &s->fwd, &s->bwd, error)) ||
-        (status = update_state(s, error)) || (status = measure(s, error)))
+        (status = update_state(s, error)) || (status = measure(s, error)) ||
+        (status = take_ranks(s, error)) || (status = et_ranks_run(s, error)))
         return status;
     return lay_out(s, error);
 }

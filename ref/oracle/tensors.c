@@ -51,6 +51,16 @@ static bool clamps(const et_case *c)
     return et_case_routes_by_threshold(c) && c->has_capacity && !c->eval;
 }
 
+static bool moves_ranks(const et_case *c)
+{
+    return is_dp(c) && moves_ema(c);
+}
+
+static bool shares_ranks(const et_case *c)
+{
+    return is_ep(c) && c->shared;
+}
+
 enum { FULL = false, LEAN = true };
 
 #define FROM(...)                                                                                  \
@@ -112,11 +122,27 @@ bool et_rows_are(const char *shape, const char *letter)
     return strcspn(shape + 1, ",]") == length && memcmp(shape + 1, letter, length) == 0;
 }
 
-/* One letter: N; two: hs; with "+1": N+1. Views are made by the million, so no list is searched. */
+/* A word, by its first two letters: pools; of several ranks, local, listed, ranks, received, copies, padded, sent. */
+static size_t size_of_word(const et_step *s, const char *word)
+{
+    const et_case *c = &s->c;
+    const et_parallel_plan *p = &s->plan;
+    bool ranks = c->ranks > 0;
+    switch (*word) {
+    case 'l': return word[1] == 'i' ? p->slots : ranks ? c->experts / c->ranks : 0;
+    case 'r': return word[1] == 'e' ? p->slots : c->ranks;
+    case 'p': return word[1] == 'a' ? p->padded : c->pool_tokens ? c->tokens / c->pool_tokens : 0;
+    case 'c': return p->copies;
+    default: return p->slots;
+    }
+}
+
+/* One letter: N; two: hs; more: a word; with "+1": N+1. Views are made by the million, so no list is searched. */
 static size_t size_of_letter(const et_step *s, const char *letter, size_t length)
 {
     const et_case *c = &s->c;
-    size_t more = length == 3 ? 1 : 0;
+    size_t more = length > 2 && letter[length - 2] == '+' ? 1 : 0;
+    if (length > 3) return size_of_word(s, letter) + more;
     switch (*letter) {
     case 'N': return c->tokens + more;
     case 'n': return c->experts + more;
@@ -125,7 +151,6 @@ static size_t size_of_letter(const et_step *s, const char *letter, size_t length
     case 'S': return is_moe(c) ? s->assignment.slots : c->tokens;
     case 'K': return c->top_k;
     case 'k': return c->target_load;
-    case 'p': return c->pool_tokens ? c->tokens / c->pool_tokens : 0; /* pools */
     case 'H': return c->heads;
     case 'q': return c->heads ? (c->heads + 2 * c->kv_heads) * (c->d_model / c->heads) : 0;
     case 'T': return c->sequence;
@@ -153,11 +178,14 @@ static void measure(const et_step *s, const char *shape, sizer *size, et_tensor_
     }
 }
 
-/* Slots, blocks and padded rows are as many as a routing makes them, and a candidate may have its
+/* Slots, blocks, padded rows and copies are as many as a routing makes them, and a candidate may have its
  * own: at least none, at most every token on every expert. Of the rest, what `s` has. */
 static bool is_routed(const et_step *s, const char *letter, size_t length)
 {
-    return s->c.layer == ET_MOE && length == 1 && strchr("SBR", *letter) != NULL;
+    if (s->c.layer != ET_MOE) return false;
+    return length == 1 ? strchr("SBR", *letter) != NULL
+                       : length > 3 && strncmp(letter, "local", 5) != 0 &&
+                             strncmp(letter, "ranks", 5) != 0 && strncmp(letter, "pools", 5) != 0;
 }
 
 static size_t least(const et_step *s, const char *letter, size_t length)
@@ -170,7 +198,7 @@ static size_t most(const et_step *s, const char *letter, size_t length)
     size_t tile = s->layout.block, slots = s->c.tokens * s->c.experts;
     size_t blocks = tile ? slots / tile + s->c.experts : 0;
     if (!is_routed(s, letter, length)) return size_of_letter(s, letter, length);
-    return *letter == 'S' ? slots : *letter == 'B' ? blocks : blocks * tile;
+    return *letter == 'B' ? blocks : *letter == 'R' ? blocks * tile : slots + (*letter == 'c');
 }
 
 bool et_tensor_fits(const et_step *s, const et_tensor_doc *doc, size_t rank, const size_t *shape)

@@ -53,6 +53,7 @@ typedef enum et_stage {
     ET_AT_LOGITS, /* r */
     ET_AT_ORDER,  /* choices by descending score */
     ET_AT_BLOCKS, /* a padded layout */
+    ET_AT_RANKS,  /* what several ranks exchange, and what each has before sums and means are taken */
     ET_AT_METRICS,
     ET_AT_SCALARS, /* of the model's layers and optimisers: element by element, or a sum */
     ET_AT_PRODUCTS /* by matrix products */

@@ -92,7 +92,7 @@ void et_describe_case(char *out, size_t room, const et_case *c)
 {
     static const char *const rules[] = {
         [ET_TC] = "token choice", [ET_EC] = "expert choice", [ET_ET] = "expert threshold"};
-    char rule[160], shared[64] = "";
+    char rule[160], shared[64] = "", ranks[64] = "";
     if (describe_model(out, room, c)) return;
     if (c->layer == ET_DENSE) {
         snprintf(out, room, "dense layer: %zu tokens of width %zu, hidden width %zu", c->tokens,
@@ -101,9 +101,13 @@ void et_describe_case(char *out, size_t room, const et_case *c)
     }
     describe_rule(rule, sizeof rule, c);
     if (c->shared) snprintf(shared, sizeof shared, " and a shared one of %zu", c->shared_d_expert);
-    snprintf(out, room, "%s, %s: %zu tokens of width %zu; %zu experts of width %zu%s; %s gate; %s",
+    if (c->parallel != ET_ONE_RANK)
+        snprintf(ranks, sizeof ranks, "; %s-parallel on %zu rank%s",
+                 c->parallel == ET_EXPERT_PARALLEL ? "expert" : "data", c->ranks,
+                 c->ranks > 1 ? "s" : "");
+    snprintf(out, room, "%s, %s: %zu tokens of width %zu; %zu experts of width %zu%s; %s gate; %s%s",
              rules[c->rule], c->eval ? "evaluation" : "training", c->tokens, c->d_model, c->experts,
-             c->d_expert, shared, et_gate_name(c->gate), rule);
+             c->d_expert, shared, et_gate_name(c->gate), rule, ranks);
 }
 
 /* ---- tensors ---- */
@@ -155,7 +159,9 @@ static const char *dimension_word(const char *letters)
                  {"h", "hidden unit"}, {"hs", "hidden unit"}, {"K", "rank"},    {"k", "rank"},
                  {"N/P", "pool"},      {"pools", "pool"},     {"n+1", "place"}, {"N+1", "place"},
                  {"R", "row"},         {"B", "block"},        {"1", NULL},      {"H", "head"},
-                 {"q", "column"},      {"V", "word"},         {"T", "token"},   {"b", "sequence"}};
+                 {"q", "column"},      {"V", "word"},         {"T", "token"},   {"b", "sequence"},
+                 {"ranks", "rank"},    {"local", "local expert"}, {"sent", "row"}, {"received", "row"},
+                 {"copies", "copy"},   {"listed", "place"},   {"padded", "row"}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (strcmp(letters, words[i].letters) == 0) return words[i].word;
     return "place";

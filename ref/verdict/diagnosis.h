@@ -212,6 +212,12 @@ et_status et_find_other_profile(et_diagnosis *q, et_other_profile *other, et_err
 /* Tries the hypotheses about rounding on the arithmetic part. */
 et_status et_explain_precision(et_diagnosis *q, et_error *error);
 
+/* ---- explain_model.c ---- */
+
+/* Tries the mistakes that make a step of their own, and notes in the verdict those that explain all of it. */
+et_status et_explain_by_layers(et_verdict *v, const et_judgement *j, et_budget *budget,
+                               et_error *error);
+
 /* ---- residual.c ---- */
 
 /* Is a row of the candidate another one of the reference? */

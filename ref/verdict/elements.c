@@ -253,6 +253,10 @@ static void print_place(const exam *x, size_t at, char *text, size_t room)
         used = snprintf(text, room, "expert %zu, row %zu", row / t->shape[1], row % t->shape[1]);
     else if (experts)
         used = snprintf(text, room, "expert %zu", row);
+    else if (et_rows_are(shape, "ranks") && t->rank == 3)
+        used = snprintf(text, room, "rank %zu, row %zu", row / t->shape[1], row % t->shape[1]);
+    else if (et_rows_are(shape, "ranks") || et_rows_are(shape, "copies"))
+        used = snprintf(text, room, "%s %zu", et_rows_are(shape, "ranks") ? "rank" : "copy", row);
     else if (slots || et_rows_are(shape, "N"))
         used = snprintf(text, room, "token %zu", row);
     else
@@ -332,6 +336,25 @@ static const uint8_t *unseen_elements(const exam *x)
                                          : NULL;
 }
 
+/* A table of several ranks: which of the things that hold of every plan does not hold of it? */
+static bool breaks_plan(const exam *x, char *text, size_t room)
+{
+    const et_parallel_plan *right = &x->reference->plan;
+    size_t at = et_tensors[x->id].offset, first = offsetof(et_step, plan);
+    et_parallel_plan shown = {.ranks = right->ranks,
+                              .tokens = right->tokens,
+                              .experts = right->experts,
+                              .slots = right->slots,
+                              .copies = right->copies,
+                              .padded = right->padded};
+    et_error error;
+    if (at < first || at >= first + sizeof shown) return false;
+    memcpy((char *)&shown + (at - first), &x->got->values, sizeof x->got->values);
+    bool broken = et_parallel_plan_check(&shown, &x->reference->assignment, &error) == ET_EINVAL;
+    snprintf(text, room, "%.*s", (int)room - 1, broken ? error.text : "");
+    return broken;
+}
+
 static void judge_integers(exam *x, const et_tensor_out *want)
 {
     et_tensor_verdict *out = x->out;
@@ -350,10 +373,13 @@ static void judge_integers(exam *x, const et_tensor_out *want)
         out->want = must;
     }
     if (out->failed == 0) return;
-    char place[96];
+    char place[96], broken[160];
     print_place(x, out->worst, place, sizeof place);
-    find(x, ET_MISMATCH, "%zu of %zu elements differ, the first at %s: got %.0f, must be %.0f",
-         out->failed, out->judged, place, out->got, out->want);
+    if (breaks_plan(x, broken, sizeof broken))
+        find(x, ET_MISMATCH, "%zu of %zu elements differ; %s", out->failed, out->judged, broken);
+    else
+        find(x, ET_MISMATCH, "%zu of %zu elements differ, the first at %s: got %.0f, must be %.0f",
+             out->failed, out->judged, place, out->got, out->want);
 }
 
 /* The order of a top-k list is a matter of scores; a deviant's own list is the other way to pass. */

@@ -17,7 +17,9 @@
  * where nothing accounts for both passes, what accounts for the forward pass, as formulas and factors; that it does no
  * more is said.
  *
- * First of all it is asked whether the candidate passes under another built-in profile (choice.c): it may be an
+ * Experts on several ranks have mistakes of their own (faults_ranks.c), steps that are judged as a whole
+ * (explain_model.c): one that explains everything stands alone. Then it is asked whether the candidate passes under another
+ * built-in profile (choice.c): it may be an
  * honest kernel of another precision. A mistake of the catalogue may explain it better, so that goes on.
  *
  * A scope taken from the failures, "for the experts that fail", fits more than it explains, so it is tried only where
@@ -31,6 +33,7 @@
  *
  * Left out: two faults at once, but for one in each part, or one of them in the forward pass.
  */
+#include "ref/oracle/kinds.h"
 #include "ref/verdict/diagnosis.h"
 
 #include <math.h>
@@ -640,14 +643,17 @@ et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error
     search s = {.q = &q};
     et_status status = et_diagnosis_open(&q, verdict, j, error);
     if (status != ET_OK) return status;
-    if (!q.failed[0] && !q.failed[1]) {
+    if (has_ranks(&j->golden->c) && !q.routing_failed)
+        status = et_explain_by_layers(verdict, j, &q.budget, error);
+    if (status != ET_OK || verdict->explanation_count > 0) {
+        et_budget_report(&q.budget, verdict);
+    } else if (!q.failed[0] && !q.failed[1]) {
         status = et_describe_residual(&q, error);
-        et_diagnosis_close(&q);
-        return status;
+    } else {
+        status = et_looks_open(&s.looks, &q, error);
+        if (status == ET_OK) status = run_search(&s, error);
+        et_looks_close(&s.looks);
     }
-    status = et_looks_open(&s.looks, &q, error);
-    if (status == ET_OK) status = run_search(&s, error);
-    et_looks_close(&s.looks);
     et_diagnosis_close(&q);
     return status;
 }

@@ -1,10 +1,12 @@
-/* explain_model.c: why a layer of the model around the experts, or an optimiser, failed. See judge.h.
+/* explain_model.c: why a layer of the model around the experts, or an optimiser, failed; and experts on several ranks. See
+ * judge.h.
  *
- * Each mistake of the catalogue that the layer can have (faults_model.c) makes a step of its own, and the candidate is judged
- * against that, under the error bars of the right one. A mistake under which every tensor passes explains the verdict.
+ * Each mistake of the catalogue that the layer can have (faults_model.c, faults_ranks.c) makes a step of its own, and the
+ * candidate is judged against that, under the error bars of the right one. A mistake under which every tensor passes explains the verdict.
  */
 #include "ref/base/memory.h"
 #include "ref/oracle/decide.h"
+#include "ref/oracle/kinds.h"
 #include "ref/verdict/judge.h"
 #include "ref/verdict/diagnosis.h"
 
@@ -47,12 +49,12 @@ static et_status passes(const et_judgement *j, size_t index, const et_step *wron
 {
     et_tensor_id id = et_tensor_find(j->candidate[index].name);
     et_tensor_out right = et_tensor_view(j->reference, id), other = et_tensor_view(wrong, id);
+    if (!other.values) wrong = j->reference, other = right; /* the state in evaluation */
     et_tensor_verdict out = {0};
     et_real *V = NULL;
     bool exact = false;
-    et_status status = et_variance_named(j->bars, right.name)
-                           ? take_variances(&V, &exact, j, &right, &other, error)
-                           : ET_OK;
+    bool noisy = et_tensor_is_real(&right) && et_variance_named(j->bars, right.name);
+    et_status status = noisy ? take_variances(&V, &exact, j, &right, &other, error) : ET_OK;
     if (status == ET_OK) status = et_judge_tensor(j, index, wrong, V, &out, error);
     free(V);
     /* of smaller groups nothing is known where exact numbers have become others */
@@ -71,12 +73,25 @@ static et_status passes_as(const et_judgement *j, const et_step *wrong, bool *al
     return status;
 }
 
+/* Room of a layer of the model, whose arrays the mistake fills; of experts, a step that it runs. */
+static et_status begin(et_step *wrong, const et_step *right, et_error *error)
+{
+    if (!is_ffn(&right->c)) {
+        et_status status = et_step_take_like(wrong, right, error);
+        wrong->engine = ET_BLAS;
+        return status;
+    }
+    *wrong = et_step_like(right);
+    wrong->max_bytes = 0;
+    wrong->given_mask = right->route.mask;
+    return ET_OK;
+}
+
 static et_status try_mistake(const et_judgement *j, const et_hypothesis *what, size_t variant,
                              bool *explains, et_error *error)
 {
     et_step wrong;
-    et_status status = et_step_take_like(&wrong, j->reference, error);
-    wrong.engine = ET_BLAS;
+    et_status status = begin(&wrong, j->reference, error);
     if (status == ET_OK) status = what->layer(&wrong, j->reference, variant, error);
     wrong.in = j->reference->in;
     if (status == ET_OK) status = passes_as(j, &wrong, explains, error);
@@ -90,20 +105,17 @@ static bool goes_on(void *user)
     return et_budget_allows(user, ET_PROFILE_BARS);
 }
 
-et_status et_explain_model(et_verdict *v, const et_judgement *j, et_error *error)
+et_status et_explain_by_layers(et_verdict *v, const et_judgement *j, et_budget *budget,
+                               et_error *error)
 {
     const et_hypothesis *what;
-    const et_profile *other;
-    et_budget budget;
-    et_budget_open(&budget, j->options->explain_seconds);
-    et_status status = et_find_passing_profile(&other, j, goes_on, &budget, error);
-    if (status == ET_OK && other) v->passes_under = other->name;
+    et_status status = ET_OK;
     for (size_t i = 0; status == ET_OK && (what = et_hypothesis_row(i)) != NULL; i++) {
         const char *form;
         if (what->nature != ET_BY_LAYER || !what->applies(j->reference)) continue;
         for (size_t k = 0; status == ET_OK && (form = et_hypothesis_form(what, k)) != NULL; k++) {
             bool explains = false;
-            if (!et_budget_allows(&budget, ET_JUDGEMENT)) continue;
+            if (!et_budget_allows(budget, ET_JUDGEMENT)) continue;
             status = try_mistake(j, what, k, &explains, error);
             if (!explains || v->explanation_count == ET_MAX_EXPLANATIONS) continue;
             et_explanation *e = &v->explanations[v->explanation_count++];
@@ -112,6 +124,17 @@ et_status et_explain_model(et_verdict *v, const et_judgement *j, et_error *error
             snprintf(e->explains, sizeof e->explains, "everything");
         }
     }
+    return status;
+}
+
+et_status et_explain_model(et_verdict *v, const et_judgement *j, et_error *error)
+{
+    const et_profile *other;
+    et_budget budget;
+    et_budget_open(&budget, j->options->explain_seconds);
+    et_status status = et_find_passing_profile(&other, j, goes_on, &budget, error);
+    if (status == ET_OK && other) v->passes_under = other->name;
+    if (status == ET_OK) status = et_explain_by_layers(v, j, &budget, error);
     et_budget_report(&budget, v);
     return status;
 }

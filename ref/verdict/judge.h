@@ -145,6 +145,9 @@ typedef struct et_ordered {
 /* Where route.slot_token (and route.slot_expert) say that the candidate's slots stand in another order than those of its
  * own assignment `a`: j->candidate becomes *own, which the caller frees, also on failure. ET_ENOMEM. */
 et_status et_order_slots(et_judgement *j, const et_assignment *a, et_ordered *own, et_error *error);
+/* Where several ranks exchange rows and the candidate has those of one expert and one rank in another order than the
+ * reference, whose slots it names: likewise. ET_ENOMEM. */
+et_status et_order_rows(et_judgement *j, et_ordered *own, et_error *error);
 void et_ordered_free(et_ordered *own); /* accepts zeros */
 
 /* ---- unseen.c ---- */

@@ -127,6 +127,7 @@ static void update_state(et_mutant *m)
     size_t n = m->moe.n;
     *k = step_like(m);
     k->route = m->all.route;
+    k->rank.kth = m->all.rank.kth;
     k->assignment = *m->a;
     k->assignment.load = et_mutant_integers(m, n);
     if (m->status != ET_OK) return;

@@ -110,10 +110,11 @@ typedef enum et_nature {
     ET_BY_PROFILE,    /* the reference's values, another profile's errors */
     ET_BY_TRUNCATION, /* errors towards zero */
     ET_BY_FORMAT,     /* values of a coarser format */
-    ET_BY_LAYER       /* a layer of the model: the whole step anew (explain_model.c) */
+    ET_BY_LAYER       /* a layer of the model, or several ranks: the whole step anew (explain_model.c) */
 } et_nature;
 
-/* ET_BY_LAYER: fills `wrong`, whose arrays are there and zeroed, as a kernel with the mistake would. It may lay in other
+/* ET_BY_LAYER: fills `wrong`, whose arrays are there and zeroed (of experts: a step that has not been run), as a kernel with
+ * the mistake would. It may lay in other
  * inputs and settings; inputs that it allocates are gone when it returns. ET_ENOMEM. */
 typedef et_status et_layer_mistake(et_step *wrong, const et_step *right, size_t variant,
                                    et_error *error);

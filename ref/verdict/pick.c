@@ -77,6 +77,7 @@ et_status et_subject_room(const et_subject *on, const et_pick *pick, et_step *ro
     like.max_bytes = 0;
     like.c.tokens = pick->count;
     like.c.micro_batches = 1; /* its tokens are routed already */
+    like.c.parallel = ET_ONE_RANK;
     like.in.x = on->x;
     like.in.dy = on->dy;
     like.route.mask = pick->mask;

@@ -3,6 +3,9 @@
  * Kernels that sort tokens to experts with atomics leave an expert's tokens in any order. Where the candidate says in
  * route.slot_token which token stands in which row, the order is its own affair: its rows are put where the reference
  * has them. A list that contradicts its assignment stays as it is, and is judged as it stands.
+ *
+ * Likewise rows that several ranks exchange: those of one expert that come from one rank may be sent, and lie received, in any
+ * order (by score, as kernels that sort do), which ep.send_slot, ep.recv_slot and ep.recv_padded say.
  */
 #include "ref/base/memory.h"
 #include "ref/verdict/judge.h"
@@ -43,37 +46,64 @@ static bool find_order(const et_judgement *j, const et_assignment *a, size_t *to
     return other;
 }
 
-/* Rows of a tensor of slots; or, in route.token_slots, the slots that it names. */
-static void put_in_order(const et_tensor_out *from, const et_assignment *a, const size_t *to,
-                         void *room)
+/* Tensors that name slots by number; their rows are other things. */
+static bool names_slots(et_tensor_id id)
 {
-    size_t bytes = et_tensor_count(from) / a->slots * et_source_size(from->source);
-    bool names_slots = et_tensor_find(from->name) == ET_ROUTE_TOKEN_SLOTS;
-    for (size_t row = 0; row < a->slots; row++) {
-        if (!names_slots) {
-            memcpy((char *)room + to[row] * bytes, (const char *)from->values + row * bytes, bytes);
-            continue;
-        }
-        int32_t slot = ((const int32_t *)from->values)[row];
+    return id == ET_ROUTE_TOKEN_SLOTS || id == ET_EP_SEND_SLOT || id == ET_EP_RECV_SLOT ||
+           id == ET_EP_RECV_PADDED;
+}
+
+static void rename_slots(const et_tensor_out *from, const et_assignment *a, const size_t *to,
+                         int32_t *room)
+{
+    for (size_t i = 0; i < et_tensor_count(from); i++) {
+        int32_t slot = ((const int32_t *)from->values)[i];
         bool valid = slot >= 0 && (size_t)slot < a->slots;
-        ((int32_t *)room)[row] = valid ? (int32_t)to[slot] : slot;
+        room[i] = valid ? (int32_t)to[slot] : slot;
     }
 }
 
-static et_status reorder(const et_judgement *j, const et_assignment *a, const size_t *to,
-                         et_ordered *own, et_error *error)
+static void put_in_order(const et_tensor_out *from, size_t rows, const size_t *to, void *room)
+{
+    size_t bytes = et_tensor_count(from) / rows * et_source_size(from->source);
+    for (size_t row = 0; row < rows; row++)
+        memcpy((char *)room + to[row] * bytes, (const char *)from->values + row * bytes, bytes);
+}
+
+/* The candidate's list becomes own's, a copy; once. */
+static et_status own_list(et_judgement *j, et_ordered *own, et_error *error)
 {
     void *list;
+    if (own->tensors) return ET_OK;
     et_status status = et_allocate(&list, j->count, sizeof *own->tensors, "candidate", error);
-    if (status == ET_OK) own->tensors = memcpy(list, j->candidate, j->count * sizeof *own->tensors);
+    if (status != ET_OK) return status;
+    own->tensors = memcpy(list, j->candidate, j->count * sizeof *own->tensors);
+    j->candidate = own->tensors;
+    return ET_OK;
+}
+
+static et_status own_values(const et_tensor_out *t, et_ordered *own, void **room, et_error *error)
+{
+    et_status status =
+        et_allocate(room, et_tensor_count(t), et_source_size(t->source), "slots", error);
+    if (status == ET_OK) own->rooms[own->count++] = *room;
+    return status;
+}
+
+static et_status reorder(et_judgement *j, const et_assignment *a, const size_t *to, et_ordered *own,
+                         et_error *error)
+{
+    et_status status = own_list(j, own, error);
     for (size_t i = 0; i < j->count && status == ET_OK; i++) {
         et_tensor_out *t = &own->tensors[i];
-        if (!et_rows_are(et_tensors[et_tensor_find(t->name)].doc.shape, "S")) continue;
+        et_tensor_id id = et_tensor_find(t->name);
         void *room;
-        status = et_allocate(&room, et_tensor_count(t), et_source_size(t->source), "slots", error);
-        if (status != ET_OK) break;
-        own->rooms[own->count++] = room;
-        put_in_order(t, a, to, room);
+        if (!names_slots(id) && !et_rows_are(et_tensors[id].doc.shape, "S")) continue;
+        if ((status = own_values(t, own, &room, error)) != ET_OK) break;
+        if (names_slots(id))
+            rename_slots(t, a, to, room);
+        else
+            put_in_order(t, a->slots, to, room);
         t->values = room;
     }
     return status;
@@ -87,12 +117,104 @@ et_status et_order_slots(et_judgement *j, const et_assignment *a, et_ordered *ow
     et_status status = et_allocate(&order, a->slots, sizeof(size_t), "slots", error);
     if (status != ET_OK) return status;
     status = et_allocate(&taken, a->slots, 1, "slots", error);
-    if (status == ET_OK && find_order(j, a, order, taken)) {
+    if (status == ET_OK && find_order(j, a, order, taken))
         status = reorder(j, a, order, own, error);
-        j->candidate = own->tensors;
-    }
     free(taken);
     free(order);
+    return status;
+}
+
+/* ---- rows between ranks ---- */
+
+/* An order of rows: the tensor that says which slots they are, and the rows of what else lies in it. */
+static const struct {
+    et_tensor_id key;
+    const char *rows; /* NULL: the key's own elements */
+} orders[] = {{ET_EP_SEND_SLOT, "sent"}, {ET_EP_RECV_SLOT, "received"}, {ET_EP_RECV_PADDED, NULL}};
+
+/* Do two slots go from one rank to one expert? */
+static bool are_together(const et_step *s, int32_t a, int32_t b)
+{
+    const et_assignment *of = &s->assignment;
+    int32_t tokens = (int32_t)(s->c.tokens / s->c.ranks);
+    return a >= 0 && b >= 0 && of->slot_expert[a] == of->slot_expert[b] &&
+           of->slot_token[a] / tokens == of->slot_token[b] / tokens;
+}
+
+/* Where among want[first..end), ascending, the slot stands; `end`: nowhere. */
+static size_t place_among(const int32_t *want, size_t first, size_t end, int32_t slot)
+{
+    size_t low = first, high = end;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (want[middle] < slot)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < end && want[low] == slot ? low : end;
+}
+
+/* to[row]: the reference's row of the candidate's. false: the reference's order, or none that may be. `taken` is room, of
+ * zeros. */
+static bool find_rows(const et_step *s, const int32_t *want, const int32_t *got, size_t count,
+                      size_t *to, uint8_t *taken)
+{
+    bool other = false;
+    for (size_t first = 0, end; first < count; first = end) {
+        end = first + 1;
+        while (end < count && are_together(s, want[first], want[end])) end++;
+        for (size_t row = first; row < end; row++) {
+            to[row] = place_among(want, first, end, got[row]);
+            if (to[row] == end || taken[to[row]]++) return false;
+            other = other || to[row] != row;
+        }
+    }
+    return other;
+}
+
+static et_status reorder_rows(et_judgement *j, size_t order, size_t rows, const size_t *to,
+                              et_ordered *own, et_error *error)
+{
+    et_status status = own_list(j, own, error);
+    for (size_t i = 0; i < j->count && status == ET_OK; i++) {
+        et_tensor_out *t = &own->tensors[i];
+        et_tensor_id id = et_tensor_find(t->name);
+        const char *letters = orders[order].rows;
+        void *room;
+        if (id != orders[order].key && !(letters && et_rows_are(et_tensors[id].doc.shape, letters)))
+            continue;
+        if (letters && t->shape[0] != rows) continue;
+        if ((status = own_values(t, own, &room, error)) != ET_OK) break;
+        put_in_order(t, rows, to, room);
+        t->values = room;
+    }
+    return status;
+}
+
+static et_status try_order(et_judgement *j, size_t order, et_ordered *own, et_error *error)
+{
+    et_tensor_out want = et_tensor_view(j->reference, orders[order].key);
+    const et_tensor_out *got = et_tensor_named(j->candidate, j->count, want.name);
+    size_t count = et_tensor_count(&want);
+    void *to, *taken = NULL;
+    if (!got || !want.values || !et_same_shape(got, &want)) return ET_OK;
+    et_status status = et_allocate(&to, count, sizeof(size_t), "rows", error);
+    if (status != ET_OK) return status;
+    status = et_allocate(&taken, count, 1, "rows", error);
+    if (status == ET_OK && find_rows(j->reference, want.values, got->values, count, to, taken))
+        status = reorder_rows(j, order, count, to, own, error);
+    free(taken);
+    free(to);
+    return status;
+}
+
+et_status et_order_rows(et_judgement *j, et_ordered *own, et_error *error)
+{
+    et_status status = ET_OK;
+    *own = (et_ordered){0};
+    for (size_t i = 0; i < sizeof orders / sizeof *orders && status == ET_OK; i++)
+        status = try_order(j, i, own, error);
     return status;
 }
 

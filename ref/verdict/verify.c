@@ -33,6 +33,7 @@ typedef struct verification {
     et_shelved *taken;        /* the reference and its bars */
     et_assignment assignment; /* the candidate's own */
     et_ordered ordered;       /* its tensors in that order */
+    et_ordered sorted;        /* and rows between ranks in theirs */
     et_given given;           /* the same by id, as far as they fit */
     et_step made;             /* what each stage makes of them */
     uint8_t *shown;           /* the verdict's routing.mask */
@@ -46,6 +47,7 @@ static void end_verification(verification *t)
     et_shelf_give_back(t->j.shelf, t->taken);
     et_shelf_free(&t->own);
     et_ordered_free(&t->ordered);
+    et_ordered_free(&t->sorted);
     et_assignment_free(&t->assignment);
     et_step_free(&t->made);
     free(t->j.unseen.tokens);
@@ -484,6 +486,7 @@ static et_status try_candidate(verification *t, et_error *error)
     if (moe && (status = read_routing(t, error))) return status;
     status = moe ? judge_routing(t, error) : take_reference(t, NULL, error);
     if (status != ET_OK) return status;
+    if (!t->absurd && (status = et_order_rows(j, &t->sorted, error))) return status;
     if ((status = run_stages(t, error)) || (status = judge_tensors(t, error))) return status;
     pronounce_all(t);
     et_note_exactness(t->verdict);

@@ -12,7 +12,7 @@ const char help_generate[] =
     "  --case FILE|NAME    a built-in case, or a file with one case or an array of\n"
     "                      them; - reads standard input. Relative paths in it begin\n"
     "                      at its folder\n"
-    "  --suite NAME        a built-in suite: smoke, core, paper, model\n"
+    "  --suite NAME        a built-in suite: smoke, core, paper, model, parallel\n"
     "  --set FIELD=VALUE   change a field in every case, for example tokens=64 or\n"
     "                      input.seed=3\n"
     "  --inputs BUNDLE     take case and inputs (in.*) from a bundle, which need\n"
