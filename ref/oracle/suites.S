@@ -16,5 +16,6 @@ et_suite_\name:
     suite core
     suite paper
     suite model
+    suite modern
 
     .section .note.GNU-stack, "", %progbits

@@ -4,13 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const char et_suite_smoke[], et_suite_core[], et_suite_paper[], et_suite_model[];
+extern const char et_suite_smoke[], et_suite_core[], et_suite_paper[], et_suite_model[],
+    et_suite_modern[];
 
 static const et_suite suites[] = {
     {"smoke", "seconds: every rule once, small enough to read", et_suite_smoke},
     {"core", "the cases on which kernels have been seen to fail", et_suite_core},
     {"paper", "the paper's layers at 2048 tokens", et_suite_paper},
-    {"model", "the layers around the experts, and two optimisers", et_suite_model}};
+    {"model", "the layers around the experts, and two optimisers", et_suite_model},
+    {"modern", "layers beyond the paper's: other experts, gates, selections", et_suite_modern}};
 
 const et_suite *et_suite_at(size_t index)
 {

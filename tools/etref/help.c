@@ -9,7 +9,7 @@ const char help_generate[] =
     "and backward, the routing and the new state. All cases are checked before any is computed.\n\n"
     "  --case FILE|NAME    a built-in case, or a file with one case or an array of them; - reads\n"
     "                      standard input. Relative paths in it begin at its folder\n"
-    "  --suite NAME        a built-in suite: smoke, core, paper, model\n"
+    "  --suite NAME        a built-in suite: smoke, core, paper, model, modern\n"
     "  --set FIELD=VALUE   change a field in every case, for example tokens=64 or input.seed=3\n"
     "  --inputs BUNDLE     take case and inputs (in.*) from a bundle, which need hold nothing "
     "else:\n"
