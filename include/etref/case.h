@@ -125,8 +125,9 @@ et_status et_case_check(const et_case *c, et_error *error);
 et_status et_case_parse_all(et_case **cases, size_t *count, const char *json, size_t length,
                             const char *where, et_error *error);
 
-/* The case as one line of JSON with every field that applies to it, in the table's order, such that
- * parsing it gives the same case; fields that came later (`activation`) only where they differ from their default. Allocated; the caller frees it. ET_EINVAL as et_case_check. */
+/* The case as one line of JSON with every field that applies to it, in the table's order, such
+ * that parsing it gives the same case; fields that came later (`activation`) only where they
+ * differ from their default. Allocated; the caller frees it. ET_EINVAL as et_case_check. */
 et_status et_case_print(char **json, const et_case *c, et_error *error);
 
 /* Tokens of one micro-batch: N / M. */
