@@ -88,6 +88,12 @@ static inline const char *norm_word(et_norm norm)
     return words[norm];
 }
 
+static inline const char *activation_word(et_activation activation)
+{
+    static const char *const words[] = {"relu2", "swiglu", "gelu", "gelu_tanh"};
+    return words[activation];
+}
+
 static inline const char *balance_word(et_balance balance)
 {
     static const char *const words[] = {"none", "aux", "aux_error", "lossfree", "proportional"};
@@ -126,6 +132,8 @@ static inline witness_case witness_case_of(const et_step *s)
         .granularity = c->granularity,
         .gate = gate_word(c->gate),
         .norm = norm_word(c->norm),
+        .routed_scale = c->routed_scale,
+        .activation = activation_word(c->activation),
         .inclusive = c->inclusive,
         .has_capacity = c->has_capacity,
         .capacity = c->capacity_factor,
@@ -147,6 +155,8 @@ static inline witness_case witness_case_of(const et_step *s)
         .w_down = input_values(s, "in.w_down"),
         .shared_up = input_values(s, "in.shared_up"),
         .shared_down = input_values(s, "in.shared_down"),
+        .w_gate = input_values(s, "in.w_gate"),
+        .shared_gate = input_values(s, "in.shared_gate"),
         .ema = input_values(s, "in.ema"),
         .bias = input_values(s, "in.bias"),
         .load = input_values(s, "in.load"),
@@ -157,7 +167,8 @@ static inline witness_case witness_case_of(const et_step *s)
 static inline void free_witness_case(const witness_case *c)
 {
     const double *const arrays[] = {c->x,         c->dy,          c->w_router, c->w_up, c->w_down,
-                                    c->shared_up, c->shared_down, c->ema,      c->bias, c->load};
+                                    c->shared_up, c->shared_down, c->w_gate, c->shared_gate,
+                                    c->ema,       c->bias,        c->load};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free((void *)(uintptr_t)arrays[i]);
 }
 

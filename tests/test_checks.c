@@ -282,21 +282,24 @@ START_TEST(a_feed_forward_layer_is_checked)
 {
     et_real x[4] = {1, 2, 3, 4}, H[4] = {77, 77, 77, 77}, A[4] = {0}, out[4] = {0},
             w[4] = {1, 0, 0, 1};
-    const et_ffn bad[] = {{(et_engine)9, 2, 2, w, w, NULL},
-                          {ET_PLAIN, 2, 2, NULL, w, NULL},
-                          {ET_PLAIN, 2, 2, w, NULL, NULL},
-                          {ET_PLAIN, 2, SIZE_MAX / 2, w, w, NULL}};
-    static const char *const says[] = {"engine = 9", "up is NULL", "down is NULL", "addressed"};
+    const et_ffn bad[] = {{.engine = (et_engine)9, .d = 2, .h = 2, .up = w, .down = w},
+                          {.d = 2, .h = 2, .down = w},
+                          {.d = 2, .h = 2, .up = w},
+                          {.d = 2, .h = SIZE_MAX / 2, .up = w, .down = w},
+                          {.d = 2, .h = 2, .up = w, .down = w, .activation = (et_activation)4},
+                          {.d = 2, .h = 2, .up = w, .down = w, .activation = ET_SWIGLU}};
+    static const char *const says[] = {"engine = 9", "up is NULL",     "down is NULL",
+                                       "addressed",  "activation = 4", "gating is NULL"};
     for (size_t i = 0; i < COUNT(bad); i++) {
         et_error error = {""};
-        et_ffn_rows rows = {2, x, H, A, out, out, A, H, out, false};
+        et_ffn_rows rows = {2, x, H, A, out, out, A, H, out, false, NULL, NULL};
         ck_assert_int_eq(et_ffn_forward(&bad[i], &rows, &error), ET_EINVAL);
         ck_assert_msg(strstr(error.text, says[i]) != NULL, "%s", error.text);
-        ck_assert_int_eq(et_ffn_backward(&bad[i], &rows, w, w, &error), ET_EINVAL);
+        ck_assert_int_eq(et_ffn_backward(&bad[i], &rows, w, w, NULL, &error), ET_EINVAL);
         ck_assert(H[0] == 77 && H[3] == 77);
     }
-    const et_ffn fine = {ET_PLAIN, 2, 2, w, w, NULL};
-    et_ffn_rows rows = {SIZE_MAX / 4, x, H, A, out, out, A, H, out, false};
+    const et_ffn fine = {.d = 2, .h = 2, .up = w, .down = w};
+    et_ffn_rows rows = {SIZE_MAX / 4, x, H, A, out, out, A, H, out, false, NULL, NULL};
     ck_assert_int_eq(et_ffn_forward(&fine, &rows, NULL), ET_EINVAL);
     rows.m = 2;
     ck_assert_int_eq(et_ffn_forward(NULL, &rows, NULL), ET_EINVAL);

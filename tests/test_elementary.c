@@ -7,6 +7,7 @@
  */
 #include "etref/elementary.h"
 #include "etref/random.h"
+#include "ref/layers/activation.h"
 #include "tests/check_main.h"
 #include "tests/witness/quad_elementary.h"
 
@@ -191,6 +192,19 @@ START_TEST(every_bit_is_the_same_everywhere)
 }
 END_TEST
 
+/* Densely where the series ends and the fraction begins, too. */
+START_TEST(the_normal_share_is_as_good_as_it_says)
+{
+    for (int i = -1000; i <= 1000; i++) {
+        double x = i / 100.0, error = quad_normal_error(x, et_normal_share(x));
+        ck_assert_msg(error <= (x > 0 ? 1e-15 : 2e-14), "P(%g) is off by %g of itself", x, error);
+        x = (i < 0 ? -2 : 2) + i * 1e-9;
+        error = quad_normal_error(x, et_normal_share(x));
+        ck_assert_msg(error <= (x > 0 ? 1e-15 : 2e-14), "P(%.10g) is off by %g of itself", x, error);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("elementary");
@@ -204,5 +218,7 @@ int main(void)
     tcase_add_test(log_case, log_on_random_arguments);
     TCase *both = add_case(suite, "exp and log");
     tcase_add_test(both, every_bit_is_the_same_everywhere);
+    TCase *normal = add_case(suite, "normal");
+    tcase_add_test(normal, the_normal_share_is_as_good_as_it_says);
     return run_suite(suite);
 }

@@ -115,7 +115,7 @@ static void record_phases(FILE *to, et_step *s)
     const et_real *x = s->in.x, *dy = s->in.dy;
     et_moe_values *v = &s->fwd;
     et_moe_grads *g = &s->bwd;
-    const et_ffn expert = {ET_PLAIN, moe.d, moe.h, moe.up, moe.down, NULL};
+    const et_ffn expert = {.d = moe.d, .h = moe.h, .up = moe.up, .down = moe.down};
     if (s->c.layer == ET_DENSE) return;
     moe.engine = ET_PLAIN;
     const et_ffn_rows rows = {.m = (size_t)a->load[0],
@@ -129,7 +129,7 @@ static void record_phases(FILE *to, et_step *s)
                               .dx = g->x,
                               .accumulate_dx = true};
     int failed = et_ffn_forward(&expert, &rows, NULL);
-    failed |= et_ffn_backward(&expert, &rows, g->up, g->down, NULL);
+    failed |= et_ffn_backward(&expert, &rows, g->up, g->down, NULL, NULL);
     et_gate_forward(NULL, moe.gate, moe.N, moe.n, v->logits, v->gates, v->anchor);
     et_gate_backward(NULL, moe.gate, moe.N, moe.n, v->logits, v->gates, v->anchor, g->gates, NULL,
                      g->logits);

@@ -111,11 +111,12 @@ static bool is_smooth(const et_step *s)
     double most = largest(c->tokens * d, s->in.x), least = INFINITY;
     most = fmax(most, largest(n * d, s->in.router));
     most = fmax(most, largest(n * c->d_expert * d, s->in.up));
-    least = fmin(least, smallest(S * c->d_expert, s->fwd.slot_pre));
+    if (c->activation == ET_RELU2) least = fmin(least, smallest(S * c->d_expert, s->fwd.slot_pre));
     if (c->gate == ET_GATE_RELU) least = fmin(least, smallest(c->tokens * n, s->fwd.logits));
     if (c->shared) {
         most = fmax(most, largest(c->shared_d_expert * d, s->in.shared_up));
-        least = fmin(least, smallest(c->tokens * c->shared_d_expert, s->fwd.shared_pre));
+        if (c->activation == ET_RELU2)
+            least = fmin(least, smallest(c->tokens * c->shared_d_expert, s->fwd.shared_pre));
     }
     return least > 2 * h * most;
 }
@@ -164,6 +165,9 @@ static void check_gradients(const char *json)
     check_parameter(&s, &trial, "w_router", c->experts * d, trial.in.router, s.bwd.router);
     check_parameter(&s, &trial, "w_up", nhd, trial.in.up, s.bwd.up);
     check_parameter(&s, &trial, "w_down", nhd, trial.in.down, s.bwd.down);
+    if (s.in.gating) check_parameter(&s, &trial, "w_gate", nhd, trial.in.gating, s.bwd.gating);
+    if (s.in.shared_gating)
+        check_parameter(&s, &trial, "shared_gate", hsd, trial.in.shared_gating, s.bwd.shared_gating);
     if (c->shared) {
         check_parameter(&s, &trial, "shared_up", hsd, trial.in.shared_up, s.bwd.shared_up);
         check_parameter(&s, &trial, "shared_down", hsd, trial.in.shared_down, s.bwd.shared_down);
@@ -223,6 +227,11 @@ START_TEST(gradients_are_derivatives_in_every_kind_of_step)
         "'rule':'tc','top_k':3,'balance':'aux_error','balance_coef':2.0,'global_load':true",
         "'rule':'tc','top_k':2,'balance':'lossfree','norm':'sum'",
         "'rule':'tc','top_k':4,'balance':'proportional','gate':'softmax'",
+        "'rule':'tc','top_k':2,'gate':'softmax','norm':'sum','activation':'swiglu'",
+        "'rule':'ec','granularity':2,'activation':'gelu'",
+        "'rule':'tc','top_k':2,'gate':'sigmoid','norm':'sum','routed_scale':2.5",
+        "'rule':'ec','granularity':2,'norm':'fanout','routed_scale':0.3",
+        "'rule':'et','granularity':2,'ema_updates':1,'activation':'gelu_tanh'",
     };
     for (size_t i = 0; i < COUNT(steps); i++) {
         char json[1024];

@@ -23,7 +23,7 @@ static const et_real ffn_H[] = {1, 2, -1, 0, -1, 1, -2, -3}, ffn_A[] = {1, 4, 0,
 START_TEST(feed_forward_by_hand)
 {
     for (et_engine engine = ET_PLAIN; engine <= ET_BLAS; engine++) {
-        const et_ffn f = {engine, 2, 4, ffn_up, ffn_down, NULL};
+        const et_ffn f = {.engine = engine, .d = 2, .h = 4, .up = ffn_up, .down = ffn_down};
         et_real H[8], A[8], out[4];
         et_ffn_rows rows = {.m = 2, .x = ffn_x, .H = H, .A = A, .out = out};
         ck_assert_int_eq(et_ffn_forward(&f, &rows, NULL), ET_OK);
@@ -43,14 +43,14 @@ START_TEST(feed_forward_backward_by_hand)
     const et_real dO[] = {1, 1, 3, -1};
     for (et_engine engine = ET_PLAIN; engine <= ET_BLAS; engine++)
         for (int accumulate = 0; accumulate <= 1; accumulate++) {
-            const et_ffn f = {engine, 2, 4, ffn_up, ffn_down, NULL};
+            const et_ffn f = {.engine = engine, .d = 2, .h = 4, .up = ffn_up, .down = ffn_down};
             et_real H[8], A[8], dA[8], dH[8], dup[8], ddown[8], dx[] = {100, 100, 100, 100};
-            const et_ffn_rows rows = {2, ffn_x, H, A, NULL, dO, dA, dH, dx, accumulate};
+            const et_ffn_rows rows = {2, ffn_x, H, A, NULL, dO, dA, dH, dx, accumulate, NULL, NULL};
             memcpy(H, ffn_H, sizeof H);
             memcpy(A, ffn_A, sizeof A);
             const et_real base = accumulate ? 100 : 0;
             for (int j = 0; j < 8; j++) dup[j] = ddown[j] = 100;
-            ck_assert_int_eq(et_ffn_backward(&f, &rows, dup, ddown, NULL), ET_OK);
+            ck_assert_int_eq(et_ffn_backward(&f, &rows, dup, ddown, NULL, NULL), ET_OK);
             same_reals("dA = dO W_down", 8, dA, (const et_real[]){1, 1, 4, 3, 3, 7, 8, 17});
             same_reals("dH = dA 2 relu(H)", 8, dH, (const et_real[]){2, 4, 0, 0, 0, 14, 0, 0});
             same_reals("dW_down += dO' A", 8, ddown,

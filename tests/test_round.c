@@ -316,7 +316,7 @@ START_TEST(a_rounding_is_checked_where_it_enters)
                                {.profile = &bf16, .mode = (et_rounding_mode)7}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         et_error error = {""};
-        const et_ffn f = {ET_PLAIN, 1, 1, &one, &one, &bad[i]};
+        const et_ffn f = {.d = 1, .h = 1, .up = &one, .down = &one, .rounding = &bad[i]};
         ck_assert_int_eq(
             et_ffn_forward(&f, &(et_ffn_rows){.m = 1, .x = &x, .H = &H, .A = &A, .out = &out},
                            &error),

@@ -64,11 +64,11 @@ END_TEST
 static void same_activation(size_t count, const et_real *H, const et_real *dO)
 {
     const et_real one = 1;
-    const et_ffn f = {ET_PLAIN, 1, 1, &one, &one, NULL};
+    const et_ffn f = {.engine = ET_PLAIN, .d = 1, .h = 1, .up = &one, .down = &one};
     et_real pre[MOST], act[MOST], out[MOST], dA[MOST], dH[MOST], dx[MOST], dup = 0, ddown = 0;
-    const et_ffn_rows rows = {count, H, pre, act, out, dO, dA, dH, dx, false};
+    const et_ffn_rows rows = {count, H, pre, act, out, dO, dA, dH, dx, false, NULL, NULL};
     ck_assert_int_eq(et_ffn_forward(&f, &rows, NULL), ET_OK);
-    ck_assert_int_eq(et_ffn_backward(&f, &rows, &dup, &ddown, NULL), ET_OK);
+    ck_assert_int_eq(et_ffn_backward(&f, &rows, &dup, &ddown, NULL, NULL), ET_OK);
     for (size_t i = 0; i < count; i++) {
         et_real relu = H[i] > 0 ? H[i] : 0;
         ck_assert_msg(alike((double)act[i], (double)(relu * relu)),
@@ -102,12 +102,12 @@ START_TEST(relu_of_zeros_and_nan_is_zero)
     const et_real dO[] = {1, 1, 1, -1, -1, 1}, A[] = {0, 0, 0, 0, 9, (et_real)INFINITY};
     const double dH[] = {0.0, 0.0, 0.0, -0.0, -6, INFINITY};
     const et_real one = 1;
-    const et_ffn f = {ET_PLAIN, 1, 1, &one, &one, NULL};
+    const et_ffn f = {.engine = ET_PLAIN, .d = 1, .h = 1, .up = &one, .down = &one};
     et_real pre[6], act[6], out[6], dA[6], got[6], dx[6], dup = 0, ddown = 0;
-    const et_ffn_rows rows = {6, H, pre, act, out, dO, dA, got, dx, false};
+    const et_ffn_rows rows = {6, H, pre, act, out, dO, dA, got, dx, false, NULL, NULL};
     ck_assert_int_eq(et_ffn_forward(&f, &rows, NULL), ET_OK);
     memcpy(pre, H, sizeof H); /* -0 and NaN, as they are */
-    ck_assert_int_eq(et_ffn_backward(&f, &rows, &dup, &ddown, NULL), ET_OK);
+    ck_assert_int_eq(et_ffn_backward(&f, &rows, &dup, &ddown, NULL, NULL), ET_OK);
     for (size_t i = 0; i < 6; i++) {
         ck_assert_msg(alike((double)act[i], (double)A[i]), "A[%zu] = %g", i, (double)act[i]);
         ck_assert_msg(alike((double)got[i], dH[i]), "dH[%zu] = %g", i, (double)got[i]);

@@ -52,6 +52,12 @@ START_TEST(the_core_suite_agrees)
 }
 END_TEST
 
+START_TEST(the_modern_suite_agrees)
+{
+    compare_suite("modern.json");
+}
+END_TEST
+
 START_TEST(the_smoke_suite_agrees)
 {
     compare_suite("smoke.json");
@@ -108,7 +114,8 @@ END_TEST
 enum {
     RULE, MODE, GATE, NORM, SHARED, THRESHOLD, CAPACITY, DECAY, CORRECTION, UPDATES, WARMUP, MICRO,
     BALANCE, GLOBAL, Z_LOSS, EXPERTS, GRANULARITY, TOKENS, POOL, TARGET, WIDTH, HIDDEN, PRECISION,
-    SOURCE, SHIFT, SWITCHES
+    SOURCE, SHIFT, ACTIVATION, SCALE,
+    SWITCHES
 };
 /* clang-format on */
 
@@ -152,6 +159,8 @@ static const struct {
                 {"normal", "text", "integer", "ties", "near-ties", "skewed", "outlier", "tiny",
                  "huge"}},
     [SHIFT] = {"shift", NULL, 1, {"none", "mean"}},
+    [SCALE] = {"routed_scale", "'routed_scale':%s", 1, {"1", "2.5"}},
+    [ACTIVATION] = {"activation", "'activation':'%s'", 1, {"relu2", "swiglu", "gelu", "gelu_tanh"}},
 };
 
 static const char *value_of(const size_t *choice, int s)
@@ -281,7 +290,7 @@ static bool is_decided(const size_t *choice)
  * consists of -1 and 1: a softmax over such tokens has a gradient that adds up to 0. */
 static bool is_conditioned(const size_t *choice)
 {
-    bool relu = has_value(choice, GATE, "relu"), tc = has_value(choice, RULE, "tc");
+    bool relu = has_value(choice, GATE, "relu") && has_value(choice, ACTIVATION, "relu2"), tc = has_value(choice, RULE, "tc");
     bool vanish = has_value(choice, NORM, "sum") && !(tc && has_value(choice, GATE, "softmax"));
     bool equal = has_value(choice, SOURCE, "text") && has_value(choice, WIDTH, "1");
     if (equal && has_value(choice, GATE, "softmax_tokens")) return false;
@@ -350,6 +359,7 @@ static const position clashes[][2] = {
     {{TOKENS, "!8"}, {POOL, "half"}},        {{GATE, "!relu"}, {SOURCE, "integer"}},
     {{NORM, "!none"}, {SOURCE, "integer"}},  {{BALANCE, "!none"}, {SOURCE, "integer"}},
     {{GLOBAL, "true"}, {SOURCE, "integer"}}, {{Z_LOSS, "!0"}, {SOURCE, "integer"}},
+    {{SOURCE, "integer"}, {SCALE, "2.5"}},   {{SOURCE, "integer"}, {ACTIVATION, "!relu2"}},
     {{SOURCE, "integer"}, {SHIFT, "mean"}},  {{SOURCE, "text"}, {SHIFT, "mean"}},
 };
 
@@ -503,7 +513,8 @@ END_TEST
 
 /* ---- the dense layer, which has few switches ---- */
 
-static void compare_dense(agreement *all, const char *source, const char *precision, size_t size)
+static void compare_dense(agreement *all, const char *source, const char *precision, size_t size,
+                          const char *activation)
 {
     static const size_t sizes[][3] = {{1, 1, 1}, {8, 4, 3}, {15, 9, 8}}; /* N, d, h */
     char json[512];
@@ -511,11 +522,13 @@ static void compare_dense(agreement *all, const char *source, const char *precis
     et_error error;
     snprintf(json, sizeof json,
              "{'name':'dense-%s-%s-%zu','layer':'dense','tokens':%zu,'d_model':%zu,'d_expert':%zu,"
-             "'precision':'%s','input':{'source':'%s'}}",
+             "'precision':'%s','activation':'%s','input':{'source':'%s'}}",
              source, precision, size, sizes[size][0], sizes[size][1], sizes[size][2], precision,
-             source);
+             activation, source);
     et_status status = parse_quoted(&c, json, &error);
-    ck_assert_msg((status == ET_OK) == (strcmp(source, "skewed") != 0), "%s", error.text);
+    bool skewed = strcmp(source, "skewed") == 0;
+    bool whole = strcmp(source, "integer") == 0 && strcmp(activation, "relu2") != 0;
+    ck_assert_msg((status == ET_OK) == !(skewed || whole), "%s", error.text);
     if (status == ET_OK) compare_case(all, &c);
 }
 
@@ -524,10 +537,13 @@ START_TEST(dense_layers_agree)
     static const char *const sources[] = {"normal", "text",    "integer", "ties",
                                           "skewed", "outlier", "tiny",    "huge"};
     static const char *const precisions[] = {"f64", "f32", "bf16", "f16"};
+    static const char *const activations[] = {"relu2", "swiglu", "gelu", "gelu_tanh"};
     agreement all = {0};
     for (size_t i = 0; i < COUNT(sources); i++)
         for (size_t j = 0; j < COUNT(precisions); j++)
-            for (size_t k = 0; k < 3; k++) compare_dense(&all, sources[i], precisions[j], k);
+            for (size_t k = 0; k < 3; k++)
+                for (size_t a = 0; a < (strcmp(sources[i], "huge") == 0 ? 1 : 4); a++)
+                    compare_dense(&all, sources[i], precisions[j], k, activations[a]);
     print_agreement(&all, "dense");
     ck_assert_uint_eq(all.failures, 0);
 }
@@ -541,6 +557,7 @@ int main(void)
     tcase_add_test(committed, the_smoke_suite_agrees);
     tcase_add_test(committed, layers_of_a_trained_model_agree);
     tcase_add_test(committed, the_core_suite_agrees);
+    tcase_add_test(committed, the_modern_suite_agrees);
     tcase_add_test(committed, integer_cases_are_exact_in_their_precision);
     TCase *covered = add_case(suite, "covering");
     tcase_add_test(covered, every_pair_occurs_that_does_not_contradict_itself);

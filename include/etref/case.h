@@ -75,6 +75,7 @@ typedef struct et_case {
     size_t tokens;      /* N, of the whole step */
     size_t d_model;     /* d */
     size_t d_expert;    /* h; of the dense layer, too; of no other */
+    et_activation activation; /* of every expert, and of the dense layer */
     size_t experts;     /* n; dense: 0 */
     size_t top_k;       /* tc: K = G */
     size_t granularity; /* ec, et: G; for tc equal to top_k */
@@ -83,6 +84,7 @@ typedef struct et_case {
         pool_tokens; /* P; default: tokens / micro_batches, and always that where nothing is routed by pools */
     et_gate gate;
     et_norm norm;
+    double routed_scale;    /* factor of every w; 0 in a case put together in memory: 1 */
     bool shared;            /* never for a dense layer */
     size_t shared_d_expert; /* hs; default d_expert; 0 without a shared expert */
     bool inclusive;         /* "threshold": "strict" or "inclusive" */
@@ -129,8 +131,9 @@ et_status et_case_check(const et_case *c, et_error *error);
 et_status et_case_parse_all(et_case **cases, size_t *count, const char *json, size_t length,
                             const char *where, et_error *error);
 
-/* The case as one line of JSON with every field that applies to it, in the table's order, such that
- * parsing it gives the same case. Allocated; the caller frees it. ET_EINVAL as et_case_check. */
+/* The case as one line of JSON with every field that applies to it, in the table's order, such
+ * that parsing it gives the same case; fields that came later (`activation`) only where they
+ * differ from their default. Allocated; the caller frees it. ET_EINVAL as et_case_check. */
 et_status et_case_print(char **json, const et_case *c, et_error *error);
 
 /* Tokens of one micro-batch: N / M. */

@@ -9,6 +9,8 @@
  *                y_t = 0 if n_t = 0
  * norm = sum     w_ti = p_ti / sum_j z_tj p_tj (0 if that sum is 0), s_t unchanged
  *
+ * and every w_ti times routed_scale, if there is one (DeepSeek-V3, arXiv:2412.19437, has 2.5).
+ *
  * Letters: N tokens, d width, h and hs hidden widths of a routed and of the shared expert, n routed
  * experts, S slots. Every array is row-major; the caller owns all of them.
  */
@@ -42,6 +44,9 @@ typedef struct et_moe {
     const et_real *up, *down;  /* [n,h,d], [n,d,h] */
     const et_real *shared_up, *shared_down; /* [hs,d], [d,hs]; NULL if hs = 0 */
     const et_rounding *rounding; /* a kernel's, of each array that it would store; NULL: none */
+    et_activation activation;    /* of every expert, the shared one, too */
+    et_real routed_scale;        /* factor of every w; 0: none, as 1 */
+    const et_real *gating, *shared_gating; /* W_gate [n,h,d], [hs,d] of swiglu; else NULL */
 } et_moe;
 
 /* What the forward pass computes, kept because the backward pass needs it. All out. */
@@ -53,17 +58,19 @@ typedef struct et_moe_values {
     et_real *shared_pre, *shared_act;        /* [N,hs] */
     et_real *shared_out, *shared_weight;     /* [N,d], [N] the final s_t */
     et_real *y;                              /* [N,d] */
+    et_real *slot_gate_pre, *shared_gate_pre; /* [S,h], [N,hs] V of swiglu; else NULL */
 } et_moe_values;
 
 /* What the backward pass computes: dL/d(thing). The first three lines are accumulated (the caller
  * zeroes them, or leaves the losses' share in the second and third), the others written. */
 typedef struct et_moe_grads {
-    et_real *x, *router, *up, *down, *shared_up, *shared_down;
+    et_real *x, *router, *up, *down, *shared_up, *shared_down, *gating, *shared_gating;
     et_real *logits; /* [N,n] comes in with the gradients of the losses, or zero */
     et_real *gates;  /* [N,n] comes in with the losses' gradient by the gate values, or zero */
     et_real *slot_weight, *slot_out, *slot_act, *slot_pre; /* [S], [S,d], [S,h], [S,h] */
     et_real *shared_weight, *shared_out, *shared_act, *shared_pre;
-    const uint8_t *wanted; /* [n+1] of which experts up and down are, the shared one last; NULL: all */
+    et_real *slot_gate_pre, *shared_gate_pre; /* [S,h], [N,hs] dV of swiglu; else NULL */
+    const uint8_t *wanted; /* [n+1] of which experts up, down and gating are, the shared one last; NULL: all */
 } et_moe_grads;
 
 /* All of these functions check what they are given before they touch anything. ET_EINVAL: a switch

@@ -27,6 +27,7 @@ typedef struct et_step_inputs {
     et_real *x, *dy;                  /* [N,d] */
     et_real *router, *up, *down;      /* [n,d], [n,h,d], [n,d,h]; dense: NULL, [h,d], [d,h] */
     et_real *shared_up, *shared_down; /* [hs,d], [d,hs] or NULL */
+    et_real *gating, *shared_gating;  /* as up and shared_up: W_gate of swiglu; else NULL */
     et_real *ema, *bias, *load;       /* [n] or NULL where the case has none */
 } et_step_inputs;
 

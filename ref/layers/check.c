@@ -40,14 +40,23 @@ static et_status check_engine(const char *owner, et_engine engine, et_error *err
     return et_fail(error, ET_EINVAL, "%s: engine = %d; ET_PLAIN or ET_BLAS", owner, (int)engine);
 }
 
+static et_status check_activation(const char *owner, et_activation a, et_error *error)
+{
+    if (a >= ET_RELU2 && a <= ET_GELU_TANH) return ET_OK;
+    return et_fail(error, ET_EINVAL, "%s: activation = %d is none of et_activation", owner, (int)a);
+}
+
 /* ---- the feed-forward layer ---- */
 
 et_status et_ffn_check(const et_ffn *f, size_t m, et_error *error)
 {
     if (f == NULL) return et_fail(error, ET_EINVAL, "et_ffn: NULL; a layer belongs here");
-    const array arrays[] = {{"up", f->up, f->h, f->d, 1}, {"down", f->down, f->d, f->h, 1}};
+    const array arrays[] = {{"up", f->up, f->h, f->d, 1},
+                            {"down", f->down, f->d, f->h, 1},
+                            {"gating", f->gating, f->activation == ET_SWIGLU ? f->h : 0, f->d, 1}};
     const array widths[] = {{"x", f, m, f->d, 1}, {"H", f, m, f->h, 1}};
     et_status status = check_engine("et_ffn", f->engine, error);
+    if (status == ET_OK) status = check_activation("et_ffn", f->activation, error);
     if (status == ET_OK) status = et_rounding_check(f->rounding, error);
     if (status == ET_OK) status = CHECK_ARRAYS("et_ffn", arrays, error);
     return status == ET_OK ? CHECK_ARRAYS("et_ffn", widths, error) : status;
@@ -147,9 +156,17 @@ static et_status check_switches(const et_moe *moe, et_error *error)
                        "et_moe: anchor_weighs_shared without %s; an anchored gate and a shared "
                        "expert belong to it",
                        moe->hs > 0 ? "an anchor" : "a shared expert");
+    if (!(moe->routed_scale >= 0 && isfinite(moe->routed_scale)))
+        return et_fail(error, ET_EINVAL, "et_moe: routed_scale = %g; above 0, or 0 for none",
+                       (double)moe->routed_scale);
     if (moe->hs > 0 && !isfinite(moe->shared_constant))
         return et_fail(error, ET_EINVAL, "et_moe: shared_constant is not finite");
     return ET_OK;
+}
+
+static bool gates(const et_moe *moe)
+{
+    return moe->activation == ET_SWIGLU;
 }
 
 et_status et_moe_check(const et_moe *moe, et_error *error)
@@ -160,8 +177,11 @@ et_status et_moe_check(const et_moe *moe, et_error *error)
                             {"up", moe->up, n, h, d},
                             {"down", moe->down, n, d, h},
                             {"shared_up", moe->shared_up, hs, d, 1},
-                            {"shared_down", moe->shared_down, d, hs, 1}};
+                            {"shared_down", moe->shared_down, d, hs, 1},
+                            {"gating", moe->gating, gates(moe) ? n : 0, h, d},
+                            {"shared_gating", moe->shared_gating, gates(moe) ? hs : 0, d, 1}};
     et_status status = check_engine("et_moe", moe->engine, error);
+    if (status == ET_OK) status = check_activation("et_moe", moe->activation, error);
     if (status == ET_OK) status = et_rounding_check(moe->rounding, error);
     if (status == ET_OK) status = check_switches(moe, error);
     return status == ET_OK ? CHECK_ARRAYS("et_moe", arrays, error) : status;
@@ -210,7 +230,9 @@ et_status et_moe_check_values(const et_moe *moe, const et_assignment *a, const e
                             {"shared_act", v->shared_act, M, hs, 1},
                             {"shared_out", v->shared_out, M, d, 1},
                             {"shared_weight", v->shared_weight, M, 1, 1},
-                            {"y", v->y, N, d, 1}};
+                            {"y", v->y, N, d, 1},
+                            {"slot_gate_pre", v->slot_gate_pre, gates(moe) ? S : 0, h, 1},
+                            {"shared_gate_pre", v->shared_gate_pre, gates(moe) ? M : 0, hs, 1}};
     return CHECK_ARRAYS("et_moe_values", arrays, error);
 }
 
@@ -235,6 +257,10 @@ et_status et_moe_check_grads(const et_moe *moe, const et_assignment *a, const et
                             {"shared_weight", g->shared_weight, M, 1, 1},
                             {"shared_out", g->shared_out, M, d, 1},
                             {"shared_act", g->shared_act, M, hs, 1},
-                            {"shared_pre", g->shared_pre, M, hs, 1}};
+                            {"shared_pre", g->shared_pre, M, hs, 1},
+                            {"gating", g->gating, gates(moe) ? n : 0, h, d},
+                            {"shared_gating", g->shared_gating, gates(moe) ? hs : 0, d, 1},
+                            {"slot_gate_pre", g->slot_gate_pre, gates(moe) ? S : 0, h, 1},
+                            {"shared_gate_pre", g->shared_gate_pre, gates(moe) ? M : 0, hs, 1}};
     return CHECK_ARRAYS("et_moe_grads", arrays, error);
 }

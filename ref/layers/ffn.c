@@ -1,23 +1,19 @@
-/* ffn.c: the feed-forward layer with squared ReLU, dense or as one expert. See etref/ffn.h.
+/* ffn.c: the feed-forward layer, dense or as one expert. See etref/ffn.h.
  *
- *     H = x W_up'     A = relu(H)^2     f(x) = A W_down'
+ *     H = x W_up'     (V = x W_gate')     A = a(H), or silu(V) H     f(x) = A W_down'
  *
  * Left out: biases (the paper has none) and any fusion of the steps; each product and each
  * element-by-element step stands alone, as a reader would write them down.
  */
 #include "etref/ffn.h"
 #include "ref/base/arithmetic.h"
-#include "ref/base/parallel.h"
+#include "ref/base/memory.h"
 #include "ref/base/product.h"
+#include "ref/base/sum.h"
+#include "ref/layers/activation.h"
 #include "ref/layers/check.h"
 
-/* v where v > 0, and +0 elsewhere: also for -0 and for NaN, which is not above 0. Half of the elements are,
- * in no order that a processor could foresee, so nothing must branch here: the loops below become vectors,
- * in which this is a comparison and a mask. */
-static et_real relu(et_real v)
-{
-    return v > 0 ? v : 0;
-}
+#include <stdlib.h>
 
 /* Operands without gaps between their rows: weights, x, and what the layer itself has stored. */
 static et_operand weight(const char *site, et_matrix X)
@@ -48,9 +44,15 @@ et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *err
                         weight("W_up", et_transposed(f->up, d)), false, H, h, error);
     if (status != ET_OK) return status;
     et_round(r, ET_INTERMEDIATES, "H", m * h, H);
-    /* A = relu(H)^2 */
-    ET_BY_THREADS(et_worth_threads(m * h),
-                  for (size_t i = 0; i < m * h; i++) A[i] = relu(H[i]) * relu(H[i]));
+    /* V = x W_gate' */
+    if (f->activation == ET_SWIGLU) {
+        status = et_product(r, f->engine, m, h, d, input("x", et_rows(rows->x, d)),
+                            weight("W_gate", et_transposed(f->gating, d)), false, rows->V, h, error);
+        if (status != ET_OK) return status;
+        et_round(r, ET_INTERMEDIATES, "V", m * h, rows->V);
+    }
+    /* A = relu(H)^2, or as the activation says */
+    et_activate(f, m * h, H, rows->V, A);
     et_round(r, ET_INTERMEDIATES, "A", m * h, A);
     /* f = A W_down' */
     status = et_product(r, f->engine, m, d, h, stored("A", et_rows(A, h)),
@@ -66,11 +68,50 @@ et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *err
  *   A_tj = relu(H_tj)^2             so   dL/dH_tj = dA_tj * 2 relu(H_tj), because d(v^2)/dv = 2v
  *                                        where v > 0 and the function is constant elsewhere; the
  *                                        two agree (0) at v = 0, so there is nothing to choose
+ *                                        (the other activations: activation.c)
  *   H_tj = sum_c x_tc W_up_jc       so   dL/dW_up_jc = sum_t dH_tj x_tc           dW_up += dH' x
  *                                   and  dL/dx_tc = sum_j dH_tj W_up_jc           dx = dH W_up
  */
+
+/* dW += dP' x for dP = dH or dV */
+static et_status projection_backward(const et_ffn *f, const et_ffn_rows *rows, const char *site,
+                                     const et_real *dP, et_real *dW, et_error *error)
+{
+    if (dW == NULL) return ET_OK;
+    return et_product(f->rounding, f->engine, f->h, f->d, rows->m,
+                      stored(site, et_transposed(dP, f->h)), input("x", et_rows(rows->x, f->d)),
+                      true, dW, f->d, error);
+}
+
+/* dx (+)= dP W for dP = dH or dV */
+static et_status input_backward(const et_ffn *f, const et_ffn_rows *rows, et_operand dP,
+                                et_operand W, bool accumulate, et_real *dx, et_error *error)
+{
+    return et_product(f->rounding, f->engine, rows->m, f->d, f->h, dP, W, accumulate, dx, f->d,
+                      error);
+}
+
+/* dx (+)= dH W_up + dV W_gate. A kernel adds two products, or takes one of [dH, dV] and both matrices. */
+static et_status gated_input_backward(const et_ffn *f, const et_ffn_rows *rows, et_error *error)
+{
+    const et_rounding *r = f->rounding;
+    size_t count = rows->m * f->d;
+    const et_operand dV = stored("dV", et_rows(rows->dV, f->h)),
+                     W = weight("W_gate", et_rows(f->gating, f->d));
+    void *room;
+    if (!et_rounds(r) || et_goes_other_way(r, "dx", "one product"))
+        return input_backward(f, rows, dV, W, true, rows->dx, error);
+    et_status status = et_allocate(&room, count, sizeof(et_real), "a share of dx", error);
+    if (status != ET_OK) return status;
+    et_round(r, ET_SHARES, "share", count, rows->dx);
+    status = input_backward(f, rows, dV, W, false, room, error);
+    et_add_rows(r, ET_SHARES, rows->m, f->d, NULL, room, NULL, rows->dx);
+    free(room);
+    return status;
+}
+
 et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *dup, et_real *ddown,
-                          et_error *error)
+                          et_real *dgating, et_error *error)
 {
     ET_ARITHMETIC;
     et_status status = et_ffn_check(f, rows->m, error);
@@ -89,16 +130,18 @@ et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *dup
         status = et_product(r, f->engine, d, h, m, stored("dO", et_transposed(dO, d)),
                             stored("A", et_rows(A, h)), true, ddown, h, error);
     if (status != ET_OK) return status;
-    /* dH = dA * 2 relu(H) */
-    ET_BY_THREADS(et_worth_threads(m * h),
-                  for (size_t i = 0; i < m * h; i++) dH[i] = dA[i] * (2 * relu(H[i])));
+    /* dH = dA * 2 relu(H), and dV */
+    et_activate_backward(f, m * h, H, rows->V, dA, dH, rows->dV);
     et_round(r, ET_INTERMEDIATES, "dH", m * h, dH);
+    if (f->activation == ET_SWIGLU) et_round(r, ET_INTERMEDIATES, "dV", m * h, rows->dV);
     /* dW_up += dH' x */
-    if (dup)
-        status = et_product(r, f->engine, h, d, m, stored("dH", et_transposed(dH, h)),
-                            input("x", et_rows(rows->x, d)), true, dup, d, error);
+    status = projection_backward(f, rows, "dH", dH, dup, error);
+    if (status == ET_OK && f->activation == ET_SWIGLU)
+        status = projection_backward(f, rows, "dV", rows->dV, dgating, error);
     if (status != ET_OK) return status;
     /* dx (+)= dH W_up */
-    return et_product(r, f->engine, m, d, h, stored("dH", et_rows(dH, h)),
-                      weight("W_up", et_rows(f->up, d)), rows->accumulate_dx, rows->dx, d, error);
+    status = input_backward(f, rows, stored("dH", et_rows(dH, h)),
+                            weight("W_up", et_rows(f->up, d)), rows->accumulate_dx, rows->dx, error);
+    return status == ET_OK && f->activation == ET_SWIGLU ? gated_input_backward(f, rows, error)
+                                                         : status;
 }

@@ -1,6 +1,6 @@
 /* moe.c: the Mixture-of-Experts layer, forward and backward. See etref/moe.h.
  *
- *     forward    score -> (a routing rule, elsewhere) -> weigh -> experts -> combine
+ *     forward    score -> (a routing rule, elsewhere) -> weigh (weigh.c) -> experts -> combine
  *     backward   combine -> experts -> score (with weigh's own backward in it)
  *
  * N tokens, n experts; in the backward pass g->gates is dL/dp and g->logits dL/dr. The bool of
@@ -22,18 +22,11 @@
 #include "ref/base/sum.h"
 #include "ref/layers/check.h"
 #include "ref/layers/hidden.h"
+#include "ref/layers/weigh.h"
 
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Where a kernel stores what it computes in gate arithmetic: in the fewer bits of both. */
-static et_place stored_as(const et_moe *moe, et_place place)
-{
-    const et_profile *p = moe->rounding ? moe->rounding->profile : NULL;
-    bool coarse = p && et_place_bits(p, ET_GATE_ARITHMETIC) < et_place_bits(p, place);
-    return coarse ? ET_GATE_ARITHMETIC : place;
-}
 
 /* ---- score: r = x W_r', p = gate(r) ---- */
 
@@ -55,81 +48,39 @@ static et_status score(const et_moe *moe, const et_real *x, et_moe_values *v, et
     for (size_t t = 0; t < N; t += at_once)
         et_gate_forward(moe->rounding, moe->gate, at_once, n, v->logits + t * n, v->gates + t * n,
                         v->anchor ? v->anchor + t : NULL);
-    et_round(moe->rounding, stored_as(moe, ET_GATES), "p", N * n, v->gates);
-    if (v->anchor) et_round(moe->rounding, stored_as(moe, ET_GATES), "p", N, v->anchor);
+    et_round(moe->rounding, et_stored_as(moe, ET_GATES), "p", N * n, v->gates);
+    if (v->anchor) et_round(moe->rounding, et_stored_as(moe, ET_GATES), "p", N, v->anchor);
     return ET_OK;
-}
-
-/* ---- weigh: from gate values to the weights w and s with which outputs enter y ---- */
-
-/* n_t, the fanout with the shared expert counted. */
-static et_real fanout(const et_moe *moe, const et_assignment *a, size_t t)
-{
-    return (et_real)(a->fanout[t] + (moe->hs > 0 ? 1 : 0));
-}
-
-/* What token t's gate values are divided by: 1, n_t or sum_j z_tj p_tj. 0 only where every weight
- * of the token is 0 anyway: no expert at all, or only gate values of 0. Steps are rounded to grid q. */
-static et_real divisor(const et_moe *moe, const et_assignment *a, const et_moe_values *v, size_t t,
-                       const et_grid *q)
-{
-    if (moe->norm == ET_NORM_NONE) return 1;
-    if (moe->norm == ET_NORM_FANOUT) return fanout(moe, a, t);
-    double sum = 0;
-    for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++)
-        sum = et_plus(q, sum, v->gates[t * moe->n + (size_t)a->slot_expert[a->token_slots[j]]]);
-    return (et_real)sum;
-}
-
-/* What s_t is divided by: n_t under fanout, at least 1 since the shared expert counts; else 1. */
-static et_real shared_divisor(const et_moe *moe, const et_assignment *a, size_t t)
-{
-    return moe->norm == ET_NORM_FANOUT ? fanout(moe, a, t) : 1;
-}
-
-/* Where a kernel's format has only zeros for a token's gates, some kernels have 0/0. (Gates that are 0 themselves, relu's,
- * make weights of 0 by definition.) */
-static bool divides_by_zero(const et_moe *moe)
-{
-    return moe->gate != ET_GATE_RELU && et_goes_other_way(moe->rounding, "0/0", "w");
-}
-
-static void weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
-{
-    et_grid rooms[2];
-    const et_grid *step = et_grid_in(&rooms[0], moe->rounding, ET_GATE_ARITHMETIC, "gate"),
-                  *stored = et_grid_in(&rooms[1], moe->rounding, stored_as(moe, ET_GATES), "w");
-    double constant = et_rounded(stored, moe->shared_constant);
-#pragma omp parallel for if (et_worth_threads(moe->N * moe->n))
-    for (size_t t = 0; t < moe->N; t++) {
-        et_real divide_by = divisor(moe, a, v, t, step);
-        for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
-            int32_t slot = a->token_slots[j];
-            et_real p = v->gates[t * moe->n + (size_t)a->slot_expert[slot]];
-            bool divides = divide_by != 0 || divides_by_zero(moe);
-            v->slot_weight[slot] = divides ? (et_real)et_over(stored, p, divide_by) : 0;
-        }
-        if (moe->hs > 0) {
-            double s = moe->anchor_weighs_shared ? v->anchor[t] : constant;
-            v->shared_weight[t] = (et_real)et_over(stored, s, shared_divisor(moe, a, t));
-        }
-    }
-    et_pass(moe->rounding, "w", a->slots, v->slot_weight);
-    if (moe->hs > 0) et_pass(moe->rounding, "w", moe->N, v->shared_weight);
 }
 
 /* ---- experts: f_i(x_t) for every slot, f_shared(x_t) for every token ---- */
 
+/* From `offset` of an array on that only swiglu has. */
+#define at(array, offset) ((array) ? (array) + (offset) : NULL)
+
 static et_ffn expert(const et_moe *moe, size_t i)
 {
     size_t size = moe->h * moe->d;
-    return (et_ffn){moe->engine,          moe->d,       moe->h, moe->up + i * size,
-                    moe->down + i * size, moe->rounding};
+    return (et_ffn){.engine = moe->engine,
+                    .d = moe->d,
+                    .h = moe->h,
+                    .up = moe->up + i * size,
+                    .down = moe->down + i * size,
+                    .rounding = moe->rounding,
+                    .activation = moe->activation,
+                    .gating = at(moe->gating, i * size)};
 }
 
 static et_ffn shared_expert(const et_moe *moe)
 {
-    return (et_ffn){moe->engine, moe->d, moe->hs, moe->shared_up, moe->shared_down, moe->rounding};
+    return (et_ffn){.engine = moe->engine,
+                    .d = moe->d,
+                    .h = moe->hs,
+                    .up = moe->shared_up,
+                    .down = moe->shared_down,
+                    .rounding = moe->rounding,
+                    .activation = moe->activation,
+                    .gating = moe->shared_gating};
 }
 
 static size_t largest_load(const et_assignment *a)
@@ -191,13 +142,18 @@ static et_ffn_rows routed_rows(const et_moe *moe, const et_assignment *a, const 
                          .x = x,
                          .H = v->slot_pre + first * moe->h,
                          .A = v->slot_act + first * moe->h,
+                         .V = at(v->slot_gate_pre, first * moe->h),
                          .out = v->slot_out + first * moe->d};
 }
 
 static et_ffn_rows shared_rows(const et_moe *moe, const et_moe_values *v, const et_real *x)
 {
-    return (et_ffn_rows){
-        .m = moe->N, .x = x, .H = v->shared_pre, .A = v->shared_act, .out = v->shared_out};
+    return (et_ffn_rows){.m = moe->N,
+                         .x = x,
+                         .H = v->shared_pre,
+                         .A = v->shared_act,
+                         .V = v->shared_gate_pre,
+                         .out = v->shared_out};
 }
 
 static et_status experts(const et_moe *moe, const et_real *x, const et_assignment *a,
@@ -259,12 +215,7 @@ static void combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
  *     dL/df_sh,c     = s_t dy_tc              with the final s_t
  *     dL/ds_t        = <dy_t, f_shared(x_t)>
  *
- * From w to p:
- *     none     w = p                dp = dw
- *     fanout   w = p / n_t          dp = dw / n_t
- *     sum      w = p / T, T = sum_j p_j over the token's slots. dw_j/dp_i = [i = j]/T - p_j/T^2, so
- *              dp_i = dw_i/T - sum_j dw_j p_j/T^2 = (dw_i - sum_j w_j dw_j) / T
- * and off the slots dp = 0.
+ * From w to p: weigh.c.
  */
 
 /* For m rows f [m,d] that entered y with weights w [m]: dw [m] and dO [m,d] out. Row j belongs to token
@@ -371,6 +322,11 @@ typedef struct expert_rows {
     et_real *dw;      /* [m] */
 } expert_rows;
 
+/* An expert's weight gradients; NULL: not wanted. */
+typedef struct gradients {
+    et_real *up, *down, *gating;
+} gradients;
+
 static et_ffn_rows part_of(const et_ffn *f, const et_ffn_rows *all, size_t from, size_t to)
 {
     size_t d = from * f->d, h = from * f->h;
@@ -378,31 +334,35 @@ static et_ffn_rows part_of(const et_ffn *f, const et_ffn_rows *all, size_t from,
     part.m = to - from;
     part.x += d, part.dO += d, part.dx += d;
     part.H += h, part.A += h, part.dA += h, part.dH += h;
+    part.V = at(part.V, h), part.dV = at(part.dV, h);
     return part;
 }
 
 static et_status expert_backward(const et_moe *moe, const et_ffn *f, const expert_rows *e,
-                                 et_real *dup, et_real *ddown, et_error *error)
+                                 const gradients *g, et_error *error)
 {
     size_t size = f->h * f->d;
     void *room;
     if (!stores_sums(moe)) {
         bool weighs = et_weighs_hidden(moe);
-        et_status first = et_ffn_backward(f, &e->r, dup, weighs ? NULL : ddown, error);
+        et_status first =
+            et_ffn_backward(f, &e->r, g->up, weighs ? NULL : g->down, g->gating, error);
         return first == ET_OK && weighs
-                   ? et_weigh_hidden_backward(f, &e->r, e->w, e->dw, ddown, error)
+                   ? et_weigh_hidden_backward(f, &e->r, e->w, e->dw, g->down, error)
                    : first;
     }
-    et_status status = et_allocate(&room, 2 * size, sizeof(et_real), "a share of dW", error);
+    et_status status = et_allocate(&room, 3 * size, sizeof(et_real), "a share of dW", error);
     if (status != ET_OK) return status;
-    et_real *up = room, *down = up + size;
+    et_real *up = room, *down = up + size, *gating = down + size;
     for (size_t from = 0, to; status == ET_OK && from < e->r.m; from = to) {
         to = end_of_batch(moe, e->tokens, from, e->r.m);
         et_ffn_rows part = part_of(f, &e->r, from, to);
-        memset(room, 0, 2 * size * sizeof(et_real));
-        status = et_ffn_backward(f, &part, up, down, error);
-        et_add_rows(moe->rounding, ET_DW_SUMS, f->h, f->d, NULL, up, NULL, dup);
-        et_add_rows(moe->rounding, ET_DW_SUMS, f->d, f->h, NULL, down, NULL, ddown);
+        memset(room, 0, 3 * size * sizeof(et_real));
+        status = et_ffn_backward(f, &part, up, down, gating, error);
+        et_add_rows(moe->rounding, ET_DW_SUMS, f->h, f->d, NULL, up, NULL, g->up);
+        et_add_rows(moe->rounding, ET_DW_SUMS, f->d, f->h, NULL, down, NULL, g->down);
+        if (f->activation == ET_SWIGLU)
+            et_add_rows(moe->rounding, ET_DW_SUMS, f->h, f->d, NULL, gating, NULL, g->gating);
     }
     free(room);
     return status;
@@ -449,10 +409,12 @@ static et_status shared_backward(const et_moe *moe, const et_real *x, const et_m
     rows.r.dO = g->shared_out;
     rows.r.dA = g->shared_act;
     rows.r.dH = g->shared_pre;
+    rows.r.dV = g->shared_gate_pre;
     rows.r.dx = share;
     rows.r.accumulate_dx = room == NULL;
-    status = expert_backward(moe, &f, &rows, wanted(g, moe->n, g->shared_up),
-                             wanted(g, moe->n, g->shared_down), error);
+    const gradients dW = {wanted(g, moe->n, g->shared_up), wanted(g, moe->n, g->shared_down),
+                          wanted(g, moe->n, g->shared_gating)};
+    status = expert_backward(moe, &f, &rows, &dW, error);
     add_share(moe, room, g);
     return status;
 }
@@ -481,9 +443,11 @@ static et_status routed_backward(const et_moe *moe, const et_order *order, const
         e.r.dO = g->slot_out + first * d;
         e.r.dA = g->slot_act + first * h;
         e.r.dH = g->slot_pre + first * h;
+        e.r.dV = at(g->slot_gate_pre, first * h);
         e.r.dx = gathered + most * d;
-        failed |= expert_backward(moe, &f, &e, wanted(g, i, g->up + i * size),
-                                  wanted(g, i, g->down + i * size), NULL) != ET_OK;
+        const gradients dW = {wanted(g, i, g->up + i * size), wanted(g, i, g->down + i * size),
+                              wanted(g, i, at(g->gating, i * size))};
+        failed |= expert_backward(moe, &f, &e, &dW, NULL) != ET_OK;
         /* Expert after expert, whoever is ready first. */
 #pragma omp ordered
         et_add_rows(moe->rounding, ET_SHARES, e.r.m, d, NULL, e.r.dx, e.tokens, g->x);
@@ -508,37 +472,10 @@ static et_status experts_backward(const et_moe *moe, const et_real *x, const et_
     et_round(r, ET_OUTPUTS, "dW_down", moe->n * moe->h * moe->d, g->down);
     et_round(r, ET_OUTPUTS, "dW_up", moe->hs * moe->d, g->shared_up);
     et_round(r, ET_OUTPUTS, "dW_down", moe->hs * moe->d, g->shared_down);
+    if (moe->activation != ET_SWIGLU) return ET_OK;
+    et_round(r, ET_OUTPUTS, "dW_gate", moe->n * moe->h * moe->d, g->gating);
+    et_round(r, ET_OUTPUTS, "dW_gate", moe->hs * moe->d, g->shared_gating);
     return ET_OK;
-}
-
-/* dp on token t's slots, from dw. */
-static void weigh_backward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
-                           size_t t, const et_grid *q, et_moe_grads *g)
-{
-    double divide_by = divisor(moe, a, v, t, q), carried = 0;
-    if (divide_by == 0 && !divides_by_zero(moe)) return; /* its weights are 0: no gradient */
-    int32_t first = a->token_offsets[t], end = a->token_offsets[t + 1];
-    if (moe->norm == ET_NORM_SUM)
-        for (int32_t j = first; j < end; j++)
-            carried = et_plus(
-                q, carried,
-                et_times(q, v->slot_weight[a->token_slots[j]], g->slot_weight[a->token_slots[j]]));
-    /* autograd of p/T has two terms, dw/T - sum of dw (w/T), which do not cancel to the bit where w = 1 */
-    bool apart = carried != 0 && et_goes_other_way(moe->rounding, "dw/T", "dp");
-    double terms = 0;
-    for (int32_t j = first; apart && j < end; j++) {
-        int32_t slot = a->token_slots[j];
-        double share = et_over(q, v->slot_weight[slot], divide_by);
-        terms = et_plus(q, terms, et_times(q, g->slot_weight[slot], share));
-    }
-    for (int32_t j = first; j < end; j++) {
-        int32_t slot = a->token_slots[j];
-        et_real *dp = &g->gates[t * moe->n + (size_t)a->slot_expert[slot]];
-        double dw = (double)g->slot_weight[slot];
-        double own = apart ? et_plus(q, et_over(q, dw, divide_by), -terms)
-                           : et_over(q, et_plus(q, dw, -carried), divide_by);
-        *dp = (et_real)et_plus(q, *dp, own);
-    }
 }
 
 /* From dw and the losses' dp and dr to dr, and then r = x W_r' gives
@@ -558,9 +495,9 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
     const et_grid *q = et_grid_in(&grid, rounding, ET_GATE_ARITHMETIC, "gate");
 #pragma omp parallel for if (et_worth_threads(N * n))
     for (size_t t = 0; t < N; t++) {
-        weigh_backward(moe, a, v, t, q, g);
+        et_weigh_token_backward(moe, a, v, t, q, g);
         if (danchor)
-            danchor[t] = (et_real)et_over(q, g->shared_weight[t], shared_divisor(moe, a, t));
+            danchor[t] = (et_real)et_over(q, g->shared_weight[t], et_shared_divisor(moe, a, t));
     }
     et_pass(rounding, "dp", N * n, g->gates);
     for (size_t t = 0; t < N; t += at_once)
@@ -568,7 +505,7 @@ static et_status score_backward(const et_moe *moe, const et_real *x, const et_as
                          v->anchor ? v->anchor + t : NULL, g->gates + t * n,
                          danchor ? danchor + t : NULL, g->logits + t * n);
     free(room);
-    et_round(rounding, stored_as(moe, ET_LOGITS), "dr", N * n, g->logits);
+    et_round(rounding, et_stored_as(moe, ET_LOGITS), "dr", N * n, g->logits);
     et_operand router = {et_rows(moe->router, d), ET_ROUTER_OPERANDS, "W_r", ET_UNSTORED},
                dr = {et_rows(g->logits, n), ET_ROUTER_OPERANDS, "dr", ET_LOGITS};
     et_real *share, *apart;
@@ -615,7 +552,7 @@ et_status et_moe_weigh(const et_moe *moe, const et_assignment *a, et_moe_values 
 {
     ET_ARITHMETIC;
     et_status status = check_forward(moe, a, v, NULL, NULL, error);
-    if (status == ET_OK) weigh(moe, a, v);
+    if (status == ET_OK) et_weigh(moe, a, v);
     return status;
 }
 
@@ -642,7 +579,7 @@ et_status et_moe_forward(const et_moe *moe, const et_real *x, const et_assignmen
     ET_ARITHMETIC;
     et_status status = check_forward(moe, a, v, "x", x, error);
     if (status != ET_OK) return status;
-    weigh(moe, a, v);
+    et_weigh(moe, a, v);
     status = experts(moe, x, a, v, error);
     if (status == ET_OK) combine(moe, a, v);
     return status;

@@ -188,7 +188,12 @@ static et_status attention_backward(et_gpt *g, et_gpt_layer *l, et_error *error)
 static et_ffn dense_of(const et_gpt *g, const et_gpt_layer *l)
 {
     const et_gpt_config *c = &g->config;
-    return (et_ffn){c->engine, c->d_model, c->d_dense, l->w_up.value, l->w_down.value, g->rounding};
+    return (et_ffn){.engine = c->engine,
+                    .d = c->d_model,
+                    .h = c->d_dense,
+                    .up = l->w_up.value,
+                    .down = l->w_down.value,
+                    .rounding = g->rounding};
 }
 
 static et_status dense_forward(et_gpt *g, et_gpt_layer *l, et_error *error)
@@ -215,7 +220,7 @@ static et_status dense_backward(et_gpt *g, et_gpt_layer *l, et_error *error)
                      .dA = g->dact,
                      .dH = g->dpre,
                      .dx = g->dnormed};
-    et_status status = et_ffn_backward(&f, &r, l->w_up.gradient, l->w_down.gradient, error);
+    et_status status = et_ffn_backward(&f, &r, l->w_up.gradient, l->w_down.gradient, NULL, error);
     et_round(g->rounding, ET_OUTPUTS, "dW_up", l->w_up.count, l->w_up.gradient);
     et_round(g->rounding, ET_OUTPUTS, "dW_down", l->w_down.count, l->w_down.gradient);
     et_round(g->rounding, ET_OUTPUTS, "dx", g->N * f.d, g->dnormed);

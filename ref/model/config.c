@@ -49,6 +49,19 @@ et_gpt_config et_gpt_default(size_t d_model, size_t steps)
 }
 
 /* The layer under study as a case of one micro-batch, with its defaults. */
+/* Of the fields that came later than the model, it has the defaults alone. */
+static et_status refuse_later(et_case *f, et_error *error)
+{
+    et_case usual;
+    et_status status = et_case_settle(f, f, error);
+    if (status == ET_OK) status = et_case_defaults(&usual, error);
+    for (size_t i = 0; status == ET_OK && i < ET_FIELDS; i++)
+        if (et_fields[i].later && !et_member_equal(&et_fields[i].member, f, &usual))
+            return et_fail(error, ET_EINVAL, "et_gpt: ffn.%s: a model has its default alone, %s",
+                           et_fields[i].doc.name, et_fields[i].doc.initial);
+    return status;
+}
+
 static et_status settle_layer(et_gpt_config *c, size_t N, et_error *error)
 {
     et_case *f = &c->ffn;
@@ -72,7 +85,7 @@ static et_status settle_layer(et_gpt_config *c, size_t N, et_error *error)
     if (f->global_load)
         return et_fail(error, ET_EINVAL,
                        "et_gpt: ffn.global_load = true; a model has its own loads alone");
-    return et_case_settle(f, f, error);
+    return refuse_later(f, error);
 }
 
 et_status et_gpt_settle(et_gpt_config *c, size_t *N, et_error *error)

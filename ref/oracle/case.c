@@ -125,6 +125,14 @@ static et_status set_defaults(struct parse *p)
     return ET_OK;
 }
 
+et_status et_case_defaults(et_case *c, et_error *error)
+{
+    struct parse p = {.where = "et_case", .error = error};
+    et_status status = set_defaults(&p);
+    if (status == ET_OK) memcpy(c, &p.initial, sizeof *c);
+    return status;
+}
+
 static et_status parse_field(struct parse *p, const char *name, json_t *v)
 {
     const et_field *f = et_field_named(name);
@@ -281,6 +289,9 @@ et_status et_case_settle(et_case *settled, const et_case *c, et_error *error)
     if (c == NULL) return et_fail(error, ET_EINVAL, "et_case: NULL; a case belongs here");
     et_status status = set_defaults(&p);
     if (status != ET_OK) return status;
+    et_case own = *c;
+    if (own.routed_scale == 0) own.routed_scale = 1; /* left out by who put the case together */
+    c = &own;
     for (size_t i = 0; i < ET_FIELDS; i++) {
         p.given[i] = et_fields[i].applies(c);
         if (p.given[i] && !et_member_fits(&et_fields[i].member, c))
@@ -386,18 +397,12 @@ static void append_text(et_line *line, const char *text)
     et_line_append(text, strlen(text), line);
 }
 
-/* What has not been said: an empty text, the first word of an optional list. */
-static bool is_unsaid(const et_member *m, const et_case *c)
+/* `usual` holds every default. */
+static bool is_printed(const et_field *f, const et_case *c, const et_case *usual)
 {
-    int word = 0;
-    if (m->kind == ET_TEXT) return ((const char *)c)[m->offset] == '\0';
-    if (m->kind == ET_WORD) memcpy(&word, (const char *)c + m->offset, m->size);
-    return m->optional && word == 0;
-}
-
-static bool is_printed(const et_field *f, const et_case *c)
-{
-    return f->applies(c) && !is_unsaid(&f->member, c);
+    bool empty = f->member.kind == ET_TEXT && ((const char *)c)[f->member.offset] == '\0';
+    bool silent = f->later && et_member_equal(&f->member, c, usual);
+    return f->applies(c) && !empty && !silent;
 }
 
 /* "name": value, with what separates it from the field before. */
@@ -416,10 +421,12 @@ et_status et_case_print(char **json, const et_case *c, et_error *error)
     ET_ARITHMETIC;
     char text[MAX_LINE]; /* 45 names and short values, and 760 bytes of text, escaped to 6 each */
     et_line line = {.text = text, .room = sizeof text};
+    et_case usual;
     et_status status = et_case_check(c, error);
+    if (status == ET_OK) status = et_case_defaults(&usual, error);
     if (status != ET_OK) return status;
     for (size_t i = 0; i < ET_FIELDS; i++)
-        if (is_printed(&et_fields[i], c) && !append_field(&line, &et_fields[i], c))
+        if (is_printed(&et_fields[i], c, &usual) && !append_field(&line, &et_fields[i], c))
             return et_fail(error, ET_ENOMEM, "case '%s': no memory to print it, or not UTF-8",
                            c->name);
     append_text(&line, c->input.source == ET_INPUT_NONE ? "}" : "}}");

@@ -36,6 +36,7 @@ bool et_case_contradiction(const et_case *c, et_contradiction *first)
     size_t micro = et_case_micro_tokens(c), weights = c->experts > 0 ? c->experts : 1;
     bool pools = is_ec_or_et(c), skewed = c->input.source == ET_INPUT_SKEWED;
     bool integers = c->input.source == ET_INPUT_INTEGER && is_moe(c);
+    bool whole = c->input.source == ET_INPUT_INTEGER && is_ffn(c);
     bool by_threshold = et_case_routes_by_threshold(c) && !c->eval;
     const struct {
         bool clash;
@@ -78,10 +79,14 @@ bool et_case_contradiction(const et_case *c, et_contradiction *first)
         {c->global_load && c->balance == ET_BALANCE_NONE,
          {"global_load", "balance",
           "allowed: false, or a balance that uses loads: aux|aux_error|lossfree|proportional"}},
+        {whole && c->activation != ET_RELU2,
+         {"activation", "input.source", "integers stay integers only with relu2"}},
         {integers && c->gate != ET_GATE_RELU,
          {"gate", "input.source", "integers stay integers only with gate relu"}},
         {integers && c->norm != ET_NORM_NONE,
          {"norm", "input.source", "integers stay integers only with norm none"}},
+        {integers && c->routed_scale != 1,
+         {"routed_scale", "input.source", "integers stay integers only with 1"}},
         {integers && c->balance != ET_BALANCE_NONE,
          {"balance", "input.source", "integers stay integers only with balance none"}},
         {integers && c->z_loss_coef != 0,
@@ -93,6 +98,8 @@ bool et_case_contradiction(const et_case *c, et_contradiction *first)
           "cross_entropy: checkpoint, too"}},
         {c->eval && c->input.source == ET_INPUT_CHECKPOINT,
          {"mode", "input.source", "what is captured is a step of training"}},
+        {c->input.source == ET_INPUT_CHECKPOINT && c->activation != ET_RELU2,
+         {"activation", "input.source", "a model's experts have relu2"}},
         {has_heads(c) && c->d_model % c->heads != 0,
          {"heads", "d_model", "allowed: a divisor of d_model"}},
         {is_rope(c) && c->d_model / c->heads % 2 != 0,

@@ -6,7 +6,7 @@
  * the case's precision. What the tensors hold afterwards is exact: everything else is computed from
  * it.
  *
- * normal    x ~ N(0,1) + mean, dy ~ N(0,1); router N(0,1/d) + router_mean/d; W_up N(0,1/d), W_down
+ * normal    x ~ N(0,1) + mean, dy ~ N(0,1); router N(0,1/d) + router_mean/d; W_up, W_gate N(0,1/d), W_down
  *           N(0,1/h), so that logits and hidden values are of the order of 1 at any width
  * text      x from a file's bytes (text.c): repeated words, hence equal tokens. The rest as normal
  * integer   sparse -1, 0, 1 everywhere. Values, gradients and sums stay small integers, which any
@@ -69,6 +69,8 @@ enum {
     DOWN,
     SHARED_UP,
     SHARED_DOWN,
+    GATING,
+    SHARED_GATING,
     HEAD,
     WEIGHT,
     EMA,
@@ -100,6 +102,8 @@ static void list_inputs(const et_step *s, input list[INPUTS])
         [DOWN] = {"in.w_down", in->down, n * d * h, h, 4, false},
         [SHARED_UP] = {"in.shared_up", in->shared_up, hs * d, d, 8, false},
         [SHARED_DOWN] = {"in.shared_down", in->shared_down, d * hs, hs, 4, false},
+        [GATING] = {"in.w_gate", in->gating, n * h * d, d, 8, false},
+        [SHARED_GATING] = {"in.shared_gate", in->shared_gating, hs * d, d, 8, false},
         [EMA] = {"in.ema", in->ema, n, 0, 0, false},
         [BIAS] = {"in.bias", in->bias, n, 0, 0, false},
         [LOAD] = {"in.load", in->load, n, 0, 0, false},

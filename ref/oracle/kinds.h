@@ -26,6 +26,11 @@ static inline bool is_ffn(const et_case *c)
     return is_dense(c) || is_moe(c);
 }
 
+static inline bool is_gated(const et_case *c)
+{
+    return is_ffn(c) && c->activation == ET_SWIGLU;
+}
+
 static inline bool is_rmsnorm(const et_case *c)
 {
     return c->layer == ET_LAYER_RMSNORM;
@@ -100,6 +105,11 @@ static inline bool is_ec_or_et(const et_case *c)
 static inline bool has_shared(const et_case *c)
 {
     return is_moe(c) && c->shared;
+}
+
+static inline bool has_shared_gating(const et_case *c)
+{
+    return has_shared(c) && is_gated(c);
 }
 
 static inline bool has_aux_loss(const et_case *c)

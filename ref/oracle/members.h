@@ -33,7 +33,7 @@ typedef struct et_member {
     const int
         *values;   /* words: their values, where these are not 0, 1, 2, ...; small numbers: those
                         * that are allowed, then 0; or NULL */
-    bool optional; /* a text may be empty, a small number 0, a word the first: what has not been said */
+    bool optional; /* a text may be empty, a small number 0: what has not been said */
     size_t flag;   /* number or null: offset of its bool */
 } et_member;
 

@@ -118,7 +118,7 @@ static et_status take_values(et_step *s, et_error *error)
 
 static et_status take_grads(et_step *s, et_error *error)
 {
-    et_status status = take_tensors(s, ET_BWD_SLOT_WEIGHT, ET_BWD_SHARED_DOWN, error);
+    et_status status = take_tensors(s, ET_BWD_SLOT_WEIGHT, ET_BWD_SHARED_GATE, error);
     if (status == ET_OK && is_moe(&s->c))
         status = take_reals(s, &s->bwd.gates, s->c.tokens * s->c.experts, error);
     return status;
@@ -134,7 +134,14 @@ static et_status run_dense(et_step *s, et_error *error)
     et_status status;
     if ((status = take_values(s, error)) || (status = take_grads(s, error))) return status;
     const et_rounding *r = s->rounding;
-    et_ffn f = {s->engine, d, h, s->in.up, s->in.down, r};
+    const et_ffn f = {.engine = s->engine,
+                      .d = d,
+                      .h = h,
+                      .up = s->in.up,
+                      .down = s->in.down,
+                      .rounding = r,
+                      .activation = s->c.activation,
+                      .gating = s->in.gating};
     const et_ffn_rows rows = {.m = N,
                               .x = s->in.x,
                               .H = v->slot_pre,
@@ -144,16 +151,19 @@ static et_status run_dense(et_step *s, et_error *error)
                               .dA = g->slot_act,
                               .dH = g->slot_pre,
                               .dx = g->x,
-                              .accumulate_dx = true};
+                              .accumulate_dx = true,
+                              .V = v->slot_gate_pre,
+                              .dV = g->slot_gate_pre};
     status = et_ffn_forward(&f, &rows, error);
     if (status != ET_OK) return status;
     memcpy(v->y, v->slot_out, N * d * sizeof(et_real));
     et_round(r, ET_OUTPUTS, "y", N * d, v->y);
     memcpy(g->slot_out, s->in.dy, N * d * sizeof(et_real));
     et_round(r, ET_INTERMEDIATES, "dO", N * d, g->slot_out);
-    status = et_ffn_backward(&f, &rows, g->up, g->down, error);
+    status = et_ffn_backward(&f, &rows, g->up, g->down, g->gating, error);
     et_round(r, ET_OUTPUTS, "dW_up", h * d, g->up);
     et_round(r, ET_OUTPUTS, "dW_down", h * d, g->down);
+    if (g->gating) et_round(r, ET_OUTPUTS, "dW_gate", h * d, g->gating);
     et_round(r, ET_OUTPUTS, "dx", N * d, g->x);
     return status;
 }
@@ -183,7 +193,11 @@ et_moe et_step_layer(const et_step *s)
                     .down = s->in.down,
                     .shared_up = s->in.shared_up,
                     .shared_down = s->in.shared_down,
-                    .rounding = s->rounding};
+                    .rounding = s->rounding,
+                    .activation = c->activation,
+                    .routed_scale = (et_real)c->routed_scale,
+                    .gating = s->in.gating,
+                    .shared_gating = s->in.shared_gating};
 }
 
 static et_status take_scores(et_step *s, et_error *error)

@@ -16,6 +16,7 @@ et_suite_\name:
     suite core
     suite paper
     suite model
+    suite modern
     suite parallel
 
     .section .note.GNU-stack, "", %progbits

@@ -5,13 +5,14 @@
 #include <string.h>
 
 extern const char et_suite_smoke[], et_suite_core[], et_suite_paper[], et_suite_model[],
-    et_suite_parallel[];
+    et_suite_modern[], et_suite_parallel[];
 
 static const et_suite suites[] = {
     {"smoke", "seconds: every rule once, small enough to read", et_suite_smoke},
     {"core", "the cases on which kernels have been seen to fail", et_suite_core},
     {"paper", "the paper's layers at 2048 tokens", et_suite_paper},
     {"model", "the layers around the experts, and two optimisers", et_suite_model},
+    {"modern", "layers beyond the paper's: other experts, gates, selections", et_suite_modern},
     {"parallel", "layers on several ranks: experts cut up among them, or tokens", et_suite_parallel}};
 
 const et_suite *et_suite_at(size_t index)

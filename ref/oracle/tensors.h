@@ -22,6 +22,8 @@ typedef enum et_tensor_id {
     ET_LAST_INPUT = ET_IN_SECOND
 } et_tensor_id;
 
+_Static_assert((int)ET_TENSORS <= (int)ET_MAX_STEP_TENSORS, "bars and lists hold one of each");
+
 /* The stages of a step, in its order up to ET_STAGES. */
 typedef enum et_stage {
     ET_AT_PLAN,    /* thresholds, from the moving average */
@@ -31,6 +33,7 @@ typedef enum et_stage {
     ET_AT_GATES,   /* p */
     ET_AT_WEIGHTS, /* w, s */
     ET_AT_PRE,     /* H */
+    ET_AT_GATE_PRE, /* V */
     ET_AT_ACT,     /* A */
     ET_AT_OUT,     /* f(x) */
     ET_AT_MIX,     /* w, s as y alone takes them; in no bundle */
@@ -41,7 +44,9 @@ typedef enum et_stage {
     ET_AT_DDOWN,
     ET_AT_DACT, /* dA */
     ET_AT_DPRE, /* dH */
+    ET_AT_DGATE_PRE, /* dV */
     ET_AT_DUP,
+    ET_AT_DGATING,
     ET_AT_SLOT_DX, /* a slot's share of dx; in no bundle */
     ET_AT_DGATES,  /* dp; in no bundle */
     ET_AT_DLOGITS, /* dr */
@@ -74,7 +79,7 @@ typedef enum et_sees {
     ET_SEES_ALL_SHARED /* all, there: a sum over tokens */
 } et_sees;
 
-enum { ET_MAX_STARTS = 8 }; /* with the ET_NO_TENSOR behind them */
+enum { ET_MAX_STARTS = 12 }; /* with the ET_NO_TENSOR behind them */
 
 typedef struct et_tensor_row {
     et_tensor_doc doc;

@@ -25,7 +25,8 @@ static const struct {
     [ET_AT_GATES] = {0, ET_SCORES, ET_OF_TOKENS, "n", AT(fwd.gates), 0},
     [ET_AT_WEIGHTS] = {BIT(ET_AT_GATES), ET_SCORES, ET_OF_SLOTS, "1", AT(fwd.slot_weight), AT(fwd.shared_weight)},
     [ET_AT_PRE] = {0, ET_EXPERTS, ET_OF_SLOTS, "h", AT(fwd.slot_pre), AT(fwd.shared_pre)},
-    [ET_AT_ACT] = {BIT(ET_AT_PRE), ET_EXPERTS, ET_OF_SLOTS, "h", AT(fwd.slot_act), AT(fwd.shared_act)},
+    [ET_AT_GATE_PRE] = {0, ET_EXPERTS, ET_OF_SLOTS, "h", AT(fwd.slot_gate_pre), AT(fwd.shared_gate_pre)},
+    [ET_AT_ACT] = {BIT(ET_AT_PRE) | BIT(ET_AT_GATE_PRE), ET_EXPERTS, ET_OF_SLOTS, "h", AT(fwd.slot_act), AT(fwd.shared_act)},
     [ET_AT_OUT] = {BIT(ET_AT_ACT), ET_EXPERTS, ET_OF_SLOTS, "d", AT(fwd.slot_out), AT(fwd.shared_out)},
     [ET_AT_MIX] = {BIT(ET_AT_WEIGHTS), ET_COMBINE, ET_OF_SLOTS, "1", 0, 0},
     [ET_AT_Y] = {BIT(ET_AT_MIX) | BIT(ET_AT_OUT), ET_COMBINE, ET_OF_TOKENS, "d", AT(fwd.y), 0},
@@ -34,9 +35,11 @@ static const struct {
     [ET_AT_DOUT] = {BIT(ET_AT_WEIGHTS), ET_COMBINE_BACKWARD, ET_OF_SLOTS, "d", AT(bwd.slot_out), AT(bwd.shared_out)},
     [ET_AT_DDOWN] = {BIT(ET_AT_DOUT) | BIT(ET_AT_ACT), ET_EXPERTS_BACKWARD, ET_OF_EXPERTS, "hd", AT(bwd.down), AT(bwd.shared_down)},
     [ET_AT_DACT] = {BIT(ET_AT_DOUT), ET_EXPERTS_BACKWARD, ET_OF_SLOTS, "h", AT(bwd.slot_act), AT(bwd.shared_act)},
-    [ET_AT_DPRE] = {BIT(ET_AT_DACT) | BIT(ET_AT_PRE), ET_EXPERTS_BACKWARD, ET_OF_SLOTS, "h", AT(bwd.slot_pre), AT(bwd.shared_pre)},
+    [ET_AT_DPRE] = {BIT(ET_AT_DACT) | BIT(ET_AT_PRE) | BIT(ET_AT_GATE_PRE), ET_EXPERTS_BACKWARD, ET_OF_SLOTS, "h", AT(bwd.slot_pre), AT(bwd.shared_pre)},
+    [ET_AT_DGATE_PRE] = {BIT(ET_AT_DACT) | BIT(ET_AT_PRE) | BIT(ET_AT_GATE_PRE), ET_EXPERTS_BACKWARD, ET_OF_SLOTS, "h", AT(bwd.slot_gate_pre), AT(bwd.shared_gate_pre)},
     [ET_AT_DUP] = {BIT(ET_AT_DPRE), ET_EXPERTS_BACKWARD, ET_OF_EXPERTS, "hd", AT(bwd.up), AT(bwd.shared_up)},
-    [ET_AT_SLOT_DX] = {BIT(ET_AT_DPRE), ET_SCORE_BACKWARD, ET_OF_SLOTS, "d", 0, 0},
+    [ET_AT_DGATING] = {BIT(ET_AT_DGATE_PRE), ET_EXPERTS_BACKWARD, ET_OF_EXPERTS, "hd", AT(bwd.gating), AT(bwd.shared_gating)},
+    [ET_AT_SLOT_DX] = {BIT(ET_AT_DPRE) | BIT(ET_AT_DGATE_PRE), ET_SCORE_BACKWARD, ET_OF_SLOTS, "d", 0, 0},
     [ET_AT_DGATES] = {BIT(ET_AT_DWEIGHT) | BIT(ET_AT_WEIGHTS) | BIT(ET_AT_LOSSES), ET_SCORE_BACKWARD, ET_OF_TOKENS, "n", AT(bwd.gates), 0},
     [ET_AT_DLOGITS] = {BIT(ET_AT_DGATES) | BIT(ET_AT_GATES) | BIT(ET_AT_LOSSES), ET_SCORE_BACKWARD, ET_OF_TOKENS, "n", AT(bwd.logits), 0},
     [ET_AT_DROUTER] = {BIT(ET_AT_DLOGITS), ET_SCORE_BACKWARD, ET_OF_ALL, "nd", AT(bwd.router), 0},
@@ -78,6 +81,15 @@ size_t et_columns_at(const et_moe *moe, et_stage stage, bool shared)
         if (*c == 'n') columns *= moe->n;
     }
     return columns;
+}
+
+const char *et_tensor_at(et_stage stage, bool shared)
+{
+    for (et_tensor_id id = ET_LAST_INPUT + 1; id < ET_TENSORS; id++) {
+        bool of_shared = strstr(et_tensors[id].doc.name, "shared") != NULL;
+        if (et_tensors[id].stage == stage && of_shared == shared) return et_tensors[id].doc.name;
+    }
+    return "";
 }
 
 et_real **et_array_at(et_step *s, et_stage stage, bool shared)
@@ -142,6 +154,8 @@ unsigned et_hypothesis_reach(const et_hypothesis *what, size_t variant, bool for
 
 ET_SHOWS(et_is_moe, s->c.layer == ET_MOE);
 ET_SHOWS(et_has_shared, et_is_moe(s) && s->c.shared);
+ET_SHOWS(et_is_relu2, s->c.activation == ET_RELU2);
+ET_SHOWS(et_is_gated, s->c.activation == ET_SWIGLU);
 ET_SHOWS(et_has_many_experts, et_is_moe(s) && s->c.experts > 1);
 ET_SHOWS(et_by_choice, et_is_moe(s) && et_case_routes_by_choice(&s->c));
 ET_SHOWS(et_by_threshold, et_is_moe(s) && et_case_routes_by_threshold(&s->c));
@@ -172,8 +186,8 @@ int32_t *et_inverse_of_token_slots(et_mutant *m)
 
 static const et_faults *const parts[] = {
     &et_routing_faults,  &et_choice_faults, &et_state_faults, &et_forward_faults,
-    &et_backward_faults, &et_loss_faults,   &et_row_faults,   &et_layout_faults,
-    &et_precision_faults, &et_model_faults,  &et_rank_faults};
+    &et_activation_faults, &et_backward_faults, &et_loss_faults,  &et_row_faults,
+    &et_layout_faults,     &et_precision_faults, &et_model_faults, &et_rank_faults};
 
 const et_hypothesis *et_hypothesis_row(size_t index)
 {

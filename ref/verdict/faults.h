@@ -18,7 +18,7 @@ typedef struct et_faults {
 } et_faults;
 
 extern const et_faults et_routing_faults, et_choice_faults, et_state_faults, et_layout_faults, et_forward_faults,
-    et_backward_faults, et_loss_faults, et_row_faults, et_precision_faults, et_model_faults,
+    et_activation_faults, et_backward_faults, et_loss_faults, et_row_faults, et_precision_faults, et_model_faults,
     et_rank_faults;
 
 #define ET_FAULTS(table)                                                                           \
@@ -66,6 +66,8 @@ extern const et_faults et_routing_faults, et_choice_faults, et_state_faults, et_
 
 bool et_is_moe(const et_step *s);
 bool et_has_shared(const et_step *s);
+bool et_is_relu2(const et_step *s);
+bool et_is_gated(const et_step *s); /* by swiglu */
 bool et_has_many_experts(const et_step *s);
 bool et_by_choice(const et_step *s);
 bool et_by_threshold(const et_step *s);
@@ -102,18 +104,31 @@ bool et_passes(const et_mutant *m, size_t place);
 /* The rows once more, with the weights of routed expert e modulo n. */
 void et_use_expert(et_mutant *m, const et_row *r, size_t e);
 
-/* Activations: relu(x); x^2; SiLU, x s(x); GELU by its usual approximation with a tanh, and itself. */
-typedef enum et_activation { ET_RELU, ET_SQUARE, ET_SILU, ET_GELU, ET_GELU_EXACT } et_activation;
-/* dH = dA times its slope at H. */
-void et_slope_row(const et_row *r, et_activation of);
 void et_unweigh_dO(et_mutant *m, const et_row *r); /* dO = dy */
 /* Of the rows that one slot of a token leaves over where slots overwrite each other, the last or the first; `alone`:
  * it leaves no shared expert either. */
 bool et_is_overwritten(const et_mutant *m, const et_row *r, bool first, bool alone);
 
+/* ---- faults_activation.c ---- */
+
+/* relu(x); x^2; x itself, s(x), x s(x), s the logistic function; GELU by its usual approximation with a tanh, and itself;
+ * relu(x)^2. */
+typedef enum et_curve {
+    ET_CURVE_RELU,
+    ET_CURVE_SQUARE,
+    ET_CURVE_NONE,
+    ET_CURVE_LOGISTIC,
+    ET_CURVE_SILU,
+    ET_CURVE_GELU_TANH,
+    ET_CURVE_GELU,
+    ET_CURVE_RELU2
+} et_curve;
+/* dH = dA times its slope at H. */
+void et_slope_row(const et_row *r, et_curve of);
+
 /* ---- faults_backward.c ---- */
 
-/* dp of one token's slots from dw: (dw - carried) / by. Carried under norm = sum: sum_j w_j dw_j. */
+/* dp of one token's slots from dw: (a dw - carried) / by, a the routed scale. Carried under norm = sum: sum_j w_j dw_j. */
 void et_weigh_backward(et_mutant *m, const et_row *r, et_real carried, et_real by);
 et_real et_carried(const et_mutant *m, size_t t);
 /* What gates are divided by under norm = sum; 1 under the others. */

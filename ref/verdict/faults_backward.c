@@ -1,4 +1,5 @@
 /* faults_backward.c: dw, dO, the experts' gradients, dp, dr, dx and the losses, wrongly. See faults.h. */
+#include "ref/layers/weigh.h"
 #include "ref/oracle/tensors.h"
 #include "ref/verdict/faults.h"
 #include "ref/verdict/judge.h"
@@ -15,14 +16,15 @@ static bool has_empty_expert(const et_step *s)
 static ET_SHOWS(has_softmax,
                 et_is_moe(s) && s->c.gate != ET_GATE_SIGMOID && s->c.gate != ET_GATE_RELU);
 static ET_SHOWS(has_anchor_gradient, et_has_anchor(s) && et_step_layer(s).anchor_weighs_shared);
+static ET_SHOWS(has_scale, et_is_moe(s) && s->c.routed_scale != 1);
 static ET_SHOWS(has_z_loss, s->loss_z != NULL);
 static ET_SHOWS(has_loss, et_has_aux(s) || has_z_loss(s));
 static ET_SHOWS(has_loss_in_micro_batches, has_loss(s) && s->c.micro_batches > 1);
 
 /* ---- dH, dA ---- */
 
-static ET_ALTERATION(relu_slope, et_slope_row(r, ET_RELU));
-static ET_ALTERATION(square_slope, et_slope_row(r, ET_SQUARE));
+static ET_ALTERATION(relu_slope, et_slope_row(r, ET_CURVE_RELU));
+static ET_ALTERATION(square_slope, et_slope_row(r, ET_CURVE_SQUARE));
 
 static void through_activation(et_mutant *m, const et_row *r)
 {
@@ -35,13 +37,24 @@ static ET_ALTERATION(neighbours_weights,
 
 /* ---- weight gradients ---- */
 
-/* From other factors: left [load,.] for dH or dO, right [load,.] for x or A; NULL: the right ones. */
+/* dW_down, or else dW_up or dW_gate. */
+static bool is_down(const et_row *r)
+{
+    return r->stage == ET_AT_DDOWN;
+}
+
+static const et_real *left_factor(const et_row *r)
+{
+    return is_down(r) ? r->dO : r->stage == ET_AT_DUP ? r->dH : r->dV;
+}
+
+/* From other factors: left [load,.] for dH, dV or dO, right [load,.] for x or A; NULL: the right ones. */
 static void gradient(const et_mutant *m, const et_row *r, const et_real *left, const et_real *right)
 {
     size_t d = m->moe.d, h = r->width;
-    bool up = r->stage == ET_AT_DUP;
+    bool up = !is_down(r);
     size_t rows = up ? h : d, columns = up ? d : h;
-    if (left == NULL) left = up ? r->dH : r->dO;
+    if (left == NULL) left = left_factor(r);
     if (right == NULL) right = r->A;
     et_matmul(ET_BLAS, rows, columns, r->count, et_transposed(left, rows), et_rows(right, columns),
               false, r->values, columns);
@@ -62,11 +75,11 @@ static size_t wrong_row(const et_mutant *m, const et_row *r, size_t q)
     return (size_t)a->slot_token[slot];
 }
 
-/* x for dW_up, w dy for dW_down. */
+/* x for dW_up and dW_gate, w dy for dW_down. */
 static void in_wrong_order(et_mutant *m, const et_row *r)
 {
     size_t d = m->moe.d;
-    bool up = r->stage == ET_AT_DUP;
+    bool up = !is_down(r);
     const et_real *from = up ? m->on->right->in.x : m->on->right->in.dy;
     const et_real *w =
         r->expert == m->moe.n ? m->used.shared_weight : m->used.slot_weight + r->first;
@@ -81,11 +94,11 @@ static void in_wrong_order(et_mutant *m, const et_row *r)
 static void without_last_token(et_mutant *m, const et_row *r)
 {
     size_t d = m->moe.d, h = r->width, q = r->count - 1;
-    bool up = r->stage == ET_AT_DUP;
+    bool up = !is_down(r);
     if (r->count == 0) return;
     const et_real *x =
         m->on->x + d * (r->expert < m->moe.n ? (size_t)m->pick->a.slot_token[r->first + q] : q);
-    const et_real *left = up ? r->dH + q * h : r->dO + q * d, *right = up ? x : r->A + q * h;
+    const et_real *left = left_factor(r) + q * (up ? h : d), *right = up ? x : r->A + q * h;
     size_t rows = up ? h : d, columns = up ? d : h;
     for (size_t i = 0; i < rows; i++) et_add_row(columns, -left[i], right, r->values + i * columns);
 }
@@ -118,8 +131,8 @@ static void before_square(et_mutant *m, const et_row *r)
 /* Whatever the candidate holds there: nobody can say what memory held before. */
 static void stale(et_mutant *m, const et_row *r)
 {
-    const char *name = r->stage == ET_AT_DUP ? "bwd.w_up" : "bwd.w_down";
-    const et_tensor_out *t = et_tensor_named(m->on->candidate, m->on->count, name);
+    const et_tensor_out *t =
+        et_tensor_named(m->on->candidate, m->on->count, et_tensor_at(r->stage, false));
     if (t == NULL || !et_is_routed(m, r) || m->a->load[r->expert] > 0) return;
     for (size_t j = 0; j < r->size; j++)
         r->values[j] = (et_real)et_tensor_element(t, r->expert * r->size + j);
@@ -134,7 +147,7 @@ void et_weigh_backward(et_mutant *m, const et_row *r, et_real carried, et_real b
     size_t n = m->moe.n, count = et_slots_of(a, r->t, &slots);
     for (size_t j = 0; j < count; j++) {
         size_t i = (size_t)a->slot_expert[slots[j]];
-        et_real dw = m->s.bwd.slot_weight[slots[j]];
+        et_real dw = et_routed_scale(&m->moe) * m->s.bwd.slot_weight[slots[j]];
         r->values[i] = m->loss_gates[r->t * n + i] + (by != 0 ? (dw - carried) / by : 0);
     }
 }
@@ -157,6 +170,16 @@ et_real et_sum_of_gates(const et_mutant *m, size_t t)
     for (size_t j = 0; j < count; j++)
         sum += m->used.gates[t * m->moe.n + (size_t)m->pick->a.slot_expert[slots[j]]];
     return m->moe.norm == ET_NORM_SUM ? sum : 1;
+}
+
+/* Of dw, and of what the norm carries, which has it in w. */
+static void without_scale(et_mutant *m, const et_row *r)
+{
+    et_real scale = et_routed_scale(&m->moe), by = et_sum_of_gates(m, r->t);
+    bool sums = m->moe.norm == ET_NORM_SUM;
+    if (m->moe.norm == ET_NORM_FANOUT)
+        by = (et_real)(m->a->fanout[r->token] + (m->moe.hs > 0 ? 1 : 0));
+    et_weigh_backward(m, r, sums ? et_carried(m, r->t) : 0, scale * by);
 }
 
 /* dp of the slots as if what they are divided by were a constant, or 1. */
@@ -317,10 +340,10 @@ static ET_WHOLE(losses_summed,
 
 /* clang-format off */
 static const et_hypothesis table[] = {
-    {.doc = {"factor-two", "the factor 2 of relu(H)^2's derivative is missing", "backward"}, .hooks = {{.at = ET_AT_DPRE, .row = et_halve_row}}},
-    {.doc = {"relu-mask", "the derivative of relu(H)^2 is taken as 2 H, also where H < 0", "backward"}, .hooks = {{.at = ET_AT_DPRE, .row = square_slope}}},
-    {.doc = {"relu-derivative", "the derivative of relu(H)^2 is taken as relu's: 1 where H > 0", "backward"}, .hooks = {{.at = ET_AT_DPRE, .row = relu_slope}}},
-    {.doc = {"activation-for-relu", "the derivative of relu(H)^2 is taken as 2 A, not 2 relu(H)", "backward"}, .hooks = {{.at = ET_AT_DPRE, .row = through_activation}}},
+    {.doc = {"factor-two", "the factor 2 of relu(H)^2's derivative is missing", "backward"}, .applies = et_is_relu2, .hooks = {{.at = ET_AT_DPRE, .row = et_halve_row}}},
+    {.doc = {"relu-mask", "the derivative of relu(H)^2 is taken as 2 H, also where H < 0", "backward"}, .applies = et_is_relu2, .hooks = {{.at = ET_AT_DPRE, .row = square_slope}}},
+    {.doc = {"relu-derivative", "the derivative of relu(H)^2 is taken as relu's: 1 where H > 0", "backward"}, .applies = et_is_relu2, .hooks = {{.at = ET_AT_DPRE, .row = relu_slope}}},
+    {.doc = {"activation-for-relu", "the derivative of relu(H)^2 is taken as 2 A, not 2 relu(H)", "backward"}, .applies = et_is_relu2, .hooks = {{.at = ET_AT_DPRE, .row = through_activation}}},
     {.doc = {"dw-from-weighted", "dw is taken from the weighted output: <dy, w f(x)>", "backward"},
      .applies = et_is_moe, .hooks = {{.at = ET_AT_DWEIGHT, .row = et_weigh_row}}},
     {.doc = {"weight-missing-in-dO", "dO = dy: the weight is missing", "backward"},
@@ -332,20 +355,22 @@ static const et_hypothesis table[] = {
      .hooks = {{.at = ET_AT_DACT, .rows = neighbours_weights}, {.at = ET_AT_SLOT_DX, .rows = neighbours_weights}}},
     {.doc = {"token-order-up", "dW_up takes the rows of x in the wrong order", "backward"},
      .applies = et_is_moe, .variants = {"the slot's number for its token", "the row's number for its token", "the order of token_slots", "from the last to the first"},
-     .hooks = {{.at = ET_AT_DUP, .rows = in_wrong_order}}},
+     .hooks = {{.at = ET_AT_DUP, .rows = in_wrong_order}, {.at = ET_AT_DGATING, .rows = in_wrong_order}}},
     {.doc = {"token-order-down", "dW_down takes the rows of dy in the wrong order", "backward"},
      .applies = et_is_moe, .variants = {"the slot's number for its token", "the row's number for its token", "the order of token_slots", "from the last to the first"},
      .hooks = {{.at = ET_AT_DDOWN, .rows = in_wrong_order}}},
     {.doc = {"last-token-in-dw", "an expert's last token is missing in its weight gradients", "backward"}, .variants = {"", "dW_up alone", "dW_down alone", "the last of all, in dW_r"},
-     .hooks = {{.at = ET_AT_DROUTER, .variants = 8, .rows = without_last_of_router}, {.at = ET_AT_DUP, .variants = 3, .rows = without_last_token}, {.at = ET_AT_DDOWN, .variants = 5, .rows = without_last_token}}},
+     .hooks = {{.at = ET_AT_DROUTER, .variants = 8, .rows = without_last_of_router}, {.at = ET_AT_DUP, .variants = 3, .rows = without_last_token}, {.at = ET_AT_DGATING, .variants = 3, .rows = without_last_token}, {.at = ET_AT_DDOWN, .variants = 5, .rows = without_last_token}}},
     {.doc = {"gradient-averaged", "weight gradients are means, not sums, over tokens", "backward"}, .variants = {"over the expert's tokens", "over all tokens"},
-     .hooks = {{.at = ET_AT_DUP, .rows = averaged}, {.at = ET_AT_DDOWN, .rows = averaged}, {.at = ET_AT_DROUTER, .variants = 2, .rows = averaged}}},
+     .hooks = {{.at = ET_AT_DUP, .rows = averaged}, {.at = ET_AT_DGATING, .rows = averaged}, {.at = ET_AT_DDOWN, .rows = averaged}, {.at = ET_AT_DROUTER, .variants = 2, .rows = averaged}}},
     {.doc = {"down-before-square", "dW_down is taken from what is squared, not from A", "backward"},
-     .variants = {"relu(H)", "H"}, .hooks = {{.at = ET_AT_DDOWN, .rows = before_square}}},
+     .applies = et_is_relu2, .variants = {"relu(H)", "H"}, .hooks = {{.at = ET_AT_DDOWN, .rows = before_square}}},
     {.doc = {"empty-expert-gradient", "the weight gradients of an expert without tokens are not zeroed", "backward"},
-     .applies = has_empty_expert, .hooks = {{.at = ET_AT_DUP, .rows = stale}, {.at = ET_AT_DDOWN, .rows = stale}}},
+     .applies = has_empty_expert, .hooks = {{.at = ET_AT_DUP, .rows = stale}, {.at = ET_AT_DGATING, .rows = stale}, {.at = ET_AT_DDOWN, .rows = stale}}},
     {.doc = {"norm-gradient", "the norm's sum is differentiated as a constant", "backward"},
      .applies = et_sums_gates, .hooks = {{.at = ET_AT_DGATES, .row = norm_is_constant}}},
+    {.doc = {"routed-scale-gradient", "dp lacks routed_scale", "backward"},
+     .applies = has_scale, .hooks = {{.at = ET_AT_DGATES, .row = without_scale}}},
     {.doc = {"fanout-gradient", "dp is not divided by the fanout", "backward"},
      .applies = et_divides_by_fanout, .hooks = {{.at = ET_AT_DGATES, .row = norm_is_constant}}},
     {.doc = {"gate-gradient-unselected", "a gradient flows through gates that were not selected", "backward"},

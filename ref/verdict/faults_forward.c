@@ -1,6 +1,6 @@
 /* faults_forward.c: gates, weights, the experts' rows and y, wrongly. See faults.h. */
-#include "etref/elementary.h"
 #include "ref/base/memory.h"
+#include "ref/layers/weigh.h"
 #include "ref/verdict/faults.h"
 
 #include <math.h>
@@ -9,6 +9,7 @@
 
 static ET_SHOWS(has_plain_softmax, et_is_moe(s) && (s->c.gate == ET_GATE_SOFTMAX ||
                                                     s->c.gate == ET_GATE_SOFTMAX_TOKENS));
+static ET_SHOWS(is_moe_of_relu2, et_is_moe(s) && et_is_relu2(s));
 static ET_SHOWS(has_norm, et_is_moe(s) && s->c.norm != ET_NORM_NONE);
 static ET_SHOWS(has_no_norm, et_is_moe(s) && s->c.norm == ET_NORM_NONE);
 static ET_SHOWS(counts_shared, et_divides_by_fanout(s) && s->c.shared);
@@ -106,7 +107,7 @@ static et_real sum_over_selected(const et_mutant *m, size_t token)
 static void norm_over_all(et_mutant *m, const et_row *r)
 {
     et_real by = sum_over_all(m, r->token);
-    *r->w = by != 0 ? gates_at(m, r->token)[r->expert] / by : 0;
+    *r->w = by != 0 ? et_routed_scale(&m->moe) * gates_at(m, r->token)[r->expert] / by : 0;
 }
 
 static ET_ALTERATION(norm_over_all_backward,
@@ -148,11 +149,19 @@ static void shared_whole_anchor(et_mutant *m, const et_row *r)
                                m->s.bwd.shared_weight + r->t);
 }
 
+/* ---- the routed scale ---- */
+
+static ET_SHOWS(has_scale, et_is_moe(s) && s->c.routed_scale != 1);
+static ET_SHOWS(scales_beside_shared, has_scale(s) && s->c.shared);
+static ET_SETTING(scale_forgotten, m->moe.routed_scale = 1);
+static ET_SETTING(scale_twice, m->moe.routed_scale *= m->moe.routed_scale);
+static ET_ALTERATION(scale_shared, *r->w *= et_routed_scale(&m->moe));
+
 /* ---- another sum T under norm = sum: w = p / T, dp = (dw - sum_j w_j dw_j) / T ---- */
 
 static void weigh_by(const et_mutant *m, const et_row *r, et_real T)
 {
-    *r->w = T != 0 ? gates_at(m, r->token)[r->expert] / T : 0;
+    *r->w = T != 0 ? et_routed_scale(&m->moe) * gates_at(m, r->token)[r->expert] / T : 0;
 }
 
 static void weigh_backward_by(et_mutant *m, const et_row *r, et_real T, bool is_constant)
@@ -244,7 +253,7 @@ static void gate_of_neighbour(et_mutant *m, const et_row *r)
     et_real by = 1, p = gates_at(m, r->token)[(r->expert + step) % n];
     if (m->moe.norm == ET_NORM_FANOUT) by = own_fanout(m, r->token) + (m->moe.hs > 0 ? 1 : 0);
     if (m->moe.norm == ET_NORM_SUM) by = sum_over_selected(m, r->token);
-    *r->w = by != 0 ? p / by : 0;
+    *r->w = by != 0 ? et_routed_scale(&m->moe) * p / by : 0;
 }
 
 /* By what a kernel that gates its experts may have gated the shared one. Forms from 4 on: the same, in y alone. */
@@ -292,7 +301,9 @@ static void dup_of_weighted(et_mutant *m, const et_row *r)
 void et_use_expert(et_mutant *m, const et_row *r, size_t e)
 {
     bool up = r->stage == ET_AT_PRE || r->stage == ET_AT_SLOT_DX;
-    const et_real *weights = up ? m->moe.up : m->moe.down;
+    const et_real *weights = r->stage == ET_AT_GATE_PRE ? m->moe.gating
+                             : up                       ? m->moe.up
+                                                        : m->moe.down;
     if (r->expert < m->moe.n)
         et_through(m, r, weights + e % m->moe.n * m->moe.h * m->moe.d, false, NULL);
 }
@@ -326,64 +337,9 @@ static void slot_as_token(et_mutant *m, const et_row *r)
     for (size_t q = 0; q < r->count; q++)
         memcpy((et_real *)x + q * d,
                m->on->right->in.x + m->pick->slots[r->first + q] % m->moe.N * d, bytes);
-    et_through(m, r, r->up, false, x);
+    et_through(m, r, r->stage == ET_AT_GATE_PRE ? r->gating : r->up, false, x);
     free(x);
 }
-
-/* ---- another activation ---- */
-
-/* x s(x), or x s(2u) with u = sqrt(2/pi) (x + 0.044715 x^3), s the logistic function: slope s + x s (1-s) ds. Or
- * x P(x), P the normal distribution's function: slope P + x e^(-x^2/2) / sqrt(2 pi). */
-static double smooth(et_activation f, double x, double *slope)
-{
-    const double root = 0.79788456080286536;
-    bool silu = f == ET_SILU;
-    if (f == ET_GELU_EXACT) {
-        double below = 0.5 * erfc(-x * 0.70710678118654752);
-        *slope = below + x * 0.39894228040143268 * et_exp(-x * x / 2);
-        return x * below;
-    }
-    double inner = silu ? x : 2 * root * (x + 0.044715 * x * x * x);
-    double s = 1 / (1 + et_exp(-inner)), ds = silu ? 1 : 2 * root * (1 + 3 * 0.044715 * x * x);
-    *slope = s + x * s * (1 - s) * ds;
-    return x * s;
-}
-
-static double activate(et_activation f, double x, double *slope)
-{
-    if (f == ET_SILU || f == ET_GELU || f == ET_GELU_EXACT) return smooth(f, x, slope);
-    bool square = f == ET_SQUARE;
-    *slope = square ? 2 * x : x > 0;
-    return *slope * (square ? x / 2 : x);
-}
-
-void et_slope_row(const et_row *r, et_activation f)
-{
-    double slope;
-    for (size_t j = 0; j < r->width; j++) {
-        activate(f, (double)r->H[j], &slope);
-        r->dH[j] = r->dA[j] * (et_real)slope;
-    }
-}
-
-static void activate_row(const et_row *r, et_activation f)
-{
-    double slope;
-    for (size_t j = 0; j < r->width; j++) r->A[j] = (et_real)activate(f, (double)r->H[j], &slope);
-}
-
-static et_activation smooth_one(const et_mutant *m)
-{
-    static const et_activation smooth_ones[] = {ET_SILU, ET_GELU, ET_GELU_EXACT};
-    return smooth_ones[m->fault.variant];
-}
-
-static ET_ALTERATION(relu_alone, activate_row(r, ET_RELU));
-static ET_ALTERATION(relu_slope, et_slope_row(r, ET_RELU));
-static ET_ALTERATION(square_alone, activate_row(r, ET_SQUARE));
-static ET_ALTERATION(square_slope, et_slope_row(r, ET_SQUARE));
-static ET_ALTERATION(smooth_instead, activate_row(r, smooth_one(m)));
-static ET_ALTERATION(smooth_slope, et_slope_row(r, smooth_one(m)));
 
 /* ---- rows that get lost, and rows that count twice ---- */
 
@@ -487,7 +443,7 @@ static const et_hypothesis table[] = {
      .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .who = et_is_routed, .row = weight_by_gate}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = et_is_routed, .row = weight_squared},
                {.at = ET_AT_DWEIGHT, .variants = 4, .who = et_is_routed, .row = dw_of_square}, {.at = ET_AT_DOUT, .variants = 4, .who = et_is_routed, .row = et_weigh_row}}},
     {.doc = {"gate-before-activation", "the gate multiplies H before relu(H)^2, not f(x)", "forward"},
-     .applies = et_is_moe,
+     .applies = is_moe_of_relu2,
      .variants = {"H is shown weighted", "H is shown unweighted", "in y alone", "x is weighted, and from there back", "H is shown unweighted, and from there back"},
      .hooks = {{.at = ET_AT_PRE, .variants = 1 | 8, .who = et_is_routed, .row = et_weigh_row}, {.at = ET_AT_ACT, .variants = 2 | 16, .who = et_is_routed, .row = weigh_twice},
                {.at = ET_AT_MIX, .variants = 1 | 2 | 8 | 16, .who = et_is_routed, .row = weight_one}, {.at = ET_AT_MIX, .variants = 4, .who = et_is_routed, .row = weight_squared},
@@ -524,6 +480,12 @@ static const et_hypothesis table[] = {
     {.doc = {"norm-lacks-member", "the sum of gates lacks one of the token's slots", "forward"}, .everywhere = true,
      .applies = et_sums_gates, .variants = {"the last", "the first"},
      .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_less_one}, {.at = ET_AT_DGATES, .row = norm_less_one_backward}}},
+    {.doc = {"routed-scale-forgotten", "the routed experts' weights lack routed_scale", "forward"},
+     .applies = has_scale, .hooks = {{.at = ET_AT_WEIGHTS, .settings = scale_forgotten}}},
+    {.doc = {"routed-scale-twice", "the routed experts' weights have routed_scale twice", "forward"},
+     .applies = has_scale, .hooks = {{.at = ET_AT_WEIGHTS, .settings = scale_twice}}},
+    {.doc = {"shared-scaled", "the shared expert's weight has routed_scale, too", "forward"},
+     .applies = scales_beside_shared, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_shared_row, .row = scale_shared}}},
     {.doc = {"softmax-lacks-last", "the softmax's sum lacks the last expert", "forward"},
      .applies = has_softmax_over_experts, .hooks = {{.at = ET_AT_GATES, .whole = softmax_less_last}}},
     {.doc = {"norm-before-capacity", "weights are normalised before the capacity drops or adds tokens", "forward"},
@@ -537,13 +499,14 @@ static const et_hypothesis table[] = {
      .applies = et_has_many_experts,
      .variants = {"expert i+1", "expert i+1, in the backward pass, too", "expert i-1", "expert i-1, in the backward pass, too",
                   "expert i+1, rows that fill no tile of 16", "expert i+1, rows that fill no tile of 64", "expert i+1, rows that fill no tile of 128"},
-     .hooks = {{.at = ET_AT_PRE, .variants = 15, .rows = neighbours_weights}, {.at = ET_AT_OUT, .variants = 15, .rows = neighbours_weights},
+     .hooks = {{.at = ET_AT_PRE, .variants = 15, .rows = neighbours_weights}, {.at = ET_AT_GATE_PRE, .variants = 15, .rows = neighbours_weights}, {.at = ET_AT_OUT, .variants = 15, .rows = neighbours_weights},
                {.at = ET_AT_DACT, .variants = 10, .rows = neighbours_weights}, {.at = ET_AT_SLOT_DX, .variants = 10, .rows = neighbours_weights},
                {.at = ET_AT_PRE, .variants = 112, .who = is_in_strange_tile, .row = neighbours_weights},
+               {.at = ET_AT_GATE_PRE, .variants = 112, .who = is_in_strange_tile, .row = neighbours_weights},
                {.at = ET_AT_OUT, .variants = 112, .who = is_in_strange_tile, .row = neighbours_weights}}},
     {.doc = {"first-expert-everywhere", "every expert computes with expert 0's weights", "forward"},
      .applies = et_has_many_experts, .variants = {"", "in the backward pass, too"},
-     .hooks = {{.at = ET_AT_PRE, .rows = first_experts_weights}, {.at = ET_AT_OUT, .rows = first_experts_weights},
+     .hooks = {{.at = ET_AT_PRE, .rows = first_experts_weights}, {.at = ET_AT_GATE_PRE, .rows = first_experts_weights}, {.at = ET_AT_OUT, .rows = first_experts_weights},
                {.at = ET_AT_DACT, .variants = 2, .rows = first_experts_weights}, {.at = ET_AT_SLOT_DX, .variants = 2, .rows = first_experts_weights}}},
     {.doc = {"up-transposed", "W_up is read transposed", "forward"},
      .applies = is_square, .variants = {"", "in the backward pass, too"},
@@ -552,13 +515,7 @@ static const et_hypothesis table[] = {
      .applies = is_square, .variants = {"", "in the backward pass, too"},
      .hooks = {{.at = ET_AT_OUT, .rows = turned}, {.at = ET_AT_DACT, .variants = 2, .rows = turned}}},
     {.doc = {"slot-for-token", "an expert reads the row of x that its slot's number names, not its token", "forward"},
-     .applies = et_is_moe, .hooks = {{.at = ET_AT_PRE, .rows = slot_as_token}}},
-    {.doc = {"relu-not-squared", "A = relu(H), not its square", "forward"}, .variants = {"", "its derivative, too"},
-     .hooks = {{.at = ET_AT_ACT, .row = relu_alone}, {.at = ET_AT_DPRE, .variants = 2, .row = relu_slope}}},
-    {.doc = {"square-without-relu", "A = H^2, not relu(H)^2", "forward"}, .variants = {"", "its derivative, too"},
-     .hooks = {{.at = ET_AT_ACT, .row = square_alone}, {.at = ET_AT_DPRE, .variants = 2, .row = square_slope}}},
-    {.doc = {"other-activation", "the activation is not relu(H)^2", "forward"}, .variants = {"SiLU", "GELU by its tanh", "GELU"},
-     .hooks = {{.at = ET_AT_ACT, .row = smooth_instead}, {.at = ET_AT_DPRE, .row = smooth_slope}}},
+     .applies = et_is_moe, .hooks = {{.at = ET_AT_PRE, .rows = slot_as_token}, {.at = ET_AT_GATE_PRE, .rows = slot_as_token}}},
     {.doc = {"last-row-dropped", "an expert's last row is missing", "forward"},
      .variants = {"", "in y alone", "in y, and from there back", "in the backward pass, too"},
      .hooks = {{.at = ET_AT_OUT, .variants = 1 | 8, .who = is_last_row, .row = et_zero_row}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = is_last_row, .row = et_zero_row},

@@ -122,11 +122,12 @@ static void gradient_of_aligned(et_mutant *m, const et_row *r)
     size_t first = aligned(m, (size_t)m->a->expert_offsets[r->expert]);
     size_t end = aligned(m, (size_t)m->a->expert_offsets[r->expert + 1]);
     if (end > S || (r->expert + 1 == m->moe.n && m->fault.variant < 16)) end = S;
-    bool up = r->stage == ET_AT_DUP;
+    bool up = r->stage != ET_AT_DDOWN;
+    const et_real *dP = r->stage == ET_AT_DUP ? m->s.bwd.slot_pre : m->s.bwd.slot_gate_pre;
     et_scale_values(r->size, 0, r->values);
     for (size_t s = first; !m->blocked && s < end; s++) {
         const et_real *x = m->on->x + (size_t)m->a->slot_token[s] * d;
-        const et_real *left = up ? m->s.bwd.slot_pre + s * h : m->s.bwd.slot_out + s * d;
+        const et_real *left = up ? dP + s * h : m->s.bwd.slot_out + s * d;
         const et_real *right = up ? x : m->used.slot_act + s * h;
         size_t rows = up ? h : d, columns = up ? d : h;
         for (size_t i = 0; i < rows; i++)
@@ -150,41 +151,33 @@ static size_t listed_token(const et_mutant *m, size_t i, size_t place)
 static void read_listed(et_mutant *m, const et_row *r)
 {
     size_t token = listed_token(m, r->expert, r->place);
-    if (token != r->token) et_through(m, r, r->up, false, m->on->right->in.x + token * m->moe.d);
+    const et_real *W = r->stage == ET_AT_GATE_PRE ? r->gating : r->up;
+    if (token != r->token) et_through(m, r, W, false, m->on->right->in.x + token * m->moe.d);
 }
 
-/* Forms 6 and on: dW_up takes x from there, too. */
+/* Forms 6 and on: dW_up, and dW_gate, take x from there, too. */
 static void dup_of_listed(et_mutant *m, const et_row *r)
 {
     size_t d = m->moe.d, h = m->moe.h;
-    const et_real *x = m->on->right->in.x;
+    const et_real *x = m->on->right->in.x, *dP = r->stage == ET_AT_DUP ? r->dH : r->dV;
     for (size_t q = 0; r->expert < m->moe.n && q < r->count; q++) {
         size_t slot = m->pick->slots[r->first + q], own = (size_t)m->a->slot_token[slot];
         size_t token = listed_token(m, r->expert, slot - (size_t)m->a->expert_offsets[r->expert]);
         for (size_t i = 0; token != own && i < h; i++) {
-            et_add_row(d, -r->dH[q * h + i], x + own * d, r->values + i * d);
-            et_add_row(d, r->dH[q * h + i], x + token * d, r->values + i * d);
+            et_add_row(d, -dP[q * h + i], x + own * d, r->values + i * d);
+            et_add_row(d, dP[q * h + i], x + token * d, r->values + i * d);
         }
     }
 }
 
 /* ---- rows that hold what memory held ---- */
 
-static const char *tensor_at(et_stage stage, bool shared)
-{
-    for (et_tensor_id id = ET_LAST_INPUT + 1; id < ET_TENSORS; id++) {
-        bool of_shared = strstr(et_tensors[id].doc.name, "shared") != NULL;
-        if (et_tensors[id].stage == stage && of_shared == shared) return et_tensors[id].doc.name;
-    }
-    return "";
-}
-
 /* Nobody can say what memory held; but what follows from it must follow. */
 static void take_candidates(et_mutant *m, const et_row *r)
 {
     bool shared = r->expert == m->moe.n && et_rows_at(r->stage) == ET_OF_SLOTS;
     const et_tensor_out *t =
-        et_tensor_named(m->on->candidate, m->on->count, tensor_at(r->stage, shared));
+        et_tensor_named(m->on->candidate, m->on->count, et_tensor_at(r->stage, shared));
     bool by_token = shared || et_rows_at(r->stage) == ET_OF_TOKENS;
     size_t row = by_token ? r->token : r->slot;
     if (t == NULL || (row + 1) * r->size > et_tensor_count(t)) return;
@@ -223,14 +216,15 @@ static const et_hypothesis table[] = {
                   "up to 8, in the backward pass, too", "up to 16, in the backward pass, too", "up to 32, in the backward pass, too", "up to 128, in the backward pass, too",
                   "down to 8, the end, too, and in the backward pass", "down to 16, the end, too, and in the backward pass", "down to 32, the end, too, and in the backward pass",
                   "down to 128, the end, too, and in the backward pass"},
-     .hooks = {{.at = ET_AT_PRE, .who = et_is_routed, .row = use_aligned}, {.at = ET_AT_OUT, .who = et_is_routed, .row = use_aligned},
+     .hooks = {{.at = ET_AT_PRE, .who = et_is_routed, .row = use_aligned}, {.at = ET_AT_GATE_PRE, .who = et_is_routed, .row = use_aligned}, {.at = ET_AT_OUT, .who = et_is_routed, .row = use_aligned},
                {.at = ET_AT_DACT, .variants = 0xfff00, .who = et_is_routed, .row = use_aligned}, {.at = ET_AT_SLOT_DX, .variants = 0xfff00, .who = et_is_routed, .row = use_aligned},
-               {.at = ET_AT_DUP, .variants = 0xfff00, .rows = gradient_of_aligned}, {.at = ET_AT_DDOWN, .variants = 0xfff00, .rows = gradient_of_aligned}}},
+               {.at = ET_AT_DUP, .variants = 0xfff00, .rows = gradient_of_aligned}, {.at = ET_AT_DGATING, .variants = 0xfff00, .rows = gradient_of_aligned}, {.at = ET_AT_DDOWN, .variants = 0xfff00, .rows = gradient_of_aligned}}},
     {.doc = {"row-list-overflows", "an expert's list of rows runs over into the next one's, which overwrites it", "forward"},
      .everywhere = true, .applies = et_has_many_experts,
      .variants = {"H: room for 16", "H: room for 32", "H: room for 64", "H: room for 128", "H: room for 256", "H: room for 512",
                   "H and dW_up: room for 16", "H and dW_up: room for 32", "H and dW_up: room for 64", "H and dW_up: room for 128", "H and dW_up: room for 256", "H and dW_up: room for 512"},
-     .hooks = {{.at = ET_AT_PRE, .who = et_is_routed, .row = read_listed}, {.at = ET_AT_DUP, .variants = 63 << 6, .rows = dup_of_listed}}},
+     .hooks = {{.at = ET_AT_PRE, .who = et_is_routed, .row = read_listed}, {.at = ET_AT_GATE_PRE, .who = et_is_routed, .row = read_listed},
+               {.at = ET_AT_DUP, .variants = 63 << 6, .rows = dup_of_listed}, {.at = ET_AT_DGATING, .variants = 63 << 6, .rows = dup_of_listed}}},
     {.doc = {"stale-rows", "some rows hold what was in memory before, another call's", "forward"}, .nature = ET_BY_CANDIDATE,
      .variants = {"of w", "of H", "of A", "of f(x)", "of y", "of dw", "of dO", "of dA", "of dH", "of dr", "of dx"},
      .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = take_candidates}, {.at = ET_AT_PRE, .variants = 2, .row = take_candidates}, {.at = ET_AT_ACT, .variants = 4, .row = take_candidates},

@@ -72,6 +72,13 @@ static et_row numbers_of(const et_mutant *m, size_t e, size_t q)
     return (et_row){.t = t, .token = token, .slot = slot, .place = slot - first, .load = load};
 }
 
+/* W_gate of expert e. */
+static const et_real *gating_of(const et_moe *moe, size_t e)
+{
+    if (moe->activation != ET_SWIGLU) return NULL;
+    return e == moe->n ? moe->shared_gating : moe->gating + e * moe->h * moe->d;
+}
+
 /* `count` rows of expert e from row q of the sub-step on. */
 static et_row rows_of(et_mutant *m, et_stage stage, size_t e, size_t q, size_t count)
 {
@@ -83,12 +90,15 @@ static et_row rows_of(et_mutant *m, et_stage stage, size_t e, size_t q, size_t c
     r.up = shared ? moe->shared_up : moe->up + e * size;
     r.down = shared ? moe->shared_down : moe->down + e * size;
     r.w = rows_at(m, ET_AT_WEIGHTS, shared, q);
+    r.gating = gating_of(moe, e);
     r.H = rows_at(m, ET_AT_PRE, shared, q);
+    r.V = rows_at(m, ET_AT_GATE_PRE, shared, q);
     r.A = rows_at(m, ET_AT_ACT, shared, q);
     r.dw = rows_at(m, ET_AT_DWEIGHT, shared, q);
     r.dO = rows_at(m, ET_AT_DOUT, shared, q);
     r.dA = rows_at(m, ET_AT_DACT, shared, q);
     r.dH = rows_at(m, ET_AT_DPRE, shared, q);
+    r.dV = rows_at(m, ET_AT_DGATE_PRE, shared, q);
     r.values = rows_at(m, stage, shared, !weights ? q : shared ? 0 : e);
     r.size = (weights ? 1 : count) * et_columns_at(moe, stage, shared);
     return r;
@@ -240,8 +250,9 @@ void et_mutant_hand(void *user, const char *site, size_t count, et_real *values)
     static const struct {
         const char *site;
         et_stage stage;
-    } sites[] = {{"H", ET_AT_PRE},   {"A", ET_AT_ACT},     {"dA", ET_AT_DACT},
-                 {"dH", ET_AT_DPRE}, {"dp", ET_AT_DGATES}, {"dr", ET_AT_DLOGITS}};
+    } sites[] = {{"H", ET_AT_PRE},        {"A", ET_AT_ACT},    {"dA", ET_AT_DACT},
+                 {"dH", ET_AT_DPRE},      {"V", ET_AT_GATE_PRE}, {"dV", ET_AT_DGATE_PRE},
+                 {"dp", ET_AT_DGATES},    {"dr", ET_AT_DLOGITS}};
     et_mutant *m = user;
     size_t i = 0, sites_count = sizeof sites / sizeof *sites;
     while (i < sites_count && strcmp(sites[i].site, site) != 0) i++;
@@ -277,22 +288,32 @@ static void gather_x(const et_mutant *m, const et_row *r, et_real *to)
                d * sizeof *to);
 }
 
-/* to [count,columns] = from [count,K] op(W) */
+/* to [count,columns] = from [count,K] op(W), and, of the shares of dx with swiglu, + dV op(more). */
 typedef struct product {
     const et_real *from;
     size_t K, columns;
-    et_matrix W;
+    et_matrix W, more;
 } product;
+
+/* W_gate of the expert whose W_up is W. */
+static const et_real *gating_beside(const et_moe *moe, const et_row *r, const et_real *W)
+{
+    return r->expert < moe->n ? moe->gating + (W - moe->up) : r->gating;
+}
 
 static product product_at(const et_mutant *m, const et_row *r, const et_real *W)
 {
     size_t d = m->moe.d, h = r->width;
     switch (r->stage) {
-    case ET_AT_PRE: return (product){NULL, d, h, et_transposed(W, d)};
-    case ET_AT_OUT: return (product){r->A, h, d, et_transposed(W, h)};
-    case ET_AT_DACT: return (product){r->dO, d, h, et_rows(W, h)};
-    default: return (product){r->dH, h, d, et_rows(W, d)};
+    case ET_AT_PRE:
+    case ET_AT_GATE_PRE: return (product){.K = d, .columns = h, .W = et_transposed(W, d)};
+    case ET_AT_OUT: return (product){.from = r->A, .K = h, .columns = d, .W = et_transposed(W, h)};
+    case ET_AT_DACT: return (product){.from = r->dO, .K = d, .columns = h, .W = et_rows(W, h)};
+    default: break;
     }
+    product p = {.from = r->dH, .K = h, .columns = d, .W = et_rows(W, d)};
+    if (m->moe.activation == ET_SWIGLU) p.more = et_rows(gating_beside(&m->moe, r, W), d);
+    return p;
 }
 
 static void through(et_mutant *m, const et_row *r, const et_real *W, bool turned, const et_real *x,
@@ -301,7 +322,7 @@ static void through(et_mutant *m, const et_row *r, const et_real *W, bool turned
     product p = product_at(m, r, W);
     void *room = NULL;
     if (terms == 0 || terms > p.K) terms = p.K;
-    if (r->stage == ET_AT_PRE) p.from = x;
+    if (r->stage == ET_AT_PRE || r->stage == ET_AT_GATE_PRE) p.from = x;
     if (p.from == NULL) {
         if (et_allocate(&room, r->count * p.K, sizeof(et_real), "rows", NULL) != ET_OK) {
             m->status = ET_ENOMEM;
@@ -312,6 +333,9 @@ static void through(et_mutant *m, const et_row *r, const et_real *W, bool turned
     }
     et_matmul(ET_BLAS, r->count, p.columns, terms, et_rows(p.from, p.K), turned_if(turned, p.W),
               false, r->values, p.columns);
+    if (p.more.at != NULL)
+        et_matmul(ET_BLAS, r->count, p.columns, terms, et_rows(r->dV, p.K), turned_if(turned, p.more),
+                  true, r->values, p.columns);
     free(room);
 }
 
@@ -323,10 +347,11 @@ void et_through(et_mutant *m, const et_row *r, const et_real *W, bool turned, co
 void et_through_terms(et_mutant *m, const et_row *r, size_t terms)
 {
     bool up = r->stage == ET_AT_PRE || r->stage == ET_AT_SLOT_DX;
+    const et_real *W = r->stage == ET_AT_GATE_PRE ? r->gating : up ? r->up : r->down;
     if (terms == 0)
         et_scale_values(r->size, 0, r->values);
     else
-        through(m, r, up ? r->up : r->down, false, NULL, terms);
+        through(m, r, W, false, NULL, terms);
 }
 
 bool et_take_shares(et_mutant *m)

@@ -224,7 +224,14 @@ static et_moe layer_of(const et_mutant *m)
 
 static et_ffn dense_layer(const et_mutant *m)
 {
-    return (et_ffn){ET_BLAS, m->moe.d, m->moe.h, m->moe.up, m->moe.down, &m->hand};
+    return (et_ffn){.engine = ET_BLAS,
+                    .d = m->moe.d,
+                    .h = m->moe.h,
+                    .up = m->moe.up,
+                    .down = m->moe.down,
+                    .rounding = &m->hand,
+                    .activation = m->moe.activation,
+                    .gating = m->moe.gating};
 }
 
 static void experts(et_mutant *m)
@@ -232,8 +239,12 @@ static void experts(et_mutant *m)
     et_moe_values *f = &m->s.fwd;
     et_moe moe = layer_of(m);
     et_ffn dense = dense_layer(m);
-    const et_ffn_rows rows = {
-        .m = moe.N, .x = m->on->x, .H = f->slot_pre, .A = f->slot_act, .out = f->slot_out};
+    const et_ffn_rows rows = {.m = moe.N,
+                              .x = m->on->x,
+                              .H = f->slot_pre,
+                              .A = f->slot_act,
+                              .V = f->slot_gate_pre,
+                              .out = f->slot_out};
     ran(m, is_moe(m) ? et_moe_experts(&moe, m->on->x, &m->pick->a, f, m->error)
                      : et_ffn_forward(&dense, &rows, m->error));
     if (m->status == ET_OK) et_mutant_call(m, ET_AT_OUT);
@@ -334,10 +345,12 @@ static void clear_gradients(et_mutant *m)
         if (!m->pick->complete[i]) continue;
         clear(g->up + i * size, size);
         clear(g->down + i * size, size);
+        if (g->gating) clear(g->gating + i * size, size);
     }
     if (!m->pick->complete[n]) return;
     clear(g->shared_up, moe->hs * moe->d);
     clear(g->shared_down, moe->hs * moe->d);
+    if (g->shared_gating) clear(g->shared_gating, moe->hs * moe->d);
 }
 
 static void experts_backward(et_mutant *m)
@@ -357,13 +370,16 @@ static void experts_backward(et_mutant *m)
                               .dO = g->slot_out,
                               .dA = g->slot_act,
                               .dH = g->slot_pre,
-                              .dx = g->x};
+                              .dx = g->x,
+                              .V = f->slot_gate_pre,
+                              .dV = g->slot_gate_pre};
     ran(m, is_moe(m) ? et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, m->error)
                      : et_ffn_backward(&dense, &rows, whole ? g->up : NULL, whole ? g->down : NULL,
-                                       m->error));
+                                       whole ? g->gating : NULL, m->error));
     if (m->status != ET_OK) return;
     et_mutant_call(m, ET_AT_DDOWN);
     et_mutant_call(m, ET_AT_DUP);
+    if (moe.activation == ET_SWIGLU) et_mutant_call(m, ET_AT_DGATING);
 }
 
 /* dx without the router's term, where the experts' shares are the reference's. */

@@ -7,11 +7,11 @@
  *     stage                                           computed by
  *     plan -> mask -> cutoff,  state                  et_step_route, et_step_update_state
  *     gates -> weights                                et_gate_forward, et_moe_weigh
- *     H -> A -> O                                     et_moe_experts
+ *     H, V -> A -> O                                  et_moe_experts
  *     y                                               et_moe_combine
  *     losses                                          et_step_losses
  *     dw, dO                                          et_moe_combine_backward
- *     dW_down, dA -> dH -> dW_up, shares of dx        et_moe_experts_backward
+ *     dW_down, dA -> dH, dV -> dW_up, dW_gate, shares of dx    et_moe_experts_backward
  *     dp -> dr -> dW_r, dx                            et_moe_score_backward
  *     layout                                          the order in which slots are shown
  *
@@ -61,6 +61,8 @@ typedef enum et_rows_are_of {
 
 et_rows_are_of et_rows_at(et_stage stage);
 size_t et_columns_at(const et_moe *moe, et_stage stage, bool shared);
+/* The name of the tensor that a stage computes, or of the shared expert's; "": there is none. */
+const char *et_tensor_at(et_stage stage, bool shared);
 /* Where a step has the address of a stage's array, or of the shared expert's; NULL: it has none. */
 et_real **et_array_at(et_step *s, et_stage stage, bool shared);
 /* Arrays of all stages of a phase are those of `room`. */
@@ -81,9 +83,10 @@ typedef struct et_row {
     size_t place, load;  /* it is row `place` of the expert's `load` */
     size_t t;            /* its token in the sub-step */
     size_t width;        /* h or hs */
-    const et_real *up, *down; /* the expert's weights */
+    const et_real *up, *down, *gating; /* the expert's weights */
     et_real *w, *dw;          /* [count] */
     et_real *H, *A, *dA, *dH; /* [count,width] */
+    et_real *V, *dV;          /* the same, of swiglu alone */
     et_real *dO;              /* [count,d] */
 } et_row;
 

@@ -140,6 +140,8 @@ static et_status assign_all(et_subject *on, et_error *error)
     on->moe = (et_moe){.N = c->tokens, .d = c->d_model, .h = c->d_expert, .n = 1};
     on->moe.up = on->right->in.up;
     on->moe.down = on->right->in.down;
+    on->moe.activation = c->activation;
+    on->moe.gating = on->right->in.gating;
     return status;
 }
 

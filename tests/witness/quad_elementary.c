@@ -32,3 +32,9 @@ double quad_log_ulps(double x, double got)
 {
     return ulps(logq((__float128)x), got);
 }
+
+double quad_normal_error(double x, double got)
+{
+    __float128 exact = erfcq(-(__float128)x / sqrtq(2)) / 2;
+    return (double)(fabsq((__float128)got - exact) / exact);
+}

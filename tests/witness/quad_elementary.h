@@ -12,4 +12,7 @@
 double quad_exp_ulps(double x, double got);
 double quad_log_ulps(double x, double got);
 
+/* |got - P(x)| / P(x), P the normal distribution's function; x above -37. */
+double quad_normal_error(double x, double got);
+
 #endif

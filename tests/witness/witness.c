@@ -34,6 +34,8 @@ static void copy_slot(const witness_case *c, witness *w, size_t slot, size_t pai
         {FWD_SLOT_PRE, PRE, c->h},      {FWD_SLOT_ACT, ACT, c->h},      {FWD_SLOT_OUT, OUT, c->d},
         {BWD_SLOT_PRE, D_PRE, c->h},    {BWD_SLOT_ACT, D_ACT, c->h},    {BWD_SLOT_OUT, D_OUT, c->d},
         {ROUTE_SLOT_WEIGHT, WEIGHT, 1}, {BWD_SLOT_WEIGHT, D_WEIGHT, 1},
+        {FWD_SLOT_GATE_PRE, GATE_PRE, gated(c) ? c->h : 0},
+        {BWD_SLOT_GATE_PRE, D_GATE_PRE, gated(c) ? c->h : 0},
     };
     for (size_t row = 0; row < sizeof table / sizeof table[0]; row++) {
         size_t width = table[row].width;
@@ -78,6 +80,7 @@ static void make_layer(const witness_case *c, witness *w, size_t experts)
     make(w, BWD_X, c->N * c->d);
     make(w, BWD_W_UP, experts * c->h * c->d);
     make(w, BWD_W_DOWN, experts * c->d * c->h);
+    if (gated(c)) make(w, BWD_W_GATE, experts * c->h * c->d);
 }
 
 /* Values of S slots, inside the experts. */
@@ -89,6 +92,9 @@ static void make_slot_values(const witness_case *c, witness *w, size_t S)
     make(w, BWD_SLOT_PRE, S * c->h);
     make(w, BWD_SLOT_ACT, S * c->h);
     make(w, BWD_SLOT_OUT, S * c->d);
+    if (!gated(c)) return;
+    make(w, FWD_SLOT_GATE_PRE, S * c->h);
+    make(w, BWD_SLOT_GATE_PRE, S * c->h);
 }
 
 static void make_slots(const witness_case *c, witness *w, size_t S)
@@ -113,6 +119,10 @@ static void make_shared(const witness_case *c, witness *w)
     make(w, BWD_SHARED_WEIGHT, c->N);
     make(w, BWD_SHARED_UP, c->hs * c->d);
     make(w, BWD_SHARED_DOWN, c->d * c->hs);
+    if (!gated(c)) return;
+    make(w, FWD_SHARED_GATE_PRE, c->N * c->hs);
+    make(w, BWD_SHARED_GATE_PRE, c->N * c->hs);
+    make(w, BWD_SHARED_GATE, c->hs * c->d);
 }
 
 static void make_routing(const witness_case *c, witness *w)
@@ -148,6 +158,8 @@ static void make_pairs(const witness_case *c, witness *w)
 {
     size_t pairs = c->N * c->n;
     make(w, PRE, pairs * c->h);
+    make(w, GATE_PRE, pairs * c->h);
+    make(w, D_GATE_PRE, pairs * c->h);
     make(w, ACT, pairs * c->h);
     make(w, OUT, pairs * c->d);
     make(w, D_PRE, pairs * c->h);
@@ -202,6 +214,8 @@ static int known_words(const witness_case *c)
     static const char *const norms[] = {"none", "fanout", "sum", NULL};
     static const char *const balances[] = {"none",     "aux",          "aux_error",
                                            "lossfree", "proportional", NULL};
+    static const char *const activations[] = {"relu2", "swiglu", "gelu", "gelu_tanh", NULL};
+    if (!known(c->activation, activations)) return 0;
     return c->dense || (known(c->rule, rules) && known(c->gate, gates) && known(c->norm, norms) &&
                         known(c->balance, balances));
 }

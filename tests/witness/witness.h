@@ -37,6 +37,8 @@ typedef struct witness_case {
     size_t granularity; /* G of softmax_anchor_out's 1/(G+1); ec and et */
     const char *gate;   /* sigmoid relu softmax softmax_anchor softmax_anchor_out softmax_tokens */
     const char *norm;   /* none fanout sum */
+    double routed_scale;    /* factor of every w */
+    const char *activation; /* relu2 swiglu gelu gelu_tanh; of every expert, and of the dense layer */
     int inclusive;      /* threshold test: 1 for >=, 0 for > */
     int has_capacity;   /* 0: off, `capacity` unused */
     double capacity;    /* C */
@@ -52,6 +54,7 @@ typedef struct witness_case {
     const double *w_router;                   /* [n,d] */
     const double *w_up, *w_down;              /* [n,h,d], [n,d,h]; dense: [h,d], [d,h] */
     const double *shared_up, *shared_down;    /* [hs,d], [d,hs] */
+    const double *w_gate, *shared_gate;       /* [n,h,d], [hs,d]; swiglu alone */
     const double *ema, *bias;                 /* [n] before the step; NULL: zeros */
     const double *load;                       /* [n] mean load per micro-batch over all ranks */
     const unsigned char *mask;                /* NULL, or [N,n]: frozen routing, see below */
@@ -59,8 +62,8 @@ typedef struct witness_case {
 
 typedef struct witness witness;
 
-/* Computes every tensor of a case. NULL on out of memory, or if rule, gate, norm or balance is
- * not one of the words above. The case is not needed afterwards.
+/* Computes every tensor of a case. NULL on out of memory, or if rule, gate, norm, activation or
+ * balance is not one of the words above. The case is not needed afterwards.
  *
  * Frozen routing: `mask` takes the place of the rule's own assignment, in everything that follows
  * from the assignment (slots, loads, values, gradients, losses, biases). What describes the rule's

@@ -8,98 +8,25 @@
 
 #include <quadmath.h>
 
-/* 4 ---- Feed-forward network: f(x) = W_down relu(W_up x)^2, for one token ---- */
+/* 4 ---- Feed-forward network: f(x) = W_down a(W_up x), for one token ---- */
 
 typedef struct network {
     size_t d, h;
-    const double *up, *down; /* [h,d], [d,h] */
-    quad *d_up, *d_down;     /* the same shapes, accumulated */
+    const char *activation;
+    const double *up, *down, *gate; /* [h,d], [d,h], [h,d]; gate: NULL but for swiglu */
+    quad *d_up, *d_down, *d_gate;   /* the same shapes, accumulated */
 } network;
 
 /* What one token leaves in it. */
 typedef struct token_row {
     quad *H, *A, *O, *dO, *dA, *dH; /* [h], [h], [d], [d], [h], [h] */
+    quad *V, *dV;                   /* [h]; swiglu alone */
 } token_row;
 
 static quad relu(quad v)
 {
     return v > 0 ? v : 0;
 }
-
-/* H = x W_up^T,  A = relu(H)^2,  O = A W_down^T */
-static void network_forward(const network *f, const double *x, quad *H, quad *A, quad *O)
-{
-    for (size_t j = 0; j < f->h; j++) {
-        H[j] = 0;
-        for (size_t c = 0; c < f->d; c++) H[j] += (quad)x[c] * f->up[j * f->d + c];
-        A[j] = relu(H[j]) * relu(H[j]);
-    }
-    for (size_t c = 0; c < f->d; c++) {
-        O[c] = 0;
-        for (size_t j = 0; j < f->h; j++) O[c] += A[j] * f->down[c * f->h + j];
-    }
-}
-
-/* dA = dO W_down,  dH = dA 2 relu(H),  dW_down += dO^T A,  dW_up += dH^T x,  dx += dH W_up */
-static void network_backward(const network *f, const double *x, const token_row *r, quad *dx)
-{
-    for (size_t j = 0; j < f->h; j++) {
-        r->dA[j] = 0;
-        for (size_t c = 0; c < f->d; c++) r->dA[j] += r->dO[c] * f->down[c * f->h + j];
-        r->dH[j] = r->dA[j] * 2 * relu(r->H[j]);
-    }
-    for (size_t c = 0; c < f->d; c++)
-        for (size_t j = 0; j < f->h; j++) {
-            f->d_down[c * f->h + j] += r->dO[c] * r->A[j];
-            f->d_up[j * f->d + c] += r->dH[j] * x[c];
-            dx[c] += r->dH[j] * f->up[j * f->d + c];
-        }
-}
-
-/* Routed expert i. */
-static network expert(const witness_case *c, const witness *w, size_t i)
-{
-    size_t size = c->h * c->d;
-    return (network){.d = c->d,
-                     .h = c->h,
-                     .up = c->w_up + i * size,
-                     .down = c->w_down + i * size,
-                     .d_up = w->value[BWD_W_UP] + i * size,
-                     .d_down = w->value[BWD_W_DOWN] + i * size};
-}
-
-static network shared_expert(const witness_case *c, const witness *w)
-{
-    return (network){.d = c->d,
-                     .h = c->hs,
-                     .up = c->shared_up,
-                     .down = c->shared_down,
-                     .d_up = w->value[BWD_SHARED_UP],
-                     .d_down = w->value[BWD_SHARED_DOWN]};
-}
-
-/* The dense layer is the network itself: y = f(x), dO = dy, and every token is a slot. */
-void witness_dense(const witness_case *c, witness *w)
-{
-    network f = expert(c, w, 0);
-    for (size_t t = 0; t < c->N; t++) {
-        const double *x = c->x + t * c->d;
-        const token_row r = {.H = w->value[FWD_SLOT_PRE] + t * c->h,
-                             .A = w->value[FWD_SLOT_ACT] + t * c->h,
-                             .O = w->value[FWD_SLOT_OUT] + t * c->d,
-                             .dO = w->value[BWD_SLOT_OUT] + t * c->d,
-                             .dA = w->value[BWD_SLOT_ACT] + t * c->h,
-                             .dH = w->value[BWD_SLOT_PRE] + t * c->h};
-        network_forward(&f, x, r.H, r.A, r.O);
-        for (size_t j = 0; j < c->d; j++) {
-            w->value[FWD_Y][t * c->d + j] = r.O[j];
-            r.dO[j] = c->dy[t * c->d + j];
-        }
-        network_backward(&f, x, &r, w->value[BWD_X] + t * c->d);
-    }
-}
-
-/* 5 ---- Gates: p from r, over all experts, before any selection ---- */
 
 /* 1/(1+e^-r), and its derivative p(1-p) = e^-|r| / (1+e^-|r|)^2, which keeps its digits. */
 static quad sigmoid(quad r)
@@ -113,6 +40,127 @@ static quad sigmoid_derivative(quad r)
     quad e = expq(-fabsq(r));
     return e / ((1 + e) * (1 + e));
 }
+
+/* a(h), and its derivative into *slope. relu2: relu(h)^2. gelu: h (1 + erf(h / sqrt 2)) / 2.
+ * gelu_tanh: h (1 + tanh u) / 2, u = sqrt(2/pi) (h + 0.044715 h^3), which is h s(2u), s = 1/(1+e^-v): for
+ * u far below 0 the tanh has lost every digit. swiglu's silu: h s(h). */
+static quad activation(const char *word, quad h, quad *slope)
+{
+    if (is(word, "relu2")) {
+        *slope = 2 * relu(h);
+        return relu(h) * relu(h);
+    }
+    if (is(word, "gelu")) {
+        quad share = erfcq(-h / sqrtq(2)) / 2;
+        *slope = share + h * expq(-h * h / 2) / sqrtq(2 * M_PIq);
+        return h * share;
+    }
+    quad inner = h, inner_slope = 1;
+    if (is(word, "gelu_tanh")) {
+        quad cubic = 0.044715, root = sqrtq(2 / M_PIq);
+        inner = 2 * root * (h + cubic * h * h * h);
+        inner_slope = 2 * root * (1 + 3 * cubic * h * h);
+    }
+    *slope = sigmoid(inner) + h * sigmoid_derivative(inner) * inner_slope;
+    return h * sigmoid(inner);
+}
+
+/* H = x W_up^T,  A = a(H),  O = A W_down^T;  swiglu: V = x W_gate^T, A = silu(V) H */
+static void network_forward(const network *f, const double *x, const token_row *r)
+{
+    quad slope;
+    for (size_t j = 0; j < f->h; j++) {
+        r->H[j] = 0;
+        for (size_t c = 0; c < f->d; c++) r->H[j] += (quad)x[c] * f->up[j * f->d + c];
+        r->A[j] = activation(f->activation, r->H[j], &slope);
+        if (f->gate == NULL) continue;
+        r->V[j] = 0;
+        for (size_t c = 0; c < f->d; c++) r->V[j] += (quad)x[c] * f->gate[j * f->d + c];
+        r->A[j] = activation("silu", r->V[j], &slope) * r->H[j];
+    }
+    for (size_t c = 0; c < f->d; c++) {
+        r->O[c] = 0;
+        for (size_t j = 0; j < f->h; j++) r->O[c] += r->A[j] * f->down[c * f->h + j];
+    }
+}
+
+/* dA = dO W_down,  dH = dA a'(H),  dW_down += dO^T A,  dW_up += dH^T x,  dx += dH W_up; swiglu:
+ * dH = dA silu(V),  dV = dA H silu'(V),  dW_gate += dV^T x,  dx += dV W_gate */
+static void network_backward(const network *f, const double *x, const token_row *r, quad *dx)
+{
+    for (size_t j = 0; j < f->h; j++) {
+        quad slope;
+        r->dA[j] = 0;
+        for (size_t c = 0; c < f->d; c++) r->dA[j] += r->dO[c] * f->down[c * f->h + j];
+        activation(f->activation, r->H[j], &slope);
+        r->dH[j] = r->dA[j] * slope;
+        if (f->gate == NULL) continue;
+        r->dH[j] = r->dA[j] * activation("silu", r->V[j], &slope);
+        r->dV[j] = r->dA[j] * r->H[j] * slope;
+    }
+    for (size_t c = 0; c < f->d; c++)
+        for (size_t j = 0; j < f->h; j++) {
+            f->d_down[c * f->h + j] += r->dO[c] * r->A[j];
+            f->d_up[j * f->d + c] += r->dH[j] * x[c];
+            dx[c] += r->dH[j] * f->up[j * f->d + c];
+            if (f->gate == NULL) continue;
+            f->d_gate[j * f->d + c] += r->dV[j] * x[c];
+            dx[c] += r->dV[j] * f->gate[j * f->d + c];
+        }
+}
+
+/* Routed expert i. */
+static network expert(const witness_case *c, const witness *w, size_t i)
+{
+    size_t size = c->h * c->d;
+    return (network){.d = c->d,
+                     .h = c->h,
+                     .up = c->w_up + i * size,
+                     .down = c->w_down + i * size,
+                     .activation = c->activation,
+                     .gate = gated(c) ? c->w_gate + i * size : NULL,
+                     .d_up = w->value[BWD_W_UP] + i * size,
+                     .d_down = w->value[BWD_W_DOWN] + i * size,
+                     .d_gate = gated(c) ? w->value[BWD_W_GATE] + i * size : NULL};
+}
+
+static network shared_expert(const witness_case *c, const witness *w)
+{
+    return (network){.d = c->d,
+                     .h = c->hs,
+                     .up = c->shared_up,
+                     .down = c->shared_down,
+                     .activation = c->activation,
+                     .gate = gated(c) ? c->shared_gate : NULL,
+                     .d_up = w->value[BWD_SHARED_UP],
+                     .d_down = w->value[BWD_SHARED_DOWN],
+                     .d_gate = w->value[BWD_SHARED_GATE]};
+}
+
+/* The dense layer is the network itself: y = f(x), dO = dy, and every token is a slot. */
+void witness_dense(const witness_case *c, witness *w)
+{
+    network f = expert(c, w, 0);
+    for (size_t t = 0; t < c->N; t++) {
+        const double *x = c->x + t * c->d;
+        const token_row r = {.H = w->value[FWD_SLOT_PRE] + t * c->h,
+                             .A = w->value[FWD_SLOT_ACT] + t * c->h,
+                             .O = w->value[FWD_SLOT_OUT] + t * c->d,
+                             .dO = w->value[BWD_SLOT_OUT] + t * c->d,
+                             .dA = w->value[BWD_SLOT_ACT] + t * c->h,
+                             .dH = w->value[BWD_SLOT_PRE] + t * c->h,
+                             .V = gated(c) ? w->value[FWD_SLOT_GATE_PRE] + t * c->h : NULL,
+                             .dV = gated(c) ? w->value[BWD_SLOT_GATE_PRE] + t * c->h : NULL};
+        network_forward(&f, x, &r);
+        for (size_t j = 0; j < c->d; j++) {
+            w->value[FWD_Y][t * c->d + j] = r.O[j];
+            r.dO[j] = c->dy[t * c->d + j];
+        }
+        network_backward(&f, x, &r, w->value[BWD_X] + t * c->d);
+    }
+}
+
+/* 5 ---- Gates: p from r, over all experts, before any selection ---- */
 
 /* p_a = e^r_a / Z over `size` values, `stride` apart, Z = sum_b e^r_b (+ e^0 with an anchor).
  * Everything is divided by e^max. Returns the anchor's share e^0 / Z, 0 without an anchor. */
@@ -215,7 +263,7 @@ static void compute_weights(const witness_case *c, witness *w)
         for (size_t i = 0; i < c->n; i++) {
             size_t e = t * c->n + i;
             int counts = w->value[ROUTE_MASK][e] != 0 && by != 0;
-            w->value[WEIGHT][e] = counts ? w->value[FWD_GATES][e] / by : 0;
+            w->value[WEIGHT][e] = counts ? c->routed_scale * w->value[FWD_GATES][e] / by : 0;
         }
         if (c->hs == 0) continue;
         quad s = 1;
@@ -226,27 +274,49 @@ static void compute_weights(const witness_case *c, witness *w)
     }
 }
 
+/* Token t on its way through expert i, and through the shared one. */
+static token_row pair_row(const witness_case *c, const witness *w, size_t t, size_t i)
+{
+    quad *const *v = w->value;
+    size_t e = t * c->n + i, d = c->d, h = c->h;
+    return (token_row){v[PRE] + e * h,   v[ACT] + e * h,   v[OUT] + e * d,      v[D_OUT] + e * d,
+                       v[D_ACT] + e * h, v[D_PRE] + e * h, v[GATE_PRE] + e * h, v[D_GATE_PRE] + e * h};
+}
+
+static token_row shared_row(const witness_case *c, const witness *w, size_t t)
+{
+    quad *const *v = w->value;
+    size_t d = c->d, hs = c->hs;
+    return (token_row){v[FWD_SHARED_PRE] + t * hs,
+                       v[FWD_SHARED_ACT] + t * hs,
+                       v[FWD_SHARED_OUT] + t * d,
+                       v[BWD_SHARED_OUT] + t * d,
+                       v[BWD_SHARED_ACT] + t * hs,
+                       v[BWD_SHARED_PRE] + t * hs,
+                       gated(c) ? v[FWD_SHARED_GATE_PRE] + t * hs : NULL,
+                       gated(c) ? v[BWD_SHARED_GATE_PRE] + t * hs : NULL};
+}
+
 /* The sum itself. A token without any expert gets 0. */
 static void compute_output(const witness_case *c, witness *w)
 {
-    size_t n = c->n, d = c->d, h = c->h, hs = c->hs;
+    size_t n = c->n, d = c->d;
     for (size_t t = 0; t < c->N; t++) {
         const double *x = c->x + t * d;
         quad *y = w->value[FWD_Y] + t * d;
         for (size_t i = 0; i < n; i++) {
             size_t e = t * n + i;
             if (w->value[ROUTE_MASK][e] == 0) continue;
-            network f = expert(c, w, i);
-            quad *O = w->value[OUT] + e * d;
-            network_forward(&f, x, w->value[PRE] + e * h, w->value[ACT] + e * h, O);
-            for (size_t j = 0; j < d; j++) y[j] += w->value[WEIGHT][e] * O[j];
+            const network f = expert(c, w, i);
+            const token_row r = pair_row(c, w, t, i);
+            network_forward(&f, x, &r);
+            for (size_t j = 0; j < d; j++) y[j] += w->value[WEIGHT][e] * r.O[j];
         }
-        if (hs == 0) continue;
-        network f = shared_expert(c, w);
-        quad *O = w->value[FWD_SHARED_OUT] + t * d;
-        network_forward(&f, x, w->value[FWD_SHARED_PRE] + t * hs, w->value[FWD_SHARED_ACT] + t * hs,
-                        O);
-        for (size_t j = 0; j < d; j++) y[j] += w->value[FWD_SHARED_WEIGHT][t] * O[j];
+        if (c->hs == 0) continue;
+        const network f = shared_expert(c, w);
+        const token_row r = shared_row(c, w, t);
+        network_forward(&f, x, &r);
+        for (size_t j = 0; j < d; j++) y[j] += w->value[FWD_SHARED_WEIGHT][t] * r.O[j];
     }
 }
 
@@ -320,26 +390,22 @@ static quad backward_network(const witness_case *c, const network *f, size_t t, 
     return d_weight;
 }
 
-/* The experts' share of dx, and all of dW_up, dW_down, dw. */
+/* The experts' share of dx, and all of dW_up, dW_down, dW_gate, dw. */
 static void backward_experts(const witness_case *c, witness *w)
 {
     quad **v = w->value;
-    size_t n = c->n, d = c->d, h = c->h, hs = c->hs;
     for (size_t t = 0; t < c->N; t++) {
-        quad *dx = v[BWD_X] + t * d;
-        for (size_t i = 0; i < n; i++) {
-            size_t e = t * n + i;
+        quad *dx = v[BWD_X] + t * c->d;
+        for (size_t i = 0; i < c->n; i++) {
+            size_t e = t * c->n + i;
             if (v[ROUTE_MASK][e] == 0) continue;
             const network f = expert(c, w, i);
-            const token_row r = {v[PRE] + e * h,   v[ACT] + e * h,   v[OUT] + e * d,
-                                 v[D_OUT] + e * d, v[D_ACT] + e * h, v[D_PRE] + e * h};
+            const token_row r = pair_row(c, w, t, i);
             v[D_WEIGHT][e] = backward_network(c, &f, t, v[WEIGHT][e], &r, dx);
         }
-        if (hs == 0) continue;
+        if (c->hs == 0) continue;
         const network f = shared_expert(c, w);
-        const token_row r = {v[FWD_SHARED_PRE] + t * hs, v[FWD_SHARED_ACT] + t * hs,
-                             v[FWD_SHARED_OUT] + t * d,  v[BWD_SHARED_OUT] + t * d,
-                             v[BWD_SHARED_ACT] + t * hs, v[BWD_SHARED_PRE] + t * hs};
+        const token_row r = shared_row(c, w, t);
         v[BWD_SHARED_WEIGHT][t] = backward_network(c, &f, t, v[FWD_SHARED_WEIGHT][t], &r, dx);
     }
 }
@@ -358,7 +424,8 @@ static void backward_weights(const witness_case *c, witness *w)
         }
         for (size_t i = 0; i < c->n; i++) {
             size_t e = t * c->n + i;
-            if (w->value[ROUTE_MASK][e] != 0 && by != 0) w->value[D_GATE][e] += (dw[e] - mean) / by;
+            if (w->value[ROUTE_MASK][e] != 0 && by != 0)
+                w->value[D_GATE][e] += (c->routed_scale * dw[e] - mean) / by;
         }
         if (anchor_weighs(c))
             w->value[D_ANCHOR][t] = w->value[BWD_SHARED_WEIGHT][t] / divisor(c, w, t);

@@ -22,9 +22,11 @@
     T(FWD_LOGITS, "fwd.logits")                                                                    \
     T(FWD_GATES, "fwd.gates")                                                                      \
     T(FWD_SLOT_PRE, "fwd.slot_pre")                                                                \
+    T(FWD_SLOT_GATE_PRE, "fwd.slot_gate_pre")                                                      \
     T(FWD_SLOT_ACT, "fwd.slot_act")                                                                \
     T(FWD_SLOT_OUT, "fwd.slot_out")                                                                \
     T(FWD_SHARED_PRE, "fwd.shared_pre")                                                            \
+    T(FWD_SHARED_GATE_PRE, "fwd.shared_gate_pre")                                                  \
     T(FWD_SHARED_ACT, "fwd.shared_act")                                                            \
     T(FWD_SHARED_OUT, "fwd.shared_out")                                                            \
     T(FWD_SHARED_WEIGHT, "fwd.shared_weight")                                                      \
@@ -57,6 +59,10 @@
     T(BWD_SLOT_OUT, "bwd.slot_out")                                                                \
     T(BWD_SLOT_ACT, "bwd.slot_act")                                                                \
     T(BWD_SLOT_PRE, "bwd.slot_pre")                                                                \
+    T(BWD_SLOT_GATE_PRE, "bwd.slot_gate_pre")                                                      \
+    T(BWD_SHARED_GATE_PRE, "bwd.shared_gate_pre")                                                  \
+    T(BWD_W_GATE, "bwd.w_gate")                                                                    \
+    T(BWD_SHARED_GATE, "bwd.shared_gate")                                                          \
     T(BWD_SHARED_OUT, "bwd.shared_out")                                                            \
     T(BWD_SHARED_ACT, "bwd.shared_act")                                                            \
     T(BWD_SHARED_PRE, "bwd.shared_pre")                                                            \
@@ -73,9 +79,11 @@ enum tensor {
 #undef AS_ENUM
         PUBLIC_COUNT,
     PRE = PUBLIC_COUNT, /* [N,n,h] H of the assigned pairs, 0 elsewhere; so below */
+    GATE_PRE,           /* [N,n,h] V, swiglu alone */
     ACT,                /* [N,n,h] A */
     OUT,                /* [N,n,d] f_i(x_t) */
     D_PRE,              /* [N,n,h] dH */
+    D_GATE_PRE,         /* [N,n,h] dV, swiglu alone */
     D_ACT,              /* [N,n,h] dA */
     D_OUT,              /* [N,n,d] dO */
     WEIGHT,             /* [N,n] w */
@@ -117,6 +125,11 @@ static inline int expert_choice(const witness_case *c)
 static inline int by_threshold(const witness_case *c)
 {
     return !token_choice(c) && !expert_choice(c);
+}
+
+static inline int gated(const witness_case *c)
+{
+    return is(c->activation, "swiglu");
 }
 
 static inline int has_aux_loss(const witness_case *c)

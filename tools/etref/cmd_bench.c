@@ -115,7 +115,11 @@ static double time_bare(bench *b)
               n);
     for (size_t i = 0; i < n; i++) {
         size_t s = (size_t)a->expert_offsets[i];
-        const et_ffn f = {m->engine, d, h, m->up + i * size, m->down + i * size, NULL};
+        const et_ffn f = {.engine = m->engine,
+                          .d = d,
+                          .h = h,
+                          .up = m->up + i * size,
+                          .down = m->down + i * size};
         const et_ffn_rows rows = {.m = (size_t)a->load[i],
                                   .x = x,
                                   .H = v->slot_pre + s * h,
@@ -128,7 +132,11 @@ static double time_bare(bench *b)
         bare_expert(&f, &rows, g->up + i * size, g->down + i * size);
     }
     if (m->hs > 0) {
-        const et_ffn f = {m->engine, d, m->hs, m->shared_up, m->shared_down, NULL};
+        const et_ffn f = {.engine = m->engine,
+                          .d = d,
+                          .h = m->hs,
+                          .up = m->shared_up,
+                          .down = m->shared_down};
         const et_ffn_rows rows = {.m = m->N,
                                   .x = x,
                                   .H = v->shared_pre,

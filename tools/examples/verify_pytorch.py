@@ -37,6 +37,7 @@ import tempfile
 
 try:
     import torch
+    from torch.nn import functional
 except ImportError:
     print("verify_pytorch: %s has no torch; on Debian, tools/install-deps torch installs it for "
           "/usr/bin/python3" % sys.executable, file=sys.stderr)
@@ -141,11 +142,17 @@ class Layer:
         self.x = self.parameter("in.x", "bwd.x")
         self.up = self.parameter("in.w_up", "bwd.w_up")
         self.down = self.parameter("in.w_down", "bwd.w_down")
+        self.activation = case.get("activation", "relu2")
+        gated = self.activation == "swiglu"
+        self.gating = self.parameter("in.w_gate", "bwd.w_gate") if gated else None
+        self.shared_gating = None
         if self.moe:
             self.router = self.parameter("in.w_router", "bwd.w_router")
         if self.shared:
             self.shared_up = self.parameter("in.shared_up", "bwd.shared_up")
             self.shared_down = self.parameter("in.shared_down", "bwd.shared_down")
+            if gated:
+                self.shared_gating = self.parameter("in.shared_gate", "bwd.shared_gate")
 
     def parameter(self, name, gradient):
         leaf = self.inputs[name].to(self.low).to(self.work).requires_grad_()
@@ -168,7 +175,8 @@ class Layer:
         if self.moe:
             y, losses = self.mixture()
         else:
-            y = self.experts([self.x], [self.up], [self.down], "slot_")[0]
+            gating = None if self.gating is None else [self.gating]
+            y = self.experts([self.x], [self.up], [self.down], "slot_", gating)[0]
             losses = 0
         self.keep("fwd.y", y, self.low)
         # L = <y, dy> + losses is the number that is differentiated.
@@ -179,26 +187,35 @@ class Layer:
             self.result[name] = gradient.to(self.types[name])
         return self
 
-    # -- a feed-forward network: H = x W_up', A = relu(H)^2, f(x) = A W_down' --
+    # -- a feed-forward network: H = x W_up', A = relu(H)^2, f(x) = A W_down'; or A = gelu(H); or
+    # V = x W_gate', A = silu(V) H --
 
     def product(self, rows, matrix):
         return rows @ matrix.t()
 
-    def activate(self, H):
-        return torch.relu(H) ** 2
+    def activate(self, H, V=None):
+        if self.activation == "swiglu":
+            return self.stored(functional.silu(V)) * H
+        if self.activation == "relu2":
+            return torch.relu(H) ** 2
+        return functional.gelu(H, approximate="tanh" if self.activation == "gelu_tanh" else "none")
 
-    def experts(self, rows, up, down, name):
-        """rows: for each expert the tokens that it takes [load,d]; up, down: its matrices. Returns
-        the list of their outputs. H, A and f(x) of all experts are one tensor each, by slots."""
+    def experts(self, rows, up, down, name, gating=None):
+        """rows: for each expert the tokens that it takes [load,d]; up, down, gating: its matrices.
+        Returns the list of their outputs. H, V, A and f(x) of all experts are one tensor each, by
+        slots."""
         loads = [len(each) for each in rows]
 
         def products(rows, matrices):
             return self.stored(torch.cat([self.product(x, W) for x, W in zip(rows, matrices)]))
 
         H = products(rows, up)
-        A = self.stored(self.activate(H))
+        V = None if gating is None else products(rows, gating)
+        A = self.stored(self.activate(H) if V is None else self.activate(H, V))
         out = products(A.split(loads), down)
         self.keep("fwd.%spre" % name, H, self.low, "bwd.%spre" % name)
+        if V is not None:
+            self.keep("fwd.%sgate_pre" % name, V, self.low, "bwd.%sgate_pre" % name)
         self.keep("fwd.%sact" % name, A, self.low, "bwd.%sact" % name)
         self.keep("fwd.%sout" % name, out, self.low, "bwd.%sout" % name)
         return out.split(loads)
@@ -222,13 +239,14 @@ class Layer:
         w = Stored.apply(w, self.gate_type, self.gate_type)
         self.keep("route.slot_weight", w, self.gate_type, "bwd.slot_weight")
         rows = self.x[self.slot_token].split(loads)
-        out = torch.cat(self.experts(rows, self.up, self.down, "slot_"))
+        out = torch.cat(self.experts(rows, self.up, self.down, "slot_", self.gating))
         if not self.shared:
             return self.combine(w, out, None, None), self.losses(r, p, z)
         s = Stored.apply(s, self.gate_type, self.gate_type)
         self.keep("fwd.shared_weight", s, self.gate_type, "bwd.shared_weight")
         rows, up, down = self.shared_input(), self.shared_up, self.shared_down
-        shared = self.experts([rows], [up], [down], "shared_")[0]
+        gating = None if self.shared_gating is None else [self.shared_gating]
+        shared = self.experts([rows], [up], [down], "shared_", gating)[0]
         return self.combine(w, out, s, shared), self.losses(r, p, z)
 
     def score(self):
@@ -256,6 +274,7 @@ class Layer:
         by = {"none": ones, "fanout": fanout, "sum": (p * z).sum(1)}[self.case["norm"]]
         by = torch.where(by == 0, torch.ones_like(by), by).to(self.work)  # by 0: all its w are 0
         w = p[self.slot_token, self.slot_expert] / by[self.slot_token]
+        w = w * self.routed_scale()
         s = torch.ones(len(p), dtype=self.work, requires_grad=True)
         if self.case["gate"] == "softmax_anchor" and self.rule != "tc":
             s = anchor
@@ -264,6 +283,9 @@ class Layer:
         if self.case["norm"] == "fanout":
             s = s / fanout
         return w, s
+
+    def routed_scale(self):
+        return self.case.get("routed_scale", 1.0)
 
     def shared_input(self):
         return self.x
@@ -412,6 +434,56 @@ class ReluNotSquared(Layer):
         return torch.relu(H)
 
 
+class HalvesExchanged(Layer):
+    """SwiGLU's A = silu(H) V, not silu(V) H"""
+
+    def activate(self, H, V=None):
+        return super().activate(V, H)
+
+
+class GateMissing(Layer):
+    """SwiGLU's A = H"""
+
+    def activate(self, H, V=None):
+        return H
+
+
+class LogisticForSilu(Layer):
+    """SwiGLU's A = s(V) H, s the logistic function"""
+
+    def activate(self, H, V=None):
+        return torch.sigmoid(V) * H
+
+
+class OtherGelu(Layer):
+    """GELU by its tanh for the exact one, and back"""
+
+    def activate(self, H, V=None):
+        return functional.gelu(H, approximate="tanh" if self.activation == "gelu" else "none")
+
+
+class SiluConstant(Layer):
+    """the derivative of silu(v) = v s(v) is taken as s(v)"""
+
+    def activate(self, H, V=None):
+        return self.stored(V * torch.sigmoid(V).detach()) * H
+
+
+class ScaleForgotten(Layer):
+    """routed_scale is taken as 1"""
+
+    def routed_scale(self):
+        return 1.0
+
+
+class NormForgotten(Layer):
+    """the weights are not divided by their sum over the top K"""
+
+    def weigh(self, p, anchor, z):
+        _, s = super().weigh(p, anchor, z)
+        return p[self.slot_token, self.slot_expert] * self.routed_scale(), s
+
+
 class AccumulatorBf16(Layer):
     """sums are kept in bf16: rounded after every 16 terms"""
 
@@ -510,6 +582,13 @@ FAULTS = {
     "factor-two": FactorTwo,
     "relu-mask": ReluMask,
     "relu-not-squared": ReluNotSquared,
+    "swiglu-halves-exchanged": HalvesExchanged,
+    "swiglu-half-missing": GateMissing,
+    "logistic-for-silu": LogisticForSilu,
+    "other-gelu": OtherGelu,
+    "silu-constant": SiluConstant,
+    "routed-scale-forgotten": ScaleForgotten,
+    "norm-forgotten": NormForgotten,
     "accumulator-bf16": AccumulatorBf16,
     "gate-forgotten": GateForgotten,
     "gate-derivative": GateDerivative,

@@ -521,6 +521,8 @@ class Golden(Mapping[str, Any]):
         w_down: Any,
         shared_up: Any = None,
         shared_down: Any = None,
+        w_gate: Any = None,
+        shared_gate: Any = None,
         ema: Any = None,
         bias: Any = None,
         load: Any = None,
@@ -531,7 +533,7 @@ class Golden(Mapping[str, Any]):
     ) -> Golden:
         """One's own inputs: x, dy [N,d]; w_router [n,d], w_up [n,h,d], w_down [n,d,h] (w_router
         None: a dense layer, [h,d], [d,h]); shared_up [hs,d], shared_down [d,hs] if there is a
-        shared expert; ema, bias, load [n] where the case has them. The other fields of the case
+        shared expert; w_gate, shared_gate, shaped as w_up, shared_up, with activation="swiglu"; ema, bias, load [n] where the case has them. The other fields of the case
         (rule="et", gate="sigmoid", ema_updates=1, ...; `etref list fields`) are keywords. x has
         the type in which a kernel gets it, and all values must be numbers of that type."""
         given = {
@@ -542,6 +544,8 @@ class Golden(Mapping[str, Any]):
             "in.w_down": w_down,
             "in.shared_up": shared_up,
             "in.shared_down": shared_down,
+            "in.w_gate": w_gate,
+            "in.shared_gate": shared_gate,
             "in.ema": ema,
             "in.bias": bias,
             "in.load": load,

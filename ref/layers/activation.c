@@ -1,0 +1,236 @@
+/* activation.c: what an expert makes of H = x W_up' (and V = x W_gate'). See activation.h and etref/ffn.h.
+ *
+ *     relu2       A = relu(H)^2      dH = dA 2 relu(H)
+ *     swiglu      A = silu(V) H      dH = dA silu(V)                   dV = dA H silu'(V)
+ *     gelu        A = H P(H)         dH = dA (P(H) + H P'(H))          P'(h) = e^(-h^2/2) / sqrt(2 pi)
+ *     gelu_tanh   A = H s(g(H))      dH = dA (s + H s (1-s) g'(H))     g(h) = 2 sqrt(2/pi) (h + 0.044715 h^3)
+ *
+ * s(v) = 1/(1 + e^-v), silu(v) = v s(v), silu'(v) = s (1 + v (1-s)); and (1 + tanh(g/2)) / 2 = s(g).
+ *
+ * With a rounding each step is a kernel's, in the arithmetic of its sums. silu(V), and dA H on the way back, pass through
+ * memory in kernels that do not fuse; others leave that rounding out, as replicas do.
+ */
+#include "ref/layers/activation.h"
+#include "ref/base/exponential.h"
+#include "ref/base/parallel.h"
+#include "ref/base/sum.h"
+
+#include <math.h>
+
+/* A kernel's arithmetic, grid NULL: none; what its erf and tanh are off by besides; and whether it takes 1 - s for what
+ * loses nothing. */
+typedef struct steps {
+    const et_grid *grid, *function;
+    et_grid rooms[2];
+    bool from_one;
+} steps;
+
+static void take_steps(steps *s, const et_rounding *r)
+{
+    s->grid = et_grid_in(&s->rooms[0], r, et_sum_place(r), "activation");
+    s->function = et_grid_in(&s->rooms[1], r, et_sum_place(r), "erf");
+    s->from_one = et_goes_other_way(r, "1 - s", "activation");
+}
+
+/* ---- relu2 ---- */
+
+/* v where v > 0, and +0 elsewhere: also for -0 and for NaN, which is not above 0. Half of the elements are,
+ * in no order that a processor could foresee, so nothing must branch here: the loops below become vectors,
+ * in which this is a comparison and a mask. */
+static et_real relu(et_real v)
+{
+    return v > 0 ? v : 0;
+}
+
+/* ---- s and silu ---- */
+
+/* With e^-|v| <= 1, so that nothing overflows. */
+static double logistic(const et_grid *g, double v)
+{
+    double e = et_rounded(g, exponential(-fabs(v)));
+    return et_over(g, v < 0 ? e : 1, et_plus(g, 1, e));
+}
+
+static double silu(const steps *k, double v)
+{
+    return et_times(k->grid, v, logistic(k->grid, v));
+}
+
+static double silu_slope(const steps *k, double v)
+{
+    const et_grid *g = k->grid;
+    double s = logistic(g, v), rest = k->from_one ? et_plus(g, 1, -s) : logistic(g, -v);
+    return et_times(g, s, et_plus(g, 1, et_times(g, v, rest)));
+}
+
+/* ---- gelu ----
+ *
+ * P(x) = 1/2 + P'(x) sum_k x^(2k+1) / (1 3 5 .. (2k+1)): terms of one sign, each less than x^2/(2k+1) times the one before;
+ * from x^2 = 4 on 30 of them leave less than 2^-60. For x < -2 Laplace's fraction,
+ *
+ *     P(-x) = P'(x) / (x + 1/(x + 2/(x + 3/(x + ...)))),
+ *
+ * whose 80th convergent is within 2^-60 at x = 2, and nearer beyond. e^(-x^2/2) is off by x^2 2^-54 of itself. */
+
+static const double root_of_two_pi = 2.5066282746310005;
+
+static double normal_density(double x)
+{
+    return exponential(-x * x / 2) / root_of_two_pi;
+}
+
+static double normal_tail(double x)
+{
+    double fraction = x;
+    for (int k = 80; k > 0; k--) fraction = x + k / fraction;
+    return normal_density(x) / fraction;
+}
+
+double et_normal_share(double x)
+{
+    if (x < -2) return normal_tail(-x);
+    if (x > 2) return 1 - normal_tail(x);
+    double sum = x, term = x;
+    for (int k = 1; k < 30; k++) {
+        term = term * (x * x) / (2 * k + 1);
+        sum += term;
+    }
+    return 0.5 + normal_density(x) * sum;
+}
+
+/* Half of 1 + f, f = erf or tanh, as kernels take it: where f is near -1, with the last bits of 1. Their libraries' f is off
+ * by up to so many units in the last place of 1/2: tanh by one; erf by 2.5 where it is Abramowitz and Stegun's 7.1.26, good
+ * to 1.5e-7, as in PyTorch on the CPU. */
+static double half_of_one_and(const steps *k, double f, double units)
+{
+    double above = 1 + fabs(f), off = et_rounded(k->function, above) - above;
+    return et_plus(k->grid, 1, et_rounded(k->grid, f + copysign(units * off, f))) / 2;
+}
+
+/* P(x), or half of 1 + erf(x / sqrt 2). */
+static double share(const steps *k, double x)
+{
+    const double root = 1.4142135623730951;
+    if (k->grid == NULL) return et_normal_share(x);
+    double rounded = root * et_times(k->grid, x, 1 / root);
+    return half_of_one_and(k, 2 * et_normal_share(rounded) - 1, 3);
+}
+
+static double gelu(const steps *k, double x)
+{
+    return et_times(k->grid, x, share(k, x));
+}
+
+static double gelu_slope(const steps *k, double x)
+{
+    const et_grid *g = k->grid;
+    double square = et_times(g, x, x), density = normal_density(g ? sqrt(square) : x);
+    return et_plus(g, share(k, x), et_times(g, x, et_rounded(g, density)));
+}
+
+/* ---- gelu_tanh ---- */
+
+static const double cubic = 0.044715, twice_root = 1.5957691216057308; /* 2 sqrt(2/pi) */
+
+static double inner(const et_grid *g, double x)
+{
+    double cube = et_times(g, et_times(g, x, x), x);
+    return et_times(g, twice_root, et_plus(g, x, et_times(g, cubic, cube)));
+}
+
+static double inner_slope(const et_grid *g, double x)
+{
+    return et_times(g, twice_root, et_plus(g, 1, et_times(g, 3 * cubic, et_times(g, x, x))));
+}
+
+/* s(g), or half of 1 + tanh(g/2). */
+static double tanh_share(const steps *k, double g2)
+{
+    double s = logistic(NULL, g2);
+    return k->grid ? half_of_one_and(k, 2 * s - 1, 1) : s;
+}
+
+static double gelu_tanh(const steps *k, double x)
+{
+    return et_times(k->grid, x, tanh_share(k, inner(k->grid, x)));
+}
+
+static double gelu_tanh_slope(const steps *k, double x)
+{
+    const et_grid *g = k->grid;
+    double g2 = inner(g, x), s = tanh_share(k, g2);
+    double rest = g ? et_plus(g, 1, -s) : logistic(g, -g2);
+    return et_plus(g, s, et_times(g, et_times(g, x, et_times(g, s, rest)), inner_slope(g, x)));
+}
+
+/* ---- all of them ---- */
+
+typedef double curve(const steps *k, double v);
+
+static void apply(const et_ffn *f, curve *of, size_t count, const et_real *v, et_real *to)
+{
+    steps k;
+    take_steps(&k, f->rounding);
+    ET_BY_THREADS(et_worth_threads(8 * count),
+                  for (size_t i = 0; i < count; i++) to[i] = (et_real)of(&k, (double)v[i]));
+}
+
+/* A kernel that does not fuse stores it, in an array of its own: no mutant's hand comes here. */
+static void store(const et_ffn *f, const char *site, size_t count, et_real *values)
+{
+    if (et_rounds(f->rounding)) et_round(f->rounding, ET_INTERMEDIATES, site, count, values);
+}
+
+static void times(size_t count, const et_real *by, et_real *to)
+{
+    for (size_t i = 0; i < count; i++) to[i] *= by[i];
+}
+
+void et_activate(const et_ffn *f, size_t count, const et_real *H, const et_real *V, et_real *A)
+{
+    switch (f->activation) {
+    case ET_RELU2:
+        ET_BY_THREADS(et_worth_threads(count),
+                      for (size_t i = 0; i < count; i++) A[i] = relu(H[i]) * relu(H[i]));
+        return;
+    case ET_SWIGLU:
+        apply(f, silu, count, V, A);
+        store(f, "silu", count, A);
+        times(count, H, A);
+        return;
+    case ET_GELU: apply(f, gelu, count, H, A); return;
+    case ET_GELU_TANH: apply(f, gelu_tanh, count, H, A); return;
+    }
+}
+
+/* dV = (dA H) silu'(V) */
+static void gate_backward(const et_ffn *f, size_t count, const et_real *H, const et_real *V,
+                          const et_real *dA, et_real *dV)
+{
+    steps k;
+    take_steps(&k, f->rounding);
+    for (size_t i = 0; i < count; i++) dV[i] = dA[i] * H[i];
+    store(f, "dsilu", count, dV);
+    ET_BY_THREADS(et_worth_threads(8 * count), for (size_t i = 0; i < count; i++) dV[i] *=
+                                               (et_real)silu_slope(&k, (double)V[i]));
+}
+
+void et_activate_backward(const et_ffn *f, size_t count, const et_real *H, const et_real *V,
+                          const et_real *dA, et_real *dH, et_real *dV)
+{
+    switch (f->activation) {
+    case ET_RELU2:
+        ET_BY_THREADS(et_worth_threads(count),
+                      for (size_t i = 0; i < count; i++) dH[i] = dA[i] * (2 * relu(H[i])));
+        return;
+    case ET_SWIGLU:
+        apply(f, silu, count, V, dH);
+        store(f, "silu", count, dH);
+        times(count, dA, dH);
+        gate_backward(f, count, H, V, dA, dV);
+        return;
+    case ET_GELU: apply(f, gelu_slope, count, H, dH); break;
+    case ET_GELU_TANH: apply(f, gelu_tanh_slope, count, H, dH); break;
+    }
+    times(count, dA, dH);
+}

@@ -1,0 +1,172 @@
+/* test_modern.c: layers beyond the paper's: honest kernels of the suite modern pass, and each mistake that its switches make
+ * possible is caught and named.
+ *
+ * The mistakes are the catalogue's own (ref/verdict/faults_*.c), planted by a mutant and then stored in the profile's
+ * formats. That the values are right is the business of test_witness and test_gradients; and PyTorch's own functions are
+ * judged by tools/check-torch.
+ */
+#include "tests/check_main.h"
+
+#ifndef ETREF_F32
+
+#include "ref/verdict/diagnosis.h"
+#include "tests/honest.h"
+
+static et_case *suite;
+static size_t cases;
+
+static void read_cases(void)
+{
+    suite = read_suite("modern.json", &cases);
+}
+
+static void free_cases(void)
+{
+    free(suite);
+}
+
+START_TEST(honest_kernels_pass)
+{
+    static const char *const profiles[] = {"f32", "bf16", "f16", "bf16-low", "f64"};
+    for (size_t i = 0; i < cases; i++) {
+        honest k;
+        draw_case(&k.golden, &suite[i]);
+        make_kernel(&k, profiles[_i], 3);
+        for (int nearest = 0; nearest < 2; nearest++) {
+            if (nearest) emulate(&k, k.profile, ET_ROUND_NEAREST, 3);
+            et_verdict v = judge_by(&k, (et_verify_options){.explain = false});
+            ck_assert_msg(v.outcome != ET_MISMATCH, "%s, %s: %s", suite[i].name, profiles[_i],
+                          v.line);
+            et_verdict_free(&v);
+        }
+        free_honest(&k);
+    }
+}
+END_TEST
+
+/* Which forms of a mistake a case shows; in_f32: under f32, since they are less than bf16's roundings. */
+static const struct {
+    const char *name, *in;
+    unsigned forms;
+    bool in_f32;
+} mistakes[] = {
+    {"activation-exchanged", "swiglu-tc", 0x7e, false},
+    {"activation-exchanged", "gelu-et", 0x39, false},
+    {"activation-exchanged", "gelu-et", 0x02, true},
+    {"activation-exchanged", "gelu-tanh-ec", 0x39, false},
+    {"activation-exchanged", "gelu-tanh-ec", 0x04, true},
+    {"activation-slope", "swiglu-tc", 0xfe, false},
+    {"activation-slope", "gelu-et", 0xf9, false},
+    {"activation-slope", "gelu-tanh-ec", 0x80, false},
+    {"swiglu-halves-exchanged", "swiglu-tc", 3, false},
+    {"swiglu-halves-exchanged", "swiglu-dense", 3, false},
+    {"swiglu-half-missing", "swiglu-tc", 3, false},
+    {"swiglu-half-missing", "swiglu-dense", 3, false},
+    {"swiglu-gradient-factor", "swiglu-tc", 15, false},
+    {"swiglu-gradient-factor", "swiglu-dense", 15, false},
+    {"swiglu-share-of-dx", "swiglu-tc", 3, false},
+    {"swiglu-share-of-dx", "swiglu-dense", 3, false},
+    {"neighbour-expert", "swiglu-tc", 3, false},
+    {"token-order-up", "swiglu-tc", 2, false},
+    {"routed-scale-forgotten", "scaled-tc", 1, false},
+    {"routed-scale-twice", "scaled-tc", 1, false},
+    {"routed-scale-gradient", "scaled-tc", 1, false},
+    {"shared-scaled", "scaled-tc", 1, false},
+    {"norm-forgotten", "scaled-tc", 1, false},
+    {"norm-over-all", "scaled-tc", 1, false},
+    {"norm-gradient", "scaled-tc", 1, false},
+    {"routed-scale-forgotten", "scaled-swiglu-tc", 1, true},
+    {"routed-scale-gradient", "scaled-swiglu-tc", 1, true},
+};
+enum { MISTAKES = sizeof mistakes / sizeof *mistakes };
+
+static const et_hypothesis *hypothesis_named(const char *name)
+{
+    const et_hypothesis *what;
+    size_t i = 0;
+    while ((what = et_hypothesis_row(i)) != NULL && strcmp(what->doc.name, name) != 0) i++;
+    ck_assert_msg(what != NULL, "no hypothesis %s", name);
+    return what;
+}
+
+/* The candidate's numbers become those of a kernel with the mistake; what it does not reach stays the honest kernel's. */
+static void plant(honest *k, const et_hypothesis *what, size_t variant)
+{
+    et_subject on;
+    et_mutant m;
+    ck_assert_int_eq(et_subject_open(&on, &k->golden, NULL, 0, NULL, NULL), ET_OK);
+    et_mutant_open(&m, &on, &(et_fault){.what = what, .variant = variant, .factor = 1}, true);
+    for (int phase = 0; phase < ET_PHASES; phase++)
+        ck_assert_int_eq(et_mutant_phase(&m, (et_phase)phase, NULL), ET_OK);
+    for (size_t t = 0; t < k->count; t++) {
+        et_tensor_out *own = &k->tensors[t];
+        const void *wrong = et_mutant_values(&m, own->name);
+        if (!wrong || !et_tensor_is_real(own)) continue;
+        memcpy((void *)(uintptr_t)own->values, wrong, elements_of(own) * sizeof(double));
+        coarsen(k, own->name, 1,
+                et_place_bits(k->profile, et_tensors[et_tensor_find(own->name)].place));
+    }
+    et_mutant_close(&m);
+    et_subject_close(&on);
+}
+
+static bool is_named(const et_verdict *v, const char *name)
+{
+    size_t i = 0;
+    while (i < v->explanation_count && strcmp(v->explanations[i].name, name) != 0) i++;
+    return i < v->explanation_count;
+}
+
+/* The mistakes of one case, under one profile; by default one form of each. */
+static void check_mistakes(const et_case *c, const char *profile)
+{
+    honest k;
+    bool all_forms = getenv("ETREF_CAMPAIGN") != NULL, coarse = strcmp(profile, "bf16") == 0;
+    draw_case(&k.golden, c);
+    make_kernel(&k, profile, 3);
+    for (size_t i = 0; i < MISTAKES; i++) {
+        const et_hypothesis *what = hypothesis_named(mistakes[i].name);
+        bool seen = false;
+        if (strcmp(mistakes[i].in, c->name) != 0 || mistakes[i].in_f32 == coarse) continue;
+        ck_assert(what->applies == NULL || what->applies(&k.golden));
+        for (size_t variant = 0; et_hypothesis_form(what, variant); variant++) {
+            if (!(mistakes[i].forms >> variant & 1) || (seen && !all_forms)) continue;
+            make_tensors(&k, 3);
+            plant(&k, what, variant);
+            et_verdict v = judge_by(&k, (et_verify_options){.explain = true});
+            ck_assert_msg(v.outcome == ET_MISMATCH && is_named(&v, what->doc.name),
+                          "%s, form %zu, in %s, %s: %s; %s", what->doc.name, variant, c->name,
+                          profile, v.line,
+                          v.explanation_count ? v.explanations[0].name : "not explained");
+            et_verdict_free(&v);
+            seen = true;
+        }
+    }
+    free_honest(&k);
+}
+
+START_TEST(mistakes_are_named)
+{
+    for (size_t i = 0; i < cases; i++) check_mistakes(&suite[i], _i ? "f32" : "bf16");
+}
+END_TEST
+
+int main(void)
+{
+    Suite *all = suite_create("modern");
+    TCase *tests = add_case(all, "modern");
+    bool everything = getenv("ETREF_CAMPAIGN") != NULL;
+    tcase_add_unchecked_fixture(tests, read_cases, free_cases);
+    tcase_add_loop_test(tests, honest_kernels_pass, 0, everything ? 5 : 2);
+    tcase_add_loop_test(tests, mistakes_are_named, 0, 2);
+    return run_suite(all);
+}
+
+#else
+
+int main(void)
+{
+    return EXIT_SUCCESS; /* a float build does not judge */
+}
+
+#endif
