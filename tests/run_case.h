@@ -32,6 +32,22 @@ static inline et_status parse_quoted(et_case *c, const char *json, et_error *err
     return et_case_parse(c, text, length, "test", error);
 }
 
+/* parse(print(c)) must be c, byte for byte. */
+static inline void check_round_trip(const et_case *c)
+{
+    et_case again;
+    et_error error = {""};
+    char *text, *text_again;
+    ck_assert_msg(et_case_print(&text, c, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(et_case_parse(&again, text, strlen(text), "printed", &error) == ET_OK, "%s",
+                  error.text);
+    ck_assert_msg(memcmp(c, &again, sizeof again) == 0, "case '%s' is not what it prints", c->name);
+    ck_assert_msg(et_case_print(&text_again, &again, &error) == ET_OK, "%s", error.text);
+    ck_assert_str_eq(text, text_again);
+    free(text);
+    free(text_again);
+}
+
 /* The cases of a suite, data/cases/NAME, allocated. ETREF_DATA names the data folder. */
 static inline et_case *read_suite(const char *name, size_t *count)
 {

@@ -288,7 +288,7 @@ START_TEST(what_is_required_must_be_there)
     remove_tensor(&k, "bwd.slot_act"); /* not asked for by bwd.*: fused kernels have none */
     assert_inconclusive(&k, options, "bwd.w_down is required and not there");
     remove_tensor(&k, "bwd.x");
-    assert_inconclusive(&k, options, "bwd.x and 1 more are required and not there");
+    assert_inconclusive(&k, options, "bwd.x and bwd.w_down are required and not there");
     values_of(&k, "fwd.y")[3] = NAN; /* a mismatch says more */
     v = judge_by(&k, options);
     ck_assert_int_eq(v.outcome, ET_MISMATCH);
