@@ -470,15 +470,31 @@ START_TEST(every_pair_occurs_that_does_not_contradict_itself)
 }
 END_TEST
 
-/* True if the aux_error loss is less than 1/300 of what it adds up: by chance, or because every F is
- * 1 and it is exactly 0. */
-static bool cancels(const et_step *s)
+/* Is the aux_error loss less than 1/300 of what it adds up? By chance, or because every F is 1 and it is exactly 0. */
+static bool loss_cancels(const et_step *s)
 {
     double gates = 0;
     if (s->c.balance != ET_BALANCE_AUX_ERROR || s->loss_aux == NULL) return false;
     for (size_t i = 0; i < s->c.tokens * s->c.experts; i++) gates += (double)s->fwd.gates[i];
     double sum = fabs((double)*s->loss_aux), each = gates / (double)s->c.tokens;
     return sum < each / 300;
+}
+
+/* dr under norm sum, of dw - sum_j w_j dw_j, likewise: one gate may be nearly all of its token's. */
+static bool gradient_cancels(const et_step *s)
+{
+    double most = 0, each = 0;
+    if (s->c.layer != ET_MOE || s->c.norm != ET_NORM_SUM) return false;
+    for (size_t i = 0; i < s->c.tokens * s->c.experts; i++)
+        most = fmax(most, fabs((double)s->bwd.logits[i]));
+    for (size_t j = 0; j < s->assignment.slots; j++)
+        each = fmax(each, fabs((double)s->fwd.slot_weight[j] * (double)s->bwd.slot_weight[j]));
+    return most < each / 300;
+}
+
+static bool cancels(const et_step *s)
+{
+    return loss_cancels(s) || gradient_cancels(s);
 }
 
 /* The step of a case of the covering, from the first of 20 seeds with which nothing cancels. */

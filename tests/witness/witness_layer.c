@@ -411,7 +411,8 @@ static void backward_experts(const witness_case *c, witness *w)
 }
 
 /* dp on the slots.  none: dw.  fanout: dw / n_t.
- * sum: (dw_ti - sum_j w_tj dw_tj) / sum_j z_tj p_tj, and nothing where that sum is 0. */
+ * sum: (dw_ti - sum_j w_tj dw_tj) / sum_j z_tj p_tj, and nothing where that sum is 0. routed_scale multiplies all of it,
+ * at the end: where w = 1, dp is 0. */
 static void backward_weights(const witness_case *c, witness *w)
 {
     const quad *dw = w->value[D_WEIGHT]; /* 0 off the slots, as are the weights */
@@ -419,13 +420,13 @@ static void backward_weights(const witness_case *c, witness *w)
         quad mean = 0, by = divisor(c, w, t);
         if (is(c->norm, "sum")) {
             by = selected_gates(c, w, t);
-            for (size_t i = 0; i < c->n; i++)
-                mean += w->value[WEIGHT][t * c->n + i] * dw[t * c->n + i];
+            for (size_t i = 0; i < c->n && by != 0; i++)
+                mean += w->value[FWD_GATES][t * c->n + i] / by * dw[t * c->n + i];
         }
         for (size_t i = 0; i < c->n; i++) {
             size_t e = t * c->n + i;
             if (w->value[ROUTE_MASK][e] != 0 && by != 0)
-                w->value[D_GATE][e] += (c->routed_scale * dw[e] - mean) / by;
+                w->value[D_GATE][e] += c->routed_scale * (dw[e] - mean) / by;
         }
         if (anchor_weighs(c))
             w->value[D_ANCHOR][t] = w->value[BWD_SHARED_WEIGHT][t] / divisor(c, w, t);
