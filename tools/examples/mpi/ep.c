@@ -263,7 +263,7 @@ static void experts_backward(ep_layer *l, et_real *shares)
                                   .dA = dA + at * h,
                                   .dH = dH + at * h,
                                   .dx = dx + at * d};
-        must(et_ffn_backward(&f, &rows, l->g.up + j * h * d, l->g.down + j * h * d, &error),
+        must(et_ffn_backward(&f, &rows, l->g.up + j * h * d, l->g.down + j * h * d, NULL, &error),
              &error);
         exchange(l, j, true, shares, dx + at * d);
         at += m;
@@ -296,7 +296,7 @@ void ep_backward(ep_layer *l)
                                   .dH = l->g.shared_pre,
                                   .dx = l->g.x,
                                   .accumulate_dx = true};
-        must(et_ffn_backward(&f, &rows, l->g.shared_up, l->g.shared_down, &error), &error);
+        must(et_ffn_backward(&f, &rows, l->g.shared_up, l->g.shared_down, NULL, &error), &error);
     }
     must(et_moe_score_backward(&l->moe, x, &l->a, &l->v, &l->g, &error), &error);
 }
@@ -312,6 +312,7 @@ void ep_open(ep_layer *l, const et_step *s, int rank, int ranks)
         ep_end("MoE layers of one micro-batch whose gate looks at one token");
     if (c->z_loss_coef != 0 || c->balance == ET_BALANCE_AUX || c->balance == ET_BALANCE_AUX_ERROR)
         ep_end("layers without losses");
+    if (c->activation != ET_RELU2 || c->routed_scale != 1) ep_end("the paper's experts and weights");
     if (N % R != 0 || n % R != 0) ep_end("the processes must divide tokens and experts");
     *l = (ep_layer){.s = s, .ranks = R, .rank = (size_t)rank};
     l->tokens = N / R;
