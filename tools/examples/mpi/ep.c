@@ -166,13 +166,20 @@ static size_t rows_of(const ep_layer *l, size_t j)
 static et_ffn expert_of(const ep_layer *l, size_t j)
 {
     size_t i = l->local_numbers ? j : l->first_expert + j, size = l->moe.h * l->moe.d;
-    return (et_ffn){ET_PLAIN, l->moe.d, l->moe.h, l->s->in.up + i * size, l->s->in.down + i * size,
-                    NULL};
+    return (et_ffn){.engine = ET_PLAIN,
+                    .d = l->moe.d,
+                    .h = l->moe.h,
+                    .up = l->s->in.up + i * size,
+                    .down = l->s->in.down + i * size};
 }
 
 static et_ffn shared_of(const ep_layer *l)
 {
-    return (et_ffn){ET_PLAIN, l->moe.d, l->moe.hs, l->s->in.shared_up, l->s->in.shared_down, NULL};
+    return (et_ffn){.engine = ET_PLAIN,
+                    .d = l->moe.d,
+                    .h = l->moe.hs,
+                    .up = l->s->in.shared_up,
+                    .down = l->s->in.shared_down};
 }
 
 /* ---- forward ---- */
