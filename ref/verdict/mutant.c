@@ -45,6 +45,7 @@ void et_mutant_close(et_mutant *m)
     et_step_free(&m->kept);
     et_step_free(&m->routed);
     et_step_free(&m->losses);
+    et_step_free(&m->right_losses);
     et_step_free(&m->own_room);
     et_assignment_free(&m->own);
     et_pick_close(&m->own_pick);
@@ -280,10 +281,9 @@ static void combine(et_mutant *m)
 
 /* ---- losses ---- */
 
-/* Of the gates that the backward pass goes by; the losses' own gradients, which no step keeps. */
-static void take_losses(et_mutant *m, bool right)
+/* Of the mutant's gates, or of the right ones; the losses' own gradients, which no step keeps. */
+static void take_losses(et_mutant *m, et_step *l, bool right)
 {
-    et_step *l = &m->losses;
     size_t count = m->moe.N * m->moe.n;
     et_step_free(l);
     *l = step_like(m);
@@ -298,7 +298,7 @@ static void take_losses(et_mutant *m, bool right)
 
 static void losses(et_mutant *m)
 {
-    take_losses(m, false);
+    take_losses(m, &m->losses, false);
     if (m->status != ET_OK) return;
     if (m->losses.loss_aux) m->all.loss_aux = m->losses.loss_aux;
     if (m->losses.loss_z) m->all.loss_z = m->losses.loss_z;
@@ -419,12 +419,13 @@ static void start_scores(et_mutant *m)
 {
     et_moe_grads *g = &m->s.bwd;
     size_t n = m->moe.n, size = m->pick->count * n;
-    if (m->losses.bwd.gates == NULL || m->fault.forward_only) take_losses(m, true);
+    et_step *l = m->fault.forward_only ? &m->right_losses : &m->losses;
+    if (l->bwd.gates == NULL) take_losses(m, l, true);
     m->loss_gates = et_mutant_reals(m, size);
     m->loss_logits = et_mutant_reals(m, size);
     if (m->status != ET_OK) return;
-    et_pick_gather(m->pick, false, n, m->losses.bwd.gates, m->loss_gates);
-    et_pick_gather(m->pick, false, n, m->losses.bwd.logits, m->loss_logits);
+    et_pick_gather(m->pick, false, n, l->bwd.gates, m->loss_gates);
+    et_pick_gather(m->pick, false, n, l->bwd.logits, m->loss_logits);
     clear(g->router, n * m->moe.d);
     memcpy(g->gates, m->loss_gates, size * sizeof(et_real));
     memcpy(g->logits, m->loss_logits, size * sizeof(et_real));

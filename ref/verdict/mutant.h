@@ -248,6 +248,7 @@ struct et_mutant {
     et_status status;
     et_error *error;                        /* of the phase at hand */
     et_step routed, kept, losses, own_room; /* whose arrays the above point to */
+    et_step right_losses; /* what the backward pass of a forward mistake goes by */
     et_step *room; /* the subject's; its own where it is rerouted; NULL: not needed yet */
     et_assignment own;
     et_pick own_pick;
