@@ -192,4 +192,19 @@ static inline const et_tensor_verdict *verdict_on(const et_verdict *v, const cha
     return NULL;
 }
 
+/* A kernel of the case that rounds by chance, and one that rounds to nearest: none is rejected. */
+static inline void expect_honest_passes(const et_case *c, const char *profile)
+{
+    honest k;
+    draw_case(&k.golden, c);
+    make_kernel(&k, profile, 3);
+    for (int nearest = 0; nearest < 2; nearest++) {
+        if (nearest) emulate(&k, k.profile, ET_ROUND_NEAREST, 3);
+        et_verdict v = judge_by(&k, (et_verify_options){.explain = false});
+        ck_assert_msg(v.outcome != ET_MISMATCH, "%s, %s: %s", c->name, profile, v.line);
+        et_verdict_free(&v);
+    }
+    free_honest(&k);
+}
+
 #endif

@@ -10,21 +10,10 @@
 #include "ref/oracle/decide.h"
 #include "ref/verdict/mutant.h"
 #include "tests/honest.h"
+#define SUITE "model.json"
+#include "tests/one_suite.h"
 
 #include <unistd.h>
-
-static et_case *suite;
-static size_t cases;
-
-static void read_cases(void)
-{
-    suite = read_suite("model.json", &cases);
-}
-
-static void free_cases(void)
-{
-    free(suite);
-}
 
 /* Honest: a replica of the case under a profile, that no bar has seen. */
 static void make_honest_case(honest *k, const et_case *c, const char *profile)

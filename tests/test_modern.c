@@ -11,36 +11,13 @@
 
 #include "ref/verdict/diagnosis.h"
 #include "tests/honest.h"
-
-static et_case *suite;
-static size_t cases;
-
-static void read_cases(void)
-{
-    suite = read_suite("modern.json", &cases);
-}
-
-static void free_cases(void)
-{
-    free(suite);
-}
+#define SUITE "modern.json"
+#include "tests/one_suite.h"
 
 START_TEST(honest_kernels_pass)
 {
     static const char *const profiles[] = {"f32", "bf16", "f16", "bf16-low", "f64"};
-    for (size_t i = 0; i < cases; i++) {
-        honest k;
-        draw_case(&k.golden, &suite[i]);
-        make_kernel(&k, profiles[_i], 3);
-        for (int nearest = 0; nearest < 2; nearest++) {
-            if (nearest) emulate(&k, k.profile, ET_ROUND_NEAREST, 3);
-            et_verdict v = judge_by(&k, (et_verify_options){.explain = false});
-            ck_assert_msg(v.outcome != ET_MISMATCH, "%s, %s: %s", suite[i].name, profiles[_i],
-                          v.line);
-            et_verdict_free(&v);
-        }
-        free_honest(&k);
-    }
+    for (size_t i = 0; i < cases; i++) expect_honest_passes(&suite[i], profiles[_i]);
 }
 END_TEST
 

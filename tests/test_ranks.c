@@ -8,20 +8,8 @@
 
 #include "ref/oracle/tensors.h"
 #include "tests/expect.h"
-#include "tests/run_case.h"
-
-static et_case *suite;
-static size_t cases;
-
-static void read_cases(void)
-{
-    suite = read_suite("parallel.json", &cases);
-}
-
-static void free_cases(void)
-{
-    free(suite);
-}
+#define SUITE "parallel.json"
+#include "tests/one_suite.h"
 
 static const double unit = sizeof(et_real) == sizeof(double) ? 0x1p-53 : 0x1p-24;
 

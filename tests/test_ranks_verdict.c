@@ -9,19 +9,8 @@
 #include "ref/verdict/mutant.h"
 #include "tests/expect.h"
 #include "tests/honest.h"
-
-static et_case *suite;
-static size_t cases;
-
-static void read_cases(void)
-{
-    suite = read_suite("parallel.json", &cases);
-}
-
-static void free_cases(void)
-{
-    free(suite);
-}
+#define SUITE "parallel.json"
+#include "tests/one_suite.h"
 
 static void make_case(honest *k, const char *name, const char *profile)
 {
@@ -39,21 +28,9 @@ static void expect(honest *k, et_outcome outcome)
     et_verdict_free(&v);
 }
 
-/* Rounded by chance, and to nearest. */
 START_TEST(honest_kernels_pass)
 {
-    const char *profile = _i == 0 ? "f32" : "bf16";
-    for (size_t i = 0; i < cases; i++) {
-        honest k;
-        make_case(&k, suite[i].name, profile);
-        for (int nearest = 0; nearest < 2; nearest++) {
-            if (nearest) emulate(&k, k.profile, ET_ROUND_NEAREST, 3);
-            et_verdict v = judge_by(&k, (et_verify_options){.explain = false});
-            ck_assert_msg(v.outcome != ET_MISMATCH, "%s, %s: %s", suite[i].name, profile, v.line);
-            et_verdict_free(&v);
-        }
-        free_honest(&k);
-    }
+    for (size_t i = 0; i < cases; i++) expect_honest_passes(&suite[i], _i == 0 ? "f32" : "bf16");
 }
 END_TEST
 

@@ -182,6 +182,21 @@ static et_ffn shared_of(const ep_layer *l)
                     .down = l->s->in.shared_down};
 }
 
+/* This process's tokens x through the shared expert, and back: dx has the slots' shares already. */
+static et_ffn_rows shared_rows(const ep_layer *l, const et_real *x)
+{
+    return (et_ffn_rows){.m = l->tokens,
+                         .x = x,
+                         .H = l->v.shared_pre,
+                         .A = l->v.shared_act,
+                         .out = l->v.shared_out,
+                         .dO = l->g.shared_out,
+                         .dA = l->g.shared_act,
+                         .dH = l->g.shared_pre,
+                         .dx = l->g.x,
+                         .accumulate_dx = true};
+}
+
 /* ---- forward ---- */
 
 static void take_slots(ep_layer *l)
@@ -239,11 +254,7 @@ void ep_forward(ep_layer *l)
     free(x_slots);
     if (l->moe.hs > 0) {
         et_ffn f = shared_of(l);
-        const et_ffn_rows rows = {.m = l->tokens,
-                                  .x = x,
-                                  .H = l->v.shared_pre,
-                                  .A = l->v.shared_act,
-                                  .out = l->v.shared_out};
+        const et_ffn_rows rows = shared_rows(l, x);
         must(et_ffn_forward(&f, &rows, &error), &error);
     }
     must(et_moe_combine(&l->moe, &l->a, &l->v, &error), &error);
@@ -294,15 +305,7 @@ void ep_backward(ep_layer *l)
     free(shares);
     if (l->moe.hs > 0) {
         et_ffn f = shared_of(l);
-        const et_ffn_rows rows = {.m = l->tokens,
-                                  .x = x,
-                                  .H = l->v.shared_pre,
-                                  .A = l->v.shared_act,
-                                  .dO = l->g.shared_out,
-                                  .dA = l->g.shared_act,
-                                  .dH = l->g.shared_pre,
-                                  .dx = l->g.x,
-                                  .accumulate_dx = true};
+        const et_ffn_rows rows = shared_rows(l, x);
         must(et_ffn_backward(&f, &rows, l->g.shared_up, l->g.shared_down, NULL, &error), &error);
     }
     must(et_moe_score_backward(&l->moe, x, &l->a, &l->v, &l->g, &error), &error);
