@@ -13,3 +13,16 @@ void et_exponentials(size_t count, et_real shift, const et_real *v, et_real *to)
 {
     in_lanes(count, shift, v, to);
 }
+
+ET_LANES static et_real largest_in_lanes(size_t count, const et_real *v)
+{
+    et_real largest = v[0];
+#pragma omp simd reduction(max : largest)
+    for (size_t i = 1; i < count; i++) largest = v[i] > largest ? v[i] : largest;
+    return largest;
+}
+
+et_real et_largest(size_t count, const et_real *v)
+{
+    return largest_in_lanes(count, v);
+}

@@ -29,7 +29,7 @@
 
 #include "etref/real.h"
 #include "ref/base/bits.h"
-#include <math.h> /* INFINITY; fabs and copysign, which only set the sign bit */
+#include <math.h> /* INFINITY; fabs, copysign for what is made of it */
 
 /* ln 2 in two parts: the first ends at bit 2^-41, so that k * LN2_HIGH is exact for |k| < 2^12; the
  * second is the rest, correct to 2^-102. */
@@ -66,10 +66,8 @@ static inline double exponential_series(double r)
 static inline double exponential(double x)
 {
     double turns = x * 0x1.71547652b82fep+0; /* 1 / ln 2 */
-    double beyond = fabs(turns) + 0.5;       /* |k| is the integer below */
-    double k = (beyond + IN_LOW_BITS) - IN_LOW_BITS;
-    k = copysign(k > beyond ? k - 1 : k,
-                 turns); /* |k| <= 1076 where the last lines let it through */
+    /* The nearest integer; |k| <= 1076 where the last lines let it through. */
+    double k = (turns + IN_LOW_BITS) - IN_LOW_BITS;
 
     /* For k != 0, x is a multiple of 2^-54, k LN2_HIGH of 2^-41, and their difference is below 1/2:
      * it fits into 53 bits, so `high` is exact. |low| < 2^-31 and errs by less than 2^-84. */
@@ -94,5 +92,8 @@ static inline double exponential(double x)
 
 /* to_i = e^(v_i - shift); to may be v. */
 void et_exponentials(size_t count, et_real shift, const et_real *v, et_real *to);
+
+/* The largest of count > 0 numbers: what a softmax takes out before the exponentials. */
+et_real et_largest(size_t count, const et_real *v);
 
 #endif

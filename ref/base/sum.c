@@ -83,7 +83,7 @@ et_status et_order_table(const et_order *order, size_t **table, et_error *error)
 
 /* Rows whose sums are taken side by side. Each is one chain of additions, in order, and an addition waits
  * for the one before; other rows' are what the processor can do meanwhile. */
-enum { TOGETHER = 4 };
+enum { TOGETHER = 8 };
 
 static void exact_dots(size_t d, const et_real *const a[TOGETHER], const et_real *const b[TOGETHER],
                        et_real sums[TOGETHER])

@@ -122,8 +122,7 @@ static void softmax_rows(const et_rounding *r, size_t t, size_t m, et_real *S, e
 {
     size_t keys = t + m;
     for (size_t i = 0; i < m; i++) {
-        et_real *row = S + i * keys, largest = row[0];
-        for (size_t u = 1; u <= t + i; u++) largest = row[u] > largest ? row[u] : largest;
+        et_real *row = S + i * keys, largest = et_largest(t + i + 1, row);
         exponentials(largest, t + i + 1, keys, row);
         lse[i] = largest;
     }

@@ -154,9 +154,7 @@ static void soften(const et_cross_entropy *f, size_t m, const et_real *z, et_rea
  * */
 static et_real log_sum(const et_cross_entropy *f, const et_real *l, et_real *e)
 {
-    et_real largest = l[0];
-    for (size_t v = 1; v < f->V; v++)
-        if (l[v] > largest) largest = l[v];
+    et_real largest = et_largest(f->V, l);
     et_exponentials(f->V, largest, l, e);
     et_real sum = et_sum(f->rounding, ET_GATE_ARITHMETIC, "softmax", 0, f->V, 1, e, NULL);
     return largest + (et_real)et_log((double)sum);
