@@ -122,7 +122,7 @@ fuzzers: $(FUZZERS)
 goldens: all
 	@tools/regenerate-goldens $(BUILD) $(if $(UPDATE),update)
 	@tools/leakage-values $(BUILD) $(if $(UPDATE),update)
-## determinism: threads x compilers x optimisation against data/SHA256SUMS (SAMPLE=1: four)
+## determinism: threads x compilers x optimisation against data/SHA256SUMS (SAMPLE=1: two)
 determinism:
 	+@tools/check-determinism $(BUILD) $(if $(SAMPLE),sample)
 ## bench: time the layer at the paper's d12 size

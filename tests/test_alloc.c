@@ -384,7 +384,8 @@ static void assert_verdicts_survive(const et_step *golden, const uint8_t *mask)
     begin_notes(&own_until_failure);
     assert_verdict_survives(golden, &s, -1);
     end_notes();
-    for (size_t i = 0; i < noted.count; i++) {
+    size_t step = getenv("ETREF_CAMPAIGN") ? 1 : 2;
+    for (size_t i = 0; i < noted.count; i += step) {
         assert_verdict_survives(golden, &s, noted.chosen[i]);
         ck_assert(failed);
     }
@@ -392,7 +393,7 @@ static void assert_verdicts_survive(const et_step *golden, const uint8_t *mask)
     ck_assert(!failed);
 }
 
-/* Each layer in one of the two modes, by turns; ETREF_CAMPAIGN=all: in both. */
+/* Each layer in one of the two modes, by turns, and every second chain; ETREF_CAMPAIGN=all: in both, every one. */
 START_TEST(every_allocation_of_a_verdict_may_fail)
 {
     et_step golden;
