@@ -2,7 +2,8 @@
  * judge.h.
  *
  * Each mistake of the catalogue that the layer can have (faults_model.c, faults_ranks.c) makes a step of its own, and the
- * candidate is judged against that, under the error bars of the right one. A mistake under which every tensor passes explains the verdict.
+ * candidate is judged against that, under the error bars of the right one. A mistake under which every tensor passes explains
+ * the verdict; where none does, and no other profile would pass, what is wrong is described (residual.c).
  */
 #include "ref/base/memory.h"
 #include "ref/oracle/decide.h"
@@ -127,6 +128,17 @@ et_status et_explain_by_layers(et_verdict *v, const et_judgement *j, et_budget *
     return status;
 }
 
+/* What is wrong, where nothing explains it. */
+static et_status describe(et_verdict *v, const et_judgement *j, et_error *error)
+{
+    et_diagnosis q;
+    et_status status = et_diagnosis_open(&q, v, j, error);
+    if (status != ET_OK) return status;
+    status = et_describe_residual(&q, error);
+    et_diagnosis_close(&q);
+    return status;
+}
+
 et_status et_explain_model(et_verdict *v, const et_judgement *j, et_error *error)
 {
     const et_profile *other;
@@ -136,5 +148,6 @@ et_status et_explain_model(et_verdict *v, const et_judgement *j, et_error *error
     if (status == ET_OK && other) v->passes_under = other->name;
     if (status == ET_OK) status = et_explain_by_layers(v, j, &budget, error);
     et_budget_report(&budget, v);
-    return status;
+    bool named = v->explanation_count > 0 || v->passes_under;
+    return status == ET_OK && !named ? describe(v, j, error) : status;
 }

@@ -105,7 +105,7 @@ static et_status find_damage(damage *d, const et_diagnosis *q, const et_observed
     *d = (damage){.q = q, .x = x, .rows = rows, .columns = columns, .tokens = N, .experts = n};
     d->row = room, d->column = d->row + rows;
     d->token = d->column + columns, d->expert = d->token + N;
-    if (x->got->rank == 3) d->tiles = x->got->shape[1];
+    if (x->got->rank == 3 && et_rows_are(x->shape, "n")) d->tiles = x->got->shape[1];
     for (size_t i = 0; i < rows * columns; i++)
         if (et_element_fails(x, i)) note_element(d, i / columns, i % columns);
     for (size_t i = 0; i < rows * columns; i++) {
