@@ -8,7 +8,7 @@
 
 #include "etref/etref.h"
 #include "ref/bars/bars.h"
-#include "ref/verdict/judge.h"
+#include "ref/verdict/explain.h"
 #include "tests/run_case.h"
 
 #include <math.h>
@@ -178,8 +178,9 @@ static inline et_verdict judge_by(honest *k, et_verify_options options)
     et_verdict verdict;
     et_error error;
     options.profile = k->profile;
-    ck_assert_msg(et_verify_with(&verdict, &k->golden, &k->shelf, k->tensors, k->count, &options,
-                                 NULL, NULL, &error) == ET_OK,
+    const et_aside aside = {.shelf = &k->shelf, .explain = et_explain};
+    ck_assert_msg(et_verify_with(&verdict, &k->golden, k->tensors, k->count, &options, &aside,
+                                 &error) == ET_OK,
                   "%s", error.text);
     return verdict;
 }

@@ -61,9 +61,9 @@ static sight look(honest *k, const char *tensor, const char *kind, const char *p
     const et_tensor_out shown[] = {*tensor_of(k, tensor), *tensor_of(k, "route.mask")};
     et_verdict v;
     et_error error;
-    ck_assert_msg(
-        et_verify_with(&v, &k->golden, &k->shelf, shown, 2, &options, look_at, &s, &error) == ET_OK,
-        "%s", error.text);
+    const et_aside aside = {&k->shelf, look_at, &s, NULL};
+    ck_assert_msg(et_verify_with(&v, &k->golden, shown, 2, &options, &aside, &error) == ET_OK, "%s",
+                  error.text);
     ck_assert_msg(s.seen, "%s has no group %s %zu (%s)", tensor, kind, index, part);
     s.failed = verdict_on(&v, tensor)->failed;
     s.outcome = verdict_on(&v, tensor)->outcome;
@@ -220,8 +220,8 @@ START_TEST(every_group_is_shown)
     et_verdict v;
     keep_only(k, "fwd.y", "bwd.x");
     const et_verify_options options = {.profile = k->profile};
-    ck_assert_int_eq(et_verify_with(&v, &k->golden, &k->shelf, k->tensors, k->count, &options,
-                                    count_group, &seen, NULL),
+    const et_aside aside = {&k->shelf, count_group, &seen, NULL};
+    ck_assert_int_eq(et_verify_with(&v, &k->golden, k->tensors, k->count, &options, &aside, NULL),
                      ET_OK);
     ck_assert_uint_eq(seen.tensors, 2);
     ck_assert_uint_eq(seen.experts, 8); /* their parts of y */

@@ -94,9 +94,10 @@ static et_verdict judge(et_shelf *shelf, const shown *s, const et_profile *p)
     const et_verify_options options = {.profile = p};
     et_verdict v;
     et_error error;
-    ck_assert_msg(et_verify_with(&v, shelf->golden, shelf, s->tensors, s->count, &options, NULL,
-                                 NULL, &error) == ET_OK,
-                  "%s: %s", shelf->golden->c.name, error.text);
+    const et_aside aside = {.shelf = shelf};
+    ck_assert_msg(
+        et_verify_with(&v, shelf->golden, s->tensors, s->count, &options, &aside, &error) == ET_OK,
+        "%s: %s", shelf->golden->c.name, error.text);
     return v;
 }
 

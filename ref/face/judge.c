@@ -4,6 +4,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/face/handle.h"
+#include "ref/verdict/explain.h"
 #include "ref/oracle/json.h"
 #include "ref/report/page.h"
 
@@ -165,14 +166,15 @@ static et_status judge(request *r, const et_array *arrays, size_t count, et_erro
 {
     et_golden *g = r->g;
     size_t left = g->max_bytes;
+    const et_aside aside = {.shelf = &g->shelf, .explain = et_explain};
     et_status status = et_golden_run_locked(g, error);
     if (left > 0) left = left > g->step.bytes ? left - g->step.bytes : 1;
     if (status == ET_OK)
         status = et_candidate_take(&r->candidate, arrays, count, &g->step, left, error);
     r->how.max_bytes = left;
     if (status == ET_OK)
-        status = et_verify_with(&r->verdict, &g->step, &g->shelf, r->candidate.tensors,
-                                r->candidate.count, &r->how, NULL, NULL, error);
+        status = et_verify_with(&r->verdict, &g->step, r->candidate.tensors, r->candidate.count,
+                                &r->how, &aside, error);
     if (status != ET_OK) return status;
     look_for_copy(r);
     if (r->verdict.routing.mask == NULL) return ET_OK;

@@ -241,8 +241,9 @@ static et_status judge_by(et_outcome *outcome, const et_profile *p, const et_jud
     options.explain = false;
     options.require_count = 0;
     options.progress = NULL;
+    const et_aside aside = {.shelf = j->shelf};
     et_status status =
-        et_verify_with(&v, j->golden, j->shelf, shown_by(j), j->count, &options, NULL, NULL, error);
+        et_verify_with(&v, j->golden, shown_by(j), j->count, &options, &aside, error);
     if (status != ET_OK) return status;
     *outcome = v.outcome;
     et_verdict_free(&v);

@@ -214,6 +214,9 @@ et_status et_explain_precision(et_diagnosis *q, et_error *error);
 
 /* ---- explain_model.c ---- */
 
+/* After a mismatch of a layer that is no feed-forward layer. */
+et_status et_explain_model(et_verdict *verdict, const et_judgement *j, et_error *error);
+
 /* Tries the mistakes that make a step of their own, and notes in the verdict those that explain all of it. */
 et_status et_explain_by_layers(et_verdict *v, const et_judgement *j, et_budget *budget,
                                et_error *error);

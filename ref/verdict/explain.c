@@ -35,6 +35,7 @@
  */
 #include "ref/oracle/kinds.h"
 #include "ref/verdict/diagnosis.h"
+#include "ref/verdict/explain.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -637,7 +638,7 @@ static et_status run_search(search *s, et_error *error)
     return status == ET_OK && !named ? et_describe_residual(q, error) : status;
 }
 
-et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error)
+static et_status explain_experts(et_verdict *verdict, const et_judgement *j, et_error *error)
 {
     et_diagnosis q;
     search s = {.q = &q};
@@ -656,4 +657,16 @@ et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error
     }
     et_diagnosis_close(&q);
     return status;
+}
+
+et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error)
+{
+    return (is_ffn(&j->golden->c) ? explain_experts : et_explain_model)(verdict, j, error);
+}
+
+et_status et_verify(et_verdict *verdict, const et_step *golden, const et_tensor_out *candidate,
+                    size_t count, const et_verify_options *options, et_error *error)
+{
+    const et_aside aside = {.explain = et_explain};
+    return et_verify_with(verdict, golden, candidate, count, options, &aside, error);
 }

@@ -56,13 +56,23 @@ typedef struct et_judgement {
     void *user;
 } et_judgement;
 
+/* Fills in verdict->passes_under, explanations, residual and search. Reads verdict->tensors and verdict->routing.
+ * ET_ENOMEM. */
+typedef et_status et_explainer(et_verdict *verdict, const et_judgement *j, et_error *error);
+
 /* ---- verify.c ---- */
 
-/* et_verify for callers who judge many candidates: `shelf` of this golden, or NULL, keeps error bars from one to the
- * next; `visit`, or NULL, sees every group. */
-et_status et_verify_with(et_verdict *verdict, const et_step *golden, struct et_shelf *shelf,
-                         const et_tensor_out *candidate, size_t count,
-                         const et_verify_options *options, et_group_visit *visit, void *user,
+/* What a caller of et_verify does not have: zeros, or */
+typedef struct et_aside {
+    struct et_shelf *shelf; /* of this golden: keeps error bars from one verdict to the next */
+    et_group_visit *visit;  /* sees every group */
+    void *user;             /* visit's first argument */
+    et_explainer *explain;  /* is asked after a mismatch, where options->explain says so */
+} et_aside;
+
+/* et_verify with these. */
+et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_tensor_out *candidate,
+                         size_t count, const et_verify_options *options, const et_aside *aside,
                          et_error *error);
 
 /* ---- shelf.c ---- */
@@ -218,16 +228,5 @@ void et_note_exactness(et_verdict *v);
  * that round something more coarsely than the one that judged, and ask no tensor for more bits than its numbers have. goes_on is asked before each verdict. */
 et_status et_find_passing_profile(const et_profile **found, const et_judgement *j,
                                   bool (*goes_on)(void *user), void *user, et_error *error);
-
-/* ---- explain.c ---- */
-
-/* After a mismatch: fills in verdict->passes_under, explanations, residual and search. Reads verdict->tensors and
- * verdict->routing. ET_ENOMEM. */
-et_status et_explain(et_verdict *verdict, const et_judgement *j, et_error *error);
-
-/* ---- explain_model.c ---- */
-
-/* The same of a layer that is no feed-forward layer. */
-et_status et_explain_model(et_verdict *verdict, const et_judgement *j, et_error *error);
 
 #endif

@@ -27,6 +27,7 @@
 typedef struct verification {
     et_judgement j;
     et_verdict *verdict;
+    const et_aside *aside;
     et_step golden; /* the caller's, and its state in evaluation, too */
     int32_t updates;
     et_shelf own;             /* where the caller has none */
@@ -467,8 +468,7 @@ static et_status explain(verification *t, et_error *error)
     et_judgement j;
     tell(t, "explanation", 0.9);
     et_status status = open_view(&w, &j, t, error);
-    if (status == ET_OK)
-        status = (is_ffn(&j.golden->c) ? et_explain : et_explain_model)(t->verdict, &j, error);
+    if (status == ET_OK) status = t->aside->explain(t->verdict, &j, error);
     close_view(&w);
     return status;
 }
@@ -490,8 +490,8 @@ static et_status try_candidate(verification *t, et_error *error)
     if ((status = run_stages(t, error)) || (status = judge_tensors(t, error))) return status;
     pronounce_all(t);
     et_note_exactness(t->verdict);
-    if (!j->options->explain || t->verdict->outcome != ET_MISMATCH) return ET_OK;
-    return explain(t, error);
+    bool asked = j->options->explain && t->aside->explain;
+    return asked && t->verdict->outcome == ET_MISMATCH ? explain(t, error) : ET_OK;
 }
 
 /* ", passes under profile bf16", by whose choice it was judged, and the note: at the end of the line. */
@@ -507,9 +507,8 @@ static void complete_line(et_verdict *v)
     if (v->note[0] && used < room) snprintf(v->line + used, room - used, "; NOTE: %s", v->note);
 }
 
-et_status et_verify_with(et_verdict *verdict, const et_step *golden, et_shelf *shelf,
-                         const et_tensor_out *candidate, size_t count,
-                         const et_verify_options *options, et_group_visit *visit, void *user,
+et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_tensor_out *candidate,
+                         size_t count, const et_verify_options *options, const et_aside *aside,
                          et_error *error)
 {
     ET_ARITHMETIC;
@@ -526,28 +525,22 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, et_shelf *s
     own.profile = choice.profile;
     *verdict = (et_verdict){.profile = *own.profile};
     memcpy(verdict->chosen_from, choice.reason, sizeof choice.reason);
-    verification t = {.verdict = verdict, .golden = *golden};
+    verification t = {.verdict = verdict, .aside = aside, .golden = *golden};
     et_show_state(&t.golden, &t.updates);
     t.own = (et_shelf){.golden = &t.golden, .stored = own.bars};
     t.j = (et_judgement){.golden = &t.golden,
                          .reference = &t.golden,
-                         .shelf = shelf ? shelf : &t.own,
+                         .shelf = aside->shelf ? aside->shelf : &t.own,
                          .candidate = candidate,
                          .count = count,
                          .options = &own,
-                         .visit = visit,
-                         .user = user};
+                         .visit = aside->visit,
+                         .user = aside->user};
     status = try_candidate(&t, error);
     end_verification(&t);
     if (status == ET_OK) complete_line(verdict);
     if (status != ET_OK) et_verdict_free(verdict);
     return status;
-}
-
-et_status et_verify(et_verdict *verdict, const et_step *golden, const et_tensor_out *candidate,
-                    size_t count, const et_verify_options *options, et_error *error)
-{
-    return et_verify_with(verdict, golden, NULL, candidate, count, options, NULL, NULL, error);
 }
 
 void et_verdict_free(et_verdict *verdict)

@@ -9,7 +9,7 @@
  * Both know nothing of routing: another choice of experts is an error to them, legal or not.
  */
 #include "etref/capture.h"
-#include "ref/verdict/judge.h"
+#include "ref/verdict/explain.h"
 #include "tests/campaign/campaign.h"
 #include "tests/run_case.h"
 
@@ -135,8 +135,8 @@ et_status cp_judge(et_verdict *verdict, const cp_subject *s, const et_tensor_out
                    size_t count, bool explain, cp_groups *groups, et_error *error)
 {
     et_verify_options o = {.profile = s->profile, .explain = explain};
-    et_status status = et_verify_with(verdict, &s->golden, s->shelf, tensors, count, &o,
-                                      groups ? cp_groups_visit : NULL, groups, error);
+    const et_aside aside = {s->shelf, groups ? cp_groups_visit : NULL, groups, et_explain};
+    et_status status = et_verify_with(verdict, &s->golden, tensors, count, &o, &aside, error);
     if (status == ET_OK && groups) cp_groups_elements(groups, verdict);
     return status;
 }
