@@ -133,6 +133,7 @@ static inline witness_case witness_case_of(const et_step *s)
         .gate = gate_word(c->gate),
         .norm = norm_word(c->norm),
         .routed_scale = c->routed_scale,
+        .weighs_input = c->weighs_input,
         .activation = activation_word(c->activation),
         .inclusive = c->inclusive,
         .has_capacity = c->has_capacity,

@@ -232,6 +232,10 @@ START_TEST(gradients_are_derivatives_in_every_kind_of_step)
         "'rule':'tc','top_k':2,'gate':'sigmoid','norm':'sum','routed_scale':2.5",
         "'rule':'ec','granularity':2,'norm':'fanout','routed_scale':0.3",
         "'rule':'et','granularity':2,'ema_updates':1,'activation':'gelu_tanh'",
+        "'rule':'tc','top_k':2,'weigh':'input'",
+        "'rule':'tc','top_k':1,'weigh':'input','activation':'swiglu','norm':'none'",
+        "'rule':'ec','granularity':2,'weigh':'input','gate':'softmax_anchor','norm':'fanout'",
+        "'rule':'et','granularity':2,'ema_updates':1,'weigh':'input','norm':'sum','gate':'softmax'",
     };
     for (size_t i = 0; i < COUNT(steps); i++) {
         char json[1024];

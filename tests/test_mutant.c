@@ -129,7 +129,7 @@ START_TEST(what_is_not_reached_is_shared)
     const et_hypothesis *what;
     for (size_t i = 0; (what = et_hypothesis_row(i)) != NULL; i++) {
         et_mutant m;
-        unsigned reach = et_hypothesis_reach(what, 0, false);
+        unsigned reach = et_hypothesis_reach(&right.c, what, 0, false);
         if (what->nature != ET_BY_VALUE || (what->applies && !what->applies(&right))) continue;
         run(&m, &on, what, false);
         et_tensor_out list[ET_MAX_STEP_TENSORS];

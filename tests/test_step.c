@@ -123,12 +123,13 @@ START_TEST(no_gap_in_evaluation_and_token_choice)
 END_TEST
 
 /* How many stages lie between a tensor and the inputs; what hangs on itself has no end. */
-static size_t depth(et_tensor_id id, size_t below)
+static size_t depth(const et_case *c, et_tensor_id id, size_t below)
 {
     size_t most = 0;
     ck_assert_msg(below < ET_TENSORS, "%s hangs on itself", et_tensors[id].doc.name);
-    for (const et_tensor_id *from = et_tensors[id].starts; *from != ET_NO_TENSOR; from++) {
-        size_t here = 1 + depth(*from, below + 1);
+    for (const int *from = et_tensors[id].starts; *from != ET_NO_TENSOR; from++) {
+        et_tensor_id start = et_start_in(c, *from);
+        size_t here = start == ET_NO_TENSOR ? 0 : 1 + depth(c, start, below + 1);
         most = here > most ? here : most;
     }
     return most;
@@ -137,14 +138,18 @@ static size_t depth(et_tensor_id id, size_t below)
 /* Inputs start from nothing, and what is computed ends at them: r in one stage, dx in many. */
 START_TEST(every_tensor_hangs_on_inputs)
 {
+    const et_case usual = {.layer = ET_MOE}, weighs = {.layer = ET_MOE, .weighs_input = true};
     for (size_t id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
         bool given = et_tensors[id].stage == ET_AT_INPUTS || id == ET_STATE_UPDATES;
         ck_assert_int_eq(et_tensors[id].starts[ET_MAX_STARTS - 1], ET_NO_TENSOR);
-        ck_assert_msg((depth((et_tensor_id)id, 0) == 0) == given, "%s", et_tensors[id].doc.name);
+        ck_assert_msg((depth(&usual, (et_tensor_id)id, 0) == 0) == given, "%s",
+                      et_tensors[id].doc.name);
+        ck_assert((depth(&weighs, (et_tensor_id)id, 0) == 0) == given);
         ck_assert_int_eq(et_tensor_find(et_tensors[id].doc.name), id);
     }
-    ck_assert_uint_eq(depth(ET_FWD_LOGITS, 0), 1);
-    ck_assert_uint_eq(depth(ET_BWD_X, 0), depth(ET_BWD_SHARED_PRE, 0) + 1);
+    ck_assert_uint_eq(depth(&usual, ET_FWD_LOGITS, 0), 1);
+    ck_assert_uint_eq(depth(&usual, ET_BWD_X, 0), depth(&usual, ET_BWD_SHARED_PRE, 0) + 1);
+    ck_assert_uint_gt(depth(&weighs, ET_BWD_SLOT_WEIGHT, 0), depth(&usual, ET_BWD_SLOT_PRE, 0));
     ck_assert_int_eq(et_tensor_find("fwd.nothing"), ET_NO_TENSOR);
 }
 END_TEST

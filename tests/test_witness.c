@@ -114,7 +114,7 @@ END_TEST
 enum {
     RULE, MODE, GATE, NORM, SHARED, THRESHOLD, CAPACITY, DECAY, CORRECTION, UPDATES, WARMUP, MICRO,
     BALANCE, GLOBAL, Z_LOSS, EXPERTS, GRANULARITY, TOKENS, POOL, TARGET, WIDTH, HIDDEN, PRECISION,
-    SOURCE, SHIFT, ACTIVATION, SCALE,
+    SOURCE, SHIFT, ACTIVATION, SCALE, WEIGH,
     SWITCHES
 };
 /* clang-format on */
@@ -160,6 +160,7 @@ static const struct {
                  "huge"}},
     [SHIFT] = {"shift", NULL, 1, {"none", "mean"}},
     [SCALE] = {"routed_scale", "'routed_scale':%s", 1, {"1", "2.5"}},
+    [WEIGH] = {"weigh", "'weigh':'%s'", 1, {"output", "input"}},
     [ACTIVATION] = {"activation", "'activation':'%s'", 1, {"relu2", "swiglu", "gelu", "gelu_tanh"}},
 };
 

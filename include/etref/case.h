@@ -85,6 +85,7 @@ typedef struct et_case {
     et_gate gate;
     et_norm norm;
     double routed_scale;    /* factor of every w; 0 in a case put together in memory: 1 */
+    bool weighs_input;      /* "weigh": "output": y takes w f(x); "input": y takes f(w x) */
     bool shared;            /* never for a dense layer */
     size_t shared_d_expert; /* hs; default d_expert; 0 without a shared expert */
     bool inclusive;         /* "threshold": "strict" or "inclusive" */

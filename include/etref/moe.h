@@ -11,6 +11,10 @@
  *
  * and every w_ti times routed_scale, if there is one (DeepSeek-V3, arXiv:2412.19437, has 2.5).
  *
+ * Where weights stand on the inputs (weighs_input; Llama 4), a routed expert sees the row w x, and
+ *     y_t = s_t f_shared(x_t) + sum_i z_ti f_i(w_ti x_t)
+ * The shared expert's s_t stays on its output.
+ *
  * Letters: N tokens, d width, h and hs hidden widths of a routed and of the shared expert, n routed
  * experts, S slots. Every array is row-major; the caller owns all of them.
  */
@@ -46,6 +50,7 @@ typedef struct et_moe {
     const et_rounding *rounding; /* a kernel's, of each array that it would store; NULL: none */
     et_activation activation;    /* of every expert, the shared one, too */
     et_real routed_scale;        /* factor of every w; 0: none, as 1 */
+    bool weighs_input;           /* w on the routed experts' inputs, not on their outputs */
     const et_real *gating, *shared_gating; /* W_gate [n,h,d], [hs,d] of swiglu; else NULL */
 } et_moe;
 
@@ -54,7 +59,7 @@ typedef struct et_moe_values {
     et_real *logits, *gates;                 /* r, p [N,n] */
     et_real *anchor;                         /* [N] a_t0; only for anchored gates, else NULL */
     et_real *slot_weight;                    /* [S] w */
-    et_real *slot_pre, *slot_act, *slot_out; /* [S,h] H, [S,h] A, [S,d] f(x) before weighting */
+    et_real *slot_pre, *slot_act, *slot_out; /* [S,h] H, [S,h] A, [S,d] f(x) before weighting, or f(w x) */
     et_real *shared_pre, *shared_act;        /* [N,hs] */
     et_real *shared_out, *shared_weight;     /* [N,d], [N] the final s_t */
     et_real *y;                              /* [N,d] */

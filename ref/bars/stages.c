@@ -21,12 +21,13 @@ bool et_stands_alone(const et_step *reference, const et_given *given, et_tensor_
 {
     const et_tensor_row *row = &et_tensors[id];
     bool computed = row->stage >= ET_AT_CUTOFF && row->stage <= ET_AT_DX, hangs = false;
-    for (const et_tensor_id *start = row->starts; computed && *start; start++) {
-        if (!et_tensor_values(reference, *start) || et_is_input(*start)) continue;
-        et_tensor_out t = et_tensor_view(reference, *start);
+    for (size_t i = 0; computed && row->starts[i]; i++) {
+        et_tensor_id start = et_start_in(&reference->c, row->starts[i]);
+        if (!et_tensor_values(reference, start) || et_is_input(start)) continue;
+        et_tensor_out t = et_tensor_view(reference, start);
         if (!et_tensor_is_real(&t)) continue;
         hangs = true;
-        if (given && !given->tensor[*start].values) return false;
+        if (given && !given->tensor[start].values) return false;
     }
     return hangs;
 }

@@ -7,7 +7,7 @@
  * et_matmul says whether the product is added to its target (+=) or replaces it.
  *
  * The rows of an expert's tokens are gathered into one dense matrix, so that an expert is the same
- * feed-forward layer as the dense one (ffn.c). y and dx are sums over experts: one expert after the
+ * feed-forward layer as the dense one (ffn.c); where weights stand on the inputs, the rows w x are. y and dx are sums over experts: one expert after the
  * other adds to its tokens' rows, each row by one thread: the bits do not depend on threads. The shared
  * expert comes first in y, last in dx; a replica (rounding.h) draws another order.
  *
@@ -91,12 +91,18 @@ static size_t largest_load(const et_assignment *a)
     return largest;
 }
 
-/* to [m,d] = the rows of x named by tokens[0..m). */
-static void gather(size_t m, size_t d, const et_real *x, const int32_t *tokens, et_real *to)
+/* to [m,d] = the rows of x named by tokens[0..m); times w [m] where weights stand on the inputs, and then stored. */
+static void gather(const et_moe *moe, size_t m, const et_real *x, const int32_t *tokens,
+                   const et_real *w, et_real *to)
 {
+    size_t d = moe->d;
     ET_BY_THREADS(et_worth_threads(m * d),
                   for (size_t j = 0; j < m; j++)
                       memcpy(to + j * d, x + (size_t)tokens[j] * d, d * sizeof *to));
+    if (!moe->weighs_input) return;
+    for (size_t j = 0; j < m; j++)
+        for (size_t c = 0; c < d; c++) to[j * d + c] *= w[j];
+    et_round(moe->rounding, ET_INTERMEDIATES, "wx", m * d, to);
 }
 
 /* Two ways to use the threads: each expert's products shared among all of them, or one expert a
@@ -170,7 +176,7 @@ static et_status experts(const et_moe *moe, const et_real *x, const et_assignmen
         et_real *gathered = room + (size_t)omp_get_thread_num() * most * d;
         et_ffn f = expert(moe, i);
         et_ffn_rows r = routed_rows(moe, a, v, i, gathered);
-        gather(r.m, d, x, a->slot_token + first, gathered);
+        gather(moe, r.m, x, a->slot_token + first, v->slot_weight + first, gathered);
         failed |= expert_forward(moe, &f, &r, v->slot_weight + first) != ET_OK;
     }
     if (moe->hs > 0) {
@@ -182,7 +188,7 @@ static et_status experts(const et_moe *moe, const et_real *x, const et_assignmen
     return failed ? no_room(error) : ET_OK;
 }
 
-/* ---- combine: y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t) ---- */
+/* ---- combine: y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t); or f_i(w x) as it is ---- */
 
 static void combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
 {
@@ -197,8 +203,9 @@ static void combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
         et_add_rows(r, ET_SHARES, N, d, v->shared_weight, v->shared_out, NULL, v->y);
     for (size_t k = 0; k < moe->n; k++) {
         size_t i = et_order_at(&order, k), first = (size_t)a->expert_offsets[i];
-        et_add_rows(r, ET_SHARES, (size_t)a->load[i], d, v->slot_weight + first,
-                    v->slot_out + first * d, a->slot_token + first, v->y);
+        et_add_rows(r, ET_SHARES, (size_t)a->load[i], d,
+                    moe->weighs_input ? NULL : v->slot_weight + first, v->slot_out + first * d,
+                    a->slot_token + first, v->y);
     }
     if (shared && shared_last)
         et_add_rows(r, ET_SHARES, N, d, v->shared_weight, v->shared_out, NULL, v->y);
@@ -215,22 +222,29 @@ static void combine(const et_moe *moe, const et_assignment *a, et_moe_values *v)
  *     dL/df_sh,c     = s_t dy_tc              with the final s_t
  *     dL/ds_t        = <dy_t, f_shared(x_t)>
  *
+ * Where weights stand on the inputs, X_tc = w_ti x_tc is what the expert sees and f_i(X) is what y takes, so
+ *
+ *     dL/df_i,c      = dy_tc                  dO = dy
+ *     dL/dX_tc       = dX = dH W_up (+ dV W_gate), as ffn.c has it; dW_up += dH' X
+ *     dL/dw_ti       = sum_c dX_tc x_tc       dw = <dX_t, x_t>, the UNWEIGHTED input
+ *     dL/dx_tc      += w_ti dX_tc
+ *
  * From w to p: weigh.c.
  */
 
-/* For m rows f [m,d] that entered y with weights w [m]: dw [m] and dO [m,d] out. Row j belongs to token
- * tokens[j], or to token j where tokens is NULL. */
+/* For m rows f [m,d] that entered y with weights w [m]: dw [m] and dO [m,d] out; w NULL: with weights of 1, and no dw. Row j
+ * belongs to token tokens[j], or to token j where tokens is NULL. */
 static et_status weighted_rows_backward(const et_rounding *r, size_t m, size_t d, const et_real *dy,
                                         const int32_t *tokens, const et_real *w, const et_real *f,
                                         et_real *dw, et_real *dO, et_error *error)
 {
-    et_status status = et_dots(r, "dw", m, d, dy, tokens, f, dw, error);
+    et_status status = w ? et_dots(r, "dw", m, d, dy, tokens, f, dw, error) : ET_OK;
     if (status != ET_OK) return status;
-    et_round(r, ET_GATES, "dw", m, dw);
+    if (w) et_round(r, ET_GATES, "dw", m, dw);
 #pragma omp parallel for if (et_worth_threads(m * d))
     for (size_t j = 0; j < m; j++) {
         const et_real *row = dy + (tokens ? (size_t)tokens[j] : j) * d;
-        for (size_t c = 0; c < d; c++) dO[j * d + c] = w[j] * row[c];
+        for (size_t c = 0; c < d; c++) dO[j * d + c] = w ? w[j] * row[c] : row[c];
     }
     et_round(r, ET_INTERMEDIATES, "dO", m * d, dO);
     return ET_OK;
@@ -263,8 +277,9 @@ static et_status combine_backward(const et_moe *moe, const et_real *dy, const et
     et_real *room = NULL;
     et_status status = take_upstream(moe, &dy, &room, error);
     if (status == ET_OK)
-        status = weighted_rows_backward(r, a->slots, d, dy, a->slot_token, v->slot_weight,
-                                        v->slot_out, g->slot_weight, g->slot_out, error);
+        status = weighted_rows_backward(r, a->slots, d, dy, a->slot_token,
+                                        moe->weighs_input ? NULL : v->slot_weight, v->slot_out,
+                                        g->slot_weight, g->slot_out, error);
     if (status == ET_OK && moe->hs > 0)
         status = weighted_rows_backward(r, N, d, dy, NULL, v->shared_weight, v->shared_out,
                                         g->shared_weight, g->shared_out, error);
@@ -419,6 +434,18 @@ static et_status shared_backward(const et_moe *moe, const et_real *x, const et_m
     return status;
 }
 
+/* Where weights stand on the inputs: from dX to dw = <dX, x>, and to the shares of dx, w dX. */
+static et_status input_weights_backward(const et_moe *moe, const et_real *x, const expert_rows *e,
+                                        et_error *error)
+{
+    const et_rounding *r = moe->rounding;
+    if (!moe->weighs_input) return ET_OK;
+    et_round(r, ET_INTERMEDIATES, "dX", e->r.m * moe->d, e->r.dx);
+    et_status status = et_dots(r, "dw", e->r.m, moe->d, x, e->tokens, e->r.dx, e->dw, error);
+    if (status == ET_OK) et_round(r, ET_GATES, "dw", e->r.m, e->dw);
+    return status;
+}
+
 static et_status routed_backward(const et_moe *moe, const et_order *order, const et_real *x,
                                  const et_assignment *a, const et_moe_values *v, et_moe_grads *g,
                                  et_error *error)
@@ -439,7 +466,7 @@ static et_status routed_backward(const et_moe *moe, const et_order *order, const
                          .tokens = a->slot_token + first,
                          .w = v->slot_weight + first,
                          .dw = g->slot_weight + first};
-        gather(e.r.m, d, x, e.tokens, gathered);
+        gather(moe, e.r.m, x, e.tokens, e.w, gathered);
         e.r.dO = g->slot_out + first * d;
         e.r.dA = g->slot_act + first * h;
         e.r.dH = g->slot_pre + first * h;
@@ -448,9 +475,11 @@ static et_status routed_backward(const et_moe *moe, const et_order *order, const
         const gradients dW = {wanted(g, i, g->up + i * size), wanted(g, i, g->down + i * size),
                               wanted(g, i, at(g->gating, i * size))};
         failed |= expert_backward(moe, &f, &e, &dW, NULL) != ET_OK;
+        failed |= input_weights_backward(moe, x, &e, NULL) != ET_OK;
         /* Expert after expert, whoever is ready first. */
 #pragma omp ordered
-        et_add_rows(moe->rounding, ET_SHARES, e.r.m, d, NULL, e.r.dx, e.tokens, g->x);
+        et_add_rows(moe->rounding, ET_SHARES, e.r.m, d, moe->weighs_input ? e.w : NULL, e.r.dx,
+                    e.tokens, g->x);
     }
     free(room);
     return failed ? no_room(error) : ET_OK;

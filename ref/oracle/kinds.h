@@ -112,6 +112,12 @@ static inline bool has_shared_gating(const et_case *c)
     return has_shared(c) && is_gated(c);
 }
 
+/* w on the routed experts' inputs. */
+static inline bool weighs_inputs(const et_case *c)
+{
+    return is_moe(c) && c->weighs_input;
+}
+
 static inline bool has_aux_loss(const et_case *c)
 {
     return is_tc(c) && (c->balance == ET_BALANCE_AUX || c->balance == ET_BALANCE_AUX_ERROR);

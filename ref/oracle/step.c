@@ -196,6 +196,7 @@ et_moe et_step_layer(const et_step *s)
                     .rounding = s->rounding,
                     .activation = c->activation,
                     .routed_scale = (et_real)c->routed_scale,
+                    .weighs_input = c->weighs_input,
                     .gating = s->in.gating,
                     .shared_gating = s->in.shared_gating};
 }

@@ -79,7 +79,7 @@ typedef enum et_sees {
     ET_SEES_ALL_SHARED /* all, there: a sum over tokens */
 } et_sees;
 
-enum { ET_MAX_STARTS = 12 }; /* with the ET_NO_TENSOR behind them */
+enum { ET_MAX_STARTS = 14 }; /* with the ET_NO_TENSOR behind them */
 
 typedef struct et_tensor_row {
     et_tensor_doc doc;
@@ -89,12 +89,16 @@ typedef struct et_tensor_row {
     et_stage stage;                /* which computes it */
     et_sees sees;
     /* What it hangs on: the tensors from which its stage computes it, as far as the step has them;
-     * then ET_NO_TENSOR. Where the assignment only says which rows are slots, it is not listed. */
-    et_tensor_id starts[ET_MAX_STARTS];
+     * then ET_NO_TENSOR. Where the assignment only says which rows are slots, it is not listed. ON_INPUT(id): where weights
+     * stand on the experts' inputs alone. */
+    int starts[ET_MAX_STARTS];
 } et_tensor_row;
 
 /* By id; row ET_NO_TENSOR: of what is no tensor of a bundle. */
 extern const et_tensor_row et_tensors[ET_TENSORS];
+
+/* One of a row's starts in this case; ET_NO_TENSOR: it is none there. */
+et_tensor_id et_start_in(const et_case *c, int start);
 
 /* Is it one of in.*, which a kernel is given? */
 bool et_is_input(et_tensor_id id);

@@ -1,4 +1,5 @@
 /* catalogue.c: all hypotheses, and what each can reach. See mutant.h and faults.h. */
+#include "ref/oracle/kinds.h"
 #include "ref/verdict/faults.h"
 
 #include <stddef.h>
@@ -48,6 +49,17 @@ static const struct {
 };
 /* clang-format on */
 
+/* Where weights stand on the experts' inputs: on which stages more depends. dw = <dX, x> comes last of all that experts
+ * leave on their way back, and so do the dX. */
+static unsigned needs_of(const et_case *c, et_stage stage)
+{
+    const unsigned see_inputs = BIT(ET_AT_PRE) | BIT(ET_AT_GATE_PRE) | BIT(ET_AT_DUP) | BIT(ET_AT_DGATING) | BIT(ET_AT_DX);
+    unsigned more = 0;
+    if (weighs_inputs(c) && see_inputs >> stage & 1) more = BIT(ET_AT_WEIGHTS);
+    if (weighs_inputs(c) && stage == ET_AT_DWEIGHT) more = BIT(ET_AT_SLOT_DX);
+    return stages[stage].needs | more;
+}
+
 /* What the backward pass takes from the forward pass. */
 static const unsigned forward = BIT(ET_AT_DWEIGHT) - BIT(ET_AT_GATES);
 
@@ -57,11 +69,12 @@ et_stage et_stage_of(const char *tensor)
     return stage < ET_STAGES ? stage : ET_STAGES;
 }
 
-unsigned et_stages_of(et_phase phase)
+unsigned et_stages_of(const et_case *c, et_phase phase)
 {
     unsigned all = 0;
     for (int i = 0; i < ET_STAGES; i++)
         if (stages[i].phase == phase) all |= BIT(i);
+    if (weighs_inputs(c) && phase == ET_EXPERTS_BACKWARD) all |= BIT(ET_AT_DWEIGHT);
     return all;
 }
 
@@ -137,12 +150,15 @@ et_stage et_hypothesis_starts(const et_hypothesis *what, size_t variant)
     return (et_stage)stage;
 }
 
-unsigned et_hypothesis_reach(const et_hypothesis *what, size_t variant, bool forward_only)
+/* What follows from what is `seen` by now, and from the hypothesis's hooks. */
+static unsigned reach_from(const et_case *c, const et_hypothesis *what, size_t variant,
+                           bool forward_only, unsigned seen)
 {
-    unsigned all = 0, seen = 0; /* seen: by the stages that follow */
+    unsigned all = seen;
     for (int i = 0; i < ET_STAGES; i++) {
         if (i == (int)ET_AT_DWEIGHT && forward_only) seen &= ~forward;
-        if (!(stages[i].needs & seen) && !et_hypothesis_hook(what, variant, (et_stage)i, NULL))
+        if (!(needs_of(c, (et_stage)i) & seen) &&
+            !et_hypothesis_hook(what, variant, (et_stage)i, NULL))
             continue;
         seen |= BIT(i);
         all |= BIT(i);
@@ -150,9 +166,18 @@ unsigned et_hypothesis_reach(const et_hypothesis *what, size_t variant, bool for
     return all;
 }
 
+unsigned et_hypothesis_reach(const et_case *c, const et_hypothesis *what, size_t variant,
+                             bool forward_only)
+{
+    unsigned all = reach_from(c, what, variant, forward_only, 0);
+    /* dw stands before what it may come from */
+    return weighs_inputs(c) ? reach_from(c, what, variant, forward_only, all) : all;
+}
+
 /* ---- where a hypothesis can show at all ---- */
 
 ET_SHOWS(et_is_moe, s->c.layer == ET_MOE);
+ET_SHOWS(et_weighs_outputs, et_is_moe(s) && !s->c.weighs_input);
 ET_SHOWS(et_has_shared, et_is_moe(s) && s->c.shared);
 ET_SHOWS(et_is_relu2, s->c.activation == ET_RELU2);
 ET_SHOWS(et_is_gated, s->c.activation == ET_SWIGLU);
@@ -186,7 +211,7 @@ int32_t *et_inverse_of_token_slots(et_mutant *m)
 
 static const et_faults *const parts[] = {
     &et_routing_faults,  &et_choice_faults, &et_state_faults, &et_forward_faults,
-    &et_activation_faults, &et_backward_faults, &et_loss_faults,  &et_row_faults,
+    &et_activation_faults, &et_input_faults, &et_backward_faults, &et_loss_faults,  &et_row_faults,
     &et_layout_faults,     &et_precision_faults, &et_model_faults, &et_rank_faults};
 
 const et_hypothesis *et_hypothesis_row(size_t index)

@@ -54,10 +54,10 @@ typedef struct attempt {
 /* ---- one hypothesis, in one form and one scope ---- */
 
 /* Can the hypothesis change what is computed at a stage? */
-static bool reaches_stage(const attempt *t, bool forward_only, et_stage stage)
+static bool reaches_stage(const et_case *c, const attempt *t, bool forward_only, et_stage stage)
 {
     return stage < ET_STAGES &&
-           et_hypothesis_reach(t->fault.what, t->fault.variant, forward_only) >> stage & 1;
+           et_hypothesis_reach(c, t->fault.what, t->fault.variant, forward_only) >> stage & 1;
 }
 
 /* Can the hypothesis change this tensor at all? */
@@ -66,9 +66,9 @@ static bool reaches(const et_diagnosis *q, const attempt *t, const et_observed *
     bool layout = et_hypothesis_starts(t->fault.what, t->fault.variant) == ET_AT_LAYOUT;
     if (layout) return x->stage == ET_AT_LAYOUT || et_rows_are(x->shape, "S");
     if (q->j->mask == NULL && x->part == ET_PART_ARITHMETIC && x->stage > ET_AT_GATES &&
-        reaches_stage(t, false, ET_AT_MASK))
+        reaches_stage(&q->right->c, t, false, ET_AT_MASK))
         return true;
-    return reaches_stage(t, t->fault.forward_only, x->stage);
+    return reaches_stage(&q->right->c, t, t->fault.forward_only, x->stage);
 }
 
 /* Does what the hypothesis changes first pass, everywhere? For hypotheses that change all of it. */
@@ -90,7 +90,8 @@ static bool is_refuted(const et_diagnosis *q, const attempt *t)
 /* Is every failure of a part within reach, for each part of which one is; and one of them still to be explained? */
 static bool is_promising(const et_diagnosis *q, attempt *t)
 {
-    bool missed[ET_PARTS] = {false}, any = false, routes = reaches_stage(t, false, ET_AT_MASK);
+    bool missed[ET_PARTS] = {false}, any = false,
+         routes = reaches_stage(&q->right->c, t, false, ET_AT_MASK);
     bool layout = et_hypothesis_starts(t->fault.what, t->fault.variant) == ET_AT_LAYOUT;
     t->covers[0] = t->covers[1] = false;
     for (size_t i = 0; i < q->count; i++) {
@@ -339,7 +340,7 @@ static bool is_one_sided(const et_diagnosis *q, const et_hypothesis *what, size_
     for (size_t i = 0; i < q->count; i++) {
         const et_observed *x = &q->observed[i];
         if (!x->failed || et_is_shared(x) != shared_fails || x->stage == ET_STAGES) continue;
-        if (!(et_hypothesis_reach(what, variant, false) >> x->stage & 1)) continue;
+        if (!(et_hypothesis_reach(&q->right->c, what, variant, false) >> x->stage & 1)) continue;
         for (size_t k = 0; k < q->count; k++) {
             const et_observed *twin = &q->observed[k];
             if (twin->passed && twin->stage == x->stage && et_is_shared(twin) != shared_fails)

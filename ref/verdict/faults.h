@@ -18,7 +18,7 @@ typedef struct et_faults {
 } et_faults;
 
 extern const et_faults et_routing_faults, et_choice_faults, et_state_faults, et_layout_faults, et_forward_faults,
-    et_activation_faults, et_backward_faults, et_loss_faults, et_row_faults, et_precision_faults, et_model_faults,
+    et_activation_faults, et_input_faults, et_backward_faults, et_loss_faults, et_row_faults, et_precision_faults, et_model_faults,
     et_rank_faults;
 
 #define ET_FAULTS(table)                                                                           \
@@ -65,6 +65,7 @@ extern const et_faults et_routing_faults, et_choice_faults, et_state_faults, et_
 /* ---- catalogue.c: where many can show at all ---- */
 
 bool et_is_moe(const et_step *s);
+bool et_weighs_outputs(const et_step *s); /* y takes w f(x), not f(w x) */
 bool et_has_shared(const et_step *s);
 bool et_is_relu2(const et_step *s);
 bool et_is_gated(const et_step *s); /* by swiglu */
@@ -127,6 +128,9 @@ typedef enum et_curve {
 void et_slope_row(const et_row *r, et_curve of);
 
 /* ---- faults_backward.c ---- */
+
+/* A weight gradient from other factors: left [load,.] for dH, dV or dO, right [load,.] for x or A; NULL: the right ones. */
+void et_gradient_from(const et_mutant *m, const et_row *r, const et_real *left, const et_real *right);
 
 /* dp of one token's slots from dw: (a dw - carried) / by, a the routed scale. Carried under norm = sum: sum_j w_j dw_j. */
 void et_weigh_backward(et_mutant *m, const et_row *r, et_real carried, et_real by);

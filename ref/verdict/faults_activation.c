@@ -155,7 +155,8 @@ static void gradients_exchanged(et_mutant *m, const et_row *r)
         const int32_t *tokens = r->expert < m->moe.n ? m->pick->a.slot_token : NULL;
         size_t t = tokens ? (size_t)tokens[r->first + q] : r->first + q;
         for (size_t i = 0; i < h; i++)
-            et_add_row(d, dP[q * h + i], m->on->x + t * d, r->values + i * d);
+            et_add_row(d, et_factor_of_x(m, r, q) * dP[q * h + i], m->on->x + t * d,
+                       r->values + i * d);
     }
 }
 

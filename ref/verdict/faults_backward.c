@@ -49,7 +49,7 @@ static const et_real *left_factor(const et_row *r)
 }
 
 /* From other factors: left [load,.] for dH, dV or dO, right [load,.] for x or A; NULL: the right ones. */
-static void gradient(const et_mutant *m, const et_row *r, const et_real *left, const et_real *right)
+void et_gradient_from(const et_mutant *m, const et_row *r, const et_real *left, const et_real *right)
 {
     size_t d = m->moe.d, h = r->width;
     bool up = !is_down(r);
@@ -85,9 +85,13 @@ static void in_wrong_order(et_mutant *m, const et_row *r)
         r->expert == m->moe.n ? m->used.shared_weight : m->used.slot_weight + r->first;
     et_real *rows = et_mutant_reals(m, r->count * d);
     if (rows == NULL) return;
-    for (size_t q = 0; q < r->count; q++)
-        et_add_row(d, up ? 1 : w[q], from + wrong_row(m, r, q) * d, rows + q * d);
-    gradient(m, r, up ? NULL : rows, up ? rows : NULL);
+    for (size_t q = 0; q < r->count; q++) {
+        et_real factor = up                      ? et_factor_of_x(m, r, q)
+                         : m->moe.weighs_input ? 1
+                                                 : w[q];
+        et_add_row(d, factor, from + wrong_row(m, r, q) * d, rows + q * d);
+    }
+    et_gradient_from(m, r, up ? NULL : rows, up ? rows : NULL);
 }
 
 /* Less the last row's share. */
@@ -100,7 +104,9 @@ static void without_last_token(et_mutant *m, const et_row *r)
         m->on->x + d * (r->expert < m->moe.n ? (size_t)m->pick->a.slot_token[r->first + q] : q);
     const et_real *left = left_factor(r) + q * (up ? h : d), *right = up ? x : r->A + q * h;
     size_t rows = up ? h : d, columns = up ? d : h;
-    for (size_t i = 0; i < rows; i++) et_add_row(columns, -left[i], right, r->values + i * columns);
+    et_real factor = up ? et_factor_of_x(m, r, q) : 1;
+    for (size_t i = 0; i < rows; i++)
+        et_add_row(columns, -factor * left[i], right, r->values + i * columns);
 }
 
 static void without_last_of_router(et_mutant *m, const et_row *r)
@@ -125,7 +131,7 @@ static void before_square(et_mutant *m, const et_row *r)
         r->expert == m->moe.n ? m->used.shared_pre : m->used.slot_pre + r->first * r->width;
     et_real *H = et_mutant_copy(m, used, size);
     for (size_t j = 0; H && m->fault.variant == 0 && j < size; j++) H[j] = H[j] > 0 ? H[j] : 0;
-    if (H) gradient(m, r, NULL, H);
+    if (H) et_gradient_from(m, r, NULL, H);
 }
 
 /* Whatever the candidate holds there: nobody can say what memory held before. */
@@ -345,11 +351,11 @@ static const et_hypothesis table[] = {
     {.doc = {"relu-derivative", "the derivative of relu(H)^2 is taken as relu's: 1 where H > 0", "backward"}, .applies = et_is_relu2, .hooks = {{.at = ET_AT_DPRE, .row = relu_slope}}},
     {.doc = {"activation-for-relu", "the derivative of relu(H)^2 is taken as 2 A, not 2 relu(H)", "backward"}, .applies = et_is_relu2, .hooks = {{.at = ET_AT_DPRE, .row = through_activation}}},
     {.doc = {"dw-from-weighted", "dw is taken from the weighted output: <dy, w f(x)>", "backward"},
-     .applies = et_is_moe, .hooks = {{.at = ET_AT_DWEIGHT, .row = et_weigh_row}}},
+     .applies = et_weighs_outputs, .hooks = {{.at = ET_AT_DWEIGHT, .row = et_weigh_row}}},
     {.doc = {"weight-missing-in-dO", "dO = dy: the weight is missing", "backward"},
-     .applies = et_is_moe, .hooks = {{.at = ET_AT_DOUT, .who = et_is_routed, .row = et_unweigh_dO}}},
+     .applies = et_weighs_outputs, .hooks = {{.at = ET_AT_DOUT, .who = et_is_routed, .row = et_unweigh_dO}}},
     {.doc = {"weight-twice-in-dO", "dO = w w dy: the weight is applied twice", "backward"},
-     .applies = et_is_moe, .hooks = {{.at = ET_AT_DOUT, .who = et_is_routed, .row = et_weigh_row}}},
+     .applies = et_weighs_outputs, .hooks = {{.at = ET_AT_DOUT, .who = et_is_routed, .row = et_weigh_row}}},
     {.doc = {"neighbour-expert-backward", "dA and dx are computed with the neighbouring expert's weights", "backward"},
      .applies = et_has_many_experts, .variants = {"expert i+1", "expert i-1"},
      .hooks = {{.at = ET_AT_DACT, .rows = neighbours_weights}, {.at = ET_AT_SLOT_DX, .rows = neighbours_weights}}},

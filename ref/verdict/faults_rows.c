@@ -64,6 +64,8 @@ static void up_past_end(et_mutant *m, const et_row *r)
     et_real *both = room;
     memcpy(both, x + r->token * d, d * sizeof *both);
     if (next) memcpy(both + d, next, d * sizeof *both);
+    if (next && m->moe.weighs_input)
+        et_scale_values(d, (double)m->all.fwd.slot_weight[r->slot + 1], both + d);
     past_end(m, r, both, 2 * d, 0, d);
     free(room);
 }
@@ -127,11 +129,12 @@ static void gradient_of_aligned(et_mutant *m, const et_row *r)
     et_scale_values(r->size, 0, r->values);
     for (size_t s = first; !m->blocked && s < end; s++) {
         const et_real *x = m->on->x + (size_t)m->a->slot_token[s] * d;
+        et_real factor = up && m->moe.weighs_input ? m->used.slot_weight[s] : 1;
         const et_real *left = up ? dP + s * h : m->s.bwd.slot_out + s * d;
         const et_real *right = up ? x : m->used.slot_act + s * h;
         size_t rows = up ? h : d, columns = up ? d : h;
         for (size_t i = 0; i < rows; i++)
-            if (left[i] != 0) et_add_row(columns, left[i], right, r->values + i * columns);
+            if (left[i] != 0) et_add_row(columns, factor * left[i], right, r->values + i * columns);
     }
 }
 
@@ -164,8 +167,9 @@ static void dup_of_listed(et_mutant *m, const et_row *r)
         size_t slot = m->pick->slots[r->first + q], own = (size_t)m->a->slot_token[slot];
         size_t token = listed_token(m, r->expert, slot - (size_t)m->a->expert_offsets[r->expert]);
         for (size_t i = 0; token != own && i < h; i++) {
-            et_add_row(d, -dP[q * h + i], x + own * d, r->values + i * d);
-            et_add_row(d, dP[q * h + i], x + token * d, r->values + i * d);
+            et_real factor = et_factor_of_x(m, r, q) * dP[q * h + i];
+            et_add_row(d, -factor, x + own * d, r->values + i * d);
+            et_add_row(d, factor, x + token * d, r->values + i * d);
         }
     }
 }

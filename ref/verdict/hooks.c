@@ -51,6 +51,12 @@ size_t et_slots_of(const et_assignment *a, size_t t, const int32_t **slots)
     return (size_t)(a->token_offsets[t + 1] - a->token_offsets[t]);
 }
 
+et_real et_factor_of_x(const et_mutant *m, const et_row *r, size_t q)
+{
+    const et_real *w = m->used.slot_weight ? m->used.slot_weight : m->s.fwd.slot_weight;
+    return m->moe.weighs_input && r->expert < m->moe.n ? w[r->first + q] : 1;
+}
+
 /* Where the numbers of a stage stand from row q of the sub-step on; NULL: not computed yet. */
 static et_real *rows_at(et_mutant *m, et_stage stage, bool shared, size_t q)
 {
@@ -278,14 +284,16 @@ static et_matrix turned_if(bool so, et_matrix X)
     return X;
 }
 
-/* x of the rows' tokens. */
-static void gather_x(const et_mutant *m, const et_row *r, et_real *to)
+/* x of the rows' tokens, as the expert sees it; or of the rows x [count,d]. */
+static void gather_x(const et_mutant *m, const et_row *r, const et_real *x, et_real *to)
 {
     size_t d = m->moe.d;
     const int32_t *tokens = r->expert < m->moe.n ? m->pick->a.slot_token : NULL;
-    for (size_t q = r->first; q < r->first + r->count; q++)
-        memcpy(to + (q - r->first) * d, m->on->x + (tokens ? (size_t)tokens[q] : q) * d,
-               d * sizeof *to);
+    for (size_t q = 0; q < r->count; q++) {
+        size_t row = r->first + q, t = tokens ? (size_t)tokens[row] : row;
+        memcpy(to + q * d, x ? x + q * d : m->on->x + t * d, d * sizeof *to);
+        et_scale_values(d, (double)et_factor_of_x(m, r, q), to + q * d);
+    }
 }
 
 /* to [count,columns] = from [count,K] op(W), and, of the shares of dx with swiglu, + dV op(more). */
@@ -322,13 +330,12 @@ static void through(et_mutant *m, const et_row *r, const et_real *W, bool turned
     product p = product_at(m, r, W);
     void *room = NULL;
     if (terms == 0 || terms > p.K) terms = p.K;
-    if (r->stage == ET_AT_PRE || r->stage == ET_AT_GATE_PRE) p.from = x;
     if (p.from == NULL) {
         if (et_allocate(&room, r->count * p.K, sizeof(et_real), "rows", NULL) != ET_OK) {
             m->status = ET_ENOMEM;
             return;
         }
-        gather_x(m, r, room);
+        gather_x(m, r, x, room);
         p.from = room;
     }
     et_matmul(ET_BLAS, r->count, p.columns, terms, et_rows(p.from, p.K), turned_if(turned, p.W),

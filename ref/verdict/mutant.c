@@ -14,9 +14,14 @@
 
 #define BIT(stage) (1U << (stage))
 
+static const et_case *case_of(const et_mutant *m)
+{
+    return &m->on->right->c;
+}
+
 static bool is_moe(const et_mutant *m)
 {
-    return m->on->right->c.layer == ET_MOE;
+    return case_of(m)->layer == ET_MOE;
 }
 
 /* ---- mutants ---- */
@@ -31,7 +36,8 @@ void et_mutant_open(et_mutant *m, et_subject *on, const et_fault *fault, bool ca
                      .pick = &on->pick};
     m->hand = (et_rounding){.mutate = et_mutant_hand, .user = m};
     m->rerouted =
-        carried && et_hypothesis_reach(fault->what, fault->variant, false) >> ET_AT_MASK & 1;
+        carried &&
+        et_hypothesis_reach(case_of(m), fault->what, fault->variant, false) >> ET_AT_MASK & 1;
     m->all.owned_count = 0; /* nothing of the reference's is this one's to free */
     m->s = on->sub;
     m->s.assignment = on->pick.a;
@@ -251,15 +257,22 @@ static void experts(et_mutant *m)
     if (m->status == ET_OK) et_mutant_call(m, ET_AT_OUT);
 }
 
-/* The weights as y takes them; 1 in a dense layer. */
+/* Do weights stand on the experts' inputs, in the right layer? */
+static bool weighs_input(const et_mutant *m)
+{
+    return m->on->moe.weighs_input;
+}
+
+/* The weights as y takes them; 1 in a dense layer, and where they stand on the inputs. */
 static void mix(et_mutant *m)
 {
+    bool ones = !is_moe(m) || m->moe.weighs_input;
     size_t S = m->pick->a.slots, N = m->moe.hs > 0 ? m->pick->count : 0;
     const et_moe_values *f = &m->s.fwd;
-    m->mixed[0] = is_moe(m) ? et_mutant_copy(m, f->slot_weight, S) : et_mutant_reals(m, S);
+    m->mixed[0] = ones ? et_mutant_reals(m, S) : et_mutant_copy(m, f->slot_weight, S);
     m->mixed[1] = N > 0 ? et_mutant_copy(m, f->shared_weight, N) : NULL;
     if (m->status != ET_OK) return;
-    for (size_t j = 0; !is_moe(m) && j < S; j++) m->mixed[0][j] = 1;
+    for (size_t j = 0; ones && j < S; j++) m->mixed[0][j] = 1;
     et_mutant_call(m, ET_AT_MIX);
 }
 
@@ -269,7 +282,7 @@ static void combine(et_mutant *m)
     et_moe moe = layer_of(m);
     if (et_mutant_hooked(m, ET_AT_MIX)) mix(m);
     if (m->status != ET_OK) return;
-    if (m->mixed[0]) f.slot_weight = m->mixed[0];
+    if (m->mixed[0]) f.slot_weight = m->mixed[0], moe.weighs_input = false;
     if (m->mixed[1]) f.shared_weight = m->mixed[1];
     if (is_moe(m))
         ran(m, et_moe_combine(&moe, &m->pick->a, &f, m->error));
@@ -325,7 +338,7 @@ static void combine_backward(et_mutant *m)
     else
         memcpy(g->slot_out, m->on->dy, moe.N * moe.d * sizeof(et_real));
     if (m->status != ET_OK) return;
-    if (is_moe(m)) et_mutant_call(m, ET_AT_DWEIGHT);
+    if (is_moe(m) && !weighs_input(m)) et_mutant_call(m, ET_AT_DWEIGHT);
     et_mutant_call(m, ET_AT_DOUT);
 }
 
@@ -353,6 +366,42 @@ static void clear_gradients(et_mutant *m)
     if (g->shared_gating) clear(g->shared_gating, moe->hs * moe->d);
 }
 
+/* dx += factor * the shares; where weights stand on the inputs, * w. */
+static void add_shares(et_mutant *m, et_real factor)
+{
+    const et_assignment *a = &m->pick->a;
+    const et_real *w = weighs_input(m) ? m->used.slot_weight : NULL;
+    size_t d = m->moe.d;
+    et_real *dx = m->s.bwd.x;
+    for (size_t slot = 0; slot < a->slots; slot++)
+        et_add_row(d, w ? factor * w[slot] : factor, m->shares[0] + slot * d,
+                   dx + (size_t)a->slot_token[slot] * d);
+    if (m->moe.hs > 0) et_add_row(m->pick->count * d, factor, m->shares[1], dx);
+}
+
+static void mutate_shares(et_mutant *m)
+{
+    if (!et_mutant_hooked(m, ET_AT_SLOT_DX) || !et_take_shares(m)) return;
+    add_shares(m, -1);
+    et_mutant_call(m, ET_AT_SLOT_DX);
+    add_shares(m, 1);
+}
+
+/* dw = <dX, x> of the dX that hooks have left. */
+static void input_weights_backward(et_mutant *m)
+{
+    const et_assignment *a = &m->pick->a;
+    size_t d = m->moe.d;
+    mutate_shares(m);
+    for (size_t slot = 0; m->status == ET_OK && m->shares[0] && slot < a->slots; slot++) {
+        const et_real *x = m->on->x + (size_t)a->slot_token[slot] * d;
+        et_real dw = 0;
+        for (size_t c = 0; c < d; c++) dw += m->shares[0][slot * d + c] * x[c];
+        m->s.bwd.slot_weight[slot] = dw;
+    }
+    if (m->status == ET_OK) et_mutant_call(m, ET_AT_DWEIGHT);
+}
+
 static void experts_backward(et_mutant *m)
 {
     et_moe_grads *g = &m->s.bwd;
@@ -361,6 +410,7 @@ static void experts_backward(et_mutant *m)
     et_ffn dense = dense_layer(m);
     bool whole = m->pick->whole;
     g->x = m->room->bwd.x;
+    if (weighs_input(m)) g->slot_weight = m->room->bwd.slot_weight; /* which the layer writes here */
     g->wanted = m->pick->complete;
     clear_gradients(m);
     const et_ffn_rows rows = {.m = moe.N,
@@ -380,6 +430,7 @@ static void experts_backward(et_mutant *m)
     et_mutant_call(m, ET_AT_DDOWN);
     et_mutant_call(m, ET_AT_DUP);
     if (moe.activation == ET_SWIGLU) et_mutant_call(m, ET_AT_DGATING);
+    if (weighs_input(m)) input_weights_backward(m);
 }
 
 /* dx without the router's term, where the experts' shares are the reference's. */
@@ -387,31 +438,12 @@ static void start_dx(et_mutant *m)
 {
     const et_moe_grads *right = &m->on->sub.bwd;
     size_t n = m->moe.n, d = m->moe.d, count = m->pick->count;
-    if (m->done & et_stages_of(ET_EXPERTS_BACKWARD)) return;
+    if (m->done & et_stages_of(case_of(m), ET_EXPERTS_BACKWARD)) return;
     memcpy(m->s.bwd.x, right->x, count * d * sizeof(et_real));
     et_real *dr = is_moe(m) ? et_mutant_copy(m, right->logits, count * n) : NULL;
     if (dr == NULL) return;
     et_scale_values(count * n, -1, dr);
     et_matmul(ET_BLAS, count, d, n, et_rows(dr, n), et_rows(m->moe.router, d), true, m->s.bwd.x, d);
-}
-
-/* dx += factor * the shares. */
-static void add_shares(et_mutant *m, et_real factor)
-{
-    const et_assignment *a = &m->pick->a;
-    size_t d = m->moe.d;
-    et_real *dx = m->s.bwd.x;
-    for (size_t slot = 0; slot < a->slots; slot++)
-        et_add_row(d, factor, m->shares[0] + slot * d, dx + (size_t)a->slot_token[slot] * d);
-    if (m->moe.hs > 0) et_add_row(m->pick->count * d, factor, m->shares[1], dx);
-}
-
-static void mutate_shares(et_mutant *m)
-{
-    if (!et_mutant_hooked(m, ET_AT_SLOT_DX) || !et_take_shares(m)) return;
-    add_shares(m, -1);
-    et_mutant_call(m, ET_AT_SLOT_DX);
-    add_shares(m, 1);
 }
 
 /* The losses' shares of dp and dr come in. */
@@ -444,7 +476,7 @@ static void score_backward(et_mutant *m)
             et_moe_score_backward(&moe, m->on->x, &m->pick->a, &m->used, &m->s.bwd, m->error);
     if (m->status != ET_OK) return;
     if (m->pick->whole && is_moe(m)) et_mutant_call(m, ET_AT_DROUTER);
-    mutate_shares(m);
+    if (!weighs_input(m)) mutate_shares(m);
     et_mutant_call(m, ET_AT_DX);
 }
 
@@ -483,15 +515,17 @@ et_status et_mutant_phase(et_mutant *m, et_phase phase, et_error *error)
         {score_backward, false, true},
         {layout, false, false},
     };
-    unsigned stages = et_stages_of(phase);
+    unsigned stages = et_stages_of(case_of(m), phase), later = 0;
     m->error = error;
     if (phase == ET_SELECTION)
-        m->reach = et_hypothesis_reach(m->fault.what, m->fault.variant, m->fault.forward_only);
+        m->reach = et_hypothesis_reach(case_of(m), m->fault.what, m->fault.variant,
+                                       m->fault.forward_only);
     if (phase == ET_COMBINE_BACKWARD) turn_back(m);
+    if (phase == ET_COMBINE_BACKWARD) later = stages & et_stages_of(case_of(m), ET_EXPERTS_BACKWARD);
     if (m->blocked || !(m->reach & stages)) return ET_OK;
     if (phases[phase].rows) take_room(m, phase);
     if (m->status == ET_OK && (is_moe(m) || !phases[phase].of_moe)) phases[phase].compute(m);
-    if (!m->blocked) m->done |= stages & m->reach;
+    if (!m->blocked) m->done |= stages & m->reach & ~later;
     if (m->status != ET_ENOMEM) return m->status;
     return et_fail(error, ET_ENOMEM, "explanation: no memory for a hypothesis");
 }

@@ -10,7 +10,7 @@
  *     H, V -> A -> O                                  et_moe_experts
  *     y                                               et_moe_combine
  *     losses                                          et_step_losses
- *     dw, dO                                          et_moe_combine_backward
+ *     dw, dO                                          et_moe_combine_backward; weights on inputs: dw in the next
  *     dW_down, dA -> dH, dV -> dW_up, dW_gate, shares of dx    et_moe_experts_backward
  *     dp -> dr -> dW_r, dx                            et_moe_score_backward
  *     layout                                          the order in which slots are shown
@@ -47,7 +47,7 @@ typedef enum et_phase {
 
 /* The stage at which a tensor of the table is computed; ET_STAGES for those beside hypotheses' stages. */
 et_stage et_stage_of(const char *tensor);
-unsigned et_stages_of(et_phase phase); /* a bit each */
+unsigned et_stages_of(const et_case *c, et_phase phase); /* a bit each */
 
 /* What an array has a row for: a token; a slot, and the shared expert's array a token; all weights of an expert are
  * one row, and so are all that there are of dW_r. */
@@ -150,7 +150,8 @@ const et_hook *et_hypothesis_hook(const et_hypothesis *what, size_t variant, et_
                                   const et_hook *after);
 /* Bit of each stage that the hypothesis, in this variant, can change. forward_only: the backward pass goes
  * by the reference's values. */
-unsigned et_hypothesis_reach(const et_hypothesis *what, size_t variant, bool forward_only);
+unsigned et_hypothesis_reach(const et_case *c, const et_hypothesis *what, size_t variant,
+                             bool forward_only);
 /* The first stage at which it puts its hand. */
 et_stage et_hypothesis_starts(const et_hypothesis *what, size_t variant);
 
@@ -240,7 +241,7 @@ struct et_mutant {
     et_moe_values used; /* by the backward pass: s.fwd, or the reference's */
     /* Slots' and shared expert's; NULL until a hook asks for them. */
     et_real *mixed[2];                 /* [S], [count] the weights as y takes them */
-    et_real *shares[2];                /* [S,d], [count,d] of dx */
+    et_real *shares[2];                /* [S,d], [count,d] of dx; dX where weights stand on the inputs */
     et_real *loss_gates, *loss_logits; /* [count,n]: dp and dr by the losses alone */
     bool ranked;                    /* the mask follows from an order, not from a threshold alone */
     bool blocked;                   /* later stages need tokens that were not picked */
@@ -292,12 +293,14 @@ et_real *et_mutant_reals(et_mutant *m, size_t count);
 /* The same, a copy. */
 et_real *et_mutant_copy(et_mutant *m, const et_real *from, size_t count);
 int32_t *et_mutant_integers(et_mutant *m, size_t count);
+/* What the x of row q of an expert's rows is multiplied by: w where weights stand on the inputs, else 1. */
+et_real et_factor_of_x(const et_mutant *m, const et_row *r, size_t q);
 void et_scale_values(size_t count, double factor, et_real *values);
 /* to += factor * from. */
 void et_add_row(size_t d, et_real factor, const et_real *from, et_real *to);
 /* Token t's slots; returns how many. */
 size_t et_slots_of(const et_assignment *a, size_t t, const int32_t **slots);
-/* The rows once more: H, O, dA or the shares of dx, through the weights W, read as if transposed
+/* The rows once more: H, O, dA or the shares of dx (dX where weights stand on the inputs), through the weights W, read as if transposed
  * where `turned`; H of the rows x [count,d], of the tokens' own where it is NULL. */
 void et_through(et_mutant *m, const et_row *r, const et_real *W, bool turned, const et_real *x);
 /* The same by the right weights, of the first `terms` terms of each sum alone. */

@@ -157,6 +157,8 @@ static void make_routing(const witness_case *c, witness *w)
 static void make_pairs(const witness_case *c, witness *w)
 {
     size_t pairs = c->N * c->n;
+    make(w, INPUT, pairs * c->d);
+    make(w, D_INPUT, pairs * c->d);
     make(w, PRE, pairs * c->h);
     make(w, GATE_PRE, pairs * c->h);
     make(w, D_GATE_PRE, pairs * c->h);
@@ -178,6 +180,7 @@ static void make_pairs(const witness_case *c, witness *w)
 static void make_tensors(const witness_case *c, witness *w)
 {
     make_layer(c, w, c->dense ? 1 : c->n);
+    make(w, X_ROW, c->N * c->d);
     if (c->dense) {
         make_slot_values(c, w, c->N);
         return;

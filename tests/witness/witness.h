@@ -38,6 +38,7 @@ typedef struct witness_case {
     const char *gate;   /* sigmoid relu softmax softmax_anchor softmax_anchor_out softmax_tokens */
     const char *norm;   /* none fanout sum */
     double routed_scale;    /* factor of every w */
+    int weighs_input;       /* 1: a routed expert sees w x, and its output is not weighted */
     const char *activation; /* relu2 swiglu gelu gelu_tanh; of every expert, and of the dense layer */
     int inclusive;      /* threshold test: 1 for >=, 0 for > */
     int has_capacity;   /* 0: off, `capacity` unused */

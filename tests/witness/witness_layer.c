@@ -19,6 +19,7 @@ typedef struct network {
 
 /* What one token leaves in it. */
 typedef struct token_row {
+    quad *X;                        /* [d] in: what the network sees */
     quad *H, *A, *O, *dO, *dA, *dH; /* [h], [h], [d], [d], [h], [h] */
     quad *V, *dV;                   /* [h]; swiglu alone */
 } token_row;
@@ -66,16 +67,16 @@ static quad activation(const char *word, quad h, quad *slope)
 }
 
 /* H = x W_up^T,  A = a(H),  O = A W_down^T;  swiglu: V = x W_gate^T, A = silu(V) H */
-static void network_forward(const network *f, const double *x, const token_row *r)
+static void network_forward(const network *f, const token_row *r)
 {
     quad slope;
     for (size_t j = 0; j < f->h; j++) {
         r->H[j] = 0;
-        for (size_t c = 0; c < f->d; c++) r->H[j] += (quad)x[c] * f->up[j * f->d + c];
+        for (size_t c = 0; c < f->d; c++) r->H[j] += r->X[c] * f->up[j * f->d + c];
         r->A[j] = activation(f->activation, r->H[j], &slope);
         if (f->gate == NULL) continue;
         r->V[j] = 0;
-        for (size_t c = 0; c < f->d; c++) r->V[j] += (quad)x[c] * f->gate[j * f->d + c];
+        for (size_t c = 0; c < f->d; c++) r->V[j] += r->X[c] * f->gate[j * f->d + c];
         r->A[j] = activation("silu", r->V[j], &slope) * r->H[j];
     }
     for (size_t c = 0; c < f->d; c++) {
@@ -86,7 +87,7 @@ static void network_forward(const network *f, const double *x, const token_row *
 
 /* dA = dO W_down,  dH = dA a'(H),  dW_down += dO^T A,  dW_up += dH^T x,  dx += dH W_up; swiglu:
  * dH = dA silu(V),  dV = dA H silu'(V),  dW_gate += dV^T x,  dx += dV W_gate */
-static void network_backward(const network *f, const double *x, const token_row *r, quad *dx)
+static void network_backward(const network *f, const token_row *r, quad *dx)
 {
     for (size_t j = 0; j < f->h; j++) {
         quad slope;
@@ -101,12 +102,17 @@ static void network_backward(const network *f, const double *x, const token_row 
     for (size_t c = 0; c < f->d; c++)
         for (size_t j = 0; j < f->h; j++) {
             f->d_down[c * f->h + j] += r->dO[c] * r->A[j];
-            f->d_up[j * f->d + c] += r->dH[j] * x[c];
+            f->d_up[j * f->d + c] += r->dH[j] * r->X[c];
             dx[c] += r->dH[j] * f->up[j * f->d + c];
             if (f->gate == NULL) continue;
-            f->d_gate[j * f->d + c] += r->dV[j] * x[c];
+            f->d_gate[j * f->d + c] += r->dV[j] * r->X[c];
             dx[c] += r->dV[j] * f->gate[j * f->d + c];
         }
+}
+
+static void take_rows(const witness_case *c, witness *w)
+{
+    for (size_t i = 0; i < c->N * c->d; i++) w->value[X_ROW][i] = c->x[i];
 }
 
 /* Routed expert i. */
@@ -141,9 +147,10 @@ static network shared_expert(const witness_case *c, const witness *w)
 void witness_dense(const witness_case *c, witness *w)
 {
     network f = expert(c, w, 0);
+    take_rows(c, w);
     for (size_t t = 0; t < c->N; t++) {
-        const double *x = c->x + t * c->d;
-        const token_row r = {.H = w->value[FWD_SLOT_PRE] + t * c->h,
+        const token_row r = {.X = w->value[X_ROW] + t * c->d,
+                             .H = w->value[FWD_SLOT_PRE] + t * c->h,
                              .A = w->value[FWD_SLOT_ACT] + t * c->h,
                              .O = w->value[FWD_SLOT_OUT] + t * c->d,
                              .dO = w->value[BWD_SLOT_OUT] + t * c->d,
@@ -151,12 +158,12 @@ void witness_dense(const witness_case *c, witness *w)
                              .dH = w->value[BWD_SLOT_PRE] + t * c->h,
                              .V = gated(c) ? w->value[FWD_SLOT_GATE_PRE] + t * c->h : NULL,
                              .dV = gated(c) ? w->value[BWD_SLOT_GATE_PRE] + t * c->h : NULL};
-        network_forward(&f, x, &r);
+        network_forward(&f, &r);
         for (size_t j = 0; j < c->d; j++) {
             w->value[FWD_Y][t * c->d + j] = r.O[j];
             r.dO[j] = c->dy[t * c->d + j];
         }
-        network_backward(&f, x, &r, w->value[BWD_X] + t * c->d);
+        network_backward(&f, &r, w->value[BWD_X] + t * c->d);
     }
 }
 
@@ -230,7 +237,8 @@ static void backward_gates(const witness_case *c, witness *w)
                              w->value[D_ANCHOR][t], dr + t * n);
 }
 
-/* 6 ---- Combination: y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t)       (paper, Eq. 2) */
+/* 6 ---- Combination: y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t)       (paper, Eq. 2);
+ * or, with weights on the inputs, y_t = s_t f_shared(x_t) + sum_i z_ti f_i(w_ti x_t) */
 
 /* n_t = sum_i z_ti + (1 if there is a shared expert) under norm = fanout; otherwise no division. */
 static quad divisor(const witness_case *c, const witness *w, size_t t)
@@ -279,7 +287,7 @@ static token_row pair_row(const witness_case *c, const witness *w, size_t t, siz
 {
     quad *const *v = w->value;
     size_t e = t * c->n + i, d = c->d, h = c->h;
-    return (token_row){v[PRE] + e * h,   v[ACT] + e * h,   v[OUT] + e * d,      v[D_OUT] + e * d,
+    return (token_row){v[INPUT] + e * d, v[PRE] + e * h,   v[ACT] + e * h,   v[OUT] + e * d,      v[D_OUT] + e * d,
                        v[D_ACT] + e * h, v[D_PRE] + e * h, v[GATE_PRE] + e * h, v[D_GATE_PRE] + e * h};
 }
 
@@ -287,7 +295,8 @@ static token_row shared_row(const witness_case *c, const witness *w, size_t t)
 {
     quad *const *v = w->value;
     size_t d = c->d, hs = c->hs;
-    return (token_row){v[FWD_SHARED_PRE] + t * hs,
+    return (token_row){v[X_ROW] + t * d,
+                       v[FWD_SHARED_PRE] + t * hs,
                        v[FWD_SHARED_ACT] + t * hs,
                        v[FWD_SHARED_OUT] + t * d,
                        v[BWD_SHARED_OUT] + t * d,
@@ -302,20 +311,22 @@ static void compute_output(const witness_case *c, witness *w)
 {
     size_t n = c->n, d = c->d;
     for (size_t t = 0; t < c->N; t++) {
-        const double *x = c->x + t * d;
         quad *y = w->value[FWD_Y] + t * d;
         for (size_t i = 0; i < n; i++) {
             size_t e = t * n + i;
             if (w->value[ROUTE_MASK][e] == 0) continue;
             const network f = expert(c, w, i);
             const token_row r = pair_row(c, w, t, i);
-            network_forward(&f, x, &r);
-            for (size_t j = 0; j < d; j++) y[j] += w->value[WEIGHT][e] * r.O[j];
+            quad weight = w->value[WEIGHT][e];
+            for (size_t j = 0; j < d; j++)
+                r.X[j] = (c->weighs_input ? weight : 1) * c->x[t * d + j];
+            network_forward(&f, &r);
+            for (size_t j = 0; j < d; j++) y[j] += (c->weighs_input ? 1 : weight) * r.O[j];
         }
         if (c->hs == 0) continue;
         const network f = shared_expert(c, w);
         const token_row r = shared_row(c, w, t);
-        network_forward(&f, x, &r);
+        network_forward(&f, &r);
         for (size_t j = 0; j < d; j++) y[j] += w->value[FWD_SHARED_WEIGHT][t] * r.O[j];
     }
 }
@@ -386,8 +397,22 @@ static quad backward_network(const witness_case *c, const network *f, size_t t, 
         d_weight += dy * r->O[j];
         r->dO[j] = weight * dy;
     }
-    network_backward(f, c->x + t * c->d, r, dx);
+    network_backward(f, r, dx);
     return d_weight;
+}
+
+/* y takes f(X), X = w x: dw = <dX, x>, and dx += w dX. */
+static void backward_weighted_input(const witness_case *c, witness *w, const network *f, size_t t,
+                                    size_t e)
+{
+    size_t d = c->d, i = e % c->n;
+    const token_row r = pair_row(c, w, t, i);
+    quad *dX = w->value[D_INPUT] + e * d;
+    backward_network(c, f, t, 1, &r, dX);
+    for (size_t j = 0; j < d; j++) {
+        w->value[D_WEIGHT][e] += dX[j] * c->x[t * d + j];
+        w->value[BWD_X][t * d + j] += w->value[WEIGHT][e] * dX[j];
+    }
 }
 
 /* The experts' share of dx, and all of dW_up, dW_down, dW_gate, dw. */
@@ -401,7 +426,10 @@ static void backward_experts(const witness_case *c, witness *w)
             if (v[ROUTE_MASK][e] == 0) continue;
             const network f = expert(c, w, i);
             const token_row r = pair_row(c, w, t, i);
-            v[D_WEIGHT][e] = backward_network(c, &f, t, v[WEIGHT][e], &r, dx);
+            if (c->weighs_input)
+                backward_weighted_input(c, w, &f, t, e);
+            else
+                v[D_WEIGHT][e] = backward_network(c, &f, t, v[WEIGHT][e], &r, dx);
         }
         if (c->hs == 0) continue;
         const network f = shared_expert(c, w);
@@ -490,6 +518,7 @@ static void update_bias(const witness_case *c, witness *w)
 
 void witness_moe(const witness_case *c, witness *w)
 {
+    take_rows(c, w);
     compute_gates(c, w);
     compute_weights(c, w);
     compute_output(c, w);

@@ -78,7 +78,10 @@ enum tensor {
     PUBLIC_TENSORS(AS_ENUM)
 #undef AS_ENUM
         PUBLIC_COUNT,
-    PRE = PUBLIC_COUNT, /* [N,n,h] H of the assigned pairs, 0 elsewhere; so below */
+    X_ROW = PUBLIC_COUNT, /* [N,d] x */
+    INPUT,              /* [N,n,d] what an expert sees: x, or w x */
+    D_INPUT,            /* [N,n,d] its gradient, where that is w x */
+    PRE,                /* [N,n,h] H of the assigned pairs, 0 elsewhere; so below */
     GATE_PRE,           /* [N,n,h] V, swiglu alone */
     ACT,                /* [N,n,h] A */
     OUT,                /* [N,n,d] f_i(x_t) */
