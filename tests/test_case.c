@@ -257,6 +257,10 @@ static const struct bad_case {
     {MOE(",'rule':'ec','micro_batches':2,'pool_tokens':8"),
      IN_A "pool_tokens = 8 with tokens = 8: allowed: a divisor of tokens / micro_batches"},
     {MOE(",'parallel':'tp'"), IN_A "parallel = \"tp\"; allowed: none|ep|dp"},
+    {MOE(",'weigh':'both'"), IN_A "weigh = \"both\"; allowed: output|input"},
+    {MOE(",'weigh':'input','parallel':'ep','ranks':2"),
+     IN_A "weigh = \"input\" with parallel = \"ep\": allowed: output; rows that travel between ranks "
+          "are not weighted"},
     {MOE(",'parallel':'ep'"), IN_A "ranks is missing; allowed: " COUNTS},
     {MOE(",'ranks':2"), IN_A "ranks = 2 does not apply; allowed: only with parallel ep and dp"},
     {MOE(",'parallel':'ep','ranks':3"),

@@ -19,6 +19,7 @@ static const char *const layers[] = {
     "{'name':'e','rule':'tc','top_k':1,'balance':'lossfree','experts':6,'shared':true,"
     "'shared_d_expert':20," SIZES "}",
     "{'name':'f','layer':'dense'," SIZES "}",
+    "{'name':'g','rule':'tc','top_k':2,'weigh':'input','activation':'swiglu','experts':4," SIZES "}",
 };
 enum { LAYERS = sizeof layers / sizeof *layers };
 
@@ -148,11 +149,48 @@ START_TEST(what_is_not_reached_is_shared)
 }
 END_TEST
 
+static const et_hypothesis *named(const char *name)
+{
+    size_t i = 0;
+    while (strcmp(et_hypothesis_row(i)->doc.name, name) != 0) i++;
+    return et_hypothesis_row(i);
+}
+
+/* A layer with weights on its inputs and the mistake that puts them on the outputs, against one that has them there. */
+START_TEST(a_mistake_is_the_layer_that_has_it)
+{
+#define LAYER                                                                                      \
+    "'rule':'tc','top_k':2,'norm':'sum','routed_scale':1.5,'experts':4,'z_loss_coef':0.1," SIZES "}"
+    et_step input, output;
+    et_subject on;
+    et_mutant m;
+    run_text(&input, "{'name':'in','weigh':'input'," LAYER);
+    run_text(&output, "{'name':'out'," LAYER);
+    ck_assert_int_eq(et_subject_open(&on, &input, NULL, 0, NULL, NULL), ET_OK);
+    run(&m, &on, named("weight-on-output"), true);
+    et_tensor_out list[ET_MAX_STEP_TENSORS];
+    size_t compared = 0, have = et_step_tensors(&output, false, list);
+    for (size_t k = 0; k < have; k++) {
+        const et_real *wrong = et_mutant_values(&m, list[k].name), *want = list[k].values;
+        if (wrong == NULL || !et_tensor_is_real(&list[k])) continue;
+        for (size_t i = 0; i < et_tensor_count(&list[k]); i++)
+            is_near(list[k].name, i, wrong[i], want[i]);
+        compared++;
+    }
+    ck_assert_uint_ge(compared, 12);
+    et_mutant_close(&m);
+    et_subject_close(&on);
+    et_step_free(&output);
+    et_step_free(&input);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("mutants");
     TCase *all = add_case(suite, "every layer");
     tcase_add_loop_test(all, nothing_wrong_is_the_reference, 0, LAYERS);
     tcase_add_loop_test(all, what_is_not_reached_is_shared, 0, LAYERS);
+    tcase_add_test(all, a_mistake_is_the_layer_that_has_it);
     return run_suite(suite);
 }

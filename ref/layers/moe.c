@@ -7,9 +7,10 @@
  * et_matmul says whether the product is added to its target (+=) or replaces it.
  *
  * The rows of an expert's tokens are gathered into one dense matrix, so that an expert is the same
- * feed-forward layer as the dense one (ffn.c); where weights stand on the inputs, the rows w x are. y and dx are sums over experts: one expert after the
- * other adds to its tokens' rows, each row by one thread: the bits do not depend on threads. The shared
- * expert comes first in y, last in dx; a replica (rounding.h) draws another order.
+ * feed-forward layer as the dense one (ffn.c); where weights stand on the inputs, these are the rows
+ * w x. y and dx are sums over experts: one expert after the other adds to its tokens' rows, each row
+ * by one thread: the bits do not depend on threads. The shared expert comes first in y, last in dx; a
+ * replica (rounding.h) draws another order.
  *
  * Source: paper (arXiv:2603.11535), Eqs. 1 and 2 and ablation E.4; norm = sum is the usual choice
  * of token-choice models. Left out: dropping of tokens (a rule's business) and any fused kernel.

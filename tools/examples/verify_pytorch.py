@@ -238,7 +238,7 @@ class Layer:
         w, s = self.weigh(p, anchor, z)
         w = Stored.apply(w, self.gate_type, self.gate_type)
         self.keep("route.slot_weight", w, self.gate_type, "bwd.slot_weight")
-        rows = self.x[self.slot_token].split(loads)
+        rows = self.slot_input(w).split(loads)
         out = torch.cat(self.experts(rows, self.up, self.down, "slot_", self.gating))
         if not self.shared:
             return self.combine(w, out, None, None), self.losses(r, p, z)
@@ -287,12 +287,20 @@ class Layer:
     def routed_scale(self):
         return self.case.get("routed_scale", 1.0)
 
+    def weighs_input(self):
+        return self.case.get("weigh", "output") == "input"
+
+    def slot_input(self, w):
+        """What the experts see: rows of x, or w x."""
+        rows = self.x[self.slot_token]
+        return self.stored(w[:, None] * rows) if self.weighs_input() else rows
+
     def shared_input(self):
         return self.x
 
     def combine(self, w, out, s, shared):
         y = torch.zeros_like(self.x) if shared is None else s[:, None] * shared
-        return y.index_add(0, self.slot_token, w[:, None] * out)
+        return y.index_add(0, self.slot_token, out if self.weighs_input() else w[:, None] * out)
 
     # -- routing: which expert takes which token; nothing is differentiated --
 
@@ -484,6 +492,29 @@ class NormForgotten(Layer):
         return p[self.slot_token, self.slot_expert] * self.routed_scale(), s
 
 
+class WeightOnOutput(Layer):
+    """y takes w f(x) where f(w x) is meant"""
+
+    def weighs_input(self):
+        return False
+
+
+class WeightOnBoth(Layer):
+    """y takes w f(w x) where f(w x) is meant"""
+
+    def combine(self, w, out, s, shared):
+        return super().combine(w, w[:, None] * out, s, shared)
+
+
+class InputWeightDetached(Layer):
+    """dw is <dX, w x>, X = w x"""
+
+    def slot_input(self, w):
+        rows = self.x[self.slot_token]
+        return self.stored(backward_of(w[:, None] * rows, w[:, None] * (w[:, None] * rows).detach()
+                                       + (w[:, None].detach() * rows)))
+
+
 class AccumulatorBf16(Layer):
     """sums are kept in bf16: rounded after every 16 terms"""
 
@@ -589,6 +620,9 @@ FAULTS = {
     "silu-constant": SiluConstant,
     "routed-scale-forgotten": ScaleForgotten,
     "norm-forgotten": NormForgotten,
+    "weight-on-output": WeightOnOutput,
+    "weight-on-both": WeightOnBoth,
+    "input-weight-gradient": InputWeightDetached,
     "accumulator-bf16": AccumulatorBf16,
     "gate-forgotten": GateForgotten,
     "gate-derivative": GateDerivative,
