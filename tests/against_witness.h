@@ -158,6 +158,12 @@ static inline witness_case witness_case_of(const et_step *s)
         .shared_down = input_values(s, "in.shared_down"),
         .w_gate = input_values(s, "in.w_gate"),
         .shared_gate = input_values(s, "in.shared_gate"),
+        .b_up = input_values(s, "in.b_up"),
+        .b_gate = input_values(s, "in.b_gate"),
+        .b_down = input_values(s, "in.b_down"),
+        .shared_b_up = input_values(s, "in.shared_b_up"),
+        .shared_b_gate = input_values(s, "in.shared_b_gate"),
+        .shared_b_down = input_values(s, "in.shared_b_down"),
         .ema = input_values(s, "in.ema"),
         .bias = input_values(s, "in.bias"),
         .load = input_values(s, "in.load"),
@@ -169,7 +175,8 @@ static inline void free_witness_case(const witness_case *c)
 {
     const double *const arrays[] = {c->x,         c->dy,          c->w_router, c->w_up, c->w_down,
                                     c->shared_up, c->shared_down, c->w_gate, c->shared_gate,
-                                    c->ema,       c->bias,        c->load};
+                                    c->ema,       c->bias,        c->load, c->b_up, c->b_gate,
+                                    c->b_down, c->shared_b_up, c->shared_b_gate, c->shared_b_down};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free((void *)(uintptr_t)arrays[i]);
 }
 

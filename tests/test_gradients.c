@@ -165,6 +165,21 @@ static void check_gradients(const char *json)
     check_parameter(&s, &trial, "w_router", c->experts * d, trial.in.router, s.bwd.router);
     check_parameter(&s, &trial, "w_up", nhd, trial.in.up, s.bwd.up);
     check_parameter(&s, &trial, "w_down", nhd, trial.in.down, s.bwd.down);
+    const struct {
+        const char *name;
+        size_t count;
+        et_real *w, *g;
+    } biases[] = {
+        {"b_up", c->experts * c->d_expert, trial.in.b_up, s.bwd.b_up},
+        {"b_gate", c->experts * c->d_expert, trial.in.b_gate, s.bwd.b_gate},
+        {"b_down", c->experts * d, trial.in.b_down, s.bwd.b_down},
+        {"shared_b_up", c->shared_d_expert, trial.in.shared_b_up, s.bwd.shared_b_up},
+        {"shared_b_gate", c->shared_d_expert, trial.in.shared_b_gate, s.bwd.shared_b_gate},
+        {"shared_b_down", d, trial.in.shared_b_down, s.bwd.shared_b_down},
+    };
+    for (size_t i = 0; i < COUNT(biases); i++)
+        if (biases[i].w)
+            check_parameter(&s, &trial, biases[i].name, biases[i].count, biases[i].w, biases[i].g);
     if (s.in.gating) check_parameter(&s, &trial, "w_gate", nhd, trial.in.gating, s.bwd.gating);
     if (s.in.shared_gating)
         check_parameter(&s, &trial, "shared_gate", hsd, trial.in.shared_gating, s.bwd.shared_gating);
@@ -233,6 +248,8 @@ START_TEST(gradients_are_derivatives_in_every_kind_of_step)
         "'rule':'ec','granularity':2,'norm':'fanout','routed_scale':0.3",
         "'rule':'et','granularity':2,'ema_updates':1,'activation':'gelu_tanh'",
         "'rule':'tc','top_k':2,'weigh':'input'",
+        "'rule':'tc','top_k':2,'expert_bias':true,'norm':'sum'",
+        "'rule':'ec','granularity':2,'expert_bias':true,'activation':'swiglu','weigh':'input'",
         "'rule':'tc','top_k':1,'weigh':'input','activation':'swiglu','norm':'none'",
         "'rule':'ec','granularity':2,'weigh':'input','gate':'softmax_anchor','norm':'fanout'",
         "'rule':'et','granularity':2,'ema_updates':1,'weigh':'input','norm':'sum','gate':'softmax'",

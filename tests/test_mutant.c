@@ -20,6 +20,8 @@ static const char *const layers[] = {
     "'shared_d_expert':20," SIZES "}",
     "{'name':'f','layer':'dense'," SIZES "}",
     "{'name':'g','rule':'tc','top_k':2,'weigh':'input','activation':'swiglu','experts':4," SIZES "}",
+    "{'name':'h','rule':'ec','granularity':2,'expert_bias':true,'activation':'swiglu','experts':4," SIZES "}",
+    "{'name':'i','layer':'dense','expert_bias':true," SIZES "}",
 };
 enum { LAYERS = sizeof layers / sizeof *layers };
 
@@ -58,6 +60,7 @@ static const et_hypothesis idle = {.doc = {"idle", "nothing is wrong", "selectio
                                              {.at = ET_AT_OUT, .rows = no_rows},
                                              {.at = ET_AT_Y, .row = no_rows},
                                              {.at = ET_AT_DDOWN, .rows = no_rows},
+                                             {.at = ET_AT_DB_UP, .rows = no_rows},
                                              {.at = ET_AT_SLOT_DX, .rows = no_rows},
                                              {.at = ET_AT_DLOGITS, .row = no_rows}}};
 

@@ -114,7 +114,7 @@ END_TEST
 enum {
     RULE, MODE, GATE, NORM, SHARED, THRESHOLD, CAPACITY, DECAY, CORRECTION, UPDATES, WARMUP, MICRO,
     BALANCE, GLOBAL, Z_LOSS, EXPERTS, GRANULARITY, TOKENS, POOL, TARGET, WIDTH, HIDDEN, PRECISION,
-    SOURCE, SHIFT, ACTIVATION, SCALE, WEIGH,
+    SOURCE, SHIFT, ACTIVATION, SCALE, WEIGH, BIASES,
     SWITCHES
 };
 /* clang-format on */
@@ -160,6 +160,7 @@ static const struct {
                  "huge"}},
     [SHIFT] = {"shift", NULL, 1, {"none", "mean"}},
     [SCALE] = {"routed_scale", "'routed_scale':%s", 1, {"1", "2.5"}},
+    [BIASES] = {"expert_bias", "'expert_bias':%s", 1, {"false", "true"}},
     [WEIGH] = {"weigh", "'weigh':'%s'", 1, {"output", "input"}},
     [ACTIVATION] = {"activation", "'activation':'%s'", 1, {"relu2", "swiglu", "gelu", "gelu_tanh"}},
 };
@@ -531,7 +532,7 @@ END_TEST
 /* ---- the dense layer, which has few switches ---- */
 
 static void compare_dense(agreement *all, const char *source, const char *precision, size_t size,
-                          const char *activation)
+                          const char *activation, const char *biased)
 {
     static const size_t sizes[][3] = {{1, 1, 1}, {8, 4, 3}, {15, 9, 8}}; /* N, d, h */
     char json[512];
@@ -539,9 +540,9 @@ static void compare_dense(agreement *all, const char *source, const char *precis
     et_error error;
     snprintf(json, sizeof json,
              "{'name':'dense-%s-%s-%zu','layer':'dense','tokens':%zu,'d_model':%zu,'d_expert':%zu,"
-             "'precision':'%s','activation':'%s','input':{'source':'%s'}}",
+             "'precision':'%s','activation':'%s','expert_bias':%s,'input':{'source':'%s'}}",
              source, precision, size, sizes[size][0], sizes[size][1], sizes[size][2], precision,
-             activation, source);
+             activation, biased, source);
     et_status status = parse_quoted(&c, json, &error);
     bool skewed = strcmp(source, "skewed") == 0;
     bool whole = strcmp(source, "integer") == 0 && strcmp(activation, "relu2") != 0;
@@ -560,7 +561,8 @@ START_TEST(dense_layers_agree)
         for (size_t j = 0; j < COUNT(precisions); j++)
             for (size_t k = 0; k < 3; k++)
                 for (size_t a = 0; a < (strcmp(sources[i], "huge") == 0 ? 1 : 4); a++)
-                    compare_dense(&all, sources[i], precisions[j], k, activations[a]);
+                    compare_dense(&all, sources[i], precisions[j], k, activations[a],
+                                  (i + j + k + a) % 2 ? "true" : "false");
     print_agreement(&all, "dense");
     ck_assert_uint_eq(all.failures, 0);
 }

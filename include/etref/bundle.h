@@ -42,7 +42,7 @@ const et_tensor_doc *et_tensor_doc_find(const char *name); /* NULL if there is n
 
 /* The tensors that a step holds at this moment, in the table's order: the order of the mathematics.
  * `out` has room for ET_MAX_STEP_TENSORS; returns how many. The views point into the step. */
-enum { ET_MAX_STEP_TENSORS = 128 };
+enum { ET_MAX_STEP_TENSORS = 160 };
 size_t et_step_tensors(const et_step *s, bool lean, et_tensor_out out[ET_MAX_STEP_TENSORS]);
 
 /* Every value that has been computed is a number. Inputs are finite, but what is made of them may leave the

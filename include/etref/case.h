@@ -76,6 +76,7 @@ typedef struct et_case {
     size_t d_model;     /* d */
     size_t d_expert;    /* h; of the dense layer, too; of no other */
     et_activation activation; /* of every expert, and of the dense layer */
+    bool expert_bias;   /* every expert, and the dense layer, has b_up, b_down; with swiglu b_gate, too */
     size_t experts;     /* n; dense: 0 */
     size_t top_k;       /* tc: K = G */
     size_t granularity; /* ec, et: G; for tc equal to top_k */

@@ -3,7 +3,8 @@
  *     H = x W_up'      A = a(H)      f(x) = A W_down'
  *
  * m tokens, width d, hidden width h; x, f [m,d]; H, A [m,h]; W_up [h,d]; W_down [d,h]; row-major.
- * No biases. Source: section 2 of the paper's setup (arXiv:2603.11535, appendix B); the dense
+ * A layer may have biases (the paper's have none): H = x W_up' + b_up, V = x W_gate' + b_gate, f(x) = A W_down' + b_down.
+ * Source: section 2 of the paper's setup (arXiv:2603.11535, appendix B); the dense
  * baseline has h = 4d, an expert h = 2d.
  *
  *     relu2       A = relu(H)^2                              the paper's
@@ -33,6 +34,7 @@ typedef struct et_ffn {
     const et_rounding *rounding; /* a kernel's, of each array; NULL: none */
     et_activation activation;
     const et_real *gating; /* [h,d] W_gate of swiglu; the others do not look at it */
+    const et_real *b_up, *b_gate, *b_down; /* [h], [h] of swiglu alone, [d]; each NULL: none */
 } et_ffn;
 
 /* m tokens' rows on their way through the layer, and back. */
@@ -64,6 +66,12 @@ et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *r, et_error *error)
  * to the caller, who may add more to them. */
 et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *r, et_real *dup, et_real *ddown,
                           et_real *dgating, et_error *error);
+
+/* After the above, from the dH, dV and dO in r: sums over rows, accumulated,
+ *     db_up += sum_t dH_t       db_gate += sum_t dV_t       db_down += sum_t dO_t
+ * A bias that the layer has none of, and NULL: not wanted. ET_EINVAL as above; ET_ENOMEM. */
+et_status et_ffn_bias_backward(const et_ffn *f, const et_ffn_rows *r, et_real *db_up,
+                               et_real *db_gate, et_real *db_down, et_error *error);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -52,6 +52,8 @@ typedef struct et_moe {
     et_real routed_scale;        /* factor of every w; 0: none, as 1 */
     bool weighs_input;           /* w on the routed experts' inputs, not on their outputs */
     const et_real *gating, *shared_gating; /* W_gate [n,h,d], [hs,d] of swiglu; else NULL */
+    /* biases (ffn.h) [n,h], [n,h], [n,d]; [hs], [hs], [d]; each NULL: none */
+    const et_real *b_up, *b_gate, *b_down, *shared_b_up, *shared_b_gate, *shared_b_down;
 } et_moe;
 
 /* What the forward pass computes, kept because the backward pass needs it. All out. */
@@ -75,7 +77,8 @@ typedef struct et_moe_grads {
     et_real *slot_weight, *slot_out, *slot_act, *slot_pre; /* [S], [S,d], [S,h], [S,h] */
     et_real *shared_weight, *shared_out, *shared_act, *shared_pre;
     et_real *slot_gate_pre, *shared_gate_pre; /* [S,h], [N,hs] dV of swiglu; else NULL */
-    const uint8_t *wanted; /* [n+1] of which experts up, down and gating are, the shared one last; NULL: all */
+    const uint8_t *wanted; /* [n+1] of which experts up, down, gating and biases are, the shared one last; NULL: all */
+    et_real *b_up, *b_gate, *b_down, *shared_b_up, *shared_b_gate, *shared_b_down; /* accumulated; NULL without biases */
 } et_moe_grads;
 
 /* All of these functions check what they are given before they touch anything. ET_EINVAL: a switch

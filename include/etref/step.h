@@ -21,13 +21,15 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-enum { ET_MAX_STEP_ARRAYS = 128 };
+enum { ET_MAX_STEP_ARRAYS = 160 };
 
 typedef struct et_step_inputs {
     et_real *x, *dy;                  /* [N,d] */
     et_real *router, *up, *down;      /* [n,d], [n,h,d], [n,d,h]; dense: NULL, [h,d], [d,h] */
     et_real *shared_up, *shared_down; /* [hs,d], [d,hs] or NULL */
     et_real *gating, *shared_gating;  /* as up and shared_up: W_gate of swiglu; else NULL */
+    /* biases [n,h], [n,h] of swiglu, [n,d]; dense: without n; of the shared expert [hs], [hs], [d]; NULL without */
+    et_real *b_up, *b_gate, *b_down, *shared_b_up, *shared_b_gate, *shared_b_down;
     et_real *ema, *bias, *load;       /* [n] or NULL where the case has none */
 } et_step_inputs;
 

@@ -261,6 +261,12 @@ et_status et_moe_check_grads(const et_moe *moe, const et_assignment *a, const et
                             {"gating", g->gating, gates(moe) ? n : 0, h, d},
                             {"shared_gating", g->shared_gating, gates(moe) ? hs : 0, d, 1},
                             {"slot_gate_pre", g->slot_gate_pre, gates(moe) ? S : 0, h, 1},
-                            {"shared_gate_pre", g->shared_gate_pre, gates(moe) ? M : 0, hs, 1}};
+                            {"shared_gate_pre", g->shared_gate_pre, gates(moe) ? M : 0, hs, 1},
+                            {"b_up", g->b_up, moe->b_up ? n : 0, h, 1},
+                            {"b_gate", g->b_gate, moe->b_gate ? n : 0, h, 1},
+                            {"b_down", g->b_down, moe->b_down ? n : 0, d, 1},
+                            {"shared_b_up", g->shared_b_up, moe->shared_b_up ? hs : 0, 1, 1},
+                            {"shared_b_gate", g->shared_b_gate, moe->shared_b_gate ? hs : 0, 1, 1},
+                            {"shared_b_down", g->shared_b_down, moe->shared_b_down ? d : 0, 1, 1}};
     return CHECK_ARRAYS("et_moe_grads", arrays, error);
 }

@@ -2,12 +2,13 @@
  *
  *     H = x W_up'     (V = x W_gate')     A = a(H), or silu(V) H     f(x) = A W_down'
  *
- * Left out: biases (the paper has none) and any fusion of the steps; each product and each
+ * with the biases that there are: H, V and f(x) are products + b. Left out: any fusion of the steps; each product and each
  * element-by-element step stands alone, as a reader would write them down.
  */
 #include "etref/ffn.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
+#include "ref/base/parallel.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
 #include "ref/layers/activation.h"
@@ -31,6 +32,18 @@ static et_operand stored(const char *site, et_matrix X)
     return (et_operand){X, ET_ACTIVATIONS, site, ET_INTERMEDIATES};
 }
 
+/* X [m,columns] += b in every row: in the accumulator, or after X has been stored, as kernels do that do not fuse. */
+static void add_bias(const et_rounding *r, const char *site, size_t m, size_t columns,
+                     const et_real *b, et_real *X)
+{
+    et_grid room;
+    const et_grid *sum = et_grid_in(&room, r, ET_ACCUMULATOR, site);
+    if (b == NULL) return;
+    if (et_goes_other_way(r, "stored", site)) et_round(r, ET_INTERMEDIATES, site, m * columns, X);
+    ET_BY_THREADS(et_worth_threads(m * columns), for (size_t i = 0; i < m * columns; i++) X[i] =
+                                                     (et_real)et_plus(sum, X[i], b[i % columns]));
+}
+
 et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *error)
 {
     ET_ARITHMETIC;
@@ -43,12 +56,14 @@ et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *err
     status = et_product(r, f->engine, m, h, d, input("x", et_rows(rows->x, d)),
                         weight("W_up", et_transposed(f->up, d)), false, H, h, error);
     if (status != ET_OK) return status;
+    add_bias(r, "b_up", m, h, f->b_up, H);
     et_round(r, ET_INTERMEDIATES, "H", m * h, H);
     /* V = x W_gate' */
     if (f->activation == ET_SWIGLU) {
         status = et_product(r, f->engine, m, h, d, input("x", et_rows(rows->x, d)),
                             weight("W_gate", et_transposed(f->gating, d)), false, rows->V, h, error);
         if (status != ET_OK) return status;
+        add_bias(r, "b_gate", m, h, f->b_gate, rows->V);
         et_round(r, ET_INTERMEDIATES, "V", m * h, rows->V);
     }
     /* A = relu(H)^2, or as the activation says */
@@ -57,7 +72,9 @@ et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *err
     /* f = A W_down' */
     status = et_product(r, f->engine, m, d, h, stored("A", et_rows(A, h)),
                         weight("W_down", et_transposed(f->down, h)), false, out, d, error);
-    if (status == ET_OK) et_round(r, ET_INTERMEDIATES, "f", m * d, out);
+    if (status != ET_OK) return status;
+    add_bias(r, "b_down", m, d, f->b_down, out);
+    et_round(r, ET_INTERMEDIATES, "f", m * d, out);
     return status;
 }
 
@@ -71,6 +88,8 @@ et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *err
  *                                        (the other activations: activation.c)
  *   H_tj = sum_c x_tc W_up_jc       so   dL/dW_up_jc = sum_t dH_tj x_tc           dW_up += dH' x
  *                                   and  dL/dx_tc = sum_j dH_tj W_up_jc           dx = dH W_up
+ *
+ * A bias is added to every row: dL/db_j = sum_t dL/dP_tj, with P = H, V or f    db += 1' dP
  */
 
 /* dW += dP' x for dP = dH or dV */
@@ -144,4 +163,35 @@ et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *dup
                             weight("W_up", et_rows(f->up, d)), rows->accumulate_dx, rows->dx, error);
     return status == ET_OK && f->activation == ET_SWIGLU ? gated_input_backward(f, rows, error)
                                                          : status;
+}
+
+/* db += 1' dP for dP [m,columns]; either NULL: nothing to do. */
+static et_status sum_rows(const et_ffn *f, size_t m, size_t columns, const char *site,
+                          const et_real *dP, const et_real *ones, et_real *db, et_error *error)
+{
+    if (dP == NULL || db == NULL) return ET_OK;
+    return et_product(f->rounding, f->engine, columns, 1, m,
+                      stored(site, et_transposed(dP, columns)), input("1", et_rows(ones, 1)), true,
+                      db, 1, error);
+}
+
+et_status et_ffn_bias_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *db_up,
+                               et_real *db_gate, et_real *db_down, et_error *error)
+{
+    ET_ARITHMETIC;
+    void *room = NULL;
+    size_t m = rows->m;
+    et_status status = et_ffn_check(f, m, error);
+    if (status != ET_OK || !(f->b_up || f->b_gate || f->b_down)) return status;
+    status = et_allocate(&room, m, sizeof(et_real), "ones", error);
+    et_real *ones = room;
+    for (size_t t = 0; status == ET_OK && t < m; t++) ones[t] = 1;
+    if (status == ET_OK && f->b_up)
+        status = sum_rows(f, m, f->h, "dH", rows->dH, ones, db_up, error);
+    if (status == ET_OK && f->b_gate)
+        status = sum_rows(f, m, f->h, "dV", rows->dV, ones, db_gate, error);
+    if (status == ET_OK && f->b_down)
+        status = sum_rows(f, m, f->d, "dO", rows->dO, ones, db_down, error);
+    free(ones);
+    return status;
 }

@@ -56,7 +56,7 @@ static et_status score(const et_moe *moe, const et_real *x, et_moe_values *v, et
 
 /* ---- experts: f_i(x_t) for every slot, f_shared(x_t) for every token ---- */
 
-/* From `offset` of an array on that only swiglu has. */
+/* From `offset` on of an array that only swiglu has, or only a layer with biases. */
 #define at(array, offset) ((array) ? (array) + (offset) : NULL)
 
 static et_ffn expert(const et_moe *moe, size_t i)
@@ -69,7 +69,10 @@ static et_ffn expert(const et_moe *moe, size_t i)
                     .down = moe->down + i * size,
                     .rounding = moe->rounding,
                     .activation = moe->activation,
-                    .gating = at(moe->gating, i * size)};
+                    .gating = at(moe->gating, i * size),
+                    .b_up = at(moe->b_up, i * moe->h),
+                    .b_gate = at(moe->b_gate, i * moe->h),
+                    .b_down = at(moe->b_down, i * moe->d)};
 }
 
 static et_ffn shared_expert(const et_moe *moe)
@@ -81,7 +84,10 @@ static et_ffn shared_expert(const et_moe *moe)
                     .down = moe->shared_down,
                     .rounding = moe->rounding,
                     .activation = moe->activation,
-                    .gating = moe->shared_gating};
+                    .gating = moe->shared_gating,
+                    .b_up = moe->shared_b_up,
+                    .b_gate = moe->shared_b_gate,
+                    .b_down = moe->shared_b_down};
 }
 
 static size_t largest_load(const et_assignment *a)
@@ -340,7 +346,7 @@ typedef struct expert_rows {
 
 /* An expert's weight gradients; NULL: not wanted. */
 typedef struct gradients {
-    et_real *up, *down, *gating;
+    et_real *up, *down, *gating, *b_up, *b_gate, *b_down;
 } gradients;
 
 static et_ffn_rows part_of(const et_ffn *f, const et_ffn_rows *all, size_t from, size_t to)
@@ -357,28 +363,38 @@ static et_ffn_rows part_of(const et_ffn *f, const et_ffn_rows *all, size_t from,
 static et_status expert_backward(const et_moe *moe, const et_ffn *f, const expert_rows *e,
                                  const gradients *g, et_error *error)
 {
-    size_t size = f->h * f->d;
+    size_t size = f->h * f->d, biases = 2 * f->h + f->d;
     void *room;
     if (!stores_sums(moe)) {
         bool weighs = et_weighs_hidden(moe);
         et_status first =
             et_ffn_backward(f, &e->r, g->up, weighs ? NULL : g->down, g->gating, error);
-        return first == ET_OK && weighs
-                   ? et_weigh_hidden_backward(f, &e->r, e->w, e->dw, g->down, error)
+        if (first == ET_OK && weighs)
+            first = et_weigh_hidden_backward(f, &e->r, e->w, e->dw, g->down, error);
+        return first == ET_OK
+                   ? et_ffn_bias_backward(f, &e->r, g->b_up, g->b_gate, g->b_down, error)
                    : first;
     }
-    et_status status = et_allocate(&room, 3 * size, sizeof(et_real), "a share of dW", error);
+    et_status status =
+        et_allocate(&room, 3 * size + biases, sizeof(et_real), "a share of dW", error);
     if (status != ET_OK) return status;
-    et_real *up = room, *down = up + size, *gating = down + size;
+    et_real *up = room, *down = up + size, *gating = down + size, *b_up = gating + size,
+            *b_gate = b_up + f->h, *b_down = b_gate + f->h;
     for (size_t from = 0, to; status == ET_OK && from < e->r.m; from = to) {
         to = end_of_batch(moe, e->tokens, from, e->r.m);
         et_ffn_rows part = part_of(f, &e->r, from, to);
-        memset(room, 0, 3 * size * sizeof(et_real));
+        memset(room, 0, (3 * size + biases) * sizeof(et_real));
         status = et_ffn_backward(f, &part, up, down, gating, error);
+        if (status == ET_OK) status = et_ffn_bias_backward(f, &part, b_up, b_gate, b_down, error);
         et_add_rows(moe->rounding, ET_DW_SUMS, f->h, f->d, NULL, up, NULL, g->up);
         et_add_rows(moe->rounding, ET_DW_SUMS, f->d, f->h, NULL, down, NULL, g->down);
         if (f->activation == ET_SWIGLU)
             et_add_rows(moe->rounding, ET_DW_SUMS, f->h, f->d, NULL, gating, NULL, g->gating);
+        if (g->b_up) et_add_rows(moe->rounding, ET_DW_SUMS, 1, f->h, NULL, b_up, NULL, g->b_up);
+        if (g->b_gate)
+            et_add_rows(moe->rounding, ET_DW_SUMS, 1, f->h, NULL, b_gate, NULL, g->b_gate);
+        if (g->b_down)
+            et_add_rows(moe->rounding, ET_DW_SUMS, 1, f->d, NULL, b_down, NULL, g->b_down);
     }
     free(room);
     return status;
@@ -429,7 +445,10 @@ static et_status shared_backward(const et_moe *moe, const et_real *x, const et_m
     rows.r.dx = share;
     rows.r.accumulate_dx = room == NULL;
     const gradients dW = {wanted(g, moe->n, g->shared_up), wanted(g, moe->n, g->shared_down),
-                          wanted(g, moe->n, g->shared_gating)};
+                          wanted(g, moe->n, g->shared_gating),
+                          wanted(g, moe->n, g->shared_b_up),
+                          wanted(g, moe->n, g->shared_b_gate),
+                          wanted(g, moe->n, g->shared_b_down)};
     status = expert_backward(moe, &f, &rows, &dW, error);
     add_share(moe, room, g);
     return status;
@@ -474,7 +493,10 @@ static et_status routed_backward(const et_moe *moe, const et_order *order, const
         e.r.dV = at(g->slot_gate_pre, first * h);
         e.r.dx = gathered + most * d;
         const gradients dW = {wanted(g, i, g->up + i * size), wanted(g, i, g->down + i * size),
-                              wanted(g, i, at(g->gating, i * size))};
+                              wanted(g, i, at(g->gating, i * size)),
+                              wanted(g, i, at(g->b_up, i * h)),
+                              wanted(g, i, at(g->b_gate, i * h)),
+                              wanted(g, i, at(g->b_down, i * d))};
         failed |= expert_backward(moe, &f, &e, &dW, NULL) != ET_OK;
         failed |= input_weights_backward(moe, x, &e, NULL) != ET_OK;
         /* Expert after expert, whoever is ready first. */
@@ -484,6 +506,11 @@ static et_status routed_backward(const et_moe *moe, const et_order *order, const
     }
     free(room);
     return failed ? no_room(error) : ET_OK;
+}
+
+static void round_bias(const et_rounding *r, const char *site, size_t count, et_real *db)
+{
+    if (db != NULL) et_round(r, ET_OUTPUTS, site, count, db);
 }
 
 static et_status experts_backward(const et_moe *moe, const et_real *x, const et_assignment *a,
@@ -502,9 +529,16 @@ static et_status experts_backward(const et_moe *moe, const et_real *x, const et_
     et_round(r, ET_OUTPUTS, "dW_down", moe->n * moe->h * moe->d, g->down);
     et_round(r, ET_OUTPUTS, "dW_up", moe->hs * moe->d, g->shared_up);
     et_round(r, ET_OUTPUTS, "dW_down", moe->hs * moe->d, g->shared_down);
-    if (moe->activation != ET_SWIGLU) return ET_OK;
-    et_round(r, ET_OUTPUTS, "dW_gate", moe->n * moe->h * moe->d, g->gating);
-    et_round(r, ET_OUTPUTS, "dW_gate", moe->hs * moe->d, g->shared_gating);
+    if (moe->activation == ET_SWIGLU) {
+        et_round(r, ET_OUTPUTS, "dW_gate", moe->n * moe->h * moe->d, g->gating);
+        et_round(r, ET_OUTPUTS, "dW_gate", moe->hs * moe->d, g->shared_gating);
+    }
+    round_bias(r, "db_up", moe->n * moe->h, g->b_up);
+    round_bias(r, "db_gate", moe->n * moe->h, g->b_gate);
+    round_bias(r, "db_down", moe->n * moe->d, g->b_down);
+    round_bias(r, "db_up", moe->hs, g->shared_b_up);
+    round_bias(r, "db_gate", moe->hs, g->shared_b_gate);
+    round_bias(r, "db_down", moe->d, g->shared_b_down);
     return ET_OK;
 }
 

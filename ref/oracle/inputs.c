@@ -7,7 +7,7 @@
  * it.
  *
  * normal    x ~ N(0,1) + mean, dy ~ N(0,1); router N(0,1/d) + router_mean/d; W_up, W_gate N(0,1/d), W_down
- *           N(0,1/h), so that logits and hidden values are of the order of 1 at any width
+ *           N(0,1/h), biases N(0,1/4), so that logits and hidden values are of the order of 1 at any width
  * text      x from a file's bytes (text.c): repeated words, hence equal tokens. The rest as normal
  * integer   sparse -1, 0, 1 everywhere. Values, gradients and sums stay small integers, which any
  *           kernel must get exactly: tolerance zero finds what every other tolerance hides. With
@@ -52,7 +52,7 @@ typedef struct input {
     const char *name; /* also of its random stream */
     et_real *at;      /* NULL where the case has none */
     size_t count;
-    size_t fan_in;   /* weights: how many inputs one output sums */
+    size_t fan_in;   /* weights: how many inputs one output sums; 4 of a bias, which is half as large as that sum */
     double nonzeros; /* integer source: how many of a row's elements are not 0, on average */
     bool is_router;
 } input;
@@ -71,6 +71,12 @@ enum {
     SHARED_DOWN,
     GATING,
     SHARED_GATING,
+    B_UP,
+    B_GATE,
+    B_DOWN,
+    SHARED_B_UP,
+    SHARED_B_GATE,
+    SHARED_B_DOWN,
     HEAD,
     WEIGHT,
     EMA,
@@ -104,6 +110,12 @@ static void list_inputs(const et_step *s, input list[INPUTS])
         [SHARED_DOWN] = {"in.shared_down", in->shared_down, d * hs, hs, 4, false},
         [GATING] = {"in.w_gate", in->gating, n * h * d, d, 8, false},
         [SHARED_GATING] = {"in.shared_gate", in->shared_gating, hs * d, d, 8, false},
+        [B_UP] = {"in.b_up", in->b_up, n * h, 4, 1, false},
+        [B_GATE] = {"in.b_gate", in->b_gate, n * h, 4, 1, false},
+        [B_DOWN] = {"in.b_down", in->b_down, n * d, 4, 1, false},
+        [SHARED_B_UP] = {"in.shared_b_up", in->shared_b_up, hs, 4, 1, false},
+        [SHARED_B_GATE] = {"in.shared_b_gate", in->shared_b_gate, hs, 4, 1, false},
+        [SHARED_B_DOWN] = {"in.shared_b_down", in->shared_b_down, d, 4, 1, false},
         [EMA] = {"in.ema", in->ema, n, 0, 0, false},
         [BIAS] = {"in.bias", in->bias, n, 0, 0, false},
         [LOAD] = {"in.load", in->load, n, 0, 0, false},

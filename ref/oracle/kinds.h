@@ -31,6 +31,16 @@ static inline bool is_gated(const et_case *c)
     return is_ffn(c) && c->activation == ET_SWIGLU;
 }
 
+static inline bool is_biased(const et_case *c)
+{
+    return is_ffn(c) && c->expert_bias;
+}
+
+static inline bool is_biased_gated(const et_case *c)
+{
+    return is_biased(c) && is_gated(c);
+}
+
 static inline bool is_rmsnorm(const et_case *c)
 {
     return c->layer == ET_LAYER_RMSNORM;
@@ -116,6 +126,16 @@ static inline bool has_shared_gating(const et_case *c)
 static inline bool weighs_inputs(const et_case *c)
 {
     return is_moe(c) && c->weighs_input;
+}
+
+static inline bool has_shared_bias(const et_case *c)
+{
+    return has_shared(c) && c->expert_bias;
+}
+
+static inline bool has_shared_gate_bias(const et_case *c)
+{
+    return has_shared_bias(c) && is_gated(c);
 }
 
 static inline bool has_aux_loss(const et_case *c)

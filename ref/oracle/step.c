@@ -118,7 +118,7 @@ static et_status take_values(et_step *s, et_error *error)
 
 static et_status take_grads(et_step *s, et_error *error)
 {
-    et_status status = take_tensors(s, ET_BWD_SLOT_WEIGHT, ET_BWD_SHARED_GATE, error);
+    et_status status = take_tensors(s, ET_BWD_SLOT_WEIGHT, ET_BWD_SHARED_B_DOWN, error);
     if (status == ET_OK && is_moe(&s->c))
         status = take_reals(s, &s->bwd.gates, s->c.tokens * s->c.experts, error);
     return status;
@@ -141,7 +141,10 @@ static et_status run_dense(et_step *s, et_error *error)
                       .down = s->in.down,
                       .rounding = r,
                       .activation = s->c.activation,
-                      .gating = s->in.gating};
+                      .gating = s->in.gating,
+                      .b_up = s->in.b_up,
+                      .b_gate = s->in.b_gate,
+                      .b_down = s->in.b_down};
     const et_ffn_rows rows = {.m = N,
                               .x = s->in.x,
                               .H = v->slot_pre,
@@ -161,9 +164,14 @@ static et_status run_dense(et_step *s, et_error *error)
     memcpy(g->slot_out, s->in.dy, N * d * sizeof(et_real));
     et_round(r, ET_INTERMEDIATES, "dO", N * d, g->slot_out);
     status = et_ffn_backward(&f, &rows, g->up, g->down, g->gating, error);
+    if (status == ET_OK)
+        status = et_ffn_bias_backward(&f, &rows, g->b_up, g->b_gate, g->b_down, error);
     et_round(r, ET_OUTPUTS, "dW_up", h * d, g->up);
     et_round(r, ET_OUTPUTS, "dW_down", h * d, g->down);
     if (g->gating) et_round(r, ET_OUTPUTS, "dW_gate", h * d, g->gating);
+    if (g->b_up) et_round(r, ET_OUTPUTS, "db_up", h, g->b_up);
+    if (g->b_gate) et_round(r, ET_OUTPUTS, "db_gate", h, g->b_gate);
+    if (g->b_down) et_round(r, ET_OUTPUTS, "db_down", d, g->b_down);
     et_round(r, ET_OUTPUTS, "dx", N * d, g->x);
     return status;
 }
@@ -198,7 +206,13 @@ et_moe et_step_layer(const et_step *s)
                     .routed_scale = (et_real)c->routed_scale,
                     .weighs_input = c->weighs_input,
                     .gating = s->in.gating,
-                    .shared_gating = s->in.shared_gating};
+                    .shared_gating = s->in.shared_gating,
+                    .b_up = s->in.b_up,
+                    .b_gate = s->in.b_gate,
+                    .b_down = s->in.b_down,
+                    .shared_b_up = s->in.shared_b_up,
+                    .shared_b_gate = s->in.shared_b_gate,
+                    .shared_b_down = s->in.shared_b_down};
 }
 
 static et_status take_scores(et_step *s, et_error *error)

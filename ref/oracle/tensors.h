@@ -47,6 +47,9 @@ typedef enum et_stage {
     ET_AT_DGATE_PRE, /* dV */
     ET_AT_DUP,
     ET_AT_DGATING,
+    ET_AT_DB_UP,
+    ET_AT_DB_GATE,
+    ET_AT_DB_DOWN,
     ET_AT_SLOT_DX, /* a slot's share of dx; in no bundle */
     ET_AT_DGATES,  /* dp; in no bundle */
     ET_AT_DLOGITS, /* dr */

@@ -40,6 +40,9 @@ static const struct {
     [ET_AT_DGATE_PRE] = {BIT(ET_AT_DACT) | BIT(ET_AT_PRE) | BIT(ET_AT_GATE_PRE), ET_EXPERTS_BACKWARD, ET_OF_SLOTS, "h", AT(bwd.slot_gate_pre), AT(bwd.shared_gate_pre)},
     [ET_AT_DUP] = {BIT(ET_AT_DPRE), ET_EXPERTS_BACKWARD, ET_OF_EXPERTS, "hd", AT(bwd.up), AT(bwd.shared_up)},
     [ET_AT_DGATING] = {BIT(ET_AT_DGATE_PRE), ET_EXPERTS_BACKWARD, ET_OF_EXPERTS, "hd", AT(bwd.gating), AT(bwd.shared_gating)},
+    [ET_AT_DB_UP] = {BIT(ET_AT_DPRE), ET_EXPERTS_BACKWARD, ET_OF_EXPERTS, "h", AT(bwd.b_up), AT(bwd.shared_b_up)},
+    [ET_AT_DB_GATE] = {BIT(ET_AT_DGATE_PRE), ET_EXPERTS_BACKWARD, ET_OF_EXPERTS, "h", AT(bwd.b_gate), AT(bwd.shared_b_gate)},
+    [ET_AT_DB_DOWN] = {BIT(ET_AT_DOUT), ET_EXPERTS_BACKWARD, ET_OF_EXPERTS, "d", AT(bwd.b_down), AT(bwd.shared_b_down)},
     [ET_AT_SLOT_DX] = {BIT(ET_AT_DPRE) | BIT(ET_AT_DGATE_PRE), ET_SCORE_BACKWARD, ET_OF_SLOTS, "d", 0, 0},
     [ET_AT_DGATES] = {BIT(ET_AT_DWEIGHT) | BIT(ET_AT_WEIGHTS) | BIT(ET_AT_LOSSES), ET_SCORE_BACKWARD, ET_OF_TOKENS, "n", AT(bwd.gates), 0},
     [ET_AT_DLOGITS] = {BIT(ET_AT_DGATES) | BIT(ET_AT_GATES) | BIT(ET_AT_LOSSES), ET_SCORE_BACKWARD, ET_OF_TOKENS, "n", AT(bwd.logits), 0},
@@ -178,6 +181,7 @@ unsigned et_hypothesis_reach(const et_case *c, const et_hypothesis *what, size_t
 
 ET_SHOWS(et_is_moe, s->c.layer == ET_MOE);
 ET_SHOWS(et_weighs_outputs, et_is_moe(s) && !s->c.weighs_input);
+ET_SHOWS(et_is_biased, s->c.expert_bias);
 ET_SHOWS(et_has_shared, et_is_moe(s) && s->c.shared);
 ET_SHOWS(et_is_relu2, s->c.activation == ET_RELU2);
 ET_SHOWS(et_is_gated, s->c.activation == ET_SWIGLU);
@@ -211,7 +215,7 @@ int32_t *et_inverse_of_token_slots(et_mutant *m)
 
 static const et_faults *const parts[] = {
     &et_routing_faults,  &et_choice_faults, &et_state_faults, &et_forward_faults,
-    &et_activation_faults, &et_input_faults, &et_backward_faults, &et_loss_faults,  &et_row_faults,
+    &et_activation_faults, &et_input_faults, &et_bias_faults, &et_backward_faults, &et_loss_faults,  &et_row_faults,
     &et_layout_faults,     &et_precision_faults, &et_model_faults, &et_rank_faults};
 
 const et_hypothesis *et_hypothesis_row(size_t index)

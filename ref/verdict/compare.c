@@ -89,7 +89,8 @@ static bool is_product(et_stage stage)
     const unsigned products = 1U << ET_AT_PRE | 1U << ET_AT_ACT | 1U << ET_AT_OUT | 1U << ET_AT_Y |
                               1U << ET_AT_DDOWN | 1U << ET_AT_DACT | 1U << ET_AT_DPRE |
                               1U << ET_AT_DUP | 1U << ET_AT_DROUTER | 1U << ET_AT_DX |
-                              1U << ET_AT_GATE_PRE | 1U << ET_AT_DGATE_PRE | 1U << ET_AT_DGATING;
+                              1U << ET_AT_GATE_PRE | 1U << ET_AT_DGATE_PRE | 1U << ET_AT_DGATING |
+                              1U << ET_AT_DB_UP | 1U << ET_AT_DB_GATE | 1U << ET_AT_DB_DOWN;
     return products >> stage & 1;
 }
 

@@ -171,14 +171,15 @@ static et_status fit_once(et_subject *on, const et_diagnosis *q, const attempt *
     return status;
 }
 
-/* Does a sum over all tokens fail, of which a pick shows nothing? */
+/* Does a sum over all tokens fail, or one expert by expert that is no matrix each, of which a pick shows nothing? */
 static bool fails_as_a_whole(const et_diagnosis *q)
 {
-    static const char *const names[] = {"bwd.shared_up", "bwd.shared_down", "bwd.w_router"};
-    for (size_t i = 0; i < q->count; i++)
-        for (size_t k = 0; k < sizeof names / sizeof *names; k++)
-            if (q->observed[i].failed && strcmp(q->observed[i].got->name, names[k]) == 0)
-                return true;
+    for (size_t i = 0; q->right->c.layer == ET_MOE && i < q->count; i++) {
+        const et_observed *x = &q->observed[i];
+        if (!x->failed || x->stage >= ET_STAGES) continue;
+        et_rows_are_of of = et_rows_at(x->stage);
+        if ((of == ET_OF_EXPERTS || of == ET_OF_ALL) && x->got->rank < 3) return true;
+    }
     return false;
 }
 

@@ -18,7 +18,7 @@ typedef struct et_faults {
 } et_faults;
 
 extern const et_faults et_routing_faults, et_choice_faults, et_state_faults, et_layout_faults, et_forward_faults,
-    et_activation_faults, et_input_faults, et_backward_faults, et_loss_faults, et_row_faults, et_precision_faults, et_model_faults,
+    et_activation_faults, et_input_faults, et_bias_faults, et_backward_faults, et_loss_faults, et_row_faults, et_precision_faults, et_model_faults,
     et_rank_faults;
 
 #define ET_FAULTS(table)                                                                           \
@@ -66,6 +66,7 @@ extern const et_faults et_routing_faults, et_choice_faults, et_state_faults, et_
 
 bool et_is_moe(const et_step *s);
 bool et_weighs_outputs(const et_step *s); /* y takes w f(x), not f(w x) */
+bool et_is_biased(const et_step *s); /* its experts are */
 bool et_has_shared(const et_step *s);
 bool et_is_relu2(const et_step *s);
 bool et_is_gated(const et_step *s); /* by swiglu */
@@ -126,6 +127,10 @@ typedef enum et_curve {
 } et_curve;
 /* dH = dA times its slope at H. */
 void et_slope_row(const et_row *r, et_curve of);
+
+/* ---- faults_bias.c ---- */
+
+void et_bias_without_last(et_mutant *m, const et_row *r); /* db without the expert's last row */
 
 /* ---- faults_backward.c ---- */
 

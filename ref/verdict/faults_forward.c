@@ -9,7 +9,7 @@
 
 static ET_SHOWS(has_plain_softmax, et_is_moe(s) && (s->c.gate == ET_GATE_SOFTMAX ||
                                                     s->c.gate == ET_GATE_SOFTMAX_TOKENS));
-static ET_SHOWS(is_moe_of_relu2, et_weighs_outputs(s) && et_is_relu2(s));
+static ET_SHOWS(is_moe_of_relu2, et_weighs_outputs(s) && et_is_relu2(s) && !et_is_biased(s));
 static ET_SHOWS(has_norm, et_is_moe(s) && s->c.norm != ET_NORM_NONE);
 static ET_SHOWS(has_no_norm, et_is_moe(s) && s->c.norm == ET_NORM_NONE);
 static ET_SHOWS(counts_shared, et_divides_by_fanout(s) && s->c.shared);

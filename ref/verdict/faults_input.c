@@ -7,7 +7,7 @@
 #include <string.h>
 
 static ET_SHOWS(weighs_inputs, et_is_moe(s) && s->c.weighs_input);
-static ET_SHOWS(weighs_inputs_of_relu2, weighs_inputs(s) && et_is_relu2(s));
+static ET_SHOWS(weighs_inputs_of_relu2, weighs_inputs(s) && et_is_relu2(s) && !et_is_biased(s));
 
 static ET_SETTING(weighs_outputs, m->moe.weighs_input = false);
 

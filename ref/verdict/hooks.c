@@ -85,6 +85,12 @@ static const et_real *gating_of(const et_moe *moe, size_t e)
     return e == moe->n ? moe->shared_gating : moe->gating + e * moe->h * moe->d;
 }
 
+static const et_real *bias_of(const et_moe *moe, size_t e, const et_real *all, size_t columns,
+                              const et_real *shared)
+{
+    return e == moe->n ? shared : all ? all + e * columns : NULL;
+}
+
 /* `count` rows of expert e from row q of the sub-step on. */
 static et_row rows_of(et_mutant *m, et_stage stage, size_t e, size_t q, size_t count)
 {
@@ -97,6 +103,9 @@ static et_row rows_of(et_mutant *m, et_stage stage, size_t e, size_t q, size_t c
     r.down = shared ? moe->shared_down : moe->down + e * size;
     r.w = rows_at(m, ET_AT_WEIGHTS, shared, q);
     r.gating = gating_of(moe, e);
+    r.b_up = bias_of(moe, e, moe->b_up, h, moe->shared_b_up);
+    r.b_gate = bias_of(moe, e, moe->b_gate, h, moe->shared_b_gate);
+    r.b_down = bias_of(moe, e, moe->b_down, moe->d, moe->shared_b_down);
     r.H = rows_at(m, ET_AT_PRE, shared, q);
     r.V = rows_at(m, ET_AT_GATE_PRE, shared, q);
     r.A = rows_at(m, ET_AT_ACT, shared, q);
@@ -301,7 +310,26 @@ typedef struct product {
     const et_real *from;
     size_t K, columns;
     et_matrix W, more;
+    const et_real *bias; /* [columns], added; or NULL */
 } product;
+
+/* The bias beside the weights W, which are an expert's own or another's. */
+static const et_real *bias_beside(const et_moe *moe, const et_row *r, const et_real *W)
+{
+    const struct {
+        const et_real *all, *bias, *own, *own_bias;
+        size_t columns;
+    } list[] = {{moe->up, moe->b_up, r->up, r->b_up, moe->h},
+                {moe->gating, moe->b_gate, r->gating, r->b_gate, moe->h},
+                {moe->down, moe->b_down, r->down, r->b_down, moe->d}};
+    size_t size = moe->h * moe->d;
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        if (W == list[i].own) return list[i].own_bias;
+        if (list[i].bias && W >= list[i].all && W < list[i].all + moe->n * size)
+            return list[i].bias + (size_t)(W - list[i].all) / size * list[i].columns;
+    }
+    return NULL;
+}
 
 /* W_gate of the expert whose W_up is W. */
 static const et_real *gating_beside(const et_moe *moe, const et_row *r, const et_real *W)
@@ -314,8 +342,14 @@ static product product_at(const et_mutant *m, const et_row *r, const et_real *W)
     size_t d = m->moe.d, h = r->width;
     switch (r->stage) {
     case ET_AT_PRE:
-    case ET_AT_GATE_PRE: return (product){.K = d, .columns = h, .W = et_transposed(W, d)};
-    case ET_AT_OUT: return (product){.from = r->A, .K = h, .columns = d, .W = et_transposed(W, h)};
+    case ET_AT_GATE_PRE:
+        return (product){.K = d, .columns = h, .W = et_transposed(W, d), .bias = bias_beside(&m->moe, r, W)};
+    case ET_AT_OUT:
+        return (product){.from = r->A,
+                         .K = h,
+                         .columns = d,
+                         .W = et_transposed(W, h),
+                         .bias = bias_beside(&m->moe, r, W)};
     case ET_AT_DACT: return (product){.from = r->dO, .K = d, .columns = h, .W = et_rows(W, h)};
     default: break;
     }
@@ -343,6 +377,8 @@ static void through(et_mutant *m, const et_row *r, const et_real *W, bool turned
     if (p.more.at != NULL)
         et_matmul(ET_BLAS, r->count, p.columns, terms, et_rows(r->dV, p.K), turned_if(turned, p.more),
                   true, r->values, p.columns);
+    for (size_t i = 0; p.bias && i < r->count * p.columns; i++)
+        r->values[i] += p.bias[i % p.columns];
     free(room);
 }
 

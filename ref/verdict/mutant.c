@@ -238,7 +238,10 @@ static et_ffn dense_layer(const et_mutant *m)
                     .down = m->moe.down,
                     .rounding = &m->hand,
                     .activation = m->moe.activation,
-                    .gating = m->moe.gating};
+                    .gating = m->moe.gating,
+                    .b_up = m->moe.b_up,
+                    .b_gate = m->moe.b_gate,
+                    .b_down = m->moe.b_down};
 }
 
 static void experts(et_mutant *m)
@@ -344,7 +347,12 @@ static void combine_backward(et_mutant *m)
 
 static void clear(et_real *values, size_t count)
 {
-    memset(values, 0, count * sizeof *values);
+    if (values) memset(values, 0, count * sizeof *values);
+}
+
+static et_real *from(et_real *values, size_t offset)
+{
+    return values ? values + offset : NULL;
 }
 
 /* What the experts' backward pass adds to. */
@@ -358,12 +366,18 @@ static void clear_gradients(et_mutant *m)
         if (!m->pick->complete[i]) continue;
         clear(g->up + i * size, size);
         clear(g->down + i * size, size);
-        if (g->gating) clear(g->gating + i * size, size);
+        clear(from(g->gating, i * size), size);
+        clear(from(g->b_up, i * moe->h), moe->h);
+        clear(from(g->b_gate, i * moe->h), moe->h);
+        clear(from(g->b_down, i * moe->d), moe->d);
     }
     if (!m->pick->complete[n]) return;
     clear(g->shared_up, moe->hs * moe->d);
     clear(g->shared_down, moe->hs * moe->d);
-    if (g->shared_gating) clear(g->shared_gating, moe->hs * moe->d);
+    clear(g->shared_gating, moe->hs * moe->d);
+    clear(g->shared_b_up, moe->hs);
+    clear(g->shared_b_gate, moe->hs);
+    clear(g->shared_b_down, moe->d);
 }
 
 /* dx += factor * the shares; where weights stand on the inputs, * w. */
@@ -426,10 +440,14 @@ static void experts_backward(et_mutant *m)
     ran(m, is_moe(m) ? et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, m->error)
                      : et_ffn_backward(&dense, &rows, whole ? g->up : NULL, whole ? g->down : NULL,
                                        whole ? g->gating : NULL, m->error));
+    if (!is_moe(m) && whole)
+        ran(m, et_ffn_bias_backward(&dense, &rows, g->b_up, g->b_gate, g->b_down, m->error));
     if (m->status != ET_OK) return;
     et_mutant_call(m, ET_AT_DDOWN);
     et_mutant_call(m, ET_AT_DUP);
     if (moe.activation == ET_SWIGLU) et_mutant_call(m, ET_AT_DGATING);
+    for (int stage = ET_AT_DB_UP; stage <= ET_AT_DB_DOWN; stage++)
+        if (*et_array_at(&m->s, (et_stage)stage, false)) et_mutant_call(m, (et_stage)stage);
     if (weighs_input(m)) input_weights_backward(m);
 }
 

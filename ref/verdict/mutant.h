@@ -11,7 +11,7 @@
  *     y                                               et_moe_combine
  *     losses                                          et_step_losses
  *     dw, dO                                          et_moe_combine_backward; weights on inputs: dw in the next
- *     dW_down, dA -> dH, dV -> dW_up, dW_gate, shares of dx    et_moe_experts_backward
+ *     dW_down, dA -> dH, dV -> dW_up, dW_gate, db, shares of dx    et_moe_experts_backward
  *     dp -> dr -> dW_r, dx                            et_moe_score_backward
  *     layout                                          the order in which slots are shown
  *
@@ -84,6 +84,7 @@ typedef struct et_row {
     size_t t;            /* its token in the sub-step */
     size_t width;        /* h or hs */
     const et_real *up, *down, *gating; /* the expert's weights */
+    const et_real *b_up, *b_gate, *b_down; /* and biases; NULL: it has none */
     et_real *w, *dw;          /* [count] */
     et_real *H, *A, *dA, *dH; /* [count,width] */
     et_real *V, *dV;          /* the same, of swiglu alone */

@@ -142,6 +142,9 @@ static et_status assign_all(et_subject *on, et_error *error)
     on->moe.down = on->right->in.down;
     on->moe.activation = c->activation;
     on->moe.gating = on->right->in.gating;
+    on->moe.b_up = on->right->in.b_up;
+    on->moe.b_gate = on->right->in.b_gate;
+    on->moe.b_down = on->right->in.b_down;
     return status;
 }
 

@@ -81,6 +81,10 @@ static void make_layer(const witness_case *c, witness *w, size_t experts)
     make(w, BWD_W_UP, experts * c->h * c->d);
     make(w, BWD_W_DOWN, experts * c->d * c->h);
     if (gated(c)) make(w, BWD_W_GATE, experts * c->h * c->d);
+    if (!biased(c)) return;
+    make(w, BWD_B_UP, experts * c->h);
+    make(w, BWD_B_DOWN, experts * c->d);
+    if (gated(c)) make(w, BWD_B_GATE, experts * c->h);
 }
 
 /* Values of S slots, inside the experts. */
@@ -119,6 +123,9 @@ static void make_shared(const witness_case *c, witness *w)
     make(w, BWD_SHARED_WEIGHT, c->N);
     make(w, BWD_SHARED_UP, c->hs * c->d);
     make(w, BWD_SHARED_DOWN, c->d * c->hs);
+    if (biased(c)) make(w, BWD_SHARED_B_UP, c->hs);
+    if (biased(c)) make(w, BWD_SHARED_B_DOWN, c->d);
+    if (biased(c) && gated(c)) make(w, BWD_SHARED_B_GATE, c->hs);
     if (!gated(c)) return;
     make(w, FWD_SHARED_GATE_PRE, c->N * c->hs);
     make(w, BWD_SHARED_GATE_PRE, c->N * c->hs);

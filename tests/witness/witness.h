@@ -56,6 +56,8 @@ typedef struct witness_case {
     const double *w_up, *w_down;              /* [n,h,d], [n,d,h]; dense: [h,d], [d,h] */
     const double *shared_up, *shared_down;    /* [hs,d], [d,hs] */
     const double *w_gate, *shared_gate;       /* [n,h,d], [hs,d]; swiglu alone */
+    const double *b_up, *b_gate, *b_down;     /* [n,h], [n,h], [n,d]; NULL: no biases */
+    const double *shared_b_up, *shared_b_gate, *shared_b_down; /* [hs], [hs], [d] */
     const double *ema, *bias;                 /* [n] before the step; NULL: zeros */
     const double *load;                       /* [n] mean load per micro-batch over all ranks */
     const unsigned char *mask;                /* NULL, or [N,n]: frozen routing, see below */

@@ -15,7 +15,15 @@ typedef struct network {
     const char *activation;
     const double *up, *down, *gate; /* [h,d], [d,h], [h,d]; gate: NULL but for swiglu */
     quad *d_up, *d_down, *d_gate;   /* the same shapes, accumulated */
+    const double *b_up, *b_gate, *b_down; /* [h], [h], [d]; NULL: none */
+    quad *d_b_up, *d_b_gate, *d_b_down;
 } network;
+
+/* Element j of a bias, 0 where there is none. */
+static quad bias(const double *b, size_t j)
+{
+    return b != NULL ? (quad)b[j] : 0;
+}
 
 /* What one token leaves in it. */
 typedef struct token_row {
@@ -66,21 +74,21 @@ static quad activation(const char *word, quad h, quad *slope)
     return h * sigmoid(inner);
 }
 
-/* H = x W_up^T,  A = a(H),  O = A W_down^T;  swiglu: V = x W_gate^T, A = silu(V) H */
+/* H = x W_up^T + b_up,  A = a(H),  O = A W_down^T + b_down;  swiglu: V = x W_gate^T + b_gate, A = silu(V) H */
 static void network_forward(const network *f, const token_row *r)
 {
     quad slope;
     for (size_t j = 0; j < f->h; j++) {
-        r->H[j] = 0;
+        r->H[j] = bias(f->b_up, j);
         for (size_t c = 0; c < f->d; c++) r->H[j] += r->X[c] * f->up[j * f->d + c];
         r->A[j] = activation(f->activation, r->H[j], &slope);
         if (f->gate == NULL) continue;
-        r->V[j] = 0;
+        r->V[j] = bias(f->b_gate, j);
         for (size_t c = 0; c < f->d; c++) r->V[j] += r->X[c] * f->gate[j * f->d + c];
         r->A[j] = activation("silu", r->V[j], &slope) * r->H[j];
     }
     for (size_t c = 0; c < f->d; c++) {
-        r->O[c] = 0;
+        r->O[c] = bias(f->b_down, c);
         for (size_t j = 0; j < f->h; j++) r->O[c] += r->A[j] * f->down[c * f->h + j];
     }
 }
@@ -99,6 +107,11 @@ static void network_backward(const network *f, const token_row *r, quad *dx)
         r->dH[j] = r->dA[j] * activation("silu", r->V[j], &slope);
         r->dV[j] = r->dA[j] * r->H[j] * slope;
     }
+    for (size_t j = 0; f->b_up != NULL && j < f->h; j++) {
+        f->d_b_up[j] += r->dH[j];
+        if (f->gate != NULL) f->d_b_gate[j] += r->dV[j];
+    }
+    for (size_t c = 0; f->b_down != NULL && c < f->d; c++) f->d_b_down[c] += r->dO[c];
     for (size_t c = 0; c < f->d; c++)
         for (size_t j = 0; j < f->h; j++) {
             f->d_down[c * f->h + j] += r->dO[c] * r->A[j];
@@ -127,7 +140,13 @@ static network expert(const witness_case *c, const witness *w, size_t i)
                      .gate = gated(c) ? c->w_gate + i * size : NULL,
                      .d_up = w->value[BWD_W_UP] + i * size,
                      .d_down = w->value[BWD_W_DOWN] + i * size,
-                     .d_gate = gated(c) ? w->value[BWD_W_GATE] + i * size : NULL};
+                     .d_gate = gated(c) ? w->value[BWD_W_GATE] + i * size : NULL,
+                     .b_up = biased(c) ? c->b_up + i * c->h : NULL,
+                     .b_gate = biased(c) && gated(c) ? c->b_gate + i * c->h : NULL,
+                     .b_down = biased(c) ? c->b_down + i * c->d : NULL,
+                     .d_b_up = biased(c) ? w->value[BWD_B_UP] + i * c->h : NULL,
+                     .d_b_gate = biased(c) && gated(c) ? w->value[BWD_B_GATE] + i * c->h : NULL,
+                     .d_b_down = biased(c) ? w->value[BWD_B_DOWN] + i * c->d : NULL};
 }
 
 static network shared_expert(const witness_case *c, const witness *w)
@@ -140,7 +159,13 @@ static network shared_expert(const witness_case *c, const witness *w)
                      .gate = gated(c) ? c->shared_gate : NULL,
                      .d_up = w->value[BWD_SHARED_UP],
                      .d_down = w->value[BWD_SHARED_DOWN],
-                     .d_gate = w->value[BWD_SHARED_GATE]};
+                     .d_gate = w->value[BWD_SHARED_GATE],
+                     .b_up = c->shared_b_up,
+                     .b_gate = c->shared_b_gate,
+                     .b_down = c->shared_b_down,
+                     .d_b_up = w->value[BWD_SHARED_B_UP],
+                     .d_b_gate = w->value[BWD_SHARED_B_GATE],
+                     .d_b_down = w->value[BWD_SHARED_B_DOWN]};
 }
 
 /* The dense layer is the network itself: y = f(x), dO = dy, and every token is a slot. */

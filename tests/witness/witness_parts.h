@@ -63,6 +63,12 @@
     T(BWD_SHARED_GATE_PRE, "bwd.shared_gate_pre")                                                  \
     T(BWD_W_GATE, "bwd.w_gate")                                                                    \
     T(BWD_SHARED_GATE, "bwd.shared_gate")                                                          \
+    T(BWD_B_UP, "bwd.b_up")                                                                        \
+    T(BWD_B_GATE, "bwd.b_gate")                                                                    \
+    T(BWD_B_DOWN, "bwd.b_down")                                                                    \
+    T(BWD_SHARED_B_UP, "bwd.shared_b_up")                                                          \
+    T(BWD_SHARED_B_GATE, "bwd.shared_b_gate")                                                      \
+    T(BWD_SHARED_B_DOWN, "bwd.shared_b_down")                                                      \
     T(BWD_SHARED_OUT, "bwd.shared_out")                                                            \
     T(BWD_SHARED_ACT, "bwd.shared_act")                                                            \
     T(BWD_SHARED_PRE, "bwd.shared_pre")                                                            \
@@ -133,6 +139,11 @@ static inline int by_threshold(const witness_case *c)
 static inline int gated(const witness_case *c)
 {
     return is(c->activation, "swiglu");
+}
+
+static inline int biased(const witness_case *c)
+{
+    return c->b_up != NULL;
 }
 
 static inline int has_aux_loss(const witness_case *c)
