@@ -261,6 +261,9 @@ static const struct bad_case {
     {MOE(",'weigh':'input','parallel':'ep','ranks':2"),
      IN_A "weigh = \"input\" with parallel = \"ep\": allowed: output; rows that travel between ranks "
           "are not weighted"},
+    {MOE(",'expert_bias':1"), IN_A "expert_bias = 1; allowed: true|false"},
+    {MOE(",'expert_bias':true,'parallel':'dp','ranks':2"),
+     IN_A "expert_bias = true with parallel = \"dp\": allowed: false; ranks have no gradients of biases"},
     {MOE(",'parallel':'ep'"), IN_A "ranks is missing; allowed: " COUNTS},
     {MOE(",'ranks':2"), IN_A "ranks = 2 does not apply; allowed: only with parallel ep and dp"},
     {MOE(",'parallel':'ep','ranks':3"),

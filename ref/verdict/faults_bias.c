@@ -18,7 +18,7 @@ static ET_ALTERATION(without_bias, et_add_row(r->size, -1, bias_at(r), r->values
 
 static void neighbours_bias(et_mutant *m, const et_row *r)
 {
-    size_t n = m->moe.n, e = (r->expert + (m->fault.variant == 0 ? 1 : n - 1)) % n;
+    size_t n = m->moe.n, e = (r->expert + (m->fault.variant % 2 == 0 ? 1 : n - 1)) % n;
     const et_real *all = r->stage == ET_AT_PRE        ? m->moe.b_up
                          : r->stage == ET_AT_GATE_PRE ? m->moe.b_gate
                                                       : m->moe.b_down;
@@ -108,16 +108,31 @@ static void sum_of_more(et_mutant *m, const et_row *r)
     }
 }
 
+/* And their gradients go to that expert: each gets what its other neighbour's rows give. */
+static void neighbours_gradient(et_mutant *m, const et_row *r)
+{
+    const et_assignment *a = &m->pick->a;
+    size_t n = m->moe.n;
+    if (!m->pick->whole) m->blocked = true;
+    if (m->blocked || r->expert == n) return;
+    size_t e = (r->expert + (m->fault.variant % 2 == 0 ? n - 1 : 1)) % n;
+    et_scale_values(r->size, 0, r->values);
+    for (size_t q = (size_t)a->expert_offsets[e]; q < (size_t)a->expert_offsets[e + 1]; q++)
+        et_add_row(r->size, 1, all_rows(m, r) + q * r->size, r->values);
+}
+
 /* ---- the table ---- */
 
 /* clang-format off */
 static const et_hypothesis table[] = {
     {.doc = {"bias-forgotten", "an expert's bias is missing", "forward"},
-     .applies = et_is_biased, .variants = {"b_up", "b_gate", "b_down", "all of them"},
-     .hooks = {{.at = ET_AT_PRE, .variants = 1 | 8, .row = without_bias}, {.at = ET_AT_GATE_PRE, .variants = 2 | 8, .row = without_bias}, {.at = ET_AT_OUT, .variants = 4 | 8, .row = without_bias}}},
+     .applies = et_is_biased, .variants = {"b_up", "b_gate", "b_down", "all of them", "b_up, and its gradient", "b_gate, and its gradient", "b_down, and its gradient", "all of them, and their gradients"},
+     .hooks = {{.at = ET_AT_PRE, .variants = 0x99, .row = without_bias}, {.at = ET_AT_GATE_PRE, .variants = 0xaa, .row = without_bias}, {.at = ET_AT_OUT, .variants = 0xcc, .row = without_bias},
+               {.at = ET_AT_DB_UP, .variants = 0x90, .rows = et_zero_row}, {.at = ET_AT_DB_GATE, .variants = 0xa0, .rows = et_zero_row}, {.at = ET_AT_DB_DOWN, .variants = 0xc0, .rows = et_zero_row}}},
     {.doc = {"bias-of-neighbour", "the neighbouring expert's biases are added", "forward"},
-     .applies = has_biased_experts, .variants = {"expert i+1", "expert i-1"},
-     .hooks = {{.at = ET_AT_PRE, .who = et_is_routed, .row = neighbours_bias}, {.at = ET_AT_GATE_PRE, .who = et_is_routed, .row = neighbours_bias}, {.at = ET_AT_OUT, .who = et_is_routed, .row = neighbours_bias}}},
+     .applies = has_biased_experts, .variants = {"expert i+1", "expert i-1", "expert i+1, and their gradients", "expert i-1, and their gradients"},
+     .hooks = {{.at = ET_AT_PRE, .who = et_is_routed, .row = neighbours_bias}, {.at = ET_AT_GATE_PRE, .who = et_is_routed, .row = neighbours_bias}, {.at = ET_AT_OUT, .who = et_is_routed, .row = neighbours_bias},
+               {.at = ET_AT_DB_UP, .variants = 12, .rows = neighbours_gradient}, {.at = ET_AT_DB_GATE, .variants = 12, .rows = neighbours_gradient}, {.at = ET_AT_DB_DOWN, .variants = 12, .rows = neighbours_gradient}}},
     {.doc = {"down-bias-unweighted", "y takes w A W_down' + b_down: the weight misses the bias", "forward"},
      .applies = weighs_biased_outputs, .variants = {"in y alone", "in y, and from there back"},
      .hooks = {{.at = ET_AT_Y, .row = unweighted_bias}, {.at = ET_AT_DWEIGHT, .variants = 2, .who = et_is_routed, .row = dw_without_bias}, {.at = ET_AT_DB_DOWN, .variants = 2, .who = et_is_routed, .rows = sum_of_dy}}},

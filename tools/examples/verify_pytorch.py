@@ -146,6 +146,11 @@ class Layer:
         gated = self.activation == "swiglu"
         self.gating = self.parameter("in.w_gate", "bwd.w_gate") if gated else None
         self.shared_gating = None
+        self.biases = {}
+        if case.get("expert_bias", False):
+            kinds = ["b_up", "b_down"] + (["b_gate"] if gated else [])
+            for name in kinds + (["shared_" + kind for kind in kinds] if self.shared else []):
+                self.biases[name] = self.parameter("in." + name, "bwd." + name)
         if self.moe:
             self.router = self.parameter("in.w_router", "bwd.w_router")
         if self.shared:
@@ -206,19 +211,28 @@ class Layer:
         slots."""
         loads = [len(each) for each in rows]
 
-        def products(rows, matrices):
-            return self.stored(torch.cat([self.product(x, W) for x, W in zip(rows, matrices)]))
+        def products(rows, matrices, bias):
+            parts = [self.product(x, W) for x, W in zip(rows, matrices)]
+            return self.stored(torch.cat([self.add_bias(part, name, bias, i)
+                                          for i, part in enumerate(parts)]))
 
-        H = products(rows, up)
-        V = None if gating is None else products(rows, gating)
+        H = products(rows, up, "b_up")
+        V = None if gating is None else products(rows, gating, "b_gate")
         A = self.stored(self.activate(H) if V is None else self.activate(H, V))
-        out = products(A.split(loads), down)
+        out = products(A.split(loads), down, "b_down")
         self.keep("fwd.%spre" % name, H, self.low, "bwd.%spre" % name)
         if V is not None:
             self.keep("fwd.%sgate_pre" % name, V, self.low, "bwd.%sgate_pre" % name)
         self.keep("fwd.%sact" % name, A, self.low, "bwd.%sact" % name)
         self.keep("fwd.%sout" % name, out, self.low, "bwd.%sout" % name)
         return out.split(loads)
+
+    def add_bias(self, part, name, bias, i):
+        """part + the bias of expert i; of the shared one, where name says so."""
+        b = self.biases.get("shared_" + bias if name == "shared_" else bias)
+        if b is None:
+            return part
+        return part + (b if name == "shared_" or not self.moe else b[i])
 
     # -- the mixture: y_t = s_t f_shared(x_t) + sum_i z_ti w_ti f_i(x_t) --
 
@@ -515,6 +529,29 @@ class InputWeightDetached(Layer):
                                        + (w[:, None].detach() * rows)))
 
 
+class BiasForgotten(Layer):
+    """b_down is missing"""
+
+    def add_bias(self, part, name, bias, i):
+        return part if bias == "b_down" else super().add_bias(part, name, bias, i)
+
+
+class BiasUnweighted(Layer):
+    """y takes w A W_down' + b_down"""
+
+    def combine(self, w, out, s, shared):
+        b = self.biases["b_down"][self.slot_expert]
+        y = super().combine(w, out - b, s, shared)
+        return y.index_add(0, self.slot_token, b)
+
+
+class BiasOfNeighbour(Layer):
+    """expert i adds the biases of expert i + 1"""
+
+    def add_bias(self, part, name, bias, i):
+        return super().add_bias(part, name, bias, (i + 1) % self.case["experts"])
+
+
 class AccumulatorBf16(Layer):
     """sums are kept in bf16: rounded after every 16 terms"""
 
@@ -620,6 +657,9 @@ FAULTS = {
     "silu-constant": SiluConstant,
     "routed-scale-forgotten": ScaleForgotten,
     "norm-forgotten": NormForgotten,
+    "bias-forgotten": BiasForgotten,
+    "down-bias-unweighted": BiasUnweighted,
+    "bias-of-neighbour": BiasOfNeighbour,
     "weight-on-output": WeightOnOutput,
     "weight-on-both": WeightOnBoth,
     "input-weight-gradient": InputWeightDetached,

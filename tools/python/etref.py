@@ -523,6 +523,12 @@ class Golden(Mapping[str, Any]):
         shared_down: Any = None,
         w_gate: Any = None,
         shared_gate: Any = None,
+        b_up: Any = None,
+        b_gate: Any = None,
+        b_down: Any = None,
+        shared_b_up: Any = None,
+        shared_b_gate: Any = None,
+        shared_b_down: Any = None,
         ema: Any = None,
         bias: Any = None,
         load: Any = None,
@@ -533,8 +539,10 @@ class Golden(Mapping[str, Any]):
     ) -> Golden:
         """One's own inputs: x, dy [N,d]; w_router [n,d], w_up [n,h,d], w_down [n,d,h] (w_router
         None: a dense layer, [h,d], [d,h]); shared_up [hs,d], shared_down [d,hs] if there is a
-        shared expert; w_gate, shared_gate, shaped as w_up, shared_up, with activation="swiglu"; ema, bias, load [n] where the case has them. The other fields of the case
-        (rule="et", gate="sigmoid", ema_updates=1, ...; `etref list fields`) are keywords. x has
+        shared expert; w_gate, shared_gate, shaped as w_up, shared_up, with activation="swiglu";
+        biases b_up, b_gate [n,h], b_down [n,d], shared_b_up, shared_b_gate [hs], shared_b_down [d]:
+        all that there are, or none; ema, bias, load [n] where the case has them. The other fields
+        of the case (rule="et", gate="sigmoid", ema_updates=1, ...; `etref list fields`) are keywords. x has
         the type in which a kernel gets it, and all values must be numbers of that type."""
         given = {
             "in.x": x,
@@ -546,6 +554,12 @@ class Golden(Mapping[str, Any]):
             "in.shared_down": shared_down,
             "in.w_gate": w_gate,
             "in.shared_gate": shared_gate,
+            "in.b_up": b_up,
+            "in.b_gate": b_gate,
+            "in.b_down": b_down,
+            "in.shared_b_up": shared_b_up,
+            "in.shared_b_gate": shared_b_gate,
+            "in.shared_b_down": shared_b_down,
             "in.ema": ema,
             "in.bias": bias,
             "in.load": load,
@@ -563,6 +577,8 @@ class Golden(Mapping[str, Any]):
             case["layer"] = "dense"
         else:
             case.update(experts=shape["in.w_router"][0], shared=shared_up is not None)
+        if b_up is not None:
+            case["expert_bias"] = True
         if shared_up is not None:
             case["shared_d_expert"] = shape["in.shared_up"][0]
         golden = cls.of_case({**case, **fields}, profile, framework)
