@@ -127,6 +127,7 @@ static inline witness_case witness_case_of(const et_step *s)
         .n = c->experts,
         .hs = c->shared ? c->shared_d_expert : 0,
         .top_k = c->top_k,
+        .padding = c->padding,
         .k = c->target_load,
         .pool = c->pool_tokens,
         .granularity = c->granularity,

@@ -40,17 +40,17 @@ static void frozen_fractions(const et_step *s, size_t first, et_real *F)
     et_real load[16] = {0};
     for (size_t t = first; t < first + N; t++)
         for (size_t i = 0; i < n; i++) load[i] += s->route.mask[t * n + i] != 0;
-    et_balance_fractions(N, n, c->top_k, c->global_load ? s->in.load : load, F);
+    et_balance_fractions(et_case_real_tokens(c), n, c->top_k, c->global_load ? s->in.load : load, F);
 }
 
 /* alpha aux + zeta z, each a mean over the micro-batches; none in evaluation. */
 static double losses_at(const et_step *s, const et_moe_values *v)
 {
     const et_case *c = &s->c;
-    size_t N = et_case_micro_tokens(c), n = c->experts;
+    size_t N = et_case_real_tokens(c), n = c->experts;
     bool aux = c->balance == ET_BALANCE_AUX || c->balance == ET_BALANCE_AUX_ERROR;
     double sum = 0;
-    for (size_t first = 0; !c->eval && first < c->tokens; first += N) {
+    for (size_t first = 0; !c->eval && first < c->tokens; first += et_case_micro_tokens(c)) {
         et_real F[16];
         frozen_fractions(s, first, F);
         if (aux)
@@ -249,6 +249,7 @@ START_TEST(gradients_are_derivatives_in_every_kind_of_step)
         "'rule':'et','granularity':2,'ema_updates':1,'activation':'gelu_tanh'",
         "'rule':'tc','top_k':2,'weigh':'input'",
         "'rule':'tc','top_k':2,'expert_bias':true,'norm':'sum'",
+        "'rule':'tc','top_k':2,'padding':2,'balance':'aux','balance_coef':0.5,'z_loss_coef':0.3",
         "'rule':'ec','granularity':2,'expert_bias':true,'activation':'swiglu','weigh':'input'",
         "'rule':'tc','top_k':1,'weigh':'input','activation':'swiglu','norm':'none'",
         "'rule':'ec','granularity':2,'weigh':'input','gate':'softmax_anchor','norm':'fanout'",

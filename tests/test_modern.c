@@ -85,6 +85,10 @@ static const struct {
     {"gradient-averaged", "biased-tc", 1, false},
     {"last-token-in-dw", "biased-tc", 1, false},
     {"neighbour-expert", "biased-tc", 3, false},
+    {"padding-routed", "padded-tc", 3, false},
+    {"padding-in-shared", "padded-tc", 1, false},
+    {"padding-in-losses", "padded-tc", 3, false},
+    {"padding-in-bias", "padded-bias-tc", 1, false},
     {"routed-scale-forgotten", "scaled-swiglu-tc", 1, true},
     {"routed-scale-gradient", "scaled-swiglu-tc", 1, true},
 };

@@ -21,6 +21,7 @@ static const char *const layers[] = {
     "{'name':'f','layer':'dense'," SIZES "}",
     "{'name':'g','rule':'tc','top_k':2,'weigh':'input','activation':'swiglu','experts':4," SIZES "}",
     "{'name':'h','rule':'ec','granularity':2,'expert_bias':true,'activation':'swiglu','experts':4," SIZES "}",
+    "{'name':'j','rule':'tc','padding':5,'balance':'aux','z_loss_coef':0.1,'experts':4," SIZES "}",
     "{'name':'i','layer':'dense','expert_bias':true," SIZES "}",
 };
 enum { LAYERS = sizeof layers / sizeof *layers };

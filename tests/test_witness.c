@@ -114,7 +114,7 @@ END_TEST
 enum {
     RULE, MODE, GATE, NORM, SHARED, THRESHOLD, CAPACITY, DECAY, CORRECTION, UPDATES, WARMUP, MICRO,
     BALANCE, GLOBAL, Z_LOSS, EXPERTS, GRANULARITY, TOKENS, POOL, TARGET, WIDTH, HIDDEN, PRECISION,
-    SOURCE, SHIFT, ACTIVATION, SCALE, WEIGH, BIASES,
+    SOURCE, SHIFT, ACTIVATION, SCALE, WEIGH, BIASES, PADDING,
     SWITCHES
 };
 /* clang-format on */
@@ -160,6 +160,7 @@ static const struct {
                  "huge"}},
     [SHIFT] = {"shift", NULL, 1, {"none", "mean"}},
     [SCALE] = {"routed_scale", "'routed_scale':%s", 1, {"1", "2.5"}},
+    [PADDING] = {"padding", "'padding':%s", 1, {"0", "1", "3"}},
     [BIASES] = {"expert_bias", "'expert_bias':%s", 1, {"false", "true"}},
     [WEIGH] = {"weigh", "'weigh':'%s'", 1, {"output", "input"}},
     [ACTIVATION] = {"activation", "'activation':'%s'", 1, {"relu2", "swiglu", "gelu", "gelu_tanh"}},
@@ -348,7 +349,7 @@ static bool is_among_positions(const position *list, size_t count, size_t s, siz
 }
 
 /* What only some rules know, and so excludes the other rules, and what those alone know. */
-static const position of_tc[] = {{RULE, "tc"}, {BALANCE, "!none"}, {GLOBAL, "true"}};
+static const position of_tc[] = {{RULE, "tc"}, {BALANCE, "!none"}, {GLOBAL, "true"}, {PADDING, "!0"}};
 static const position of_ec[] = {{RULE, "ec"}};
 static const position of_et[] = {{RULE, "et"}, {CAPACITY, "!null"}, {WARMUP, "!none"}};
 static const position of_ec_and_et[] = {
@@ -362,6 +363,7 @@ static const position clashes[][2] = {
     {{NORM, "!none"}, {SOURCE, "integer"}},  {{BALANCE, "!none"}, {SOURCE, "integer"}},
     {{GLOBAL, "true"}, {SOURCE, "integer"}}, {{Z_LOSS, "!0"}, {SOURCE, "integer"}},
     {{SOURCE, "integer"}, {SCALE, "2.5"}},   {{SOURCE, "integer"}, {ACTIVATION, "!relu2"}},
+    {{TOKENS, "1"}, {PADDING, "!0"}},
     {{SOURCE, "integer"}, {SHIFT, "mean"}},  {{SOURCE, "text"}, {SHIFT, "mean"}},
 };
 

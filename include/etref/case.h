@@ -79,6 +79,7 @@ typedef struct et_case {
     bool expert_bias;   /* every expert, and the dense layer, has b_up, b_down; with swiglu b_gate, too */
     size_t experts;     /* n; dense: 0 */
     size_t top_k;       /* tc: K = G */
+    size_t padding;     /* tc: the last tokens of each micro-batch, so many, are padding: see et_case_real_tokens */
     size_t granularity; /* ec, et: G; for tc equal to top_k */
     size_t target_load; /* k, in a pool; default: floor(pool_tokens * granularity / experts) */
     size_t
@@ -137,6 +138,10 @@ et_status et_case_parse_all(et_case **cases, size_t *count, const char *json, si
  * that parsing it gives the same case; fields that came later (`activation`) only where they
  * differ from their default. Allocated; the caller frees it. ET_EINVAL as et_case_check. */
 et_status et_case_print(char **json, const et_case *c, et_error *error);
+
+/* Tokens of one micro-batch that are no padding: N / M - padding, its first ones. A padding token takes no slot, its y and dx
+ * are 0, and it is not counted: N / M in F, in the means of the losses and in the update of the bias is this number. */
+size_t et_case_real_tokens(const et_case *c);
 
 /* Tokens of one micro-batch: N / M. */
 size_t et_case_micro_tokens(const et_case *c);

@@ -50,6 +50,7 @@ typedef struct et_moe {
     const et_rounding *rounding; /* a kernel's, of each array that it would store; NULL: none */
     et_activation activation;    /* of every expert, the shared one, too */
     et_real routed_scale;        /* factor of every w; 0: none, as 1 */
+    const int32_t *mask;         /* [N] 0 of padding tokens, which have no slots, and s_t = 0; NULL: there are none */
     bool weighs_input;           /* w on the routed experts' inputs, not on their outputs */
     const et_real *gating, *shared_gating; /* W_gate [n,h,d], [hs,d] of swiglu; else NULL */
     /* biases (ffn.h) [n,h], [n,h], [n,d]; [hs], [hs], [d]; each NULL: none */

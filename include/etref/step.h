@@ -31,6 +31,7 @@ typedef struct et_step_inputs {
     /* biases [n,h], [n,h] of swiglu, [n,d]; dense: without n; of the shared expert [hs], [hs], [d]; NULL without */
     et_real *b_up, *b_gate, *b_down, *shared_b_up, *shared_b_gate, *shared_b_down;
     et_real *ema, *bias, *load;       /* [n] or NULL where the case has none */
+    int32_t *mask;                    /* [N] 0 of a padding token, else 1; NULL where the case has none */
 } et_step_inputs;
 
 /* Routing facts beside the assignment; NULL where they do not apply. */

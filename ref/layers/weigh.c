@@ -66,7 +66,9 @@ void et_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
         }
         if (moe->hs > 0) {
             double s = moe->anchor_weighs_shared ? v->anchor[t] : constant;
-            v->shared_weight[t] = (et_real)et_over(stored, s, et_shared_divisor(moe, a, t));
+            bool real = moe->mask == NULL || moe->mask[t];
+            v->shared_weight[t] =
+                real ? (et_real)et_over(stored, s, et_shared_divisor(moe, a, t)) : 0;
         }
     }
     et_pass(moe->rounding, "w", a->slots, v->slot_weight);

@@ -445,6 +445,11 @@ size_t et_case_micro_tokens(const et_case *c)
     return c->tokens / c->micro_batches;
 }
 
+size_t et_case_real_tokens(const et_case *c)
+{
+    return et_case_micro_tokens(c) - c->padding;
+}
+
 bool et_case_routes_by_choice(const et_case *c)
 {
     if (!is_ec_or_et(c) || c->eval) return false;

@@ -249,6 +249,21 @@ static void draw_dy(const et_case *c, const input *dy)
     }
 }
 
+static bool is_padding(const et_case *c, size_t t)
+{
+    return t % et_case_micro_tokens(c) >= et_case_real_tokens(c);
+}
+
+/* No loss sees the y of a padding token: its dy is 0. */
+static void draw_mask(et_step *s)
+{
+    size_t d = s->c.d_model;
+    for (size_t t = 0; s->in.mask && t < s->c.tokens; t++) {
+        s->in.mask[t] = !is_padding(&s->c, t);
+        for (size_t j = 0; j < d && !s->in.mask[t]; j++) s->in.dy[t * d + j] = 0;
+    }
+}
+
 /* What a layer of the model is given beside x, dy and weights. An optimiser's m and v are as after many updates by
  * gradients like g: m is smaller than g, and v near g^2. */
 static void draw_model(const et_step *s, const input *in)
@@ -287,7 +302,7 @@ static void draw_bias(const et_case *c, const input *bias)
 static void draw_load(const et_case *c, const input *load)
 {
     et_stream stream = et_stream_open(c->input.seed, load->name);
-    double sum = 0, total = (double)c->top_k * (double)et_case_micro_tokens(c);
+    double sum = 0, total = (double)c->top_k * (double)et_case_real_tokens(c);
     for (size_t i = 0; load->at != NULL && i < load->count; i++) {
         double share = 1 + 0.25 * et_normal(stream, i);
         load->at[i] = (et_real)(share > 0.1 ? share : 0.1);
@@ -443,6 +458,7 @@ et_status et_step_draw_inputs(et_step *s, et_error *error)
         for (size_t t = 0; s->in.x && t < c->tokens; t++)
             draw_token(&from, &in[X], in[X].name, t, s->in.x + t * c->d_model);
         draw_dy(c, &in[DY]);
+        draw_mask(s);
         draw_bias(c, &in[BIAS]);
         draw_load(c, &in[LOAD]);
         status = draw_ema(&from, s, &in[X], error);
@@ -519,6 +535,23 @@ static et_status check_load(const et_step *s, const input *load, et_error *error
     return ET_OK;
 }
 
+static et_status check_mask(const et_step *s, et_error *error)
+{
+    size_t d = s->c.d_model;
+    for (size_t t = 0; s->in.mask && t < s->c.tokens; t++) {
+        bool padding = is_padding(&s->c, t);
+        if (s->in.mask[t] != !padding)
+            return et_fail(error, ET_EINVAL, "case '%s': in.mask[%zu] = %d; allowed: %d, by padding = %zu",
+                           s->c.name, t, (int)s->in.mask[t], !padding, s->c.padding);
+        for (size_t j = 0; padding && j < d; j++)
+            if (s->in.dy[t * d + j] != 0)
+                return et_fail(error, ET_EINVAL,
+                               "case '%s': in.dy[%zu] = %g; allowed: 0, for token %zu is padding",
+                               s->c.name, t * d + j, (double)s->in.dy[t * d + j], t);
+    }
+    return ET_OK;
+}
+
 static et_status check_model(const et_step *s, const input *second, et_error *error)
 {
     const int32_t *words = s->model.targets;
@@ -543,6 +576,7 @@ et_status et_step_check_inputs(const et_step *s, et_error *error)
     if (status == ET_OK) status = check_precision(s, in, error);
     if (status == ET_OK) status = check_ema(s, &in[EMA], error);
     if (status == ET_OK) status = check_load(s, &in[LOAD], error);
+    if (status == ET_OK) status = check_mask(s, error);
     if (status == ET_OK) status = check_model(s, &in[SECOND], error);
     return status;
 }

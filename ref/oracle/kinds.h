@@ -91,6 +91,11 @@ static inline bool is_tc(const et_case *c)
     return is_moe(c) && c->rule == ET_TC;
 }
 
+static inline bool has_padding(const et_case *c)
+{
+    return is_tc(c) && c->padding > 0;
+}
+
 static inline bool is_ep(const et_case *c)
 {
     return is_moe(c) && c->parallel == ET_EXPERT_PARALLEL;

@@ -204,6 +204,7 @@ et_moe et_step_layer(const et_step *s)
                     .rounding = s->rounding,
                     .activation = c->activation,
                     .routed_scale = (et_real)c->routed_scale,
+                    .mask = s->in.mask,
                     .weighs_input = c->weighs_input,
                     .gating = s->in.gating,
                     .shared_gating = s->in.shared_gating,
@@ -289,10 +290,19 @@ static et_status route_by_threshold(et_step *s, size_t batch, et_real *kth, et_e
     return status;
 }
 
+/* Padding tokens, the last of a micro-batch, choose nothing, and nothing could make them. */
+static void route_padding(et_step *s, size_t from, size_t to)
+{
+    size_t n = s->c.experts, K = s->c.top_k;
+    for (size_t i = from * n; i < to * n; i++) s->route.margin[i] = -(et_real)INFINITY;
+    for (size_t j = from * K; j < to * K; j++) s->route.topk_expert[j] = -1;
+}
+
 static et_status route_by_token(et_step *s, size_t batch, et_error *error)
 {
     const et_case *c = &s->c;
-    size_t N = et_case_micro_tokens(c), n = c->experts, first = batch * N;
+    size_t N = et_case_real_tokens(c), n = c->experts, first = batch * et_case_micro_tokens(c);
+    route_padding(s, first + N, first + et_case_micro_tokens(c));
     return et_token_choice(N, n, c->top_k, s->fwd.logits + first * n, s->in.bias,
                            s->route.mask + first * n, s->route.margin + first * n,
                            s->route.topk_expert + first * c->top_k, error);
@@ -349,27 +359,27 @@ static et_status route(et_step *s, et_error *error)
 void et_step_fractions(const et_step *s, size_t batch, et_real *F)
 {
     const et_case *c = &s->c;
-    size_t N = et_case_micro_tokens(c), n = c->experts;
+    size_t N = et_case_micro_tokens(c), n = c->experts, real = et_case_real_tokens(c);
     if (s->in.load) {
-        et_balance_fractions(N, n, c->top_k, s->in.load, F);
+        et_balance_fractions(real, n, c->top_k, s->in.load, F);
         return;
     }
     memset(F, 0, n * sizeof *F);
     for (size_t t = batch * N; t < (batch + 1) * N; t++)
         for (size_t i = 0; i < n; i++) F[i] += s->route.mask[t * n + i];
-    et_balance_fractions(N, n, c->top_k, F, F);
+    et_balance_fractions(real, n, c->top_k, F, F);
 }
 
 /* Losses are means over the micro-batches; so each one's gradient is scaled by coefficient / M. */
 static et_status losses(et_step *s, et_error *error)
 {
     const et_case *c = &s->c;
-    size_t N = et_case_micro_tokens(c), n = c->experts, M = c->micro_batches;
+    size_t N = et_case_real_tokens(c), n = c->experts, M = c->micro_batches;
     void *F = NULL;
     et_status status = take_tensors(s, ET_LOSS_AUX, ET_LOSS_Z, error);
     if (status == ET_OK) status = et_allocate(&F, n, sizeof(et_real), "load fractions", error);
     for (size_t batch = 0; status == ET_OK && batch < M; batch++) {
-        size_t at = batch * N * n;
+        size_t at = batch * et_case_micro_tokens(c) * n;
         if (s->loss_aux) {
             et_step_fractions(s, batch, F);
             *s->loss_aux += et_aux_loss(s->rounding, c->balance, N, n, F, s->fwd.gates + at,
@@ -389,6 +399,12 @@ static et_status losses(et_step *s, et_error *error)
 
 /* ---- state after the step ---- */
 
+/* Of all micro-batches. */
+static size_t real_tokens(const et_case *c)
+{
+    return c->micro_batches * et_case_real_tokens(c);
+}
+
 static et_status update_bias(et_step *s, et_error *error)
 {
     const et_case *c = &s->c;
@@ -400,10 +416,10 @@ static et_status update_bias(et_step *s, et_error *error)
     for (size_t i = 0; i < n; i++) load[i] = (et_real)s->assignment.load[i];
     memcpy(s->state_bias, s->in.bias, bytes);
     if (s->in.load) /* of all ranks: a mean load per micro-batch */
-        et_bias_update(s->rounding, c->balance, et_case_micro_tokens(c), n, c->top_k, s->in.load,
+        et_bias_update(s->rounding, c->balance, et_case_real_tokens(c), n, c->top_k, s->in.load,
                        c->bias_rate, s->state_bias);
     else
-        et_bias_update(s->rounding, c->balance, c->tokens, n, c->top_k, load, c->bias_rate,
+        et_bias_update(s->rounding, c->balance, real_tokens(c), n, c->top_k, load, c->bias_rate,
                        s->state_bias);
     et_round(s->rounding, ET_ACCUMULATOR, "bias", n, s->state_bias);
     free(room);
@@ -436,11 +452,12 @@ static void measure_usage(et_step *s)
 {
     const et_assignment *a = &s->assignment;
     et_step_metrics *m = &s->metric;
-    et_real N = (et_real)a->tokens;
+    et_real N = (et_real)real_tokens(&s->c);
     if (m->cutoff_gap) /* first the thresholds, also where no test has used them */
         et_ema_threshold(NULL, a->experts, s->in.ema, s->c.ema_decay, s->c.ema_bias_correction,
                          s->c.ema_updates, m->cutoff_gap);
-    for (size_t t = 0; t < a->tokens; t++) m->fanout_histogram[a->fanout[t]] += 1;
+    for (size_t t = 0; t < a->tokens; t++)
+        if (s->in.mask == NULL || s->in.mask[t]) m->fanout_histogram[a->fanout[t]] += 1;
     for (size_t i = 0; i < a->experts; i++) {
         m->usage[i] = (et_real)a->load[i] / N;
         if (m->cutoff_gap) {
@@ -484,6 +501,24 @@ static et_status measure_gates(et_step *s, et_error *error)
     return ET_OK;
 }
 
+/* Of the real tokens. */
+static et_status measure_logits(et_step *s, et_error *error)
+{
+    size_t n = s->c.experts, count = 0;
+    void *room = NULL;
+    et_status status = s->in.mask ? et_allocate(&room, real_tokens(&s->c) * n, sizeof(et_real),
+                                                "logits of real tokens", error)
+                                  : ET_OK;
+    et_real *real = room;
+    if (status != ET_OK) return status;
+    for (size_t t = 0; real && t < s->c.tokens; t++)
+        if (s->in.mask[t]) memcpy(real + count++ * n, s->fwd.logits + t * n, n * sizeof *real);
+    et_mean_std(s->rounding, real_tokens(&s->c) * n, real ? real : s->fwd.logits,
+                s->metric.logit_mean, s->metric.logit_std);
+    free(room);
+    return ET_OK;
+}
+
 /* As a kernel stores them; counts are exact. */
 static void round_metrics(et_step *s)
 {
@@ -502,9 +537,8 @@ static et_status measure(et_step *s, et_error *error)
     if (status != ET_OK) return status;
     measure_usage(s);
     if (m->saturation) measure_capacity(s);
-    et_mean_std(s->rounding, s->c.tokens * s->c.experts, s->fwd.logits, m->logit_mean,
-                m->logit_std);
-    status = measure_gates(s, error);
+    status = measure_logits(s, error);
+    if (status == ET_OK) status = measure_gates(s, error);
     if (status == ET_OK) round_metrics(s);
     return status;
 }

@@ -317,10 +317,10 @@ static void aux_gradient_of_selected(et_mutant *m)
 static void aux_gradient_through_f(et_mutant *m)
 {
     const et_case *c = &m->all.c;
-    size_t micro = et_case_micro_tokens(c), n = m->moe.n;
+    size_t micro = et_case_real_tokens(c), n = m->moe.n;
     double scale = c->balance_coef / (double)c->micro_batches;
     for (size_t at = 0; at < c->micro_batches * n; at++) {
-        size_t first = at / n * micro, i = at % n;
+        size_t first = at / n * et_case_micro_tokens(c), i = at % n;
         double P = 0;
         for (size_t t = first; t < first + micro; t++) P += (double)m->all.fwd.gates[t * n + i];
         double each = scale * (P / (double)micro) * (double)n / ((double)c->top_k * (double)micro);

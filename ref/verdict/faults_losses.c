@@ -54,7 +54,7 @@ static void count_loads(const et_mutant *m, size_t first, size_t end, et_real *l
 static void fractions(const et_mutant *m, size_t b, et_real *F)
 {
     const et_case *c = &m->all.c;
-    size_t N = et_case_micro_tokens(c), n = m->moe.n;
+    size_t n = m->moe.n;
     convention how = convention_of(m);
     size_t first = how == RUNNING || how == WHOLE_STEP ? 0 : b;
     size_t end = how == WHOLE_STEP ? c->micro_batches : b + 1, K = c->top_k;
@@ -64,20 +64,21 @@ static void fractions(const et_mutant *m, size_t b, et_real *F)
         F[i] = (et_real)((load + tile - 1) / tile * tile);
     }
     if (how == NOT_OVER_K || how == FIRST_CHOICES) K = 1;
-    et_balance_fractions((end - first) * N, n, K, F, F);
+    et_balance_fractions((end - first) * et_case_real_tokens(c), n, K, F, F);
 }
 
 /* The loss and its gradient by the gates once more; forms of the second half: the loss as it is shown alone. */
 static void by_convention(et_mutant *m)
 {
     const et_case *c = &m->all.c;
-    size_t N = et_case_micro_tokens(c), n = m->moe.n, M = c->micro_batches;
+    size_t N = et_case_real_tokens(c), n = m->moe.n, M = c->micro_batches;
     bool selected = convention_of(m) == SELECTED_GATES, shown = m->fault.variant >= CONVENTIONS;
     et_real *F = et_mutant_reals(m, n), loss = 0;
     if (F == NULL) return;
     for (size_t b = 0; b < M; b++) {
         fractions(m, b, F);
-        for (size_t j = b * N * n; j < (b + 1) * N * n; j++) {
+        size_t at = b * et_case_micro_tokens(c) * n;
+        for (size_t j = at; j < at + N * n; j++) {
             et_real weight = F[j % n] - (c->balance == ET_BALANCE_AUX_ERROR ? 1 : 0);
             if (selected && !m->losses.route.mask[j]) weight = 0;
             if (convention_of(m) == LAST_EXPERT_LOST && j % n == n - 1) weight = 0;

@@ -130,7 +130,7 @@ static bool read_choice(reader *r, const et_tensor_out *topk, size_t i, size_t *
 {
     const et_case *c = &r->j->golden->c;
     size_t index, width = topk->shape[topk->rank - 1], row = i / width;
-    if (topk->rank == 2) { /* [N,K] experts of a token */
+    if (topk->rank == 2) { /* [N,K] experts of a token; -1: none, of padding */
         if (!read_index(r, topk, i, r->n, &index)) return false;
         *place = row * r->n + index;
         return true;
@@ -147,9 +147,13 @@ static bool read_choice(reader *r, const et_tensor_out *topk, size_t i, size_t *
 static bool read_choices(reader *r, const et_tensor_out *topk)
 {
     size_t place;
-    for (size_t i = 0; i < et_tensor_count(topk); i++)
+    const int32_t *mask = r->j->golden->in.mask;
+    for (size_t i = 0; i < et_tensor_count(topk); i++) {
+        bool none = mask && topk->rank == 2 && !mask[i / topk->shape[1]] && et_tensor_element(topk, i) == -1;
+        if (none) continue;
         if (!read_choice(r, topk, i, &place) || !take_slot(r, topk, i, place / r->n, place % r->n))
             return false;
+    }
     return true;
 }
 
@@ -535,7 +539,9 @@ static void judge_threshold(court *q, choice c, const bar *b)
 static void judge_tokens(court *q)
 {
     size_t K = q->j->golden->c.top_k;
-    for (size_t t = 0; t < q->N; t++) judge_top(q, (choice){t * q->n, 1, q->n}, K);
+    const int32_t *mask = q->j->golden->in.mask; /* padding takes none */
+    for (size_t t = 0; t < q->N; t++)
+        judge_top(q, (choice){t * q->n, 1, q->n}, mask && !mask[t] ? 0 : K);
 }
 
 static void judge_pools(court *q)

@@ -32,6 +32,7 @@ typedef struct witness_case {
     size_t N, d, h, n; /* tokens of the whole step, width, expert width, routed experts */
     size_t hs;         /* width of the shared expert, 0: there is none */
     size_t top_k;      /* K, tc */
+    size_t padding;    /* tc: last tokens of each micro-batch that are no tokens: no slot, y = 0, in no count and mean */
     size_t k;    /* target load, >= 1: of a pool (ec, and et in warm-up) or of a micro-batch (et) */
     size_t pool; /* P, tokens of a pool (ec, and et in warm-up); divides N/M */
     size_t granularity; /* G of softmax_anchor_out's 1/(G+1); ec and et */

@@ -303,7 +303,7 @@ static void compute_weights(const witness_case *c, witness *w)
         if (anchor_weighs(c)) s = w->value[ANCHOR][t];
         if (is(c->gate, "softmax_anchor_out") && !token_choice(c))
             s = (quad)1 / (quad)(c->granularity + 1);
-        w->value[FWD_SHARED_WEIGHT][t] = s / divisor(c, w, t);
+        w->value[FWD_SHARED_WEIGHT][t] = is_real(c, t) ? s / divisor(c, w, t) : 0;
     }
 }
 
@@ -362,7 +362,7 @@ static void compute_output(const witness_case *c, witness *w)
  * balancing across ranks is given its loads from outside. */
 static quad load_fraction(const witness_case *c, quad load)
 {
-    return (quad)c->n * load / ((quad)c->top_k * (quad)batch_tokens(c));
+    return (quad)c->n * load / ((quad)c->top_k * (quad)real_tokens(c));
 }
 
 /* F_i of micro-batch m as `aux` takes it; `aux_error` takes F_i - 1. */
@@ -379,15 +379,15 @@ static quad aux_factor(const witness_case *c, const witness *w, size_t m, size_t
  * dp_ti += alpha/M F_i / B, for every expert of every token, selected or not. */
 static void compute_aux_loss(const witness_case *c, witness *w)
 {
-    size_t B = batch_tokens(c);
+    size_t B = batch_tokens(c), R = real_tokens(c);
     quad M = (quad)c->micro_batches;
     for (size_t m = 0; m < c->micro_batches; m++)
         for (size_t i = 0; i < c->n; i++) {
             quad F = aux_factor(c, w, m, i);
-            for (size_t t = m * B; t < (m + 1) * B; t++) {
+            for (size_t t = m * B; t < m * B + R; t++) {
                 size_t e = t * c->n + i;
-                *w->value[LOSS_AUX] += F * w->value[FWD_GATES][e] / ((quad)B * M);
-                w->value[D_GATE][e] += c->balance_coef * F / ((quad)B * M);
+                *w->value[LOSS_AUX] += F * w->value[FWD_GATES][e] / ((quad)R * M);
+                w->value[D_GATE][e] += c->balance_coef * F / ((quad)R * M);
             }
         }
 }
@@ -396,17 +396,19 @@ static void compute_aux_loss(const witness_case *c, witness *w)
  * dr_ti += zeta/N 2 L_t e^(r_ti - L_t). */
 static void compute_z_loss(const witness_case *c, witness *w)
 {
+    quad N = (quad)(c->micro_batches * real_tokens(c));
     for (size_t t = 0; t < c->N; t++) {
         const quad *r = w->value[FWD_LOGITS] + t * c->n;
+        if (!is_real(c, t)) continue;
         quad max = r[0], sum = 0;
         for (size_t i = 0; i < c->n; i++)
             if (r[i] > max) max = r[i];
         for (size_t i = 0; i < c->n; i++) sum += expq(r[i] - max);
         quad L = max + logq(sum);
-        *w->value[LOSS_Z] += L * L / (quad)c->N;
+        *w->value[LOSS_Z] += L * L / N;
         for (size_t i = 0; i < c->n; i++)
             w->value[BWD_LOGITS][t * c->n + i] +=
-                c->z_loss_coef / (quad)c->N * 2 * L * expq(r[i] - L);
+                c->z_loss_coef / N * 2 * L * expq(r[i] - L);
     }
 }
 

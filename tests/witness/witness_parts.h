@@ -167,6 +167,17 @@ static inline size_t batch_tokens(const witness_case *c)
     return c->N / c->micro_batches;
 }
 
+/* Its tokens that are real, the first ones; is token t? */
+static inline size_t real_tokens(const witness_case *c)
+{
+    return batch_tokens(c) - c->padding;
+}
+
+static inline int is_real(const witness_case *c, size_t t)
+{
+    return t % batch_tokens(c) < real_tokens(c);
+}
+
 /* ---- The parts ---- */
 
 /* 1 to 3: logits, the assignment, and what the rule says of it. */

@@ -114,7 +114,10 @@ static void route_token_choice(const witness_case *c, witness *w)
     for (size_t t = 0; t < c->N; t++) {
         field f = experts_of_token(c, t);
         rank_field(w, &f);
-        choose_best(w, &f, c->top_k);
+        choose_best(w, &f, is_real(c, t) ? c->top_k : 0);
+        for (size_t k = 0; !is_real(c, t) && k < c->top_k; k++)
+            w->value[ROUTE_TOPK_EXPERT][t * c->top_k + k] = -1;
+        if (!is_real(c, t)) continue;
         for (size_t i = 0; i < c->n; i++) {
             size_t rank = w->rank[t * c->n + i];
             if (rank < c->top_k) w->value[ROUTE_TOPK_EXPERT][t * c->top_k + rank] = (quad)i;

@@ -50,7 +50,8 @@ et_status read_shaped(double **out, const et_tensor_file *file, const char *name
 static double target_load(const et_case *c)
 {
     if (c->layer == ET_DENSE) return 0;
-    if (c->rule == ET_TC) return (double)c->tokens * (double)c->top_k / (double)c->experts;
+    size_t real = c->micro_batches * et_case_real_tokens(c);
+    if (c->rule == ET_TC) return (double)real * (double)c->top_k / (double)c->experts;
     return (double)c->target_load * ((double)c->tokens / (double)c->pool_tokens);
 }
 
