@@ -85,9 +85,8 @@ static const struct {
     {"gradient-averaged", "biased-tc", 1, false},
     {"last-token-in-dw", "biased-tc", 1, false},
     {"neighbour-expert", "biased-tc", 3, false},
-    {"padding-routed", "padded-tc", 3, false},
     {"padding-in-shared", "padded-tc", 1, false},
-    {"padding-in-losses", "padded-tc", 3, false},
+    {"padding-in-losses", "padded-tc", 7, false},
     {"padding-in-bias", "padded-bias-tc", 1, false},
     {"routed-scale-forgotten", "scaled-swiglu-tc", 1, true},
     {"routed-scale-gradient", "scaled-swiglu-tc", 1, true},
@@ -165,6 +164,27 @@ START_TEST(mistakes_are_named)
 }
 END_TEST
 
+START_TEST(a_mask_says_what_the_case_says)
+{
+    size_t i = 0;
+    et_step s;
+    et_error error = {""};
+    while (suite[i].padding == 0) i++;
+    draw_case(&s, &suite[i]);
+    size_t last = s.c.tokens - 1, d = s.c.d_model;
+    ck_assert(s.in.mask[0] == 1 && s.in.mask[last] == 0 && s.in.dy[last * d] == 0);
+    ck_assert_int_eq(et_step_check_inputs(&s, &error), ET_OK);
+    s.in.dy[last * d] = 1;
+    ck_assert_int_eq(et_step_check_inputs(&s, &error), ET_EINVAL);
+    ck_assert_msg(strstr(error.text, "is padding") != NULL, "%s", error.text);
+    s.in.dy[last * d] = 0;
+    s.in.mask[0] = 0;
+    ck_assert_int_eq(et_step_check_inputs(&s, &error), ET_EINVAL);
+    ck_assert_msg(strstr(error.text, "in.mask[0] = 0; allowed: 1") != NULL, "%s", error.text);
+    et_step_free(&s);
+}
+END_TEST
+
 int main(void)
 {
     Suite *all = suite_create("modern");
@@ -173,6 +193,7 @@ int main(void)
     tcase_add_unchecked_fixture(tests, read_cases, free_cases);
     tcase_add_loop_test(tests, honest_kernels_pass, 0, everything ? 5 : 2);
     tcase_add_loop_test(tests, mistakes_are_named, 0, 2);
+    tcase_add_test(tests, a_mask_says_what_the_case_says);
     return run_suite(all);
 }
 

@@ -13,14 +13,15 @@ static ET_SHOWS(pads_with_bias, pads(s) && s->state_bias);
 static ET_SETTING(no_padding, s->c.padding = 0);
 static ET_SETTING(no_mask, m->moe.mask = NULL);
 
-/* Sums over the real tokens, divided by the number of all. */
+/* Sums over the real tokens, divided by the number of all; form 2: and so is F. */
 static void divided_by_all(et_mutant *m)
 {
     const et_case *c = &m->all.c;
     double by = (double)et_case_real_tokens(c) / (double)et_case_micro_tokens(c);
-    if (m->losses.loss_aux) et_scale_values(1, by, m->losses.loss_aux);
+    double aux = m->fault.variant == 2 ? by * by : by;
+    if (m->losses.loss_aux) et_scale_values(1, aux, m->losses.loss_aux);
     if (m->losses.loss_z) et_scale_values(1, by, m->losses.loss_z);
-    et_scale_values(m->moe.N * m->moe.n, by, m->losses.bwd.gates);
+    et_scale_values(m->moe.N * m->moe.n, aux, m->losses.bwd.gates);
     et_scale_values(m->moe.N * m->moe.n, by, m->losses.bwd.logits);
 }
 
@@ -32,8 +33,8 @@ static const et_hypothesis table[] = {
     {.doc = {"padding-in-shared", "the shared expert's output for padding tokens enters y", "forward"}, .everywhere = true,
      .applies = pads_beside_shared, .hooks = {{.at = ET_AT_WEIGHTS, .settings = no_mask}}},
     {.doc = {"padding-in-losses", "padding tokens count in the losses' means", "backward"}, .everywhere = true,
-     .applies = pads_with_loss, .variants = {"their gates and scores, too", "in the divisor alone"},
-     .hooks = {{.at = ET_AT_LOSSES, .variants = 1, .settings = no_padding}, {.at = ET_AT_LOSSES, .variants = 2, .whole = divided_by_all}}},
+     .applies = pads_with_loss, .variants = {"their gates and scores, too", "in the divisor alone", "in the divisors alone, that of F, too"},
+     .hooks = {{.at = ET_AT_LOSSES, .variants = 1, .settings = no_padding}, {.at = ET_AT_LOSSES, .variants = 6, .whole = divided_by_all}}},
     {.doc = {"padding-in-bias", "padding tokens count in the load that the bias aims at", "state"}, .everywhere = true,
      .applies = pads_with_bias, .hooks = {{.at = ET_AT_STATE, .settings = no_padding}}},
 };

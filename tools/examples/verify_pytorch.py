@@ -296,7 +296,7 @@ class Layer:
             s = s / (self.case["granularity"] + 1)
         if self.case["norm"] == "fanout":
             s = s / fanout
-        return w, s
+        return w, s * self.real()
 
     def routed_scale(self):
         return self.case.get("routed_scale", 1.0)
@@ -318,6 +318,12 @@ class Layer:
 
     # -- routing: which expert takes which token; nothing is differentiated --
 
+    def real(self):
+        """[N] True where a token is no padding."""
+        if "in.mask" in self.inputs:
+            return self.inputs["in.mask"] != 0
+        return torch.ones(len(self.x), dtype=torch.bool)
+
     def route(self, r):
         """z [N,n], each micro-batch by itself; and the state after the step."""
         case, n = self.case, r.shape[1]
@@ -332,10 +338,13 @@ class Layer:
             c = self.threshold(parts)
             self.keep("route.threshold", c, self.work)
             masks = [self.expert_threshold(part, c) for part in parts]
-        z = torch.cat(masks)
+        z = self.without_padding(torch.cat(masks))
         if self.train:
             self.update_state(parts, z)
         return z
+
+    def without_padding(self, z):
+        return z & self.real()[:, None]
 
     def top(self, scores, count):
         """The `count` best of each column; of equal scores the one with the lower index."""
@@ -402,23 +411,29 @@ class Layer:
 
     def load_fractions(self, load):
         """F: 1 for each expert under perfect balance."""
-        n, K, N = self.case["experts"], self.case["top_k"], self.case["tokens"] // self.M
+        n, K, N = self.case["experts"], self.case["top_k"], self.counted() // self.M
         return n * load / (K * N)
+
+    def counted(self):
+        """Of how many tokens means are taken."""
+        return int(self.real().sum())
 
     def losses(self, r, p, z):
         case, total = self.case, 0
+        real = self.real().view(self.M, -1)
+        N = self.counted() // self.M
         if not self.train:
             return total
         if case.get("balance") in ("aux", "aux_error"):
             aux = 0
-            for part_p, part_z in zip(p.chunk(self.M), z.chunk(self.M)):
+            for part_p, part_z, part in zip(p.chunk(self.M), z.chunk(self.M), real):
                 F = self.load_fractions(self.inputs.get("in.load", part_z.sum(0).to(self.work)))
                 F = F - 1 if case["balance"] == "aux_error" else F
-                aux = aux + (F * part_p.mean(0)).sum() / self.M
+                aux = aux + (F * part_p[part].sum(0) / N).sum() / self.M
             self.keep("loss.aux", aux.reshape(1), self.work)
             total = total + self.aux_term(case["balance_coef"] * aux)
         if case["z_loss_coef"]:
-            z_loss = (torch.logsumexp(r, dim=1) ** 2).mean()
+            z_loss = (torch.logsumexp(r, dim=1) ** 2)[real.flatten()].sum() / (N * self.M)
             self.keep("loss.z", z_loss.reshape(1), self.work)
             total = total + case["z_loss_coef"] * z_loss
         return total
@@ -552,6 +567,20 @@ class BiasOfNeighbour(Layer):
         return super().add_bias(part, name, bias, (i + 1) % self.case["experts"])
 
 
+class PaddingRouted(Layer):
+    """padding tokens take experts like others"""
+
+    def without_padding(self, z):
+        return z
+
+
+class PaddingInLosses(Layer):
+    """the losses' means divide by all tokens"""
+
+    def counted(self):
+        return len(self.x)
+
+
 class AccumulatorBf16(Layer):
     """sums are kept in bf16: rounded after every 16 terms"""
 
@@ -657,6 +686,8 @@ FAULTS = {
     "silu-constant": SiluConstant,
     "routed-scale-forgotten": ScaleForgotten,
     "norm-forgotten": NormForgotten,
+    "padding-routed": PaddingRouted,
+    "padding-in-losses": PaddingInLosses,
     "bias-forgotten": BiasForgotten,
     "down-bias-unweighted": BiasUnweighted,
     "bias-of-neighbour": BiasOfNeighbour,

@@ -532,6 +532,7 @@ class Golden(Mapping[str, Any]):
         ema: Any = None,
         bias: Any = None,
         load: Any = None,
+        mask: Any = None,
         name: str = "own",
         profile: Profile = None,
         framework: Optional[str] = None,
@@ -541,8 +542,8 @@ class Golden(Mapping[str, Any]):
         None: a dense layer, [h,d], [d,h]); shared_up [hs,d], shared_down [d,hs] if there is a
         shared expert; w_gate, shared_gate, shaped as w_up, shared_up, with activation="swiglu";
         biases b_up, b_gate [n,h], b_down [n,d], shared_b_up, shared_b_gate [hs], shared_b_down [d]:
-        all that there are, or none; ema, bias, load [n] where the case has them. The other fields
-        of the case (rule="et", gate="sigmoid", ema_updates=1, ...; `etref list fields`) are keywords. x has
+        all that there are, or none; ema, bias, load [n] where the case has them; mask
+        [N] with padding=. The other fields of the case (rule="et", gate="sigmoid", ema_updates=1, ...; `etref list fields`) are keywords. x has
         the type in which a kernel gets it, and all values must be numbers of that type."""
         given = {
             "in.x": x,
@@ -563,6 +564,7 @@ class Golden(Mapping[str, Any]):
             "in.ema": ema,
             "in.bias": bias,
             "in.load": load,
+            "in.mask": mask,
         }
         given = {key: value for key, value in given.items() if value is not None}
         shape = {key: _view(key, value).shape for key, value in given.items()}
