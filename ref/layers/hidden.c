@@ -8,7 +8,8 @@
 
 bool et_weighs_hidden(const et_moe *moe)
 {
-    return !moe->weighs_input && moe->b_down == NULL && et_goes_other_way(moe->rounding, "w A", "f") && moe->rounding->mode == ET_ROUND_SOME &&
+    if (moe->weighs_input || moe->b_down != NULL) return false;
+    return et_goes_other_way(moe->rounding, "w A", "f") && moe->rounding->mode == ET_ROUND_SOME &&
            et_place_smallest(moe->rounding->profile, ET_INTERMEDIATES) <= 0x1p-126;
 }
 

@@ -18,8 +18,8 @@ typedef struct et_faults {
 } et_faults;
 
 extern const et_faults et_routing_faults, et_choice_faults, et_state_faults, et_layout_faults, et_forward_faults,
-    et_activation_faults, et_input_faults, et_bias_faults, et_padding_faults, et_backward_faults, et_loss_faults, et_row_faults, et_precision_faults, et_model_faults,
-    et_rank_faults;
+    et_activation_faults, et_input_faults, et_bias_faults, et_padding_faults, et_backward_faults, et_loss_faults,
+    et_row_faults, et_precision_faults, et_model_faults, et_rank_faults;
 
 #define ET_FAULTS(table)                                                                           \
     {                                                                                              \

@@ -1,6 +1,7 @@
 /* faults_bias.c: biases of experts, wrongly. See faults.h.
  *
- *     H = x W_up' + b_up      V = x W_gate' + b_gate      f(x) = A W_down' + b_down      db = sum over the expert's rows of dH, dV, dO
+ *     H = x W_up' + b_up      V = x W_gate' + b_gate      f(x) = A W_down' + b_down
+ *     db = sum over the expert's rows of dH, dV, dO
  */
 #include "ref/verdict/faults.h"
 

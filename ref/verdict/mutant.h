@@ -301,8 +301,8 @@ void et_scale_values(size_t count, double factor, et_real *values);
 void et_add_row(size_t d, et_real factor, const et_real *from, et_real *to);
 /* Token t's slots; returns how many. */
 size_t et_slots_of(const et_assignment *a, size_t t, const int32_t **slots);
-/* The rows once more: H, O, dA or the shares of dx (dX where weights stand on the inputs), through the weights W, read as if transposed
- * where `turned`; H of the rows x [count,d], of the tokens' own where it is NULL. */
+/* The rows once more: H, O, dA or the shares of dx (dX where weights stand on the inputs), through the weights W, with the
+ * biases beside them, read as if transposed where `turned`; H of the rows x [count,d], of the tokens' own where it is NULL. */
 void et_through(et_mutant *m, const et_row *r, const et_real *W, bool turned, const et_real *x);
 /* The same by the right weights, of the first `terms` terms of each sum alone. */
 void et_through_terms(et_mutant *m, const et_row *r, size_t terms);
