@@ -9,6 +9,7 @@
 
 #ifndef ETREF_F32
 
+#include "etref/golden.h"
 #include "ref/verdict/diagnosis.h"
 #include "tests/honest.h"
 #define SUITE "modern.json"
@@ -185,6 +186,25 @@ START_TEST(a_mask_says_what_the_case_says)
 }
 END_TEST
 
+/* Its integers come as integers: of another type they would not fit their array. */
+START_TEST(a_mask_is_given_as_integers)
+{
+    const char *text = "{\"name\": \"own\", \"rule\": \"tc\", \"tokens\": 2, \"padding\": 1, \"d_model\": 1, "
+                       "\"d_expert\": 1, \"experts\": 1}";
+    const int32_t mask[] = {1, 0};
+    const double reals[] = {1, 0};
+    const et_array right = {.name = "in.mask", .dtype = ET_I32, .rank = 1, .shape = {2}, .values = mask};
+    const et_array wrong = {.name = "in.mask", .dtype = ET_F64, .rank = 1, .shape = {2}, .values = reals};
+    et_golden *g;
+    et_error error = {""};
+    ck_assert_int_eq(et_golden_of_case(&g, text, 0, NULL), ET_OK);
+    ck_assert_int_eq(et_golden_give(g, &wrong, 1, &error), ET_EINVAL);
+    ck_assert_str_eq(error.text, "input 'in.mask' has type F64; I32");
+    ck_assert_int_eq(et_golden_give(g, &right, 1, NULL), ET_OK);
+    et_golden_close(g);
+}
+END_TEST
+
 int main(void)
 {
     Suite *all = suite_create("modern");
@@ -194,6 +214,7 @@ int main(void)
     tcase_add_loop_test(tests, honest_kernels_pass, 0, everything ? 5 : 2);
     tcase_add_loop_test(tests, mistakes_are_named, 0, 2);
     tcase_add_test(tests, a_mask_says_what_the_case_says);
+    tcase_add_test(tests, a_mask_is_given_as_integers);
     return run_suite(all);
 }
 

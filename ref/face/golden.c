@@ -140,7 +140,11 @@ static et_status check_input(const et_golden *g, const et_array *a, et_tensor_id
         return et_fail(error, ET_EINVAL, "input '%s' has shape %s; for this case it is %s", a->name,
                        a->rank <= ET_MAX_RANK ? et_shape_show(a->rank, a->shape).text : "too long",
                        et_shape_show(want.rank, want.shape).text);
-    if (et_dtype_significand(a->dtype) == 0)
+    bool integers = !et_tensor_is_real(&want);
+    if (integers && a->dtype != ET_I32)
+        return et_fail(error, ET_EINVAL, "input '%s' has type %s; I32", a->name,
+                       et_dtype_name(a->dtype));
+    if (!integers && et_dtype_significand(a->dtype) == 0)
         return et_fail(error, ET_EINVAL, "input '%s' has type %s; F64, F32, BF16 or F16", a->name,
                        et_dtype_name(a->dtype));
     if (a->values == NULL) return et_fail(error, ET_EINVAL, "input '%s' has no values", a->name);
@@ -153,7 +157,8 @@ static void take_input(et_golden *g, const et_array *a, et_tensor_id id)
     et_real *values = (et_real *)(uintptr_t)to.values;
     size_t count = et_tensor_count(&to), size = et_dtype_size(a->dtype);
     const unsigned char *bytes = a->values;
-    for (size_t i = 0; i < count; i++)
+    if (!et_tensor_is_real(&to)) memcpy((void *)(uintptr_t)to.values, bytes, count * size);
+    for (size_t i = 0; et_tensor_is_real(&to) && i < count; i++)
         values[i] = (et_real)et_dtype_decode(bytes + i * size, a->dtype);
     g->awaits[id] = false;
 }
