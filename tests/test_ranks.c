@@ -92,6 +92,9 @@ static void expect_partials(const et_step *s)
                     for (size_t j = 0; j < h; j++)
                         dx += (double)s->bwd.slot_pre[slot * h + j] *
                               (double)s->in.up[(e * h + j) * d + k];
+                    for (size_t j = 0; s->in.gating && j < h; j++)
+                        dx += (double)s->bwd.slot_gate_pre[slot * h + j] *
+                              (double)s->in.gating[(e * h + j) * d + k];
                     size += fabs(y) + fabs(dx) + largest(h, s->bwd.slot_pre + slot * h);
                 }
                 close_to("partial", (double)s->rank.partial[copy * d + k], y, size);
@@ -139,6 +142,8 @@ START_TEST(rows_and_parts)
         expect_parts("w_router", R, n * d, s.rank.router, s.bwd.router);
         if (hs) expect_parts("shared_up", R, hs * d, s.rank.shared_up, s.bwd.shared_up);
         if (hs) expect_parts("shared_down", R, d * hs, s.rank.shared_down, s.bwd.shared_down);
+        if (s.rank.shared_gating)
+            expect_parts("shared_gate", R, hs * d, s.rank.shared_gating, s.bwd.shared_gating);
         et_step_free(&s);
     }
 }
@@ -166,6 +171,9 @@ static void run_alone(et_step *s, const et_step *all, size_t rank)
     memcpy(s->in.down, all->in.down, size * sizeof(et_real));
     if (hs) memcpy(s->in.shared_up, all->in.shared_up, hs * sizeof(et_real));
     if (hs) memcpy(s->in.shared_down, all->in.shared_down, hs * sizeof(et_real));
+    if (s->in.gating) memcpy(s->in.gating, all->in.gating, size * sizeof(et_real));
+    if (s->in.shared_gating)
+        memcpy(s->in.shared_gating, all->in.shared_gating, hs * sizeof(et_real));
     if (s->in.ema) memcpy(s->in.ema, all->in.ema, n * sizeof(et_real));
     if (s->in.bias) memcpy(s->in.bias, all->in.bias, n * sizeof(et_real));
     done(et_step_run(s, ET_PLAIN, NULL, NULL, &error), &error);
@@ -185,6 +193,8 @@ static double norm_of(const et_step *s)
     double sum = squares(n * d, s->bwd.router) + squares(size, s->bwd.up);
     sum += squares(size, s->bwd.down);
     if (hs) sum += squares(hs, s->bwd.shared_up) + squares(hs, s->bwd.shared_down);
+    if (s->bwd.gating) sum += squares(size, s->bwd.gating);
+    if (s->bwd.shared_gating) sum += squares(hs, s->bwd.shared_gating);
     return sqrt(sum);
 }
 

@@ -65,8 +65,9 @@ typedef struct et_step_metrics {
 typedef struct et_step_ranks {
     /* ep */
     et_real *x_recv, *dout_recv;               /* [S,d] x and dO = w dy of each row received */
-    et_real *partial, *dx_partial;             /* [P,d] sums over a rank's experts of w f(x), of dH W_up */
+    et_real *partial, *dx_partial;             /* [P,d] sums over a rank's experts of w f(x), of dH W_up + dV W_gate */
     et_real *router, *shared_up, *shared_down; /* [R,n,d], [R,hs,d], [R,d,hs] of a rank's tokens: their sum is bwd.* */
+    et_real *shared_gating;                    /* [R,hs,d] of swiglu */
     /* dp */
     et_real *kth, *ema;  /* [R,n] mean k-th largest score over the rank's micro-batches; average moved by it */
     et_real *load;       /* [R,n] slots of the rank's tokens */

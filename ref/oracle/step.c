@@ -561,7 +561,7 @@ static et_status take_ranks(et_step *s, et_error *error)
 {
     et_status status = et_ranks_plan(s, error);
     if (status == ET_OK)
-        status = take_tensors(s, ET_EP_X_RECV, ET_EP_SHARED_DOWN_RANK, error);
+        status = take_tensors(s, ET_EP_X_RECV, ET_EP_SHARED_GATE_RANK, error);
     return status == ET_OK ? take_tensors(s, ET_DP_EMA, ET_DP_GRAD_NORM, error) : status;
 }
 

@@ -126,19 +126,31 @@ static et_status add_up(et_step *s, const char *site, const int32_t *copies, con
     return ET_OK;
 }
 
-/* dH W_up of every slot, [S,d]. */
-static et_status slot_dx(const et_step *s, et_real *shares, et_error *error)
+/* Expert i's slots: dH W of one of its matrices, or added to what is there. */
+static et_status expert_dx(const et_step *s, size_t i, et_operand dH, et_operand W, bool add,
+                           et_real *shares, et_error *error)
 {
     const et_assignment *a = &s->assignment;
+    size_t d = s->c.d_model, h = s->c.d_expert, first = (size_t)a->expert_offsets[i];
+    dH.at.at += first * h;
+    W.at.at += i * h * d;
+    return et_product(s->rounding, s->engine, (size_t)a->load[i], d, h, dH, W, add,
+                      shares + first * d, d, error);
+}
+
+/* dH W_up, and dV W_gate, of every slot, [S,d]. */
+static et_status slot_dx(const et_step *s, et_real *shares, et_error *error)
+{
     size_t d = s->c.d_model, h = s->c.d_expert;
+    et_operand dH = {et_rows(s->bwd.slot_pre, h), ET_ACTIVATIONS, "dH", ET_INTERMEDIATES},
+               dV = {et_rows(s->bwd.slot_gate_pre, h), ET_ACTIVATIONS, "dV", ET_INTERMEDIATES},
+               up = {et_rows(s->in.up, d), ET_OPERANDS, "W_up", ET_UNSTORED},
+               gate = {et_rows(s->in.gating, d), ET_OPERANDS, "W_gate", ET_UNSTORED};
     et_status status = ET_OK;
-    for (size_t i = 0; i < a->experts && status == ET_OK; i++) {
-        size_t first = (size_t)a->expert_offsets[i];
-        et_operand dH = {et_rows(s->bwd.slot_pre + first * h, h), ET_ACTIVATIONS, "dH",
-                         ET_INTERMEDIATES};
-        et_operand up = {et_rows(s->in.up + i * h * d, d), ET_OPERANDS, "W_up", ET_UNSTORED};
-        status = et_product(s->rounding, s->engine, (size_t)a->load[i], d, h, dH, up, false,
-                            shares + first * d, d, error);
+    for (size_t i = 0; i < s->c.experts && status == ET_OK; i++) {
+        status = expert_dx(s, i, dH, up, false, shares, error);
+        if (status == ET_OK && is_gated(&s->c))
+            status = expert_dx(s, i, dV, gate, true, shares, error);
     }
     return status;
 }
@@ -182,28 +194,37 @@ typedef struct gradient {
     size_t from, to; /* rows that are of the rank's tokens */
 } gradient;
 
-/* Expert i < n: 2i dW_up, 2i + 1 dW_down; then dW_r, and the shared expert's two. gathered [S,d]: x of slots. */
+static size_t matrices(const et_step *s)
+{
+    return is_gated(&s->c) ? 3 : 2;
+}
+
+/* Of each expert dW_up, dW_down and, of swiglu, dW_gate; then dW_r, and the shared expert's. gathered [S,d]: x of slots. */
 static gradient gradient_at(const et_step *s, size_t index, size_t rank, const et_real *gathered)
 {
     const et_moe_values *v = &s->fwd;
     const et_moe_grads *g = &s->bwd;
     size_t n = s->c.experts, d = s->c.d_model, h = s->c.d_expert, hs = s->c.shared_d_expert;
-    size_t i = index / 2, own = s->c.tokens / s->c.ranks, t = rank * own;
-    if (index < 2 * n) {
+    size_t own = s->c.tokens / s->c.ranks, t = rank * own, m = matrices(s);
+    if (index < m * n) {
+        size_t i = index / m, at = i * h * d;
         size_t from = first_slot(s, i, rank), to = first_slot(s, i, rank + 1);
-        return index % 2 == 0
-                   ? (gradient){g->slot_pre, gathered, h, d, g->up + i * h * d, from, to}
-                   : (gradient){g->slot_out, v->slot_act, d, h, g->down + i * h * d, from, to};
+        et_real *gating = g->gating ? g->gating + at : NULL;
+        const gradient all[] = {{g->slot_pre, gathered, h, d, g->up + at, from, to},
+                                {g->slot_out, v->slot_act, d, h, g->down + at, from, to},
+                                {g->slot_gate_pre, gathered, h, d, gating, from, to}};
+        return all[index % m];
     }
-    if (index == 2 * n) return (gradient){g->logits, s->in.x, n, d, g->router, t, t + own};
-    if (index == 2 * n + 1)
-        return (gradient){g->shared_pre, s->in.x, hs, d, g->shared_up, t, t + own};
-    return (gradient){g->shared_out, v->shared_act, d, hs, g->shared_down, t, t + own};
+    const gradient rest[] = {{g->logits, s->in.x, n, d, g->router, t, t + own},
+                             {g->shared_pre, s->in.x, hs, d, g->shared_up, t, t + own},
+                             {g->shared_out, v->shared_act, d, hs, g->shared_down, t, t + own},
+                             {g->shared_gate_pre, s->in.x, hs, d, g->shared_gating, t, t + own}};
+    return rest[index - m * n];
 }
 
 static size_t gradients(const et_step *s)
 {
-    return 2 * s->c.experts + (s->c.shared ? 3 : 1);
+    return matrices(s) * s->c.experts + 1 + (s->c.shared ? matrices(s) : 0);
 }
 
 /* own [rows,columns]: the rank's part; what rounding it changes comes to the total, too. */
@@ -241,13 +262,16 @@ static et_status split_gradients(et_step *s, et_error *error)
     struct {
         et_real *array;
         size_t size;
-    } parts[] = {
-        {s->rank.router, n * d}, {s->rank.shared_up, hs * d}, {s->rank.shared_down, hs * d}};
+    } parts[] = {{s->rank.router, n * d},
+                 {s->rank.shared_up, hs * d},
+                 {s->rank.shared_down, hs * d},
+                 {s->rank.shared_gating, hs * d}};
+    size_t experts = matrices(s) * n;
     et_status status = ET_OK;
-    for (size_t k = 0; k + 2 * n < gradients(s) && status == ET_OK; k++) {
+    for (size_t k = 0; k + experts < gradients(s) && status == ET_OK; k++) {
         gradient g;
         for (size_t q = 0; q < s->c.ranks && status == ET_OK; q++) {
-            g = gradient_at(s, 2 * n + k, q, NULL);
+            g = gradient_at(s, experts + k, q, NULL);
             status = gradient_of_rank(s, &g, parts[k].array + q * parts[k].size, error);
         }
         round_total(s, &g);

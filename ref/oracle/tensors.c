@@ -56,6 +56,11 @@ static bool moves_ranks(const et_case *c)
     return is_dp(c) && moves_ema(c);
 }
 
+static bool shares_gating_ranks(const et_case *c)
+{
+    return is_ep(c) && has_shared_gating(c);
+}
+
 static bool shares_ranks(const et_case *c)
 {
     return is_ep(c) && c->shared;

@@ -224,10 +224,12 @@ static et_status averaged_twice(et_step *wrong, const et_step *right, size_t var
         scale(n * c->d_model, factor, wrong->bwd.router);
         scale(hs, factor, wrong->bwd.shared_up);
         scale(hs, factor, wrong->bwd.shared_down);
+        scale(hs, factor, wrong->bwd.shared_gating);
     }
     if (status == ET_OK && variant != 1) {
         scale(n * size, factor, wrong->bwd.up);
         scale(n * size, factor, wrong->bwd.down);
+        scale(n * size, factor, wrong->bwd.gating);
     }
     return status;
 }
@@ -242,12 +244,14 @@ static void mean_over_some(et_step *wrong, const et_step *right)
         double factor = some > 0 ? (double)R / (double)some : 1;
         scale(size, factor, wrong->bwd.up + i * size);
         scale(size, factor, wrong->bwd.down + i * size);
+        if (wrong->bwd.gating) scale(size, factor, wrong->bwd.gating + i * size);
     }
 }
 
-static void take_away(size_t count, const et_real *part, et_real *from)
+/* Part `index` of parts [R,count], which may be NULL. */
+static void take_away(size_t count, const et_real *parts, size_t index, et_real *from)
 {
-    for (size_t i = 0; part && i < count; i++) from[i] -= part[i];
+    for (size_t i = 0; parts && i < count; i++) from[i] -= parts[index * count + i];
 }
 
 /* ep: a rank that has received no row has left; its tokens' gradients are missing. */
@@ -258,9 +262,10 @@ static void without_parts(et_step *wrong, const et_step *right)
     size_t router = c->experts * c->d_model, hs = c->shared_d_expert * c->d_model;
     for (size_t q = 0; q < c->ranks; q++) {
         if (right->plan.recv_begin[q + 1] > right->plan.recv_begin[q]) continue;
-        take_away(router, r->router + q * router, wrong->bwd.router);
-        take_away(hs, r->shared_up ? r->shared_up + q * hs : NULL, wrong->bwd.shared_up);
-        take_away(hs, r->shared_down ? r->shared_down + q * hs : NULL, wrong->bwd.shared_down);
+        take_away(router, r->router, q, wrong->bwd.router);
+        take_away(hs, r->shared_up, q, wrong->bwd.shared_up);
+        take_away(hs, r->shared_down, q, wrong->bwd.shared_down);
+        take_away(hs, r->shared_gating, q, wrong->bwd.shared_gating);
     }
 }
 
