@@ -128,6 +128,9 @@ static inline witness_case witness_case_of(const et_step *s)
         .hs = c->shared ? c->shared_d_expert : 0,
         .top_k = c->top_k,
         .padding = c->padding,
+        .groups = c->groups,
+        .groups_kept = c->groups_kept,
+        .group_score = c->group_score == ET_GROUP_TOP2 ? "top2" : "max",
         .k = c->target_load,
         .pool = c->pool_tokens,
         .granularity = c->granularity,
@@ -139,6 +142,7 @@ static inline witness_case witness_case_of(const et_step *s)
         .inclusive = c->inclusive,
         .has_capacity = c->has_capacity,
         .capacity = c->capacity_factor,
+        .drop = c->drop == ET_DROP_BY_SCORE ? "score" : "arrival",
         .ema_decay = c->ema_decay,
         .ema_bias_correction = c->ema_bias_correction,
         .ema_updates = c->ema_updates,
@@ -168,7 +172,8 @@ static inline witness_case witness_case_of(const et_step *s)
         .ema = input_values(s, "in.ema"),
         .bias = input_values(s, "in.bias"),
         .load = input_values(s, "in.load"),
-        .mask = witness_routes ? NULL : s->route.mask,
+        .mask = witness_routes && !c->given ? NULL : s->route.mask,
+        .given = c->given,
     };
 }
 

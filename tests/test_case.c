@@ -76,6 +76,8 @@ START_TEST(a_field_that_says_nothing_is_let_pass)
         MOE(",'rule':'tc','balance':'aux','balance_coef':0.5,'bias_rate':0.0"),
         MOE(",'rule':'tc','balance_coef':0,'bias_rate':0.005,'granularity':1"),
         MOE(",'rule':'ec','balance':'none','capacity_factor':null,'global_load':false"),
+        MOE(",'rule':'tc','groups':1,'capacity_factor':null,'drop':'arrival'"),
+        MOE(",'rule':'tc','top_k':2,'capacity_factor':0.5,'drop':'score','groups':2,'groups_kept':1"),
         MOE(",'mode':'eval','capacity_factor':0.5,'pool_tokens':4,'z_loss_coef':0.1"),
         MOE(",'step':3,'warmup_steps':4,'pool_tokens':4"),
         DENSE(",'gate':'sigmoid','balance':'none','shared':true"),
@@ -122,7 +124,7 @@ START_TEST(every_field_is_documented)
         ck_assert(strlen(f->scope) > 0 && strlen(f->meaning) > 0);
         for (size_t i = 0; i < count; i++) ck_assert_str_ne(et_case_field(i)->name, f->name);
     }
-    ck_assert_uint_eq(count, 65);
+    ck_assert_uint_eq(count, 70);
     ck_assert_ptr_null(et_case_field((size_t)-1));
 }
 END_TEST
@@ -291,10 +293,28 @@ static const struct bad_case {
     {MOE(",'rule':'ec','pool_tokens':2"),
      IN_A "pool_tokens = 2 with experts = 4: k = floor(pool_tokens * granularity / experts) is 0; "
           "allowed: at least 1 (more tokens, or target_load)"},
-    {MOE(",'rule':'tc','capacity_factor':0.5"),
-     IN_A "capacity_factor = 0.5 does not apply; allowed: only with rule et"},
+    {MOE(",'rule':'tc','capacity_factor':0"),
+     IN_A "capacity_factor = 0.0 with rule = \"tc\": under rule tc allowed: more than 0, or null"},
     {MOE(",'rule':'ec','capacity_factor':0"),
-     IN_A "capacity_factor = 0.0 does not apply; allowed: only with rule et"},
+     IN_A "capacity_factor = 0.0 does not apply; allowed: only with rules tc and et"},
+    {MOE(",'rule':'tc','drop':'score'"),
+     IN_A "drop = \"score\" does not apply; allowed: only with rule tc with a capacity_factor"},
+    {MOE(",'capacity_factor':0.5,'drop':'score'"),
+     IN_A "drop = \"score\" does not apply; allowed: only with rule tc with a capacity_factor"},
+    {MOE(",'rule':'tc','groups':3,'groups_kept':1"),
+     IN_A "groups = 3 with experts = 4: allowed: a divisor of experts"},
+    {MOE(",'rule':'tc','groups':2,'groups_kept':3"),
+     IN_A "groups_kept = 3 with groups = 2: allowed: 1 to groups"},
+    {MOE(",'rule':'tc','groups':2"), IN_A "groups_kept is missing; allowed: integer from 1 to 2147483647"},
+    {MOE(",'rule':'tc','groups_kept':1"),
+     IN_A "groups_kept = 1 does not apply; allowed: only with groups above 1"},
+    {MOE(",'rule':'tc','top_k':3,'groups':2,'groups_kept':1"),
+     IN_A "top_k = 3 with groups_kept = 1: allowed: at most the experts of groups_kept groups"},
+    {MOE(",'rule':'tc','groups':4,'groups_kept':2,'group_score':'top2'"),
+     IN_A "group_score = \"top2\" with groups = 4: a group of one expert has no second best; allowed: max"},
+    {MOE(",'groups':2,'groups_kept':1"),
+     IN_A "groups = 2 does not apply; allowed: only with rule tc"},
+    {DENSE(",'routing':'given'"), IN_A "routing = \"given\" does not apply; allowed: only with layer moe"},
     {MOE(",'rule':'tc','threshold':'inclusive'"),
      IN_A "threshold = \"inclusive\" does not apply; allowed: only with rules ec and et"},
     {MOE(",'rule':'tc','ema_updates':3"),

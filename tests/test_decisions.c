@@ -14,42 +14,6 @@
 
 enum { MOST = 24 };
 
-/* "1100 0011" */
-static void read_rows(const char *rows, uint8_t *mask, size_t places)
-{
-    size_t used = 0;
-    for (; *rows; rows++)
-        if (*rows != ' ') mask[used++] = *rows == '1';
-    ck_assert_uint_eq(used, places);
-}
-
-static et_routing_verdict judge_mask(honest *k, const uint8_t *mask, bool ties_any, uint8_t *open)
-{
-    const et_verify_options options = {.profile = k->profile, .ties_any = ties_any};
-    const et_bars bars = {.reference = &k->golden, .limits.element = 30, .variance = k->noise};
-    et_judgement j = {.golden = &k->golden,
-                      .reference = &k->golden,
-                      .bars = &bars,
-                      .mask = mask,
-                      .options = &options};
-    et_routing_verdict out = {.shown = mask != NULL};
-    ck_assert_int_eq(et_routing_judge(&j, &out, open, NULL), ET_OK);
-    return out;
-}
-
-static double variance_of(double sigma)
-{
-    return sigma / 6 * (sigma / 6);
-}
-
-/* Every score gets the deviation `sigma` / 6, thresholds none. */
-static void set_deviation(honest *k, double sigma)
-{
-    size_t n = k->golden.c.experts;
-    for (size_t i = 0; i < k->golden.c.tokens * n; i++) k->noise.fwd.logits[i] = variance_of(sigma);
-    for (size_t i = 0; k->noise.route.threshold && i < n; i++) k->noise.route.threshold[i] = 0;
-}
-
 #define TC "{'name':'t','rule':'tc','tokens':1,'experts':4,'d_model':4,'top_k':2," SCORED "}"
 #define EC "{'name':'e','rule':'ec','tokens':4,'experts':2,'d_model':2," SCORED "}"
 #define POOLS                                                                                      \

@@ -32,6 +32,16 @@ static const double h = 0x1p-13;
 
 /* ---- the objective ---- */
 
+/* A slot, or, under token choice with a capacity, a choice that was dropped. */
+static bool is_chosen(const et_step *s, size_t place)
+{
+    const et_case *c = &s->c;
+    const int32_t *topk = s->route.topk_expert ? s->route.topk_expert + place / c->experts * c->top_k : NULL;
+    bool any = s->route.mask[place] != 0;
+    for (size_t j = 0; topk && j < c->top_k; j++) any = any || (size_t)topk[j] == place % c->experts;
+    return any;
+}
+
 /* F_i of the micro-batch that begins at token `first`, from the frozen assignment. */
 static void frozen_fractions(const et_step *s, size_t first, et_real *F)
 {
@@ -39,7 +49,7 @@ static void frozen_fractions(const et_step *s, size_t first, et_real *F)
     size_t N = et_case_micro_tokens(c), n = c->experts;
     et_real load[16] = {0};
     for (size_t t = first; t < first + N; t++)
-        for (size_t i = 0; i < n; i++) load[i] += s->route.mask[t * n + i] != 0;
+        for (size_t i = 0; i < n; i++) load[i] += is_chosen(s, t * n + i);
     et_balance_fractions(et_case_real_tokens(c), n, c->top_k, c->global_load ? s->in.load : load, F);
 }
 
@@ -254,6 +264,9 @@ START_TEST(gradients_are_derivatives_in_every_kind_of_step)
         "'rule':'tc','top_k':1,'weigh':'input','activation':'swiglu','norm':'none'",
         "'rule':'ec','granularity':2,'weigh':'input','gate':'softmax_anchor','norm':'fanout'",
         "'rule':'et','granularity':2,'ema_updates':1,'weigh':'input','norm':'sum','gate':'softmax'",
+        "'rule':'tc','top_k':2,'capacity_factor':0.7,'balance':'aux','gate':'softmax','norm':'sum'",
+        "'rule':'tc','top_k':3,'capacity_factor':0.5,'drop':'score','balance':'aux_error','norm':'fanout'",
+        "'rule':'tc','top_k':2,'groups':2,'groups_kept':1,'group_score':'top2','norm':'sum','routed_scale':2.5",
     };
     for (size_t i = 0; i < COUNT(steps); i++) {
         char json[1024];

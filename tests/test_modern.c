@@ -10,6 +10,7 @@
 #ifndef ETREF_F32
 
 #include "etref/golden.h"
+#include "ref/oracle/decide.h"
 #include "ref/verdict/diagnosis.h"
 #include "tests/honest.h"
 #define SUITE "modern.json"
@@ -91,6 +92,23 @@ static const struct {
     {"padding-in-bias", "padded-bias-tc", 1, false},
     {"routed-scale-forgotten", "scaled-swiglu-tc", 1, true},
     {"routed-scale-gradient", "scaled-swiglu-tc", 1, true},
+    {"overflow-order", "dropped-tc", 0x3f, false},
+    {"overflow-order", "dropped-by-score-tc", 0x27, true},
+    {"overflow-capacity", "dropped-tc", 0x1b, false},
+    {"overflow-capacity", "dropped-by-score-tc", 0x07, true},
+    {"overflow-of-step", "dropped-tc", 7, false},
+    {"capacity-ignored", "dropped-tc", 1, false},
+    {"norm-before-capacity", "dropped-tc", 1, false},
+    {"aux-after-dropping", "dropped-tc", 1, false},
+    {"groups-ignored", "groups-tc", 1, false},
+    {"groups-kept-off-by-one", "groups-tc", 1, false},
+    {"group-score", "groups-tc", 0xf, false},
+    {"refused-group-zero", "groups-tc", 1, false},
+    {"biased-score-as-gate", "groups-tc", 1, false},
+    {"groups-ignored", "groups-max-tc", 1, true},
+    {"groups-kept-off-by-one", "groups-max-tc", 1, true},
+    {"group-score", "groups-max-tc", 6, true},
+    {"refused-group-zero", "groups-max-tc", 1, true},
 };
 enum { MISTAKES = sizeof mistakes / sizeof *mistakes };
 
@@ -103,6 +121,20 @@ static const et_hypothesis *hypothesis_named(const char *name)
     return what;
 }
 
+/* A kernel that routes so, and is honest otherwise; its lists of choices would be the reference's. */
+static void route_so(honest *k, const uint8_t *mask)
+{
+    et_step wrong = et_step_like(&k->golden);
+    et_error error;
+    wrong.given_mask = mask;
+    ck_assert_msg(et_step_run(&wrong, ET_PLAIN, NULL, NULL, &error) == ET_OK, "%s", error.text);
+    clear_tensors(k);
+    add_tensors(k, &wrong);
+    emulate_step(k, &wrong, k->profile, ET_ROUND_RANDOM, 3);
+    if (k->golden.route.topk_expert) remove_tensor(k, "route.topk_expert");
+    et_step_free(&wrong);
+}
+
 /* The candidate's numbers become those of a kernel with the mistake; what it does not reach stays the honest kernel's. */
 static void plant(honest *k, const et_hypothesis *what, size_t variant)
 {
@@ -112,7 +144,9 @@ static void plant(honest *k, const et_hypothesis *what, size_t variant)
     et_mutant_open(&m, &on, &(et_fault){.what = what, .variant = variant, .factor = 1}, true);
     for (int phase = 0; phase < ET_PHASES; phase++)
         ck_assert_int_eq(et_mutant_phase(&m, (et_phase)phase, NULL), ET_OK);
-    for (size_t t = 0; t < k->count; t++) {
+    bool reroutes = et_hypothesis_reach(&k->golden.c, what, variant, false) >> ET_AT_MASK & 1;
+    if (reroutes) route_so(k, m.all.route.mask);
+    for (size_t t = 0; !reroutes && t < k->count; t++) {
         et_tensor_out *own = &k->tensors[t];
         const void *wrong = et_mutant_values(&m, own->name);
         if (!wrong || !et_tensor_is_real(own)) continue;

@@ -131,6 +131,25 @@ START_TEST(a_golden_without_numbers_is_not_written)
 }
 END_TEST
 
+/* `generate --routing given`: from one golden another. Without a bundle there is nothing to be given. */
+START_TEST(a_routing_is_given)
+{
+    char golden[4200], given[4200];
+    snprintf(golden, sizeof golden, "%s", in_folder("smoke-tc.safetensors"));
+    snprintf(given, sizeof given, "%s/given", folder);
+    expect_failure(RUN("generate", "--case", "smoke-tc", "--routing", "given", "--out", folder), 2,
+                   "name it with --inputs");
+    expect_failure(RUN("generate", "--case", "smoke-tc", "--set", "routing=given", "--out", folder), 2,
+                   "case 'smoke-tc' has routing = \"given\"");
+    ck_assert(!exists("smoke-tc.safetensors"));
+    ck_assert_int_eq(RUN("generate", "--case", "smoke-tc", "--out", folder), 0);
+    ck_assert_int_eq(RUN("generate", "--routing", "given", "--inputs", golden, "--out", given), 0);
+    snprintf(given, sizeof given, "%s", in_folder("given/smoke-tc.safetensors"));
+    ck_assert_int_eq(RUN("verify", given), 0);
+    ck_assert(unlink(given) == 0 && unlink(golden) == 0 && rmdir(in_folder("given")) == 0);
+}
+END_TEST
+
 /* `generate --inputs` of values that the bundle's own case cannot store. */
 START_TEST(inputs_finer_than_their_case_make_no_golden)
 {
@@ -369,6 +388,7 @@ static Suite *generate_suite(void)
     tcase_add_test(writing, a_listed_profile_can_be_edited);
     tcase_add_test(writing, an_emulated_kernel_is_a_candidate_and_no_golden);
     tcase_add_test(writing, a_built_in_case_verifies);
+    tcase_add_test(writing, a_routing_is_given);
     tcase_add_test(writing, a_file_that_cannot_be_written_whole_is_not_there);
     tcase_add_test(writing, an_interrupted_file_is_not_there);
     return suite;

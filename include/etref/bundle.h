@@ -75,6 +75,12 @@ const char *et_bundle_producer(et_engine engine);
 et_status et_bundle_open(et_tensor_file *file, et_step *step, const char *path, size_t max_bytes,
                          et_error *error);
 
+/* The step's assignment is that of the open bundle from now on (`routing` given), whatever its case says: read from the first
+ * that is there of route.mask, route.slot_token with route.slot_expert or route.expert_offsets, and the choices; counts
+ * beside it must agree. et_bundle_open does it by itself where the case says so. To be called before et_step_run.
+ * ET_EINVAL: none there, a token or an expert out of range, a pair twice, counts that do not add up, no layer moe. */
+et_status et_bundle_give_routing(et_step *step, const et_tensor_file *file, et_error *error);
+
 /* ---- integrity: every stored value against a recomputation ---- */
 
 typedef struct et_comparison {

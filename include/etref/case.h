@@ -72,6 +72,7 @@ typedef struct et_case {
     et_layer layer;
     et_rule rule;
     bool eval;          /* "mode": "train" or "eval" */
+    bool given;         /* "routing": "rule", or "given": the assignment is brought, and nothing is decided */
     size_t tokens;      /* N, of the whole step */
     size_t d_model;     /* d */
     size_t d_expert;    /* h; of the dense layer, too; of no other */
@@ -80,6 +81,8 @@ typedef struct et_case {
     size_t experts;     /* n; dense: 0 */
     size_t top_k;       /* tc: K = G */
     size_t padding;     /* tc: the last tokens of each micro-batch, so many, are padding: see et_case_real_tokens */
+    size_t groups, groups_kept; /* tc: a token's K come from so many groups of experts; groups 0 in memory: 1 */
+    et_group_score group_score;
     size_t granularity; /* ec, et: G; for tc equal to top_k */
     size_t target_load; /* k, in a pool; default: floor(pool_tokens * granularity / experts) */
     size_t
@@ -93,6 +96,7 @@ typedef struct et_case {
     bool inclusive;         /* "threshold": "strict" or "inclusive" */
     bool has_capacity;
     double capacity_factor; /* C; JSON null: off */
+    et_drop drop;           /* tc with a capacity: which choices of an expert's are dropped */
     double ema_decay;
     bool ema_bias_correction;
     size_t ema_updates; /* u: updates behind in.ema */
@@ -145,10 +149,12 @@ size_t et_case_real_tokens(const et_case *c);
 
 /* Tokens of one micro-batch: N / M. */
 size_t et_case_micro_tokens(const et_case *c);
-/* True if this step routes by expert choice: rule ec in training, or et in its warm-up. */
+/* True if this step routes by expert choice: rule ec in training, or et in its warm-up; not by a given assignment. */
 bool et_case_routes_by_choice(const et_case *c);
 /* True if this step routes by threshold: et after the warm-up, and ec and et in evaluation. */
 bool et_case_routes_by_threshold(const et_case *c);
+/* Slots that token choice leaves an expert in a micro-batch (et_token_capacity); its tokens where nothing is dropped. */
+size_t et_case_token_capacity(const et_case *c);
 
 /* One row of the table of fields, for --help and documentation; NULL past the end. */
 typedef struct et_field_doc {

@@ -38,6 +38,39 @@ typedef enum et_rule { ET_TC, ET_EC, ET_ET } et_rule;
 et_status et_token_choice(size_t N, size_t n, size_t K, const et_real *r, const et_real *bias,
                           uint8_t *mask, et_real *margin, int32_t *topk, et_error *error);
 
+/* Group-limited: the experts stand in `count` equal groups, one after the other; a token keeps the `kept` groups with the
+ * highest score (of equal ones the lower) and takes its top K experts of theirs. A group's score is its best member's
+ * r + b (DeepSeek-V2), or the sum of its two best (DeepSeek-V3). */
+typedef enum et_group_score { ET_GROUP_MAX, ET_GROUP_TOP2 } et_group_score;
+typedef struct et_groups {
+    size_t count, kept;
+    et_group_score score;
+} et_groups;
+
+/* The score of one group of `size` experts, whose r + b these are; 2 of them at least for ET_GROUP_TOP2. */
+et_real et_group_score_of(et_group_score how, size_t size, const et_real *scores);
+
+/* As et_token_choice. Of an expert outside the kept groups the margin is its group's: score - the worst kept group's. count
+ * divides n, 1 <= kept <= count, K <= kept n / count. */
+et_status et_token_choice_in_groups(size_t N, size_t n, size_t K, const et_groups *groups,
+                                    const et_real *r, const et_real *bias, uint8_t *mask,
+                                    et_real *margin, int32_t *topk, et_error *error);
+
+/* A capacity: ceil((N K / n) C) slots of an expert in a batch, in binary64 and in this order (Megatron-LM), at most N. */
+size_t et_token_capacity(size_t N, size_t n, size_t K, double C);
+
+/* Which of an expert's choices it keeps: the first to come, where all first choices come before all second ones and so on,
+ * each in the order of tokens (GShard, Tutel, DeepSpeed); or those with the highest gate value (Megatron-LM's `probs`), of
+ * equal ones the lower token. */
+typedef enum et_drop { ET_DROP_BY_ARRIVAL, ET_DROP_BY_SCORE } et_drop;
+
+/* Takes from the mask what a choice, topk [N,K], has over `capacity`. What is dropped is no slot, and nothing takes its
+ * place. margin: of one dropped by score p - the lowest kept p; by arrival, where no score decides, it stays the choice's.
+ * p [N,n] gates. */
+et_status et_drop_overflow(size_t N, size_t n, size_t K, size_t capacity, et_drop how,
+                           const int32_t *topk, const et_real *p, uint8_t *mask, et_real *margin,
+                           et_error *error);
+
 /* ---- Expert choice: in each pool of P tokens each expert takes its top k tokens. ---- */
 
 /* pool_cutoff [N/P,n] out: the k-th largest score. topk [N/P,n,k] out, the tokens by descending

@@ -43,6 +43,7 @@ typedef struct et_step_routing {
     et_real *pool_cutoff; /* [N/P,n] */
     int32_t *topk_expert; /* [N,K] */
     int32_t *topk_token;  /* [N/P,n,k] */
+    uint8_t *chosen;      /* [N,n] tc with a capacity: the choices, dropped ones among them */
     int32_t *passed;      /* [M,n] tokens above the threshold before capacity, per micro-batch */
 } et_step_routing;
 
@@ -107,7 +108,8 @@ typedef struct et_step {
                                   * compute it; NULL: the golden */
     const uint8_t
         *given_mask; /* [N,n] set before et_step_run: this assignment instead of the rule's
-                                * own (margins, thresholds and cutoffs stay the rule's), or NULL */
+                                * own (margins, thresholds and cutoffs stay the rule's), or NULL;
+                                * where the case has `routing` given it must be there, and there is no rule */
     et_block_layout layout;
     et_parallel_plan plan; /* ep */
     /* bookkeeping: every array above but those of assignment, layout and plan */

@@ -85,6 +85,10 @@ static et_status settle_layer(et_gpt_config *c, size_t N, et_error *error)
     if (f->global_load)
         return et_fail(error, ET_EINVAL,
                        "et_gpt: ffn.global_load = true; a model has its own loads alone");
+    if (moe && f->rule == ET_TC && f->has_capacity)
+        return et_fail(error, ET_EINVAL,
+                       "et_gpt: ffn.capacity_factor = %g; a model's token choice has none, null",
+                       f->capacity_factor);
     return refuse_later(f, error);
 }
 

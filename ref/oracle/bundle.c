@@ -289,7 +289,8 @@ et_status et_bundle_open(et_tensor_file *file, et_step *step, const char *path, 
         (status = read_layout(file, &block, error)) ||
         (status = et_step_create(step, &c, max_bytes, error)) ||
         (status = check_names(file, step, error)) || (status = read_inputs(file, step, error)) ||
-        (status = et_step_check_inputs(step, error))) {
+        (status = et_step_check_inputs(step, error)) ||
+        (step->c.given && (status = et_bundle_give_routing(step, file, error)))) {
         et_step_free(step);
         et_tensor_file_close(file);
         return status;

@@ -291,6 +291,7 @@ et_status et_case_settle(et_case *settled, const et_case *c, et_error *error)
     if (status != ET_OK) return status;
     et_case own = *c;
     if (own.routed_scale == 0) own.routed_scale = 1; /* left out by who put the case together */
+    if (own.groups == 0) own.groups = 1;             /* likewise */
     c = &own;
     for (size_t i = 0; i < ET_FIELDS; i++) {
         p.given[i] = et_fields[i].applies(c);
@@ -401,7 +402,8 @@ static void append_text(et_line *line, const char *text)
 static bool is_printed(const et_field *f, const et_case *c, const et_case *usual)
 {
     bool empty = f->member.kind == ET_TEXT && ((const char *)c)[f->member.offset] == '\0';
-    bool silent = f->later && et_member_equal(&f->member, c, usual);
+    bool later = f->later || (f->later_in && f->later_in(c));
+    bool silent = later && et_member_equal(&f->member, c, usual);
     return f->applies(c) && !empty && !silent;
 }
 
@@ -452,11 +454,17 @@ size_t et_case_real_tokens(const et_case *c)
 
 bool et_case_routes_by_choice(const et_case *c)
 {
-    if (!is_ec_or_et(c) || c->eval) return false;
+    if (!is_ec_or_et(c) || c->eval || c->given) return false;
     return c->rule == ET_EC || c->step < c->warmup_steps;
 }
 
 bool et_case_routes_by_threshold(const et_case *c)
 {
-    return is_ec_or_et(c) && !et_case_routes_by_choice(c);
+    return is_ec_or_et(c) && !c->given && !et_case_routes_by_choice(c);
+}
+
+size_t et_case_token_capacity(const et_case *c)
+{
+    size_t N = et_case_micro_tokens(c);
+    return drops(c) ? et_token_capacity(N, c->experts, c->top_k, c->capacity_factor) : N;
 }

@@ -12,6 +12,9 @@ et_step et_step_like(const et_step *s);
  * array that s has. On failure the caller still frees it. */
 et_status et_step_take_like(et_step *to, const et_step *s, et_error *error);
 
+/* The case's assignment is given from now on: *mask [N,n], zeroed and the step's own, is to be filled. ET_ENOMEM. */
+et_status et_step_take_given(et_step *s, uint8_t **mask, et_error *error);
+
 /* F [n] of the balancing losses in one micro-batch: from its own loads, or from in.load. */
 void et_step_fractions(const et_step *s, size_t batch, et_real *F);
 

@@ -17,6 +17,16 @@ static bool is_et(const et_case *c)
     return is_moe(c) && c->rule == ET_ET;
 }
 
+static bool can_have_capacity(const et_case *c)
+{
+    return is_et(c) || is_tc(c);
+}
+
+static bool can_drop(const et_case *c)
+{
+    return is_tc(c) && c->has_capacity;
+}
+
 static bool has_steps(const et_case *c)
 {
     return is_moe(c) || is_optimiser(c);
@@ -108,6 +118,9 @@ const et_field et_fields[] = {
     {DOC("mode", "train|eval", "\"train\"", "layers dense and moe",
          "eval: ec and et route by threshold; no capacity, no losses, no change of state"),
      AT(eval), .member.kind = ET_WORD, .applies = is_ffn},
+    {DOC("routing", "rule|given", "\"rule\"", "layer moe",
+         "given: the assignment is the bundle's (route.*), nothing is decided, and the state stays"),
+     AT(given), .member.kind = ET_WORD, .applies = is_moe, .later = true},
     {DOC("tokens", COUNT_TEXT(1), "required", "every case", "N: tokens of the step; rows of an optimiser's matrix"), AT(tokens),
      COUNT_FROM(1), .applies = is_any},
     {DOC("d_model", COUNT_TEXT(1), "required", "every case", "d: width of a token"), AT(d_model),
@@ -128,6 +141,14 @@ const et_field et_fields[] = {
     {DOC("padding", COUNT_TEXT(0), "0", "rule tc",
          "the last tokens of each micro-batch that are padding: no slot, y = 0, no part in loads, losses and biases; in.mask"),
      AT(padding), COUNT_FROM(0), .applies = is_tc, .later = true},
+    {DOC("groups", COUNT_TEXT(1), "1", "rule tc",
+         "groups of experts / groups experts each; a token's K come from the groups_kept best of them"),
+     AT(groups), COUNT_FROM(1), .applies = is_tc, .later = true},
+    {DOC("groups_kept", COUNT_TEXT(1), "required", "groups above 1", "groups of which a token takes experts"),
+     AT(groups_kept), COUNT_FROM(1), .applies = has_groups, .exclusive = true},
+    {DOC("group_score", "max|top2", "\"max\"", "groups above 1",
+         "of a group: its best r + bias (DeepSeek-V2), or the sum of its two best (DeepSeek-V3)"),
+     AT(group_score), .member.kind = ET_WORD, .applies = has_groups, .later = true},
     {DOC("granularity", COUNT_TEXT(1), "= 1, tc: top_k", "layer moe",
          "G: routed experts that a token gets on average"),
      AT(granularity), COUNT_FROM(1), .applies = is_moe, .exclusive = true},
@@ -157,9 +178,13 @@ const et_field et_fields[] = {
     {DOC("threshold", "strict|inclusive", "\"strict\"", "rules ec and et",
          "a token passes if r > c (the paper) or r >= c (the released code)"),
      AT(inclusive), .member.kind = ET_WORD, .applies = is_ec_or_et},
-    {DOC("capacity_factor", "number from 0 to 1e6, or null", "null", "rule et",
-         "C: a load stays within floor(k(1-C)) and floor(k(1+C)) in training; null: off"),
-     AT(capacity_factor), .member.kind = ET_NUMBER_OR_NULL, .member.flag = offsetof(et_case, has_capacity), .member.low = 0, .member.high = 1e6, .applies = is_et},
+    {DOC("capacity_factor", "number from 0 to 1e6, or null", "null", "rules tc and et",
+         "C, in training: et: a load stays within floor(k(1-C)) and floor(k(1+C)); tc: of an expert's choices in a "
+         "micro-batch ceil(tokens * top_k / experts * C) are kept; null: off"),
+     AT(capacity_factor), .member.kind = ET_NUMBER_OR_NULL, .member.flag = offsetof(et_case, has_capacity), .member.low = 0, .member.high = 1e6, .applies = can_have_capacity, .later_in = is_tc},
+    {DOC("drop", "arrival|score", "\"arrival\"", "rule tc with a capacity_factor",
+         "what is kept: the first to come, first choices before second ones; or the highest gate values"),
+     AT(drop), .member.kind = ET_WORD, .applies = can_drop, .later = true},
     {DOC("ema_decay", "number from 0, less than 1", "0.999", "rules ec and et",
          "beta: ema <- beta ema + (1-beta) cutoff, after each step"),
      AT(ema_decay), NUMBER_IN(0, 1 - DBL_EPSILON / 2), .applies = is_ec_or_et},

@@ -11,11 +11,12 @@ typedef struct et_field {
     bool (*applies)(const et_case *c);
     bool exclusive;      /* refused where it does not apply, whatever its value */
     bool later;          /* written only where it is not its default: bundles from before it stay as they are */
+    bool (*later_in)(const et_case *c); /* the same, of these cases alone */
     const char *neutral; /* JSON of a value, beside the default, that says nothing there */
 } et_field;
 
 /* In the order in which they are printed. */
-enum { ET_FIELDS = 65 };
+enum { ET_FIELDS = 70 };
 extern const et_field et_fields[ET_FIELDS];
 
 /* et_case_check, and the case as parsing it would leave it: what does not apply, at its default. */

@@ -96,6 +96,17 @@ static inline bool has_padding(const et_case *c)
     return is_tc(c) && c->padding > 0;
 }
 
+static inline bool has_groups(const et_case *c)
+{
+    return is_tc(c) && c->groups > 1;
+}
+
+/* Token choice that drops what is over its capacity. */
+static inline bool drops(const et_case *c)
+{
+    return is_tc(c) && c->has_capacity && !c->eval && !c->given;
+}
+
 static inline bool is_ep(const et_case *c)
 {
     return is_moe(c) && c->parallel == ET_EXPERT_PARALLEL;

@@ -250,6 +250,8 @@ static et_status take_routing(et_step *s, et_error *error)
 {
     const et_case *c = &s->c;
     et_status status = take_tensors(s, ET_ROUTE_THRESHOLD, ET_ROUTE_TOPK_TOKEN, error);
+    if (status == ET_OK && drops(c))
+        status = take(s, &s->route.chosen, c->tokens * c->experts, sizeof(uint8_t), error);
     if (status == ET_OK && et_case_routes_by_threshold(c))
         status = take(s, &s->route.passed, c->micro_batches * c->experts, sizeof(int32_t), error);
     return status;
@@ -301,11 +303,35 @@ static void route_padding(et_step *s, size_t from, size_t to)
 static et_status route_by_token(et_step *s, size_t batch, et_error *error)
 {
     const et_case *c = &s->c;
-    size_t N = et_case_real_tokens(c), n = c->experts, first = batch * et_case_micro_tokens(c);
+    size_t N = et_case_real_tokens(c), n = c->experts, K = c->top_k, first = batch * et_case_micro_tokens(c);
+    const et_groups limited = {c->groups, c->groups_kept, c->group_score}, all = {.count = 1, .kept = 1};
+    uint8_t *mask = s->route.mask + first * n;
+    et_real *margin = s->route.margin + first * n;
+    int32_t *topk = s->route.topk_expert + first * K;
     route_padding(s, first + N, first + et_case_micro_tokens(c));
-    return et_token_choice(N, n, c->top_k, s->fwd.logits + first * n, s->in.bias,
-                           s->route.mask + first * n, s->route.margin + first * n,
-                           s->route.topk_expert + first * c->top_k, error);
+    et_status status =
+        et_token_choice_in_groups(N, n, K, has_groups(c) ? &limited : &all,
+                                  s->fwd.logits + first * n, s->in.bias, mask, margin, topk, error);
+    if (status != ET_OK || !drops(c)) return status;
+    return et_drop_overflow(N, n, K, et_case_token_capacity(c), c->drop, topk,
+                            s->fwd.gates + first * n, mask, margin, error);
+}
+
+/* A token's choices: what it has slots of, and, of those that the rule chose, the best that it has not, up to K. So they
+ * are also known where the assignment is somebody else's. */
+static void find_chosen(et_step *s)
+{
+    size_t n = s->c.experts, K = s->c.top_k;
+    for (size_t t = 0; s->route.chosen && t < s->c.tokens; t++) {
+        uint8_t *chosen = s->route.chosen + t * n;
+        size_t count = 0;
+        for (size_t i = 0; i < n; i++) count += chosen[i] = s->route.mask[t * n + i] != 0;
+        for (size_t j = 0; j < K && count < K; j++) {
+            uint8_t *one = &chosen[s->route.topk_expert[t * K + j]];
+            count += !*one;
+            *one = 1;
+        }
+    }
 }
 
 /* Every micro-batch is routed with the state from before the step. route.cutoff gathers the mean of
@@ -323,7 +349,7 @@ static et_status route(et_step *s, et_error *error)
                          c->ema_updates, s->route.threshold);
         et_round(s->rounding, ET_ACCUMULATOR, "c", n, s->route.threshold);
     }
-    for (size_t batch = 0; status == ET_OK && batch < M; batch++) {
+    for (size_t batch = 0; status == ET_OK && !c->given && batch < M; batch++) {
         if (c->rule == ET_TC)
             status = route_by_token(s, batch, error);
         else if (et_case_routes_by_choice(c))
@@ -344,10 +370,11 @@ static et_status route(et_step *s, et_error *error)
     if (status == ET_OK && s->route.cutoff)
         et_round(s->rounding, ET_ACCUMULATOR, "cutoff", n, s->route.cutoff);
     free(room);
-    if (status == ET_OK)
+    if (status == ET_OK && s->route.margin)
         et_round(s->rounding, ET_ACCUMULATOR, "margin", c->tokens * n, s->route.margin);
     if (status == ET_OK && s->given_mask)
         memcpy(s->route.mask, s->given_mask, c->tokens * n * sizeof *s->route.mask);
+    if (status == ET_OK) find_chosen(s);
     if (status == ET_OK)
         status = et_assignment_build(&s->assignment, c->tokens, n, s->route.mask, error);
     return status;
@@ -355,7 +382,7 @@ static et_status route(et_step *s, et_error *error)
 
 /* ---- the MoE layer: losses ---- */
 
-/* F of micro-batch `batch`: from its own loads, or from in.load. */
+/* F of micro-batch `batch`: from its own loads, or from in.load. What is dropped was chosen all the same (Switch). */
 void et_step_fractions(const et_step *s, size_t batch, et_real *F)
 {
     const et_case *c = &s->c;
@@ -364,9 +391,10 @@ void et_step_fractions(const et_step *s, size_t batch, et_real *F)
         et_balance_fractions(real, n, c->top_k, s->in.load, F);
         return;
     }
+    const uint8_t *counted = s->route.chosen ? s->route.chosen : s->route.mask;
     memset(F, 0, n * sizeof *F);
     for (size_t t = batch * N; t < (batch + 1) * N; t++)
-        for (size_t i = 0; i < n; i++) F[i] += s->route.mask[t * n + i];
+        for (size_t i = 0; i < n; i++) F[i] += counted[t * n + i];
     et_balance_fractions(real, n, c->top_k, F, F);
 }
 
@@ -565,6 +593,17 @@ static et_status take_ranks(et_step *s, et_error *error)
     return status == ET_OK ? take_tensors(s, ET_DP_EMA, ET_DP_GRAD_NORM, error) : status;
 }
 
+/* ---- a given assignment ---- */
+
+et_status et_step_take_given(et_step *s, uint8_t **mask, et_error *error)
+{
+    et_status status = take(s, mask, s->c.tokens * s->c.experts, sizeof(uint8_t), error);
+    if (status != ET_OK) return status;
+    s->c.given = true;
+    s->given_mask = *mask;
+    return ET_OK;
+}
+
 /* ---- room alone ---- */
 
 et_status et_step_take_like(et_step *to, const et_step *s, et_error *error)
@@ -609,6 +648,7 @@ et_status et_step_update_state(et_step *s, et_error *error)
 et_step et_step_like(const et_step *s)
 {
     return (et_step){.c = s->c,
+                     .given_mask = s->c.given ? s->given_mask : NULL,
                      .max_bytes = s->max_bytes,
                      .bytes = s->bytes,
                      .in = s->in,
@@ -649,7 +689,13 @@ static et_status check_step(et_step *s, et_engine engine, et_error *error)
     if (et_step_has_run(s))
         return et_fail(error, ET_EINVAL,
                        "step: case '%.63s' has been run already; create another step", s->c.name);
-    return et_case_settle(&s->c, &s->c, error);
+    et_status status = et_case_settle(&s->c, &s->c, error);
+    if (status == ET_OK && s->c.given && s->given_mask == NULL)
+        return et_fail(error, ET_EINVAL,
+                       "case '%s' has routing = \"given\", and no assignment; a bundle that has one brings it: "
+                       "etref generate --routing given --inputs BUNDLE",
+                       s->c.name);
+    return status;
 }
 
 static void tell(et_progress *progress, void *user, const char *phase, double done)

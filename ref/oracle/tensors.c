@@ -26,14 +26,24 @@ static bool given_load(const et_case *c)
     return is_moe(c) && c->global_load;
 }
 
+static bool decides(const et_case *c)
+{
+    return is_moe(c) && !c->given;
+}
+
+static bool chooses_experts(const et_case *c)
+{
+    return is_tc(c) && decides(c);
+}
+
 static bool moves_ema(const et_case *c)
 {
-    return is_ec_or_et(c) && !c->eval;
+    return is_ec_or_et(c) && decides(c) && !c->eval;
 }
 
 static bool moves_bias(const et_case *c)
 {
-    return has_bias(c) && !c->eval;
+    return has_bias(c) && decides(c) && !c->eval;
 }
 
 static bool computes_aux(const et_case *c)

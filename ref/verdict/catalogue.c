@@ -214,7 +214,7 @@ int32_t *et_inverse_of_token_slots(et_mutant *m)
 /* ---- all of them: in the order in which they are tried ---- */
 
 static const et_faults *const parts[] = {
-    &et_routing_faults,    &et_choice_faults,  &et_state_faults,   &et_forward_faults,
+    &et_routing_faults, &et_token_faults,    &et_choice_faults,  &et_state_faults,   &et_forward_faults,
     &et_activation_faults, &et_input_faults,   &et_bias_faults,    &et_padding_faults,
     &et_backward_faults,   &et_loss_faults,    &et_row_faults,     &et_layout_faults,
     &et_precision_faults,  &et_model_faults,   &et_rank_faults};

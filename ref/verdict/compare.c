@@ -251,6 +251,7 @@ static double largest(size_t count, const et_real *values)
  * steps, are sure to one step only. */
 static bool is_open(const et_diagnosis *q, const et_mutant *m, double T, double most, size_t i)
 {
+    if (m->all.route.margin == NULL) return false; /* a given assignment */
     double score = (double)m->routed.fwd.logits[i];
     double variance = et_score_variance(q->j->bars, i) + most;
     double moved = fabs(score - (double)m->all.fwd.logits[i]);

@@ -17,7 +17,7 @@ typedef struct et_faults {
     const et_hypothesis *table;
 } et_faults;
 
-extern const et_faults et_routing_faults, et_choice_faults, et_state_faults, et_layout_faults, et_forward_faults,
+extern const et_faults et_routing_faults, et_choice_faults, et_token_faults, et_state_faults, et_layout_faults, et_forward_faults,
     et_activation_faults, et_input_faults, et_bias_faults, et_padding_faults, et_backward_faults, et_loss_faults,
     et_row_faults, et_precision_faults, et_model_faults, et_rank_faults;
 
@@ -98,8 +98,14 @@ int32_t *et_inverse_of_token_slots(et_mutant *m);
 /* kth [n]: of one micro-batch, the k-th largest scores; of pools their mean. */
 void et_cutoffs_of(et_mutant *m, size_t batch, et_real *kth);
 bool et_is_clamped(const et_step *s);
+bool et_decides(const et_step *s); /* by a rule: the assignment is not given */
+
 /* Does a score pass the threshold of this routing? place: of [N,n]. */
 bool et_passes(const et_mutant *m, size_t place);
+
+/* ---- faults_tokens.c ---- */
+
+bool et_drops(const et_step *s); /* token choice with a capacity */
 
 /* ---- faults_forward.c ---- */
 

@@ -4,7 +4,7 @@
 #include "ref/verdict/judge.h"
 
 static ET_SHOWS(has_many_experts, et_is_moe(s) && s->c.rule == ET_TC && s->c.experts > 256);
-static ET_SHOWS(shows_loads, et_is_moe(s) && !et_by_choice(s));
+static ET_SHOWS(shows_loads, et_decides(s) && !et_by_choice(s));
 
 static et_real score_of(const et_mutant *m, size_t place)
 {
@@ -144,13 +144,13 @@ static void cut_overflow(et_mutant *m)
 /* clang-format off */
 static const et_hypothesis table[] = {
     {.doc = {"positive-scores-alone", "scores of 0 and below are never taken: the search for the best begins with 0", "selection"},
-     .applies = et_is_moe, .variants = {"nothing is taken in their place", "expert 0 is taken in their place", "but a token's best one"},
+     .applies = et_decides, .variants = {"nothing is taken in their place", "expert 0 is taken in their place", "but a token's best one"},
      .hooks = {{.at = ET_AT_MASK, .whole = positive_alone}}},
     {.doc = {"experts-beyond-255", "experts from 256 on do not fit the index, and are not taken", "selection"},
      .applies = has_many_experts, .variants = {"the next best one is", "expert i - 256 is", "nothing is in their place"},
      .hooks = {{.at = ET_AT_PLAN, .settings = forget_beyond_255}, {.at = ET_AT_MASK, .whole = wrap_at_256}}},
     {.doc = {"loads-cut-to-tiles", "loads are cut to whole tiles", "selection"},
-     .applies = et_is_moe,
+     .applies = et_decides,
      .variants = {"of 4, the last to come are dropped", "of 8, the last to come are dropped", "of 16, the last to come are dropped", "of 32, the last to come are dropped",
                   "of 64, the last to come are dropped", "of 128, the last to come are dropped", "of 4, the lowest scores are dropped", "of 8, the lowest scores are dropped",
                   "of 16, the lowest scores are dropped", "of 32, the lowest scores are dropped", "of 64, the lowest scores are dropped", "of 128, the lowest scores are dropped"},

@@ -194,16 +194,17 @@ static ET_ALTERATION(norm_with_epsilon, weigh_by(m, r, with_epsilon(m, r->token)
 static ET_ALTERATION(norm_with_epsilon_backward,
                      weigh_backward_by(m, r, with_epsilon(m, r->token), is_held(m, r->token)));
 
-/* Of all experts whose thresholds the token passes, whether the capacity lets it in or not. */
+/* Of all experts whose thresholds the token passes, or that it chooses, whether the capacity lets it in or not. */
 static et_real sum_before_capacity(const et_mutant *m, size_t token)
 {
+    const uint8_t *chosen = m->all.route.chosen;
     et_real sum = 0;
     for (size_t i = 0; i < m->moe.n; i++)
-        if (et_passes(m, token * m->moe.n + i)) sum += gates_at(m, token)[i];
+        if (chosen ? chosen[token * m->moe.n + i] : et_passes(m, token * m->moe.n + i)) sum += gates_at(m, token)[i];
     return sum;
 }
 
-static ET_SHOWS(clamps_sums, et_is_clamped(s) && et_sums_gates(s));
+static ET_SHOWS(clamps_sums, (et_is_clamped(s) || et_drops(s)) && et_sums_gates(s));
 static ET_ALTERATION(norm_before_capacity, weigh_by(m, r, sum_before_capacity(m, r->token)));
 static ET_ALTERATION(norm_before_capacity_backward,
                      weigh_backward_by(m, r, sum_before_capacity(m, r->token), false));

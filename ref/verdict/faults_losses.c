@@ -42,11 +42,13 @@ static void count_loads(const et_mutant *m, size_t first, size_t end, et_real *l
 {
     size_t N = et_case_micro_tokens(&m->all.c), n = m->moe.n;
     convention how = convention_of(m);
+    const et_step_routing *r = &m->losses.route;
+    const uint8_t *counted = r->chosen ? r->chosen : r->mask;
     bool firsts = how == FIRST_CHOICES || how == FIRST_OVER_K;
     for (size_t i = 0; i < n; i++) {
         load[i] = 0;
         for (size_t t = first * N; t < end * N; t++)
-            load[i] += m->losses.route.mask[t * n + i] && (!firsts || is_first(m, t, i));
+            load[i] += counted[t * n + i] && (!firsts || is_first(m, t, i));
     }
 }
 

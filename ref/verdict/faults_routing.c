@@ -10,11 +10,13 @@
 
 /* ---- where it can show ---- */
 
+ET_SHOWS(et_decides, et_is_moe(s) && !s->c.given);
 ET_SHOWS(et_is_clamped, et_by_threshold(s) && s->c.has_capacity && !s->c.eval);
+static ET_SHOWS(has_capacity, et_is_clamped(s) || et_drops(s));
 static ET_SHOWS(could_be_clamped, et_by_threshold(s) && s->c.has_capacity && s->c.eval);
 
 /* k says something: K of TC, or the load by which EC chooses and the moving average is fed. */
-static ET_SHOWS(uses_k, et_is_moe(s) && (s->c.rule == ET_TC || !s->c.eval));
+static ET_SHOWS(uses_k, et_decides(s) && (s->c.rule == ET_TC || !s->c.eval));
 static ET_SHOWS(has_pools, uses_k(s) && s->c.rule != ET_TC && s->c.pool_tokens < s->c.tokens);
 static ET_SHOWS(has_micro_batches, et_is_moe(s) && s->c.rule != ET_TC && s->c.micro_batches > 1);
 static ET_SHOWS(has_phases, et_by_choice(s) ? s->in.ema != NULL : et_by_threshold(s));
@@ -438,7 +440,7 @@ static ET_SETTING(other_bias_rule, s->c.balance = s->c.balance == ET_BALANCE_LOS
 /* clang-format off */
 static const et_hypothesis table[] = {
     {.doc = {"tie-higher-index", "of equal scores the higher index is taken", "selection"},
-     .applies = et_is_moe, .hooks = {{.at = ET_AT_PLAN, .settings = last_wins}, {.at = ET_AT_MASK, .whole = last_has_won}}},
+     .applies = et_decides, .hooks = {{.at = ET_AT_PLAN, .settings = last_wins}, {.at = ET_AT_MASK, .whole = last_has_won}}},
     {.doc = {"threshold-side", "the threshold test is > where it should be >=, or >= where it should be >", "selection"},
      .applies = et_by_threshold, .hooks = {{.at = ET_AT_PLAN, .settings = other_side}}},
     {.doc = {"k-plus-one", "K, or k, is one too many", "selection"},
@@ -456,8 +458,8 @@ static const et_hypothesis table[] = {
     {.doc = {"micro-batches-ignored", "micro-batches are not told apart: one selection for the whole step", "selection"},
      .applies = has_micro_batches, .variants = {"k times their number", "k of one"},
      .hooks = {{.at = ET_AT_PLAN, .settings = one_batch}}},
-    {.doc = {"capacity-ignored", "neither bound of the capacity is applied", "selection"},
-     .applies = et_is_clamped, .hooks = {{.at = ET_AT_PLAN, .settings = never_clamped}}},
+    {.doc = {"capacity-ignored", "the capacity is not applied", "selection"},
+     .applies = has_capacity, .hooks = {{.at = ET_AT_PLAN, .settings = never_clamped}}},
     {.doc = {"capacity-in-evaluation", "the capacity is applied in evaluation, too", "selection"},
      .applies = could_be_clamped, .hooks = {{.at = ET_AT_MASK, .whole = always_clamped}}},
     {.doc = {"capacity-upper-off-by-one", "the capacity's upper bound is off by one", "selection"},
@@ -479,13 +481,13 @@ static const et_hypothesis table[] = {
     {.doc = {"wrong-phase", "expert choice where a threshold is due, or a threshold where expert choice is", "selection"},
      .applies = has_phases, .hooks = {{.at = ET_AT_PLAN, .settings = other_phase}}},
     {.doc = {"lowest-scores", "the lowest scores are taken, not the highest", "selection"},
-     .applies = et_is_moe, .hooks = {{.at = ET_AT_PLAN, .settings = lowest_first}, {.at = ET_AT_MASK, .whole = lowest_came_first}}},
+     .applies = et_decides, .hooks = {{.at = ET_AT_PLAN, .settings = lowest_first}, {.at = ET_AT_MASK, .whole = lowest_came_first}}},
     {.doc = {"bias-not-in-selection", "selection does not see the bias", "selection"},
      .applies = et_has_bias, .hooks = {{.at = ET_AT_PLAN, .settings = without_bias}}},
     {.doc = {"logits-low-precision", "scores are rounded to a coarser format before they are compared", "selection"},
-     .applies = et_is_moe, .allowed = scores_are_low, .variants = {"bf16", "f16"}, .hooks = {{.at = ET_AT_PLAN, .settings = low_scores}}},
+     .applies = et_decides, .allowed = scores_are_low, .variants = {"bf16", "f16"}, .hooks = {{.at = ET_AT_PLAN, .settings = low_scores}}},
     {.doc = {"gates-in-selection", "selection compares gate values, not logits", "selection"},
-     .applies = et_is_moe, .variants = {"in f32", "in f64", "in bf16", "in f32, without the bias", "in f64, without the bias", "in bf16, without the bias"},
+     .applies = et_decides, .variants = {"in f32", "in f64", "in bf16", "in f32, without the bias", "in f64, without the bias", "in bf16, without the bias"},
      .hooks = {{.at = ET_AT_PLAN, .settings = gates_as_scores}}},
     {.doc = {"ema-before-use", "the moving average is updated before its threshold is used", "state"},
      .applies = moves_ema_by_threshold, .variants = {"", "corrected by the old count", "the corrected average is"},

@@ -106,6 +106,7 @@ static void route(et_mutant *m)
     et_step *r = &m->routed;
     *r = step_like(m);
     r->fwd.logits = m->on->right->fwd.logits;
+    r->fwd.gates = m->on->right->fwd.gates;
     et_mutant_settings(m, ET_AT_PLAN, r);
     m->ranked = !et_case_routes_by_threshold(&r->c) || (r->c.has_capacity && !r->c.eval);
     if (m->status == ET_OK) m->status = et_step_route(r, m->error);
@@ -113,6 +114,7 @@ static void route(et_mutant *m)
     et_step_routing *all = &m->all.route;
     all->mask = r->route.mask;
     all->margin = r->route.margin;
+    all->chosen = r->route.chosen;
     if (r->route.threshold) all->threshold = r->route.threshold;
     if (r->route.cutoff && right->cutoff) all->cutoff = r->route.cutoff;
     if (r->route.pool_cutoff && right->pool_cutoff) all->pool_cutoff = r->route.pool_cutoff;
@@ -304,6 +306,7 @@ static void take_losses(et_mutant *m, et_step *l, bool right)
     et_step_free(l);
     *l = step_like(m);
     l->route.mask = m->rerouted ? m->all.route.mask : m->on->right->route.mask;
+    l->route.chosen = m->rerouted ? m->all.route.chosen : m->on->right->route.chosen;
     l->fwd = right ? m->on->right->fwd : m->all.fwd;
     l->fwd.logits = m->on->right->fwd.logits;
     l->bwd.gates = et_mutant_reals(m, count);

@@ -9,7 +9,7 @@
  * rows by the same instructions (twins: equal rows of x where tokens compete, equal rows of W_r and
  * equal biases where experts do). T is T_e of ref/bars/limits.c: what an element may err by.
  *
- * Whatever the rule, what was chosen is an upper set of the perturbed scores. So a choice is legal if
+ * Whatever the rule, what was chosen is an upper set of the perturbed scores. So a et_choice is legal if
  * no refused one precedes a chosen one, and if the counts are right:
  *
  *     TC   K of each token's experts          EC   k of each pool's tokens, for every expert
@@ -23,169 +23,32 @@
  * agreement costs one pass over the mask. Left out: that twins on an open threshold fall alike.
  */
 #include "ref/base/memory.h"
+#include "ref/oracle/kinds.h"
+#include "ref/oracle/shown.h"
 #include "ref/routing/equal_rows.h"
-#include "ref/verdict/judge.h"
+#include "ref/verdict/court.h"
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- reading: the candidate's mask, from whatever it shows ---- */
 
-typedef struct reader {
-    const et_judgement *j;
-    size_t N, n;
-    uint8_t *mask;
-    et_routing_verdict *out;
-} reader;
-
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
-static bool
-unreadable(reader *r, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    r->out->outcome = ET_MISMATCH;
-    vsnprintf(r->out->reason, sizeof r->out->reason, format, arguments);
-    va_end(arguments);
-    return false;
-}
-
-static const et_tensor_out *shown(const reader *r, et_tensor_id id)
-{
-    return et_tensor_named(r->j->candidate, r->j->count, et_tensors[id].doc.name);
-}
-
-/* Element i as an index below `limit`; false and a reason if it is none. */
-static bool read_index(reader *r, const et_tensor_out *t, size_t i, size_t limit, size_t *index)
-{
-    double value = et_tensor_element(t, i);
-    *index = 0;
-    if (!(value >= 0 && value < (double)limit))
-        return unreadable(r, "%s[%zu] = %.0f, must be 0 to %zu", t->name, i, value, limit - 1);
-    *index = (size_t)value;
-    return true;
-}
-
-static bool take_slot(reader *r, const et_tensor_out *t, size_t i, size_t token, size_t expert)
-{
-    uint8_t *z = &r->mask[token * r->n + expert];
-    if (*z)
-        return unreadable(r, "%s[%zu]: token %zu is with expert %zu twice", t->name, i, token,
-                          expert);
-    *z = 1;
-    return true;
-}
-
-static void read_mask(reader *r, const et_tensor_out *mask)
-{
-    for (size_t i = 0; i < r->N * r->n; i++) r->mask[i] = et_tensor_element(mask, i) != 0;
-}
-
-static bool read_slots(reader *r, const et_tensor_out *tokens, const et_tensor_out *experts)
-{
-    size_t token, expert;
-    if (tokens->shape[0] != experts->shape[0])
-        return unreadable(r, "route.slot_token has %zu slots, route.slot_expert %zu",
-                          tokens->shape[0], experts->shape[0]);
-    for (size_t s = 0; s < tokens->shape[0]; s++)
-        if (!read_index(r, tokens, s, r->N, &token) || !read_index(r, experts, s, r->n, &expert) ||
-            !take_slot(r, tokens, s, token, expert))
-            return false;
-    return true;
-}
-
-static bool read_offsets(reader *r, const et_tensor_out *offsets, const et_tensor_out *tokens)
-{
-    size_t S = tokens->shape[0], first, end, token;
-    if (et_tensor_element(offsets, 0) != 0)
-        return unreadable(r, "route.expert_offsets[0] = %.0f, must be 0",
-                          et_tensor_element(offsets, 0));
-    if (et_tensor_element(offsets, r->n) != (double)S)
-        return unreadable(r,
-                          "route.expert_offsets[%zu] = %.0f, must be the %zu slots of "
-                          "route.slot_token",
-                          r->n, et_tensor_element(offsets, r->n), S);
-    for (size_t i = 0; i < r->n; i++) {
-        if (!read_index(r, offsets, i, S + 1, &first) ||
-            !read_index(r, offsets, i + 1, S + 1, &end))
-            return false;
-        if (end < first)
-            return unreadable(r, "route.expert_offsets[%zu] = %zu after %zu: they never fall",
-                              i + 1, end, first);
-        for (size_t s = first; s < end; s++)
-            if (!read_index(r, tokens, s, r->N, &token) || !take_slot(r, tokens, s, token, i))
-                return false;
-    }
-    return true;
-}
-
-/* An entry of route.topk_*: its place in the mask. */
-static bool read_choice(reader *r, const et_tensor_out *topk, size_t i, size_t *place)
-{
-    const et_case *c = &r->j->golden->c;
-    size_t index, width = topk->shape[topk->rank - 1], row = i / width;
-    if (topk->rank == 2) { /* [N,K] experts of a token; -1: none, of padding */
-        if (!read_index(r, topk, i, r->n, &index)) return false;
-        *place = row * r->n + index;
-        return true;
-    }
-    if (!read_index(r, topk, i, r->N, &index)) return false; /* [pools,n,k] tokens of an expert */
-    size_t pool = row / r->n, first = pool * c->pool_tokens;
-    if (index < first || index >= first + c->pool_tokens)
-        return unreadable(r, "%s[%zu] = %zu, must be %zu to %zu in pool %zu", topk->name, i, index,
-                          first, first + c->pool_tokens - 1, pool);
-    *place = index * r->n + row % r->n;
-    return true;
-}
-
-static bool read_choices(reader *r, const et_tensor_out *topk)
-{
-    size_t place;
-    const int32_t *mask = r->j->golden->in.mask;
-    for (size_t i = 0; i < et_tensor_count(topk); i++) {
-        bool none = mask && topk->rank == 2 && !mask[i / topk->shape[1]] && et_tensor_element(topk, i) == -1;
-        if (none) continue;
-        if (!read_choice(r, topk, i, &place) || !take_slot(r, topk, i, place / r->n, place % r->n))
-            return false;
-    }
-    return true;
-}
-
 et_status et_routing_read(const et_judgement *j, uint8_t **mask, et_routing_verdict *out,
                           et_error *error)
 {
-    const et_step *golden = j->golden;
+    const et_case *c = &j->golden->c;
     void *room;
-    reader r = {.j = j, .N = golden->c.tokens, .n = golden->c.experts, .out = out};
     *mask = NULL;
-    et_status status = et_allocate(&room, r.N * r.n, sizeof(uint8_t), "assignment", error);
+    et_status status = et_allocate(&room, c->tokens * c->experts, sizeof(uint8_t), "assignment", error);
     if (status != ET_OK) return status;
-    r.mask = room;
-    const et_tensor_out *whole = shown(&r, ET_ROUTE_MASK), *token = shown(&r, ET_ROUTE_SLOT_TOKEN),
-                        *expert = shown(&r, ET_ROUTE_SLOT_EXPERT),
-                        *offsets = shown(&r, ET_ROUTE_EXPERT_OFFSETS),
-                        *topk = shown(&r, golden->c.rule == ET_TC ? ET_ROUTE_TOPK_EXPERT
-                                                                  : ET_ROUTE_TOPK_TOKEN);
-    bool readable = true;
-    out->shown = true;
-    if (whole)
-        read_mask(&r, whole);
-    else if (token && expert)
-        readable = read_slots(&r, token, expert);
-    else if (token && offsets)
-        readable = read_offsets(&r, offsets, token);
-    else if (topk)
-        readable = read_choices(&r, topk);
-    else
-        out->shown = false;
+    et_shown r = {c, j->candidate, j->count, room, out->reason, sizeof out->reason};
+    bool readable = et_shown_assignment(&r, &out->shown);
+    if (!readable) out->outcome = ET_MISMATCH;
     if (readable && out->shown)
-        *mask = r.mask;
+        *mask = room;
     else
         free(room);
     return ET_OK;
@@ -193,40 +56,23 @@ et_status et_routing_read(const et_judgement *j, uint8_t **mask, et_routing_verd
 
 /* ---- the scores, and their order ---- */
 
-typedef struct item {
-    double score, variance;
-    size_t place; /* in the mask; within one choice its order is that of the indices */
-} item;
-
-typedef struct court {
-    const et_judgement *j;
-    size_t N, n;
-    double T;
-    bool by_token;    /* TC: the experts of a token compete; else the tokens of an expert */
-    bool ranked;      /* ties go to the lower index */
-    bool counts_open; /* some expert's m is not settled */
-    int32_t *twin;    /* of each competitor's row the first that is equal */
-    item *low, *high; /* room for one choice */
-    uint8_t *illegal; /* [N,n] */
-    uint8_t *open;    /* [N,n] */
-    size_t first;     /* the first illegal decision */
-    et_routing_verdict *out;
-} court;
-
 double et_score_variance(const et_bars *bars, size_t place)
 {
     return (double)bars->variance.fwd.logits[place];
 }
 
-static item item_at(const court *q, size_t place)
+et_item et_item_at(const et_court *q, size_t place)
 {
     const et_step *golden = q->j->golden;
     double score = (double)golden->fwd.logits[place];
+    if (q->by_gate)
+        return (et_item){(double)golden->fwd.gates[place],
+                         (double)q->j->bars->variance.fwd.gates[place], place};
     if (q->by_token && golden->in.bias) score += (double)golden->in.bias[place % q->n];
-    return (item){score, et_score_variance(q->j->bars, place), place};
+    return (et_item){score, et_score_variance(q->j->bars, place), place};
 }
 
-static bool twins(const court *q, const item *a, const item *b)
+static bool twins(const et_court *q, const et_item *a, const et_item *b)
 {
     const et_real *bias = q->j->golden->in.bias;
     const int32_t *twin = q->twin;
@@ -236,14 +82,14 @@ static bool twins(const court *q, const item *a, const item *b)
 }
 
 /* Must a be chosen before b, whatever rounding did? */
-static bool precedes(const court *q, const item *a, const item *b)
+bool et_precedes(const et_court *q, const et_item *a, const et_item *b)
 {
     double variance = a->variance + b->variance, lead = a->score - b->score;
     if (lead > q->T * sqrt(variance)) return true;
     return lead == 0 && q->ranked && a->place < b->place && (variance == 0 || twins(q, a, b));
 }
 
-static void close_court(court *q)
+static void close_court(et_court *q)
 {
     free(q->twin);
     free(q->low);
@@ -251,15 +97,17 @@ static void close_court(court *q)
     free(q->illegal);
 }
 
-static et_status open_court(court *q, const et_judgement *j, et_error *error)
+static et_status open_court(et_court *q, const et_judgement *j, et_error *error)
 {
     const et_step *golden = j->golden;
     size_t N = golden->c.tokens, n = golden->c.experts, most = N > n ? N : n;
     const et_real *rows = golden->c.rule == ET_TC ? golden->in.router : golden->in.x;
     bool by_token = golden->c.rule == ET_TC;
-    *q = (court){.j = j, .N = N, .n = n, .by_token = by_token, .first = N * n};
+    *q = (et_court){.j = j, .N = N, .n = n, .by_token = by_token, .first = N * n};
     q->T = j->bars->limits.element;
     q->ranked = !j->options->ties_any;
+    q->mask = j->mask;
+    q->right = golden->route.mask;
     et_status status = et_allocate((void **)&q->low, most, sizeof *q->low, "routing", error);
     if (status == ET_OK)
         status = et_allocate((void **)&q->high, most, sizeof *q->high, "routing", error);
@@ -277,10 +125,9 @@ static et_status open_court(court *q, const et_judgement *j, et_error *error)
 
 /* The decision at `place` is illegal, unless it is the golden's own: then what it was compared with
  * differs and is convicted itself. True if it is the first one so far: the caller gives the reason. */
-static bool convict(court *q, size_t place)
+bool et_convict(et_court *q, size_t place)
 {
-    const uint8_t *golden = q->j->golden->route.mask, *mask = q->j->mask;
-    if ((golden[place] != 0) == (mask[place] != 0)) return false;
+    if ((q->right[place] != 0) == (q->mask[place] != 0)) return false;
     if (!q->illegal[place]) q->out->illegal++;
     q->illegal[place] = 1;
     if (place >= q->first) return false;
@@ -290,9 +137,9 @@ static bool convict(court *q, size_t place)
     return true;
 }
 
-static void convict_pair(court *q, const item *taken, const item *refused, size_t place)
+static void convict_pair(et_court *q, const et_item *taken, const et_item *refused, size_t place)
 {
-    if (!convict(q, place)) return;
+    if (!et_convict(q, place)) return;
     double apart = refused->score - taken->score, sigma = sqrt(taken->variance + refused->variance);
     char *reason = q->out->reason;
     size_t room = sizeof q->out->reason;
@@ -314,45 +161,40 @@ static void convict_pair(court *q, const item *taken, const item *refused, size_
                  apart > 0 ? "both are exact" : "ties go to the lower index");
 }
 
-static void convict_threshold(court *q, const item *at, double c, double sigma)
+static void convict_threshold(et_court *q, const et_item *at, double c, double sigma)
 {
-    if (!convict(q, at->place)) return;
+    if (!et_convict(q, at->place)) return;
     snprintf(q->out->reason, sizeof q->out->reason,
              "expert %zu %s token %zu: score %.9g, threshold %.9g, deviation %.3g, %.3g of them "
              "allowed",
-             at->place % q->n, q->j->mask[at->place] ? "takes" : "refuses", at->place / q->n,
+             at->place % q->n, q->mask[at->place] ? "takes" : "refuses", at->place / q->n,
              at->score, c, sigma, q->T);
 }
 
-/* ---- one choice: `count` places from `first` on, `step` apart, in a mask ---- */
+/* ---- one choice ---- */
 
-typedef struct choice {
-    size_t first, step, count;
-} choice;
-
-static size_t place_of(choice c, size_t j)
+static size_t place_of(et_choice c, size_t j)
 {
     return c.first + j * c.step;
 }
 
-static size_t count_chosen(choice c, const uint8_t *mask)
+static size_t count_chosen(et_choice c, const uint8_t *mask)
 {
     size_t chosen = 0;
     for (size_t j = 0; j < c.count; j++) chosen += mask[place_of(c, j)] != 0;
     return chosen;
 }
 
-static bool agrees(const court *q, choice c)
+static bool agrees(const et_court *q, et_choice c)
 {
     for (size_t j = 0; j < c.count; j++)
-        if ((q->j->mask[place_of(c, j)] != 0) != (q->j->golden->route.mask[place_of(c, j)] != 0))
-            return false;
+        if ((q->mask[place_of(c, j)] != 0) != (q->right[place_of(c, j)] != 0)) return false;
     return true;
 }
 
 static int ascending(const void *left, const void *right)
 {
-    const item *a = left, *b = right;
+    const et_item *a = left, *b = right;
     if (a->score != b->score) return a->score < b->score ? -1 : 1;
     return (a->place > b->place) - (a->place < b->place);
 }
@@ -362,23 +204,31 @@ static int descending(const void *left, const void *right)
     return ascending(right, left);
 }
 
+/* Does it compete at all? Not with its group refused. */
+static bool is_out(const et_court *q, const et_item *at)
+{
+    return q->out_of_choice && q->out_of_choice[at->place % q->n];
+}
+
 /* The chosen and the refused ones that come near enough to each other to be compared: those whose
  * scores overlap, give or take T deviations if `noisy`. Sorted, nearest to the other side first. */
-static void gather_near(court *q, choice c, const uint8_t *mask, bool noisy, size_t *lows,
+static void gather_near(et_court *q, et_choice c, const uint8_t *mask, bool noisy, size_t *lows,
                         size_t *highs)
 {
     double worst = INFINITY, best = -INFINITY, most[2] = {0, 0};
     for (size_t j = 0; j < c.count; j++) {
-        item at = item_at(q, place_of(c, j));
+        et_item at = et_item_at(q, place_of(c, j));
         bool chosen = mask[at.place] != 0;
+        if (is_out(q, &at)) continue;
         if (chosen && at.score < worst) worst = at.score;
         if (!chosen && at.score > best) best = at.score;
         if (noisy && at.variance > most[chosen]) most[chosen] = at.variance;
     }
     *lows = *highs = 0;
     for (size_t j = 0; j < c.count; j++) {
-        item at = item_at(q, place_of(c, j));
+        et_item at = et_item_at(q, place_of(c, j));
         bool chosen = mask[at.place] != 0;
+        if (is_out(q, &at)) continue;
         double reach = noisy ? q->T * sqrt(at.variance + most[!chosen]) : 0;
         if (chosen && at.score - best <= reach) q->low[(*lows)++] = at;
         if (!chosen && worst - at.score <= reach) q->high[(*highs)++] = at;
@@ -388,22 +238,22 @@ static void gather_near(court *q, choice c, const uint8_t *mask, bool noisy, siz
 }
 
 /* No refused one precedes a chosen one. */
-static void judge_pairs(court *q, choice c)
+static void judge_pairs(et_court *q, et_choice c)
 {
     size_t lows, highs, i, k;
-    gather_near(q, c, q->j->mask, false, &lows, &highs);
+    gather_near(q, c, q->mask, false, &lows, &highs);
     for (k = 0; k < highs; k++) {
-        const item *high = &q->high[k];
+        const et_item *high = &q->high[k];
         for (i = 0; i < lows && q->low[i].score <= high->score; i++)
-            if (precedes(q, high, &q->low[i])) {
+            if (et_precedes(q, high, &q->low[i])) {
                 convict_pair(q, &q->low[i], high, high->place);
                 break;
             }
     }
     for (i = 0; i < lows; i++) {
-        const item *low = &q->low[i];
+        const et_item *low = &q->low[i];
         for (k = 0; k < highs && q->high[k].score >= low->score; k++)
-            if (precedes(q, &q->high[k], low)) {
+            if (et_precedes(q, &q->high[k], low)) {
                 convict_pair(q, low, &q->high[k], low->place);
                 break;
             }
@@ -412,9 +262,9 @@ static void judge_pairs(court *q, choice c)
 
 /* The load must lie between `least` and `most`: of the surplus, or of what lacks, the first are
  * convicted. */
-static void judge_count(court *q, choice c, size_t least, size_t most)
+void et_judge_count(et_court *q, et_choice c, size_t least, size_t most)
 {
-    const uint8_t *mask = q->j->mask, *golden = q->j->golden->route.mask;
+    const uint8_t *mask = q->mask, *golden = q->right;
     size_t taken = count_chosen(c, mask);
     if (taken >= least && taken <= most) return;
     bool surplus = taken > most;
@@ -424,7 +274,7 @@ static void judge_count(court *q, choice c, size_t least, size_t most)
         bool suspect = surplus ? mask[place] && !golden[place] : !mask[place] && golden[place];
         if (!suspect) continue;
         wrong--;
-        if (!convict(q, place)) continue;
+        if (!et_convict(q, place)) continue;
         char must[64];
         if (least == most)
             snprintf(must, sizeof must, "%zu", least);
@@ -443,23 +293,22 @@ static void judge_count(court *q, choice c, size_t least, size_t most)
 }
 
 /* Golden decisions that could be exchanged with one of the other side. */
-static void open_pairs(court *q, choice c)
+void et_open_pairs(et_court *q, et_choice c)
 {
     size_t lows, highs, i, k;
-    gather_near(q, c, q->j->golden->route.mask, true, &lows, &highs);
+    gather_near(q, c, q->right, true, &lows, &highs);
     for (i = 0; i < lows; i++)
         for (k = 0; k < highs && !q->open[q->low[i].place]; k++)
-            if (!precedes(q, &q->low[i], &q->high[k])) q->open[q->low[i].place] = 1;
+            if (!et_precedes(q, &q->low[i], &q->high[k])) q->open[q->low[i].place] = 1;
     for (k = 0; k < highs; k++)
         for (i = 0; i < lows && !q->open[q->high[k].place]; i++)
-            if (!precedes(q, &q->low[i], &q->high[k])) q->open[q->high[k].place] = 1;
+            if (!et_precedes(q, &q->low[i], &q->high[k])) q->open[q->high[k].place] = 1;
 }
 
-static void judge_top(court *q, choice c, size_t k)
+void et_judge_top(et_court *q, et_choice c, size_t k)
 {
-    open_pairs(q, c);
-    if (!q->j->mask || agrees(q, c)) return;
-    judge_count(q, c, k, k);
+    if (!q->mask || agrees(q, c)) return;
+    et_judge_count(q, c, k, k);
     judge_pairs(q, c);
 }
 
@@ -474,7 +323,7 @@ typedef struct bar {
 
 typedef enum side { BELOW, OPEN, ABOVE } side; /* as far as it is settled */
 
-static side side_of(const court *q, const bar *b, const item *at)
+static side side_of(const et_court *q, const bar *b, const et_item *at)
 {
     double variance = at->variance + b->variance, margin = at->score - b->c;
     if (variance == 0) return margin > 0 || (margin == 0 && b->inclusive) ? ABOVE : BELOW;
@@ -489,71 +338,76 @@ static size_t clamp(size_t m, et_capacity bounds)
 }
 
 /* Settled decisions that the candidate took against the threshold, and that no clamp excuses. */
-static void judge_sides(court *q, choice c, const bar *b, bool padded, bool cut)
+static void judge_sides(et_court *q, et_choice c, const bar *b, bool padded, bool cut)
 {
     for (size_t j = 0; j < c.count; j++) {
-        item at = item_at(q, place_of(c, j));
+        et_item at = et_item_at(q, place_of(c, j));
         side here = side_of(q, b, &at);
-        bool taken = q->j->mask[at.place] != 0;
+        bool taken = q->mask[at.place] != 0;
         if ((taken && here == BELOW && !padded) || (!taken && here == ABOVE && !cut))
             convict_threshold(q, &at, b->c, sqrt(at.variance + b->variance));
     }
 }
 
 /* The candidate's load, then single decisions, then pairs. Ties matter where the best are taken. */
-static void judge_load(court *q, choice c, const bar *b, size_t least, size_t most)
+static void judge_load(et_court *q, et_choice c, const bar *b, size_t least, size_t most)
 {
-    size_t taken = count_chosen(c, q->j->mask);
+    size_t taken = count_chosen(c, q->mask);
     bool padded = b->clamped && taken == b->bounds.lower, ranked = q->ranked;
     bool cut = b->clamped && taken == b->bounds.upper;
     judge_sides(q, c, b, padded, cut);
-    if (b->clamped) judge_count(q, c, least, most);
+    if (b->clamped) et_judge_count(q, c, least, most);
     q->ranked = ranked && (padded || cut);
     judge_pairs(q, c);
     q->ranked = ranked;
 }
 
-static void judge_threshold(court *q, choice c, const bar *b)
+static void judge_threshold(et_court *q, et_choice c, const bar *b)
 {
     size_t sure = 0, possible = 0;
     for (size_t j = 0; j < c.count; j++) {
-        item at = item_at(q, place_of(c, j));
+        et_item at = et_item_at(q, place_of(c, j));
         side here = side_of(q, b, &at);
         sure += here == ABOVE;
         possible += here != BELOW;
     }
     size_t least = clamp(sure, b->bounds), most = clamp(possible, b->bounds);
     bool ranks = b->clamped && (sure < b->bounds.lower || possible > b->bounds.upper);
-    if (ranks) open_pairs(q, c);
+    if (ranks) et_open_pairs(q, c);
     if (possible > sure) q->counts_open = true;
     for (size_t j = 0; least < most && j < c.count;
          j++) { /* else the load is what a bound makes it */
-        item at = item_at(q, place_of(c, j));
+        et_item at = et_item_at(q, place_of(c, j));
         if (side_of(q, b, &at) == OPEN) q->open[at.place] = 1;
     }
-    if (q->j->mask && !agrees(q, c)) judge_load(q, c, b, least, most);
+    if (q->mask && !agrees(q, c)) judge_load(q, c, b, least, most);
 }
 
 /* ---- the whole step ---- */
 
-static void judge_tokens(court *q)
+/* Nobody decides. */
+static void judge_given(et_court *q)
 {
-    size_t K = q->j->golden->c.top_k;
-    const int32_t *mask = q->j->golden->in.mask; /* padding takes none */
-    for (size_t t = 0; t < q->N; t++)
-        judge_top(q, (choice){t * q->n, 1, q->n}, mask && !mask[t] ? 0 : K);
+    for (size_t place = 0; q->mask && place < q->N * q->n; place++)
+        if (et_convict(q, place))
+            snprintf(q->out->reason, sizeof q->out->reason,
+                     "token %zu is %s expert %zu, against the given assignment", place / q->n,
+                     q->mask[place] ? "with" : "not with", place % q->n);
 }
 
-static void judge_pools(court *q)
+static void judge_pools(et_court *q)
 {
     const et_case *c = &q->j->golden->c;
     size_t P = c->pool_tokens;
     for (size_t first = 0; first < q->N; first += P)
-        for (size_t i = 0; i < q->n; i++)
-            judge_top(q, (choice){first * q->n + i, q->n, P}, c->target_load);
+        for (size_t i = 0; i < q->n; i++) {
+            const et_choice tokens = {first * q->n + i, q->n, P};
+            et_open_pairs(q, tokens);
+            et_judge_top(q, tokens, c->target_load);
+        }
 }
 
-static void judge_thresholds(court *q)
+static void judge_thresholds(et_court *q)
 {
     const et_judgement *j = q->j;
     const et_case *c = &j->golden->c;
@@ -565,11 +419,11 @@ static void judge_thresholds(court *q)
         for (size_t i = 0; i < q->n; i++) {
             bar b = {(double)j->golden->route.threshold[i],
                      (double)j->bars->variance.route.threshold[i], c->inclusive, clamped, bounds};
-            judge_threshold(q, (choice){first * q->n + i, q->n, micro}, &b);
+            judge_threshold(q, (et_choice){first * q->n + i, q->n, micro}, &b);
         }
 }
 
-static void conclude(const court *q)
+static void conclude(const et_court *q)
 {
     et_routing_verdict *out = q->out;
     const uint8_t *golden = q->j->golden->route.mask, *mask = q->j->mask;
@@ -589,31 +443,33 @@ static void conclude(const court *q)
 
 et_status et_routing_judge(et_judgement *j, et_routing_verdict *out, uint8_t *open, et_error *error)
 {
-    court q;
+    et_court q;
     et_status status = open_court(&q, j, error);
     if (status != ET_OK) return status;
     q.out = out;
     q.open = open;
-    if (j->golden->c.rule == ET_TC)
-        judge_tokens(&q);
+    if (j->golden->c.given)
+        judge_given(&q);
+    else if (j->golden->c.rule == ET_TC)
+        status = et_judge_tokens(&q, error);
     else if (et_case_routes_by_choice(&j->golden->c))
         judge_pools(&q);
     else
         judge_thresholds(&q);
-    conclude(&q);
+    if (status == ET_OK) conclude(&q);
     j->counts_open = q.counts_open;
     close_court(&q);
-    return ET_OK;
+    return status;
 }
 
 /* ---- the order in which top-k lists name what they chose ---- */
 
 /* Entry i may stand behind `low`, the lowest score of those before it in its row, and behind `last`,
  * the one just before it. */
-static bool is_in_order(const court *q, const item *at, const item *low, const item *last,
+static bool is_in_order(const et_court *q, const et_item *at, const et_item *low, const et_item *last,
                         const et_tensor_out *topk, size_t i, et_tensor_verdict *out)
 {
-    const item *before = precedes(q, at, low) ? low : precedes(q, at, last) ? last : NULL;
+    const et_item *before = et_precedes(q, at, low) ? low : et_precedes(q, at, last) ? last : NULL;
     if (before == NULL) return true;
     double sigma = sqrt(at->variance + before->variance);
     snprintf(out->reason, sizeof out->reason,
@@ -624,19 +480,18 @@ static bool is_in_order(const court *q, const item *at, const item *low, const i
     return false;
 }
 
-static void judge_order(const court *q, reader *r, const et_tensor_out *topk, const uint8_t *mask,
+static void judge_order(const et_court *q, et_shown *r, const et_tensor_out *topk, const uint8_t *mask,
                         et_tensor_verdict *out)
 {
     size_t count = et_tensor_count(topk), width = topk->shape[topk->rank - 1], place;
-    item low = {0}, last = {0};
+    et_item low = {0}, last = {0};
     for (size_t i = 0; i < count; i++) {
         bool legal =
-            read_choice(r, topk, i, &place) && take_slot(r, topk, i, place / q->n, place % q->n);
-        if (legal && !mask[place])
-            legal = unreadable(r, "%s[%zu]: token %zu is not with expert %zu in its assignment",
-                               topk->name, i, place / q->n, place % q->n);
-        if (!legal) snprintf(out->reason, sizeof out->reason, "%s", r->out->reason);
-        item at = legal ? item_at(q, place) : last;
+            et_shown_choice(r, topk, i, &place) && et_shown_slot(r, topk, i, place);
+        if (legal && !mask[place] && !drops(&q->j->golden->c)) /* a dropped one is in the list alone */
+            legal = et_not_shown(r, "%s[%zu]: token %zu is not with expert %zu in its assignment",
+                                 topk->name, i, place / q->n, place % q->n);
+        et_item at = legal ? et_item_at(q, place) : last;
         if (legal && i % width > 0) legal = is_in_order(q, &at, &low, &last, topk, i, out);
         if (!legal) {
             out->outcome = ET_MISMATCH;
@@ -652,11 +507,10 @@ static void judge_order(const court *q, reader *r, const et_tensor_out *topk, co
 et_status et_judge_order(const et_judgement *j, const et_tensor_out *topk, et_tensor_verdict *out,
                          et_error *error)
 {
-    court q;
-    et_routing_verdict trouble = {0};
+    et_court q;
     et_status status = open_court(&q, j, error);
     if (status != ET_OK) return status;
-    reader r = {.j = j, .N = q.N, .n = q.n, .mask = q.illegal, .out = &trouble};
+    et_shown r = {&j->golden->c, topk, 1, q.illegal, out->reason, sizeof out->reason};
     judge_order(&q, &r, topk, j->mask ? j->mask : j->golden->route.mask, out);
     close_court(&q);
     return ET_OK;

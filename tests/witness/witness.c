@@ -139,18 +139,18 @@ static void make_routing(const witness_case *c, witness *w)
     make(w, BWD_LOGITS, c->N * c->n);
     make(w, BWD_W_ROUTER, c->n * c->d);
     make(w, ROUTE_MASK, c->N * c->n);
-    make(w, ROUTE_MARGIN, c->N * c->n);
+    if (!c->given) make(w, ROUTE_MARGIN, c->N * c->n);
     make(w, ROUTE_LOAD, c->n);
     make(w, ROUTE_FANOUT, c->N);
     make(w, ROUTE_EXPERT_OFFSETS, c->n + 1);
     make(w, ROUTE_TOKEN_OFFSETS, c->N + 1);
-    if (token_choice(c)) make(w, ROUTE_TOPK_EXPERT, c->N * c->top_k);
+    if (token_choice(c) && !c->given) make(w, ROUTE_TOPK_EXPERT, c->N * c->top_k);
     if (by_threshold(c)) make(w, ROUTE_THRESHOLD, c->n);
     if (expert_choice(c)) {
         make(w, ROUTE_POOL_CUTOFF, c->N / c->pool * c->n);
         make(w, ROUTE_TOPK_TOKEN, c->N / c->pool * c->n * c->k);
     }
-    if (!c->eval && !token_choice(c)) {
+    if (!c->eval && !token_choice(c) && !c->given) {
         make(w, ROUTE_CUTOFF, c->n);
         make(w, STATE_EMA, c->n);
         make(w, STATE_UPDATES, 1);
@@ -177,6 +177,7 @@ static void make_pairs(const witness_case *c, witness *w)
     make(w, WEIGHT, pairs);
     make(w, D_WEIGHT, pairs);
     make(w, D_GATE, pairs);
+    make(w, CHOSEN, pairs);
     make(w, ANCHOR, c->N);
     make(w, D_ANCHOR, c->N);
     w->score = calloc(pairs, sizeof *w->score);

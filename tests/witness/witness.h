@@ -33,6 +33,8 @@ typedef struct witness_case {
     size_t hs;         /* width of the shared expert, 0: there is none */
     size_t top_k;      /* K, tc */
     size_t padding;    /* tc: last tokens of each micro-batch that are no tokens: no slot, y = 0, in no count and mean */
+    size_t groups, groups_kept; /* tc: of as many groups of experts a token's come from so many; 1: all */
+    const char *group_score;    /* max top2 */
     size_t k;    /* target load, >= 1: of a pool (ec, and et in warm-up) or of a micro-batch (et) */
     size_t pool; /* P, tokens of a pool (ec, and et in warm-up); divides N/M */
     size_t granularity; /* G of softmax_anchor_out's 1/(G+1); ec and et */
@@ -44,6 +46,7 @@ typedef struct witness_case {
     int inclusive;      /* threshold test: 1 for >=, 0 for > */
     int has_capacity;   /* 0: off, `capacity` unused */
     double capacity;    /* C */
+    const char *drop;   /* arrival score; tc with a capacity */
     double ema_decay;   /* beta */
     int ema_bias_correction;
     size_t ema_updates;                       /* u, updates that `ema` has seen */
@@ -62,6 +65,7 @@ typedef struct witness_case {
     const double *ema, *bias;                 /* [n] before the step; NULL: zeros */
     const double *load;                       /* [n] mean load per micro-batch over all ranks */
     const unsigned char *mask;                /* NULL, or [N,n]: frozen routing, see below */
+    int given; /* 1: `mask` is all that there is: no rule, nothing that describes a decision, no change of state */
 } witness_case;
 
 typedef struct witness witness;

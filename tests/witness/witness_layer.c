@@ -225,7 +225,7 @@ static int anchored(const witness_case *c)
 
 /* softmax, softmax_anchor, softmax_anchor_out: over a token's experts. softmax_tokens: over the
  * tokens of a micro-batch, for each expert. sigmoid, relu: each logit for itself. */
-static void compute_gates(const witness_case *c, witness *w)
+void witness_gates(const witness_case *c, witness *w)
 {
     const quad *r = w->value[FWD_LOGITS];
     quad *p = w->value[FWD_GATES];
@@ -370,7 +370,7 @@ static quad aux_factor(const witness_case *c, const witness *w, size_t m, size_t
 {
     size_t B = batch_tokens(c);
     quad load = 0;
-    for (size_t t = m * B; t < (m + 1) * B; t++) load += w->value[ROUTE_MASK][t * c->n + i];
+    for (size_t t = m * B; t < (m + 1) * B; t++) load += w->value[CHOSEN][t * c->n + i];
     quad F = load_fraction(c, c->global_load ? (quad)c->load[i] : load);
     return is(c->balance, "aux_error") ? F - 1 : F;
 }
@@ -546,7 +546,6 @@ static void update_bias(const witness_case *c, witness *w)
 void witness_moe(const witness_case *c, witness *w)
 {
     take_rows(c, w);
-    compute_gates(c, w);
     compute_weights(c, w);
     compute_output(c, w);
 
@@ -557,6 +556,6 @@ void witness_moe(const witness_case *c, witness *w)
     if (has_z_loss(c)) compute_z_loss(c, w); /* adds to dr */
     backward_router(c, w);
 
-    if (!c->eval && !token_choice(c)) update_ema(c, w);
+    if (!c->eval && !token_choice(c) && !c->given) update_ema(c, w);
     if (moves_bias(c)) update_bias(c, w);
 }

@@ -99,6 +99,7 @@ enum tensor {
     D_WEIGHT,           /* [N,n] dw */
     D_GATE,             /* [N,n] dp */
     ANCHOR,             /* [N] a_t0, the anchor's share of the softmax; 0 where there is none */
+    CHOSEN,             /* [N,n] 1: a choice of token choice, dropped or not; elsewhere as z */
     D_ANCHOR,           /* [N] da_t0; 0 where the anchor weighs nothing */
     TENSOR_COUNT
 };
@@ -127,13 +128,19 @@ static inline int token_choice(const witness_case *c)
 /* EC trains by the top k of each pool, and so does ET while step < warmup_steps. */
 static inline int expert_choice(const witness_case *c)
 {
-    return !c->eval && (is(c->rule, "ec") || (is(c->rule, "et") && c->step < c->warmup_steps));
+    return !c->given && !c->eval && (is(c->rule, "ec") || (is(c->rule, "et") && c->step < c->warmup_steps));
 }
 
 /* ET after its warm-up; in evaluation mode EC too. */
 static inline int by_threshold(const witness_case *c)
 {
-    return !token_choice(c) && !expert_choice(c);
+    return !c->given && !token_choice(c) && !expert_choice(c);
+}
+
+/* Token choice with a capacity, which evaluation does not have. */
+static inline int drops(const witness_case *c)
+{
+    return token_choice(c) && c->has_capacity && !c->eval && !c->given;
 }
 
 static inline int gated(const witness_case *c)
@@ -158,7 +165,7 @@ static inline int has_z_loss(const witness_case *c)
 
 static inline int moves_bias(const witness_case *c)
 {
-    return !c->eval && (is(c->balance, "lossfree") || is(c->balance, "proportional"));
+    return !c->given && !c->eval && (is(c->balance, "lossfree") || is(c->balance, "proportional"));
 }
 
 /* B: tokens of a micro-batch. */
@@ -182,6 +189,9 @@ static inline int is_real(const witness_case *c, size_t t)
 
 /* 1 to 3: logits, the assignment, and what the rule says of it. */
 void witness_route(const witness_case *c, witness *w);
+
+/* 5, for what looks at gates before a token's experts are known. */
+void witness_gates(const witness_case *c, witness *w);
 
 /* 4 to 9: values of all pairs of token and expert, losses, gradients, the next state. */
 void witness_moe(const witness_case *c, witness *w);

@@ -108,21 +108,139 @@ static void choose_best(witness *w, const field *f, size_t taken)
 
 /* 3 ---- Assignment z: the three rules ---- */
 
+/* The best and the second best of a group's scores, added up, or the best alone. */
+static double group_score(const witness_case *c, const witness *w, size_t t, size_t group)
+{
+    size_t size = c->n / c->groups;
+    const double *s = w->score + t * c->n + group * size;
+    size_t best = 0, second = 1;
+    for (size_t a = 1; a < size; a++)
+        if (s[a] > s[best]) best = a;
+    if (!is(c->group_score, "top2")) return s[best];
+    if (best == 1) second = 0;
+    for (size_t a = 0; a < size; a++)
+        if (a != best && s[a] > s[second]) second = a;
+    return s[best] + s[second];
+}
+
+/* How many groups beat this one: by score, then by number. */
+static size_t group_rank(const witness_case *c, const witness *w, size_t t, size_t group)
+{
+    double mine = group_score(c, w, t, group);
+    size_t rank = 0;
+    for (size_t b = 0; b < c->groups; b++) {
+        double other = group_score(c, w, t, b);
+        rank += other > mine || (other == mine && b < group);
+    }
+    return rank;
+}
+
+/* Experts of groups that are not kept rank behind all others, whatever their score. */
+static void rank_in_kept_groups(const witness_case *c, witness *w, size_t t)
+{
+    size_t size = c->n / c->groups;
+    for (size_t a = 0; a < c->n; a++) {
+        double mine = w->score[t * c->n + a];
+        size_t rank = 0;
+        for (size_t b = 0; b < c->n; b++) {
+            double other = w->score[t * c->n + b];
+            int kept = group_rank(c, w, t, b / size) < c->groups_kept;
+            rank += kept && (other > mine || (other == mine && b < a));
+        }
+        w->rank[t * c->n + a] = group_rank(c, w, t, a / size) < c->groups_kept ? rank : c->n;
+    }
+}
+
+/* An expert outside is as far from being chosen as its group is from the worst one kept. */
+static void margins_of_groups(const witness_case *c, witness *w, size_t t)
+{
+    double worst = INFINITY;
+    for (size_t g = 0; g < c->groups; g++)
+        if (group_rank(c, w, t, g) < c->groups_kept) worst = fmin(worst, group_score(c, w, t, g));
+    for (size_t i = 0; i < c->n; i++)
+        if (w->rank[t * c->n + i] == c->n)
+            w->value[ROUTE_MARGIN][t * c->n + i] =
+                (quad)group_score(c, w, t, i / (c->n / c->groups)) - worst;
+}
+
+/* TC with a capacity: does choice a of expert i stand in the line before choice b? Both are tokens of one batch. */
+static int stands_before(const witness_case *c, const witness *w, size_t i, size_t a, size_t b)
+{
+    size_t pa = a * c->n + i, pb = b * c->n + i;
+    if (is(c->drop, "arrival")) {
+        if (w->rank[pa] != w->rank[pb]) return w->rank[pa] < w->rank[pb];
+    } else {
+        double first = (double)w->value[FWD_GATES][pa], other = (double)w->value[FWD_GATES][pb];
+        if (first != other) return first > other;
+    }
+    return a < b;
+}
+
+/* ceil((B K / n) C) slots of an expert, in binary64. */
+static size_t slots_of_expert(const witness_case *c)
+{
+    return (size_t)ceil((double)(batch_tokens(c) * c->top_k) / (double)c->n * c->capacity);
+}
+
+/* z = 0 for a choice that has as many before it as the expert has slots. By score its margin is the distance to the last
+ * that has one. */
+static void drop_choice(const witness_case *c, witness *w, size_t t, size_t i)
+{
+    size_t B = batch_tokens(c), first = t / B * B, before = 0, slots = slots_of_expert(c);
+    double last = INFINITY, mine = (double)w->value[FWD_GATES][t * c->n + i];
+    for (size_t u = first; u < first + B; u++) {
+        size_t ahead = 0;
+        if (w->rank[u * c->n + i] >= c->top_k) continue;
+        before += (size_t)stands_before(c, w, i, u, t);
+        for (size_t v = first; v < first + B; v++)
+            ahead += w->rank[v * c->n + i] < c->top_k && stands_before(c, w, i, v, u);
+        if (ahead < slots) last = fmin(last, (double)w->value[FWD_GATES][u * c->n + i]);
+    }
+    if (before < slots) return;
+    w->value[ROUTE_MASK][t * c->n + i] = 0;
+    if (is(c->drop, "score")) w->value[ROUTE_MARGIN][t * c->n + i] = (quad)mine - last;
+}
+
 /* TC: each token takes its K best experts; the list names them by falling score. */
 static void route_token_choice(const witness_case *c, witness *w)
 {
     for (size_t t = 0; t < c->N; t++) {
         field f = experts_of_token(c, t);
-        rank_field(w, &f);
+        if (c->groups > 1)
+            rank_in_kept_groups(c, w, t);
+        else
+            rank_field(w, &f);
         choose_best(w, &f, is_real(c, t) ? c->top_k : 0);
         for (size_t k = 0; !is_real(c, t) && k < c->top_k; k++)
             w->value[ROUTE_TOPK_EXPERT][t * c->top_k + k] = -1;
         if (!is_real(c, t)) continue;
+        if (c->groups > 1) margins_of_groups(c, w, t);
         for (size_t i = 0; i < c->n; i++) {
             size_t rank = w->rank[t * c->n + i];
             if (rank < c->top_k) w->value[ROUTE_TOPK_EXPERT][t * c->top_k + rank] = (quad)i;
         }
     }
+}
+
+/* With a capacity, every choice is known by now. */
+static void drop_choices(const witness_case *c, witness *w)
+{
+    for (size_t t = 0; t < c->N; t++)
+        for (size_t i = 0; i < c->n; i++)
+            if (w->rank[t * c->n + i] < c->top_k) drop_choice(c, w, t, i);
+}
+
+/* What was chosen: z, and of the rule's choices without a slot the best ones, until there are K. */
+static void complete_choices(const witness_case *c, witness *w, size_t t)
+{
+    quad *chosen = w->value[CHOSEN] + t * c->n;
+    size_t count = (size_t)w->value[ROUTE_FANOUT][t];
+    for (size_t rank = 0; drops(c) && rank < c->top_k; rank++)
+        for (size_t i = 0; i < c->n; i++) {
+            if (w->rank[t * c->n + i] != rank || chosen[i] != 0 || count >= c->top_k) continue;
+            chosen[i] = 1;
+            count++;
+        }
 }
 
 /* EC: in each pool each expert takes its k best tokens. */
@@ -210,22 +328,24 @@ static void route_experts(const witness_case *c, witness *w)
 /* The assignment, its column sums (loads) and row sums (fanouts). */
 static void compute_assignment(const witness_case *c, witness *w)
 {
-    if (token_choice(c))
-        route_token_choice(c, w);
-    else
-        route_experts(c, w);
+    if (!c->given && token_choice(c)) route_token_choice(c, w);
+    if (!c->given && !token_choice(c)) route_experts(c, w);
+    if (drops(c)) drop_choices(c, w);
     quad *z = w->value[ROUTE_MASK];
     for (size_t t = 0; t < c->N; t++)
         for (size_t i = 0; i < c->n; i++) {
             if (c->mask != NULL) z[t * c->n + i] = c->mask[t * c->n + i] != 0;
             w->value[ROUTE_LOAD][i] += z[t * c->n + i];
             w->value[ROUTE_FANOUT][t] += z[t * c->n + i];
+            w->value[CHOSEN][t * c->n + i] = z[t * c->n + i];
         }
+    for (size_t t = 0; t < c->N; t++) complete_choices(c, w, t);
 }
 
 void witness_route(const witness_case *c, witness *w)
 {
     compute_logits(c, w);
     compute_scores(c, w);
+    witness_gates(c, w);
     compute_assignment(c, w);
 }

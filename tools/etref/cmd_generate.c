@@ -34,6 +34,7 @@ typedef struct generate_options {
     const char *emulate;    /* a profile: write what such a kernel computes, a candidate */
     const char *inputs;     /* a bundle whose case and in.* are taken */
     int engine;             /* et_engine */
+    int routing;            /* 0: the rule's own; 1: that of the bundle `inputs`; -1: as its case says */
     bool lean;
     et_profile noise;  /* where `profile` is not NULL */
     et_profile judges; /* where `conclusive` is not NULL */
@@ -58,6 +59,7 @@ static bool read_options(generate_options *o, int argc, char **argv)
                             {"--layout", OPTION_WORD, &o->layout, NULL},
                             {"--text", OPTION_WORD, &o->text, NULL},
                             {"--inputs", OPTION_WORD, &o->inputs, NULL},
+                            {"--routing", OPTION_CHOICE, &o->routing, "rule|given"},
                             {"--threads", OPTION_THREADS, &o->threads, NULL},
                             {NULL, OPTION_FLAG, NULL, NULL}};
     bool fine = options_parse(table, argc, argv, &words);
@@ -122,6 +124,11 @@ static et_status check_case(const et_case *c, et_error *error)
             error, ET_EINVAL,
             "case '%s' has no input; give it one, e.g. \"input\": {\"source\": \"normal\"}",
             c->name);
+    if (c->given)
+        return et_fail(error, ET_EINVAL,
+                       "case '%s' has routing = \"given\": the assignment is a bundle's; name it with --inputs and "
+                       "--routing given, and leave the field out",
+                       c->name);
     et_status status = et_step_create(&step, c, memory_limit(), error);
     if (status == ET_OK) et_step_free(&step);
     return status;
@@ -135,6 +142,21 @@ static bool name_file(char *path, size_t room, const generate_options *o, const 
     return length >= 0 && (size_t)length < room;
 }
 
+/* --inputs, and --routing: what the bundle brings, and who goes where. */
+static et_status open_inputs(et_tensor_file *file, et_step *step, const generate_options *o,
+                             et_error *error)
+{
+    et_status status = et_bundle_open(file, step, o->inputs, memory_limit(), error);
+    if (status != ET_OK || o->routing < 0) return status;
+    step->c.given = false;
+    step->given_mask = NULL;
+    if (o->routing == 1) status = et_bundle_give_routing(step, file, error);
+    if (status == ET_OK) return ET_OK;
+    et_step_free(step);
+    et_tensor_file_close(file);
+    return status;
+}
+
 /* --inputs: the bundle brings its case. Its file must not be the one that would be written. */
 static et_status take_case(case_list *list, const generate_options *o, et_error *error)
 {
@@ -145,7 +167,7 @@ static et_status take_case(case_list *list, const generate_options *o, et_error 
                        "--inputs %s: the bundle is the case; --case, --suite, --set and --text do "
                        "not go with it",
                        o->inputs);
-    et_status status = et_bundle_open(&file, &step, o->inputs, memory_limit(), error);
+    et_status status = open_inputs(&file, &step, o, error);
     if (status != ET_OK) return status;
     char path[PATH_MAX];
     struct stat from, to;
@@ -174,6 +196,8 @@ static et_status collect(case_list *list, generate_options *o, et_error *error)
                          "belong to its golden",
                          o->emulate);
     if (status == ET_OK && o->emulate) status = profile_choose(&o->kernel, o->emulate, error);
+    if (status == ET_OK && !o->inputs && o->routing == 1)
+        status = et_fail(error, ET_EINVAL, "--routing given: the assignment is a bundle's; name it with --inputs");
     if (status == ET_OK && o->inputs) return take_case(list, o, error);
     for (size_t i = 0; i < o->suites.count && status == ET_OK; i++)
         status = case_list_add_suite(list, o->suites.at[i], &o->settings, error);
@@ -222,7 +246,7 @@ static et_status take_inputs(et_step *step, const et_case *c, const generate_opt
     et_tensor_file file;
     et_status status;
     if (o->inputs) {
-        status = et_bundle_open(&file, step, o->inputs, memory_limit(), error);
+        status = open_inputs(&file, step, o, error);
         if (status == ET_OK) et_tensor_file_close(&file);
         return status;
     }
@@ -329,7 +353,7 @@ static double most_work(const case_list *list)
 
 int cmd_generate(int argc, char **argv)
 {
-    generate_options o = {.out = "."};
+    generate_options o = {.out = ".", .routing = -1};
     case_list list = {0};
     et_error error = {0};
     int result = STATUS_BAD;

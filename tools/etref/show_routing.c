@@ -78,6 +78,12 @@ static et_status print_capacity(const shown *s, et_error *error)
 {
     const et_case *c = &s->c;
     double *above = NULL, *below = NULL;
+    if (c->rule == ET_TC && et_case_token_capacity(c) < et_case_micro_tokens(c)) {
+        char line[128];
+        snprintf(line, sizeof line, "capacity %g: %zu slots of an expert%s; what is over them is dropped", c->capacity_factor,
+                 et_case_token_capacity(c), c->micro_batches > 1 ? " in a micro-batch" : "");
+        print_wrapped(2, line);
+    }
     if (!c->has_capacity || c->eval || !et_case_routes_by_threshold(c)) return ET_OK;
     et_capacity bounds =
         et_capacity_bounds(c->target_load, c->capacity_factor, et_case_micro_tokens(c));

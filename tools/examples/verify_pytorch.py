@@ -132,9 +132,11 @@ class Layer:
         self.rule = case.get("rule")
         self.shared = self.moe and case["shared"]
         self.M = case.get("micro_batches", 1)
+        self.given = inputs.pop("route.mask", None)  # an assignment in place of the rule's
         self.result = {}  # the candidate
         self.asked = {}  # {name: tensor}: dL/d(tensor) is to be found
         self.types = {}  # {name: dtype} in which a kernel would store it
+        self.chosen = None  # with a capacity: the choices, dropped ones among them
         self.inputs = {name: values.to(self.work) for name, values in inputs.items()}
         self.dy = self.inputs["in.dy"]
         # x and the weights, rounded as operands of products. Their gradients are summed in `work`
@@ -243,7 +245,7 @@ class Layer:
         p = Stored.apply(p, self.gate_type, None)
         self.keep("fwd.gates", p, self.gate_type)
 
-        z = self.route(r.detach())
+        z = self.route(r.detach(), p.detach()) if self.given is None else self.given.bool()
         self.result["route.mask"] = z.to(torch.uint8)
         # The slots: pairs (expert, token) in the order of the experts, then of the tokens.
         self.slot_expert, self.slot_token = z.t().nonzero(as_tuple=True)
@@ -324,7 +326,7 @@ class Layer:
             return self.inputs["in.mask"] != 0
         return torch.ones(len(self.x), dtype=torch.bool)
 
-    def route(self, r):
+    def route(self, r, p):
         """z [N,n], each micro-batch by itself; and the state after the step."""
         case, n = self.case, r.shape[1]
         warm_up = self.rule == "et" and case["step"] < case["warmup_steps"]
@@ -332,6 +334,10 @@ class Layer:
         parts = r.view(self.M, -1, n)
         if self.rule == "tc":
             masks = [self.token_choice(part) for part in parts]
+            if case.get("capacity_factor") is not None and self.train:
+                self.chosen = torch.cat(masks)
+                gates = p.view(self.M, -1, n)
+                masks = [self.drop(*each) for each in zip(masks, parts, gates)]
         elif self.choice:
             masks = [self.expert_choice(part) for part in parts]
         else:
@@ -351,9 +357,48 @@ class Layer:
         best = torch.sort(scores, dim=0, descending=True, stable=True).indices[:count]
         return torch.zeros_like(scores, dtype=torch.bool).scatter_(0, best, True)
 
+    def biased(self, r):
+        return r + self.inputs["in.bias"] if "in.bias" in self.inputs else r
+
     def token_choice(self, r):
-        score = r + self.inputs["in.bias"] if "in.bias" in self.inputs else r
+        score = self.biased(r)
+        if self.case.get("groups", 1) > 1:
+            score = score.masked_fill(~self.kept_groups(score), self.refused_score())
         return self.top(score.t(), self.case["top_k"]).t()
+
+    def group_score(self, members):
+        if self.case.get("group_score", "max") == "max":
+            return members.max(-1).values
+        return members.topk(2).values.sum(-1)
+
+    def kept_groups(self, score):
+        """[N,n] 1 for the experts of a token's best groups."""
+        groups = self.case["groups"]
+        scores = self.group_score(score.view(len(score), groups, -1))
+        kept = self.top(scores.t(), self.case["groups_kept"]).t()
+        return kept.repeat_interleave(score.shape[1] // groups, dim=1)
+
+    def refused_score(self):
+        return -math.inf
+
+    def slots(self, N):
+        """Of an expert in a micro-batch of N tokens."""
+        case = self.case
+        return math.ceil(N * case["top_k"] / case["experts"] * case["capacity_factor"])
+
+    def drop(self, chosen, r, p):
+        """What of an expert's choices keeps its slot."""
+        slots = self.slots(len(chosen))
+        if self.case.get("drop", "arrival") == "score":
+            return self.top(p.masked_fill(~chosen, -math.inf), slots) & chosen
+        score = self.biased(r).masked_fill(~chosen, -math.inf)
+        order = torch.sort(score, dim=1, descending=True, stable=True).indices
+        z, taken = torch.zeros_like(chosen), torch.zeros_like(r[0])
+        for j in range(self.case["top_k"]):  # all first choices, then all second ones
+            choice = functional.one_hot(order[:, j], chosen.shape[1])
+            z |= (choice > 0) & (taken + choice.cumsum(0) <= slots)
+            taken = taken + choice.sum(0)
+        return z
 
     def expert_choice(self, r):
         pools = r.split(self.case["pool_tokens"])
@@ -426,7 +471,8 @@ class Layer:
             return total
         if case.get("balance") in ("aux", "aux_error"):
             aux = 0
-            for part_p, part_z, part in zip(p.chunk(self.M), z.chunk(self.M), real):
+            counted = self.loads(z).chunk(self.M)
+            for part_p, part_z, part in zip(p.chunk(self.M), counted, real):
                 F = self.load_fractions(self.inputs.get("in.load", part_z.sum(0).to(self.work)))
                 F = F - 1 if case["balance"] == "aux_error" else F
                 aux = aux + (F * part_p[part].sum(0) / N).sum() / self.M
@@ -437,6 +483,10 @@ class Layer:
             self.keep("loss.z", z_loss.reshape(1), self.work)
             total = total + case["z_loss_coef"] * z_loss
         return total
+
+    def loads(self, z):
+        """What the balancing loss takes for loads: choices, also those that were dropped."""
+        return z if self.chosen is None else self.chosen
 
     def aux_term(self, term):
         return term
@@ -675,6 +725,56 @@ class AuxGradient(Layer):
         return term.detach()
 
 
+class DropByTokens(Layer):
+    """over the capacity, second choices stand in line like first ones"""
+
+    def drop(self, chosen, r, p):
+        return chosen & (chosen.long().cumsum(0) <= self.slots(len(chosen)))
+
+
+class CapacityFloor(Layer):
+    """an expert has a slot less than its capacity"""
+
+    def slots(self, N):
+        return super().slots(N) - 1
+
+
+class NormBeforeCapacity(Layer):
+    """gates are normalised before choices are dropped"""
+
+    def weigh(self, p, anchor, z):
+        return super().weigh(p, anchor, self.chosen)
+
+
+class AuxAfterDropping(Layer):
+    """the balancing loss does not count what was dropped"""
+
+    def loads(self, z):
+        return z
+
+
+class GroupWithoutBias(Layer):
+    """groups are scored without the bias"""
+
+    def group_score(self, members):
+        bias = self.inputs["in.bias"].view(1, members.shape[1], -1)
+        return super().group_score(members - bias)
+
+
+class GroupOtherScore(Layer):
+    """a group's score is its best member's where the two best are due"""
+
+    def group_score(self, members):
+        return members.max(-1).values
+
+
+class RefusedGroupZero(Layer):
+    """experts of refused groups have score 0"""
+
+    def refused_score(self):
+        return 0.0
+
+
 FAULTS = {
     "factor-two": FactorTwo,
     "relu-mask": ReluMask,
@@ -694,6 +794,13 @@ FAULTS = {
     "weight-on-output": WeightOnOutput,
     "weight-on-both": WeightOnBoth,
     "input-weight-gradient": InputWeightDetached,
+    "drop-by-tokens": DropByTokens,
+    "capacity-less-one": CapacityFloor,
+    "norm-before-capacity": NormBeforeCapacity,
+    "aux-after-dropping": AuxAfterDropping,
+    "group-without-bias": GroupWithoutBias,
+    "group-other-score": GroupOtherScore,
+    "refused-group-zero": RefusedGroupZero,
     "accumulator-bf16": AccumulatorBf16,
     "gate-forgotten": GateForgotten,
     "gate-derivative": GateDerivative,
@@ -742,8 +849,10 @@ def parse(arguments):
 
 def read_golden(path):
     tensors, metadata = read_tensors(path)
-    inputs = {name: values for name, values in tensors.items() if name.startswith("in.")}
-    return json.loads(metadata["case"]), inputs
+    case = json.loads(metadata["case"])
+    wanted = ("in.", "route.mask") if case.get("routing") == "given" else "in."
+    inputs = {name: values for name, values in tensors.items() if name.startswith(wanted)}
+    return case, inputs
 
 
 def judge(golden, options, more):
@@ -753,8 +862,8 @@ def judge(golden, options, more):
     except (OSError, KeyError, ValueError, struct.error) as error:
         print("verify_pytorch: %s is no bundle of etref's: %r" % (golden, error), file=sys.stderr)
         return 2
-    candidate = FAULTS.get(options.fault, Layer)(case, inputs, options.profile).run().result
-    honest = Layer(case, inputs, options.profile).run().result if options.fault else {}
+    candidate = FAULTS.get(options.fault, Layer)(case, dict(inputs), options.profile).run().result
+    honest = Layer(case, dict(inputs), options.profile).run().result if options.fault else {}
     if options.fault and all(torch.equal(candidate[name], honest[name]) for name in honest):
         print("verify_pytorch: %s changes nothing in this case" % options.fault, file=sys.stderr)
     with tempfile.TemporaryDirectory() as room:

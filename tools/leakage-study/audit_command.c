@@ -85,13 +85,25 @@ static et_status draw_futures(subject *s, const audit_options *o, et_error *erro
     return ET_OK;
 }
 
+/* What own_rule does not know. */
+static et_status check_rule(const char *where, const et_case *c, et_error *error)
+{
+    const char *what = c->given                               ? "a given assignment"
+                       : c->groups > 1                        ? "groups of experts"
+                       : c->rule == ET_TC && c->has_capacity ? "token choice with a capacity"
+                                                              : NULL;
+    if (c->layer != ET_MOE || what == NULL) return ET_OK;
+    return et_fail(error, ET_EINVAL, "%s: case '%s' has %s, which the audit does not know", where, c->name, what);
+}
+
 static et_status subject_open(subject *s, const audit_options *o, et_error *error)
 {
     et_tensor_file file;
     *s = (subject){.path = o->files.at[0]};
     et_status status = et_bundle_open(&file, &s->step, s->path, memory_limit(), error);
     if (status != ET_OK) return status;
-    if (s->step.c.layer == ET_MOE) {
+    status = check_rule(s->path, &s->step.c, error);
+    if (status == ET_OK && s->step.c.layer == ET_MOE) {
         size_t N = s->step.c.tokens, n = s->step.c.experts;
         s->r = allocate(N * n, sizeof *s->r);
         s->own_thresholds = allocate(n, sizeof *s->own_thresholds);

@@ -323,6 +323,7 @@ void ep_open(ep_layer *l, const et_step *s, int rank, int ranks)
     if (c->z_loss_coef != 0 || c->balance == ET_BALANCE_AUX || c->balance == ET_BALANCE_AUX_ERROR)
         ep_end("layers without losses");
     if (c->activation != ET_RELU2 || c->routed_scale != 1) ep_end("the paper's experts and weights");
+    if (c->given || c->groups > 1 || (c->rule == ET_TC && c->has_capacity)) ep_end("the paper's rules");
     if (N % R != 0 || n % R != 0) ep_end("the processes must divide tokens and experts");
     *l = (ep_layer){.s = s, .ranks = R, .rank = (size_t)rank};
     l->tokens = N / R;
