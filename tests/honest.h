@@ -8,7 +8,7 @@
 
 #include "etref/etref.h"
 #include "ref/bars/bars.h"
-#include "ref/verdict/explain.h"
+#include "ref/diagnose/explain.h"
 #include "tests/run_case.h"
 
 #include <math.h>

@@ -8,7 +8,7 @@
 #ifndef ETREF_F32
 
 #include "ref/oracle/decide.h"
-#include "ref/verdict/mutant.h"
+#include "ref/diagnose/mutant.h"
 #include "tests/honest.h"
 #define SUITE "model.json"
 #include "tests/one_suite.h"

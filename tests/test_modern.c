@@ -1,7 +1,7 @@
 /* test_modern.c: layers beyond the paper's: honest kernels of the suite modern pass, and each mistake that its switches make
  * possible is caught and named.
  *
- * The mistakes are the catalogue's own (ref/verdict/faults_*.c), planted by a mutant and then stored in the profile's
+ * The mistakes are the catalogue's own (ref/diagnose/faults_*.c), planted by a mutant and then stored in the profile's
  * formats. That the values are right is the business of test_witness and test_gradients; and PyTorch's own functions are
  * judged by tools/check-torch.
  */
@@ -11,7 +11,7 @@
 
 #include "etref/golden.h"
 #include "ref/oracle/decide.h"
-#include "ref/verdict/diagnosis.h"
+#include "ref/diagnose/diagnosis.h"
 #include "tests/honest.h"
 #define SUITE "modern.json"
 #include "tests/one_suite.h"

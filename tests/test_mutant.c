@@ -1,6 +1,6 @@
 /* test_mutant.c: the reference with a hook in it, on a sub-step: a hook that does nothing leaves the
  * reference's values, and one that does something reaches what the catalogue says. */
-#include "ref/verdict/diagnosis.h"
+#include "ref/diagnose/diagnosis.h"
 #include "tests/check_main.h"
 #include "tests/run_case.h"
 

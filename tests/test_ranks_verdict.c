@@ -6,7 +6,7 @@
 #ifndef ETREF_F32
 
 #include "ref/oracle/decide.h"
-#include "ref/verdict/mutant.h"
+#include "ref/diagnose/mutant.h"
 #include "tests/expect.h"
 #include "tests/honest.h"
 #define SUITE "parallel.json"

@@ -12,7 +12,7 @@
  *     a kernel    ET_ROUND_NEAREST: every number goes to the nearest of its format, ties to the even
  *                 one. An emulated kernel: what `etref generate --emulate` writes.
  *     a mutant    with `mutate`: somebody else alters the array, before it is rounded. A kernel with one
- *                 mistake in it: what explains a mismatch (ref/verdict/mutant.h).
+ *                 mistake in it: what explains a mismatch (ref/diagnose/mutant.h).
  */
 #ifndef ETREF_ROUNDING_H
 #define ETREF_ROUNDING_H

@@ -4,7 +4,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/face/handle.h"
-#include "ref/verdict/explain.h"
+#include "ref/diagnose/explain.h"
 #include "ref/oracle/json.h"
 #include "ref/report/page.h"
 

@@ -56,7 +56,7 @@ typedef enum et_stage {
     ET_AT_DROUTER,
     ET_AT_DX,
     ET_AT_LAYOUT, /* the order of slots */
-    ET_STAGES,    /* hypotheses about mistakes (ref/verdict/mutant.h) know those above */
+    ET_STAGES,    /* hypotheses about mistakes (ref/diagnose/mutant.h) know those above */
     ET_AT_INPUTS,
     ET_AT_LOGITS, /* r */
     ET_AT_ORDER,  /* choices by descending score */

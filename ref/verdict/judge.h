@@ -10,8 +10,8 @@
  *     groups.c      slope and spread of a tensor and of its groups
  *     choice.c      which profile judges, where none is named; would another one do?
  *     conclusive.c  can any kernel's results be judged?
- *     explain.c     the catalogue tried on a mismatch; mutant.c and catalogue.c serve it
- *     explain_model.c   the same for layers of the model around
+ *
+ * What would explain a mismatch is asked in ref/diagnose.
  */
 #ifndef ET_JUDGE_H
 #define ET_JUDGE_H

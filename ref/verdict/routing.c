@@ -26,7 +26,7 @@
 #include "ref/oracle/kinds.h"
 #include "ref/oracle/shown.h"
 #include "ref/routing/equal_rows.h"
-#include "ref/verdict/court.h"
+#include "ref/verdict/decisions.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -61,7 +61,7 @@ double et_score_variance(const et_bars *bars, size_t place)
     return (double)bars->variance.fwd.logits[place];
 }
 
-et_item et_item_at(const et_court *q, size_t place)
+et_item et_item_at(const et_decisions *q, size_t place)
 {
     const et_step *golden = q->j->golden;
     double score = (double)golden->fwd.logits[place];
@@ -72,7 +72,7 @@ et_item et_item_at(const et_court *q, size_t place)
     return (et_item){score, et_score_variance(q->j->bars, place), place};
 }
 
-static bool twins(const et_court *q, const et_item *a, const et_item *b)
+static bool twins(const et_decisions *q, const et_item *a, const et_item *b)
 {
     const et_real *bias = q->j->golden->in.bias;
     const int32_t *twin = q->twin;
@@ -82,14 +82,14 @@ static bool twins(const et_court *q, const et_item *a, const et_item *b)
 }
 
 /* Must a be chosen before b, whatever rounding did? */
-bool et_precedes(const et_court *q, const et_item *a, const et_item *b)
+bool et_precedes(const et_decisions *q, const et_item *a, const et_item *b)
 {
     double variance = a->variance + b->variance, lead = a->score - b->score;
     if (lead > q->T * sqrt(variance)) return true;
     return lead == 0 && q->ranked && a->place < b->place && (variance == 0 || twins(q, a, b));
 }
 
-static void close_court(et_court *q)
+static void close_court(et_decisions *q)
 {
     free(q->twin);
     free(q->low);
@@ -97,13 +97,13 @@ static void close_court(et_court *q)
     free(q->illegal);
 }
 
-static et_status open_court(et_court *q, const et_judgement *j, et_error *error)
+static et_status open_court(et_decisions *q, const et_judgement *j, et_error *error)
 {
     const et_step *golden = j->golden;
     size_t N = golden->c.tokens, n = golden->c.experts, most = N > n ? N : n;
     const et_real *rows = golden->c.rule == ET_TC ? golden->in.router : golden->in.x;
     bool by_token = golden->c.rule == ET_TC;
-    *q = (et_court){.j = j, .N = N, .n = n, .by_token = by_token, .first = N * n};
+    *q = (et_decisions){.j = j, .N = N, .n = n, .by_token = by_token, .first = N * n};
     q->T = j->bars->limits.element;
     q->ranked = !j->options->ties_any;
     q->mask = j->mask;
@@ -121,11 +121,11 @@ static et_status open_court(et_court *q, const et_judgement *j, et_error *error)
     return status;
 }
 
-/* ---- convictions ---- */
+/* ---- illegal decisions ---- */
 
 /* The decision at `place` is illegal, unless it is the golden's own: then what it was compared with
- * differs and is convicted itself. True if it is the first one so far: the caller gives the reason. */
-bool et_convict(et_court *q, size_t place)
+ * differs and is itself illegal. True if it is the first one so far: the caller gives the reason. */
+bool et_declare_illegal(et_decisions *q, size_t place)
 {
     if ((q->right[place] != 0) == (q->mask[place] != 0)) return false;
     if (!q->illegal[place]) q->out->illegal++;
@@ -137,9 +137,9 @@ bool et_convict(et_court *q, size_t place)
     return true;
 }
 
-static void convict_pair(et_court *q, const et_item *taken, const et_item *refused, size_t place)
+static void declare_pair(et_decisions *q, const et_item *taken, const et_item *refused, size_t place)
 {
-    if (!et_convict(q, place)) return;
+    if (!et_declare_illegal(q, place)) return;
     double apart = refused->score - taken->score, sigma = sqrt(taken->variance + refused->variance);
     char *reason = q->out->reason;
     size_t room = sizeof q->out->reason;
@@ -161,9 +161,9 @@ static void convict_pair(et_court *q, const et_item *taken, const et_item *refus
                  apart > 0 ? "both are exact" : "ties go to the lower index");
 }
 
-static void convict_threshold(et_court *q, const et_item *at, double c, double sigma)
+static void declare_threshold(et_decisions *q, const et_item *at, double c, double sigma)
 {
-    if (!et_convict(q, at->place)) return;
+    if (!et_declare_illegal(q, at->place)) return;
     snprintf(q->out->reason, sizeof q->out->reason,
              "expert %zu %s token %zu: score %.9g, threshold %.9g, deviation %.3g, %.3g of them "
              "allowed",
@@ -185,7 +185,7 @@ static size_t count_chosen(et_choice c, const uint8_t *mask)
     return chosen;
 }
 
-static bool agrees(const et_court *q, et_choice c)
+static bool agrees(const et_decisions *q, et_choice c)
 {
     for (size_t j = 0; j < c.count; j++)
         if ((q->mask[place_of(c, j)] != 0) != (q->right[place_of(c, j)] != 0)) return false;
@@ -205,14 +205,14 @@ static int descending(const void *left, const void *right)
 }
 
 /* Does it compete at all? Not with its group refused. */
-static bool is_out(const et_court *q, const et_item *at)
+static bool is_out(const et_decisions *q, const et_item *at)
 {
     return q->out_of_choice && q->out_of_choice[at->place % q->n];
 }
 
 /* The chosen and the refused ones that come near enough to each other to be compared: those whose
  * scores overlap, give or take T deviations if `noisy`. Sorted, nearest to the other side first. */
-static void gather_near(et_court *q, et_choice c, const uint8_t *mask, bool noisy, size_t *lows,
+static void gather_near(et_decisions *q, et_choice c, const uint8_t *mask, bool noisy, size_t *lows,
                         size_t *highs)
 {
     double worst = INFINITY, best = -INFINITY, most[2] = {0, 0};
@@ -238,7 +238,7 @@ static void gather_near(et_court *q, et_choice c, const uint8_t *mask, bool nois
 }
 
 /* No refused one precedes a chosen one. */
-static void judge_pairs(et_court *q, et_choice c)
+static void judge_pairs(et_decisions *q, et_choice c)
 {
     size_t lows, highs, i, k;
     gather_near(q, c, q->mask, false, &lows, &highs);
@@ -246,7 +246,7 @@ static void judge_pairs(et_court *q, et_choice c)
         const et_item *high = &q->high[k];
         for (i = 0; i < lows && q->low[i].score <= high->score; i++)
             if (et_precedes(q, high, &q->low[i])) {
-                convict_pair(q, &q->low[i], high, high->place);
+                declare_pair(q, &q->low[i], high, high->place);
                 break;
             }
     }
@@ -254,7 +254,7 @@ static void judge_pairs(et_court *q, et_choice c)
         const et_item *low = &q->low[i];
         for (k = 0; k < highs && q->high[k].score >= low->score; k++)
             if (et_precedes(q, &q->high[k], low)) {
-                convict_pair(q, low, &q->high[k], low->place);
+                declare_pair(q, low, &q->high[k], low->place);
                 break;
             }
     }
@@ -262,7 +262,7 @@ static void judge_pairs(et_court *q, et_choice c)
 
 /* The load must lie between `least` and `most`: of the surplus, or of what lacks, the first are
  * convicted. */
-void et_judge_count(et_court *q, et_choice c, size_t least, size_t most)
+void et_judge_count(et_decisions *q, et_choice c, size_t least, size_t most)
 {
     const uint8_t *mask = q->mask, *golden = q->right;
     size_t taken = count_chosen(c, mask);
@@ -274,7 +274,7 @@ void et_judge_count(et_court *q, et_choice c, size_t least, size_t most)
         bool suspect = surplus ? mask[place] && !golden[place] : !mask[place] && golden[place];
         if (!suspect) continue;
         wrong--;
-        if (!et_convict(q, place)) continue;
+        if (!et_declare_illegal(q, place)) continue;
         char must[64];
         if (least == most)
             snprintf(must, sizeof must, "%zu", least);
@@ -293,7 +293,7 @@ void et_judge_count(et_court *q, et_choice c, size_t least, size_t most)
 }
 
 /* Golden decisions that could be exchanged with one of the other side. */
-void et_open_pairs(et_court *q, et_choice c)
+void et_open_pairs(et_decisions *q, et_choice c)
 {
     size_t lows, highs, i, k;
     gather_near(q, c, q->right, true, &lows, &highs);
@@ -305,7 +305,7 @@ void et_open_pairs(et_court *q, et_choice c)
             if (!et_precedes(q, &q->low[i], &q->high[k])) q->open[q->high[k].place] = 1;
 }
 
-void et_judge_top(et_court *q, et_choice c, size_t k)
+void et_judge_top(et_decisions *q, et_choice c, size_t k)
 {
     if (!q->mask || agrees(q, c)) return;
     et_judge_count(q, c, k, k);
@@ -323,7 +323,7 @@ typedef struct bar {
 
 typedef enum side { BELOW, OPEN, ABOVE } side; /* as far as it is settled */
 
-static side side_of(const et_court *q, const bar *b, const et_item *at)
+static side side_of(const et_decisions *q, const bar *b, const et_item *at)
 {
     double variance = at->variance + b->variance, margin = at->score - b->c;
     if (variance == 0) return margin > 0 || (margin == 0 && b->inclusive) ? ABOVE : BELOW;
@@ -338,19 +338,19 @@ static size_t clamp(size_t m, et_capacity bounds)
 }
 
 /* Settled decisions that the candidate took against the threshold, and that no clamp excuses. */
-static void judge_sides(et_court *q, et_choice c, const bar *b, bool padded, bool cut)
+static void judge_sides(et_decisions *q, et_choice c, const bar *b, bool padded, bool cut)
 {
     for (size_t j = 0; j < c.count; j++) {
         et_item at = et_item_at(q, place_of(c, j));
         side here = side_of(q, b, &at);
         bool taken = q->mask[at.place] != 0;
         if ((taken && here == BELOW && !padded) || (!taken && here == ABOVE && !cut))
-            convict_threshold(q, &at, b->c, sqrt(at.variance + b->variance));
+            declare_threshold(q, &at, b->c, sqrt(at.variance + b->variance));
     }
 }
 
 /* The candidate's load, then single decisions, then pairs. Ties matter where the best are taken. */
-static void judge_load(et_court *q, et_choice c, const bar *b, size_t least, size_t most)
+static void judge_load(et_decisions *q, et_choice c, const bar *b, size_t least, size_t most)
 {
     size_t taken = count_chosen(c, q->mask);
     bool padded = b->clamped && taken == b->bounds.lower, ranked = q->ranked;
@@ -362,7 +362,7 @@ static void judge_load(et_court *q, et_choice c, const bar *b, size_t least, siz
     q->ranked = ranked;
 }
 
-static void judge_threshold(et_court *q, et_choice c, const bar *b)
+static void judge_threshold(et_decisions *q, et_choice c, const bar *b)
 {
     size_t sure = 0, possible = 0;
     for (size_t j = 0; j < c.count; j++) {
@@ -386,16 +386,16 @@ static void judge_threshold(et_court *q, et_choice c, const bar *b)
 /* ---- the whole step ---- */
 
 /* Nobody decides. */
-static void judge_given(et_court *q)
+static void judge_given(et_decisions *q)
 {
     for (size_t place = 0; q->mask && place < q->N * q->n; place++)
-        if (et_convict(q, place))
+        if (et_declare_illegal(q, place))
             snprintf(q->out->reason, sizeof q->out->reason,
                      "token %zu is %s expert %zu, against the given assignment", place / q->n,
                      q->mask[place] ? "with" : "not with", place % q->n);
 }
 
-static void judge_pools(et_court *q)
+static void judge_pools(et_decisions *q)
 {
     const et_case *c = &q->j->golden->c;
     size_t P = c->pool_tokens;
@@ -407,7 +407,7 @@ static void judge_pools(et_court *q)
         }
 }
 
-static void judge_thresholds(et_court *q)
+static void judge_thresholds(et_decisions *q)
 {
     const et_judgement *j = q->j;
     const et_case *c = &j->golden->c;
@@ -423,7 +423,7 @@ static void judge_thresholds(et_court *q)
         }
 }
 
-static void conclude(const et_court *q)
+static void conclude(const et_decisions *q)
 {
     et_routing_verdict *out = q->out;
     const uint8_t *golden = q->j->golden->route.mask, *mask = q->j->mask;
@@ -443,7 +443,7 @@ static void conclude(const et_court *q)
 
 et_status et_routing_judge(et_judgement *j, et_routing_verdict *out, uint8_t *open, et_error *error)
 {
-    et_court q;
+    et_decisions q;
     et_status status = open_court(&q, j, error);
     if (status != ET_OK) return status;
     q.out = out;
@@ -466,7 +466,7 @@ et_status et_routing_judge(et_judgement *j, et_routing_verdict *out, uint8_t *op
 
 /* Entry i may stand behind `low`, the lowest score of those before it in its row, and behind `last`,
  * the one just before it. */
-static bool is_in_order(const et_court *q, const et_item *at, const et_item *low, const et_item *last,
+static bool is_in_order(const et_decisions *q, const et_item *at, const et_item *low, const et_item *last,
                         const et_tensor_out *topk, size_t i, et_tensor_verdict *out)
 {
     const et_item *before = et_precedes(q, at, low) ? low : et_precedes(q, at, last) ? last : NULL;
@@ -480,7 +480,7 @@ static bool is_in_order(const et_court *q, const et_item *at, const et_item *low
     return false;
 }
 
-static void judge_order(const et_court *q, et_shown *r, const et_tensor_out *topk, const uint8_t *mask,
+static void judge_order(const et_decisions *q, et_shown *r, const et_tensor_out *topk, const uint8_t *mask,
                         et_tensor_verdict *out)
 {
     size_t count = et_tensor_count(topk), width = topk->shape[topk->rank - 1], place;
@@ -507,7 +507,7 @@ static void judge_order(const et_court *q, et_shown *r, const et_tensor_out *top
 et_status et_judge_order(const et_judgement *j, const et_tensor_out *topk, et_tensor_verdict *out,
                          et_error *error)
 {
-    et_court q;
+    et_decisions q;
     et_status status = open_court(&q, j, error);
     if (status != ET_OK) return status;
     et_shown r = {&j->golden->c, topk, 1, q.illegal, out->reason, sizeof out->reason};

@@ -18,7 +18,7 @@
 #include "ref/oracle/shown.h"
 #include "ref/oracle/tensors.h"
 #include "ref/routing/equal_rows.h"
-#include "ref/verdict/court.h"
+#include "ref/verdict/decisions.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -27,7 +27,7 @@
 /* ---- groups ---- */
 
 typedef struct groups {
-    et_court *q;
+    et_decisions *q;
     size_t count, size, kept, t;
     et_item *scores;            /* [count] of token t; place: the group */
     size_t *line;               /* [count] groups by falling score */
@@ -37,7 +37,7 @@ typedef struct groups {
 /* The two largest variances of a group's members; of one for its maximum. */
 static et_item score_of_group(const groups *g, size_t group)
 {
-    const et_court *q = g->q;
+    const et_decisions *q = g->q;
     size_t first = g->t * q->n + group * g->size;
     double largest = 0, second = 0;
     bool top2 = q->j->golden->c.group_score == ET_GROUP_TOP2;
@@ -87,7 +87,7 @@ static void set_out(const groups *g, size_t group, bool out)
 /* Every decision that hangs on groups whose order is not settled; of the settled ones the experts compete as ever. */
 static void open_groups(const groups *g)
 {
-    et_court *q = g->q;
+    et_decisions *q = g->q;
     bool any = false;
     for (size_t j = 0; j < g->count; j++) {
         bool open = false;
@@ -120,10 +120,10 @@ static void find_refused(const groups *g)
     }
 }
 
-static void convict_group(const groups *g, size_t taken, size_t refused, size_t expert)
+static void declare_group(const groups *g, size_t taken, size_t refused, size_t expert)
 {
-    et_court *q = g->q;
-    if (!et_convict(q, g->t * q->n + expert)) return;
+    et_decisions *q = g->q;
+    if (!et_declare_illegal(q, g->t * q->n + expert)) return;
     snprintf(q->out->reason, sizeof q->out->reason,
              "token %zu takes experts of group %zu (score %.9g) and not of group %zu (%.9g): expert %zu is %s", g->t,
              taken, g->scores[taken].score, refused, g->scores[refused].score, expert,
@@ -141,15 +141,15 @@ static void judge_groups(const groups *g)
             bool beyond = with > g->kept && !g->right[j] && g->right[k];
             if (!beyond && !(g->out[k * g->size] && group_precedes(g, k, j))) continue;
             for (size_t i = 0; i < g->size; i++) {
-                convict_group(g, j, k, j * g->size + i);
-                convict_group(g, j, k, k * g->size + i);
+                declare_group(g, j, k, j * g->size + i);
+                declare_group(g, j, k, k * g->size + i);
             }
         }
 }
 
 static void judge_limited(groups *g)
 {
-    et_court *q = g->q;
+    et_decisions *q = g->q;
     const et_choice all = {g->t * q->n, 1, q->n};
     score_groups(g);
     open_groups(g);
@@ -162,7 +162,7 @@ static void judge_limited(groups *g)
     q->out_of_choice = NULL;
 }
 
-static et_status judge_in_groups(et_court *q, et_error *error)
+static et_status judge_in_groups(et_decisions *q, et_error *error)
 {
     const et_case *c = &q->j->golden->c;
     groups g = {.q = q, .count = c->groups, .size = q->n / c->groups, .kept = c->groups_kept};
@@ -184,7 +184,7 @@ static et_status judge_in_groups(et_court *q, et_error *error)
     return status;
 }
 
-static et_status judge_choices(et_court *q, et_error *error)
+static et_status judge_choices(et_decisions *q, et_error *error)
 {
     const et_case *c = &q->j->golden->c;
     if (has_groups(c)) return judge_in_groups(q, error);
@@ -200,14 +200,14 @@ static et_status judge_choices(et_court *q, et_error *error)
 /* ---- capacity ---- */
 
 typedef struct line {
-    et_court *q;
+    et_decisions *q;
     size_t K, slots, batch;  /* of an expert; tokens of a micro-batch */
     const uint8_t *chosen;   /* [N,n] */
     uint8_t *full;           /* [N/batch,n] of the candidate's experts */
     int32_t *first, *last;   /* [N,n] by arrival: earliest and latest position of a choice in its token's list */
 } line;
 
-static size_t load_of(const et_court *q, const uint8_t *mask, size_t first, size_t batch)
+static size_t load_of(const et_decisions *q, const uint8_t *mask, size_t first, size_t batch)
 {
     size_t load = 0;
     for (size_t t = 0; t < batch; t++) load += mask[first + t * q->n] != 0;
@@ -249,7 +249,7 @@ static bool read_choices(const line *l, uint8_t *chosen)
  * dropped: `best`, or none. n: there is none such. */
 static size_t choice_with_room(const line *l, const uint8_t *chosen, size_t t, size_t best)
 {
-    const et_court *q = l->q;
+    const et_decisions *q = l->q;
     const uint8_t *right = q->j->golden->route.chosen + t * q->n;
     et_item other = et_item_at(q, t * q->n + best % q->n);
     for (size_t i = 0; i < q->n; i++) {
@@ -260,10 +260,10 @@ static size_t choice_with_room(const line *l, const uint8_t *chosen, size_t t, s
 }
 
 /* The best of token t's experts that it has not chosen and that may have dropped it, the golden's choices first; one with
- * room where that is settled, which will be convicted; n: none. */
+ * room where that is settled, which will be declared illegal; n: none. */
 static size_t next_choice(const line *l, const uint8_t *chosen, size_t t)
 {
-    const et_court *q = l->q;
+    const et_decisions *q = l->q;
     const uint8_t *right = q->j->golden->route.chosen + t * q->n;
     size_t best = q->n;
     for (size_t i = 0; i < q->n; i++) {
@@ -280,7 +280,7 @@ static size_t next_choice(const line *l, const uint8_t *chosen, size_t t)
 
 static void complete(const line *l, uint8_t *chosen)
 {
-    const et_court *q = l->q;
+    const et_decisions *q = l->q;
     size_t N = q->N, n = q->n, i;
     for (i = 0; i < columns(l); i++)
         l->full[i] = load_of(q, q->j->mask, column_at(l, i), l->batch) >= l->slots;
@@ -297,7 +297,7 @@ static void complete(const line *l, uint8_t *chosen)
 /* Where in its token's list each choice may stand. */
 static void find_positions(const line *l)
 {
-    const et_court *q = l->q;
+    const et_decisions *q = l->q;
     size_t n = q->n;
     for (size_t a = 0; a < q->N * n; a++) {
         if (!l->chosen[a] && !q->open[a]) continue;
@@ -317,7 +317,7 @@ static void find_positions(const line *l)
 /* Does choice a of an expert stand in the line before choice b, whatever rounding did? */
 static bool comes_before(const line *l, size_t a, size_t b)
 {
-    const et_court *q = l->q;
+    const et_decisions *q = l->q;
     if (l->first) return l->last[a] < l->first[b] || (l->last[a] <= l->first[b] && a < b);
     et_item x = et_item_at(q, a), y = et_item_at(q, b);
     return et_precedes(q, &x, &y);
@@ -326,7 +326,7 @@ static bool comes_before(const line *l, size_t a, size_t b)
 /* Of the golden's choices in one column those of which it is not settled whether they are kept. */
 static void open_column(const line *l, size_t first)
 {
-    et_court *q = l->q;
+    et_decisions *q = l->q;
     size_t end = first + l->batch * q->n, possible = 0;
     for (size_t a = first; a < end; a += q->n) possible += l->chosen[a] || q->open[a];
     if (possible <= l->slots) return;
@@ -342,10 +342,10 @@ static void open_column(const line *l, size_t first)
     }
 }
 
-static void convict_drop(et_court *q, size_t dropped, size_t kept)
+static void declare_drop(et_decisions *q, size_t dropped, size_t kept)
 {
     for (int i = 0; i < 2; i++)
-        if (et_convict(q, i ? kept : dropped))
+        if (et_declare_illegal(q, i ? kept : dropped))
             snprintf(q->out->reason, sizeof q->out->reason,
                      "expert %zu drops token %zu and keeps token %zu, which stands behind it", kept % q->n,
                      dropped / q->n, kept / q->n);
@@ -353,21 +353,21 @@ static void convict_drop(et_court *q, size_t dropped, size_t kept)
 
 static void judge_column(const line *l, size_t first)
 {
-    et_court *q = l->q;
+    et_decisions *q = l->q;
     size_t end = first + l->batch * q->n, load = load_of(q, q->mask, first, l->batch);
     et_judge_count(q, (et_choice){first, q->n, l->batch}, 0, l->slots);
     for (size_t a = first; a < end; a += q->n) {
         if (!l->chosen[a] || q->mask[a]) continue;
-        if (load < l->slots && et_convict(q, a))
+        if (load < l->slots && et_declare_illegal(q, a))
             snprintf(q->out->reason, sizeof q->out->reason,
                      "expert %zu drops token %zu and has %zu of %zu slots", a % q->n, a / q->n, load, l->slots);
         for (size_t b = first; load >= l->slots && b < end; b += q->n)
-            if (q->mask[b] && comes_before(l, a, b)) convict_drop(q, a, b);
+            if (q->mask[b] && comes_before(l, a, b)) declare_drop(q, a, b);
     }
 }
 
 /* By score gate values compete, and tokens with equal rows of x tie. */
-static et_status compare_gates(et_court *q, et_error *error)
+static et_status compare_gates(et_decisions *q, et_error *error)
 {
     const et_step *golden = q->j->golden;
     q->by_gate = true;
@@ -377,7 +377,7 @@ static et_status compare_gates(et_court *q, et_error *error)
 /* Of the golden's choices what is open, of the candidate's what is wrong. */
 static et_status judge_drops(line *l, const uint8_t *own, et_error *error)
 {
-    et_court *q = l->q;
+    et_decisions *q = l->q;
     const et_step *golden = q->j->golden;
     size_t places = q->N * q->n;
     void *room = NULL;
@@ -398,7 +398,7 @@ static et_status judge_drops(line *l, const uint8_t *own, et_error *error)
     return status;
 }
 
-et_status et_judge_tokens(et_court *q, et_error *error)
+et_status et_judge_tokens(et_decisions *q, et_error *error)
 {
     const et_step *golden = q->j->golden;
     const et_case *c = &golden->c;

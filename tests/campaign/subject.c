@@ -9,7 +9,7 @@
  * Both know nothing of routing: another choice of experts is an error to them, legal or not.
  */
 #include "etref/capture.h"
-#include "ref/verdict/explain.h"
+#include "ref/diagnose/explain.h"
 #include "tests/campaign/campaign.h"
 #include "tests/run_case.h"
 
