@@ -86,12 +86,14 @@ void et_weigh_token_backward(const et_moe *moe, const et_assignment *a, const et
             carried = et_plus(
                 q, carried,
                 et_times(q, v->slot_weight[a->token_slots[j]], g->slot_weight[a->token_slots[j]]));
-    /* autograd of p/T has two terms, dw/T - sum of dw (w/T), which do not cancel to the bit where w = 1 */
+    /* autograd of p/T has two terms, dw/T - sum of dw (w/T), which do not cancel to the bit where w = 1. Whether they do
+     * for all dw hangs on T's last place, in which a kernel's T is another: so 1/T is one place off, up or down. */
     bool apart = carried != 0 && et_goes_other_way(moe->rounding, "dw/T", "dp");
-    double terms = 0;
+    double terms = 0, off = 0;
+    if (apart) off = ldexp(et_mix(q->key ^ t) & 1 ? 1 : -1, q->drop - 52);
     for (int32_t j = first; apart && j < end; j++) {
         int32_t slot = a->token_slots[j];
-        double share = et_over(q, v->slot_weight[slot], divide_by);
+        double share = et_rounded(q, (1 + off) * v->slot_weight[slot] / divide_by);
         terms = et_plus(q, terms, et_times(q, g->slot_weight[slot], share));
     }
     for (int32_t j = first; j < end; j++) {
