@@ -22,8 +22,7 @@
  * A value of exactly 0 is another thing: relu makes it, a mask does, and its error, where it has any, is of
  * another size (A of an H just below 0). The zeros of a tensor have the shape p times r, r = what m / p
  * is on those that moved. Where none of them moved in any replica, none may move: V = 0. Likewise where
- * none of the other elements did. Where all of a kind are 0 (dr of a token with one slot, whose weight is 1) they are smoothed
- * as other numbers are: that in one token nothing was left of what cancels there is luck.
+ * none of the other elements did.
  */
 #include "ref/bars/variance.h"
 #include "ref/base/memory.h"
@@ -71,7 +70,6 @@ typedef struct patch {
     size_t rows, columns;
     const uint8_t *slots; /* of its elements those with this mark; NULL: all */
     bool mark;
-    bool zeros;              /* all elements of all sections are 0 */
     mean *row, *column, all; /* of elements that are not 0 */
     double moved, squares;   /* how many of these erred; sum of u^2 */
 } patch;
@@ -83,14 +81,7 @@ static bool belongs(const patch *p, size_t i)
 
 static bool counts(const patch *p, size_t i)
 {
-    return belongs(p, i) && (p->u[i] != 0 || p->zeros) && isfinite(p->V[i]);
-}
-
-static bool is_all_zeros(const patch *p)
-{
-    size_t i = 0, count = p->rows * p->columns;
-    while (i < count && !(belongs(p, i) && p->u[i] != 0)) i++;
-    return i == count;
+    return belongs(p, i) && p->u[i] != 0 && isfinite(p->V[i]);
 }
 
 static void gather(patch *p)
@@ -120,7 +111,7 @@ static void gather_zeros(const patch *p, const weights *w, double whole, double 
                          double *shape)
 {
     for (size_t i = 0; i < p->rows * p->columns; i++)
-        if (belongs(p, i) && !counts(p, i) && p->V[i] > 0 && isfinite(p->V[i])) {
+        if (belongs(p, i) && p->u[i] == 0 && p->V[i] > 0 && isfinite(p->V[i])) {
             *moved += (double)p->V[i];
             *shape += shape_of(p, i, w, whole);
         }
@@ -131,7 +122,7 @@ static void smooth(patch *p, const weights *w, double whole, double zeros)
     double relative = p->squares > 0 ? p->all.sum / p->squares : 0;
     for (size_t i = 0; i < p->rows * p->columns; i++) {
         if (!belongs(p, i)) continue;
-        double shape = shape_of(p, i, w, whole) * (p->u[i] == 0 && !p->zeros ? zeros : 1);
+        double shape = shape_of(p, i, w, whole) * (p->u[i] == 0 ? zeros : 1);
         if (p->V[i] == 0) shape = fmax(shape, relative * (double)p->u[i] * (double)p->u[i]);
         double m = (double)p->V[i], prior = m > shape ? PRIOR : w->prior;
         double least = relative * (double)p->u[i] * (double)p->u[i] / 3;
@@ -159,10 +150,7 @@ static void smooth_all(patch *list, size_t n, double replicas)
 {
     mean all = {0};
     double moved = 0, shape = 0, erred = 0;
-    bool zeros = true;
-    for (size_t k = 0; k < n; k++) zeros = zeros && is_all_zeros(&list[k]);
     for (size_t k = 0; k < n; k++) {
-        list[k].zeros = zeros;
         gather(&list[k]);
         all.sum += list[k].all.sum;
         all.count += list[k].all.count;
