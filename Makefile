@@ -99,7 +99,7 @@ run-tests: all $(TESTS:%=$(BUILD)/tests/%) $(PRELOADS)
 deps:
 	@tools/install-deps build xml $(if $(findstring clang,$(CC)),clang) $(GROUP)
 ## asan: the tests under AddressSanitizer and UndefinedBehaviorSanitizer together
-SANE = -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=
+SANE = -O1 -g1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=
 asan ubsan:
 	@LSAN_OPTIONS=suppressions=$(CURDIR)/tools/leaks-of-others:print_suppressions=0 \
 	    $(MAKE) check BUILD=$(BUILD)-asan CFLAGS='$(SANE)address,undefined'

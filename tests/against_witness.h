@@ -27,7 +27,8 @@
 #include "etref/bundle.h"
 #include "tests/witness/witness.h"
 
-#include <check.h>
+#include "tests/check.h"
+
 #include <float.h>
 #include <math.h>
 #include <stdbool.h>

@@ -46,7 +46,7 @@ static inline void run_text(et_step *golden, const char *json)
 {
     et_case c;
     et_error error;
-    DEMAND(parse_quoted(&c, json, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(parse_quoted(&c, json, &error) == ET_OK, "%s", error.text);
     run_case(golden, &c);
 }
 
@@ -56,7 +56,7 @@ static inline cd_candidate run_kernel(const et_step *golden, const char *profile
     cd_candidate c;
     et_error error;
     et_status status = cd_run(&c, golden, et_profile_find(profile), kernel, NULL, 0, SEED, &error);
-    DEMAND(status == ET_OK, "%s", error.text);
+    ck_assert_msg(status == ET_OK, "%s", error.text);
     return c;
 }
 
@@ -68,7 +68,7 @@ static inline void run_reference(et_step *reference, const et_step *golden, cons
     draw_case(reference, &golden->c);
     reference->given_mask = mask ? mask->values : NULL;
     et_status status = et_step_run(reference, ET_PLAIN, NULL, NULL, &error);
-    DEMAND(status == ET_OK, "%s", error.text);
+    ck_assert_msg(status == ET_OK, "%s", error.text);
 }
 
 static inline const et_tensor_out *find(const et_tensor_out *list, size_t count, const char *name)
@@ -97,7 +97,8 @@ static inline distance measure(const et_tensor_out *got, const et_tensor_out *wa
 {
     double error = 0, size = 0, squares = 0, sizes = 0;
     size_t count = cd_count(want);
-    DEMAND(cd_count(got) == count, "%s has %zu elements, not %zu", got->name, cd_count(got), count);
+    ck_assert_msg(cd_count(got) == count, "%s has %zu elements, not %zu", got->name, cd_count(got),
+                  count);
     for (size_t i = 0; i < count; i++) {
         double w = cd_element(want, i), e = fabs(cd_element(got, i) - w);
         if (!(e <= error)) error = e;

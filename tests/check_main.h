@@ -6,7 +6,8 @@
 #ifndef ETREF_TESTS_CHECK_MAIN_H
 #define ETREF_TESTS_CHECK_MAIN_H
 
-#include <check.h>
+#include "tests/check.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 

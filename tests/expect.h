@@ -5,22 +5,17 @@
 #include "etref/real.h"
 #include "etref/status.h"
 
-#include <check.h>
+#include "tests/check.h"
+
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
-/* Check notes every assertion that holds in a file; in long loops only a failure is worth that. */
-#define DEMAND(condition, ...)                                                                     \
-    do                                                                                             \
-        if (!(condition)) ck_abort_msg(__VA_ARGS__);                                               \
-    while (0)
-
 static inline void done(et_status status, const et_error *error)
 {
-    DEMAND(status == ET_OK, "%s", error->text);
+    ck_assert_msg(status == ET_OK, "%s", error->text);
 }
 
 static inline void refused(et_status status, const et_error *error, const char *message)
@@ -42,30 +37,31 @@ static inline void same_reals(const char *what, size_t count, const et_real *got
                               const et_real *want)
 {
     for (size_t j = 0; j < count; j++)
-        DEMAND(got[j] == want[j], "%s: element %zu: got %.17g, want %.17g", what, j, (double)got[j],
-               (double)want[j]);
+        ck_assert_msg(got[j] == want[j], "%s: element %zu: got %.17g, want %.17g", what, j,
+                      (double)got[j], (double)want[j]);
 }
 
 static inline void same_integers(const char *what, size_t count, const int32_t *got,
                                  const int32_t *want)
 {
     for (size_t j = 0; j < count; j++)
-        DEMAND(got[j] == want[j], "%s: element %zu: got %d, want %d", what, j, (int)got[j],
-               (int)want[j]);
+        ck_assert_msg(got[j] == want[j], "%s: element %zu: got %d, want %d", what, j, (int)got[j],
+                      (int)want[j]);
 }
 
 static inline void same_mask(const char *what, size_t count, const uint8_t *got,
                              const uint8_t *want)
 {
     for (size_t j = 0; j < count; j++)
-        DEMAND(got[j] == want[j], "%s: mask[%zu]: got %d, want %d", what, j, got[j], want[j]);
+        ck_assert_msg(got[j] == want[j], "%s: mask[%zu]: got %d, want %d", what, j, got[j],
+                      want[j]);
 }
 
 /* |got - want| <= tolerance * max(1, |want|), and no NaN. */
 static inline void near(const char *what, double got, double want, double tolerance)
 {
-    DEMAND(fabs(got - want) <= tolerance * fmax(1, fabs(want)),
-           "%s: got %.17g, want %.17g, apart %.3g", what, got, want, fabs(got - want));
+    ck_assert_msg(fabs(got - want) <= tolerance * fmax(1, fabs(want)),
+                  "%s: got %.17g, want %.17g, apart %.3g", what, got, want, fabs(got - want));
 }
 
 #endif

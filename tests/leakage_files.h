@@ -4,7 +4,8 @@
 #ifndef ETREF_TESTS_LEAKAGE_FILES_H
 #define ETREF_TESTS_LEAKAGE_FILES_H
 
-#include <check.h>
+#include "tests/check.h"
+
 #include <jansson.h>
 #include <math.h>
 #include <stdint.h>

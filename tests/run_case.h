@@ -9,7 +9,8 @@
 #include "etref/capture.h"
 #include "etref/step.h"
 
-#include <check.h>
+#include "tests/check.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

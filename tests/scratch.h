@@ -6,7 +6,8 @@
 #ifndef ETREF_TESTS_SCRATCH_H
 #define ETREF_TESTS_SCRATCH_H
 
-#include <check.h>
+#include "tests/check.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -46,7 +46,7 @@ static void replace(const et_audit_rule *rule, size_t N, const et_real *r, const
     uint8_t mask[1024];
     et_error error;
     et_audit_count count = places(c);
-    DEMAND(N * rule->experts <= sizeof mask, "N = %zu", N);
+    ck_assert_msg(N * rule->experts <= sizeof mask, "N = %zu", N);
     route(rule, N, r, mask);
     done(et_audit_replace(rule, &(et_audit_routed){N, r, mask}, future, cut, &count, &error),
          &error);
@@ -57,7 +57,7 @@ static void adversary(const et_audit_rule *rule, size_t N, const et_real *r, siz
     uint8_t mask[1024];
     et_error error;
     et_audit_count count = places(c);
-    DEMAND(N * rule->experts <= sizeof mask, "N = %zu", N);
+    ck_assert_msg(N * rule->experts <= sizeof mask, "N = %zu", N);
     route(rule, N, r, mask);
     done(et_audit_adversary(rule, &(et_audit_routed){N, r, mask}, cut, &count, &error), &error);
 }
@@ -98,10 +98,10 @@ static void same_as_every_future(const et_audit_rule *rule, const et_real *r, si
         if (cut > 0) try_every_future(rule, r, cut, levels, changed);
         adversary(rule, rule->batch, r, cut, &c);
         for (size_t s = 0; s < rule->batch; s++)
-            DEMAND(c.changed[s] == changed[s],
-                   "rule %d, U = %zu, k = %zu, C = %g, cut %zu, token %zu: got %d, want %d",
-                   (int)rule->rule, rule->batch, rule->select, rule->capacity, cut, s,
-                   (int)c.changed[s], (int)changed[s]);
+            ck_assert_msg(c.changed[s] == changed[s],
+                          "rule %d, U = %zu, k = %zu, C = %g, cut %zu, token %zu: got %d, want %d",
+                          (int)rule->rule, rule->batch, rule->select, rule->capacity, cut, s,
+                          (int)c.changed[s], (int)changed[s]);
     }
 }
 

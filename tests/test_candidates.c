@@ -44,12 +44,12 @@ START_TEST(numbers_round_as_their_type_does)
     for (uint64_t i = 0; i < 60000; i++) {
         double v = draw_number(f, stream, i), want = et_round_to_dtype(v, types[_i]);
         double got = cd_round(f, v);
-        DEMAND(got == want, "%a gives %a, not %a", v, got, want);
+        ck_assert_msg(got == want, "%a gives %a, not %a", v, got, want);
         float single = (float)v;
         double of_single = et_round_to_dtype((double)single, types[_i]);
         double fast = f->emin == -126 ? (double)cd_round_short(f->bits, single)
                                       : (double)cd_round_narrow(f, single);
-        DEMAND(fast == of_single, "%a gives %a, not %a", (double)single, fast, of_single);
+        ck_assert_msg(fast == of_single, "%a gives %a, not %a", (double)single, fast, of_single);
     }
 }
 END_TEST
@@ -63,8 +63,8 @@ START_TEST(truncation_goes_towards_zero)
         double v = draw_number(&f, stream, i), got = cd_round(&f, v);
         double ulp = ldexp(1, (int)fmax(floor(log2(fabs(v))), f.emin) - f.bits + 1);
         bool inside = fabs(got) <= fabs(v) && got == et_round_to_dtype(got, types[_i]);
-        DEMAND(inside && (fabs(got) == f.largest || fabs(v) - fabs(got) < ulp), "%a gives %a", v,
-               got);
+        ck_assert_msg(inside && (fabs(got) == f.largest || fabs(v) - fabs(got) < ulp),
+                      "%a gives %a", v, got);
     }
 }
 END_TEST
@@ -105,20 +105,21 @@ static void assert_is_reference(const et_step *golden, const cd_kernel *kernel)
     size_t count = et_step_tensors(&reference, false, want);
     for (size_t i = 0; i < c.count; i++) {
         const et_tensor_out *got = &c.tensors[i], *w = find(want, count, got->name);
-        DEMAND(w != NULL, "%s: no %s", golden->c.name, got->name);
+        ck_assert_msg(w != NULL, "%s: no %s", golden->c.name, got->name);
         given++;
         if (loses_digits(kernel, golden, got->name)) continue;
         if (begins(got->name, "route.topk") && !exact_orders) continue;
         distance d = measure(got, w);
-        DEMAND(d.largest <= (is_real(got) ? reference_error : 0), "%s, %s: %s is off by %g",
-               golden->c.name, kernel->name, got->name, d.largest);
+        ck_assert_msg(d.largest <= (is_real(got) ? reference_error : 0), "%s, %s: %s is off by %g",
+                      golden->c.name, kernel->name, got->name, d.largest);
     }
     for (size_t i = 0; i < count; i++) {
         const char *name = want[i].name;
         bool lacks = kernel->weight_on_act && strstr(name, "_out") && golden->c.layer == ET_MOE;
         if (begins(name, "in.") || begins(name, "metric.") || !strcmp(name, "route.margin"))
             continue;
-        DEMAND(lacks || cd_tensor(&c, name), "%s, %s lacks %s", golden->c.name, kernel->name, name);
+        ck_assert_msg(lacks || cd_tensor(&c, name), "%s, %s lacks %s", golden->c.name, kernel->name,
+                      name);
     }
     ck_assert_uint_gt(given, 8);
     et_step_free(&reference);
@@ -151,8 +152,8 @@ static void assert_is_exact(const et_step *golden, const char *profile, const cd
         const et_tensor_out *got = &c.tensors[i];
         if (!strcmp(got->name, "state.ema")) continue; /* 0.999 is no whole number */
         distance d = measure(got, find(want, count, got->name));
-        DEMAND(d.largest == 0, "%s, %s, %s: %s is off by %g", golden->c.name, profile, kernel->name,
-               got->name, d.largest);
+        ck_assert_msg(d.largest == 0, "%s, %s, %s: %s is off by %g", golden->c.name, profile,
+                      kernel->name, got->name, d.largest);
     }
     cd_free(&c);
 }
@@ -207,8 +208,8 @@ static void assert_is_near(const et_step *golden, const char *profile, const cd_
         if (!is_real(got) || loses_digits(kernel, golden, got->name)) continue;
         double units = ldexp(measure(got, find(want, count, got->name)).rms, bits);
         struct worst *seen = &worst[cancels(got->name)];
-        DEMAND(units <= (cancels(got->name) ? 24 : 3), "%s, %s, %s: %s is off by %g units",
-               golden->c.name, profile, kernel->name, got->name, units);
+        ck_assert_msg(units <= (cancels(got->name) ? 24 : 3), "%s, %s, %s: %s is off by %g units",
+                      golden->c.name, profile, kernel->name, got->name, units);
         if (units <= seen->units) continue;
         seen->units = units;
         snprintf(seen->where, sizeof seen->where, "%s of %s, %s", got->name, golden->c.name,
@@ -249,9 +250,9 @@ static void look_at_types(const et_step *golden)
                 for (size_t j = 0; is_real(t) && j < cd_count(t); j++) {
                     double v = cd_element(t, j);
                     bool dy = golden->c.layer == ET_DENSE && !strcmp(t->name, "bwd.slot_out");
-                    DEMAND(dy || et_round_to_dtype(v, t->dtype) == v, "%s, %s, %s: %s has %a as %s",
-                           golden->c.name, profiles[p], cd_kernel_at(k)->name, t->name, v,
-                           et_dtype_name(t->dtype));
+                    ck_assert_msg(dy || et_round_to_dtype(v, t->dtype) == v,
+                                  "%s, %s, %s: %s has %a as %s", golden->c.name, profiles[p],
+                                  cd_kernel_at(k)->name, t->name, v, et_dtype_name(t->dtype));
                 }
             }
             const et_tensor_out *y = cd_tensor(&c, "fwd.y");
@@ -277,8 +278,8 @@ static void assert_same(const cd_candidate *a, const cd_candidate *b)
     for (size_t i = 0; i < a->count; i++)
         for (size_t j = 0; j < cd_count(&a->tensors[i]); j++) {
             double x = cd_element(&a->tensors[i], j), y = cd_element(&b->tensors[i], j);
-            DEMAND(x == y, "%s: %s[%zu] is %a and %a", a->golden->c.name, a->tensors[i].name, j, x,
-                   y);
+            ck_assert_msg(x == y, "%s: %s[%zu] is %a and %a", a->golden->c.name, a->tensors[i].name,
+                          j, x, y);
         }
 }
 
@@ -300,7 +301,7 @@ static void look_at_emulation(const et_step *golden)
         cd_candidate in_float = run_kernel(golden, "bf16", cd_kernel_find(kernels[k])), in_double;
         et_status status = cd_run(&in_double, golden, &flushing, cd_kernel_find(kernels[k]), NULL,
                                   0, SEED, &error);
-        DEMAND(status == ET_OK, "%s", error.text);
+        ck_assert_msg(status == ET_OK, "%s", error.text);
         ck_assert_int_eq(cd_tensor(&in_float, "fwd.y")->source, ET_FROM_F32);
         ck_assert_int_eq(cd_tensor(&in_double, "fwd.y")->source, ET_FROM_F64);
         assert_same(&in_float, &in_double);
@@ -324,7 +325,8 @@ static double error_of_sums(const et_step *golden, int bits, bool truncate, cd_o
     et_step reference;
     et_error error;
     p.truncate_accumulator = truncate;
-    DEMAND(cd_run(&c, golden, &p, &kernel, NULL, 0, SEED, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(cd_run(&c, golden, &p, &kernel, NULL, 0, SEED, &error) == ET_OK, "%s",
+                  error.text);
     run_reference(&reference, golden, &c);
     et_tensor_out want[ET_MAX_STEP_TENSORS];
     size_t count = et_step_tensors(&reference, false, want);
@@ -343,7 +345,7 @@ START_TEST(an_accumulator_of_any_length_is_emulated)
     for (int bits = 10; bits <= 20; bits += 5) {
         double unit = ldexp(1, -bits),
                own = error_of_sums(&golden, bits, false, CD_SEQUENTIAL) / unit;
-        DEMAND(own > 1 && own < 4, "%d bits: %g units", bits, own);
+        ck_assert_msg(own > 1 && own < 4, "%d bits: %g units", bits, own);
         ck_assert(error_of_sums(&golden, bits, false, CD_TREE) / unit < 0.8 * own);
         ck_assert(error_of_sums(&golden, bits, true, CD_SEQUENTIAL) / unit > 1.5 * own);
         ck_assert(error_of_sums(&golden, bits, false, CD_COMPENSATED) / unit < 0.5 * own);
@@ -365,7 +367,8 @@ START_TEST(orders_of_summation_differ_in_float)
     for (size_t a = 0; a < KERNELS; a++)
         for (size_t b = 0; b < a; b++) {
             distance d = measure(cd_tensor(&c[a], "bwd.w_up"), cd_tensor(&c[b], "bwd.w_up"));
-            DEMAND(d.rms > 0 && d.rms < 1e-5, "%s and %s: %g", kernels[a], kernels[b], d.rms);
+            ck_assert_msg(d.rms > 0 && d.rms < 1e-5, "%s and %s: %g", kernels[a], kernels[b],
+                          d.rms);
         }
     for (size_t k = 0; k < KERNELS; k++) cd_free(&c[k]);
     et_step_free(&golden);
@@ -383,7 +386,7 @@ START_TEST(a_seed_shuffles_and_repeats)
     for (uint64_t i = 0; i < 3; i++) {
         et_status status = cd_run(&run[i], &golden, et_profile_find("f32"),
                                   cd_kernel_find("shuffled"), NULL, 0, 7 + i / 2, &error);
-        DEMAND(status == ET_OK, "%s", error.text);
+        ck_assert_msg(status == ET_OK, "%s", error.text);
     }
     assert_same(&run[0], &run[1]);
     ck_assert(measure(cd_tensor(&run[0], "fwd.y"), cd_tensor(&run[2], "fwd.y")).rms > 0);
@@ -414,7 +417,7 @@ START_TEST(what_is_fused_is_not_rounded)
         ck_assert_ptr_nonnull(t);
         for (size_t j = 0; j < cd_count(t); j++)
             longer += et_round_to_dtype(cd_element(t, j), ET_BF16) != cd_element(t, j);
-        DEMAND(longer > cd_count(t) / 8, "%s: %zu of %s", fused[i][0], longer, fused[i][1]);
+        ck_assert_msg(longer > cd_count(t) / 8, "%s: %zu of %s", fused[i][0], longer, fused[i][1]);
         cd_free(&c);
     }
     et_step_free(&golden);
@@ -473,7 +476,7 @@ static double element_of(const factor *f, size_t row, size_t column)
  * rounding of one of them it would be off by 2^-12. */
 static void assert_product(const et_tensor_out *C, size_t M, size_t N, size_t K, factor A, factor B)
 {
-    DEMAND(cd_count(C) == M * N, "%s has %zu elements", C->name, cd_count(C));
+    ck_assert_msg(cd_count(C) == M * N, "%s has %zu elements", C->name, cd_count(C));
     for (size_t i = 0; i < M; i++)
         for (size_t j = 0; j < N; j++) {
             double sum = 0, size = 0;
@@ -483,7 +486,7 @@ static void assert_product(const et_tensor_out *C, size_t M, size_t N, size_t K,
                 size += fabs(term);
             }
             double got = cd_element(C, i * N + j);
-            DEMAND(fabs(got - sum) <= 0x1p-20 * size, "%s: %g, not %g", C->name, got, sum);
+            ck_assert_msg(fabs(got - sum) <= 0x1p-20 * size, "%s: %g, not %g", C->name, got, sum);
         }
 }
 
@@ -548,14 +551,14 @@ START_TEST(logits_beyond_the_range_are_an_error)
     cd_candidate out;
     const char *text = "{'name': 'beyond', 'rule': 'ec', 'tokens': 8, 'd_model': 8, 'd_expert': 8, "
                        "'experts': 2, 'precision': 'f32', 'input': {'source': 'huge'}}";
-    DEMAND(parse_quoted(&c, text, &error) == ET_OK, "%s", error.text);
+    ck_assert_msg(parse_quoted(&c, text, &error) == ET_OK, "%s", error.text);
     draw_case(&golden, &c);
     for (size_t i = 0; i < 64; i++) golden.in.x[i] *= (et_real)1e33;
     for (size_t i = 0; i < 16; i++) golden.in.router[i] *= (et_real)1e4;
     ck_assert_int_eq(
         cd_run(&out, &golden, et_profile_find("f32"), cd_kernel_at(0), NULL, 0, 1, &error),
         ET_EINVAL);
-    DEMAND(strstr(error.text, "beyond") && strstr(error.text, "f32"), "%s", error.text);
+    ck_assert_msg(strstr(error.text, "beyond") && strstr(error.text, "f32"), "%s", error.text);
     et_step_free(&golden);
 }
 END_TEST

@@ -42,8 +42,8 @@ static void round_trip(size_t N, const uint8_t *z, bool every_score)
     et_codec_cutoff(N, z, cutoff);
     for (size_t t = 0; every_score && t < N; t++) {
         et_codec_score(t, z, score);
-        DEMAND((et_codec_compare(t + 1, score, N, cutoff) > 0) == z[t],
-               "N = %zu: the score of token %zu is on the wrong side of the cutoff", N, t);
+        ck_assert_msg((et_codec_compare(t + 1, score, N, cutoff) > 0) == z[t],
+                      "N = %zu: the score of token %zu is on the wrong side of the cutoff", N, t);
     }
     done(et_codec_decode(N, cutoff, back, &error), &error);
     same_selection("codec", N, back, z);
@@ -137,8 +137,8 @@ static bool survives(et_dtype type, size_t N, const uint8_t *z, size_t *carried)
     done(et_codec_decode_in(type, N, cutoff, back, &error), &error);
     for (size_t t = 0; t < N; t++) r[t] = (et_real)scores[t];
     bool chosen = chooses(N, z, r), decoded = memcmp(back, z, N) == 0;
-    DEMAND(*carried < N || (chosen && decoded), "%s, N = %zu: carried, but %s", et_dtype_name(type),
-           N, chosen ? "not decoded" : "not chosen");
+    ck_assert_msg(*carried < N || (chosen && decoded), "%s, N = %zu: carried, but %s",
+                  et_dtype_name(type), N, chosen ? "not decoded" : "not chosen");
     return chosen && decoded;
 }
 
@@ -164,9 +164,9 @@ START_TEST(codec_through_expert_choice)
     for (size_t N = 1; N <= SHORT; N++)
         for (uint32_t number = 0; number < UINT32_C(1) << N; number++) {
             number_to_selection(number, N, z);
-            DEMAND(survives(f.type, N, z, &carried) && carried == N,
-                   "%s, N = %zu, selection %x: %zu tokens carried", et_dtype_name(f.type), N,
-                   (unsigned)number, carried);
+            ck_assert_msg(survives(f.type, N, z, &carried) && carried == N,
+                          "%s, N = %zu, selection %x: %zu tokens carried", et_dtype_name(f.type), N,
+                          (unsigned)number, carried);
         }
 }
 END_TEST
@@ -184,9 +184,9 @@ START_TEST(codec_up_to_each_formats_limit)
                 for (size_t t = 0; t < N; t++) z[t] = j >> t % 8 & 1; /* periodic ones */
             else
                 random_selection(stream, j, N, et_uniform(stream, j, 1), z);
-            DEMAND(survives(FORMATS[i].type, N, z, &carried) && carried == N,
-                   "%s, selection %zu: %zu tokens carried", et_dtype_name(FORMATS[i].type), j,
-                   carried);
+            ck_assert_msg(survives(FORMATS[i].type, N, z, &carried) && carried == N,
+                          "%s, selection %zu: %zu tokens carried", et_dtype_name(FORMATS[i].type),
+                          j, carried);
         }
         /* One token more: refused, then taken to the end, does not survive. */
         memset(z, 1, N + 1);
@@ -246,8 +246,8 @@ START_TEST(codec_carries_what_it_says)
                 ck_abort_msg("%s, N = %zu, first refused %zu: carried %zu, want %zu",
                              et_dtype_name(f.type), N, refusal, carried, want);
             for (size_t t = 0; t < N; t++)
-                DEMAND(scores[t] == et_round_to_dtype(scores[t], f.type), "%s: score %zu is %a",
-                       et_dtype_name(f.type), t, scores[t]);
+                ck_assert_msg(scores[t] == et_round_to_dtype(scores[t], f.type),
+                              "%s: score %zu is %a", et_dtype_name(f.type), t, scores[t]);
             /* The decoder's own scores are the encoder's, so that it cannot but follow. */
             done(et_codec_encode_in(f.type, carried, z, scores, &cutoff, &carried, &error), &error);
             done(et_codec_decode_in(f.type, carried, cutoff, back, &error), &error);
@@ -302,8 +302,8 @@ START_TEST(codec_in_exact_arithmetic)
         qsort(scores, LONG, sizeof *scores, by_score);
         for (size_t rank = 0; rank < LONG; rank++) {
             ranks[scores[rank].token] = (et_real)rank;
-            DEMAND(rank == 0 || by_score(&scores[rank - 1], &scores[rank]) < 0,
-                   "two equal scores, at rank %zu", rank);
+            ck_assert_msg(rank == 0 || by_score(&scores[rank - 1], &scores[rank]) < 0,
+                          "two equal scores, at rank %zu", rank);
         }
         ck_assert(chooses(LONG, z, ranks));
     }

@@ -11,8 +11,8 @@ START_TEST(names_are_unique_and_known)
         bool known = f->explained_by == NULL;
         for (size_t h = 0; !known && et_hypothesis_at(h); h++)
             known = strcmp(et_hypothesis_at(h)->name, f->explained_by) == 0;
-        DEMAND(known, "%s: no hypothesis %s", f->name, f->explained_by);
-        DEMAND(cd_fault_find(f->name) == f, "%s twice", f->name);
+        ck_assert_msg(known, "%s: no hypothesis %s", f->name, f->explained_by);
+        ck_assert_msg(cd_fault_find(f->name) == f, "%s twice", f->name);
         explained += f->explained_by != NULL;
     }
     for (; cd_kernel_at(kernels); kernels++)
@@ -57,18 +57,19 @@ static void plant_all(const et_step *golden, const char *profile, const char *st
         cd_candidate c;
         et_error error;
         if ((stage && strcmp(stage, f->stage) != 0) || !f->applies(golden)) continue;
-        DEMAND(cd_plant(&c, &healthy, f, 0, &error) == ET_OK, "%s", error.text);
+        ck_assert_msg(cd_plant(&c, &healthy, f, 0, &error) == ET_OK, "%s", error.text);
         tally[i].applies++;
         if (c.planted) {
             bool first = tally[i].planted++ == 0;
             tally[i].forward +=
                 begins(c.changed, "fwd.") || !strcmp(c.changed, "route.slot_weight");
             if (first || c.largest_change < tally[i].least) tally[i].least = c.largest_change;
-            DEMAND(may_change_first(f, c.changed), "%s, %s: %s changed first", golden->c.name,
-                   f->name, c.changed);
+            ck_assert_msg(may_change_first(f, c.changed), "%s, %s: %s changed first",
+                          golden->c.name, f->name, c.changed);
         } else {
-            DEMAND(c.changed == NULL && c.changed_tensors == 0 && c.largest_change == 0,
-                   "%s, %s: not planted, but %s changed", golden->c.name, f->name, c.changed);
+            ck_assert_msg(c.changed == NULL && c.changed_tensors == 0 && c.largest_change == 0,
+                          "%s, %s: not planted, but %s changed", golden->c.name, f->name,
+                          c.changed);
         }
         cd_free(&c);
     }
@@ -114,9 +115,9 @@ START_TEST(every_fault_is_planted_somewhere)
     }
     for (size_t i = 0; cd_fault_at(i); i++) {
         const cd_fault *f = cd_fault_at(i);
-        DEMAND(tally[i].planted > 0, "%s changes nothing anywhere", f->name);
-        DEMAND(strcmp(f->stage, "forward") != 0 || tally[i].forward > 0,
-               "%s: nothing in the forward pass changes", f->name);
+        ck_assert_msg(tally[i].planted > 0, "%s changes nothing anywhere", f->name);
+        ck_assert_msg(strcmp(f->stage, "forward") != 0 || tally[i].forward > 0,
+                      "%s: nothing in the forward pass changes", f->name);
     }
 }
 END_TEST
@@ -130,14 +131,15 @@ static void assert_scales(const et_step *golden, const char *fault, const char *
     double given = amount;
     if (amount == 0) amount = cd_fault_find(fault)->usual;
     et_status status = cd_plant(&c, &healthy, cd_fault_find(fault), given, &error);
-    DEMAND(status == ET_OK, "%s", error.text);
+    ck_assert_msg(status == ET_OK, "%s", error.text);
     const et_tensor_out *a = cd_tensor(&c, tensor), *b = cd_tensor(&healthy, tensor);
     double top = 0, bottom = 0;
     for (size_t i = 0; i < cd_count(a); i++) {
         top += cd_element(a, i) * cd_element(b, i);
         bottom += cd_element(b, i) * cd_element(b, i);
     }
-    DEMAND(fabs(top / bottom - 1 - amount) <= 1e-6 * amount, "%s: %g", fault, top / bottom - 1);
+    ck_assert_msg(fabs(top / bottom - 1 - amount) <= 1e-6 * amount, "%s: %g", fault,
+                  top / bottom - 1);
     ck_assert(fabs(c.largest_change - amount) <= 1e-6 * amount || strstr(fault, "gate"));
     cd_free(&c);
     cd_free(&healthy);
@@ -176,8 +178,8 @@ START_TEST(a_fault_without_a_place_changes_nothing)
         if (cd_fault_at(i)->applies(&golden)) continue;
         et_status status = cd_run(&out, &golden, et_profile_find("bf16"), cd_kernel_at(0),
                                   cd_fault_at(i), 0, SEED, &error);
-        DEMAND(status == ET_OK, "%s", error.text);
-        DEMAND(!out.planted, "%s changed %s", cd_fault_at(i)->name, out.changed);
+        ck_assert_msg(status == ET_OK, "%s", error.text);
+        ck_assert_msg(!out.planted, "%s changed %s", cd_fault_at(i)->name, out.changed);
         cd_free(&out);
     }
     et_step_free(&golden);

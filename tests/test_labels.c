@@ -15,14 +15,14 @@
 static void same_labels(const char *what, size_t N, size_t k, uint64_t M, uint64_t got,
                         uint64_t want)
 {
-    DEMAND(got == want, "%s, N = %zu, k = %zu, M = %llu: got %llu, want %llu", what, N, k,
-           (unsigned long long)M, (unsigned long long)got, (unsigned long long)want);
+    ck_assert_msg(got == want, "%s, N = %zu, k = %zu, M = %llu: got %llu, want %llu", what, N, k,
+                  (unsigned long long)M, (unsigned long long)got, (unsigned long long)want);
 }
 
 static void at_most(const char *what, size_t N, size_t k, uint64_t M, uint64_t got, uint64_t most)
 {
-    DEMAND(got <= most, "%s, N = %zu, k = %zu, M = %llu: got %llu, at most %llu", what, N, k,
-           (unsigned long long)M, (unsigned long long)got, (unsigned long long)most);
+    ck_assert_msg(got <= most, "%s, N = %zu, k = %zu, M = %llu: got %llu, at most %llu", what, N, k,
+                  (unsigned long long)M, (unsigned long long)got, (unsigned long long)most);
 }
 
 /* ---- exact labels: what the library says ---- */
@@ -370,9 +370,10 @@ START_TEST(when_the_bounds_are_met)
                          bound = ask(et_leakage_labels_suffice, c);
                 same_labels("bound", N, k, M, bound, (M - 1) * k + 1);
                 at_most("top-k", N, k, M, exact, bound);
-                DEMAND((exact == bound) == (M <= N - k + 1), "N = %zu, k = %zu, M = %d: %s", N, k,
-                       (int)M, "the bound is met where it should not be, or not where it should");
-                DEMAND(exact <= choose(N, k), "more than C(%zu,%zu)", N, k);
+                ck_assert_msg((exact == bound) == (M <= N - k + 1), "N = %zu, k = %zu, M = %d: %s",
+                              N, k, (int)M,
+                              "the bound is met where it should not be, or not where it should");
+                ck_assert_msg(exact <= choose(N, k), "more than C(%zu,%zu)", N, k);
                 c.rule = ET_LEAKAGE_THRESHOLD;
                 same_labels("bound", N, k, M, ask(et_leakage_labels_suffice, c), M);
                 at_most("threshold", N, k, M, ask(et_leakage_labels, c), exact); /* ties cost */
@@ -433,8 +434,8 @@ static void decode_every_sequence(const world *w, const law *f, uint64_t suffice
         else
             advice = advice_of(w, i, taken);
         uint32_t back = follow_advice(w, i, advice);
-        DEMAND(back == z, "N = %zu, M = %zu, sequence %zu, k = %zu: got %x, want %x", w->N, w->M, i,
-               f->k, (unsigned)back, (unsigned)z);
+        ck_assert_msg(back == z, "N = %zu, M = %zu, sequence %zu, k = %zu: got %x, want %x", w->N,
+                      w->M, i, f->k, (unsigned)back, (unsigned)z);
         labels += !used[advice];
         used[advice] = 1;
     }

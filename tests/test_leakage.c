@@ -38,7 +38,7 @@ static void multiply(natural *a, uint32_t factor)
         a->word[i] = (uint32_t)carry;
         carry >>= 32;
     }
-    DEMAND(a->words < MOST_WORDS, "more than %d words", MOST_WORDS);
+    ck_assert_msg(a->words < MOST_WORDS, "more than %d words", MOST_WORDS);
     if (carry > 0) a->word[a->words++] = (uint32_t)carry;
 }
 

@@ -162,9 +162,10 @@ static void expect_fanouts(const et_parallel_plan *p, const et_assignment *a)
                     received[at[g] + i] = 1 + (double)t;
             }
     for (size_t slot = 0; slot < p->slots; slot++)
-        DEMAND(received[slot] == 1 + (double)a->slot_token[p->recv_slot[slot]], "row %zu", slot);
+        ck_assert_msg(received[slot] == 1 + (double)a->slot_token[p->recv_slot[slot]], "row %zu",
+                      slot);
     for (size_t t = 0; t < p->tokens; t++)
-        DEMAND(y[t] == a->fanout[t] * (1 + (double)t), "token %zu", t);
+        ck_assert_msg(y[t] == a->fanout[t] * (1 + (double)t), "token %zu", t);
     free(received);
     free(y);
     free(at);
