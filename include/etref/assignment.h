@@ -2,8 +2,8 @@
  *
  * z [N,n] says which token goes to which expert; a pair with z = 1 is a slot. Slots are numbered
  * expert by expert, tokens ascending within an expert: the order in which an expert's rows lie in
- * memory. token_slots lists the same slots token by token, experts ascending: the order in which a
- * token's sum is taken, always, so that results never depend on threads.
+ * memory. token_slots lists the same slots token by token, experts ascending. A token's sum over its
+ * experts is taken in that order, however the work is divided, so that results never depend on threads.
  *
  *     z = 1 0        slot        0 1 2      expert_offsets  0 2 3
  *         1 1        token       0 1 1      token_offsets   0 1 3 3   (a third token has none)

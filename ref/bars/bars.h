@@ -9,7 +9,8 @@
  *     one more run      everything rounded to nearest: what is no matter of chance
  *
  * In every second replica half of the roundings are left out, as kernels leave some out: two of them may cancel, and
- * slopes are others. Spreads are those of the replicas that have all, or the largest of the others. An honest kernel
+ * slopes are others. The mean spread is that of the replicas with all roundings, or the largest of the others, whichever is
+ * more. An honest kernel
  * keeps, with T_e and T_g of limits.c:
  *
  *     |e| <= T_e sqrt(V)

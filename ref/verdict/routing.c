@@ -9,7 +9,7 @@
  * rows by the same instructions (twins: equal rows of x where tokens compete, equal rows of W_r and
  * equal biases where experts do). T is T_e of ref/bars/limits.c: what an element may err by.
  *
- * Whatever the rule, what was chosen is an upper set of the perturbed scores. So a et_choice is legal if
+ * Whatever the rule, what was chosen is an upper set of the perturbed scores. So a choice is legal if
  * no refused one precedes a chosen one, and if the counts are right:
  *
  *     TC   K of each token's experts          EC   k of each pool's tokens, for every expert
@@ -19,8 +19,8 @@
  *          clamp(m) for one of these. A settled one may be refused only where the load is cut at the
  *          upper bound, taken only where it is padded to the lower.
  *
- * A pair that is in inverse order has at least one member on which candidate and golden differ, so
- * agreement costs one pass over the mask. Left out: that twins on an open threshold fall alike.
+ * A pair of which the lower score was chosen and the higher refused has at least one member on which candidate and golden
+ * differ; where they agree one pass over the mask is enough. Left out: that twins on an open threshold fall alike.
  */
 #include "ref/base/memory.h"
 #include "ref/oracle/kinds.h"
