@@ -353,36 +353,45 @@ static void note_nearest(tally *all, const et_group_sums *s)
     all->nearest_spread = isfinite(spread) ? fmax(0, spread) : 0;
 }
 
-/* Does something move that no replica has moved? */
-ET_LANES static bool moves_late(size_t count, const et_real *got, const et_real *want,
-                                const et_real *V)
+/* Does something err as no replica has? */
+ET_LANES static bool errs_late(double runs, size_t count, const et_real *got, const et_real *want,
+                               const et_real *V)
 {
     int late = 0;
-    for (size_t i = 0; i < count; i++) late |= (V[i] <= 0) & (got[i] != want[i]);
+    for (size_t i = 0; i < count; i++) {
+        double e = (double)got[i] - (double)want[i];
+        late |= e * e > runs * (V[i] > 0 ? (double)V[i] : 0);
+    }
     return late;
 }
 
-/* What moves for the first time now, a zero such as 1 - p/T of a single gate for want of a bit, or a sum that was exact
- * in every order so far. V, of which none of the FIRST replicas knew, is at least a sixteenth of e^2, and so for all of the
- * tensor's zeros that have none; likewise, by e^2/u^2, for all others. -V until all replicas are through, since groups have
- * been summed without them. */
+/* What errs farther now than any of the FIRST replicas has shown: a number that has one of two values, of which the other
+ * is rare; a zero such as 1 - p/T of a single gate for want of a bit; a sum that was exact in every order so far. Had this
+ * run been among the first, V would be e^2/runs more, `runs` counting those that stand behind the shape: so V is at least
+ * that. It holds for all of the tensor's zeros; and of others that had no V for all, by e^2/u^2. These have -V until all
+ * replicas are through, since groups have been summed without them. */
 static void note_late(double runs, const pair *p, const et_real *got, const et_real *want)
 {
     et_real *V = (et_real *)(uintptr_t)p->got;
     double zeros = 0, others = 0; /* the largest e^2; e^2/u^2 */
-    if (!moves_late(p->count, got, want, V)) return;
+    if (!errs_late(runs, p->count, got, want, V)) return;
     for (size_t i = 0; i < p->count; i++) {
-        double u = (double)want[i], e = (double)got[i] - u;
-        if (V[i] > 0 || e == 0 || !isfinite(e) || !isfinite(u)) continue;
+        double u = (double)want[i], e = (double)got[i] - u, known = V[i] > 0 ? (double)V[i] : 0;
+        if (!(e * e > runs * known) || !isfinite(e) || !isfinite(u)) continue;
         if (u == 0)
             zeros = fmax(zeros, e * e);
+        else if (known > 0)
+            V[i] = (et_real)(e * e / runs);
         else
             others = fmax(others, e / u * (e / u));
     }
     if (zeros == 0 && others == 0) return;
     for (size_t i = 0; i < p->count; i++) {
         double u = (double)want[i], late = u == 0 ? zeros : isfinite(u) ? others * u * u : 0;
-        if (V[i] <= 0) V[i] = (et_real)fmin((double)V[i], -late / runs);
+        if (V[i] <= 0)
+            V[i] = (et_real)fmin((double)V[i], -late / runs);
+        else if (u == 0)
+            V[i] = (et_real)fmax((double)V[i], late / runs);
     }
 }
 
@@ -410,7 +419,7 @@ static et_status look_at(et_bars *b, ledger *l, const et_step *want, const et_st
             et_errors e = {.got = run[k].got, .want = right, .variance = p->got, .skip = NULL};
             status = et_sum_tensor(t, &e, l->sums, error);
             for (size_t g = 0; g < t->groups && status == ET_OK; g++) use(&tallies[g], &l->sums[g]);
-            note_late(b->runs, p, run[k].got, right);
+            note_late(b->runs + ET_PRIOR, p, run[k].got, right);
             t->farthest = fmax(t->farthest, sqrt(l->sums[t->grid.first[ET_KIND_TENSOR]].most_ee));
         }
         tallies += t->groups;

@@ -53,14 +53,12 @@ static double lean(const mean *m, const weights *w, double wider)
     return (w->R * m->sum + w->prior * wider) / (w->R * m->count + w->prior);
 }
 
-enum { PRIOR = 16 };
-
 /* So many runs show PRIOR errors of an element, where a part f of all elements erred in R of them: each did with chance
  * 1 - (1 - f)^(1/R). */
 static weights weights_of(double R, double moved, double count)
 {
     double chance = -expm1(log1p(-moved / count) / R);
-    return (weights){R, chance > 0 ? PRIOR / chance : PRIOR};
+    return (weights){R, chance > 0 ? ET_PRIOR / chance : ET_PRIOR};
 }
 
 /* One section of a tensor. */
@@ -124,7 +122,7 @@ static void smooth(patch *p, const weights *w, double whole, double zeros)
         if (!belongs(p, i)) continue;
         double shape = shape_of(p, i, w, whole) * (p->u[i] == 0 ? zeros : 1);
         if (p->V[i] == 0) shape = fmax(shape, relative * (double)p->u[i] * (double)p->u[i]);
-        double m = (double)p->V[i], prior = m > shape ? PRIOR : w->prior;
+        double m = (double)p->V[i], prior = m > shape ? ET_PRIOR : w->prior;
         double least = relative * (double)p->u[i] * (double)p->u[i] / 3;
         if (isfinite(m))
             p->V[i] = (et_real)fmax((w->R * m + prior * shape) / (w->R + prior), least);

@@ -32,6 +32,14 @@ typedef struct et_grid {
 /* rounding is not NULL. */
 et_grid et_grid_of(const et_rounding *rounding, et_place place, const char *site);
 
+/* The same for inputs: every kernel knows them and rounds them alike, so nothing is left to chance (but stochastic
+ * rounding's own). */
+et_grid et_grid_of_input(const et_rounding *rounding, et_place place, const char *site);
+
+/* An array of inputs, in place. rounding is not NULL. */
+void et_round_input(const et_rounding *rounding, et_place place, const char *site, size_t count,
+                    et_real *values);
+
 /* The same in *room; NULL where nothing is rounded: in a golden, in a mutant. */
 static inline const et_grid *et_grid_in(et_grid *room, const et_rounding *r, et_place place,
                                         const char *site)

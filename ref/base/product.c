@@ -81,12 +81,11 @@ static void copy_line(const et_grid *grid, const et_real *line, size_t width, co
 static et_status copy_operand(const et_rounding *r, const et_operand *X, size_t lines, size_t width,
                               bool terms_are_lines, const size_t *order, copy *to, et_error *error)
 {
-    et_grid grid = et_grid_of(r, X->place, X->site);
+    const et_grid grid = X->stored == ET_UNSTORED ? et_grid_of_input(r, X->place, X->site)
+                                                  : et_grid_of(r, X->place, X->site);
     et_status status = take(to, lines, width, error);
     if (status != ET_OK) return status;
     to->transposed = X->at.transposed;
-    bool input = X->stored == ET_UNSTORED && !r->profile->stochastic;
-    if (input) grid.known = 0; /* every kernel knows it */
     const size_t *lines_order = terms_are_lines ? order : NULL;
     const size_t *numbers_order = terms_are_lines ? NULL : order;
     ET_BY_THREADS(et_worth_threads(lines * width),

@@ -72,6 +72,13 @@ et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
                      .key = key};
 }
 
+et_grid et_grid_of_input(const et_rounding *rounding, et_place place, const char *site)
+{
+    et_grid g = et_grid_of(rounding, place, site);
+    if (!rounding->profile->stochastic) g.known = 0;
+    return g;
+}
+
 /* What becomes of a number that goes to `rounded`. */
 static inline double stored(const et_grid *g, double rounded)
 {
@@ -199,6 +206,12 @@ static void store_piece(const et_grid *g, size_t first, size_t end, et_real *val
     for (size_t i = 0; i < count; i++) values[i] = (et_real)piece[i];
 }
 
+static void store_all(const et_grid *g, size_t count, et_real *values)
+{
+    ET_BY_THREADS(et_worth_threads(count), for (size_t first = 0; first < count; first += PIECE)
+                                               store_piece(g, first, count, values));
+}
+
 void et_round(const et_rounding *rounding, et_place place, const char *site, size_t count,
               et_real *values)
 {
@@ -206,8 +219,15 @@ void et_round(const et_rounding *rounding, et_place place, const char *site, siz
     et_pass(rounding, site, count, values);
     if (!et_rounds(rounding)) return;
     const et_grid g = et_grid_of(rounding, place, site);
-    ET_BY_THREADS(et_worth_threads(count), for (size_t first = 0; first < count; first += PIECE)
-                                               store_piece(&g, first, count, values));
+    store_all(&g, count, values);
+}
+
+void et_round_input(const et_rounding *rounding, et_place place, const char *site, size_t count,
+                    et_real *values)
+{
+    ET_ARITHMETIC;
+    const et_grid g = et_grid_of_input(rounding, place, site);
+    store_all(&g, count, values);
 }
 
 void et_pass(const et_rounding *rounding, const char *site, size_t count, et_real *values)

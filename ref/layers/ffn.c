@@ -32,16 +32,22 @@ static et_operand stored(const char *site, et_matrix X)
     return (et_operand){X, ET_ACTIVATIONS, site, ET_INTERMEDIATES};
 }
 
-/* X [m,columns] += b in every row: in the accumulator, or after X has been stored, as kernels do that do not fuse. */
+/* X [m,columns] += b in every row: in the accumulator, or after X has been stored, as kernels do that do not fuse; b as it
+ * came, or rounded as the weights are. */
 static void add_bias(const et_rounding *r, const char *site, size_t m, size_t columns,
                      const et_real *b, et_real *X)
 {
-    et_grid room;
-    const et_grid *sum = et_grid_in(&room, r, ET_ACCUMULATOR, site);
+    et_grid room, of_weights;
+    const et_grid *sum = et_grid_in(&room, r, ET_ACCUMULATOR, site), *input = NULL;
     if (b == NULL) return;
+    if (et_goes_other_way(r, "rounded", site)) {
+        of_weights = et_grid_of_input(r, ET_OPERANDS, site);
+        input = &of_weights;
+    }
     if (et_goes_other_way(r, "stored", site)) et_round(r, ET_INTERMEDIATES, site, m * columns, X);
-    ET_BY_THREADS(et_worth_threads(m * columns), for (size_t i = 0; i < m * columns; i++) X[i] =
-                                                     (et_real)et_plus(sum, X[i], b[i % columns]));
+    ET_BY_THREADS(et_worth_threads(m * columns),
+                  for (size_t i = 0; i < m * columns; i++) X[i] =
+                      (et_real)et_plus(sum, X[i], et_rounded(input, b[i % columns])));
 }
 
 et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *error)

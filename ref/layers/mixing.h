@@ -1,4 +1,4 @@
-/* mixing.h: the moving averages of optimisers, in a kernel's arithmetic. Internal.
+/* mixing.h: the moving averages of optimisers and of thresholds, in a kernel's arithmetic. Internal.
  *
  *     m <- beta m + (1 - beta) g
  *

@@ -17,6 +17,7 @@
  */
 #include "etref/moe.h"
 #include "ref/base/arithmetic.h"
+#include "ref/base/grid.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
@@ -169,13 +170,31 @@ static et_ffn_rows shared_rows(const et_moe *moe, const et_moe_values *v, const 
                          .out = v->shared_out};
 }
 
+/* x as a kernel has it that weighs it, in *copy: as it came, or rounded before, as the operand that it is elsewhere. */
+static et_status take_tokens(const et_moe *moe, const et_real **x, et_real **copy, et_error *error)
+{
+    size_t count = moe->N * moe->d;
+    void *room;
+    if (!moe->weighs_input || !et_goes_other_way(moe->rounding, "rounded", "x")) return ET_OK;
+    et_status status = et_allocate(&room, count, sizeof(et_real), "rounded x", error);
+    if (status != ET_OK) return status;
+    *copy = memcpy(room, *x, count * sizeof(et_real));
+    et_round_input(moe->rounding, ET_ACTIVATIONS, "x", count, *copy);
+    *x = *copy;
+    return ET_OK;
+}
+
 static et_status experts(const et_moe *moe, const et_real *x, const et_assignment *a,
                          et_moe_values *v, et_error *error)
 {
     size_t d = moe->d, most = largest_load(a);
-    et_real *room;
-    et_status status = take_rows(&room, moe, a, 1, error);
-    if (status != ET_OK) return status;
+    et_real *room = NULL, *copy = NULL;
+    et_status status = take_tokens(moe, &x, &copy, error);
+    if (status == ET_OK) status = take_rows(&room, moe, a, 1, error);
+    if (status != ET_OK) {
+        free(copy);
+        return status;
+    }
     bool failed = false; /* for want of memory: the rest has been checked */
 #pragma omp parallel for schedule(dynamic) reduction(|| : failed) if (one_expert_a_thread(moe, a))
     for (size_t i = 0; i < moe->n; i++) {
@@ -192,6 +211,7 @@ static et_status experts(const et_moe *moe, const et_real *x, const et_assignmen
         failed |= expert_forward(moe, &f, &r, v->shared_weight) != ET_OK;
     }
     free(room);
+    free(copy);
     return failed ? no_room(error) : ET_OK;
 }
 
@@ -519,10 +539,12 @@ static et_status experts_backward(const et_moe *moe, const et_real *x, const et_
     const et_rounding *r = moe->rounding;
     const et_order order = et_order_of(r, "dx", moe->n);
     bool shared_first = order.way == ET_BACKWARDS;
-    et_status status = ET_OK;
-    if (shared_first) status = shared_backward(moe, x, v, g, error);
+    et_real *copy = NULL;
+    et_status status = take_tokens(moe, &x, &copy, error);
+    if (status == ET_OK && shared_first) status = shared_backward(moe, x, v, g, error);
     if (status == ET_OK) status = routed_backward(moe, &order, x, a, v, g, error);
     if (status == ET_OK && !shared_first) status = shared_backward(moe, x, v, g, error);
+    free(copy);
     if (status != ET_OK) return status;
     /* A kernel adds up in the accumulator, and stores the sums. */
     et_round(r, ET_OUTPUTS, "dW_up", moe->n * moe->h * moe->d, g->up);

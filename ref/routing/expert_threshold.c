@@ -13,6 +13,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
+#include "ref/layers/mixing.h"
 #include "ref/routing/top.h"
 
 #include <math.h>
@@ -136,11 +137,9 @@ void et_ema_update(const et_rounding *rounding, size_t n, double beta, const et_
                    et_real *ema)
 {
     ET_ARITHMETIC;
-    et_grid room;
-    const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "ema");
-    double old = et_rounded(q, beta), new = et_plus(q, 1, -old);
+    const et_mixing mixing = et_mixing_of(rounding, "ema", beta);
     for (size_t i = 0; i < n; i++) {
-        double kept = et_rounded(q, (double)ema[i]);
-        ema[i] = (et_real)(et_times(q, old, kept) + et_times(q, new, (double)kth[i]));
+        double kept = et_mixed(&mixing, (double)ema[i]);
+        ema[i] = (et_real)et_mix_in(&mixing, kept, (double)kth[i]);
     }
 }
