@@ -21,8 +21,8 @@
  *
  * A value of exactly 0 is another thing: relu makes it, a mask does, and its error, where it has any, is of
  * another size (A of an H just below 0). The zeros of a tensor have the shape p times r, r = what m / p
- * is on those that moved. Where none of them moved in any replica, none may move: V = 0. Likewise where
- * none of the other elements did.
+ * is on those that moved; in a tensor of zeros alone p is the shape of their own m. Where none of them moved in any
+ * replica, none may move: V = 0. Likewise where none of the other elements did.
  */
 #include "ref/bars/variance.h"
 #include "ref/base/memory.h"
@@ -67,8 +67,8 @@ typedef struct patch {
     et_real *V; /* m, then V */
     size_t rows, columns;
     const uint8_t *slots; /* of its elements those with this mark; NULL: all */
-    bool mark;
-    mean *row, *column, all; /* of elements that are not 0 */
+    bool mark, of_zeros;
+    mean *row, *column, all; /* of elements that are not 0; or of zeros */
     double moved, squares;   /* how many of these erred; sum of u^2 */
 } patch;
 
@@ -79,7 +79,7 @@ static bool belongs(const patch *p, size_t i)
 
 static bool counts(const patch *p, size_t i)
 {
-    return belongs(p, i) && p->u[i] != 0 && isfinite(p->V[i]);
+    return belongs(p, i) && (p->u[i] == 0) == p->of_zeros && isfinite(p->V[i]);
 }
 
 static void gather(patch *p)
@@ -144,20 +144,32 @@ static void lay_out(const et_cut *g, const et_real *u, et_real *V, mean *room, p
     }
 }
 
-static void smooth_all(patch *list, size_t n, double replicas)
+/* The means of all sections, of elements that are not 0, or of zeros; *erred: how many erred. */
+static mean gather_all(patch *list, size_t n, bool of_zeros, double *erred)
 {
     mean all = {0};
-    double moved = 0, shape = 0, erred = 0;
+    *erred = 0;
     for (size_t k = 0; k < n; k++) {
+        list[k].of_zeros = of_zeros;
         gather(&list[k]);
         all.sum += list[k].all.sum;
         all.count += list[k].all.count;
-        erred += list[k].moved;
+        *erred += list[k].moved;
     }
+    return all;
+}
+
+static void smooth_all(patch *list, size_t n, double replicas)
+{
+    double moved = 0, shape = 0, erred;
+    mean all = gather_all(list, n, false, &erred);
+    bool zeros_alone = all.count == 0;
+    if (zeros_alone) all = gather_all(list, n, true, &erred);
     const weights w = weights_of(replicas, erred, all.count);
     double whole = all.count > 0 ? all.sum / all.count : 0;
     for (size_t k = 0; k < n; k++) gather_zeros(&list[k], &w, whole, &moved, &shape);
-    for (size_t k = 0; k < n; k++) smooth(&list[k], &w, whole, shape > 0 ? moved / shape : 0);
+    double zeros = zeros_alone ? 1 : shape > 0 ? moved / shape : 0;
+    for (size_t k = 0; k < n; k++) smooth(&list[k], &w, whole, zeros);
 }
 
 et_status et_smooth_variance(const et_cut *g, const et_real *u, const uint8_t *slots, et_real *V,

@@ -178,7 +178,7 @@ def sizes(about, found):
           f"thread a run, on {about['processor']} (kernels of OpenBLAS: {about['kernels']})."
 
 
-def pilot(found, slices):
+def pilot(found, slices, longer):
     """Beside what another implementation, in PyTorch, gave for the same runs."""
     losses = losses_of(found)
     yield "Beside what the same variants gave in PyTorch, with other random numbers and on other " \
@@ -211,7 +211,15 @@ def pilot(found, slices):
     if raw is not None:
         yield ""
         yield "ET whose moving average is a twentieth of the run, behind a warm-up of a fifth: raw " \
-              f"usage in training {raw:.4f}, {raw * 16:.3f} of the target of 1/16."
+              f"usage in training {raw:.4f}, {raw * 16:.3f} of the target of 1/16. " \
+              "Logits still move then, and thresholds lag behind them."
+    if longer:
+        longer = [float(each["raw_usage"]) * 16 for each in longer]
+        yield ""
+        yield "The same in three runs of 1000 steps of 4096 bytes (usage.csv; `make reproduce " \
+              "ONLY=et-0,et-1,et-2`, 25 minutes of a core each): " \
+              + ", ".join(f"{each:.3f}" for each in longer) \
+              + f"; {rows.mean(longer):.3f} of the target on the average."
 
 
 def main_part(folder, found):
@@ -244,7 +252,8 @@ def page(folder):
     lines += main_part(folder, found) if found else [
         "The runs behind this page have not been made yet: `make reproduce`."]
     if first:
-        lines += ["", "## The pilot", ""] + list(pilot(first, read(folder, "slices.csv")))
+        lines += ["", "## The pilot", ""] + list(pilot(
+            first, read(folder, "slices.csv"), read(folder, "usage.csv")))
     path = os.path.join(folder, "README.md")
     with open(path + ".part", "w", encoding="utf-8") as out:
         out.write("\n".join(lines) + "\n")
