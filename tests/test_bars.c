@@ -282,7 +282,7 @@ START_TEST(groups_are_summed)
 }
 END_TEST
 
-/* What `generate --profile` writes is what the verdict's bars begin with. */
+/* It is what the verdict's bars begin with: 16 replicas. Where one of the 32 others erred farther they have more. */
 static void count_phase(void *user, const char *phase, double done)
 {
     size_t *calls = user;
@@ -303,7 +303,13 @@ START_TEST(noise_is_the_variance_of_bars)
     ck_assert_uint_eq(calls, ET_FIRST_REPLICAS);
     for (size_t i = 0; i < TENSORS; i++) {
         et_tensor_out mine = find(&noise, tensors[i]), other = find(&s.bars.variance, tensors[i]);
-        ck_assert_mem_eq(mine.values, other.values, et_tensor_count(&mine) * sizeof(et_real));
+        const et_real *V = mine.values, *most = other.values;
+        size_t count = et_tensor_count(&mine), more = 0;
+        for (size_t k = 0; k < count; k++) {
+            ck_assert_msg(V[k] <= most[k], "%s: %g, and %g in the end", tensors[i], V[k], most[k]);
+            more += V[k] < most[k];
+        }
+        ck_assert_uint_le(50 * more, count);
     }
     et_step_free(&noise);
     et_profile bad = *s.profile;
