@@ -16,12 +16,11 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 /* The variance of the rounding error that a kernel of this profile must be expected to make, for every real tensor of
- * `s`, which et_step_run has filled: from 16 replicas, smoothed. (et_verify takes 32 more; what errs farther in one of these has
- * more there.) *variance becomes a step of the same case with the same
- * assignment, whose real arrays hold variances: et_step_tensors lists them under the tensors' names (in.* are the values
- * of `s`; other integers than the assignment's are zero). 0 where no replica errs: the value must be exact. Infinite
- * where one leaves the range of the profile's numbers. progress may be NULL. The caller frees it, before `s`.
- * ET_EINVAL as et_profile_check; ET_ENOMEM. */
+ * `s`, which et_step_run has filled: from 16 replicas, smoothed. (et_verify takes 32 more; what errs farther in one of
+ * these has more there.) *variance becomes a step of the same case with the same assignment, whose real arrays hold
+ * variances: et_step_tensors lists them under the tensors' names (in.* are the values of `s`; other integers than the
+ * assignment's are zero). 0 where no replica errs: the value must be exact. Infinite where one leaves the range of the
+ * profile's numbers. progress may be NULL. The caller frees it, before `s`. ET_EINVAL as et_profile_check; ET_ENOMEM. */
 et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p,
                         et_progress *progress, void *user, et_error *error);
 
