@@ -17,6 +17,7 @@
  */
 #include "etref/rmsnorm.h"
 #include "ref/base/arithmetic.h"
+#include "ref/base/grid.h"
 #include "ref/base/parallel.h"
 #include "ref/base/sum.h"
 #include "ref/layers/arrays.h"
@@ -63,6 +64,13 @@ static void store(const et_rmsnorm *f, const char *site, et_real *rows)
         et_round(f->rounding, ET_INTERMEDIATES, site, f->heads * f->width, rows + t * f->stride);
 }
 
+/* s = 1 / sqrt(mean(v^2) + eps), in a kernel's arithmetic: q. */
+static et_real scale_of(const et_rmsnorm *f, const et_grid *q, et_real squares)
+{
+    double mean = et_over(q, (double)squares, (double)f->width);
+    return (et_real)et_over(q, 1, et_rounded(q, sqrt(et_plus(q, mean, f->eps))));
+}
+
 et_status et_rmsnorm_forward(const et_rmsnorm *f, const et_real *x, et_real *y, et_real *scale,
                              et_error *error)
 {
@@ -71,6 +79,8 @@ et_status et_rmsnorm_forward(const et_rmsnorm *f, const et_real *x, et_real *y, 
     if (status != ET_OK) return status;
     const et_rounding *r = f->rounding;
     size_t w = f->width, heads = f->heads;
+    et_grid grid;
+    const et_grid *q = et_grid_in(&grid, r, et_sum_place(r), "scale");
 #pragma omp parallel for if (et_worth_threads(extent(f)))
     for (size_t block = 0; block < token_blocks(f); block++)
         for (size_t head = 0; head < heads; head++) {
@@ -78,8 +88,8 @@ et_status et_rmsnorm_forward(const et_rmsnorm *f, const et_real *x, et_real *y, 
             et_real squares[TOKENS];
             et_row_sums(r, et_sum_place(r), "squares", m, f->stride, w, 0, x + at, x + at, squares);
             for (size_t j = 0; j < m; j++, at += f->stride) {
-                /* s = 1 / sqrt(mean(v^2) + eps)        y = v s */
-                et_real s = (et_real)(1 / sqrt((double)squares[j] / (double)w + f->eps));
+                /* y = v s */
+                et_real s = scale_of(f, q, squares[j]);
                 scale[(t + j) * heads + head] = s;
                 for (size_t i = at; i < at + w; i++) y[i] = x[i] * s;
             }
@@ -87,6 +97,28 @@ et_status et_rmsnorm_forward(const et_rmsnorm *f, const et_real *x, et_real *y, 
     et_round(r, ET_ACCUMULATOR, "scale", f->tokens * heads, scale);
     store(f, "norm", y);
     return ET_OK;
+}
+
+/* s (dy - y D), as a kernel has it; or as the chain rule of v s does, s dy - s^2 D v, whose terms may cancel. */
+static double rounded_share(const et_grid *q, bool apart, double s, double D, double y, double dy)
+{
+    if (!apart) return et_times(q, s, et_plus(q, dy, -et_times(q, y, D)));
+    double carried = et_times(q, et_times(q, et_times(q, s, s), D), et_over(q, y, s));
+    return et_plus(q, et_times(q, s, dy), -carried);
+}
+
+/* dx = s (dy - y D), of one vector of width w. */
+static void vector_backward(const et_grid *q, bool apart, size_t w, et_real s, et_real D,
+                            const et_real *y, const et_real *dy, bool accumulate, et_real *dx)
+{
+    for (size_t i = 0; q == NULL && i < w; i++) {
+        et_real share = s * (dy[i] - y[i] * D);
+        dx[i] = accumulate ? dx[i] + share : share;
+    }
+    for (size_t i = 0; q != NULL && i < w; i++) {
+        double share = rounded_share(q, apart, s, D, y[i], dy[i]);
+        dx[i] = (et_real)(accumulate ? et_plus(q, dx[i], share) : share);
+    }
 }
 
 et_status et_rmsnorm_backward(const et_rmsnorm *f, const et_real *y, const et_real *scale,
@@ -98,6 +130,9 @@ et_status et_rmsnorm_backward(const et_rmsnorm *f, const et_real *y, const et_re
     if (status != ET_OK) return status;
     const et_rounding *r = f->rounding;
     size_t w = f->width, heads = f->heads;
+    et_grid grid;
+    const et_grid *q = et_grid_in(&grid, r, et_sum_place(r), "dscale");
+    bool apart = et_goes_other_way(r, "s dy", "dnorm");
 #pragma omp parallel for if (et_worth_threads(extent(f)))
     for (size_t block = 0; block < token_blocks(f); block++)
         for (size_t head = 0; head < heads; head++) {
@@ -105,12 +140,9 @@ et_status et_rmsnorm_backward(const et_rmsnorm *f, const et_real *y, const et_re
             et_real sums[TOKENS];
             et_row_sums(r, et_sum_place(r), "D", m, f->stride, w, 0, dy + at, y + at, sums);
             for (size_t j = 0; j < m; j++, at += f->stride) {
-                /* dx = s (dy - y D), D = mean(dy y) */
-                et_real s = scale[(t + j) * heads + head], D = sums[j] / (et_real)w;
-                for (size_t i = at; i < at + w; i++) {
-                    et_real share = s * (dy[i] - y[i] * D);
-                    dx[i] = accumulate ? dx[i] + share : share;
-                }
+                et_real D = (et_real)et_over(q, sums[j], (double)w);
+                vector_backward(q, apart, w, scale[(t + j) * heads + head], D, y + at, dy + at,
+                                accumulate, dx + at);
             }
         }
     store(f, "dnorm", dx);

@@ -111,8 +111,12 @@ et_status et_rope_table(const et_rounding *rounding, size_t positions, size_t wi
     et_status status = ET_CHECK_ARRAYS("et_rope_table", rounding, arrays, error);
     if (status != ET_OK) return status;
     for (size_t j = 0; j < pairs; j++) {
-        double frequency = as_stored(rounding, "frequency",
-                                     et_exp(-((double)(2 * j) / (double)width) * et_log(base)));
+        /* base^(-2j/width): of the exponent's error ln(base) 2j/width times as much is in the power. */
+        double exponent = as_stored(rounding, "exponent", (double)(2 * j) / (double)width);
+        double power = exponent * et_log(base);
+        if (et_goes_other_way(rounding, "e^(-x ln b)", "frequency"))
+            power = as_stored(rounding, "power", power);
+        double frequency = as_stored(rounding, "frequency", et_exp(-power));
         for (size_t t = 0; t < positions; t++) {
             double sine, cosine, theta = as_stored(rounding, "theta", (double)t * frequency);
             et_sin_cos(theta, &sine, &cosine);

@@ -15,6 +15,7 @@
 #include "etref/optimizer.h"
 #include "etref/rmsnorm.h"
 #include "etref/rope.h"
+#include "ref/base/grid.h"
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
 #include "ref/oracle/decide.h"
@@ -170,7 +171,33 @@ static et_status run_muon(et_step *s, et_error *error)
     return status;
 }
 
-et_status et_model_step_run(et_step *s, et_error *error)
+/* Inputs that are finer than a kernel's numbers: it rounds them when it reads them, or before, as they are stored. So does
+ * half of the replicas, of what is not a product's operand alone. An optimiser keeps its state as it is. */
+static et_status round_inputs(et_step *s, et_real **room, et_error *error)
+{
+    const et_case *c = &s->c;
+    size_t each = c->tokens * c->d_model;
+    size_t of_qkv =
+        s->model.qkv ? c->tokens * (c->heads + 2 * c->kv_heads) * (c->d_model / c->heads) : 0;
+    struct {
+        et_real **at;
+        size_t count;
+    } list[] = {
+        {&s->in.x, each}, {&s->in.dy, each}, {&s->model.gradient, each}, {&s->model.qkv, of_qkv}};
+    if (!et_goes_other_way(s->rounding, "stored", "inputs")) return ET_OK;
+    et_status status = take_room(s, room, 3 * each + of_qkv, error);
+    et_real *to = *room;
+    for (size_t i = 0; status == ET_OK && i < sizeof list / sizeof *list; i++) {
+        if (*list[i].at == NULL) continue;
+        memcpy(to, *list[i].at, list[i].count * sizeof *to);
+        et_round_input(s->rounding, ET_INTERMEDIATES, "input", list[i].count, to);
+        *list[i].at = to;
+        to += list[i].count;
+    }
+    return status;
+}
+
+static et_status run(et_step *s, et_error *error)
 {
     switch (s->c.layer) {
     case ET_LAYER_RMSNORM: return run_rmsnorm(s, error);
@@ -183,4 +210,14 @@ et_status et_model_step_run(et_step *s, et_error *error)
     case ET_MOE: break;
     }
     return et_fail(error, ET_EINVAL, "step: layer = %d is none of the model's", (int)s->c.layer);
+}
+
+et_status et_model_step_run(et_step *s, et_error *error)
+{
+    et_step own = *s;
+    et_real *room = NULL;
+    et_status status = round_inputs(&own, &room, error);
+    if (status == ET_OK) status = run(&own, error);
+    free(room);
+    return status;
 }

@@ -130,8 +130,9 @@ def cross_entropy(k, golden, case):
 
 
 def adamw(k, golden, case):
-    w, g, m, v = k.given(golden, "in.w", "in.gradient", "in.first", "in.second")
-    w, g, m, v = w.float(), g.float(), m.float(), v.float()
+    """The state stays in float32, as in mixed precision."""
+    g, = k.given(golden, "in.gradient")
+    w, m, v = [golden[n].float() for n in ("in.w", "in.first", "in.second")]
     b1, b2, t = case["beta1"], case["beta2"], case["step"] + 1
     if k.has("adam-decays-gradient"):
         g = g + case["decay"] * w
@@ -147,8 +148,8 @@ def adamw(k, golden, case):
 
 
 def muon(k, golden, case):
-    w, g, m = k.given(golden, "in.w", "in.gradient", "in.first")
-    w, g, m, mu = w.float(), g.float(), m.float(), case["momentum"]
+    g, = k.given(golden, "in.gradient")
+    w, m, mu = golden["in.w"].float(), golden["in.first"].float(), case["momentum"]
     m = mu * m + (1 if k.has("muon-gradient-whole") else 1 - mu) * g
     u = m if k.has("muon-not-nesterov") else (
         (1 if k.has("muon-gradient-whole") else 1 - mu) * g + mu * m)
