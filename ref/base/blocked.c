@@ -6,6 +6,7 @@
 #include "ref/base/blocked.h"
 #include "ref/base/parallel.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -45,6 +46,21 @@ static size_t smaller(size_t a, size_t b)
 VECTOR_TILE(float_16_tile, float, 16, )
 VECTOR_TILE(double_16_tile, double, 16, )
 
+/* The same with a fused multiply-add, for which the vectors' types have no operator: the compiler makes vectors of the inner loop. */
+#define FUSED_TILE(name, number, bytes, target, fused)                                             \
+    target static void name(const et_grid *grid, size_t terms, const number *a, const number *b,   \
+                            number sums[MR][NV * bytes / sizeof(number)])                          \
+    {                                                                                              \
+        enum { COLUMNS = NV * bytes / sizeof(number) };                                            \
+        (void)grid;                                                                                \
+        for (size_t k = 0; k < terms; k++, a += MR, b += COLUMNS)                                  \
+            for (int i = 0; i < MR; i++)                                                           \
+                for (int j = 0; j < COLUMNS; j++) sums[i][j] = fused(a[i], b[j], sums[i][j]);      \
+    }
+
+FUSED_TILE(float_16_fused_tile, float, 16, , fmaf)
+FUSED_TILE(double_16_fused_tile, double, 16, , fma)
+
 static void rounded_tile(const et_grid *grids, size_t terms, const double *a, const double *b,
                          double sums[MR][6])
 {
@@ -67,6 +83,18 @@ static void rounded_tile(const et_grid *grids, size_t terms, const double *a, co
 #define BYTES       16
 #include "ref/base/tiles.h"
 
+#define NUMBER      float
+#define MATRIX      et_floats
+#define NAMED(word) float_16_fused_##word
+#define BYTES       16
+#include "ref/base/tiles.h"
+
+#define NUMBER      double
+#define MATRIX      et_doubles
+#define NAMED(word) double_16_fused_##word
+#define BYTES       16
+#include "ref/base/tiles.h"
+
 #define NUMBER      double
 #define MATRIX      et_doubles
 #define NAMED(word) rounded_##word
@@ -76,9 +104,12 @@ static void rounded_tile(const et_grid *grids, size_t terms, const double *a, co
 #if defined __x86_64__
 
 #define AVX2    __attribute__((target("avx2")))
+#define FMA     __attribute__((target("avx2,fma")))
 #define AVX512F __attribute__((target("avx512f")))
 VECTOR_TILE(float_32_tile, float, 32, AVX2)
 VECTOR_TILE(double_32_tile, double, 32, AVX2)
+FUSED_TILE(float_32_fused_tile, float, 32, FMA, fmaf)
+FUSED_TILE(double_32_fused_tile, double, 32, FMA, fma)
 VECTOR_TILE(float_64_tile, float, 64, AVX512F)
 VECTOR_TILE(double_64_tile, double, 64, AVX512F)
 
@@ -91,6 +122,18 @@ VECTOR_TILE(double_64_tile, double, 64, AVX512F)
 #define NUMBER      double
 #define MATRIX      et_doubles
 #define NAMED(word) double_32_##word
+#define BYTES       32
+#include "ref/base/tiles.h"
+
+#define NUMBER      float
+#define MATRIX      et_floats
+#define NAMED(word) float_32_fused_##word
+#define BYTES       32
+#include "ref/base/tiles.h"
+
+#define NUMBER      double
+#define MATRIX      et_doubles
+#define NAMED(word) double_32_fused_##word
 #define BYTES       32
 #include "ref/base/tiles.h"
 
@@ -112,8 +155,13 @@ VECTOR_TILE(double_64_tile, double, 64, AVX512F)
     : __builtin_cpu_supports("avx2")  ? kind##_32_product(&(kind##_32_job){__VA_ARGS__})           \
                                       : kind##_16_product(&(kind##_16_job){__VA_ARGS__})
 
+#define FUSED(kind, ...)                                                                           \
+    __builtin_cpu_supports("fma") ? kind##_32_fused_product(&(kind##_32_fused_job){__VA_ARGS__})   \
+                                  : kind##_16_fused_product(&(kind##_16_fused_job){__VA_ARGS__})
+
 #else
 #define IN_WIDEST(kind, ...) kind##_16_product(&(kind##_16_job){__VA_ARGS__})
+#define FUSED(kind, ...)     kind##_16_fused_product(&(kind##_16_fused_job){__VA_ARGS__})
 #endif
 
 /* ---- products ---- */
@@ -128,6 +176,18 @@ void et_blocked_double(size_t M, size_t N, size_t K, et_doubles A, et_doubles B,
                        double *C, size_t stride)
 {
     IN_WIDEST(double, M, N, K, A, B, accumulate, C, stride, NULL);
+}
+
+void et_blocked_fused_float(size_t M, size_t N, size_t K, et_floats A, et_floats B, bool accumulate,
+                            float *C, size_t stride)
+{
+    FUSED(float, M, N, K, A, B, accumulate, C, stride, NULL);
+}
+
+void et_blocked_fused_double(size_t M, size_t N, size_t K, et_doubles A, et_doubles B,
+                             bool accumulate, double *C, size_t stride)
+{
+    FUSED(double, M, N, K, A, B, accumulate, C, stride, NULL);
 }
 
 void et_blocked_rounded(const et_grid grids[2], size_t M, size_t N, size_t K, et_doubles A,

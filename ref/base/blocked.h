@@ -31,6 +31,11 @@ void et_blocked_float(size_t M, size_t N, size_t K, et_floats A, et_floats B, bo
                       float *C, size_t stride);
 void et_blocked_double(size_t M, size_t N, size_t K, et_doubles A, et_doubles B, bool accumulate,
                        double *C, size_t stride);
+/* c = c + a_ik * b_kj without a rounding of the product, as processors with fused multiply-add have it. */
+void et_blocked_fused_float(size_t M, size_t N, size_t K, et_floats A, et_floats B, bool accumulate,
+                            float *C, size_t stride);
+void et_blocked_fused_double(size_t M, size_t N, size_t K, et_doubles A, et_doubles B,
+                             bool accumulate, double *C, size_t stride);
 /* Each product is rounded to the first grid, each partial sum to the second, by et_grid_sum. */
 void et_blocked_rounded(const et_grid grids[2], size_t M, size_t N, size_t K, et_doubles A,
                         et_doubles B, bool accumulate, double *C, size_t stride);

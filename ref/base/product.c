@@ -181,6 +181,7 @@ typedef struct job {
     size_t M, N, K;
     copy A, B, C;
     bool native;      /* added as processors add; else rounded to these */
+    bool fused;       /* native, by fused multiply-add */
     et_grid grids[2]; /* of products, of sums */
 } job;
 
@@ -192,13 +193,15 @@ static void add_in_order(const job *p, size_t from, size_t terms, bool accumulat
     if (A->single) {
         et_floats left = {(const float *)A->at + a, A->stride, A->transposed};
         et_floats right = {(const float *)B->at + b, B->stride, B->transposed};
-        et_blocked_float(p->M, p->N, terms, left, right, accumulate, p->C.at, p->N);
+        (p->fused ? et_blocked_fused_float : et_blocked_float)(p->M, p->N, terms, left, right,
+                                                               accumulate, p->C.at, p->N);
         return;
     }
     et_doubles left = {(const double *)A->at + a, A->stride, A->transposed};
     et_doubles right = {(const double *)B->at + b, B->stride, B->transposed};
     if (p->native)
-        et_blocked_double(p->M, p->N, terms, left, right, accumulate, p->C.at, p->N);
+        (p->fused ? et_blocked_fused_double : et_blocked_double)(p->M, p->N, terms, left, right,
+                                                                 accumulate, p->C.at, p->N);
     else
         et_blocked_rounded(p->grids, p->M, p->N, terms, left, right, accumulate, p->C.at, p->N);
 }
@@ -251,15 +254,6 @@ static bool fits_blas(size_t M, size_t N, size_t K)
     return M <= INT32_MAX && N <= INT32_MAX && K <= INT32_MAX;
 }
 
-/* Does this replica add products that were not rounded (fused multiply-add)? Half of them do, where a sum has so few
- * terms that orders alone would not show what kernels may make of it. */
-static bool fuses(const et_rounding *r, const char *site, const job *p)
-{
-    enum { FEW = 8 };
-    bool single = et_place_bits(r->profile, ET_ACCUMULATOR) == SINGLE;
-    return p->native && single && p->K <= FEW && et_goes_other_way(r, "fma", site);
-}
-
 /* How the profile adds the products of A and B. */
 static void choose_arithmetic(const et_rounding *r, const et_operand *A, const et_operand *B,
                               job *p)
@@ -275,10 +269,8 @@ static void choose_arithmetic(const et_rounding *r, const et_operand *A, const e
     }
     p->grids[0] = p->grids[1] = et_grid_of(r, place, "sum");
     p->grids[0].flushes |= profile->flush_products;
-    if (fuses(r, A->site, p)) {
-        p->native = false;
-        p->grids[0] = (et_grid){.nearest = true, .largest = (double)INFINITY};
-    }
+    /* Half of the replicas add products that were not rounded: what two terms leave that cancel. */
+    p->fused = p->native && et_goes_other_way(r, "fma", A->site);
     p->A.single = p->B.single = p->C.single = p->native && et_place_bits(profile, place) == SINGLE;
 }
 
