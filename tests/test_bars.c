@@ -2,6 +2,7 @@
  * something, errs; honest kernels within the limits, and factors past them.
  */
 #include "ref/bars/bars.h"
+#include "ref/bars/variance.h"
 #include "ref/oracle/tensors.h"
 #include "ref/verdict/judge.h"
 #include "tests/check_main.h"
@@ -282,6 +283,22 @@ START_TEST(groups_are_summed)
 }
 END_TEST
 
+/* A tensor of zeros alone: where one has moved another may, and where none has none may. */
+START_TEST(zeros_alone_have_a_shape)
+{
+    enum { ROWS = 2, COLUMNS = 3, COUNT_OF_ZEROS = ROWS * COLUMNS };
+    size_t section_row[] = {0, ROWS, ROWS};
+    const et_cut cut = {
+        .rows = ROWS, .columns = COLUMNS, .sections = 1, .section_row = section_row};
+    const et_real u[COUNT_OF_ZEROS] = {0};
+    for (int moved = 0; moved < 2; moved++) {
+        et_real V[COUNT_OF_ZEROS] = {moved ? 1 : 0};
+        ck_assert_int_eq(et_smooth_variance(&cut, u, NULL, V, 16, NULL), ET_OK);
+        for (size_t i = 0; i < COUNT_OF_ZEROS; i++) ck_assert((V[i] > 0) == (moved == 1));
+    }
+}
+END_TEST
+
 /* It is what the verdict's bars begin with: 16 replicas. Where one of the 32 others erred farther they have more. */
 static void count_phase(void *user, const char *phase, double done)
 {
@@ -465,6 +482,7 @@ int main(void)
     tcase_add_test(bars, making_them_can_be_stopped);
     tcase_add_test(bars, different_numbers_are_counted);
     tcase_add_test(bars, groups_are_summed);
+    tcase_add_test(bars, zeros_alone_have_a_shape);
     tcase_add_test(bars, noise_is_the_variance_of_bars);
     TCase *kept = tcase_create("stored");
     tcase_add_checked_fixture(kept, make_folder, remove_folder);

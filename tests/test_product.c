@@ -44,10 +44,14 @@ static double element(const et_real *X, size_t rows, size_t columns, bool transp
     return (double)(transposed ? X[j * rows + i] : X[i * columns + j]);
 }
 
-/* One step of the plainest kernel. */
-static double step(const et_profile *p, const cd_format *f, double sum, double x, double y)
+/* One step of the plainest kernel, which may fuse product and sum as processors do. */
+static double step(const et_profile *p, const cd_format *f, bool fused, double sum, double x,
+                   double y)
 {
     int bits = p->bits[ET_ACCUMULATOR];
+    if (fused && bits == 53) return fma(x, y, sum);
+    if (fused && bits == 24 && !p->truncate_accumulator && !p->ftz)
+        return (double)fmaf((float)x, (float)y, (float)sum);
     if (p->flush_products && fabs(x * y) < 0x1p-126) return sum;
     if (bits == 24 && !p->truncate_accumulator && !p->ftz)
         return (double)((float)sum + (float)x * (float)y);
@@ -80,6 +84,7 @@ static void is_one_chain(const et_rounding *r, bool a_down, bool b_down, bool ac
     et_error error;
     const et_order order = et_order_of(r, "A", K);
     const cd_format f = accumulator(r->profile);
+    bool fused = et_goes_other_way(r, "fma", "A") && !r->profile->flush_products;
     memcpy(got, start, sizeof got);
     ck_assert_msg(et_product(r, ET_PLAIN, M, N, K, operand("A", a, a_down ? M : K, a_down),
                              operand("B", b, b_down ? K : N, b_down), accumulate, got, N,
@@ -94,7 +99,7 @@ static void is_one_chain(const et_rounding *r, bool a_down, bool b_down, bool ac
             for (size_t k = 0; k < K; k++) {
                 size_t term = et_order_at(&order, k);
                 if (part > 0 && k % part == 0) sum = 0;
-                sum = step(r->profile, &f, sum, element(a, M, K, a_down, i, term),
+                sum = step(r->profile, &f, fused, sum, element(a, M, K, a_down, i, term),
                            element(b, K, N, b_down, term, j));
                 if (part > 0 && (k % part == part - 1 || k == K - 1))
                     parts = plus(r->profile, &f, chunk > 0, parts, sum);
