@@ -16,6 +16,7 @@
 #include "ref/base/sum.h"
 
 #include <math.h>
+#include <string.h>
 
 /* A kernel's arithmetic, grid NULL: none; what its erf and tanh are off by besides; and whether it takes 1 - s for what
  * loses nothing. */
@@ -98,13 +99,22 @@ double et_normal_share(double x)
     return 0.5 + normal_density(x) * sum;
 }
 
+/* -1 to 1, by chance: one number for each v of a replica; to nearest none. */
+static double chance_of(const et_grid *g, double v)
+{
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return g->nearest ? 0 : (double)(et_mix(bits ^ g->key) >> 11) * 0x1p-52 - 1;
+}
+
 /* Half of 1 + f, f = erf or tanh, as kernels take it: where f is near -1, with the last bits of 1. Their libraries' f is off
  * by up to so many units in the last place of 1/2: tanh by one; erf by 5 where it is Abramowitz and Stegun's 7.1.26, as in
  * PyTorch's gelu on the CPU: good to 1.5e-7, which is 2.5, and a polynomial of five terms, of about 1, each of which rounds. */
 static double half_of_one_and(const steps *k, double f, double units)
 {
-    double above = 1 + fabs(f), off = et_rounded(k->function, above) - above;
-    return et_plus(k->grid, 1, et_rounded(k->grid, f + copysign(units * off, f))) / 2;
+    double unit = ldexp(1, k->function->drop - 53), off = units * unit * chance_of(k->function, f);
+    if (1 - fabs(f) < unit / 2) off = 0; /* 1 to the last bit */
+    return et_plus(k->grid, 1, et_rounded(k->grid, f + off)) / 2;
 }
 
 /* P(x), or half of 1 + erf(x / sqrt 2). */
