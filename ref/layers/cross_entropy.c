@@ -150,14 +150,25 @@ static void soften(const et_cross_entropy *f, size_t m, const et_real *z, et_rea
     et_round(f->rounding, ET_LOGITS, "l", m * f->V, to);
 }
 
-/* log sum_v e^l_v. The largest is taken out first: the same value, and no overflow. e [V] scratch.
- * */
-static et_real log_sum(const et_cross_entropy *f, const et_real *l, et_real *e)
+/* e^(l_v - from); to may be l. */
+static void exponentials(const et_grid *g, size_t count, et_real from, const et_real *l,
+                         et_real *to)
+{
+    if (g == NULL) {
+        et_exponentials(count, from, l, to);
+        return;
+    }
+    for (size_t v = 0; v < count; v++)
+        to[v] = (et_real)as_kept(g, et_exp(as_kept(g, (double)(l[v] - from))));
+}
+
+/* log sum_v e^l_v. The largest is taken out first: the same value, and no overflow. e [V] scratch. */
+static et_real log_sum(const et_cross_entropy *f, const et_grid *g, const et_real *l, et_real *e)
 {
     et_real largest = et_largest(f->V, l);
-    et_exponentials(f->V, largest, l, e);
+    exponentials(g, f->V, largest, l, e);
     et_real sum = et_sum(f->rounding, ET_GATE_ARITHMETIC, "softmax", 0, f->V, 1, e, NULL);
-    return largest + (et_real)et_log((double)sum);
+    return largest + (et_real)as_kept(g, et_log((double)sum));
 }
 
 et_status et_cross_entropy_forward(const et_cross_entropy *f, const et_real *x,
@@ -169,6 +180,8 @@ et_status et_cross_entropy_forward(const et_cross_entropy *f, const et_real *x,
     et_status status = check(f, x, targets, lse, room, error);
     if (status == ET_OK) status = ET_CHECK_ARRAYS("et_cross_entropy", NULL, arrays, error);
     size_t V = f->V;
+    et_grid grid;
+    const et_grid *g = et_grid_in(&grid, f->rounding, et_sum_place(f->rounding), "softmax");
     for (size_t from = 0; status == ET_OK && from < f->N; from += TOKENS) {
         size_t m = block_from(f, from);
         et_real *l = room, *e = room + m * V;
@@ -178,7 +191,7 @@ et_status et_cross_entropy_forward(const et_cross_entropy *f, const et_real *x,
 #pragma omp parallel for if (et_worth_threads(m * V))
         for (size_t t = 0; t < m; t++) {
             if (!targets) continue;
-            lse[from + t] = log_sum(f, l + t * V, e + t * V);
+            lse[from + t] = log_sum(f, g, l + t * V, e + t * V);
             loss[from + t] = lse[from + t] - l[t * V + (size_t)targets[from + t]];
         }
     }
@@ -214,15 +227,17 @@ static void logits_backward(const et_cross_entropy *f, size_t m, const int32_t *
                             const et_real *lse, double scale, et_real *l, et_real *z)
 {
     size_t V = f->V;
-    et_grid room;
+    et_grid room, of_softmax;
     const et_grid *g = et_grid_in(&room, f->rounding, et_sum_place(f->rounding), "tanh");
+    const et_grid *q = et_grid_in(&of_softmax, f->rounding, et_sum_place(f->rounding), "softmax");
     bool from_square = et_goes_other_way(f->rounding, "1 - tanh^2", "tanh");
 #pragma omp parallel for if (et_worth_threads(m * V))
     for (size_t t = 0; t < m; t++) {
         et_real *row = l + t * V;
-        et_exponentials(V, lse[t], row, row);
+        exponentials(q, V, lse[t], row, row);
         row[targets[t]] -= 1;
         for (size_t v = 0; v < V; v++) row[v] *= (et_real)scale;
+        for (size_t v = 0; q && v < V; v++) row[v] = (et_real)as_kept(q, (double)row[v]);
         unsoften_row(g, from_square, V, (et_real)f->cap, row, z + t * V);
     }
     et_round(f->rounding, ET_LOGITS, "dz", m * V, z);
