@@ -9,9 +9,13 @@ ET_LANES static void in_lanes(size_t count, et_real shift, const et_real *v, et_
     for (size_t i = 0; i < count; i++) to[i] = (et_real)exponential((double)(v[i] - shift));
 }
 
-void et_exponentials(size_t count, et_real shift, const et_real *v, et_real *to)
+void et_exponentials(const et_grid *g, size_t count, et_real shift, const et_real *v, et_real *to)
 {
-    in_lanes(count, shift, v, to);
+    if (g == NULL) in_lanes(count, shift, v, to);
+    for (size_t i = 0; g && i < count; i++) {
+        double power = exponential(et_grid_round(g, (double)(v[i] - shift)));
+        to[i] = (et_real)et_grid_round(g, power);
+    }
 }
 
 ET_LANES static et_real largest_in_lanes(size_t count, const et_real *v)

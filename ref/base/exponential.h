@@ -29,6 +29,8 @@
 
 #include "etref/real.h"
 #include "ref/base/bits.h"
+#include "ref/base/grid.h"
+
 #include <math.h> /* INFINITY; fabs, copysign for what is made of it */
 
 /* ln 2 in two parts: the first ends at bit 2^-41, so that k * LN2_HIGH is exact for |k| < 2^12; the
@@ -90,8 +92,9 @@ static inline double exponential(double x)
     return x < -746 ? 0 : y;    /* e^-746 < 2^-1076, nearer to 0 than to 2^-1074; NaN stays */
 }
 
-/* to_i = e^(v_i - shift); to may be v. */
-void et_exponentials(size_t count, et_real shift, const et_real *v, et_real *to);
+/* to_i = e^(v_i - shift); to may be v. With a grid difference and power are rounded, as a kernel's are. */
+void et_exponentials(const et_grid *grid, size_t count, et_real shift, const et_real *v,
+                     et_real *to);
 
 /* The largest of count > 0 numbers: what a softmax takes out before the exponentials. */
 et_real et_largest(size_t count, const et_real *v);

@@ -110,9 +110,9 @@ static et_status scores(const et_attention *f, const et_real *qkv, head h, size_
 }
 
 /* P = e^(S - shift) in place on `seen` numbers; the row's others become 0. */
-static void exponentials(et_real shift, size_t seen, size_t keys, et_real *row)
+static void exponentials(const et_grid *g, et_real shift, size_t seen, size_t keys, et_real *row)
 {
-    et_exponentials(seen, shift, row, row);
+    et_exponentials(g, seen, shift, row, row);
     for (size_t u = seen; u < keys; u++) row[u] = 0;
 }
 
@@ -121,13 +121,15 @@ static void softmax_rows(const et_rounding *r, size_t t, size_t m, et_real *S, e
                          et_real *lse)
 {
     size_t keys = t + m;
+    et_grid grid;
+    const et_grid *g = et_grid_in(&grid, r, et_sum_place(r), "softmax");
     for (size_t i = 0; i < m; i++) {
         et_real *row = S + i * keys, largest = et_largest(t + i + 1, row);
-        exponentials(largest, t + i + 1, keys, row);
+        exponentials(g, largest, t + i + 1, keys, row);
         lse[i] = largest;
     }
     et_row_sums(r, ET_GATE_ARITHMETIC, "softmax", m, keys, t + 1, 1, S, NULL, sums);
-    for (size_t i = 0; i < m; i++) lse[i] += (et_real)et_log((double)sums[i]);
+    for (size_t i = 0; i < m; i++) lse[i] += (et_real)et_rounded(g, et_log((double)sums[i]));
 }
 
 /* Each row by its sum, which is 1 then. */
@@ -222,8 +224,10 @@ static et_status block_backward(const et_attention *f, const et_real *qkv, head 
     et_real *P = room, *dP = room + ROWS * f->T;
     const et_real *rows = dout + (h.row + t) * stride + h.q;
     const et_operand upstream = {{rows, stride, false}, ET_ACTIVATIONS, "do", ET_INTERMEDIATES};
+    et_grid grid;
+    const et_grid *g = et_grid_in(&grid, r, et_sum_place(r), "softmax");
     et_status status = scores(f, qkv, h, t, m, P);
-    for (size_t i = 0; i < m; i++) exponentials(lse[t + i], t + i + 1, keys, P + i * keys);
+    for (size_t i = 0; i < m; i++) exponentials(g, lse[t + i], t + i + 1, keys, P + i * keys);
     /* dv += P' do */
     if (status == ET_OK)
         status = et_product(r, engine, keys, e, m, block_of("P", P, keys, true), upstream, true,

@@ -100,24 +100,18 @@ static et_status scores(const et_cross_entropy *f, size_t m, const et_real *x, e
     return status;
 }
 
-/* v as a kernel's arithmetic leaves it; g NULL: as ours does. */
-static double as_kept(const et_grid *g, double v)
-{
-    return g ? et_grid_round(g, v) : v;
-}
-
 /* tanh(z / cap) */
 static double softened(const et_grid *g, et_real z, et_real cap)
 {
-    return as_kept(g, et_tanh(as_kept(g, (double)(z / cap))));
+    return et_rounded(g, et_tanh(et_rounded(g, (double)(z / cap))));
 }
 
 /* Its slope, 1 - tanh^2: by the formula above, or as many kernels have it, from what tanh has been rounded to. */
 static double softened_slope(const et_grid *g, bool from_square, et_real z, et_real cap)
 {
-    if (!from_square) return tanh_slope(as_kept(g, (double)(z / cap)));
+    if (!from_square) return tanh_slope(et_rounded(g, (double)(z / cap)));
     double y = softened(g, z, cap);
-    return as_kept(g, 1 - as_kept(g, y * y));
+    return et_rounded(g, 1 - et_rounded(g, y * y));
 }
 
 /* Rows of ours and of a kernel; to may be z. */
@@ -150,25 +144,13 @@ static void soften(const et_cross_entropy *f, size_t m, const et_real *z, et_rea
     et_round(f->rounding, ET_LOGITS, "l", m * f->V, to);
 }
 
-/* e^(l_v - from); to may be l. */
-static void exponentials(const et_grid *g, size_t count, et_real from, const et_real *l,
-                         et_real *to)
-{
-    if (g == NULL) {
-        et_exponentials(count, from, l, to);
-        return;
-    }
-    for (size_t v = 0; v < count; v++)
-        to[v] = (et_real)as_kept(g, et_exp(as_kept(g, (double)(l[v] - from))));
-}
-
 /* log sum_v e^l_v. The largest is taken out first: the same value, and no overflow. e [V] scratch. */
 static et_real log_sum(const et_cross_entropy *f, const et_grid *g, const et_real *l, et_real *e)
 {
     et_real largest = et_largest(f->V, l);
-    exponentials(g, f->V, largest, l, e);
+    et_exponentials(g, f->V, largest, l, e);
     et_real sum = et_sum(f->rounding, ET_GATE_ARITHMETIC, "softmax", 0, f->V, 1, e, NULL);
-    return largest + (et_real)as_kept(g, et_log((double)sum));
+    return largest + (et_real)et_rounded(g, et_log((double)sum));
 }
 
 et_status et_cross_entropy_forward(const et_cross_entropy *f, const et_real *x,
@@ -234,10 +216,10 @@ static void logits_backward(const et_cross_entropy *f, size_t m, const int32_t *
 #pragma omp parallel for if (et_worth_threads(m * V))
     for (size_t t = 0; t < m; t++) {
         et_real *row = l + t * V;
-        exponentials(q, V, lse[t], row, row);
+        et_exponentials(q, V, lse[t], row, row);
         row[targets[t]] -= 1;
         for (size_t v = 0; v < V; v++) row[v] *= (et_real)scale;
-        for (size_t v = 0; q && v < V; v++) row[v] = (et_real)as_kept(q, (double)row[v]);
+        for (size_t v = 0; q && v < V; v++) row[v] = (et_real)et_rounded(q, (double)row[v]);
         unsoften_row(g, from_square, V, (et_real)f->cap, row, z + t * V);
     }
     et_round(f->rounding, ET_LOGITS, "dz", m * V, z);
