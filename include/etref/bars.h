@@ -24,9 +24,9 @@ extern "C" {
 et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p,
                         et_progress *progress, void *user, et_error *error);
 
-/* et_bundle_write (bundle.h), not lean, and with the error bars of profile `p`, from 48 replicas and a run to nearest: noise.NAME, the root of
- * NAME's variance; noise.alone.NAME, that of its stage by itself; and noise.bars [groups,9], what replicas said of each
- * group of elements, with which et_verify need make none. The latter two are left out where F32 would lose bits of a
+/* et_bundle_write (bundle.h), not lean, and with the error bars of profile `p`, from 48 replicas and a run to nearest:
+ * noise.NAME, the root of NAME's variance; noise.alone.NAME, that of its stage by itself; and noise.bars [groups,9], what
+ * replicas said of each group of elements, with which et_verify need make none. The latter two are left out where F32 would lose bits of a
  * deviation. progress may be NULL. ET_EINVAL as et_profile_check and et_bundle_write; ET_EIO, ET_ENOMEM. */
 et_status et_bundle_write_bars(const char *path, const et_step *s, const et_profile *p,
                                et_progress *progress, void *user, et_error *error);

@@ -16,7 +16,6 @@
 #include "ref/base/sum.h"
 
 #include <math.h>
-#include <string.h>
 
 /* A kernel's arithmetic, grid NULL: none; what its erf and tanh are off by besides; and whether it takes 1 - s for what
  * loses nothing. */
@@ -102,9 +101,7 @@ double et_normal_share(double x)
 /* -1 to 1, by chance: one number for each v of a replica; to nearest none. */
 static double chance_of(const et_grid *g, double v)
 {
-    uint64_t bits;
-    memcpy(&bits, &v, sizeof bits);
-    return g->nearest ? 0 : (double)(et_mix(bits ^ g->key) >> 11) * 0x1p-52 - 1;
+    return g->nearest ? 0 : ldexp((double)et_chance(g, to_bits(v), 53), -52);
 }
 
 /* Half of 1 + f, f = erf or tanh, as kernels take it: where f is near -1, with the last bits of 1. Their libraries' f is off

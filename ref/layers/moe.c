@@ -24,6 +24,7 @@
 #include "ref/base/sum.h"
 #include "ref/layers/check.h"
 #include "ref/layers/hidden.h"
+#include "ref/layers/inputs.h"
 #include "ref/layers/weigh.h"
 
 #include <omp.h>
@@ -170,26 +171,12 @@ static et_ffn_rows shared_rows(const et_moe *moe, const et_moe_values *v, const 
                          .out = v->shared_out};
 }
 
-/* x as a kernel has it that weighs it, in *copy: as it came, or rounded before, as the operand that it is elsewhere. */
-static et_status take_tokens(const et_moe *moe, const et_real **x, et_real **copy, et_error *error)
-{
-    size_t count = moe->N * moe->d;
-    void *room;
-    if (!moe->weighs_input || !et_goes_other_way(moe->rounding, "rounded", "x")) return ET_OK;
-    et_status status = et_allocate(&room, count, sizeof(et_real), "rounded x", error);
-    if (status != ET_OK) return status;
-    *copy = memcpy(room, *x, count * sizeof(et_real));
-    et_round_input(moe->rounding, ET_ACTIVATIONS, "x", count, *copy);
-    *x = *copy;
-    return ET_OK;
-}
-
 static et_status experts(const et_moe *moe, const et_real *x, const et_assignment *a,
                          et_moe_values *v, et_error *error)
 {
     size_t d = moe->d, most = largest_load(a);
     et_real *room = NULL, *copy = NULL;
-    et_status status = take_tokens(moe, &x, &copy, error);
+    et_status status = et_take_tokens(moe, &x, &copy, error);
     if (status == ET_OK) status = take_rows(&room, moe, a, 1, error);
     if (status != ET_OK) {
         free(copy);
@@ -277,32 +264,13 @@ static et_status weighted_rows_backward(const et_rounding *r, size_t m, size_t d
     return ET_OK;
 }
 
-/* dy as a kernel has it, in *room: as it came; or stored, as autograd's is where y is; or, where A is weighed, as an
- * operand of dA = w (dy W_down). */
-static et_status take_upstream(const et_moe *moe, const et_real **dy, et_real **room,
-                               et_error *error)
-{
-    const et_rounding *r = moe->rounding;
-    size_t count = moe->N * moe->d;
-    bool weighs = et_weighs_hidden(moe), stored = et_goes_other_way(r, "dy", "stored");
-    void *copy;
-    if (!weighs && !stored) return ET_OK;
-    et_status status = et_allocate(&copy, count, sizeof(et_real), "rounded dy", error);
-    if (status != ET_OK) return status;
-    *room = memcpy(copy, *dy, count * sizeof(et_real));
-    if (stored) et_round(r, ET_INTERMEDIATES, "dy", count, *room);
-    if (weighs) et_round(r, ET_ACTIVATIONS, "dy", count, *room);
-    *dy = *room;
-    return ET_OK;
-}
-
 static et_status combine_backward(const et_moe *moe, const et_real *dy, const et_assignment *a,
                                   const et_moe_values *v, et_moe_grads *g, et_error *error)
 {
     const et_rounding *r = moe->rounding;
     size_t N = moe->N, d = moe->d;
     et_real *room = NULL;
-    et_status status = take_upstream(moe, &dy, &room, error);
+    et_status status = et_take_upstream(moe, &dy, &room, error);
     if (status == ET_OK)
         status = weighted_rows_backward(r, a->slots, d, dy, a->slot_token,
                                         moe->weighs_input ? NULL : v->slot_weight, v->slot_out,
@@ -540,7 +508,7 @@ static et_status experts_backward(const et_moe *moe, const et_real *x, const et_
     const et_order order = et_order_of(r, "dx", moe->n);
     bool shared_first = order.way == ET_BACKWARDS;
     et_real *copy = NULL;
-    et_status status = take_tokens(moe, &x, &copy, error);
+    et_status status = et_take_tokens(moe, &x, &copy, error);
     if (status == ET_OK && shared_first) status = shared_backward(moe, x, v, g, error);
     if (status == ET_OK) status = routed_backward(moe, &order, x, a, v, g, error);
     if (status == ET_OK && !shared_first) status = shared_backward(moe, x, v, g, error);
