@@ -218,6 +218,45 @@ START_TEST(threads_do_not_change_a_product)
 }
 END_TEST
 
+/* X X' of a symmetric product: plain, the definition's bits; in both engines symmetric to the bit. */
+static void check_gram(size_t s, size_t K, bool transposed, size_t slack)
+{
+    product p = {.M = s, .N = s, .K = K, .a_transposed = transposed, .slack = slack};
+    open_product(&p);
+    et_matrix X = matrix_a(&p), turned = {X.at, X.stride, !X.transposed};
+    et_real *want = room_for(s * s, sizeof *want), *got = room_for(s * s, sizeof *got);
+    et_matmul(ET_PLAIN, s, s, K, X, turned, false, want, s);
+    for (et_engine engine = ET_PLAIN; engine <= ET_BLAS; engine++) {
+        fill("test.c", s * s, got);
+        et_gram(engine, s, K, X, got);
+        double gamma = (double)(K + 1) * U / (1 - (double)(K + 1) * U);
+        for (size_t i = 0; i < s; i++)
+            for (size_t j = 0; j < s; j++) {
+                double magnitude = 0, apart = fabs((double)(got[i * s + j] - want[i * s + j]));
+                for (size_t k = 0; k < K; k++)
+                    magnitude += fabs((double)element(X, i, k) * (double)element(X, j, k));
+                ck_assert_msg(apart <= (engine == ET_BLAS ? 2 * gamma * magnitude : 0) &&
+                                  memcmp(got + i * s + j, got + j * s + i, sizeof *got) == 0,
+                              "engine %d, %zu x %zu%s: (%zu, %zu) is %a and %a, not %a", engine, s,
+                              K, transposed ? "'" : "", i, j, (double)got[i * s + j],
+                              (double)got[j * s + i], (double)want[i * s + j]);
+            }
+    }
+    free(got);
+    free(want);
+    close_product(&p);
+}
+
+START_TEST(a_gram_matrix_is_the_product_and_symmetric)
+{
+    static const size_t sizes[] = {0, 1, 2, 7, 15, 16, 17, 31, 32, 33, 65, 130};
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        for (size_t k = 0; k < COUNT(sizes); k += 2)
+            for (int transposed = 0; transposed < 2; transposed++)
+                check_gram(sizes[i], sizes[k], transposed == 1, (i + k) % 3);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("matmul");
@@ -226,5 +265,6 @@ int main(void)
     tcase_add_test(matmul, products_across_every_block_edge_are_the_definition);
     tcase_add_test(matmul, an_empty_sum_is_zero_or_what_was_there);
     tcase_add_test(matmul, threads_do_not_change_a_product);
+    tcase_add_test(matmul, a_gram_matrix_is_the_product_and_symmetric);
     return run_suite(suite);
 }

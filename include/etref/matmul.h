@@ -1,6 +1,7 @@
-/* matmul.h: the one matrix product of the library, with two engines.
+/* matmul.h: the library's matrix products, with two engines.
  *
  *     C (+)= op(A) op(B)      C [M,N], op(A) [M,K], op(B) [K,N], all row-major
+ *     C = op(X) op(X)'        C [s,s], op(X) [s,K]: symmetric, at half the cost
  *
  * ET_PLAIN   loops with one fixed order: element (i,j) starts from C_ij (accumulate) or 0 and adds
  *            a_i0 b_0j, a_i1 b_1j, ... in that order, each product rounded, then each sum: the same
@@ -37,6 +38,11 @@ typedef struct et_matrix {
  * 64 KiB of stack. */
 void et_matmul(et_engine engine, size_t M, size_t N, size_t K, et_matrix A, et_matrix B,
                bool accumulate, et_real *C, size_t c_stride);
+
+/* C = op(X) op(X)', the Gram matrix of op(X)'s rows. Only what is on and below the diagonal is computed, then
+ * mirrored: C is symmetric to the bit, and in the plain engine et_matmul's C to the bit. Sizes, overlap, error
+ * and stack as above. */
+void et_gram(et_engine engine, size_t s, size_t K, et_matrix X, et_real *C);
 
 /* Short forms: a dense row-major matrix with `columns` columns, and its transpose. */
 et_matrix et_rows(const et_real *at, size_t columns);

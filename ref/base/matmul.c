@@ -1,4 +1,5 @@
-/* matmul.c: C (+)= op(A) op(B), as plain loops (blocked.c) and through OpenBLAS. See etref/matmul.h. */
+/* matmul.c: C (+)= op(A) op(B) and C = op(X) op(X)', as plain loops (blocked.c) and through OpenBLAS. See
+ * etref/matmul.h. */
 #include "etref/matmul.h"
 
 #include "ref/base/arithmetic.h"
@@ -31,14 +32,17 @@ static void plain(size_t M, size_t N, size_t K, et_matrix A, et_matrix B, bool a
 #endif
 }
 
+#ifdef ETREF_F32
+#define GEMM cblas_sgemm
+#define SYRK cblas_ssyrk
+#else
+#define GEMM cblas_dgemm
+#define SYRK cblas_dsyrk
+#endif
+
 static void blas(size_t M, size_t N, size_t K, et_matrix A, et_matrix B, bool accumulate,
                  et_real *C, size_t stride)
 {
-#ifdef ETREF_F32
-#define GEMM cblas_sgemm
-#else
-#define GEMM cblas_dgemm
-#endif
     et_worth_threads(M * N / 8 * K); /* OpenBLAS shares the threads: they are made ready */
     GEMM(CblasRowMajor, A.transposed ? CblasTrans : CblasNoTrans,
          B.transposed ? CblasTrans : CblasNoTrans, (int)M, (int)N, (int)K, 1, A.at, (int)A.stride,
@@ -65,4 +69,44 @@ void et_matmul(et_engine engine, size_t M, size_t N, size_t K, et_matrix A, et_m
         blas(M, N, K, A, B, accumulate, C, c_stride);
     else
         plain(M, N, K, A, B, accumulate, C, c_stride);
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* What is below the diagonal, above it; by tiles, whose lines stay in the nearest cache. */
+static void mirror(size_t s, et_real *C)
+{
+    enum { TILE = 16 };
+    for (size_t top = 0; top < s; top += TILE)
+        for (size_t left = 0; left <= top; left += TILE)
+            for (size_t i = top; i < smaller(top + TILE, s); i++)
+                for (size_t j = left; j < smaller(left + TILE, i); j++) C[j * s + i] = C[i * s + j];
+}
+
+/* Rows up to the diagonal, some at a time. */
+static void plain_below(size_t s, size_t K, et_matrix X, et_real *C)
+{
+    enum { BLOCK = 32 };
+    et_matrix turned = {X.at, X.stride, !X.transposed};
+    for (size_t from = 0; from < s; from += BLOCK) {
+        size_t m = smaller(BLOCK, s - from);
+        et_matrix some = {X.at + from * (X.transposed ? 1 : X.stride), X.stride, X.transposed};
+        et_matmul(ET_PLAIN, m, from + m, K, some, turned, false, C + from * s, s);
+    }
+}
+
+void et_gram(et_engine engine, size_t s, size_t K, et_matrix X, et_real *C)
+{
+    ET_ARITHMETIC;
+    if (engine == ET_BLAS && s > 0 && K > 0 && fits_blas(s, s, K, X, X, s)) {
+        et_worth_threads(s * s / 16 * K);
+        SYRK(CblasRowMajor, CblasLower, X.transposed ? CblasTrans : CblasNoTrans, (int)s, (int)K, 1,
+             X.at, (int)X.stride, 0, C, (int)s);
+    } else {
+        plain_below(s, K, X, C);
+    }
+    mirror(s, C);
 }

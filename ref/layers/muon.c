@@ -9,9 +9,8 @@
  * large, so that small values grow fast; near 1 it does not converge but stays roughly within [0.7,
  * 1.2].
  *
- * A = X X' and A^2 = A A' are symmetric: only blocks on and below the diagonal are computed, and
- * mirrored. Where rows > columns everything is transposed: A = X' X, X <- a X + X B, with no copy
- * made.
+ * A = X X' and A^2 = A A' are symmetric: et_gram computes half of each. Where rows > columns
+ * everything is transposed: A = X' X, X <- a X + X B, with no copy made.
  *
  * Source: Keller Jordan et al., Muon, 2024, with the coefficients of that year. Left out: the
  * iteration in bfloat16 (a rounding makes it).
@@ -26,7 +25,7 @@
 
 #include <math.h>
 
-enum { ITERATIONS = 5, BLOCK = 32 };
+enum { ITERATIONS = 5 };
 static const double a = 3.4445, b = -4.7750, c = 2.0315;
 
 static size_t smaller(size_t x, size_t y)
@@ -45,32 +44,17 @@ static et_operand operand(const char *site, et_matrix X)
     return (et_operand){X, ET_ACTIVATIONS, site, ET_INTERMEDIATES};
 }
 
-/* What is below the diagonal, above it; by tiles, whose lines stay in the nearest cache. */
-static void mirror(size_t s, et_real *out)
-{
-    enum { TILE = 16 };
-    for (size_t top = 0; top < s; top += TILE)
-        for (size_t left = top; left < s; left += TILE)
-            for (size_t i = top; i < smaller(top + TILE, s); i++)
-                for (size_t j = left; j < smaller(left + TILE, s); j++)
-                    if (j > i) out[i * s + j] = out[j * s + i];
-}
-
-/* out [s,s] = op(X) op(X)', op(X) [s,k]: block rows up to the diagonal, then the mirror image. */
+/* out [s,s] = op(X) op(X)', op(X) [s,k]. Kernels compute all of it, as any product. */
 static et_status symmetric(const et_muon *f, const char *site, size_t s, size_t k, et_matrix X,
                            et_real *out, et_error *error)
 {
-    for (size_t from = 0; from < s; from += BLOCK) {
-        size_t m = smaller(BLOCK, s - from);
-        et_matrix some = X, turned = X;
-        some.at += X.transposed ? from : from * X.stride;
-        turned.transposed = !X.transposed;
-        et_status status = et_product(f->rounding, f->engine, m, from + m, k, operand(site, some),
-                                      operand(site, turned), false, out + from * s, s, error);
-        if (status != ET_OK) return status;
+    if (!et_rounds(f->rounding)) {
+        et_gram(f->engine, s, k, X, out);
+        return ET_OK;
     }
-    mirror(s, out);
-    return ET_OK;
+    et_matrix turned = {X.at, X.stride, !X.transposed};
+    return et_product(f->rounding, f->engine, s, s, k, operand(site, X), operand(site, turned),
+                      false, out, s, error);
 }
 
 /* to = a X + B X, or a X + X B where X is tall; B [s,s], in which A is replaced by b A + c A^2. */
