@@ -138,6 +138,7 @@ static inline witness_case witness_case_of(const et_step *s)
         .gate = gate_word(c->gate),
         .norm = norm_word(c->norm),
         .routed_scale = c->routed_scale,
+        .select_gates = c->select_gates,
         .weighs_input = c->weighs_input,
         .activation = activation_word(c->activation),
         .inclusive = c->inclusive,

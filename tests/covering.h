@@ -24,7 +24,7 @@
 #include <stddef.h>
 #include <string.h>
 
-enum { COVERING_SWITCHES = 32, COVERING_VALUES = 10, COVERING_CASES = 1000, COVERING_PAIRS = 4096 };
+enum { COVERING_SWITCHES = 40, COVERING_VALUES = 10, COVERING_CASES = 1000, COVERING_PAIRS = 4096 };
 
 /* Value a of switch s together with value b of switch t; s < t. */
 typedef struct covering_pair {

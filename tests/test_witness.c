@@ -146,7 +146,7 @@ END_TEST
 enum {
     RULE, MODE, GATE, NORM, SHARED, THRESHOLD, CAPACITY, DECAY, CORRECTION, UPDATES, WARMUP, MICRO,
     BALANCE, GLOBAL, Z_LOSS, EXPERTS, GRANULARITY, TOKENS, POOL, TARGET, WIDTH, HIDDEN, PRECISION,
-    SOURCE, SHIFT, ACTIVATION, SCALE, WEIGH, BIASES, PADDING, DROP, GROUPS,
+    SOURCE, SHIFT, ACTIVATION, SCALE, SELECT, WEIGH, BIASES, PADDING, DROP, GROUPS,
     SWITCHES
 };
 /* clang-format on */
@@ -196,6 +196,7 @@ static const struct {
     [SCALE] = {"routed_scale", "'routed_scale':%s", 1, {"1", "2.5"}},
     [PADDING] = {"padding", "'padding':%s", 1, {"0", "1", "3"}},
     [BIASES] = {"expert_bias", "'expert_bias':%s", 1, {"false", "true"}},
+    [SELECT] = {"select", "'select':'%s'", 1, {"logit", "gate"}},
     [WEIGH] = {"weigh", "'weigh':'%s'", 1, {"output", "input"}},
     [ACTIVATION] = {"activation", "'activation':'%s'", 1, {"relu2", "swiglu", "gelu", "gelu_tanh"}},
 };
@@ -327,8 +328,8 @@ static bool is_decided(const size_t *choice)
  * tolerance. And with norm = sum the gates must not all be e^-1000, which is 0 in double: 0/0. (The
  * library then says 0, as moe.h promises; the exact quotient is another number.) A text of width 1
  * consists of -1 and 1: a softmax over such tokens has a gradient that adds up to 0. Gates of tiny logits are all alike
- * (but relu's), and those of an expert that draws all tokens are near 1; what is dropped by score has a difference of two
- * for its margin. */
+ * (but relu's), and those of an expert that draws all tokens are near 1; what is dropped by score, or selected by gate
+ * value, has a difference of two for its margin. */
 static bool is_conditioned(const size_t *choice)
 {
     bool relu = has_value(choice, GATE, "relu") && has_value(choice, ACTIVATION, "relu2"), tc = has_value(choice, RULE, "tc");
@@ -337,7 +338,8 @@ static bool is_conditioned(const size_t *choice)
     bool alike = has_value(choice, SOURCE, "tiny") && !has_value(choice, GATE, "relu");
     alike = alike || (has_value(choice, SOURCE, "skewed") && has_value(choice, EXPERTS, "1"));
     if (equal && has_value(choice, GATE, "softmax_tokens")) return false;
-    if (alike && has_value(choice, DROP, "score")) return false;
+    if (alike && (has_value(choice, DROP, "score") || has_value(choice, SELECT, "gate")))
+        return false;
     if (!has_value(choice, SOURCE, "huge") || relu) return true;
     return has_exact_logits(choice) && !vanish;
 }
@@ -390,8 +392,9 @@ static bool is_among_positions(const position *list, size_t count, size_t s, siz
 }
 
 /* What only some rules know, and so excludes the other rules, and what those alone know. */
-static const position of_tc[] = {{RULE, "tc"},     {BALANCE, "!none"}, {GLOBAL, "true"},
-                                 {PADDING, "!0"}, {DROP, "score"},    {GROUPS, "!none"}};
+static const position of_tc[] = {{RULE, "tc"},    {BALANCE, "!none"}, {GLOBAL, "true"},
+                                 {PADDING, "!0"}, {DROP, "score"},    {GROUPS, "!none"},
+                                 {SELECT, "gate"}};
 static const position of_ec[] = {{RULE, "ec"}};
 static const position of_et[] = {{RULE, "et"}, {CAPACITY, "0"}, {WARMUP, "!none"}};
 static const position of_tc_and_et[] = {{CAPACITY, "!null"}};
@@ -434,6 +437,7 @@ static bool contradicts(covering_pair p)
 
 /* ---- the covering ---- */
 
+_Static_assert(SWITCHES <= COVERING_SWITCHES, "room for the switches");
 static covering cover = {.switches = SWITCHES, .crossed = SHARED + 1, .legal = is_legal};
 
 static void build_covering(void)

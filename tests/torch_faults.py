@@ -56,6 +56,7 @@ aux-after-dropping dropped-tc
 group-without-bias groups-tc group-score group-score
 group-other-score groups-tc group-score group-score
 refused-group-zero groups-tc
+gates-in-selection deepseek-tc
 """
 
 

@@ -38,6 +38,8 @@ def token_choice(dice, case):
         case["balance_coef"] = dice.choice([0.01, 0.3])
     elif case["balance"] != "none":
         case["bias_rate"] = dice.choice([0.01, 0.1])
+    if dice.random() < 0.3:
+        case["select"] = "gate"
     variant = dice.randrange(4)
     if variant == 0:
         case["padding"] = dice.randrange(1 + case["tokens"] // case["micro_batches"])

@@ -83,6 +83,8 @@ typedef struct et_case {
     size_t padding;     /* tc: the last tokens of each micro-batch, so many, are padding: see et_case_real_tokens */
     size_t groups, groups_kept; /* tc: a token's K come from so many groups of experts; groups 0 in memory: 1 */
     et_group_score group_score;
+    bool
+        select_gates; /* tc, "select": "logit": a token's choice compares r + bias; "gate": p + bias (DeepSeek-V3) */
     size_t granularity; /* ec, et: G; for tc equal to top_k */
     size_t target_load; /* k, in a pool; default: floor(pool_tokens * granularity / experts) */
     size_t

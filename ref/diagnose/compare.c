@@ -25,6 +25,7 @@
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/rounding.h"
+#include "ref/oracle/decide.h"
 #include "ref/oracle/tensors.h"
 #include "ref/diagnose/diagnosis.h"
 
@@ -239,10 +240,10 @@ static const void *touched(const et_mutant *m, const et_observed *x)
 
 /* ---- the mask ---- */
 
-static double largest(size_t count, const et_real *values)
+static double largest_variance(const et_judgement *j, size_t places)
 {
     double most = 0;
-    for (size_t i = 0; i < count; i++) most = fmax(most, (double)values[i]);
+    for (size_t i = 0; i < places; i++) most = fmax(most, et_score_variance(j, i));
     return most;
 }
 
@@ -253,8 +254,8 @@ static bool is_open(const et_diagnosis *q, const et_mutant *m, double T, double 
 {
     if (m->all.route.margin == NULL) return false; /* a given assignment */
     double score = (double)m->routed.fwd.logits[i];
-    double variance = et_score_variance(q->j->bars, i) + most;
-    double moved = fabs(score - (double)m->all.fwd.logits[i]);
+    double variance = et_score_variance(q->j, i) + most;
+    double moved = fabs(score - (double)et_step_scores(&m->all)[i]);
     double reach = T * sqrt(variance) + (moved > 0 ? 0x1p-7 * fabs(score) : 0);
     double margin = fabs((double)m->all.route.margin[i]);
     if (margin == 0 && moved == 0 && (m->ranked || variance == 0)) return false;
@@ -270,7 +271,7 @@ static bool mask_agrees(const et_diagnosis *q, const et_mutant *m)
     const uint8_t *got = j->mask, *wrong = m->all.route.mask, *right = j->golden->route.mask;
     size_t places = m->moe.N * m->moe.n, differ = 0, before = 0;
     size_t illegal = q->verdict->routing.illegal;
-    double T = j->bars->limits.element, most = largest(places, j->bars->variance.fwd.logits);
+    double T = j->bars->limits.element, most = largest_variance(j, places);
     for (size_t i = 0; i < places; i++) {
         before += (got[i] != 0) != (right[i] != 0);
         if ((got[i] != 0) == (wrong[i] != 0)) continue;

@@ -6,12 +6,6 @@
 static ET_SHOWS(has_many_experts, et_is_moe(s) && s->c.rule == ET_TC && s->c.experts > 256);
 static ET_SHOWS(shows_loads, et_decides(s) && !et_by_choice(s));
 
-static et_real score_of(const et_mutant *m, size_t place)
-{
-    const et_real *b = m->on->right->in.bias;
-    return m->all.fwd.logits[place] + (b ? b[place % m->moe.n] : 0);
-}
-
 /* ---- a search that begins with 0 ---- */
 
 /* The token's best expert, of equal ones the first. */
@@ -19,7 +13,7 @@ static size_t best_of(const et_mutant *m, size_t t)
 {
     size_t n = m->moe.n, best = 0;
     for (size_t i = 1; i < n; i++)
-        if (score_of(m, t * n + i) > score_of(m, t * n + best)) best = i;
+        if (et_mutant_score(m, t * n + i) > et_mutant_score(m, t * n + best)) best = i;
     return best;
 }
 
@@ -32,7 +26,7 @@ static void positive_alone(et_mutant *m)
         uint8_t *mask = m->all.route.mask + t * n;
         bool lost = false;
         for (size_t i = 0; i < n; i++) {
-            if (!mask[i] || score_of(m, t * n + i) > 0) continue;
+            if (!mask[i] || et_mutant_score(m, t * n + i) > 0) continue;
             mask[i] = 0;
             lost = true;
         }
@@ -71,7 +65,8 @@ typedef enum order { LAST, LOWEST, FIRST, LATER_CHOICES } order;
 static size_t choice_of(const et_mutant *m, size_t t, size_t i)
 {
     size_t n = m->moe.n, higher = 0;
-    for (size_t k = 0; k < n; k++) higher += score_of(m, t * n + k) > score_of(m, t * n + i);
+    for (size_t k = 0; k < n; k++)
+        higher += et_mutant_score(m, t * n + k) > et_mutant_score(m, t * n + i);
     return higher;
 }
 
@@ -81,8 +76,8 @@ static bool goes_before(const et_mutant *m, order how, size_t i, size_t s, size_
     size_t n = m->moe.n, of_s = 0, of_t = 0;
     if (how == LATER_CHOICES) of_s = choice_of(m, s, i), of_t = choice_of(m, t, i);
     if (of_s != of_t) return of_s > of_t;
-    if (how == LOWEST && score_of(m, s * n + i) != score_of(m, t * n + i))
-        return score_of(m, s * n + i) < score_of(m, t * n + i);
+    if (how == LOWEST && et_mutant_score(m, s * n + i) != et_mutant_score(m, t * n + i))
+        return et_mutant_score(m, s * n + i) < et_mutant_score(m, t * n + i);
     return how == FIRST ? s < t : s > t;
 }
 

@@ -29,9 +29,9 @@ static convention convention_of(const et_mutant *m)
 /* Is expert i the first of token t's? */
 static bool is_first(const et_mutant *m, size_t t, size_t i)
 {
-    const et_real *r = m->on->right->fwd.logits + t * m->moe.n, *b = m->on->right->in.bias;
+    et_real own = et_mutant_score(m, t * m->moe.n + i);
     for (size_t k = 0; k < m->moe.n; k++) {
-        et_real own = r[i] + (b ? b[i] : 0), other = r[k] + (b ? b[k] : 0);
+        et_real other = et_mutant_score(m, t * m->moe.n + k);
         if (other > own || (other == own && k < i)) return false;
     }
     return true;

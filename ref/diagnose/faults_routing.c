@@ -5,6 +5,7 @@
  */
 #include "etref/dtype.h"
 #include "ref/diagnose/faults.h"
+#include "ref/oracle/decide.h"
 
 #include <string.h>
 
@@ -74,7 +75,7 @@ static void turn_back(et_mutant *m, void (*how)(et_real *, size_t))
     if (r->threshold) how(r->threshold, n);
     if (r->cutoff) how(r->cutoff, n);
     if (r->pool_cutoff) how(r->pool_cutoff, c->tokens / c->pool_tokens * n);
-    m->routed.fwd.logits = m->on->right->fwd.logits;
+    m->routed.fwd.logits = (et_real *)et_step_scores(m->on->right);
 }
 
 /* Read from the end, ties go to the higher index. */
@@ -130,11 +131,14 @@ static void low_scores(et_mutant *m, et_step *s)
     score_by(m, s, s->fwd.logits, score_type(m->fault.variant));
 }
 
-/* Rounded as gates are: where they saturate they tie. Variants from 3 on: and the bias is left out. */
-static void gates_as_scores(et_mutant *m, et_step *s)
+/* Gate values for logits, rounded as such are: where they saturate they tie. Or logits for gate values. Variants from 3
+ * on: and the bias is left out. */
+static void other_scores(et_mutant *m, et_step *s)
 {
     static const et_dtype types[] = {ET_F32, ET_F64, ET_BF16};
-    score_by(m, s, m->on->right->fwd.gates, types[m->fault.variant % 3]);
+    const et_moe_values *own = &m->on->right->fwd;
+    score_by(m, s, m->on->right->c.select_gates ? own->logits : own->gates,
+             types[m->fault.variant % 3]);
     if (m->fault.variant >= 3) s->in.bias = NULL;
 }
 
@@ -486,9 +490,9 @@ static const et_hypothesis table[] = {
      .applies = et_has_bias, .hooks = {{.at = ET_AT_PLAN, .settings = without_bias}}},
     {.doc = {"logits-low-precision", "scores are rounded to a coarser format before they are compared", "selection"},
      .applies = et_decides, .allowed = scores_are_low, .variants = {"bf16", "f16"}, .hooks = {{.at = ET_AT_PLAN, .settings = low_scores}}},
-    {.doc = {"gates-in-selection", "selection compares gate values, not logits", "selection"},
+    {.doc = {"gates-in-selection", "selection compares gate values, not logits, or logits where gate values are due", "selection"},
      .applies = et_decides, .variants = {"in f32", "in f64", "in bf16", "in f32, without the bias", "in f64, without the bias", "in bf16, without the bias"},
-     .hooks = {{.at = ET_AT_PLAN, .settings = gates_as_scores}}},
+     .hooks = {{.at = ET_AT_PLAN, .settings = other_scores}}},
     {.doc = {"ema-before-use", "the moving average is updated before its threshold is used", "state"},
      .applies = moves_ema_by_threshold, .variants = {"", "corrected by the old count", "the corrected average is"},
      .hooks = {{.at = ET_AT_PLAN, .settings = ema_before_use}}},

@@ -4,6 +4,7 @@
  * made. Seen in: DeepSeek-V3's released code (experts of refused groups filled with 0, which a negative score is below),
  * vLLM and SGLang (groups scored without the bias), Megatron-LM, DeepSpeed, Tutel (orders and sizes of capacities).
  */
+#include "ref/oracle/decide.h"
 #include "ref/oracle/kinds.h"
 #include "ref/routing/top.h"
 #include "ref/diagnose/faults.h"
@@ -19,12 +20,6 @@ static ET_SHOWS(is_limited, has_groups(&s->c) && !s->c.given);
 static ET_SHOWS(is_given, et_is_moe(s) && s->c.given);
 
 /* ---- the line before an expert ---- */
-
-static et_real score_of(const et_mutant *m, size_t place)
-{
-    const et_real *b = m->on->right->in.bias;
-    return m->on->right->fwd.logits[place] + (b ? b[place % m->moe.n] : 0);
-}
 
 /* Whose choice i is token t's: 0 the first. */
 static size_t position(const et_mutant *m, size_t t, size_t i)
@@ -57,7 +52,7 @@ static et_real lead(const et_mutant *m, order how, size_t t, size_t i)
     case LATEST: return -(et_real)position(m, t, i);
     case GATES: return p[place];
     case LOWEST: return -p[place];
-    case SCORES: return score_of(m, place);
+    case SCORES: return et_mutant_score(m, place);
     case SHARES: return share(m, t, i);
     case TOKENS: break;
     }
@@ -137,18 +132,20 @@ static void other_kept(et_mutant *m, et_step *s)
     if (m->fault.variant == 1 && c->groups_kept > least) c->groups_kept--;
 }
 
-enum { WITHOUT_BIAS, OTHER_SCORE, SUM, OF_GATES, OWN };
+enum { WITHOUT_BIAS, OTHER_SCORE, SUM, OF_OTHERS, OWN };
 
 /* Of `size` experts from `first` on; scores [size] is room. */
 static et_real group_score(const et_mutant *m, size_t how, size_t size, size_t first, et_real *scores)
 {
     const et_step *right = m->on->right;
+    const et_real *unbiased = et_step_scores(right);
+    const et_real *others = right->c.select_gates ? right->fwd.logits : right->fwd.gates;
     et_group_score own = right->c.group_score, other = own == ET_GROUP_MAX ? ET_GROUP_TOP2 : ET_GROUP_MAX;
     et_real sum = 0;
     for (size_t i = 0; i < size; i++) {
-        scores[i] = how == WITHOUT_BIAS ? right->fwd.logits[first + i]
-                    : how == OF_GATES   ? right->fwd.gates[first + i]
-                                        : score_of(m, first + i);
+        scores[i] = how == WITHOUT_BIAS ? unbiased[first + i]
+                    : how == OF_OTHERS  ? others[first + i]
+                                        : et_mutant_score(m, first + i);
         sum += scores[i];
     }
     if (how == SUM || size < 2) return sum;
@@ -182,7 +179,7 @@ static void choose_anew(et_mutant *m, size_t how, et_real refused)
         et_top(line, c->groups, c->groups_kept);
         for (size_t j = 0; j < c->groups; j++)
             for (size_t e = 0, i = (size_t)line[j].index * size; e < size; e++, i++)
-                scores[i] = j < c->groups_kept ? score_of(m, t * n + i) : refused;
+                scores[i] = j < c->groups_kept ? et_mutant_score(m, t * n + i) : refused;
         choose(m, t, scores);
     }
     if (m->status == ET_OK && drops(c))
@@ -222,7 +219,7 @@ static const et_hypothesis table[] = {
     {.doc = {"groups-kept-off-by-one", "one group too many is kept, or one too few", "selection"}, .applies = is_limited,
      .variants = {"one too many", "one too few"}, .hooks = {{.at = ET_AT_PLAN, .settings = other_kept}}},
     {.doc = {"group-score", "groups are kept by another score", "selection"}, .applies = is_limited,
-     .variants = {"without the bias", "the best member where the two best are due, or back", "the sum of all members", "of gate values"},
+     .variants = {"without the bias", "the best member where the two best are due, or back", "the sum of all members", "of gate values, or of logits where those are due"},
      .hooks = {{.at = ET_AT_MASK, .whole = another_group_score}}},
     {.doc = {"refused-group-zero", "experts of refused groups have score 0, and are chosen before negative ones", "selection"}, .applies = is_limited,
      .hooks = {{.at = ET_AT_MASK, .whole = filled_with_zeros}}},

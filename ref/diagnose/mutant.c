@@ -105,7 +105,9 @@ static void route(et_mutant *m)
     const et_step_routing *right = &m->on->right->route;
     et_step *r = &m->routed;
     *r = step_like(m);
-    r->fwd.logits = m->on->right->fwd.logits;
+    /* What choices compare is the plan's logits, whichever of the two it is: there mutants change it. */
+    r->fwd.logits = (et_real *)et_step_scores(m->on->right);
+    r->c.select_gates = false;
     r->fwd.gates = m->on->right->fwd.gates;
     et_mutant_settings(m, ET_AT_PLAN, r);
     m->ranked = !et_case_routes_by_threshold(&r->c) || (r->c.has_capacity && !r->c.eval);
@@ -154,6 +156,12 @@ static void selection(et_mutant *m)
     if (m->reach & (BIT(ET_AT_PLAN) | BIT(ET_AT_MASK))) route(m);
     if (m->status == ET_OK && et_mutant_hooked(m, ET_AT_CUTOFF)) change_cutoffs(m);
     if (m->status == ET_OK && (m->reach & BIT(ET_AT_STATE))) update_state(m);
+}
+
+et_real et_mutant_score(const et_mutant *m, size_t place)
+{
+    const et_real *b = m->on->right->in.bias;
+    return et_step_scores(m->on->right)[place] + (b ? b[place % m->moe.n] : 0);
 }
 
 /* ---- gates and weights ---- */

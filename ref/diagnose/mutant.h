@@ -311,4 +311,7 @@ bool et_take_shares(et_mutant *m);
 /* Gate values by m->moe.gate and the scores given [N,n]. */
 void et_gates_again(et_mutant *m, const et_real *scores);
 
+/* What choices compare at one place of [N,n], the bias added. */
+et_real et_mutant_score(const et_mutant *m, size_t place);
+
 #endif

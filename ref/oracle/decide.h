@@ -12,6 +12,9 @@ et_step et_step_like(const et_step *s);
  * array that s has. On failure the caller still frees it. */
 et_status et_step_take_like(et_step *to, const et_step *s, et_error *error);
 
+/* What the rule compares, [N,n]: fwd.logits, or fwd.gates where token choice selects by those. */
+const et_real *et_step_scores(const et_step *s);
+
 /* The case's assignment is given from now on: *mask [N,n], zeroed and the step's own, is to be filled. ET_ENOMEM. */
 et_status et_step_take_given(et_step *s, uint8_t **mask, et_error *error);
 
@@ -25,7 +28,7 @@ et_status et_step_count_bytes(et_step *s, size_t count, size_t size, et_error *e
 bool et_step_has_run(const et_step *s);
 
 /* The phases of et_step_run that only look at scores, each once, on a step of one's own.
- * Routes by fwd.logits: route.* and the assignment. */
+ * Routes by et_step_scores: route.* and the assignment. */
 et_status et_step_route(et_step *s, et_error *error);
 /* From fwd.logits, fwd.gates and route.mask: loss_aux, loss_z, and what they add to bwd.gates and bwd.logits. */
 et_status et_step_losses(et_step *s, et_error *error);

@@ -16,7 +16,7 @@ typedef struct et_field {
 } et_field;
 
 /* In the order in which they are printed. */
-enum { ET_FIELDS = 70 };
+enum { ET_FIELDS = 71 };
 extern const et_field et_fields[ET_FIELDS];
 
 /* et_case_check, and the case as parsing it would leave it: what does not apply, at its default. */

@@ -301,6 +301,11 @@ static void route_padding(et_step *s, size_t from, size_t to)
     for (size_t j = from * K; j < to * K; j++) s->route.topk_expert[j] = -1;
 }
 
+const et_real *et_step_scores(const et_step *s)
+{
+    return is_tc(&s->c) && s->c.select_gates ? s->fwd.gates : s->fwd.logits;
+}
+
 static et_status route_by_token(et_step *s, size_t batch, et_error *error)
 {
     const et_case *c = &s->c;
@@ -310,9 +315,9 @@ static et_status route_by_token(et_step *s, size_t batch, et_error *error)
     et_real *margin = s->route.margin + first * n;
     int32_t *topk = s->route.topk_expert + first * K;
     route_padding(s, first + N, first + et_case_micro_tokens(c));
-    et_status status =
-        et_token_choice_in_groups(N, n, K, has_groups(c) ? &limited : &all,
-                                  s->fwd.logits + first * n, s->in.bias, mask, margin, topk, error);
+    et_status status = et_token_choice_in_groups(N, n, K, has_groups(c) ? &limited : &all,
+                                                 et_step_scores(s) + first * n, s->in.bias, mask,
+                                                 margin, topk, error);
     if (status != ET_OK || !drops(c)) return status;
     return et_drop_overflow(N, n, K, et_case_token_capacity(c), c->drop, topk,
                             s->fwd.gates + first * n, mask, margin, error);

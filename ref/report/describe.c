@@ -47,10 +47,11 @@ static void describe_rule(char *out, size_t room, const et_case *c)
     char groups[64] = "";
     if (c->rule == ET_TC && c->groups > 1)
         snprintf(groups, sizeof groups, " in %zu of %zu groups", c->groups_kept, c->groups);
+    const char *by = c->rule == ET_TC && c->select_gates ? " by gate value" : "";
     if (c->given)
         snprintf(out, room, "tokens go where the given assignment sends them");
     else if (c->rule == ET_TC)
-        snprintf(out, room, "each token takes its top %zu%s%s", c->top_k, groups,
+        snprintf(out, room, "each token takes its top %zu%s%s%s", c->top_k, by, groups,
                  c->has_capacity && !c->eval ? ", within the experts' capacity" : "");
     else if (et_case_routes_by_threshold(c))
         snprintf(out, room, "each expert takes the tokens whose score %s its threshold%s",

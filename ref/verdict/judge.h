@@ -136,7 +136,7 @@ et_status et_routing_judge(et_judgement *j, et_routing_verdict *out, uint8_t *op
                            et_error *error);
 
 /* Variance of one decision's score. */
-double et_score_variance(const et_bars *bars, size_t place);
+double et_score_variance(const et_judgement *j, size_t place);
 
 /* route.topk_expert and route.topk_token: do they list the assignment j->mask (the golden's if it is
  * NULL), in an order that is legal within noise? If not: outcome, failed, worst and reason of *out. */

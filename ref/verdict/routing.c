@@ -23,6 +23,7 @@
  * differ; where they agree one pass over the mask is enough. Left out: that twins on an open threshold fall alike.
  */
 #include "ref/base/memory.h"
+#include "ref/oracle/decide.h"
 #include "ref/oracle/kinds.h"
 #include "ref/oracle/shown.h"
 #include "ref/routing/equal_rows.h"
@@ -56,20 +57,22 @@ et_status et_routing_read(const et_judgement *j, uint8_t **mask, et_routing_verd
 
 /* ---- the scores, and their order ---- */
 
-double et_score_variance(const et_bars *bars, size_t place)
+double et_score_variance(const et_judgement *j, size_t place)
 {
-    return (double)bars->variance.fwd.logits[place];
+    const et_moe_values *of = &j->bars->variance.fwd;
+    bool gates = et_step_scores(j->golden) == j->golden->fwd.gates;
+    return (double)(gates ? of->gates : of->logits)[place];
 }
 
 et_item et_item_at(const et_decisions *q, size_t place)
 {
     const et_step *golden = q->j->golden;
-    double score = (double)golden->fwd.logits[place];
+    double score = (double)et_step_scores(golden)[place];
     if (q->by_gate)
         return (et_item){(double)golden->fwd.gates[place],
                          (double)q->j->bars->variance.fwd.gates[place], place};
     if (q->by_token && golden->in.bias) score += (double)golden->in.bias[place % q->n];
-    return (et_item){score, et_score_variance(q->j->bars, place), place};
+    return (et_item){score, et_score_variance(q->j, place), place};
 }
 
 static bool twins(const et_decisions *q, const et_item *a, const et_item *b)

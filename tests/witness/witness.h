@@ -35,6 +35,7 @@ typedef struct witness_case {
     size_t padding;    /* tc: last tokens of each micro-batch that are no tokens: no slot, y = 0, in no count and mean */
     size_t groups, groups_kept; /* tc: of as many groups of experts a token's come from so many; 1: all */
     const char *group_score;    /* max top2 */
+    int select_gates;           /* tc: choices compare p + b, not r + b */
     size_t k;    /* target load, >= 1: of a pool (ec, and et in warm-up) or of a micro-batch (et) */
     size_t pool; /* P, tokens of a pool (ec, and et in warm-up); divides N/M */
     size_t granularity; /* G of softmax_anchor_out's 1/(G+1); ec and et */

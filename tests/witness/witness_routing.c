@@ -21,7 +21,8 @@ static void compute_logits(const witness_case *c, witness *w)
         }
 }
 
-/* The score is the logit rounded to double; token choice adds its bias, in double.
+/* The score is the logit, or where token choice selects by it the gate value, rounded to double; token choice adds its bias,
+ * in double.
  * Rounded, because the layer under test holds its logits in double, and two of them that round
  * alike are a tie there. Ties that matter come from identical inputs, whose logits agree in any
  * precision. Everything else about a logit (gates, cutoffs) uses the unrounded r. */
@@ -29,7 +30,8 @@ static void compute_scores(const witness_case *c, witness *w)
 {
     for (size_t t = 0; t < c->N; t++)
         for (size_t i = 0; i < c->n; i++) {
-            double s = (double)w->value[FWD_LOGITS][t * c->n + i];
+            size_t what = token_choice(c) && c->select_gates ? FWD_GATES : FWD_LOGITS;
+            double s = (double)w->value[what][t * c->n + i];
             if (token_choice(c) && c->bias != NULL) s += c->bias[i];
             w->score[t * c->n + i] = s;
         }
@@ -345,7 +347,7 @@ static void compute_assignment(const witness_case *c, witness *w)
 void witness_route(const witness_case *c, witness *w)
 {
     compute_logits(c, w);
-    compute_scores(c, w);
     witness_gates(c, w);
+    compute_scores(c, w);
     compute_assignment(c, w);
 }

@@ -333,6 +333,7 @@ class Layer:
         self.choice = self.train and (self.rule == "ec" or warm_up)
         parts = r.view(self.M, -1, n)
         if self.rule == "tc":
+            parts = self.scores(r, p).view(self.M, -1, n)
             masks = [self.token_choice(part) for part in parts]
             if case.get("capacity_factor") is not None and self.train:
                 self.chosen = torch.cat(masks)
@@ -359,6 +360,10 @@ class Layer:
 
     def biased(self, r):
         return r + self.inputs["in.bias"] if "in.bias" in self.inputs else r
+
+    def scores(self, r, p):
+        """What tokens choose by, before the bias."""
+        return p if self.case.get("select", "logit") == "gate" else r
 
     def token_choice(self, r):
         score = self.biased(r)
@@ -768,6 +773,13 @@ class GroupOtherScore(Layer):
         return members.max(-1).values
 
 
+class OtherScores(Layer):
+    """tokens choose by gate values where logits are due, or by logits where gate values are"""
+
+    def scores(self, r, p):
+        return r if self.case.get("select", "logit") == "gate" else p
+
+
 class RefusedGroupZero(Layer):
     """experts of refused groups have score 0"""
 
@@ -800,6 +812,7 @@ FAULTS = {
     "aux-after-dropping": AuxAfterDropping,
     "group-without-bias": GroupWithoutBias,
     "group-other-score": GroupOtherScore,
+    "gates-in-selection": OtherScores,
     "refused-group-zero": RefusedGroupZero,
     "accumulator-bf16": AccumulatorBf16,
     "gate-forgotten": GateForgotten,

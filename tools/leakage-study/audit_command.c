@@ -88,10 +88,11 @@ static et_status draw_futures(subject *s, const audit_options *o, et_error *erro
 /* What own_rule does not know. */
 static et_status check_rule(const char *where, const et_case *c, et_error *error)
 {
-    const char *what = c->given                               ? "a given assignment"
-                       : c->groups > 1                        ? "groups of experts"
+    const char *what = c->given                              ? "a given assignment"
+                       : c->groups > 1                       ? "groups of experts"
+                       : c->rule == ET_TC && c->select_gates ? "a choice by gate values"
                        : c->rule == ET_TC && c->has_capacity ? "token choice with a capacity"
-                                                              : NULL;
+                                                             : NULL;
     if (c->layer != ET_MOE || what == NULL) return ET_OK;
     return et_fail(error, ET_EINVAL, "%s: case '%s' has %s, which the audit does not know", where, c->name, what);
 }
