@@ -269,6 +269,9 @@ START_TEST(gradients_are_derivatives_in_every_kind_of_step)
         "fanout'",
         "'rule':'tc','top_k':2,'groups':2,'groups_kept':1,'group_score':'top2','norm':'sum','"
         "routed_scale':2.5",
+        "'rule':'ec','granularity':2,'padding':2,'norm':'sum','z_loss_coef':0.3",
+        "'rule':'et','granularity':2,'ema_updates':1,'padding':3,'capacity_factor':0.5",
+        "'rule':'tc','top_k':2,'padding':2,'capacity_factor':0.7,'balance':'aux','norm':'sum'",
         "'rule':'tc','top_k':2,'select':'gate','balance':'lossfree','norm':'sum','routed_scale':2."
         "5",
     };

@@ -90,6 +90,15 @@ static const struct {
     {"padding-in-shared", "padded-tc", 1, false},
     {"padding-in-losses", "padded-tc", 7, false},
     {"padding-in-bias", "padded-bias-tc", 1, false},
+    {"padding-routed", "padded-pools-ec", 3, false},
+    {"padding-in-k", "padded-pools-ec", 1, false},
+    {"k-plus-one", "padded-pools-ec", 1, false},
+    {"pools-ignored", "padded-pools-ec", 7, false},
+    {"padding-routed", "padded-et", 3, false},
+    {"capacity-ignored", "padded-et", 1, false},
+    {"capacity-upper-off-by-one", "padded-et", 3, false},
+    {"padding-routed", "padded-dropped-tc", 3, false},
+    {"overflow-capacity", "padded-dropped-tc", 0x5b, false},
     {"routed-scale-forgotten", "scaled-swiglu-tc", 1, true},
     {"routed-scale-gradient", "scaled-swiglu-tc", 1, true},
     {"overflow-order", "dropped-tc", 0x3f, false},
@@ -136,7 +145,15 @@ static void route_so(honest *k, const uint8_t *mask)
     add_tensors(k, &wrong);
     emulate_step(k, &wrong, k->profile, ET_ROUND_RANDOM, 3);
     if (k->golden.route.topk_expert) remove_tensor(k, "route.topk_expert");
+    if (k->golden.route.topk_token) remove_tensor(k, "route.topk_token");
     et_step_free(&wrong);
+}
+
+/* By as much as the mistake moves the reference's. */
+static void move_values(const et_tensor_out *own, const double *wrong, const double *right)
+{
+    double *values = (double *)(uintptr_t)own->values;
+    for (size_t i = 0; i < elements_of(own); i++) values[i] += wrong[i] - right[i];
 }
 
 /* The candidate's numbers become those of a kernel with the mistake; what it does not reach stays the honest kernel's. */
@@ -150,13 +167,17 @@ static void plant(honest *k, const et_hypothesis *what, size_t variant)
         ck_assert_int_eq(et_mutant_phase(&m, (et_phase)phase, NULL), ET_OK);
     bool reroutes = et_hypothesis_reach(&k->golden.c, what, variant, false) >> ET_AT_MASK & 1;
     if (reroutes) route_so(k, m.all.route.mask);
-    for (size_t t = 0; !reroutes && t < k->count; t++) {
+    for (size_t t = 0; t < k->count; t++) {
         et_tensor_out *own = &k->tensors[t];
         const void *wrong = et_mutant_values(&m, own->name);
+        et_tensor_id id = et_tensor_find(own->name);
         if (!wrong || !et_tensor_is_real(own)) continue;
-        memcpy((void *)(uintptr_t)own->values, wrong, elements_of(own) * sizeof(double));
-        coarsen(k, own->name, 1,
-                et_place_bits(k->profile, et_tensors[et_tensor_find(own->name)].place));
+        if (!reroutes)
+            memcpy((void *)(uintptr_t)own->values, wrong, elements_of(own) * sizeof(double));
+        else if (et_tensors[id].stage == ET_AT_CUTOFF ||
+                 id == ET_STATE_EMA) /* no assignment says these */
+            move_values(own, wrong, et_tensor_view(&k->golden, id).values);
+        coarsen(k, own->name, 1, et_place_bits(k->profile, et_tensors[id].place));
     }
     et_mutant_close(&m);
     et_subject_close(&on);

@@ -194,7 +194,7 @@ static const struct {
     [DROP] = {"drop", "'drop':'%s'", 1, {"arrival", "score"}},
     [GROUPS] = {"groups", NULL, 1, {"none", "max", "top2"}},
     [SCALE] = {"routed_scale", "'routed_scale':%s", 1, {"1", "2.5"}},
-    [PADDING] = {"padding", "'padding':%s", 1, {"0", "1", "3"}},
+    [PADDING] = {"padding", "'padding':%s", 1, {"0", "2", "4"}},
     [BIASES] = {"expert_bias", "'expert_bias':%s", 1, {"false", "true"}},
     [SELECT] = {"select", "'select':'%s'", 1, {"logit", "gate"}},
     [WEIGH] = {"weigh", "'weigh':'%s'", 1, {"output", "input"}},
@@ -235,13 +235,14 @@ __attribute__((format(printf, 2, 3))) static void put(writer *w, const char *for
 /* Fields whose value depends on other switches. A micro-batch has as many tokens as TOKENS says. */
 static void write_sizes(writer *w, const size_t *choice)
 {
-    size_t tokens = number_of(choice, TOKENS), pool = tokens;
+    size_t tokens = number_of(choice, TOKENS), padding = number_of(choice, PADDING);
+    size_t real = tokens > padding ? tokens - padding : 1, pool = real; /* none: to be refused */
     bool all = has_value(choice, GRANULARITY, "all"), tc = has_value(choice, RULE, "tc");
     size_t each = number_of(choice, all ? EXPERTS : GRANULARITY);
     put(w, ",'tokens':%zu", tokens * number_of(choice, MICRO));
     put(w, tc ? ",'top_k':%zu" : ",'granularity':%zu", each);
     if (has_value(choice, POOL, "half")) { /* an odd number has none, and is to be refused */
-        pool = tokens > 1 ? tokens / 2 : 2;
+        pool = real > 1 ? real / 2 : 2;
         put(w, ",'pool_tokens':%zu", pool);
     }
     if (has_value(choice, TARGET, "1")) put(w, ",'target_load':1");
@@ -329,17 +330,19 @@ static bool is_decided(const size_t *choice)
  * library then says 0, as moe.h promises; the exact quotient is another number.) A text of width 1
  * consists of -1 and 1: a softmax over such tokens has a gradient that adds up to 0. Gates of tiny logits are all alike
  * (but relu's), and those of an expert that draws all tokens are near 1; what is dropped by score, or selected by gate
- * value, has a difference of two for its margin. */
+ * value, has a difference of two for its margin; large logits saturate. */
 static bool is_conditioned(const size_t *choice)
 {
     bool relu = has_value(choice, GATE, "relu") && has_value(choice, ACTIVATION, "relu2"), tc = has_value(choice, RULE, "tc");
-    bool vanish = has_value(choice, NORM, "sum") && !(tc && has_value(choice, GATE, "softmax"));
+    bool best = tc && has_value(choice, GATE, "softmax") && has_value(choice, CAPACITY, "null");
+    bool vanish = has_value(choice, NORM, "sum") && !best;
     bool equal = has_value(choice, SOURCE, "text") && has_value(choice, WIDTH, "1");
     bool alike = has_value(choice, SOURCE, "tiny") && !has_value(choice, GATE, "relu");
     alike = alike || (has_value(choice, SOURCE, "skewed") && has_value(choice, EXPERTS, "1"));
     if (equal && has_value(choice, GATE, "softmax_tokens")) return false;
-    if (alike && (has_value(choice, DROP, "score") || has_value(choice, SELECT, "gate")))
-        return false;
+    if (alike && has_value(choice, DROP, "score")) return false;
+    alike = alike || (has_value(choice, SOURCE, "huge") && !has_value(choice, GATE, "relu"));
+    if (alike && has_value(choice, SELECT, "gate")) return false;
     if (!has_value(choice, SOURCE, "huge") || relu) return true;
     return has_exact_logits(choice) && !vanish;
 }
@@ -393,8 +396,7 @@ static bool is_among_positions(const position *list, size_t count, size_t s, siz
 
 /* What only some rules know, and so excludes the other rules, and what those alone know. */
 static const position of_tc[] = {{RULE, "tc"},    {BALANCE, "!none"}, {GLOBAL, "true"},
-                                 {PADDING, "!0"}, {DROP, "score"},    {GROUPS, "!none"},
-                                 {SELECT, "gate"}};
+                                 {DROP, "score"}, {GROUPS, "!none"},  {SELECT, "gate"}};
 static const position of_ec[] = {{RULE, "ec"}};
 static const position of_et[] = {{RULE, "et"}, {CAPACITY, "0"}, {WARMUP, "!none"}};
 static const position of_tc_and_et[] = {{CAPACITY, "!null"}};
@@ -404,16 +406,14 @@ static const position of_ec_and_et[] = {
 
 /* Everything else. Integers stay integers only where nothing is divided or exponentiated. */
 static const position clashes[][2] = {
-    {{BALANCE, "none"}, {GLOBAL, "true"}},   {{EXPERTS, "1"}, {GRANULARITY, "2"}},
-    {{TOKENS, "!8"}, {POOL, "half"}},        {{GATE, "!relu"}, {SOURCE, "integer"}},
-    {{NORM, "!none"}, {SOURCE, "integer"}},  {{BALANCE, "!none"}, {SOURCE, "integer"}},
-    {{GLOBAL, "true"}, {SOURCE, "integer"}}, {{Z_LOSS, "!0"}, {SOURCE, "integer"}},
-    {{SOURCE, "integer"}, {SCALE, "2.5"}},   {{SOURCE, "integer"}, {ACTIVATION, "!relu2"}},
-    {{TOKENS, "1"}, {PADDING, "!0"}},
-    {{SOURCE, "integer"}, {SHIFT, "mean"}},  {{SOURCE, "text"}, {SHIFT, "mean"}},
-    {{CAPACITY, "!null"}, {PADDING, "!0"}},  {{PADDING, "!0"}, {DROP, "score"}},
-    {{PADDING, "!0"}, {GROUPS, "!none"}},
-    {{CAPACITY, "null"}, {DROP, "score"}},   {{EXPERTS, "!4"}, {GROUPS, "!none"}},
+    {{BALANCE, "none"}, {GLOBAL, "true"}},     {{EXPERTS, "1"}, {GRANULARITY, "2"}},
+    {{TOKENS, "!8"}, {POOL, "half"}},          {{GATE, "!relu"}, {SOURCE, "integer"}},
+    {{NORM, "!none"}, {SOURCE, "integer"}},    {{BALANCE, "!none"}, {SOURCE, "integer"}},
+    {{GLOBAL, "true"}, {SOURCE, "integer"}},   {{Z_LOSS, "!0"}, {SOURCE, "integer"}},
+    {{SOURCE, "integer"}, {SCALE, "2.5"}},     {{SOURCE, "integer"}, {ACTIVATION, "!relu2"}},
+    {{TOKENS, "1"}, {PADDING, "!0"}},          {{SOURCE, "integer"}, {SHIFT, "mean"}},
+    {{SOURCE, "text"}, {SHIFT, "mean"}},       {{GATE, "softmax_tokens"}, {PADDING, "!0"}},
+    {{CAPACITY, "null"}, {DROP, "score"}},     {{EXPERTS, "!4"}, {GROUPS, "!none"}},
     {{GRANULARITY, "all"}, {GROUPS, "!none"}},
 };
 
@@ -557,9 +557,39 @@ static bool gradient_vanishes(const et_step *s)
     return most > 0 && most < 1e-280;
 }
 
+/* Margins of gate values that are nearly equal, likewise: of a choice by them, or of what a capacity drops by score. */
+static bool margin_cancels(const et_step *s)
+{
+    double most = 0, each = 0;
+    if (s->c.layer != ET_MOE || (!s->c.select_gates && s->route.chosen == NULL)) return false;
+    for (size_t i = 0; i < s->c.tokens * s->c.experts; i++) {
+        double margin = fabs((double)s->route.margin[i]);
+        if (isfinite(margin)) most = fmax(most, margin);
+        each = fmax(each, fabs((double)s->fwd.gates[i]));
+    }
+    return most > 0 && most < each / 300;
+}
+
+/* dW_down of a shared expert so narrow that all of its sums over tokens may, likewise. */
+static bool weights_cancel(const et_step *s)
+{
+    size_t d = s->c.d_model, hs = s->c.shared_d_expert;
+    double most = 0, each = 0;
+    for (size_t i = 0; s->bwd.shared_down && i < d * hs; i++) {
+        double terms = 0;
+        for (size_t t = 0; t < s->c.tokens; t++)
+            terms += fabs((double)s->bwd.shared_out[t * d + i / hs] *
+                          (double)s->fwd.shared_act[t * hs + i % hs]);
+        most = fmax(most, fabs((double)s->bwd.shared_down[i]));
+        each = fmax(each, terms);
+    }
+    return most < each / 300;
+}
+
 static bool cancels(const et_step *s)
 {
-    return loss_cancels(s) || gradient_cancels(s) || gradient_vanishes(s);
+    return weights_cancel(s) || loss_cancels(s) || margin_cancels(s) || gradient_cancels(s) ||
+           gradient_vanishes(s);
 }
 
 /* The step of a case of the covering, from the first of 20 seeds with which nothing cancels. */

@@ -49,6 +49,7 @@ down-bias-unweighted biased-swiglu-et
 bias-of-neighbour biased-tc
 padding-routed padded-tc
 padding-in-losses padded-tc
+padding-routed padded-et
 drop-by-tokens dropped-tc overflow-order overflow-order
 capacity-less-one dropped-tc overflow-capacity overflow-capacity
 norm-before-capacity dropped-tc

@@ -41,9 +41,7 @@ def token_choice(dice, case):
     if dice.random() < 0.3:
         case["select"] = "gate"
     variant = dice.randrange(4)
-    if variant == 0:
-        case["padding"] = dice.randrange(1 + case["tokens"] // case["micro_batches"])
-    elif variant == 1:
+    if variant == 1:
         case.update(capacity_factor=dice.choice([0.5, 1, 1.25]), drop=dice.choice(["arrival", "score"]))
     elif variant == 2 and n % 2 == 0:
         case.update(groups=2, groups_kept=1, group_score=dice.choice(["max", "top2"]))
@@ -51,7 +49,10 @@ def token_choice(dice, case):
 
 
 def thresholds(dice, case):
-    pool = case["tokens"] // case["micro_batches"]
+    pool = case["tokens"] // case["micro_batches"] - case.get("padding", 0)
+    if case["rule"] == "ec" and case["mode"] == "train":
+        pool = dice.choice([P for P in range(1, pool + 1) if pool % P == 0])
+        case["pool_tokens"] = pool
     case["target_load"] = 1 + dice.randrange(min(pool, 40))
     case["threshold"] = dice.choice(["strict", "inclusive"])
     case["ema_decay"] = dice.choice([0.9, 0.99, 0.999])
@@ -78,6 +79,8 @@ def experts(dice, number):
                 ["normal", "normal", "normal", "text", "ties", "skewed", "outlier"])}}
     if dice.random() < 0.3:
         case["z_loss_coef"] = dice.choice([0.001, 0.1])
+    if dice.random() < 0.3 and (case["rule"] == "tc" or case["gate"] != "softmax_tokens"):
+        case["padding"] = dice.randrange(case["tokens"] // batches)
     if case["rule"] == "tc":
         case["gate"] = case["gate"].replace("softmax_tokens", "softmax")
         token_choice(dice, case)

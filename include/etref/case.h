@@ -80,7 +80,8 @@ typedef struct et_case {
     bool expert_bias;   /* every expert, and the dense layer, has b_up, b_down; with swiglu b_gate, too */
     size_t experts;     /* n; dense: 0 */
     size_t top_k;       /* tc: K = G */
-    size_t padding;     /* tc: the last tokens of each micro-batch, so many, are padding: see et_case_real_tokens */
+    size_t
+        padding; /* the last tokens of each micro-batch, so many, are padding: see et_case_real_tokens */
     size_t groups, groups_kept; /* tc: a token's K come from so many groups of experts; groups 0 in memory: 1 */
     et_group_score group_score;
     bool
@@ -88,7 +89,7 @@ typedef struct et_case {
     size_t granularity; /* ec, et: G; for tc equal to top_k */
     size_t target_load; /* k, in a pool; default: floor(pool_tokens * granularity / experts) */
     size_t
-        pool_tokens; /* P; default: tokens / micro_batches, and always that where nothing is routed by pools */
+        pool_tokens; /* P; default: a micro-batch's real tokens, and always that where nothing is routed by pools */
     et_gate gate;
     et_norm norm;
     double routed_scale;    /* factor of every w; 0 in a case put together in memory: 1 */
@@ -146,7 +147,8 @@ et_status et_case_parse_all(et_case **cases, size_t *count, const char *json, si
 et_status et_case_print(char **json, const et_case *c, et_error *error);
 
 /* Tokens of one micro-batch that are no padding: N / M - padding, its first ones. A padding token takes no slot, its y and dx
- * are 0, and it is not counted: N / M in F, in the means of the losses and in the update of the bias is this number. */
+ * are 0, and it is not counted: pools and capacities are of real tokens, and N / M in F, in the means of the losses and in the
+ * update of the bias is this number. */
 size_t et_case_real_tokens(const et_case *c);
 
 /* Tokens of one micro-batch: N / M. */

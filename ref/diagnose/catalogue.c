@@ -188,7 +188,7 @@ ET_SHOWS(et_is_gated, s->c.activation == ET_SWIGLU);
 ET_SHOWS(et_has_many_experts, et_is_moe(s) && s->c.experts > 1);
 ET_SHOWS(et_by_choice, et_is_moe(s) && et_case_routes_by_choice(&s->c));
 ET_SHOWS(et_by_threshold, et_is_moe(s) && et_case_routes_by_threshold(&s->c));
-ET_SHOWS(et_has_pools_in_batch, et_by_choice(s) && s->c.pool_tokens < et_case_micro_tokens(&s->c));
+ET_SHOWS(et_has_pools_in_batch, et_by_choice(s) && s->c.pool_tokens < et_case_real_tokens(&s->c));
 ET_SHOWS(et_has_anchor, et_is_moe(s) && et_gate_has_anchor(s->c.gate));
 ET_SHOWS(et_sums_gates, et_is_moe(s) && s->c.norm == ET_NORM_SUM);
 ET_SHOWS(et_divides_by_fanout, et_is_moe(s) && s->c.norm == ET_NORM_FANOUT);

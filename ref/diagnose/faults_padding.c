@@ -8,9 +8,27 @@
 static ET_SHOWS(pads, has_padding(&s->c));
 static ET_SHOWS(pads_beside_shared, pads(s) && s->c.shared);
 static ET_SHOWS(pads_with_loss, pads(s) && (s->loss_aux || s->loss_z));
+static ET_SHOWS(pads_pools, pads(s) && s->c.rule != ET_TC && !s->c.given && !s->c.eval);
 static ET_SHOWS(pads_with_bias, pads(s) && s->state_bias);
 
-static ET_SETTING(no_padding, s->c.padding = 0);
+/* All tokens are routed: in the pools there are, or where those no longer fit in one. */
+static void no_padding(et_mutant *m, et_step *s)
+{
+    et_case *c = &s->c;
+    (void)m;
+    c->padding = 0;
+    if (et_case_micro_tokens(c) % c->pool_tokens != 0) c->pool_tokens = et_case_micro_tokens(c);
+}
+
+/* k as if padding were tokens. */
+static void k_of_all(et_mutant *m, et_step *s)
+{
+    et_case *c = &s->c;
+    size_t k = et_case_micro_tokens(c) / pools_of_batch(c) * c->granularity / c->experts;
+    (void)m;
+    if (k > 0) c->target_load = k < c->pool_tokens ? k : c->pool_tokens;
+}
+
 static ET_SETTING(no_mask, m->moe.mask = NULL);
 
 /* Sums over the real tokens, divided by the number of all; form 2: and so is F. */
@@ -30,6 +48,8 @@ static const et_hypothesis table[] = {
     {.doc = {"padding-routed", "padding tokens are routed like others", "selection"}, .everywhere = true,
      .applies = pads, .variants = {"", "and go through the shared expert"},
      .hooks = {{.at = ET_AT_PLAN, .settings = no_padding}, {.at = ET_AT_WEIGHTS, .variants = 2, .settings = no_mask}}},
+    {.doc = {"padding-in-k", "k comes from all tokens, padding, too", "selection"}, .everywhere = true,
+     .applies = pads_pools, .hooks = {{.at = ET_AT_PLAN, .settings = k_of_all}}},
     {.doc = {"padding-in-shared", "the shared expert's output for padding tokens enters y", "forward"}, .everywhere = true,
      .applies = pads_beside_shared, .hooks = {{.at = ET_AT_WEIGHTS, .settings = no_mask}}},
     {.doc = {"padding-in-losses", "padding tokens count in the losses' means", "backward"}, .everywhere = true,

@@ -6,6 +6,7 @@
 #include "etref/dtype.h"
 #include "ref/diagnose/faults.h"
 #include "ref/oracle/decide.h"
+#include "ref/oracle/kinds.h"
 
 #include <string.h>
 
@@ -19,7 +20,9 @@ static ET_SHOWS(could_be_clamped, et_by_threshold(s) && s->c.has_capacity && s->
 /* k says something: K of TC, or the load by which EC chooses and the moving average is fed. */
 static ET_SHOWS(uses_k, et_decides(s) && (s->c.rule == ET_TC || !s->c.eval));
 static ET_SHOWS(has_pools, uses_k(s) && s->c.rule != ET_TC && s->c.pool_tokens < s->c.tokens);
-static ET_SHOWS(has_micro_batches, et_is_moe(s) && s->c.rule != ET_TC && s->c.micro_batches > 1);
+static ET_SHOWS(has_micro_batches,
+                et_is_moe(s) && s->c.rule != ET_TC && s->c.micro_batches > 1 &&
+                    !has_padding(&s->c)); /* which would stand between real tokens */
 static ET_SHOWS(has_phases, et_by_choice(s) ? s->in.ema != NULL : et_by_threshold(s));
 static ET_SHOWS(has_remainder, uses_k(s) && s->c.rule != ET_TC &&
                                    s->c.pool_tokens * s->c.granularity % s->c.experts != 0);
@@ -50,31 +53,43 @@ static void negate(et_real *values, size_t count)
     for (size_t i = 0; i < count; i++) values[i] = -values[i];
 }
 
-/* Copies of what a step routes by, turned around. */
-static void turn(et_mutant *m, et_step *s, void (*how)(et_real *, size_t))
+typedef void (*turning)(et_real *values, size_t count);
+
+/* Each micro-batch's real tokens by themselves, of values [N,n]. */
+static void turn_batches(const et_mutant *m, turning how, et_real *values)
 {
-    size_t n = m->moe.n, count = m->moe.N * n;
-    struct {
-        et_real **at;
-        size_t count;
-    } all[] = {{&s->fwd.logits, count}, {&s->in.ema, n}, {&s->in.bias, n}};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        et_real *copy = *all[i].at ? et_mutant_copy(m, *all[i].at, all[i].count) : NULL;
+    const et_case *c = &m->on->right->c;
+    for (size_t b = 0; b < c->micro_batches; b++)
+        how(values + batch_of(c, b).first * m->moe.n, batch_of(c, b).count * m->moe.n);
+}
+
+/* Copies of what a step routes by, turned around. */
+static void turn(et_mutant *m, et_step *s, turning how)
+{
+    size_t n = m->moe.n;
+    et_real **of_experts[] = {&s->in.ema, &s->in.bias};
+    et_real *scores = et_mutant_copy(m, s->fwd.logits, m->moe.N * n);
+    if (scores == NULL) return;
+    turn_batches(m, how, scores);
+    s->fwd.logits = scores;
+    for (size_t i = 0; i < sizeof of_experts / sizeof *of_experts; i++) {
+        et_real *copy = *of_experts[i] ? et_mutant_copy(m, *of_experts[i], n) : NULL;
         if (copy == NULL) continue;
-        how(copy, all[i].count);
-        *all[i].at = copy;
+        how(copy, n);
+        *of_experts[i] = copy;
     }
 }
 
 /* And back again: what came of it. */
-static void turn_back(et_mutant *m, void (*how)(et_real *, size_t))
+static void turn_back(et_mutant *m, turning how)
 {
     et_step_routing *r = &m->routed.route;
     const et_case *c = &m->routed.c;
-    size_t n = m->moe.n;
+    size_t n = m->moe.n, cutoffs = pools_of_batch(c) * n;
     if (r->threshold) how(r->threshold, n);
     if (r->cutoff) how(r->cutoff, n);
-    if (r->pool_cutoff) how(r->pool_cutoff, c->tokens / c->pool_tokens * n);
+    for (size_t b = 0; r->pool_cutoff && b < c->micro_batches; b++)
+        how(r->pool_cutoff + b * cutoffs, cutoffs);
     m->routed.fwd.logits = (et_real *)et_step_scores(m->on->right);
 }
 
@@ -83,14 +98,16 @@ static ET_SETTING(last_wins, turn(m, s, reverse));
 
 static void last_has_won(et_mutant *m)
 {
-    size_t count = m->moe.N * m->moe.n;
-    uint8_t *mask = m->all.route.mask;
-    for (size_t i = 0, j = count; i + 1 < j; i++) {
-        uint8_t kept = mask[i];
-        mask[i] = mask[--j];
-        mask[j] = kept;
+    const et_case *c = &m->on->right->c;
+    for (size_t b = 0; b < c->micro_batches; b++) {
+        uint8_t *mask = m->all.route.mask + batch_of(c, b).first * m->moe.n;
+        for (size_t i = 0, j = batch_of(c, b).count * m->moe.n; i + 1 < j; i++) {
+            uint8_t kept = mask[i];
+            mask[i] = mask[--j];
+            mask[j] = kept;
+        }
     }
-    reverse(m->all.route.margin, count);
+    turn_batches(m, reverse, m->all.route.margin);
     turn_back(m, reverse);
 }
 
@@ -154,7 +171,7 @@ static void set_k(et_step *s, size_t k)
     et_case *c = &s->c;
     size_t most = c->rule == ET_TC              ? c->experts
                   : et_case_routes_by_choice(c) ? c->pool_tokens
-                                                : et_case_micro_tokens(c);
+                                                : et_case_real_tokens(c);
     if (k < 1) k = 1;
     *(c->rule == ET_TC ? &c->top_k : &c->target_load) = k < most ? k : most;
 }
@@ -169,7 +186,7 @@ static void k_from_batch(et_mutant *m, et_step *s)
 {
     const et_case *c = &s->c;
     size_t exact = c->tokens * c->granularity / c->experts;
-    set_k(s, m->fault.variant == 0 ? exact : c->target_load * (c->tokens / c->pool_tokens));
+    set_k(s, m->fault.variant == 0 ? exact : c->target_load * c->micro_batches * pools_of_batch(c));
 }
 
 /* One pool for all tokens that are routed together; it takes as many as its parts did, as many as
@@ -177,7 +194,7 @@ static void k_from_batch(et_mutant *m, et_step *s)
 static void one_pool(et_mutant *m, et_step *s)
 {
     et_case *c = &s->c;
-    size_t batch = et_case_micro_tokens(c), k = c->target_load, parts = batch / c->pool_tokens;
+    size_t batch = et_case_real_tokens(c), k = c->target_load, parts = batch / c->pool_tokens;
     c->pool_tokens = batch;
     set_k(s, m->fault.variant == 0   ? k * parts
              : m->fault.variant == 1 ? k
@@ -222,18 +239,21 @@ static void clamp(et_mutant *m, const et_capacity *bounds)
 {
     const et_case *c = &m->on->right->c;
     const et_step_routing *r = &m->all.route;
-    size_t N = et_case_micro_tokens(c), n = m->moe.n;
+    size_t n = m->moe.n;
     int32_t *passed = et_mutant_integers(m, n);
-    for (size_t b = 0; m->status == ET_OK && b < c->micro_batches; b++)
+    for (size_t b = 0; m->status == ET_OK && b < c->micro_batches; b++) {
+        et_span tokens = batch_of(c, b);
+        size_t at = tokens.first * n;
         m->status =
-            et_expert_threshold(N, n, m->all.fwd.logits + b * N * n, r->threshold, c->inclusive,
-                                bounds, r->mask + b * N * n, r->margin + b * N * n, passed, NULL);
+            et_expert_threshold(tokens.count, n, m->all.fwd.logits + at, r->threshold, c->inclusive,
+                                bounds, r->mask + at, r->margin + at, passed, NULL);
+    }
 }
 
 static et_capacity bounds_of(const et_mutant *m)
 {
     const et_case *c = &m->on->right->c;
-    return et_capacity_bounds(c->target_load, c->capacity_factor, et_case_micro_tokens(c));
+    return et_capacity_bounds(c->target_load, c->capacity_factor, et_case_real_tokens(c));
 }
 
 static void always_clamped(et_mutant *m)
@@ -276,9 +296,11 @@ bool et_passes(const et_mutant *m, size_t place)
 static void clamp_by_index(et_mutant *m)
 {
     et_capacity bounds = bounds_of(m);
-    size_t n = m->moe.n, batch = et_case_micro_tokens(&m->all.c);
-    for (size_t at = 0; at < m->moe.N / batch * n; at++) {
-        size_t first = at / n * batch * n + at % n, end = first + batch * n, taken = 0;
+    const et_case *c = &m->all.c;
+    size_t n = m->moe.n;
+    for (size_t at = 0; at < c->micro_batches * n; at++) {
+        et_span tokens = batch_of(c, at / n);
+        size_t first = tokens.first * n + at % n, end = first + tokens.count * n, taken = 0;
         for (size_t j = first; j < end; j += n) {
             m->all.route.mask[j] = et_passes(m, j) && taken < bounds.upper;
             taken += m->all.route.mask[j];
@@ -338,10 +360,11 @@ void et_cutoffs_of(et_mutant *m, size_t batch, et_real *kth)
 {
     const et_step *right = m->on->right;
     const et_case *c = &right->c;
-    size_t n = m->moe.n, N = et_case_micro_tokens(c), parts = N / c->pool_tokens;
+    size_t n = m->moe.n, parts = pools_of_batch(c);
+    et_span tokens = batch_of(c, batch);
     if (right->route.pool_cutoff == NULL) {
-        m->status =
-            et_kth_largest(N, n, c->target_load, right->fwd.logits + batch * N * n, kth, NULL);
+        m->status = et_kth_largest(tokens.count, n, c->target_load,
+                                   right->fwd.logits + tokens.first * n, kth, NULL);
         return;
     }
     memset(kth, 0, n * sizeof *kth);
@@ -386,7 +409,7 @@ static ET_WHOLE(one_batch_counts,
 static void one_pool_of(et_mutant *m, size_t batch, et_real *kth)
 {
     const et_case *c = &m->all.c;
-    size_t n = m->moe.n, parts = et_case_micro_tokens(c) / c->pool_tokens;
+    size_t n = m->moe.n, parts = pools_of_batch(c);
     size_t one = m->fault.variant == 0 ? parts - 1 : 0;
     memcpy(kth, m->on->right->route.pool_cutoff + (batch * parts + one) * n, n * sizeof *kth);
 }

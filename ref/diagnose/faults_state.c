@@ -2,6 +2,7 @@
  * See faults.h. The rules' own mistakes are in faults_routing.c. */
 #include "etref/dtype.h"
 #include "ref/diagnose/faults.h"
+#include "ref/oracle/kinds.h"
 
 #include <math.h>
 #include <string.h>
@@ -42,7 +43,7 @@ static void move_in_micro_batches(et_mutant *m, et_step *s)
 static void sum_of_cutoffs(et_mutant *m, et_step *s)
 {
     const et_case *c = &s->c;
-    size_t M = c->micro_batches, pools = et_case_micro_tokens(c) / c->pool_tokens;
+    size_t M = c->micro_batches, pools = pools_of_batch(c);
     double times = (double)(m->fault.variant == 0 ? M : m->fault.variant == 1 ? pools : M * pools);
     et_real *sum = et_mutant_copy(m, s->route.cutoff, m->moe.n);
     if (sum) et_scale_values(m->moe.n, times, sum);

@@ -96,15 +96,17 @@ static void another_order(et_mutant *m)
 static void another_capacity(et_mutant *m)
 {
     const et_case *c = &m->on->right->c;
-    size_t N = et_case_micro_tokens(c), own = et_case_token_capacity(c), K = c->top_k, n = c->experts;
+    size_t N = et_case_real_tokens(c), own = et_case_token_capacity(c), K = c->top_k,
+           n = c->experts, micro = et_case_micro_tokens(c);
     double C = c->capacity_factor, exact = (double)(N * K) / (double)n * C;
     const size_t slots[] = {own + 1,
                             own - 1,
                             exact < (double)N ? (size_t)exact : N,
                             et_token_capacity(N, n, 1, C),
                             et_token_capacity(N, n, K, 1),
-                            (size_t)ceil((double)((N + n - 1) / n * K) * C)};
-    keep(m, order_of(c), N, slots[m->fault.variant]);
+                            (size_t)ceil((double)((N + n - 1) / n * K) * C),
+                            et_token_capacity(micro, n, K, C)};
+    keep(m, order_of(c), micro, slots[m->fault.variant]);
 }
 
 /* Form 0: the slots that the whole step would have, in each micro-batch; 1: and one line for all of it; 2: one line for
@@ -113,7 +115,8 @@ static void capacity_of_step(et_mutant *m)
 {
     const et_case *c = &m->on->right->c;
     size_t N = et_case_micro_tokens(c), own = et_case_token_capacity(c);
-    size_t all = et_token_capacity(c->tokens, c->experts, c->top_k, c->capacity_factor);
+    size_t real = c->micro_batches * et_case_real_tokens(c);
+    size_t all = et_token_capacity(real, c->experts, c->top_k, c->capacity_factor);
     keep(m, order_of(c), m->fault.variant == 0 ? N : c->tokens, m->fault.variant == 2 ? own : all);
 }
 
@@ -174,6 +177,7 @@ static void choose_anew(et_mutant *m, size_t how, et_real refused)
     et_real *scores = et_mutant_reals(m, n);
     et_ranked *line = et_mutant_own(m, c->groups, sizeof *line);
     for (size_t t = 0; scores && line && t < m->moe.N; t++) {
+        if (is_padding(c, t)) continue;
         for (size_t j = 0; j < c->groups; j++)
             line[j] = (et_ranked){group_score(m, how, size, t * n + j * size, scores), (int32_t)j};
         et_top(line, c->groups, c->groups_kept);
@@ -207,7 +211,7 @@ static const et_hypothesis table[] = {
                   "by scores, not gate values", "by gate values over their sum", "the highest gate values are dropped"},
      .hooks = {{.at = ET_AT_MASK, .whole = another_order}}},
     {.doc = {"overflow-capacity", "the capacity of an expert is another number of slots", "selection"}, .applies = et_drops,
-     .variants = {"one too many", "one too few", "rounded down", "without the factor K", "without the capacity factor", "tokens over experts rounded up first"},
+     .variants = {"one too many", "one too few", "rounded down", "without the factor K", "without the capacity factor", "tokens over experts rounded up first", "of padding tokens, too"},
      .hooks = {{.at = ET_AT_MASK, .whole = another_capacity}}},
     {.doc = {"overflow-of-step", "the capacity is the step's, not a micro-batch's", "selection"}, .applies = drops_in_parts,
      .variants = {"its slots, in each micro-batch", "its slots, and one line", "one line, for a micro-batch's slots"},

@@ -7,6 +7,7 @@
  */
 #include "ref/diagnose/mutant.h"
 #include "ref/oracle/decide.h"
+#include "ref/oracle/kinds.h"
 #include "ref/verdict/judge.h"
 
 #include <stdlib.h>
@@ -19,7 +20,7 @@ static const et_case *case_of(const et_mutant *m)
     return &m->on->right->c;
 }
 
-static bool is_moe(const et_mutant *m)
+static bool has_experts(const et_mutant *m)
 {
     return case_of(m)->layer == ET_MOE;
 }
@@ -75,10 +76,14 @@ static void show_pools(et_mutant *m)
     const et_real *wrong = m->routed.route.pool_cutoff;
     size_t n = m->moe.n, P = right->c.pool_tokens, pool = m->routed.c.pool_tokens;
     if (right->route.pool_cutoff == NULL || wrong == NULL || P == pool) return;
-    size_t pools = m->moe.N / P;
+    size_t pools = right->c.micro_batches * pools_of_batch(&right->c);
+    size_t micro = et_case_micro_tokens(&m->routed.c), each = pools_of_batch(&m->routed.c);
     et_real *to = et_mutant_reals(m, pools * n);
-    for (size_t i = 0; to && i < pools; i++)
-        memcpy(to + i * n, wrong + i * P / pool * n, n * sizeof *to);
+    for (size_t i = 0; to && i < pools; i++) {
+        size_t first = pool_of(&right->c, i).first;
+        memcpy(to + i * n, wrong + (first / micro * each + first % micro / pool) * n,
+               n * sizeof *to);
+    }
     if (to) m->all.route.pool_cutoff = to;
 }
 
@@ -265,8 +270,8 @@ static void experts(et_mutant *m)
                               .A = f->slot_act,
                               .V = f->slot_gate_pre,
                               .out = f->slot_out};
-    ran(m, is_moe(m) ? et_moe_experts(&moe, m->on->x, &m->pick->a, f, m->error)
-                     : et_ffn_forward(&dense, &rows, m->error));
+    ran(m, has_experts(m) ? et_moe_experts(&moe, m->on->x, &m->pick->a, f, m->error)
+                          : et_ffn_forward(&dense, &rows, m->error));
     if (m->status == ET_OK) et_mutant_call(m, ET_AT_OUT);
 }
 
@@ -279,7 +284,7 @@ static bool weighs_input(const et_mutant *m)
 /* The weights as y takes them; 1 in a dense layer, and where they stand on the inputs. */
 static void mix(et_mutant *m)
 {
-    bool ones = !is_moe(m) || m->moe.weighs_input;
+    bool ones = !has_experts(m) || m->moe.weighs_input;
     size_t S = m->pick->a.slots, N = m->moe.hs > 0 ? m->pick->count : 0;
     const et_moe_values *f = &m->s.fwd;
     m->mixed[0] = ones ? et_mutant_reals(m, S) : et_mutant_copy(m, f->slot_weight, S);
@@ -297,7 +302,7 @@ static void combine(et_mutant *m)
     if (m->status != ET_OK) return;
     if (m->mixed[0]) f.slot_weight = m->mixed[0], moe.weighs_input = false;
     if (m->mixed[1]) f.shared_weight = m->mixed[1];
-    if (is_moe(m))
+    if (has_experts(m))
         ran(m, et_moe_combine(&moe, &m->pick->a, &f, m->error));
     else
         for (size_t j = 0; j < moe.N * moe.d; j++)
@@ -347,12 +352,12 @@ static void combine_backward(et_mutant *m)
 {
     et_moe_grads *g = &m->s.bwd;
     et_moe moe = layer_of(m);
-    if (is_moe(m))
+    if (has_experts(m))
         ran(m, et_moe_combine_backward(&moe, m->on->dy, &m->pick->a, &m->used, g, m->error));
     else
         memcpy(g->slot_out, m->on->dy, moe.N * moe.d * sizeof(et_real));
     if (m->status != ET_OK) return;
-    if (is_moe(m) && !weighs_input(m)) et_mutant_call(m, ET_AT_DWEIGHT);
+    if (has_experts(m) && !weighs_input(m)) et_mutant_call(m, ET_AT_DWEIGHT);
     et_mutant_call(m, ET_AT_DOUT);
 }
 
@@ -448,10 +453,11 @@ static void experts_backward(et_mutant *m)
                               .dx = g->x,
                               .V = f->slot_gate_pre,
                               .dV = g->slot_gate_pre};
-    ran(m, is_moe(m) ? et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, m->error)
-                     : et_ffn_backward(&dense, &rows, whole ? g->up : NULL, whole ? g->down : NULL,
-                                       whole ? g->gating : NULL, m->error));
-    if (!is_moe(m) && whole)
+    ran(m, has_experts(m)
+               ? et_moe_experts_backward(&moe, m->on->x, &m->pick->a, f, g, m->error)
+               : et_ffn_backward(&dense, &rows, whole ? g->up : NULL, whole ? g->down : NULL,
+                                 whole ? g->gating : NULL, m->error));
+    if (!has_experts(m) && whole)
         ran(m, et_ffn_bias_backward(&dense, &rows, g->b_up, g->b_gate, g->b_down, m->error));
     if (m->status != ET_OK) return;
     et_mutant_call(m, ET_AT_DDOWN);
@@ -469,7 +475,7 @@ static void start_dx(et_mutant *m)
     size_t n = m->moe.n, d = m->moe.d, count = m->pick->count;
     if (m->done & et_stages_of(case_of(m), ET_EXPERTS_BACKWARD)) return;
     memcpy(m->s.bwd.x, right->x, count * d * sizeof(et_real));
-    et_real *dr = is_moe(m) ? et_mutant_copy(m, right->logits, count * n) : NULL;
+    et_real *dr = has_experts(m) ? et_mutant_copy(m, right->logits, count * n) : NULL;
     if (dr == NULL) return;
     et_scale_values(count * n, -1, dr);
     et_matmul(ET_BLAS, count, d, n, et_rows(dr, n), et_rows(m->moe.router, d), true, m->s.bwd.x, d);
@@ -495,16 +501,16 @@ static void start_scores(et_mutant *m)
 static void score_backward(et_mutant *m)
 {
     et_moe moe = layer_of(m);
-    m->blocked |= is_moe(m) && moe.gate == ET_GATE_SOFTMAX_TOKENS && !m->pick->whole;
+    m->blocked |= has_experts(m) && moe.gate == ET_GATE_SOFTMAX_TOKENS && !m->pick->whole;
     if (m->blocked) return; /* a column's tokens share their gradients */
     moe.gate_tokens = m->moe.gate_tokens;
     start_dx(m);
-    if (is_moe(m)) start_scores(m);
-    if (is_moe(m) && m->status == ET_OK)
+    if (has_experts(m)) start_scores(m);
+    if (has_experts(m) && m->status == ET_OK)
         m->status =
             et_moe_score_backward(&moe, m->on->x, &m->pick->a, &m->used, &m->s.bwd, m->error);
     if (m->status != ET_OK) return;
-    if (m->pick->whole && is_moe(m)) et_mutant_call(m, ET_AT_DROUTER);
+    if (m->pick->whole && has_experts(m)) et_mutant_call(m, ET_AT_DROUTER);
     if (!weighs_input(m)) mutate_shares(m);
     et_mutant_call(m, ET_AT_DX);
 }
@@ -553,7 +559,7 @@ et_status et_mutant_phase(et_mutant *m, et_phase phase, et_error *error)
     if (phase == ET_COMBINE_BACKWARD) later = stages & et_stages_of(case_of(m), ET_EXPERTS_BACKWARD);
     if (m->blocked || !(m->reach & stages)) return ET_OK;
     if (phases[phase].rows) take_room(m, phase);
-    if (m->status == ET_OK && (is_moe(m) || !phases[phase].of_moe)) phases[phase].compute(m);
+    if (m->status == ET_OK && (has_experts(m) || !phases[phase].of_moe)) phases[phase].compute(m);
     if (!m->blocked) m->done |= stages & m->reach & ~later;
     if (m->status != ET_ENOMEM) return m->status;
     return et_fail(error, ET_ENOMEM, "explanation: no memory for a hypothesis");
@@ -582,7 +588,7 @@ et_step et_mutant_step(const et_mutant *m)
     et_step s = m->all;
     s.fwd = m->s.fwd;
     s.bwd = m->s.bwd;
-    if (!is_moe(m)) return s;
+    if (!has_experts(m)) return s;
     s.assignment = *m->a;
     if (!m->rerouted) s.route.mask = m->on->right->route.mask;
     if (!et_gate_has_anchor(s.c.gate)) s.fwd.anchor = NULL; /* the mutant's own room */

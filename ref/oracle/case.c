@@ -245,8 +245,10 @@ static void derive(struct parse *p)
     else if (!given(p, "shared_d_expert"))
         c->shared_d_expert = c->d_expert;
     if (!given(p, "granularity")) c->granularity = c->top_k; /* 1 but for tc */
-    if (!given(p, "pool_tokens")) c->pool_tokens = et_case_micro_tokens(c);
-    if (c->pool_tokens == 0) c->pool_tokens = 1; /* more micro-batches than tokens: refused below */
+    size_t micro = et_case_micro_tokens(c);
+    if (!given(p, "pool_tokens"))
+        c->pool_tokens = micro > c->padding ? micro - c->padding : 1; /* if not: refused below */
+    if (c->pool_tokens == 0) c->pool_tokens = 1;
     if (!is_ec_or_et(c))
         c->target_load = 0;
     else if (!given(p, "target_load"))
@@ -465,6 +467,6 @@ bool et_case_routes_by_threshold(const et_case *c)
 
 size_t et_case_token_capacity(const et_case *c)
 {
-    size_t N = et_case_micro_tokens(c);
+    size_t N = et_case_real_tokens(c);
     return drops(c) ? et_token_capacity(N, c->experts, c->top_k, c->capacity_factor) : N;
 }

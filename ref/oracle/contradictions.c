@@ -34,6 +34,7 @@ bool et_case_contradiction(const et_case *c, et_contradiction *first)
 {
     size_t widest = c->d_expert > c->shared_d_expert ? c->d_expert : c->shared_d_expert;
     size_t micro = et_case_micro_tokens(c), weights = c->experts > 0 ? c->experts : 1;
+    size_t real = micro > c->padding ? micro - c->padding : 1;
     bool pools = is_ec_or_et(c), skewed = c->input.source == ET_INPUT_SKEWED;
     bool integers = c->input.source == ET_INPUT_INTEGER && is_moe(c);
     bool whole = c->input.source == ET_INPUT_INTEGER && is_ffn(c);
@@ -59,9 +60,10 @@ bool et_case_contradiction(const et_case *c, et_contradiction *first)
         {c->tokens % c->micro_batches != 0,
          {"micro_batches", "tokens", "allowed: a divisor of tokens"}},
         {is_tc(c) && c->top_k > c->experts, {"top_k", "experts", "allowed: 1 to experts"}},
-        {c->padding > 0 && is_tc(c) && (c->has_capacity || has_groups(c) || c->given),
-         {"padding", c->has_capacity ? "capacity_factor" : c->given ? "routing" : "groups",
-          "allowed: 0"}},
+        {has_padding(c) && c->padding >= micro,
+         {"padding", "tokens", "allowed: less than tokens / micro_batches"}},
+        {has_padding(c) && c->gate == ET_GATE_SOFTMAX_TOKENS,
+         {"padding", "gate", "allowed: 0; a softmax over tokens is over all of a micro-batch"}},
         {has_groups(c) && c->experts % c->groups != 0,
          {"groups", "experts", "allowed: a divisor of experts"}},
         {has_groups(c) && c->groups_kept > c->groups,
@@ -76,11 +78,12 @@ bool et_case_contradiction(const et_case *c, et_contradiction *first)
          {"granularity", "top_k", "under rule tc granularity is top_k; leave it out"}},
         {is_moe(c) && c->granularity > c->experts,
          {"granularity", "experts", "allowed: 1 to experts"}},
-        {micro % c->pool_tokens != 0,
-         {"pool_tokens", "tokens", "allowed: a divisor of tokens / micro_batches"}},
-        {by_threshold && c->pool_tokens != micro,
+        {pools && real % c->pool_tokens != 0,
+         {"pool_tokens", "tokens", "allowed: a divisor of tokens / micro_batches - padding"}},
+        {by_threshold && c->pool_tokens != real,
          {"pool_tokens", "tokens",
-          "allowed: tokens / micro_batches, the pool of et in training after its warm-up"}},
+          "allowed: tokens / micro_batches - padding, the pool of et in training after its "
+          "warm-up"}},
         {pools && c->target_load == 0,
          {"pool_tokens", "experts",
           "k = floor(pool_tokens * granularity / experts) is 0; allowed: at least 1 (more tokens, "
@@ -102,8 +105,6 @@ bool et_case_contradiction(const et_case *c, et_contradiction *first)
          {"routed_scale", "input.source", "integers stay integers only with 1"}},
         {has_ranks(c) && c->weighs_input,
          {"weigh", "parallel", "allowed: output; rows that travel between ranks are not weighted"}},
-        {c->padding > 0 && c->padding >= micro,
-         {"padding", "tokens", "allowed: less than tokens / micro_batches"}},
         {has_ranks(c) && c->padding > 0,
          {"padding", "parallel", "allowed: 0; ranks exchange real tokens alone"}},
         {has_ranks(c) && c->expert_bias,
@@ -130,7 +131,8 @@ bool et_case_contradiction(const et_case *c, et_contradiction *first)
         {c->input.source == ET_INPUT_CHECKPOINT && has_groups(c),
          {"groups", "input.source", "a model's experts stand in one group"}},
         {c->input.source == ET_INPUT_CHECKPOINT && is_tc(c) && c->has_capacity,
-         {"capacity_factor", "input.source", "a model's token choice drops nothing; allowed: null"}},
+         {"capacity_factor", "input.source",
+          "a model's token choice drops nothing; allowed: null"}},
         {has_heads(c) && c->d_model % c->heads != 0,
          {"heads", "d_model", "allowed: a divisor of d_model"}},
         {is_rope(c) && c->d_model / c->heads % 2 != 0,

@@ -147,10 +147,10 @@ const et_field et_fields[] = {
          "what a token's choice compares, a bias added: r, or the gate value p (DeepSeek-V3: its "
          "sigmoid)"),
      AT(select_gates), .member.kind = ET_WORD, .applies = is_tc, .later = true},
-    {DOC("padding", COUNT_TEXT(0), "0", "rule tc",
-         "the last tokens of each micro-batch that are padding: no slot, y = 0, no part in loads, "
-         "losses and biases; in.mask"),
-     AT(padding), COUNT_FROM(0), .applies = is_tc, .later = true},
+    {DOC("padding", COUNT_TEXT(0), "0", "layer moe",
+         "the last tokens of each micro-batch that are padding: no slot, y = 0, no part in pools, "
+         "loads, losses and biases; in.mask"),
+     AT(padding), COUNT_FROM(0), .applies = is_moe, .later = true},
     {DOC("groups", COUNT_TEXT(1), "1", "rule tc",
          "groups of experts / groups experts each; a token's K come from the groups_kept best of "
          "them"),
@@ -168,8 +168,9 @@ const et_field et_fields[] = {
     {DOC("target_load", COUNT_TEXT(1), "= floor(pool_tokens * granularity / experts)",
          "rules ec and et", "k: tokens of a pool that an expert is meant to take"),
      AT(target_load), COUNT_FROM(1), .applies = is_ec_or_et, .exclusive = true},
-    {DOC("pool_tokens", COUNT_TEXT(1), "= tokens / micro_batches", "rules ec and et",
-         "P: tokens among which expert choice chooses; divides tokens / micro_batches"),
+    {DOC("pool_tokens", COUNT_TEXT(1), "= tokens / micro_batches - padding", "rules ec and et",
+         "P: tokens among which expert choice chooses; divides a micro-batch's, its padding left "
+         "out"),
      AT(pool_tokens), COUNT_FROM(1), .applies = is_ec_or_et, .exclusive = true},
     {DOC("gate", "sigmoid|relu|softmax|softmax_anchor|softmax_anchor_out|softmax_tokens",
          "\"sigmoid\"", "layer moe",

@@ -62,6 +62,19 @@ static et_status check_counts(const et_tensor_file *file, const et_step *s, cons
     return status;
 }
 
+static et_status check_padding(const et_tensor_file *file, const et_step *s, const uint8_t *mask,
+                               et_error *error)
+{
+    size_t n = s->c.experts;
+    for (size_t i = 0; i < s->c.tokens * n; i++)
+        if (mask[i] && is_padding(&s->c, i / n))
+            return et_fail(
+                error, ET_EINVAL,
+                "%s: token %zu is padding and has expert %zu; by padding = %zu it has none",
+                file->path, i / n, i % n, s->c.padding);
+    return ET_OK;
+}
+
 static et_status read_given(const et_tensor_file *file, const et_step *s, uint8_t *mask,
                             et_error *error)
 {
@@ -84,6 +97,7 @@ static et_status read_given(const et_tensor_file *file, const et_step *s, uint8_
                          "with route.slot_expert or route.expert_offsets",
                          file->path);
     for (size_t i = 0; i < r.count; i++) free((void *)(uintptr_t)list[i].values);
+    if (status == ET_OK) status = check_padding(file, s, mask, error);
     return status == ET_OK ? check_counts(file, s, mask, error) : status;
 }
 

@@ -37,6 +37,7 @@
 #include "ref/base/parallel.h"
 #include "ref/base/memory.h"
 #include "ref/oracle/decide.h"
+#include "ref/oracle/kinds.h"
 #include "ref/oracle/text.h"
 
 #include <math.h>
@@ -247,11 +248,6 @@ static void draw_dy(const et_case *c, const input *dy)
                            : et_normal(stream, i) * scale_of(c, stream, i);
         dy->at[i] = in_precision(c, value);
     }
-}
-
-static bool is_padding(const et_case *c, size_t t)
-{
-    return t % et_case_micro_tokens(c) >= et_case_real_tokens(c);
 }
 
 /* No loss sees the y of a padding token: its dy is 0. */

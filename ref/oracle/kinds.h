@@ -93,7 +93,35 @@ static inline bool is_tc(const et_case *c)
 
 static inline bool has_padding(const et_case *c)
 {
-    return is_tc(c) && c->padding > 0;
+    return is_moe(c) && c->padding > 0;
+}
+
+static inline bool is_padding(const et_case *c, size_t t)
+{
+    return t % et_case_micro_tokens(c) >= et_case_real_tokens(c);
+}
+
+/* Tokens that are routed together. */
+typedef struct et_span {
+    size_t first, count;
+} et_span;
+
+/* Micro-batch `batch`, its padding left out. */
+static inline et_span batch_of(const et_case *c, size_t batch)
+{
+    return (et_span){batch * et_case_micro_tokens(c), et_case_real_tokens(c)};
+}
+
+/* Pools of a micro-batch; of all, pool `pool`. */
+static inline size_t pools_of_batch(const et_case *c)
+{
+    return et_case_real_tokens(c) / c->pool_tokens;
+}
+
+static inline et_span pool_of(const et_case *c, size_t pool)
+{
+    size_t each = pools_of_batch(c), P = c->pool_tokens;
+    return (et_span){pool / each * et_case_micro_tokens(c) + pool % each * P, P};
 }
 
 static inline bool has_groups(const et_case *c)

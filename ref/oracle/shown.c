@@ -86,6 +86,12 @@ static bool read_offsets(et_shown *r, const et_tensor_out *offsets, const et_ten
     return true;
 }
 
+bool et_shown_nothing(const et_shown *r, const et_tensor_out *topk, size_t i)
+{
+    return topk->rank == 2 && is_padding(r->c, i / topk->shape[1]) &&
+           et_tensor_element(topk, i) == -1;
+}
+
 bool et_shown_choice(et_shown *r, const et_tensor_out *topk, size_t i, size_t *place)
 {
     const et_case *c = r->c;
@@ -96,7 +102,7 @@ bool et_shown_choice(et_shown *r, const et_tensor_out *topk, size_t i, size_t *p
         return true;
     }
     if (!read_index(r, topk, i, c->tokens, &index)) return false; /* [pools,n,k] tokens of an expert */
-    size_t pool = row / n, first = pool * c->pool_tokens;
+    size_t pool = row / n, first = pool_of(c, pool).first;
     if (index < first || index >= first + c->pool_tokens)
         return et_not_shown(r, "%s[%zu] = %zu, must be %zu to %zu in pool %zu", topk->name, i,
                             index, first, first + c->pool_tokens - 1, pool);
@@ -107,10 +113,8 @@ bool et_shown_choice(et_shown *r, const et_tensor_out *topk, size_t i, size_t *p
 static bool read_choices(et_shown *r, const et_tensor_out *topk)
 {
     size_t place;
-    size_t N = r->c->tokens / r->c->micro_batches, real = et_case_real_tokens(r->c);
     for (size_t i = 0; i < et_tensor_count(topk); i++) {
-        bool padding = topk->rank == 2 && i / topk->shape[1] % N >= real;
-        if (padding && et_tensor_element(topk, i) == -1) continue;
+        if (et_shown_nothing(r, topk, i)) continue;
         if (!et_shown_choice(r, topk, i, &place) || !et_shown_slot(r, topk, i, place)) return false;
     }
     return true;

@@ -18,6 +18,9 @@ typedef struct et_shown {
  * topk_expert or topk_token, where none is dropped. *any: there is one of them. false: a reason. */
 bool et_shown_assignment(et_shown *r, bool *any);
 
+/* Entry i of route.topk_expert is -1, and its token padding: it chooses nothing. */
+bool et_shown_nothing(const et_shown *r, const et_tensor_out *topk, size_t i);
+
 /* Entry i of route.topk_*: its place in the mask. false: a reason. */
 bool et_shown_choice(et_shown *r, const et_tensor_out *topk, size_t i, size_t *place);
 /* Entry i of a tensor puts a token to an expert; false, and a reason, if it has been there before. */

@@ -262,8 +262,8 @@ static et_status take_routing(et_step *s, et_error *error)
 static et_status route_by_choice(et_step *s, size_t batch, et_real *kth, et_error *error)
 {
     const et_case *c = &s->c;
-    size_t N = et_case_micro_tokens(c), n = c->experts, pools = N / c->pool_tokens;
-    size_t first = batch * N;
+    size_t n = c->experts, pools = pools_of_batch(c);
+    size_t N = batch_of(c, batch).count, first = batch_of(c, batch).first;
     et_real *cutoffs = s->route.pool_cutoff + batch * pools * n;
     et_status status =
         et_expert_choice(N, n, c->pool_tokens, c->target_load, s->fwd.logits + first * n,
@@ -282,7 +282,7 @@ static et_status route_by_choice(et_step *s, size_t batch, et_real *kth, et_erro
 static et_status route_by_threshold(et_step *s, size_t batch, et_real *kth, et_error *error)
 {
     const et_case *c = &s->c;
-    size_t N = et_case_micro_tokens(c), n = c->experts, first = batch * N;
+    size_t n = c->experts, N = batch_of(c, batch).count, first = batch_of(c, batch).first;
     const et_real *r = s->fwd.logits + first * n;
     et_capacity bounds = et_capacity_bounds(c->target_load, c->capacity_factor, N);
     bool clamped = c->has_capacity && !c->eval;
@@ -294,11 +294,12 @@ static et_status route_by_threshold(et_step *s, size_t batch, et_real *kth, et_e
 }
 
 /* Padding tokens, the last of a micro-batch, choose nothing, and nothing could make them. */
-static void route_padding(et_step *s, size_t from, size_t to)
+static void route_padding(et_step *s, size_t batch)
 {
-    size_t n = s->c.experts, K = s->c.top_k;
+    size_t n = s->c.experts, K = s->c.top_k, to = (batch + 1) * et_case_micro_tokens(&s->c);
+    size_t from = to - s->c.padding;
     for (size_t i = from * n; i < to * n; i++) s->route.margin[i] = -(et_real)INFINITY;
-    for (size_t j = from * K; j < to * K; j++) s->route.topk_expert[j] = -1;
+    for (size_t j = from * K; s->route.topk_expert && j < to * K; j++) s->route.topk_expert[j] = -1;
 }
 
 const et_real *et_step_scores(const et_step *s)
@@ -309,12 +310,12 @@ const et_real *et_step_scores(const et_step *s)
 static et_status route_by_token(et_step *s, size_t batch, et_error *error)
 {
     const et_case *c = &s->c;
-    size_t N = et_case_real_tokens(c), n = c->experts, K = c->top_k, first = batch * et_case_micro_tokens(c);
+    size_t n = c->experts, K = c->top_k;
+    size_t N = batch_of(c, batch).count, first = batch_of(c, batch).first;
     const et_groups limited = {c->groups, c->groups_kept, c->group_score}, all = {.count = 1, .kept = 1};
     uint8_t *mask = s->route.mask + first * n;
     et_real *margin = s->route.margin + first * n;
     int32_t *topk = s->route.topk_expert + first * K;
-    route_padding(s, first + N, first + et_case_micro_tokens(c));
     et_status status = et_token_choice_in_groups(N, n, K, has_groups(c) ? &limited : &all,
                                                  et_step_scores(s) + first * n, s->in.bias, mask,
                                                  margin, topk, error);
@@ -333,9 +334,10 @@ static void find_chosen(et_step *s)
         size_t count = 0;
         for (size_t i = 0; i < n; i++) count += chosen[i] = s->route.mask[t * n + i] != 0;
         for (size_t j = 0; j < K && count < K; j++) {
-            uint8_t *one = &chosen[s->route.topk_expert[t * K + j]];
-            count += !*one;
-            *one = 1;
+            int32_t i = s->route.topk_expert[t * K + j];
+            if (i < 0 || chosen[i]) continue; /* padding chooses nothing */
+            chosen[i] = 1;
+            count++;
         }
     }
 }
@@ -356,6 +358,7 @@ static et_status route(et_step *s, et_error *error)
         et_round(s->rounding, ET_ACCUMULATOR, "c", n, s->route.threshold);
     }
     for (size_t batch = 0; status == ET_OK && !c->given && batch < M; batch++) {
+        route_padding(s, batch);
         if (c->rule == ET_TC)
             status = route_by_token(s, batch, error);
         else if (et_case_routes_by_choice(c))

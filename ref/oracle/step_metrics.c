@@ -43,7 +43,7 @@ static void measure_capacity(et_step *s)
 {
     const et_case *c = &s->c;
     et_capacity bounds =
-        et_capacity_bounds(c->target_load, c->capacity_factor, et_case_micro_tokens(c));
+        et_capacity_bounds(c->target_load, c->capacity_factor, et_case_real_tokens(c));
     et_capacity_use use =
         et_capacity_measure(c->micro_batches, c->experts, bounds, s->route.passed);
     *s->metric.saturation = use.saturation;

@@ -153,7 +153,10 @@ static size_t size_of_word(const et_step *s, const char *word)
     switch (*word) {
     case 'l': return word[1] == 'i' ? p->slots : ranks ? c->experts / c->ranks : 0;
     case 'r': return word[1] == 'e' ? p->slots : c->ranks;
-    case 'p': return word[1] == 'a' ? p->padded : c->pool_tokens ? c->tokens / c->pool_tokens : 0;
+    case 'p':
+        return word[1] == 'a'   ? p->padded
+               : c->pool_tokens ? c->micro_batches * pools_of_batch(c)
+                                : 0;
     case 'c': return p->copies;
     default: return p->slots;
     }

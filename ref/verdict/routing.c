@@ -398,13 +398,23 @@ static void judge_given(et_decisions *q)
                      q->mask[place] ? "with" : "not with", place % q->n);
 }
 
+/* Padding takes no expert, whatever the rule. */
+static void judge_padding(et_decisions *q)
+{
+    const et_case *c = &q->j->golden->c;
+    for (size_t place = 0; q->mask && has_padding(c) && place < q->N * q->n; place++)
+        if (is_padding(c, place / q->n) && et_declare_illegal(q, place))
+            snprintf(q->out->reason, sizeof q->out->reason,
+                     "token %zu is padding and is with expert %zu", place / q->n, place % q->n);
+}
+
 static void judge_pools(et_decisions *q)
 {
     const et_case *c = &q->j->golden->c;
-    size_t P = c->pool_tokens;
-    for (size_t first = 0; first < q->N; first += P)
+    for (size_t pool = 0; pool < c->micro_batches * pools_of_batch(c); pool++)
         for (size_t i = 0; i < q->n; i++) {
-            const et_choice tokens = {first * q->n + i, q->n, P};
+            et_span P = pool_of(c, pool);
+            const et_choice tokens = {P.first * q->n + i, q->n, P.count};
             et_open_pairs(q, tokens);
             et_judge_top(q, tokens, c->target_load);
         }
@@ -414,15 +424,16 @@ static void judge_thresholds(et_decisions *q)
 {
     const et_judgement *j = q->j;
     const et_case *c = &j->golden->c;
-    size_t micro = et_case_micro_tokens(c);
+    size_t real = et_case_real_tokens(c);
     bool clamped = c->has_capacity && !c->eval;
-    et_capacity bounds = {0, micro};
-    if (clamped) bounds = et_capacity_bounds(c->target_load, c->capacity_factor, micro);
-    for (size_t first = 0; first < q->N; first += micro)
+    et_capacity bounds = {0, real};
+    if (clamped) bounds = et_capacity_bounds(c->target_load, c->capacity_factor, real);
+    for (size_t batch = 0; batch < c->micro_batches; batch++)
         for (size_t i = 0; i < q->n; i++) {
+            et_span tokens = batch_of(c, batch);
             bar b = {(double)j->golden->route.threshold[i],
                      (double)j->bars->variance.route.threshold[i], c->inclusive, clamped, bounds};
-            judge_threshold(q, (et_choice){first * q->n + i, q->n, micro}, &b);
+            judge_threshold(q, (et_choice){tokens.first * q->n + i, q->n, tokens.count}, &b);
         }
 }
 
@@ -451,6 +462,7 @@ et_status et_routing_judge(et_judgement *j, et_routing_verdict *out, uint8_t *op
     if (status != ET_OK) return status;
     q.out = out;
     q.open = open;
+    judge_padding(&q);
     if (j->golden->c.given)
         judge_given(&q);
     else if (j->golden->c.rule == ET_TC)
@@ -489,6 +501,7 @@ static void judge_order(const et_decisions *q, et_shown *r, const et_tensor_out 
     size_t count = et_tensor_count(topk), width = topk->shape[topk->rank - 1], place;
     et_item low = {0}, last = {0};
     for (size_t i = 0; i < count; i++) {
+        if (et_shown_nothing(r, topk, i)) continue;
         bool legal =
             et_shown_choice(r, topk, i, &place) && et_shown_slot(r, topk, i, place);
         if (legal && !mask[place] && !drops(&q->j->golden->c)) /* a dropped one is in the list alone */

@@ -174,6 +174,7 @@ static et_status judge_in_groups(et_decisions *q, et_error *error)
     g.line = line;
     g.out = marks;
     for (g.t = 0; status == ET_OK && g.t < q->N; g.t++) {
+        if (is_padding(c, g.t)) continue;
         g.right = g.out + q->n;
         g.has = g.right + g.count;
         judge_limited(&g);
@@ -188,11 +189,11 @@ static et_status judge_choices(et_decisions *q, et_error *error)
 {
     const et_case *c = &q->j->golden->c;
     if (has_groups(c)) return judge_in_groups(q, error);
-    size_t N = et_case_micro_tokens(c), real = et_case_real_tokens(c); /* padding takes none */
     for (size_t t = 0; t < q->N; t++) {
         const et_choice experts = {t * q->n, 1, q->n};
+        if (is_padding(c, t)) continue; /* judged by itself */
         et_open_pairs(q, experts);
-        et_judge_top(q, experts, t % N < real ? c->top_k : 0);
+        et_judge_top(q, experts, c->top_k);
     }
     return ET_OK;
 }
@@ -241,7 +242,9 @@ static bool read_choices(const line *l, uint8_t *chosen)
     et_shown r = {&j->golden->c, topk, 1, chosen, reason, sizeof reason};
     size_t place;
     for (size_t i = 0; topk && i < et_tensor_count(topk); i++)
-        if (!et_shown_choice(&r, topk, i, &place) || !et_shown_slot(&r, topk, i, place)) return false;
+        if (!et_shown_nothing(&r, topk, i) &&
+            (!et_shown_choice(&r, topk, i, &place) || !et_shown_slot(&r, topk, i, place)))
+            return false;
     return topk != NULL;
 }
 
@@ -286,6 +289,7 @@ static void complete(const line *l, uint8_t *chosen)
         l->full[i] = load_of(q, q->j->mask, column_at(l, i), l->batch) >= l->slots;
     bool listed = read_choices(l, chosen);
     for (size_t t = 0; t < N; t++) {
+        if (is_padding(&q->j->golden->c, t)) continue;
         uint8_t *own = chosen + t * n;
         const uint8_t *mask = q->j->mask + t * n;
         size_t count = 0;

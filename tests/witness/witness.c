@@ -147,8 +147,9 @@ static void make_routing(const witness_case *c, witness *w)
     if (token_choice(c) && !c->given) make(w, ROUTE_TOPK_EXPERT, c->N * c->top_k);
     if (by_threshold(c)) make(w, ROUTE_THRESHOLD, c->n);
     if (expert_choice(c)) {
-        make(w, ROUTE_POOL_CUTOFF, c->N / c->pool * c->n);
-        make(w, ROUTE_TOPK_TOKEN, c->N / c->pool * c->n * c->k);
+        size_t pools = c->micro_batches * (real_tokens(c) / c->pool);
+        make(w, ROUTE_POOL_CUTOFF, pools * c->n);
+        make(w, ROUTE_TOPK_TOKEN, pools * c->n * c->k);
     }
     if (!c->eval && !token_choice(c) && !c->given) {
         make(w, ROUTE_CUTOFF, c->n);

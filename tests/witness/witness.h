@@ -32,7 +32,8 @@ typedef struct witness_case {
     size_t N, d, h, n; /* tokens of the whole step, width, expert width, routed experts */
     size_t hs;         /* width of the shared expert, 0: there is none */
     size_t top_k;      /* K, tc */
-    size_t padding;    /* tc: last tokens of each micro-batch that are no tokens: no slot, y = 0, in no count and mean */
+    size_t
+        padding; /* last tokens of each micro-batch that are no tokens: no slot, y = 0, in no count and mean */
     size_t groups, groups_kept; /* tc: of as many groups of experts a token's come from so many; 1: all */
     const char *group_score;    /* max top2 */
     int select_gates;           /* tc: choices compare p + b, not r + b */

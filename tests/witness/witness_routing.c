@@ -54,7 +54,7 @@ static size_t place(const field *f, size_t member)
 /* Tokens per field of one expert. */
 static size_t field_tokens(const witness_case *c)
 {
-    return expert_choice(c) ? c->pool : batch_tokens(c);
+    return expert_choice(c) ? c->pool : real_tokens(c);
 }
 
 /* TC: field number t holds all experts of token t. */
@@ -66,8 +66,9 @@ static field experts_of_token(const witness_case *c, size_t t)
 /* EC, ET: expert i's competitors in the q-th pool or micro-batch. */
 static field tokens_of_expert(const witness_case *c, size_t q, size_t i)
 {
-    size_t size = field_tokens(c);
-    return (field){.size = size, .stride = c->n, .first = q * size * c->n + i};
+    size_t size = field_tokens(c), each = real_tokens(c) / size;
+    size_t token = q / each * batch_tokens(c) + q % each * size;
+    return (field){.size = size, .stride = c->n, .first = token * c->n + i};
 }
 
 /* rank_a = #{ b : s_b > s_a, or s_b = s_a and b < a }: higher score first, then lower index. */
@@ -178,17 +179,18 @@ static int stands_before(const witness_case *c, const witness *w, size_t i, size
     return a < b;
 }
 
-/* ceil((B K / n) C) slots of an expert, in binary64. */
+/* ceil((R K / n) C) slots of an expert, of R real tokens, in binary64. */
 static size_t slots_of_expert(const witness_case *c)
 {
-    return (size_t)ceil((double)(batch_tokens(c) * c->top_k) / (double)c->n * c->capacity);
+    return (size_t)ceil((double)(real_tokens(c) * c->top_k) / (double)c->n * c->capacity);
 }
 
 /* z = 0 for a choice that has as many before it as the expert has slots. By score its margin is the distance to the last
  * that has one. */
 static void drop_choice(const witness_case *c, witness *w, size_t t, size_t i)
 {
-    size_t B = batch_tokens(c), first = t / B * B, before = 0, slots = slots_of_expert(c);
+    size_t B = real_tokens(c), first = t / batch_tokens(c) * batch_tokens(c), before = 0,
+           slots = slots_of_expert(c);
     double last = INFINITY, mine = (double)w->value[FWD_GATES][t * c->n + i];
     for (size_t u = first; u < first + B; u++) {
         size_t ahead = 0;
@@ -229,7 +231,7 @@ static void drop_choices(const witness_case *c, witness *w)
 {
     for (size_t t = 0; t < c->N; t++)
         for (size_t i = 0; i < c->n; i++)
-            if (w->rank[t * c->n + i] < c->top_k) drop_choice(c, w, t, i);
+            if (is_real(c, t) && w->rank[t * c->n + i] < c->top_k) drop_choice(c, w, t, i);
 }
 
 /* What was chosen: z, and of the rule's choices without a slot the best ones, until there are K. */
@@ -237,7 +239,7 @@ static void complete_choices(const witness_case *c, witness *w, size_t t)
 {
     quad *chosen = w->value[CHOSEN] + t * c->n;
     size_t count = (size_t)w->value[ROUTE_FANOUT][t];
-    for (size_t rank = 0; drops(c) && rank < c->top_k; rank++)
+    for (size_t rank = 0; drops(c) && is_real(c, t) && rank < c->top_k; rank++)
         for (size_t i = 0; i < c->n; i++) {
             if (w->rank[t * c->n + i] != rank || chosen[i] != 0 || count >= c->top_k) continue;
             chosen[i] = 1;
@@ -253,7 +255,8 @@ static void route_expert_choice(const witness_case *c, witness *w, size_t pool, 
     for (size_t a = 0; a < f.size; a++) {
         size_t rank = w->rank[place(&f, a)];
         if (rank < c->k)
-            w->value[ROUTE_TOPK_TOKEN][(pool * c->n + i) * c->k + rank] = (quad)(pool * f.size + a);
+            w->value[ROUTE_TOPK_TOKEN][(pool * c->n + i) * c->k + rank] =
+                (quad)(f.first / c->n + a);
     }
 }
 
@@ -275,7 +278,7 @@ static size_t clamp_to_capacity(const witness_case *c, size_t m)
     double taken = (double)m;
     if (taken < low) taken = low;
     if (taken > high) taken = high;
-    if (taken > (double)batch_tokens(c)) taken = (double)batch_tokens(c);
+    if (taken > (double)real_tokens(c)) taken = (double)real_tokens(c);
     return (size_t)taken;
 }
 
@@ -309,7 +312,10 @@ static quad field_cutoff(const witness_case *c, const witness *w, size_t q, size
 /* EC and ET, with the batch cutoff: the mean of the pools' (EC) or micro-batches' (ET) cutoffs. */
 static void route_experts(const witness_case *c, witness *w)
 {
-    size_t fields = c->N / field_tokens(c);
+    size_t fields = c->micro_batches * (real_tokens(c) / field_tokens(c));
+    for (size_t t = 0; t < c->N; t++)
+        for (size_t i = 0; i < c->n && !is_real(c, t); i++)
+            w->value[ROUTE_MARGIN][t * c->n + i] = -(quad)INFINITY;
     for (size_t i = 0; i < c->n; i++) {
         if (by_threshold(c)) w->value[ROUTE_THRESHOLD][i] = threshold_of(c, i);
         for (size_t q = 0; q < fields; q++) {

@@ -19,7 +19,7 @@ static bool drops_nothing(char *out, size_t room, const et_step *s)
 bool describe_idle(char *out, size_t room, const et_step *s)
 {
     const et_case *c = &s->c;
-    size_t N = et_case_micro_tokens(c), count = c->micro_batches * c->experts;
+    size_t N = et_case_real_tokens(c), count = c->micro_batches * c->experts;
     out[0] = '\0';
     if (!c->has_capacity || (c->given && !c->eval)) return false;
     if (s->route.chosen) return drops_nothing(out, room, s);

@@ -52,7 +52,7 @@ static double target_load(const et_case *c)
     if (c->layer == ET_DENSE) return 0;
     size_t real = c->micro_batches * et_case_real_tokens(c);
     if (c->rule == ET_TC) return (double)real * (double)c->top_k / (double)c->experts;
-    return (double)c->target_load * ((double)c->tokens / (double)c->pool_tokens);
+    return (double)c->target_load * ((double)real / (double)c->pool_tokens);
 }
 
 static void print_loads(const et_case *c, const double *load)
@@ -78,7 +78,7 @@ static et_status print_capacity(const shown *s, et_error *error)
 {
     const et_case *c = &s->c;
     double *above = NULL, *below = NULL;
-    if (c->rule == ET_TC && et_case_token_capacity(c) < et_case_micro_tokens(c)) {
+    if (c->rule == ET_TC && et_case_token_capacity(c) < et_case_real_tokens(c)) {
         char line[128];
         snprintf(line, sizeof line, "capacity %g: %zu slots of an expert%s; what is over them is dropped", c->capacity_factor,
                  et_case_token_capacity(c), c->micro_batches > 1 ? " in a micro-batch" : "");
@@ -86,7 +86,7 @@ static et_status print_capacity(const shown *s, et_error *error)
     }
     if (!c->has_capacity || c->eval || !et_case_routes_by_threshold(c)) return ET_OK;
     et_capacity bounds =
-        et_capacity_bounds(c->target_load, c->capacity_factor, et_case_micro_tokens(c));
+        et_capacity_bounds(c->target_load, c->capacity_factor, et_case_real_tokens(c));
     et_status status = read_shaped(&above, &s->file, "metric.overflow_rate", 1, 0, error);
     if (status == ET_OK)
         status = read_shaped(&below, &s->file, "metric.underflow_rate", 1, 0, error);
@@ -217,10 +217,11 @@ static et_status print_scalars(const shown *s, et_error *error)
 
 typedef struct picture {
     const et_case *c;
-    size_t N, n, P;             /* tokens, experts, tokens decided together */
+    size_t N, n, micro, P; /* tokens, experts, tokens of a micro-batch, tokens decided together */
+    size_t each, pools;    /* such pools of a micro-batch, of all */
     double *mask, *logits;      /* [N,n]; logits may be NULL */
     double *threshold, *cutoff; /* [n] or NULL */
-    double *pool_cutoff;        /* [N/P,n] or NULL */
+    double *pool_cutoff;        /* [pools,n] or NULL */
 } picture;
 
 static void picture_free(picture *p)
@@ -232,12 +233,21 @@ static void picture_free(picture *p)
     free(p->pool_cutoff);
 }
 
+/* Or the padding behind the last one of a micro-batch. */
+static bool begins_pool(const picture *p, size_t t)
+{
+    size_t at = t % p->micro;
+    return at <= p->each * p->P && at % p->P == 0;
+}
+
 static et_status picture_read(picture *p, const shown *s, et_error *error)
 {
     const et_case *c = &s->c;
-    *p = (picture){.c = c, .N = c->tokens, .n = c->experts};
-    p->P = et_case_routes_by_choice(c) ? c->pool_tokens : et_case_micro_tokens(c);
-    if (p->P == 0 || p->N % p->P != 0) p->P = p->N;
+    size_t real = et_case_real_tokens(c);
+    *p = (picture){.c = c, .N = c->tokens, .n = c->experts, .micro = et_case_micro_tokens(c)};
+    p->P = et_case_routes_by_choice(c) ? c->pool_tokens : real;
+    p->each = real / p->P;
+    p->pools = c->micro_batches * p->each;
     if (p->N > GRID_TOKENS || p->n > GRID_EXPERTS) return ET_OK;
     const struct {
         double **out;
@@ -247,7 +257,7 @@ static et_status picture_read(picture *p, const shown *s, et_error *error)
                  {&p->logits, "fwd.logits", p->N, p->n},
                  {&p->threshold, "route.threshold", p->n, 0},
                  {&p->cutoff, "route.cutoff", p->n, 0},
-                 {&p->pool_cutoff, "route.pool_cutoff", p->N / p->P, p->n}};
+                 {&p->pool_cutoff, "route.pool_cutoff", p->pools, p->n}};
     et_status status = ET_OK;
     for (size_t i = 0; i < sizeof parts / sizeof *parts && status == ET_OK; i++)
         status = read_shaped(parts[i].out, &s->file, parts[i].name, parts[i].rows, parts[i].columns,
@@ -269,7 +279,7 @@ static bool above_line(const picture *p, size_t t, size_t e)
     double score = p->logits[t * p->n + e];
     if (et_case_routes_by_threshold(p->c))
         return p->c->inclusive ? score >= p->threshold[e] : score > p->threshold[e];
-    return score >= p->pool_cutoff[t / p->P * p->n + e];
+    return score >= p->pool_cutoff[(t / p->micro * p->each + t % p->micro / p->P) * p->n + e];
 }
 
 static char cell_mark(const picture *p, size_t t, size_t e)
@@ -331,7 +341,7 @@ static void print_grid(const picture *p)
     for (size_t e = 0; e < p->n; e++) printf(shows_scores(p) ? " %9zu  " : " %2zu", e);
     putchar('\n');
     for (size_t t = 0; t < p->N; t++) {
-        if (t > 0 && t % p->P == 0) puts("  --");
+        if (t > 0 && begins_pool(p, t)) puts("  --");
         print_grid_row(p, t);
     }
     print_grid_loads(p);
@@ -376,8 +386,8 @@ static void print_ranks(const picture *p)
     const char *which = et_case_routes_by_threshold(p->c) ? "threshold" : "cutoff";
     char title[160];
     snprintf(title, sizeof title, "each expert's tokens by falling score%s%s%s%s",
-             p->N <= NUMBERED_TOKENS ? "; [t] is taken" : "", line ? "; | is the " : "", line ? which : "",
-             p->P < p->N ? "; pools side by side" : "");
+             p->N <= NUMBERED_TOKENS ? "; [t] is taken" : "", line ? "; | is the " : "",
+             line ? which : "", p->pools > 1 ? "; pools side by side" : "");
     putchar('\n');
     print_wrapped(0, title);
     enum { LABEL = 13 };
@@ -385,11 +395,11 @@ static void print_ranks(const picture *p)
     for (size_t e = 0; e < p->n; e++) {
         size_t used = LABEL;
         printf("  expert %-4zu", e);
-        for (size_t first = 0; first < p->N; first += p->P) {
-            bool fits = first == 0 || used + width <= terminal_width();
+        for (size_t pool = 0; pool < p->pools; pool++) {
+            bool fits = pool == 0 || used + width <= terminal_width();
             if (!fits) printf("\n%*s", LABEL, "");
             fputs("  ", stdout);
-            print_ranked(p, first, e);
+            print_ranked(p, pool / p->each * p->micro + pool % p->each * p->P, e);
             used = (fits ? used : LABEL) + width;
         }
         putchar('\n');

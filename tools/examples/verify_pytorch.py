@@ -331,13 +331,14 @@ class Layer:
         case, n = self.case, r.shape[1]
         warm_up = self.rule == "et" and case["step"] < case["warmup_steps"]
         self.choice = self.train and (self.rule == "ec" or warm_up)
-        parts = r.view(self.M, -1, n)
+        R = self.routed()
+        parts = r.view(self.M, -1, n)[:, :R]
         if self.rule == "tc":
-            parts = self.scores(r, p).view(self.M, -1, n)
+            parts = self.scores(r, p).view(self.M, -1, n)[:, :R]
             masks = [self.token_choice(part) for part in parts]
             if case.get("capacity_factor") is not None and self.train:
-                self.chosen = torch.cat(masks)
-                gates = p.view(self.M, -1, n)
+                self.chosen = self.with_padding(masks)
+                gates = p.view(self.M, -1, n)[:, :R]
                 masks = [self.drop(*each) for each in zip(masks, parts, gates)]
         elif self.choice:
             masks = [self.expert_choice(part) for part in parts]
@@ -345,13 +346,19 @@ class Layer:
             c = self.threshold(parts)
             self.keep("route.threshold", c, self.work)
             masks = [self.expert_threshold(part, c) for part in parts]
-        z = self.without_padding(torch.cat(masks))
+        z = self.with_padding(masks)
         if self.train:
             self.update_state(parts, z)
         return z
 
-    def without_padding(self, z):
-        return z & self.real()[:, None]
+    def routed(self):
+        """The first tokens of a micro-batch, which are no padding: how many."""
+        return int(self.real().sum()) // self.M
+
+    def with_padding(self, masks):
+        """[N,n] of all micro-batches; padding takes no expert."""
+        rows = len(self.x) // self.M - len(masks[0])
+        return torch.cat([functional.pad(mask, (0, 0, 0, rows)) for mask in masks])
 
     def top(self, scores, count):
         """The `count` best of each column; of equal scores the one with the lower index."""
@@ -625,8 +632,8 @@ class BiasOfNeighbour(Layer):
 class PaddingRouted(Layer):
     """padding tokens take experts like others"""
 
-    def without_padding(self, z):
-        return z
+    def routed(self):
+        return len(self.x) // self.M
 
 
 class PaddingInLosses(Layer):

@@ -89,6 +89,7 @@ static et_status draw_futures(subject *s, const audit_options *o, et_error *erro
 static et_status check_rule(const char *where, const et_case *c, et_error *error)
 {
     const char *what = c->given                              ? "a given assignment"
+                       : c->padding > 0                      ? "padding tokens"
                        : c->groups > 1                       ? "groups of experts"
                        : c->rule == ET_TC && c->select_gates ? "a choice by gate values"
                        : c->rule == ET_TC && c->has_capacity ? "token choice with a capacity"

@@ -393,6 +393,7 @@ static et_case case_of(et_golden *golden, const char *path)
     if (c.layer != ET_MOE || c.rule == ET_TC)
         die(path, "the kernels have the rules et and ec only");
     if (c.given) die(path, "the kernels route by themselves");
+    if (c.padding > 0) die(path, "the kernels know no padding");
     if (c.z_loss_coef != 0 && !c.eval) die(path, "the kernels have no losses");
     return c;
 }
