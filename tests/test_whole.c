@@ -9,6 +9,7 @@
 #include "tests/scratch.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -260,7 +261,36 @@ START_TEST(no_two_processes_share_a_name)
 }
 END_TEST
 
-/* The name is taken (by another thread of this process): its file is not touched. */
+/* A thread that writes a whole file to the same path while the test is in the middle of one. */
+static void *write_between(void *status)
+{
+    *(et_status *)status = et_file_write(path, write_text, "theirs", NULL);
+    return NULL;
+}
+
+static et_status write_around(int descriptor, void *user, et_error *error)
+{
+    pthread_t other;
+    (void)error;
+    ck_assert_int_eq((int)write(descriptor, "ou", 2), 2);
+    ck_assert_int_eq(pthread_create(&other, NULL, write_between, user), 0);
+    ck_assert_int_eq(pthread_join(other, NULL), 0);
+    expect_text(path, "theirs");
+    return write(descriptor, "rs", 2) == 2 ? ET_OK : ET_EIO;
+}
+
+START_TEST(threads_may_write_one_path)
+{
+    et_status theirs = ET_EIO;
+    begin(_i);
+    ck_assert_int_eq(et_file_write(path, write_around, &theirs, NULL), ET_OK);
+    ck_assert_int_eq(theirs, ET_OK);
+    expect_text(path, "ours");
+    ck_assert_int_eq(entries_in_folder(), 1);
+}
+END_TEST
+
+/* The name is taken: the file that has it is not touched. */
 START_TEST(a_name_that_is_taken_is_not_removed)
 {
     char partial[4300];
@@ -288,6 +318,7 @@ int main(void)
     tcase_add_test(files, a_file_that_cannot_be_named_is_not_there);
     tcase_add_loop_test(files, what_a_killed_writer_leaves_goes_with_the_next_file, 0, 2);
     tcase_add_loop_test(files, a_living_writer_is_left_alone, 0, 2);
+    tcase_add_loop_test(files, threads_may_write_one_path, 0, 2);
     tcase_add_loop_test(files, other_files_are_left_alone, 0, 2);
     tcase_add_loop_test(files, a_name_that_is_taken_is_not_removed, 0, 2);
     return run_suite(suite);

@@ -98,14 +98,14 @@ typedef et_status et_file_content(int descriptor, void *user, et_error *error);
  * whatever, leaves nothing either where the file system has files without a name (O_TMPFILE); where
  * it has none, et_partial_path(path), until the next file is written into that folder: files of such
  * names whose writers no longer live (nobody holds their lock) are then removed. A symbolic link at
- * `path` is replaced by the file; a folder, pipe or device there is refused. Several processes may
- * write one path at a time, whichever their numbers and machines: one of their files stays. Of one
- * process, one thread may. ET_EIO: folder missing, disk full, ...; ET_ENOMEM. One exception to "as it
- * was": if only the folder's fsync fails, the new file stands complete under its name, and ET_EIO
- * says that it may not survive a power failure. */
+ * `path` is replaced by the file; a folder, pipe or device there is refused. Several processes and
+ * threads may write one path at a time, whichever their numbers and machines: one of their files
+ * stays. ET_EIO: folder missing, disk full, ...; ET_ENOMEM. One exception to "as it was": if only the
+ * folder's fsync fails, the new file stands complete under its name, and ET_EIO says that it may not
+ * survive a power failure. */
 et_status et_file_write(const char *path, et_file_content *content, void *user, et_error *error);
 
-/* The name of the temporary file that et_file_write uses in this process, for a signal handler that
+/* The name of the temporary file that et_file_write uses in this thread, for a signal handler that
  * removes it: PATH.PROCESS-RANDOM.part, with 64 random bits, so that it is nobody else's. Returns 0,
  * or -1 if `room` is too small. */
 int et_partial_path(const char *path, char *buffer, size_t room);

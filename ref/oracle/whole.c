@@ -7,15 +7,16 @@
  * since a link cannot replace what is there and a rename can. Elsewhere (NFS, FUSE, old overlays)
  * the file has that name from the start.
  *
- * The name holds 64 random bits drawn once a process: two containers may write one path on a shared
- * volume with one process id. Nobody else's file is removed: each is locked (flock) for as long
+ * The name holds 64 random bits drawn once a process, to which the thread's number is added: two
+ * containers may write one path on a shared volume with one process id, and so may two threads. Nobody
+ * else's file is removed: each is locked (flock) for as long
  * as its writer lives, and only what nobody holds, and has a name of ours, is swept up by the next
  * file that is written into the folder. That rests on locks that all hosts see: where a network file
  * system keeps them to itself (NFS mounted with local_lock), a writer on another host may lose its
  * file while it writes, and gets ET_EIO.
  *
- * Left out: locking of `path` itself. Two processes that write one path each write a whole file; the
- * later rename stays.
+ * Left out: locking of `path` itself. Two writers of one path each write a whole file; the later
+ * rename stays.
  */
 #include "etref/safetensors.h"
 #include "ref/base/memory.h"
@@ -25,6 +26,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,6 +46,8 @@ enum { RANDOM_DIGITS = 16, NAME_ROOM = sizeof ".-9223372036854775808-0123456789a
 static pthread_once_t drawn = PTHREAD_ONCE_INIT;
 static uint64_t
     process_random; /* written once; a forked child keeps it, and has a number of its own */
+static atomic_uint threads; /* that have asked for a name */
+static _Thread_local unsigned thread_number; /* from 1; 0: has not asked yet */
 
 static void draw(void)
 {
@@ -56,8 +60,9 @@ static void draw(void)
 int et_partial_path(const char *path, char *buffer, size_t room)
 {
     pthread_once(&drawn, draw);
+    if (thread_number == 0) thread_number = atomic_fetch_add(&threads, 1) + 1;
     int length = snprintf(buffer, room, "%s.%ld-%016llx%s", path, (long)getpid(),
-                          (unsigned long long)process_random, SUFFIX);
+                          (unsigned long long)(process_random + thread_number), SUFFIX);
     return length >= 0 && (size_t)length < room ? 0 : -1;
 }
 
