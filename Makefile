@@ -51,6 +51,7 @@ WATCHED  := -Wl,--wrap=et_matmul,--wrap=cblas_sgemm # three plain loops: tests/f
 LDFLAGS_test_random_verdicts := $(WATCHED)
 LDFLAGS_fuzz_verify := $(WATCHED)
 LDFLAGS_test_whole := -Wl,--wrap=openat,--wrap=linkat
+LDFLAGS_early_tsan.so := -Wl,-z,initfirst
 
 VERSION := $(shell sed -n 's/^.define ETREF_VERSION *"\(.*\)"/\1/p' include/etref/version.h)
 SONAME  := libetref.so.$(firstword $(subst ., ,$(VERSION)))
@@ -107,6 +108,12 @@ asan ubsan:
 tsan:
 	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
 	    $(MAKE) check CC=clang BUILD=$(BUILD)-tsan CFLAGS='$(SANE)thread'
+## threads: threads of a Python judge by one golden under ThreadSanitizer
+threads:
+	@tools/install-deps build clang
+	@$(MAKE) -s preloaded CC=clang BUILD=$(BUILD)-tsan CFLAGS='$(SANE)thread'
+	@tools/check-threads $(BUILD)-tsan
+preloaded: $(BUILD)/libetref.so $(PRELOADS)
 ## valgrind: the tests under Memcheck (slow; TESTS= chooses)
 valgrind:
 	@WRAP='valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite' \
@@ -226,7 +233,7 @@ $(CHECKS): %: %.o $(BUILD)/tools/leakage-study/audit.o $(BUILD)/libcampaign.a $(
 # Of a process of its own: not the sanitizers' business.
 $(PRELOADS): $(BUILD)/%.so: %.c $(wildcard tests/preload/*.h) $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) -std=c11 -O1 -g -fPIC -Wall -Wextra $(DEFINES) -I. -shared -o $@ $< -ldl
+	$(CC) -std=c11 -O1 -g -fPIC -Wall -Wextra $(DEFINES) -I. -shared $(LDFLAGS_$(@F)) -o $@ $< -ldl
 $(FUZZERS): %: %.o $(BUILD)/libetref.a
 	$(PROGRAM) -fsanitize=fuzzer $(LDFLAGS_$(@F)) -o $@ $^ $(LIBS)
 $(BUILD)/etref.pc: tools/etref.pc.in $(BUILD)/flags
@@ -249,5 +256,5 @@ force:
 -include $(LIB:.o=.d) $(TOOL:.o=.d) $(QUAD:.o=.d) $(KERNELS:.o=.d) $(CAMPAIGN:.o=.d) $(CHECKS:=.d) $(FUZZERS:=.d) \
     $(LIBRARIES:=.d)
 .SECONDARY:
-.PHONY: all check run-tests deps asan ubsan tsan valgrind fuzz fuzzers goldens determinism bench demo campaign reproduce \
-        redraw libraries lint format install uninstall clean help force
+.PHONY: all check run-tests deps asan ubsan tsan threads preloaded valgrind fuzz fuzzers goldens determinism bench demo \
+        campaign reproduce redraw libraries lint format install uninstall clean help force
