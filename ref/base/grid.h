@@ -68,6 +68,12 @@ static inline int64_t et_chance(const et_grid *g, uint64_t number, int drop)
     return (int64_t)(et_mix(number ^ g->key) >> (64 - drop)) - (INT64_C(1) << drop) / 2;
 }
 
+/* -1 to 1, by chance: one number for each v of a replica; to nearest none. */
+static inline double et_chance_of(const et_grid *g, double v)
+{
+    return g->nearest ? 0 : ldexp((double)et_chance(g, to_bits(v), 53), -52);
+}
+
 /* Where the number `bits` goes that lies the part `tail` of 2^drop above `lo`: by so many steps from there. Counted in
  * sixteenths of a step; no branch hangs on the number, which could not be foreseen. `chance` false: all is known. To
  * nearest is half a step further, cut off; the last sixteenth of it belongs to ties that go to the even neighbour. */

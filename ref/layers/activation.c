@@ -98,19 +98,14 @@ double et_normal_share(double x)
     return 0.5 + normal_density(x) * sum;
 }
 
-/* -1 to 1, by chance: one number for each v of a replica; to nearest none. */
-static double chance_of(const et_grid *g, double v)
-{
-    return g->nearest ? 0 : ldexp((double)et_chance(g, to_bits(v), 53), -52);
-}
-
 /* Half of 1 + f, f = erf or tanh, as kernels take it: where f is near -1, with the last bits of 1. Their libraries' f is off
  * by up to so many units in the last place of 1/2: tanh by one; erf by 5 where it is Abramowitz and Stegun's 7.1.26, as in
  * PyTorch's gelu on the CPU: good to 1.5e-7, which is 2.5; and its polynomial's five terms, of about 1, each round, which is
  * sqrt(5) more. */
 static double half_of_one_and(const steps *k, double f, double units)
 {
-    double unit = ldexp(1, k->function->drop - 53), off = units * unit * chance_of(k->function, f);
+    double unit = ldexp(1, k->function->drop - 53),
+           off = units * unit * et_chance_of(k->function, f);
     if (1 - fabs(f) < unit / 2) off = 0; /* 1 to the last bit */
     return et_plus(k->grid, 1, et_rounded(k->grid, f + off)) / 2;
 }

@@ -100,10 +100,14 @@ static et_status scores(const et_cross_entropy *f, size_t m, const et_real *x, e
     return status;
 }
 
-/* tanh(z / cap) */
+/* tanh(z / cap); of a kernel's library off by a unit in the last place, where it is not 1 to the last bit. */
 static double softened(const et_grid *g, et_real z, et_real cap)
 {
-    return et_rounded(g, et_tanh(et_rounded(g, (double)(z / cap))));
+    double y = et_tanh(et_rounded(g, (double)(z / cap)));
+    if (g == NULL) return y;
+    double unit = ldexp(1, g->drop - 53),
+           off = 1 - fabs(y) < unit / 2 ? 0 : unit * et_chance_of(g, y);
+    return et_rounded(g, y + y * off);
 }
 
 /* Its slope, 1 - tanh^2: by the formula above, or as many kernels have it, from what tanh has been rounded to. */

@@ -34,6 +34,13 @@ static double coefficient(const et_rounding *r, const et_grid *q, double scale)
     return et_goes_other_way(r, "coefficient", "loss") ? et_rounded(q, scale) : scale;
 }
 
+/* scale v / N: what a loss that is a mean gives each token. autograd divides by N before anything else. */
+static double each_token(const et_grid *q, bool divided_first, double scale, double v, size_t N)
+{
+    return divided_first ? et_times(q, et_over(q, scale, (double)N), v)
+                         : et_over(q, et_times(q, scale, v), (double)N);
+}
+
 /* L = sum_i F'_i (1/N) sum_t p_ti. F is a count, constant almost everywhere, so dL/dp_ti = F'_i / N
  * for every token, chosen or not. */
 et_real et_aux_loss(const et_rounding *rounding, et_balance balance, size_t N, size_t n,
@@ -43,13 +50,14 @@ et_real et_aux_loss(const et_rounding *rounding, et_balance balance, size_t N, s
     et_grid room;
     const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "aux");
     double loss = 0;
+    bool divided_first = et_goes_other_way(rounding, "divided by N", "aux");
     scale = coefficient(rounding, q, scale);
     for (size_t i = 0; i < n; i++) {
         double f = et_rounded(q, (double)F[i]);
         double weight = balance == ET_BALANCE_AUX_ERROR ? et_plus(q, f, -1) : f;
         double sum = (double)et_sum(rounding, et_sum_place(rounding), "aux", 0, N, n, p + i, NULL);
         loss = et_plus(q, loss, et_times(q, weight, et_over(q, sum, (double)N)));
-        et_real each = (et_real)et_over(q, et_times(q, (et_real)scale, weight), (double)N);
+        et_real each = (et_real)each_token(q, divided_first, (et_real)scale, weight, N);
         for (size_t t = 0; dp != NULL && t < N; t++) dp[t * n + i] += each;
     }
     return (et_real)loss;
@@ -70,6 +78,7 @@ et_real et_z_loss(const et_rounding *rounding, size_t N, size_t n, const et_real
     const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "z");
     const et_order order = et_order_of(rounding, "z", N);
     /* autograd's softmax is e^(r - lse), whose lse has lost what is small beside the largest logit */
+    bool divided_first = et_goes_other_way(rounding, "divided by N", "z");
     bool by_lse = et_goes_other_way(rounding, "e^(r - lse)", "z");
     double loss = 0;
     scale = coefficient(rounding, q, scale);
@@ -82,7 +91,7 @@ et_real et_z_loss(const et_rounding *rounding, size_t N, size_t n, const et_real
         for (size_t i = 0; i < n; i++) sum = et_plus(q, sum, e_to(q, (double)row[i], largest));
         double lse = et_plus(q, largest, et_rounded(q, et_log(sum)));
         loss = (double)(et_real)et_added(q, loss, (double)(et_real)et_times(q, lse, lse));
-        double each = et_over(q, et_times(q, scale * 2, lse), (double)N);
+        double each = each_token(q, divided_first, scale * 2, lse, N);
         for (size_t i = 0; dr != NULL && i < n; i++) {
             double share = by_lse ? e_to(q, (double)row[i], lse)
                                   : et_over(q, e_to(q, (double)row[i], largest), sum);
