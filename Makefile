@@ -244,7 +244,7 @@ $(BUILD)/tests/witness/%.o: tests/witness/%.c $(BUILD)/flags
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(COMPILE) -MMD -MP -c -o $@ $<
-$(BUILD)/%.S.o: %.S $(BUILD)/flags $(wildcard data/cases/*.json tools/plots/*.gp)
+$(BUILD)/%.S.o: %.S $(BUILD)/flags $(wildcard data/cases/*.json tools/plots/*.gp tools/etref/help/*.txt)
 	@mkdir -p $(@D)
 	$(CC) -c -o $@ $<
 # The flags in force; written only when they are not those of the last build.

@@ -437,7 +437,7 @@ static bool contradicts(covering_pair p)
 
 /* ---- the covering ---- */
 
-_Static_assert(SWITCHES <= COVERING_SWITCHES, "room for the switches");
+_Static_assert((int)SWITCHES <= (int)COVERING_SWITCHES, "room for the switches");
 static covering cover = {.switches = SWITCHES, .crossed = SHARED + 1, .legal = is_legal};
 
 static void build_covering(void)

@@ -35,7 +35,7 @@ typedef struct generate_options {
     const char *inputs;     /* a bundle whose case and in.* are taken */
     int engine;             /* et_engine */
     int routing;            /* 0: the rule's own; 1: that of the bundle `inputs`; -1: as its case says */
-    bool lean;
+    bool lean, quiet;
     et_profile noise;  /* where `profile` is not NULL */
     et_profile judges; /* where `conclusive` is not NULL */
     et_profile kernel; /* where `emulate` is not NULL */
@@ -53,6 +53,7 @@ static bool read_options(generate_options *o, int argc, char **argv)
                             {"--out", OPTION_WORD, &o->out, NULL},
                             {"--engine", OPTION_CHOICE, &o->engine, "plain|blas"},
                             {"--lean", OPTION_FLAG, &o->lean, NULL},
+                            {"--quiet", OPTION_FLAG, &o->quiet, NULL},
                             {"--profile", OPTION_WORD, &o->profile, NULL},
                             {"--conclusive", OPTION_WORD, &o->conclusive, NULL},
                             {"--emulate", OPTION_WORD, &o->emulate, NULL},
@@ -322,7 +323,7 @@ static et_status generate_all(const case_list *list, const generate_options *o, 
 {
     int width = name_width(list);
     et_status status = make_folders(o->out, error);
-    if (status == ET_OK)
+    if (status == ET_OK && !o->quiet)
         printf("%-*s  %11s  %9s  %8s  file\n", width, "case", "size", "slots", "seconds");
     fflush(stdout);
     for (size_t i = 0; i < list->count && status == ET_OK; i++) {
@@ -335,6 +336,7 @@ static et_status generate_all(const case_list *list, const generate_options *o, 
         et_conclusiveness found;
         status = generate_one(c, path, o, &slots, &found, error);
         if (status != ET_OK) break;
+        if (o->quiet) continue;
         if (found.conclusive)
             print_row(width, c->name, path, slots, seconds_now() - start);
         else
