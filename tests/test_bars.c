@@ -3,7 +3,7 @@
  */
 #include "ref/bars/bars.h"
 #include "ref/bars/variance.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "ref/verdict/judge.h"
 #include "tests/check_main.h"
 #include "tests/run_case.h"

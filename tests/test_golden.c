@@ -5,7 +5,7 @@
  * by tools/check-python.
  */
 #include "etref/etref.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "tests/run_case.h"
 #include "tests/run_tool.h"
 

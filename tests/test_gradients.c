@@ -13,7 +13,7 @@
  * until every H and every such r is further from 0 than any step can carry it; see is_smooth.
  * Frozen routing is no assumption about the steps: the assignment is given to the forward pass.
  *
- * L is put together here from the layer's own functions, apart from ref/oracle/step.c, whose
+ * L is put together here from the layer's own functions, apart from ref/step/step.c, whose
  * gradients are tested: which coefficient enters, and which part of a loss a micro-batch has, is
  * written down a second time. Left out: the dense layer's gradients and everything in full
  * precision (test_witness.c); float builds, in which L has no digits left for differences.

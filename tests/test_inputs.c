@@ -486,7 +486,7 @@ END_TEST
 
 /* ---- decisive ---- */
 
-/* reach of ref/oracle/inputs.c, computed again: 2 2^-p max_i sum_j |x_tj||w_ij|. */
+/* reach of ref/step/inputs.c, computed again: 2 2^-p max_i sum_j |x_tj||w_ij|. */
 static double reach(const et_step *s, size_t t)
 {
     size_t d = s->c.d_model;

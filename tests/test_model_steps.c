@@ -7,7 +7,7 @@
 
 #ifndef ETREF_F32
 
-#include "ref/oracle/decide.h"
+#include "ref/step/decide.h"
 #include "ref/diagnose/mutant.h"
 #include "tests/honest.h"
 #define SUITE "model.json"

@@ -10,7 +10,7 @@
 #ifndef ETREF_F32
 
 #include "etref/golden.h"
-#include "ref/oracle/decide.h"
+#include "ref/step/decide.h"
 #include "ref/diagnose/diagnosis.h"
 #include "tests/honest.h"
 #define SUITE "modern.json"

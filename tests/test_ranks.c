@@ -6,7 +6,7 @@
  */
 #include "tests/check_main.h"
 
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "tests/expect.h"
 #define SUITE "parallel.json"
 #include "tests/one_suite.h"

@@ -5,7 +5,7 @@
 
 #ifndef ETREF_F32
 
-#include "ref/oracle/decide.h"
+#include "ref/step/decide.h"
 #include "ref/diagnose/mutant.h"
 #include "tests/expect.h"
 #include "tests/honest.h"

@@ -1,7 +1,7 @@
 /* test_slots.c: candidates whose slots stand in another order, as sorting with atomics leaves them (ref/verdict/slots.c),
  * and scalars of shape [].
  */
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "ref/verdict/judge.h"
 #include "tests/check_main.h"
 

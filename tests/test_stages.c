@@ -1,8 +1,8 @@
 /* test_stages.c: each stage judged by itself, from the candidate's own numbers (ref/bars/stages.c).
  */
 #include "ref/bars/stages.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/decide.h"
+#include "ref/step/tensors.h"
 #include "tests/check_main.h"
 
 #include <stdlib.h>

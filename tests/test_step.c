@@ -2,7 +2,7 @@
  * threshold, whether a capacity acts. Layers of one column, whose scores are x and -x: every number
  * here can be checked by eye.
  */
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "tests/check_main.h"
 #include "tests/run_case.h"
 

@@ -9,7 +9,7 @@
 #include "tests/scratch.h"
 
 #include "etref/bundle.h"
-#include "ref/oracle/decide.h"
+#include "ref/step/decide.h"
 
 #ifndef ETREF_F32
 

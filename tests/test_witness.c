@@ -12,8 +12,8 @@
  * inputs, not what is computed from them), metrics and layouts (tests of their own). A float build
  * does not compute the covering, whose outliers leave the range of float's exponents.
  */
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
 #include "tests/against_witness.h"
 #include "tests/check_main.h"
 #include "tests/covering.h"

@@ -3,7 +3,7 @@
  * A bundle is a safetensors file with metadata `format` = "etref-bundle", `version` = "1", `case`
  * (JSON), `producer`, and, where block layouts were asked for, `layout` = "block:M"; in an emulated
  * kernel's output, which is no golden, `emulates` = its profile. The tensors,
- * with types and shapes, are the table of ref/oracle/tensors.def; `etref list tensors` prints it.
+ * with types and shapes, are the table of ref/step/tensors.def; `etref list tensors` prints it.
  *
  * A bundle may hold the noise of a precision profile, too: metadata `profile` (JSON), and for a real
  * tensor NAME that was computed a tensor noise.NAME of its shape in F32, the standard deviation of

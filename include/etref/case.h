@@ -1,6 +1,6 @@
 /* case.h: what is to be computed. A case and nothing else decides every bit of a golden bundle.
  *
- * A case is a small JSON object. Each of its fields is one row of the table in ref/oracle/fields.c:
+ * A case is a small JSON object. Each of its fields is one row of the table in ref/step/fields.c:
  * name, default, allowed values; `etref list fields` prints that table. Unknown fields and
  * contradictions are errors that name the field, its value and what is allowed.
  */
@@ -48,7 +48,7 @@ typedef enum et_input_source {
     ET_INPUT_CHECKPOINT /* a layer in a step of a trained model (capture.h) */
 } et_input_source;
 
-/* How in.x, in.dy, the weights, the EMA and the bias are drawn; ref/oracle/inputs.c says what each
+/* How in.x, in.dy, the weights, the EMA and the bias are drawn; ref/step/inputs.c says what each
  * source is and which bugs it hunts. */
 typedef struct et_input {
     et_input_source source;

@@ -72,7 +72,7 @@ typedef struct et_profile {
 } et_profile;
 
 /* The built-in profiles: f64, f32, tf32, tf32-rz, bf16, bf16-low, f16, then those of libraries (the table in
- * ref/oracle/profile.c). NULL past the end. */
+ * ref/step/profile.c). NULL past the end. */
 const et_profile *et_profile_at(size_t index);
 /* One of them by name, or NULL. */
 const et_profile *et_profile_find(const char *name);

@@ -3,7 +3,7 @@
  *     case -> inputs -> logits -> assignment -> slots -> y -> losses -> gradients -> state, metrics
  *
  * An et_step owns all its arrays. Its tensors are listed once, in the table of
- * ref/oracle/tensors.def, with name, type, shape and place; writing, reading, comparing and showing
+ * ref/step/tensors.def, with name, type, shape and place; writing, reading, comparing and showing
  * all walk that table.
  */
 #ifndef ETREF_STEP_H

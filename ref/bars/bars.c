@@ -18,8 +18,8 @@
 #include "ref/base/lanes.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/decide.h"
+#include "ref/step/tensors.h"
 
 #include <math.h>
 #include <stdlib.h>

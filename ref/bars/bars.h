@@ -24,7 +24,7 @@
 #include "etref/rounding.h"
 #include "etref/step.h"
 #include "ref/bars/groups.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 
 enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };
 

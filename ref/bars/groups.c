@@ -10,7 +10,7 @@
 #include "ref/base/lanes.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -19,7 +19,7 @@
 #ifndef ET_GROUPS_H
 #define ET_GROUPS_H
 
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "etref/bundle.h"
 
 typedef enum et_group_kind {

@@ -3,7 +3,7 @@
 #include "ref/base/grid.h"
 #include "ref/base/lanes.h"
 #include "ref/base/rounding.h"
-#include "ref/oracle/decide.h"
+#include "ref/step/decide.h"
 
 #include <string.h>
 

@@ -9,7 +9,7 @@
 
 #include "etref/rounding.h"
 #include "etref/step.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 
 /* Numbers that a kernel shows, by id; values NULL: it does not. Those of one shape with the reference's. */
 typedef struct et_given {

@@ -8,8 +8,8 @@
 #include "ref/bars/bars.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/decide.h"
+#include "ref/step/tensors.h"
 
 #include <float.h>
 #include <math.h>

@@ -25,8 +25,8 @@
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/rounding.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/decide.h"
+#include "ref/step/tensors.h"
 #include "ref/diagnose/diagnosis.h"
 
 #include <math.h>

@@ -33,7 +33,7 @@
  *
  * Left out: two faults at once, but for one in each part, or one of them in the forward pass.
  */
-#include "ref/oracle/kinds.h"
+#include "ref/step/kinds.h"
 #include "ref/diagnose/diagnosis.h"
 #include "ref/diagnose/explain.h"
 

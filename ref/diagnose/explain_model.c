@@ -6,8 +6,8 @@
  * the verdict; where none does, and no other profile would pass, what is wrong is described (residual.c).
  */
 #include "ref/base/memory.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
 #include "ref/verdict/judge.h"
 #include "ref/diagnose/diagnosis.h"
 

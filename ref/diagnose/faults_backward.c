@@ -1,6 +1,6 @@
 /* faults_backward.c: dw, dO, the experts' gradients, dp, dr, dx and the losses, wrongly. See faults.h. */
 #include "ref/layers/weigh.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "ref/diagnose/faults.h"
 #include "ref/verdict/judge.h"
 

@@ -8,8 +8,8 @@
 #include "etref/rope.h"
 #include "etref/routing.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/kinds.h"
-#include "ref/oracle/step_model.h"
+#include "ref/step/kinds.h"
+#include "ref/step/step_model.h"
 #include "ref/diagnose/faults.h"
 
 #include <math.h>

@@ -4,8 +4,8 @@
  * inputs and the assignment of the right one, and has not been run.
  */
 #include "ref/base/memory.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
 #include "ref/diagnose/faults.h"
 
 #include <stdlib.h>

@@ -5,8 +5,8 @@
  */
 #include "etref/dtype.h"
 #include "ref/diagnose/faults.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
 
 #include <string.h>
 

@@ -4,8 +4,8 @@
  * made. Seen in: DeepSeek-V3's released code (experts of refused groups filled with 0, which a negative score is below),
  * vLLM and SGLang (groups scored without the bias), Megatron-LM, DeepSpeed, Tutel (orders and sizes of capacities).
  */
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
 #include "ref/routing/top.h"
 #include "ref/diagnose/faults.h"
 

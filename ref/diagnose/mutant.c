@@ -6,8 +6,8 @@
  * Left out: metric.*, which restate other tensors; route.topk_*, which the mask and the scores imply.
  */
 #include "ref/diagnose/mutant.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
 #include "ref/verdict/judge.h"
 
 #include <stdlib.h>

@@ -29,7 +29,7 @@
 
 #include "etref/dtype.h"
 #include "etref/verify.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 
 /* The phases of a mutant, in order. */
 typedef enum et_phase {

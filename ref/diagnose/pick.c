@@ -1,6 +1,6 @@
 /* pick.c: sub-steps: the rows of a step that belong to picked tokens. See mutant.h. */
 #include "ref/base/memory.h"
-#include "ref/oracle/decide.h"
+#include "ref/step/decide.h"
 #include "ref/diagnose/mutant.h"
 
 #include <stdlib.h>

@@ -12,7 +12,7 @@
  * goes on with a sequence the new ones, which see what the rows before have left in qkv.
  *
  * The feed-forward layers are the library's own (ffn.c, moe.c), the routing and the balancing
- * losses those of a step (ref/oracle/step.c): an MoE layer here is an et_step of one micro-batch,
+ * losses those of a step (ref/step/step.c): an MoE layer here is an et_step of one micro-batch,
  * whose inputs and values are the model's arrays.
  */
 #include "etref/attention.h"
@@ -22,7 +22,7 @@
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
 #include "ref/model/model.h"
-#include "ref/oracle/decide.h"
+#include "ref/step/decide.h"
 
 #include <math.h>
 #include <string.h>

@@ -12,10 +12,10 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/model/model.h"
-#include "ref/oracle/fields.h"
-#include "ref/oracle/json.h"
-#include "ref/oracle/kinds.h"
-#include "ref/oracle/text.h"
+#include "ref/step/fields.h"
+#include "ref/format/json.h"
+#include "ref/step/kinds.h"
+#include "ref/step/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* config.c: a model's configuration: defaults, and what is refused. See etref/gpt.h. */
 #include "ref/model/model.h"
-#include "ref/oracle/fields.h"
+#include "ref/step/fields.h"
 
 #include <math.h> /* sqrt: correctly rounded */
 #include <string.h>

@@ -6,7 +6,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/model/model.h"
-#include "ref/oracle/members.h"
+#include "ref/format/members.h"
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* json.c: JSON for programs to read. See json.h. */
 #include "ref/report/json.h"
-#include "ref/oracle/json.h"
+#include "ref/format/json.h"
 #include "ref/report/page.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
 /* json.h: JSON for programs to read. Internal; used through Jansson.
  *
  * Where memory is missing an object becomes NULL and stays so: the end alone need be looked at.
- * Reading JSON: ref/oracle/json.h.
+ * Reading JSON: ref/format/json.h.
  */
 #ifndef ET_JSON_REPORT_H
 #define ET_JSON_REPORT_H

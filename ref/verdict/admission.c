@@ -12,7 +12,7 @@
  * Left out: values of outputs, which are judged and not checked (NaN is a mismatch, not an error); but a mask
  * holds 0 and 1.
  */
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "ref/verdict/judge.h"
 
 #include <stdio.h>

@@ -7,10 +7,10 @@
 #include "etref/candidate.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/fields.h"
-#include "ref/oracle/json.h"
-#include "ref/oracle/safetensors.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/fields.h"
+#include "ref/format/json.h"
+#include "ref/format/safetensors.h"
+#include "ref/step/tensors.h"
 #include "ref/verdict/judge.h"
 
 #include <stdint.h>

@@ -17,7 +17,7 @@
  * hide a gate that is wrong by 1e-3.
  */
 #include "etref/dtype.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "ref/verdict/judge.h"
 
 #include <math.h>

@@ -9,7 +9,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/rounding.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "ref/verdict/judge.h"
 
 #include <stdint.h>

@@ -20,7 +20,7 @@
 #include "etref/verify.h"
 #include "ref/bars/bars.h"
 #include "ref/bars/stages.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 
 /* Called with every group that is tested, of tensor `tensor`: how the campaign gathers what honest kernels need. */
 typedef void et_group_visit(void *user, const char *tensor, const et_group *group);

@@ -23,9 +23,9 @@
  * differ; where they agree one pass over the mask is enough. Left out: that twins on an open threshold fall alike.
  */
 #include "ref/base/memory.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
-#include "ref/oracle/shown.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
+#include "ref/step/shown.h"
 #include "ref/routing/equal_rows.h"
 #include "ref/verdict/decisions.h"
 

@@ -1,6 +1,6 @@
 /* shelf.c: references and error bars, kept for the next candidate, profile or hypothesis that asks. See judge.h. */
 #include "ref/base/memory.h"
-#include "ref/oracle/decide.h"
+#include "ref/step/decide.h"
 #include "ref/verdict/judge.h"
 
 #include <stdlib.h>

@@ -14,9 +14,9 @@
  *     by score     p_a precedes p_b
  */
 #include "ref/base/memory.h"
-#include "ref/oracle/kinds.h"
-#include "ref/oracle/shown.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/kinds.h"
+#include "ref/step/shown.h"
+#include "ref/step/tensors.h"
 #include "ref/routing/equal_rows.h"
 #include "ref/verdict/decisions.h"
 

@@ -15,7 +15,7 @@
  * A tensor that hangs by expert or altogether is never a pass: nobody can see what it should be.
  */
 #include "ref/base/memory.h"
-#include "ref/oracle/decide.h"
+#include "ref/step/decide.h"
 #include "ref/verdict/judge.h"
 
 #include <math.h>

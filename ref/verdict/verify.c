@@ -12,8 +12,8 @@
  */
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
 #include "ref/verdict/judge.h"
 
 #include <math.h>

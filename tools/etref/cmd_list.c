@@ -193,7 +193,7 @@ static int list_layers(bool json)
 
 /* ---- formulas ---- */
 
-/* The fields of a case whose values are formulas: include/etref/gate.h, moe.h; ref/oracle/inputs.c. */
+/* The fields of a case whose values are formulas: include/etref/gate.h, moe.h; ref/step/inputs.c. */
 typedef struct formula {
     const char *name, *what;
 } formula;

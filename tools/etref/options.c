@@ -4,7 +4,7 @@
  * not mean something else when --energy is added.
  */
 #include "tools/etref/options.h"
-#include "ref/oracle/json.h"
+#include "ref/format/json.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/kernels.h"
 

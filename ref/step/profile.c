@@ -7,7 +7,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/rounding.h"
-#include "ref/oracle/members.h"
+#include "ref/format/members.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
 #define ET_FIELDS_H
 
 #include "etref/case.h"
-#include "ref/oracle/members.h"
+#include "ref/format/members.h"
 
 typedef struct et_field {
     et_field_doc doc;

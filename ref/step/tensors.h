@@ -3,19 +3,19 @@
  * A row says all that is to be known of one tensor: name, type, shape and meaning (et_tensor_doc,
  * which is public), where it stands in an et_step, at which place of a profile a kernel stores it,
  * which stage of the step computes it, from which tensors, and how it depends on decisions. What is
- * asked of a tensor by its name is a column of ref/oracle/tensors.def. Inside, a tensor is its id,
+ * asked of a tensor by its name is a column of ref/step/tensors.def. Inside, a tensor is its id,
  * the number of its row; names are for files and people.
  */
 #ifndef ET_TENSORS_H
 #define ET_TENSORS_H
 
 #include "etref/bundle.h"
-#include "ref/oracle/arrays.h"
+#include "ref/format/arrays.h"
 
 typedef enum et_tensor_id {
     ET_NO_TENSOR,
 #define T(id, ...) ET_##id,
-#include "ref/oracle/tensors.def"
+#include "ref/step/tensors.def"
 #undef T
     ET_TENSORS,
     ET_FIRST_INPUT = ET_IN_X,

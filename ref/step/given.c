@@ -4,11 +4,11 @@
  */
 #include "etref/bundle.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/arrays.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
-#include "ref/oracle/shown.h"
-#include "ref/oracle/tensors.h"
+#include "ref/format/arrays.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
+#include "ref/step/shown.h"
+#include "ref/step/tensors.h"
 
 #include <stdlib.h>
 

@@ -17,10 +17,10 @@
 #include "etref/case.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/json.h"
-#include "ref/oracle/contradictions.h"
-#include "ref/oracle/fields.h"
-#include "ref/oracle/kinds.h"
+#include "ref/format/json.h"
+#include "ref/step/contradictions.h"
+#include "ref/step/fields.h"
+#include "ref/step/kinds.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -3,9 +3,9 @@
 #include "etref/report.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/face/handle.h"
+#include "ref/interface/handle.h"
 #include "ref/diagnose/explain.h"
-#include "ref/oracle/json.h"
+#include "ref/format/json.h"
 #include "ref/report/page.h"
 
 #include <stdio.h>

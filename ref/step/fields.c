@@ -4,8 +4,8 @@
  * the cases to which it applies, and what it means. Adding a field to the language of cases is
  * adding a member to et_case and a row here.
  */
-#include "ref/oracle/fields.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/fields.h"
+#include "ref/step/kinds.h"
 
 #include <float.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* json.c: reading JSON that people wrote, and speaking about it. See json.h. */
-#include "ref/oracle/json.h"
+#include "ref/format/json.h"
 
 #include <string.h>
 

@@ -36,9 +36,9 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
-#include "ref/oracle/text.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
+#include "ref/step/text.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -3,8 +3,8 @@
  * Everything that walks a bundle (writing, reading, comparing, documentation) walks this table, in
  * the order of the mathematics. A tensor belongs to a bundle if its array exists in the step.
  */
-#include "ref/oracle/tensors.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/tensors.h"
+#include "ref/step/kinds.h"
 
 #include <math.h>
 #include <string.h>
@@ -94,7 +94,7 @@ enum { FULL = false, LEAN = true };
 
 const et_tensor_row et_tensors[ET_TENSORS] = {
     [ET_NO_TENSOR] = {.place = ET_ACCUMULATOR, .stage = ET_STAGES, .sees = ET_SEES_ALL},
-#include "ref/oracle/tensors.def"
+#include "ref/step/tensors.def"
 };
 
 const et_tensor_doc *et_tensor_doc_at(size_t index)

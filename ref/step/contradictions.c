@@ -4,9 +4,9 @@
  * what is allowed. Fields that merely do not apply (top_k under et) are not here: their own row in
  * fields.c knows.
  */
-#include "ref/oracle/contradictions.h"
+#include "ref/step/contradictions.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/kinds.h"
 
 /* Whether a*b*c doubles can be addressed. */
 static bool fits(size_t a, size_t b, size_t c)

@@ -11,11 +11,11 @@
  * Left out: F8 values; mapping the file into memory (a file cut short under a mapping kills the
  * process).
  */
-#include "ref/oracle/safetensors.h"
+#include "ref/format/safetensors.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/files.h"
-#include "ref/oracle/json.h"
+#include "ref/format/files.h"
+#include "ref/format/json.h"
 
 #include <inttypes.h>
 #include <jansson.h>

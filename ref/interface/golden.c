@@ -9,7 +9,7 @@
 #include "etref/version.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/face/handle.h"
+#include "ref/interface/handle.h"
 
 #include <stdint.h>
 #include <stdlib.h>

@@ -9,7 +9,7 @@
 #ifndef ET_MEMBERS_H
 #define ET_MEMBERS_H
 
-#include "ref/oracle/json.h"
+#include "ref/format/json.h"
 
 #include <stdint.h>
 

@@ -7,7 +7,7 @@
 #define ET_HANDLE_H
 
 #include "etref/golden.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 #include "ref/verdict/judge.h"
 #include <pthread.h>
 

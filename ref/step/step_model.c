@@ -9,7 +9,7 @@
  * The layers are those of ref/layers, as the model calls them (ref/model/block.c). What goes into a kernel and comes out of it
  * are stored at a kernel's places; all that lies between the layers rounds themselves.
  */
-#include "ref/oracle/step_model.h"
+#include "ref/step/step_model.h"
 #include "etref/attention.h"
 #include "etref/cross_entropy.h"
 #include "etref/optimizer.h"
@@ -18,8 +18,8 @@
 #include "ref/base/grid.h"
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
 
 #include <omp.h>
 #include <stdlib.h>

@@ -10,7 +10,7 @@
  * text is read, one at a time, and hand over to them whenever another thread asks.
  */
 #include "ref/base/memory.h"
-#include "ref/oracle/json.h"
+#include "ref/format/json.h"
 
 #include <pthread.h>
 #include <setjmp.h>

@@ -8,8 +8,8 @@
 #include "etref/version.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/safetensors.h"
-#include "ref/oracle/tensors.h"
+#include "ref/format/safetensors.h"
+#include "ref/step/tensors.h"
 
 #include <float.h>
 #include <math.h>

@@ -5,9 +5,9 @@
  */
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/arrays.h"
-#include "ref/oracle/files.h"
-#include "ref/oracle/safetensors.h"
+#include "ref/format/arrays.h"
+#include "ref/format/files.h"
+#include "ref/format/safetensors.h"
 
 #include <errno.h>
 #include <jansson.h>

@@ -1,8 +1,8 @@
 /* shown.c: an assignment, read from whatever shows it. See shown.h. */
-#include "ref/oracle/shown.h"
-#include "ref/oracle/arrays.h"
-#include "ref/oracle/kinds.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/shown.h"
+#include "ref/format/arrays.h"
+#include "ref/step/kinds.h"
+#include "ref/step/tensors.h"
 
 #include <stdarg.h>
 #include <stdio.h>

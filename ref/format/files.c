@@ -1,5 +1,5 @@
 /* files.c: see files.h. */
-#include "ref/oracle/files.h"
+#include "ref/format/files.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -19,13 +19,13 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/fields.h"
-#include "ref/oracle/kinds.h"
-#include "ref/oracle/step_metrics.h"
-#include "ref/oracle/step_model.h"
-#include "ref/oracle/step_ranks.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/decide.h"
+#include "ref/step/fields.h"
+#include "ref/step/kinds.h"
+#include "ref/step/step_metrics.h"
+#include "ref/step/step_model.h"
+#include "ref/step/step_ranks.h"
+#include "ref/step/tensors.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* arrays.c: see arrays.h. */
-#include "ref/oracle/arrays.h"
+#include "ref/format/arrays.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* members.c: one value, from JSON into a struct and back. See members.h. */
-#include "ref/oracle/members.h"
+#include "ref/format/members.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -15,10 +15,10 @@
  *
  * Left out: a tokeniser, and any use of the text beyond its bytes.
  */
-#include "ref/oracle/text.h"
+#include "ref/step/text.h"
 #include "etref/random.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/files.h"
+#include "ref/format/files.h"
 
 #include <math.h>
 #include <stdio.h>

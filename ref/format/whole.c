@@ -20,7 +20,7 @@
  */
 #include "etref/safetensors.h"
 #include "ref/base/memory.h"
-#include "ref/oracle/files.h"
+#include "ref/format/files.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,8 +1,8 @@
 /* step_metrics.c: what is measured of a step's routing. See step_metrics.h; what each metric means: tensors.def. */
-#include "ref/oracle/step_metrics.h"
+#include "ref/step/step_metrics.h"
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
-#include "ref/oracle/tensors.h"
+#include "ref/step/tensors.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -14,12 +14,12 @@
  * Left out: averages that differ between ranks before the step (in.ema is one), so the first step after a warm-up whose
  * averages were kept apart; tensor parallelism; time.
  */
-#include "ref/oracle/step_ranks.h"
+#include "ref/step/step_ranks.h"
 #include "ref/base/memory.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
-#include "ref/oracle/decide.h"
-#include "ref/oracle/kinds.h"
+#include "ref/step/decide.h"
+#include "ref/step/kinds.h"
 
 #include <math.h>
 #include <stdlib.h>
