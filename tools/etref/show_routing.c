@@ -222,6 +222,7 @@ typedef struct picture {
     double *mask, *logits;      /* [N,n]; logits may be NULL */
     double *threshold, *cutoff; /* [n] or NULL */
     double *pool_cutoff;        /* [pools,n] or NULL */
+    double *topk;               /* [N,K] or NULL: experts that a token chose */
 } picture;
 
 static void picture_free(picture *p)
@@ -231,6 +232,7 @@ static void picture_free(picture *p)
     free(p->threshold);
     free(p->cutoff);
     free(p->pool_cutoff);
+    free(p->topk);
 }
 
 /* Or the padding behind the last one of a micro-batch. */
@@ -257,7 +259,8 @@ static et_status picture_read(picture *p, const shown *s, et_error *error)
                  {&p->logits, "fwd.logits", p->N, p->n},
                  {&p->threshold, "route.threshold", p->n, 0},
                  {&p->cutoff, "route.cutoff", p->n, 0},
-                 {&p->pool_cutoff, "route.pool_cutoff", p->pools, p->n}};
+                 {&p->pool_cutoff, "route.pool_cutoff", p->pools, p->n},
+                 {&p->topk, "route.topk_expert", p->N, c->top_k}};
     et_status status = ET_OK;
     for (size_t i = 0; i < sizeof parts / sizeof *parts && status == ET_OK; i++)
         status = read_shaped(parts[i].out, &s->file, parts[i].name, parts[i].rows, parts[i].columns,
@@ -282,11 +285,19 @@ static bool above_line(const picture *p, size_t t, size_t e)
     return score >= p->pool_cutoff[(t / p->micro * p->each + t % p->micro / p->P) * p->n + e];
 }
 
+/* Was the expert chosen that has no slot for the token? */
+static bool is_dropped(const picture *p, size_t t, size_t e)
+{
+    size_t K = p->topk ? p->c->top_k : 0, k = 0;
+    while (k < K && p->topk[t * K + k] != (double)e) k++;
+    return k < K;
+}
+
 static char cell_mark(const picture *p, size_t t, size_t e)
 {
     bool chosen = p->mask[t * p->n + e] != 0;
     bool line = et_case_routes_by_threshold(p->c) && has_line(p);
-    if (!line) return chosen ? '#' : '.';
+    if (!line) return chosen ? '#' : is_dropped(p, t, e) ? 'x' : '.';
     return above_line(p, t, e) ? (chosen ? '#' : 'x') : (chosen ? 'p' : '.');
 }
 
@@ -336,7 +347,9 @@ static void print_grid(const picture *p)
         return;
     }
     putchar('\n');
-    print_wrapped(0, "who goes where: # taken, . not, p taken below the threshold, x dropped above it; | fanout");
+    print_wrapped(0, p->topk ? "who goes where: # taken, . not, x chosen and dropped; | fanout"
+                             : "who goes where: # taken, . not, p taken below the threshold, x dropped above it; "
+                               "| fanout");
     printf("  %-10s", "expert");
     for (size_t e = 0; e < p->n; e++) printf(shows_scores(p) ? " %9zu  " : " %2zu", e);
     putchar('\n');
