@@ -85,7 +85,7 @@ static void turn_back(et_mutant *m, turning how)
 {
     et_step_routing *r = &m->routed.route;
     const et_case *c = &m->routed.c;
-    size_t n = m->moe.n, cutoffs = pools_of_batch(c) * n;
+    size_t n = m->moe.n, cutoffs = r->pool_cutoff ? pools_of_batch(c) * n : 0;
     if (r->threshold) how(r->threshold, n);
     if (r->cutoff) how(r->cutoff, n);
     for (size_t b = 0; r->pool_cutoff && b < c->micro_batches; b++)
