@@ -341,6 +341,7 @@ static bool is_one_sided(const et_diagnosis *q, const et_hypothesis *what, size_
     for (size_t i = 0; i < q->count; i++) {
         const et_observed *x = &q->observed[i];
         if (!x->failed || et_is_shared(x) != shared_fails || x->stage == ET_STAGES) continue;
+        if (x->stage == ET_AT_DWEIGHT && q->right->c.weighs_input) continue; /* <dX, x> and <dy, f(x)> are no twins */
         if (!(et_hypothesis_reach(&q->right->c, what, variant, false) >> x->stage & 1)) continue;
         for (size_t k = 0; k < q->count; k++) {
             const et_observed *twin = &q->observed[k];

@@ -169,7 +169,8 @@ static size_t target(const et_step *s)
 static void set_k(et_step *s, size_t k)
 {
     et_case *c = &s->c;
-    size_t most = c->rule == ET_TC              ? c->experts
+    size_t kept = has_groups(c) ? c->groups_kept : c->groups;
+    size_t most = c->rule == ET_TC              ? c->experts / c->groups * kept
                   : et_case_routes_by_choice(c) ? c->pool_tokens
                                                 : et_case_real_tokens(c);
     if (k < 1) k = 1;
