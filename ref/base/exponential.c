@@ -5,8 +5,7 @@
 /* By itself, since a function that is chosen when the program is loaded is seen outside of the library. */
 ET_LANES static void in_lanes(size_t count, et_real shift, const et_real *v, et_real *to)
 {
-#pragma omp simd
-    for (size_t i = 0; i < count; i++) to[i] = (et_real)exponential((double)(v[i] - shift));
+    ET_SIMD for (size_t i = 0; i < count; i++) to[i] = (et_real)exponential((double)(v[i] - shift));
 }
 
 void et_exponentials(const et_grid *g, size_t count, et_real shift, const et_real *v, et_real *to)

@@ -12,6 +12,7 @@
  */
 #include "ref/layers/activation.h"
 #include "ref/base/exponential.h"
+#include "ref/base/lanes.h"
 #include "ref/base/parallel.h"
 #include "ref/base/sum.h"
 
@@ -45,18 +46,18 @@ static et_real relu(et_real v)
 /* ---- s and silu ---- */
 
 /* With e^-|v| <= 1, so that nothing overflows. */
-static double logistic(const et_grid *g, double v)
+ET_IN_LANES double logistic(const et_grid *g, double v)
 {
     double e = et_rounded(g, exponential(-fabs(v)));
     return et_over(g, v < 0 ? e : 1, et_plus(g, 1, e));
 }
 
-static double silu(const steps *k, double v)
+ET_IN_LANES double silu(const steps *k, double v)
 {
     return et_times(k->grid, v, logistic(k->grid, v));
 }
 
-static double silu_slope(const steps *k, double v)
+ET_IN_LANES double silu_slope(const steps *k, double v)
 {
     const et_grid *g = k->grid;
     double s = logistic(g, v), rest = k->from_one ? et_plus(g, 1, -s) : logistic(g, -v);
@@ -135,30 +136,30 @@ static double gelu_slope(const steps *k, double x)
 
 static const double cubic = 0.044715, twice_root = 1.5957691216057308; /* 2 sqrt(2/pi) */
 
-static double inner(const et_grid *g, double x)
+ET_IN_LANES double inner(const et_grid *g, double x)
 {
     double cube = et_times(g, et_times(g, x, x), x);
     return et_times(g, twice_root, et_plus(g, x, et_times(g, cubic, cube)));
 }
 
-static double inner_slope(const et_grid *g, double x)
+ET_IN_LANES double inner_slope(const et_grid *g, double x)
 {
     return et_times(g, twice_root, et_plus(g, 1, et_times(g, 3 * cubic, et_times(g, x, x))));
 }
 
 /* s(g), or half of 1 + tanh(g/2). */
-static double tanh_share(const steps *k, double g2)
+ET_IN_LANES double tanh_share(const steps *k, double g2)
 {
     double s = logistic(NULL, g2);
     return k->grid ? half_of_one_and(k, 2 * s - 1, 1) : s;
 }
 
-static double gelu_tanh(const steps *k, double x)
+ET_IN_LANES double gelu_tanh(const steps *k, double x)
 {
     return et_times(k->grid, x, tanh_share(k, inner(k->grid, x)));
 }
 
-static double gelu_tanh_slope(const steps *k, double x)
+ET_IN_LANES double gelu_tanh_slope(const steps *k, double x)
 {
     const et_grid *g = k->grid;
     double g2 = inner(g, x), s = tanh_share(k, g2);
@@ -168,14 +169,51 @@ static double gelu_tanh_slope(const steps *k, double x)
 
 /* ---- all of them ---- */
 
-typedef double curve(const steps *k, double v);
+enum { PIECE = 256 };
+static const steps exact = {0};
 
-static void apply(const et_ffn *f, curve *of, size_t count, const et_real *v, et_real *to)
+/* A function of one number: of many in a golden, where nothing is rounded and several are made at once, and step by step
+ * in a kernel's arithmetic, or where no loop becomes vectors. */
+typedef struct curve {
+    double (*one)(const steps *k, double v);
+    void (*many)(size_t count, const et_real *v, et_real *to);
+} curve;
+
+#define CURVE(of)                                                                                  \
+    ET_LANES static void many_##of(size_t count, const et_real *v, et_real *to)                    \
+    {                                                                                              \
+        ET_SIMD for (size_t i = 0; i < count; i++) to[i] = (et_real)of(&exact, (double)v[i]);      \
+    }                                                                                              \
+    static const curve of_##of = {of, many_##of}
+
+CURVE(silu);
+CURVE(silu_slope);
+CURVE(gelu_tanh);
+CURVE(gelu_tanh_slope);
+static const curve of_gelu = {gelu, NULL}, of_gelu_slope = {gelu_slope, NULL};
+
+/* At most PIECE numbers. */
+static void apply_piece(const steps *k, const curve *of, size_t count, const et_real *v,
+                        et_real *to)
+{
+    if (k->grid == NULL && of->many)
+        of->many(count, v, to);
+    else
+        for (size_t i = 0; i < count; i++) to[i] = (et_real)of->one(k, (double)v[i]);
+}
+
+static size_t piece(size_t count, size_t from)
+{
+    return count - from < PIECE ? count - from : PIECE;
+}
+
+static void apply(const et_ffn *f, const curve *of, size_t count, const et_real *v, et_real *to)
 {
     steps k;
     take_steps(&k, f->rounding);
     ET_BY_THREADS(et_worth_threads(8 * count),
-                  for (size_t i = 0; i < count; i++) to[i] = (et_real)of(&k, (double)v[i]));
+                  for (size_t i = 0; i < count; i += PIECE)
+                      apply_piece(&k, of, piece(count, i), v + i, to + i));
 }
 
 /* A kernel that does not fuse stores it, in an array of its own: no mutant's hand comes here. */
@@ -197,13 +235,21 @@ void et_activate(const et_ffn *f, size_t count, const et_real *H, const et_real 
                       for (size_t i = 0; i < count; i++) A[i] = relu(H[i]) * relu(H[i]));
         return;
     case ET_SWIGLU:
-        apply(f, silu, count, V, A);
+        apply(f, &of_silu, count, V, A);
         store(f, "silu", count, A);
         times(count, H, A);
         return;
-    case ET_GELU: apply(f, gelu, count, H, A); return;
-    case ET_GELU_TANH: apply(f, gelu_tanh, count, H, A); return;
+    case ET_GELU: apply(f, &of_gelu, count, H, A); return;
+    case ET_GELU_TANH: apply(f, &of_gelu_tanh, count, H, A); return;
     }
+}
+
+/* dV *= silu'(V), of at most PIECE numbers. */
+static void times_slope(const steps *k, size_t count, const et_real *V, et_real *dV)
+{
+    et_real slope[PIECE];
+    apply_piece(k, &of_silu_slope, count, V, slope);
+    times(count, slope, dV);
 }
 
 /* dV = (dA H) silu'(V) */
@@ -214,8 +260,8 @@ static void gate_backward(const et_ffn *f, size_t count, const et_real *H, const
     take_steps(&k, f->rounding);
     for (size_t i = 0; i < count; i++) dV[i] = dA[i] * H[i];
     store(f, "dsilu", count, dV);
-    ET_BY_THREADS(et_worth_threads(8 * count), for (size_t i = 0; i < count; i++) dV[i] *=
-                                               (et_real)silu_slope(&k, (double)V[i]));
+    ET_BY_THREADS(et_worth_threads(8 * count), for (size_t i = 0; i < count; i += PIECE)
+                                                   times_slope(&k, piece(count, i), V + i, dV + i));
 }
 
 void et_activate_backward(const et_ffn *f, size_t count, const et_real *H, const et_real *V,
@@ -227,13 +273,13 @@ void et_activate_backward(const et_ffn *f, size_t count, const et_real *H, const
                       for (size_t i = 0; i < count; i++) dH[i] = dA[i] * (2 * relu(H[i])));
         return;
     case ET_SWIGLU:
-        apply(f, silu, count, V, dH);
+        apply(f, &of_silu, count, V, dH);
         store(f, "silu", count, dH);
         times(count, dA, dH);
         gate_backward(f, count, H, V, dA, dV);
         return;
-    case ET_GELU: apply(f, gelu_slope, count, H, dH); break;
-    case ET_GELU_TANH: apply(f, gelu_tanh_slope, count, H, dH); break;
+    case ET_GELU: apply(f, &of_gelu_slope, count, H, dH); break;
+    case ET_GELU_TANH: apply(f, &of_gelu_tanh_slope, count, H, dH); break;
     }
     times(count, dA, dH);
 }
