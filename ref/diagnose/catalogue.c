@@ -72,6 +72,11 @@ et_stage et_stage_of(const char *tensor)
     return stage < ET_STAGES ? stage : ET_STAGES;
 }
 
+et_phase et_phase_of(et_stage stage)
+{
+    return stage < ET_STAGES ? stages[stage].phase : ET_PHASES;
+}
+
 unsigned et_stages_of(const et_case *c, et_phase phase)
 {
     unsigned all = 0;

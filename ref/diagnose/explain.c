@@ -411,16 +411,32 @@ static et_status attempt_form(search *s, int tier, const et_hypothesis *what, si
     return status;
 }
 
+/* The first phase in which anything fails. */
+static et_phase first_failure(const et_diagnosis *q)
+{
+    et_phase first = q->routing_failed ? 0 : ET_PHASES;
+    for (size_t i = 0; i < q->count; i++)
+        if (et_takes_part_in_search(q, &q->observed[i]) &&
+            et_phase_of(q->observed[i].stage) < first)
+            first = et_phase_of(q->observed[i].stage);
+    return first;
+}
+
+/* Forms that begin in the phase of the first failure, or later, come first: what goes wrong before shows there, as a
+ * rule. */
 static et_status attempt_all(search *s, et_nature nature, int tier, et_error *error)
 {
     const et_hypothesis *what;
+    const et_phase first = first_failure(s->q);
     et_status status = ET_OK;
-    for (size_t i = 0; status == ET_OK && (what = et_hypothesis_row(i)) != NULL; i++) {
-        if (what->nature != nature || (what->applies && !what->applies(s->q->right))) continue;
-        for (size_t v = 0; status == ET_OK && et_hypothesis_form(what, v); v++)
-            if (!what->allowed || !what->allowed(s->q->j->options->profile, v))
-                status = attempt_form(s, tier, what, v, error);
-    }
+    for (int earlier = 0; earlier < 2; earlier++)
+        for (size_t i = 0; status == ET_OK && (what = et_hypothesis_row(i)) != NULL; i++) {
+            if (what->nature != nature || (what->applies && !what->applies(s->q->right))) continue;
+            for (size_t v = 0; status == ET_OK && et_hypothesis_form(what, v); v++)
+                if ((et_phase_of(et_hypothesis_starts(what, v)) < first) == (earlier == 1) &&
+                    (!what->allowed || !what->allowed(s->q->j->options->profile, v)))
+                    status = attempt_form(s, tier, what, v, error);
+        }
     return status;
 }
 
@@ -624,11 +640,11 @@ static et_status explain_forward(search *s, et_error *error)
 static et_status run_search(search *s, et_error *error)
 {
     et_diagnosis *q = s->q;
-    et_other_profile other;
-    /* An attempt takes a layer, a profile's bars fifty: these come second, or nothing is left of the time. */
+    et_other_profile other = {.fit = -INFINITY};
+    /* An attempt takes a layer, a profile's bars fifty: these come second, where a mistake explains it not. */
     et_status status = attempt_nature(s, ET_BY_VALUE, 0.6, error);
     size_t before = q->found;
-    if (status == ET_OK) status = et_find_other_profile(q, &other, error);
+    if (status == ET_OK && !is_all_explained(q)) status = et_find_other_profile(q, &other, error);
     if (status == ET_OK) status = attempt_nature(s, ET_BY_FACTOR, 0.7, error);
     et_budget_until(&q->budget, 0.8, 1);
     if (status == ET_OK) status = et_explain_precision(q, error);

@@ -48,6 +48,7 @@ typedef enum et_phase {
 /* The stage at which a tensor of the table is computed; ET_STAGES for those beside hypotheses' stages. */
 et_stage et_stage_of(const char *tensor);
 unsigned et_stages_of(const et_case *c, et_phase phase); /* a bit each */
+et_phase et_phase_of(et_stage stage);                    /* ET_PHASES for those beside */
 
 /* What an array has a row for: a token; a slot, and the shared expert's array a token; all weights of an expert are
  * one row, and so are all that there are of dW_r. */
