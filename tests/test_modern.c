@@ -15,6 +15,7 @@
 #include "tests/honest.h"
 #define SUITE "modern.json"
 #include "tests/one_suite.h"
+#include "tests/run_case.h"
 
 START_TEST(honest_kernels_pass)
 {
@@ -227,6 +228,27 @@ START_TEST(mistakes_are_named)
 }
 END_TEST
 
+/* A token takes every expert of its group: K + 1 cannot be tried. */
+START_TEST(groups_without_room_for_one_more)
+{
+    et_case c;
+    honest k;
+    ck_assert_int_eq(parse_quoted(&c,
+                                  "{'name':'full','rule':'tc','tokens':24,'d_model':8,'d_expert':6,'experts':4,"
+                                  "'top_k':2,'groups':2,'groups_kept':1,'precision':'f32','input':{'source':'normal'}}",
+                                  NULL),
+                     ET_OK);
+    draw_case(&k.golden, &c);
+    make_kernel(&k, "f32", 3);
+    make_tensors(&k, 3);
+    plant(&k, hypothesis_named("k-minus-one"), 0);
+    et_verdict v = judge_by(&k, (et_verify_options){.explain = true});
+    ck_assert_msg(v.outcome == ET_MISMATCH && is_named(&v, "k-minus-one"), "%s", v.line);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
 START_TEST(a_mask_says_what_the_case_says)
 {
     size_t i = 0;
@@ -275,6 +297,7 @@ int main(void)
     tcase_add_unchecked_fixture(tests, read_cases, free_cases);
     tcase_add_loop_test(tests, honest_kernels_pass, 0, everything ? 5 : 2);
     tcase_add_loop_test(tests, mistakes_are_named, 0, 2);
+    tcase_add_test(tests, groups_without_room_for_one_more);
     tcase_add_test(tests, a_mask_says_what_the_case_says);
     tcase_add_test(tests, a_mask_is_given_as_integers);
     return run_suite(all);
