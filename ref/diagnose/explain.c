@@ -145,7 +145,9 @@ static et_status look(et_subject *on, const et_diagnosis *q, attempt *t, bool ju
     if (status == ET_OK && *agrees && judge && t->fault.what->nature == ET_BY_FACTOR)
         t->fit = et_mutant_fit(q, &m);
     et_mutant_close(&m);
-    return status;
+    if (status != ET_EINVAL) return status;
+    *agrees = false; /* a layer that cannot be is no explanation */
+    return ET_OK;
 }
 
 /* ---- its factor ---- */
@@ -168,7 +170,7 @@ static et_status fit_once(et_subject *on, const et_diagnosis *q, const attempt *
         before = m.done;
     }
     et_mutant_close(&m);
-    return status;
+    return status == ET_EINVAL ? ET_OK : status; /* nothing fits */
 }
 
 /* Does a sum over all tokens fail, or one expert by expert that is no matrix each, of which a pick shows nothing? */
