@@ -162,7 +162,7 @@ static void choose(et_mutant *m, size_t t, const et_real *scores)
     for (size_t i = 0; i < n; i++) {
         size_t before = 0;
         for (size_t k = 0; k < n; k++)
-            before += scores[k] > scores[i] || (scores[k] == scores[i] && k < i);
+            before += scores[k] > scores[i] || (k < i && scores[k] == scores[i]);
         m->all.route.mask[t * n + i] = before < K;
         if (m->routed.route.chosen) m->routed.route.chosen[t * n + i] = before < K;
         if (before < K) m->routed.route.topk_expert[t * K + before] = (int32_t)i;

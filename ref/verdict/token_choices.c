@@ -215,12 +215,6 @@ static size_t load_of(const et_decisions *q, const uint8_t *mask, size_t first, 
     return load;
 }
 
-/* The first place of column i: an expert in a micro-batch. */
-static size_t column_at(const line *l, size_t i)
-{
-    return i / l->q->n * l->batch * l->q->n + i % l->q->n;
-}
-
 static size_t columns(const line *l)
 {
     return l->q->N / l->batch * l->q->n;
@@ -285,8 +279,9 @@ static void complete(const line *l, uint8_t *chosen)
 {
     const et_decisions *q = l->q;
     size_t N = q->N, n = q->n, i;
-    for (i = 0; i < columns(l); i++)
-        l->full[i] = load_of(q, q->j->mask, column_at(l, i), l->batch) >= l->slots;
+    for (size_t t = 0; t < N; t += l->batch) /* a column: an expert in a micro-batch */
+        for (i = 0; i < n; i++)
+            l->full[t / l->batch * n + i] = load_of(q, q->j->mask, t * n + i, l->batch) >= l->slots;
     bool listed = read_choices(l, chosen);
     for (size_t t = 0; t < N; t++) {
         if (is_padding(&q->j->golden->c, t)) continue;
@@ -322,7 +317,7 @@ static void find_positions(const line *l)
 static bool comes_before(const line *l, size_t a, size_t b)
 {
     const et_decisions *q = l->q;
-    if (l->first) return l->last[a] < l->first[b] || (l->last[a] <= l->first[b] && a < b);
+    if (l->first) return l->last[a] < l->first[b] || (a < b && l->last[a] <= l->first[b]);
     et_item x = et_item_at(q, a), y = et_item_at(q, b);
     return et_precedes(q, &x, &y);
 }
@@ -390,13 +385,15 @@ static et_status judge_drops(line *l, const uint8_t *own, et_error *error)
                            : et_allocate(&room, 2 * places, sizeof(int32_t), "routing", error);
     l->first = room;
     l->last = room ? l->first + places : NULL;
-    for (int candidate = 0; status == ET_OK && candidate <= (q->mask != NULL); candidate++) {
+    int sides = q->mask ? 2 : 1; /* the golden's, the candidate's */
+    for (int candidate = 0; status == ET_OK && candidate < sides; candidate++) {
         l->chosen = candidate ? own : golden->route.chosen;
         q->by_token = true; /* positions are among a token's experts */
         if (room) find_positions(l);
         q->by_token = false;
-        for (size_t i = 0; i < columns(l); i++)
-            (candidate ? judge_column : open_column)(l, column_at(l, i));
+        for (size_t first = 0; first < places; first += l->batch * q->n)
+            for (size_t i = 0; i < q->n; i++)
+                (candidate ? judge_column : open_column)(l, first + i);
     }
     free(room);
     return status;
