@@ -69,6 +69,7 @@ START_TEST(local_experts_one_after_the_other)
     const int32_t counts[] = {1, 1, 1, 1, 0, 1, 1, 0}, sent[] = {0, 3, 1, 5, 4, 2};
     const int32_t experts[] = {0, 0, 1, 1, 0, 1}, local[] = {0, 1, 1, 0, 1, 0};
     const int32_t begin[] = {0, 2, 3, 5, 6};
+    const int32_t topk[] = {0, 1, -1, -1, 1, -1, -1, -1, -1, -1, 0, 1, -1, 0, -1, -1};
     et_assignment a;
     et_parallel_plan p;
     plan_of(&p, &a, 2, 4, 2, mask);
@@ -78,6 +79,8 @@ START_TEST(local_experts_one_after_the_other)
     ck_assert_uint_eq(p.copies, 4);
     same_integers("recv_experts", 6, p.recv_experts, local);
     same_integers("recv_experts_begin", 5, p.recv_experts_begin, begin);
+    ck_assert_uint_eq(p.widest, 4);
+    same_integers("recv_topk", 16, p.recv_topk, topk);
     end(&p, &a);
 }
 END_TEST
@@ -223,20 +226,20 @@ END_TEST
 
 START_TEST(every_table_is_checked)
 {
-    enum { TABLES = 14 };
+    enum { TABLES = 15 };
     static const char *const says[TABLES] = {
-        "send_counts[", "send_slot[",  "send_begin[",   "recv_slot[",         "recv_begin[",
-        "recv_padded[", "recv_rows[",  "local_token[",  "local_expert[",      "tokens_per_rank[",
-        "rank_prefix[", "recv_token[", "recv_experts[", "recv_experts_begin["};
+        "send_counts[", "send_slot[",  "send_begin[",   "recv_slot[",          "recv_begin[",
+        "recv_padded[", "recv_rows[",  "local_token[",  "local_expert[",       "tokens_per_rank[",
+        "rank_prefix[", "recv_token[", "recv_experts[", "recv_experts_begin[", "recv_topk["};
     uint8_t mask[MOST_MASK];
     et_assignment a;
     et_parallel_plan p;
     random_mask(3, 4, mask);
     plan_of(&p, &a, shapes[4].N, shapes[4].n, shapes[4].R, mask);
-    int32_t *tables[TABLES] = {p.send_counts,  p.send_slot,         p.send_begin,  p.recv_slot,
-                               p.recv_begin,   p.recv_padded,       p.recv_rows,   p.local_token,
-                               p.local_expert, p.tokens_per_rank,   p.rank_prefix, p.recv_token,
-                               p.recv_experts, p.recv_experts_begin};
+    int32_t *tables[TABLES] = {p.send_counts,  p.send_slot,          p.send_begin,  p.recv_slot,
+                               p.recv_begin,   p.recv_padded,        p.recv_rows,   p.local_token,
+                               p.local_expert, p.tokens_per_rank,    p.rank_prefix, p.recv_token,
+                               p.recv_experts, p.recv_experts_begin, p.recv_topk};
     for (size_t i = 0; i < TABLES; i++) {
         tables[i][1]++;
         notice(&p, &a, says[i]);

@@ -31,6 +31,7 @@ extern "C" {
 typedef struct et_parallel_plan {
     size_t ranks, tokens, experts; /* R, N, n */
     size_t slots, copies, padded;  /* S, P, Q = nl times the largest load of all */
+    size_t widest;                 /* K: the largest fan-out of a token */
     int32_t *send_counts;          /* [R,nl,R] [s][j][q]: rows that rank s sends to local expert j of rank q:
                                     * s's input splits of all-to-all j. q's output splits: [.][j][q] */
     int32_t *send_slot;            /* [S] slots in the order sent */
@@ -47,6 +48,9 @@ typedef struct et_parallel_plan {
     int32_t *recv_token;           /* [P] token of each copy */
     int32_t *recv_experts;         /* [S] local experts of each copy, ascending, copy by copy */
     int32_t *recv_experts_begin;   /* [P+1] first of each copy, then S */
+    int32_t *
+        recv_topk; /* [P,K] the same with a place for each of the token's experts, ascending: the local
+                                    * number, or -1 where it is another rank's, or there is none */
 } et_parallel_plan;
 
 /* A pure function of the assignment and R >= 1. A rank may send nothing to another, hold no token that has a slot, or
@@ -64,6 +68,7 @@ void et_parallel_plan_free(et_parallel_plan *p); /* accepts zeros */
  *     padding     -1, and -1 alone, outside the experts' rows
  *     local       numbers below Nl and nl, of the slots in the order sent
  *     copies      a token is in a rank if it has a slot there; prefixes are sums; every copy once, its experts ascending
+ *                 (in recv_topk in any order)
  *
  * An array that is NULL is not asked for; of send_slot, local_* expect the order of a plan where it is NULL. ET_EINVAL says
  * what does not hold, where. */

@@ -144,7 +144,7 @@ static et_status next_rank(et_step *wrong, const et_step *right, size_t variant,
 static void by_local_number(const et_step *s, size_t size, bool back, et_real *values)
 {
     size_t n = s->c.experts, local = n / s->c.ranks;
-    for (size_t k = local * size; k < n * size; k++) {
+    for (size_t k = local * size; values && k < n * size; k++) {
         size_t first = k / size % local * size + k % size;
         if (back) values[first] += values[k];
         values[k] = back ? 0 : values[first];

@@ -117,9 +117,13 @@ static void place_copies(et_parallel_plan *p, const et_assignment *a)
         for (size_t t = 0; t < p->tokens; t++) {
             if (!p->token_in_rank[t * R + q]) continue;
             p->recv_token[copy] = (int32_t)t;
+            int32_t *row = p->recv_topk + copy * p->widest;
+            for (size_t k = 0; k < p->widest; k++) row[k] = -1;
             for (int32_t i = a->token_offsets[t]; i < a->token_offsets[t + 1]; i++) {
                 size_t e = (size_t)a->slot_expert[a->token_slots[i]];
-                if (e / nl == q) p->recv_experts[listed++] = (int32_t)(e % nl);
+                if (e / nl != q) continue;
+                row[i - a->token_offsets[t]] = (int32_t)(e % nl);
+                p->recv_experts[listed++] = (int32_t)(e % nl);
             }
             p->recv_experts_begin[++copy] = (int32_t)listed;
         }
@@ -154,6 +158,8 @@ static et_status measure(et_parallel_plan *p, const et_assignment *a, et_error *
         most = of_rank > most ? of_rank : most;
     }
     p->padded = experts_of(p) * most;
+    for (size_t t = 0; t < p->tokens; t++)
+        if ((size_t)a->fanout[t] > p->widest) p->widest = (size_t)a->fanout[t];
     size_t largest = R * p->experts > R * R ? R * p->experts : R * R;
     if (p->tokens * R > largest) largest = p->tokens * R;
     if (R * p->padded > largest) largest = R * p->padded;
@@ -201,7 +207,12 @@ et_status et_parallel_plan_build(et_parallel_plan *p, const et_assignment *a, si
     place_rows(p, a, next);
     pad_rows(p, a);
     count_copies(p, a);
-    if ((status = integers(&p->recv_token, p->copies, error)) ||
+    if (p->widest > 0 && p->copies > INT32_MAX / p->widest)
+        status = et_fail(error, ET_EINVAL,
+                         "parallel plan: a table of %zu rows of %zu; at most 2^31-1 elements",
+                         p->copies, p->widest);
+    if (status != ET_OK || (status = integers(&p->recv_token, p->copies, error)) ||
+        (status = integers(&p->recv_topk, p->copies * p->widest, error)) ||
         (status = integers(&p->recv_experts_begin, p->copies + 1, error)))
         goto done;
     place_copies(p, a);
@@ -213,10 +224,10 @@ done:
 
 void et_parallel_plan_free(et_parallel_plan *p)
 {
-    int32_t *tables[] = {p->send_counts,  p->send_slot,         p->send_begin,      p->recv_slot,
-                         p->recv_begin,   p->recv_padded,       p->recv_rows,       p->local_token,
-                         p->local_expert, p->rank_prefix,       p->tokens_per_rank, p->recv_token,
-                         p->recv_experts, p->recv_experts_begin};
+    int32_t *tables[] = {p->send_counts,  p->send_slot,          p->send_begin,      p->recv_slot,
+                         p->recv_begin,   p->recv_padded,        p->recv_rows,       p->local_token,
+                         p->local_expert, p->rank_prefix,        p->tokens_per_rank, p->recv_token,
+                         p->recv_experts, p->recv_experts_begin, p->recv_topk};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) free(tables[i]);
     free(p->token_in_rank);
     *p = (et_parallel_plan){0};

@@ -234,6 +234,23 @@ static et_status check_copies(const check *c)
     return ET_OK;
 }
 
+/* Has the copy's row of recv_topk each local expert of its token once, and else -1? */
+static bool lists_experts(const check *c, size_t copy, size_t t, size_t q)
+{
+    const int32_t *row = c->p->recv_topk + copy * c->p->widest;
+    size_t listed = 0, there = 0;
+    for (size_t k = 0; k < c->p->widest; k++) listed += row[k] != -1;
+    for (int32_t i = c->a->token_offsets[t]; i < c->a->token_offsets[t + 1]; i++) {
+        size_t slot = (size_t)c->a->token_slots[i], times = 0;
+        if (receiver(c, slot) != q) continue;
+        for (size_t k = 0; k < c->p->widest; k++)
+            times += row[k] >= 0 && (size_t)row[k] == local_expert(c, slot);
+        if (times != 1) return false;
+        there++;
+    }
+    return listed == there;
+}
+
 /* One copy, the next that there must be. */
 static et_status check_copy(const check *c, size_t copy, size_t t, size_t q, size_t *listed)
 {
@@ -245,6 +262,11 @@ static et_status check_copy(const check *c, size_t copy, size_t t, size_t q, siz
     if (p->recv_experts_begin && (size_t)p->recv_experts_begin[copy] != *listed)
         return et_fail(c->error, ET_EINVAL, "recv_experts_begin[%zu] = %d; %zu experts come before",
                        copy, (int)p->recv_experts_begin[copy], *listed);
+    if (p->recv_topk && !lists_experts(c, copy, t, q))
+        return et_fail(
+            c->error, ET_EINVAL,
+            "recv_topk[%zu,.]: not the local experts of token %zu on rank %zu, each once, and -1",
+            copy, t, q);
     for (int32_t i = c->a->token_offsets[t]; i < c->a->token_offsets[t + 1]; i++) {
         size_t slot = (size_t)c->a->token_slots[i];
         if (receiver(c, slot) != q) continue;

@@ -34,7 +34,12 @@ et_status et_ranks_plan(et_step *s, et_error *error)
     et_status status = et_step_count_bytes(s, fixed + 8 * S, sizeof(int32_t), error);
     if (status == ET_OK) status = et_parallel_plan_build(&s->plan, &s->assignment, R, error);
     if (status != ET_OK) return status;
-    return et_step_count_bytes(s, R * s->plan.padded, sizeof(int32_t), error);
+    if (!is_tc(c)) { /* whose tokens' experts are not of one number */
+        free(s->plan.recv_topk);
+        s->plan.recv_topk = NULL;
+    }
+    size_t listed = is_tc(c) ? s->plan.copies * s->plan.widest : 0;
+    return et_step_count_bytes(s, R * s->plan.padded + listed, sizeof(int32_t), error);
 }
 
 bool et_ranks_keep_apart(const et_case *c)

@@ -144,7 +144,7 @@ bool et_rows_are(const char *shape, const char *letter)
     return strcspn(shape + 1, ",]") == length && memcmp(shape + 1, letter, length) == 0;
 }
 
-/* A word, by its first two letters: pools; of several ranks, local, listed, ranks, received, copies, padded, sent. */
+/* A word, by its first two letters: pools; of several ranks, local, listed, ranks, received, copies, top, padded, sent. */
 static size_t size_of_word(const et_step *s, const char *word)
 {
     const et_case *c = &s->c;
@@ -158,6 +158,7 @@ static size_t size_of_word(const et_step *s, const char *word)
                : c->pool_tokens ? c->micro_batches * pools_of_batch(c)
                                 : 0;
     case 'c': return p->copies;
+    case 't': return p->widest;
     default: return p->slots;
     }
 }

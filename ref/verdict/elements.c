@@ -346,7 +346,8 @@ static bool breaks_plan(const exam *x, char *text, size_t room)
                               .experts = right->experts,
                               .slots = right->slots,
                               .copies = right->copies,
-                              .padded = right->padded};
+                              .padded = right->padded,
+                              .widest = right->widest};
     et_error error;
     if (at < first || at >= first + sizeof shown) return false;
     memcpy((char *)&shown + (at - first), &x->got->values, sizeof x->got->values);
