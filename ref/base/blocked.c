@@ -17,11 +17,6 @@ enum {
     MC = 128  /* rows of C in a block */
 };
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 /* ---- tiles ---- */
 
 /* Both compilers of the project know vectors; an operation on them is the same operation on each lane. Registers hold 16

@@ -71,19 +71,15 @@ void et_matmul(et_engine engine, size_t M, size_t N, size_t K, et_matrix A, et_m
         plain(M, N, K, A, B, accumulate, C, c_stride);
 }
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 /* What is below the diagonal, above it; by tiles, whose lines stay in the nearest cache. */
 static void mirror(size_t s, et_real *C)
 {
     enum { TILE = 16 };
     for (size_t top = 0; top < s; top += TILE)
         for (size_t left = 0; left <= top; left += TILE)
-            for (size_t i = top; i < smaller(top + TILE, s); i++)
-                for (size_t j = left; j < smaller(left + TILE, i); j++) C[j * s + i] = C[i * s + j];
+            for (size_t i = top; i < et_smaller(top + TILE, s); i++)
+                for (size_t j = left; j < et_smaller(left + TILE, i); j++)
+                    C[j * s + i] = C[i * s + j];
 }
 
 /* Rows up to the diagonal, some at a time. */
@@ -92,7 +88,7 @@ static void plain_below(size_t s, size_t K, et_matrix X, et_real *C)
     enum { BLOCK = 32 };
     et_matrix turned = {X.at, X.stride, !X.transposed};
     for (size_t from = 0; from < s; from += BLOCK) {
-        size_t m = smaller(BLOCK, s - from);
+        size_t m = et_smaller(BLOCK, s - from);
         et_matrix some = {X.at + from * (X.transposed ? 1 : X.stride), X.stride, X.transposed};
         et_matmul(ET_PLAIN, m, from + m, K, some, turned, false, C + from * s, s);
     }

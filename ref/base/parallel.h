@@ -25,4 +25,10 @@ bool et_worth_threads(size_t elements);
         }                                                                                          \
     } while (0)
 
+/* The smaller of two sizes: what is left of a loop that is cut into pieces. */
+static inline size_t et_smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 #endif

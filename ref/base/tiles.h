@@ -71,15 +71,15 @@ static void NAMED(tile_at)(const NAMED(job) * p, size_t terms, const NUMBER *a, 
 static void NAMED(block)(const NAMED(job) * p, size_t i0, size_t j0)
 {
     NUMBER packed_a[MR * KC], packed_b[NC * KC];
-    size_t rows = smaller(MC, p->M - i0), columns = smaller(NC, p->N - j0);
+    size_t rows = et_smaller(MC, p->M - i0), columns = et_smaller(NC, p->N - j0);
     for (size_t k0 = 0; k0 < p->K; k0 += KC) {
-        size_t terms = smaller(KC, p->K - k0);
+        size_t terms = et_smaller(KC, p->K - k0);
         NAMED(pack_columns)(p->B, k0, terms, j0, columns, packed_b);
         for (size_t i = 0; i < rows; i += MR) {
-            NAMED(pack_rows)(p->A, i0 + i, smaller(MR, rows - i), k0, terms, packed_a);
+            NAMED(pack_rows)(p->A, i0 + i, et_smaller(MR, rows - i), k0, terms, packed_a);
             for (size_t j = 0; j < columns; j += NR) NAMED(tile_at)
-            (p, terms, packed_a, packed_b + j * terms, smaller(MR, rows - i),
-             smaller(NR, columns - j), p->accumulate || k0 > 0,
+            (p, terms, packed_a, packed_b + j * terms, et_smaller(MR, rows - i),
+             et_smaller(NR, columns - j), p->accumulate || k0 > 0,
              p->C + (i0 + i) * p->stride + j0 + j);
         }
     }

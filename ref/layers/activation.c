@@ -202,18 +202,13 @@ static void apply_piece(const steps *k, const curve *of, size_t count, const et_
         for (size_t i = 0; i < count; i++) to[i] = (et_real)of->one(k, (double)v[i]);
 }
 
-static size_t piece(size_t count, size_t from)
-{
-    return count - from < PIECE ? count - from : PIECE;
-}
-
 static void apply(const et_ffn *f, const curve *of, size_t count, const et_real *v, et_real *to)
 {
     steps k;
     take_steps(&k, f->rounding);
     ET_BY_THREADS(et_worth_threads(8 * count),
                   for (size_t i = 0; i < count; i += PIECE)
-                      apply_piece(&k, of, piece(count, i), v + i, to + i));
+                      apply_piece(&k, of, et_smaller(PIECE, count - i), v + i, to + i));
 }
 
 /* A kernel that does not fuse stores it, in an array of its own: no mutant's hand comes here. */
@@ -260,8 +255,9 @@ static void gate_backward(const et_ffn *f, size_t count, const et_real *H, const
     take_steps(&k, f->rounding);
     for (size_t i = 0; i < count; i++) dV[i] = dA[i] * H[i];
     store(f, "dsilu", count, dV);
-    ET_BY_THREADS(et_worth_threads(8 * count), for (size_t i = 0; i < count; i += PIECE)
-                                                   times_slope(&k, piece(count, i), V + i, dV + i));
+    ET_BY_THREADS(et_worth_threads(8 * count),
+                  for (size_t i = 0; i < count; i += PIECE)
+                      times_slope(&k, et_smaller(PIECE, count - i), V + i, dV + i));
 }
 
 void et_activate_backward(const et_ffn *f, size_t count, const et_real *H, const et_real *V,

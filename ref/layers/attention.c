@@ -164,14 +164,9 @@ static et_status block_forward(const et_attention *f, const et_real *qkv, head h
     return status;
 }
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static int workers(const et_attention *f)
 {
-    return (int)smaller(f->workers, (size_t)omp_get_max_threads());
+    return (int)et_smaller(f->workers, (size_t)omp_get_max_threads());
 }
 
 static et_status no_room(et_error *error)
@@ -194,7 +189,7 @@ et_status et_attention_forward(const et_attention *f, const et_real *qkv, et_rea
         head h = head_of(f, task / f->heads, task % f->heads);
         et_real *S = room + (size_t)omp_get_thread_num() * share;
         for (size_t t = f->first; t < f->T; t += ROWS)
-            failed |= block_forward(f, qkv, h, t, smaller(ROWS, f->T - t), o, lse + task * f->T,
+            failed |= block_forward(f, qkv, h, t, et_smaller(ROWS, f->T - t), o, lse + task * f->T,
                                     S) != ET_OK;
     }
     if (failed) return no_room(error);
@@ -270,7 +265,7 @@ et_status et_attention_backward(const et_attention *f, const et_real *qkv, const
         for (size_t i = shared * group; i < (shared + 1) * group; i++)
             for (size_t t = 0; t < f->T; t += ROWS)
                 failed |= block_backward(
-                              f, qkv, head_of(f, sequence, i), t, smaller(ROWS, f->T - t),
+                              f, qkv, head_of(f, sequence, i), t, et_smaller(ROWS, f->T - t),
                               lse + (sequence * f->heads + i) * f->T, dout, dqkv, own) != ET_OK;
     }
     if (failed) return no_room(error);

@@ -28,14 +28,9 @@
 enum { ITERATIONS = 5 };
 static const double a = 3.4445, b = -4.7750, c = 2.0315;
 
-static size_t smaller(size_t x, size_t y)
-{
-    return x < y ? x : y;
-}
-
 size_t et_muon_room(size_t rows, size_t columns)
 {
-    size_t s = smaller(rows, columns);
+    size_t s = et_smaller(rows, columns);
     return 2 * rows * columns + 2 * s * s;
 }
 
@@ -63,7 +58,7 @@ static et_status iterate(const et_muon *f, size_t rows, size_t columns, const et
 {
     const et_rounding *r = f->rounding;
     bool tall = rows > columns;
-    size_t s = smaller(rows, columns), k = tall ? rows : columns;
+    size_t s = et_smaller(rows, columns), k = tall ? rows : columns;
     et_matrix wide = tall ? et_transposed(X, columns) : et_rows(X, columns);
     et_status status;
     if ((status = symmetric(f, "X", s, k, wide, A, error))) return status;
@@ -108,7 +103,7 @@ et_status et_muon_update(const et_muon *f, size_t rows, size_t columns, const et
                          et_real *m, et_real *w, et_real *room, et_error *error)
 {
     ET_ARITHMETIC;
-    size_t count = rows * columns, s = smaller(rows, columns);
+    size_t count = rows * columns, s = et_smaller(rows, columns);
     const et_array arrays[] = {{"g", g, rows, columns},
                                {"m", m, rows, columns},
                                {"w", w, rows, columns},
