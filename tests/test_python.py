@@ -13,10 +13,8 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import textwrap
 import unittest
-from unittest import mock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.abspath(sys.argv.pop(1) if len(sys.argv) > 1 else os.path.join(ROOT, "build"))
@@ -25,6 +23,7 @@ os.environ.setdefault("ETREF_LIBRARY", os.path.join(BUILD, "libetref.so.0"))
 sys.path.insert(0, os.path.join(ROOT, "tools", "python"))
 
 import etref  # noqa: E402
+from scratch import Scratch  # noqa: E402
 
 try:
     import numpy
@@ -62,21 +61,6 @@ def numpy_kernel(golden, slope=2):
 def torch_kernel(golden, slope=2):
     arrays = (golden["in." + name].float().numpy() for name in ("x", "dy", "w_up", "w_down"))
     return {name: torch.from_numpy(values) for name, values in numpy_layer(*arrays, slope).items()}
-
-
-class Scratch(unittest.TestCase):
-    """A folder of the test's own, and a cache in it."""
-
-    def setUp(self):
-        room = tempfile.TemporaryDirectory()
-        self.addCleanup(room.cleanup)
-        self.folder = room.name
-        patch = mock.patch.dict(os.environ, ETREF_CACHE=os.path.join(self.folder, "cache"))
-        patch.start()
-        self.addCleanup(patch.stop)
-
-    def path(self, name):
-        return os.path.join(self.folder, name)
 
 
 class Goldens(Scratch):

@@ -8,10 +8,8 @@ the same time only ThreadSanitizer sees.
 """
 import os
 import sys
-import tempfile
 import threading
 import unittest
-from unittest import mock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.abspath(sys.argv.pop(1) if len(sys.argv) > 1 else os.path.join(ROOT, "build"))
@@ -19,6 +17,7 @@ os.environ.setdefault("ETREF_LIBRARY", os.path.join(BUILD, "libetref.so.0"))
 sys.path.insert(0, os.path.join(ROOT, "tools", "python"))
 
 import etref  # noqa: E402
+from scratch import Scratch  # noqa: E402
 
 try:
     import numpy
@@ -89,15 +88,7 @@ def at_once(work):
 
 
 @unittest.skipUnless(numpy, "no numpy")
-class Threads(unittest.TestCase):
-    def setUp(self):
-        room = tempfile.TemporaryDirectory()
-        self.addCleanup(room.cleanup)
-        self.folder = room.name
-        patch = mock.patch.dict(os.environ, ETREF_CACHE=os.path.join(self.folder, "cache"))
-        patch.start()
-        self.addCleanup(patch.stop)
-
+class Threads(Scratch):
     def alone(self, case):
         """The kernels, and what is said of each where nothing else runs."""
         golden = etref.Golden.of_case(case, "f32", "numpy")
@@ -122,7 +113,7 @@ class Threads(unittest.TestCase):
             for turn in range(TURNS):
                 said.append(judged(golden, judge[i]) == expected[i] and reads())
                 if i == turn:
-                    golden.save(os.path.join(self.folder, "saved.safetensors"), "f32")
+                    golden.save(self.path("saved.safetensors"), "f32")
             return all(said)
 
         self.assertEqual(at_once(work), [True] * THREADS)

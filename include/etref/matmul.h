@@ -1,7 +1,7 @@
 /* matmul.h: the library's matrix products, with two engines.
  *
  *     C (+)= op(A) op(B)      C [M,N], op(A) [M,K], op(B) [K,N], all row-major
- *     C = op(X) op(X)'        C [s,s], op(X) [s,K]: symmetric, at half the cost
+ *     C = op(X) op(X)'        C [s,s], op(X) [s,K]: symmetric, half of it computed
  *
  * ET_PLAIN   loops with one fixed order: element (i,j) starts from C_ij (accumulate) or 0 and adds
  *            a_i0 b_0j, a_i1 b_1j, ... in that order, each product rounded, then each sum: the same
