@@ -65,10 +65,15 @@ static inline double exponential_series(double r)
     return 1.0 / 2 + r * sum;
 }
 
-static inline double exponential(double x)
+/* x = k ln 2 + r + d, |d| below r's rounding. */
+typedef struct reduced {
+    double k, r, d;
+} reduced;
+
+static inline reduced reduce(double x)
 {
     double turns = x * 0x1.71547652b82fep+0; /* 1 / ln 2 */
-    /* The nearest integer; |k| <= 1076 where the last lines let it through. */
+    /* The nearest integer; |k| <= 1076 where the last lines of `assemble` let it through. */
     double k = (turns + IN_LOW_BITS) - IN_LOW_BITS;
 
     /* For k != 0, x is a multiple of 2^-54, k LN2_HIGH of 2^-41, and their difference is below 1/2:
@@ -76,20 +81,30 @@ static inline double exponential(double x)
     double high = x - k * LN2_HIGH;
     double low = k * LN2_LOW;
     double r = high - low;
-    double d = (high - r) - low; /* r + d = high - low; |d| <= 2^-55 = u/4 */
+    return (reduced){k, r, (high - r) - low}; /* r + d = high - low; |d| <= 2^-55 = u/4 */
+}
 
-    double t = (r * r) * exponential_series(r);
-    double small = t + (d + d * r);
-    double y = 1 + r;
-    double e = r - (y - 1); /* Fast2Sum: y + e = 1 + r exactly */
-    y += e + small;         /* in [0.7, 1.42] */
+/* e^x from x = k ln 2 + r + d and P = P(r). */
+static inline double assemble(double x, reduced n, double P)
+{
+    double t = (n.r * n.r) * P;
+    double small = t + (n.d + n.d * n.r);
+    double y = 1 + n.r;
+    double e = n.r - (y - 1); /* Fast2Sum: y + e = 1 + r exactly */
+    y += e + small;           /* in [0.7, 1.42] */
 
     /* y 2^k in two steps, since 2^k itself may be out of range: the first is exact, and the second rounds
      * at most once, and that only into the subnormals or to infinity. */
-    double half = (k * 0.5 + IN_LOW_BITS) - IN_LOW_BITS;
-    y = y * whole_power_of_two(half) * whole_power_of_two(k - half);
+    double half = (n.k * 0.5 + IN_LOW_BITS) - IN_LOW_BITS;
+    y = y * whole_power_of_two(half) * whole_power_of_two(n.k - half);
     y = x > 710 ? INFINITY : y; /* e^710 > 2^1024 */
     return x < -746 ? 0 : y;    /* e^-746 < 2^-1076, nearer to 0 than to 2^-1074; NaN stays */
+}
+
+static inline double exponential(double x)
+{
+    reduced n = reduce(x);
+    return assemble(x, n, exponential_series(n.r));
 }
 
 /* to_i = e^(v_i - shift); to may be v. With a grid difference and power are rounded, as a kernel's are. */

@@ -137,8 +137,8 @@ et_status et_dots(const et_rounding *rounding, const char *site, size_t m, size_
 
 /* ---- sums of rows ---- */
 
-static void exact_sums(size_t count, size_t stride, const et_real *v, const et_real *w,
-                       et_real sums[TOGETHER])
+ET_LANES static void exact_sums(size_t count, size_t stride, const et_real *v, const et_real *w,
+                                et_real sums[TOGETHER])
 {
     et_real s[TOGETHER];
     memcpy(s, sums, sizeof s);

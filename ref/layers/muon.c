@@ -52,6 +52,12 @@ static et_status symmetric(const et_muon *f, const char *site, size_t s, size_t 
                       false, out, s, error);
 }
 
+/* to = p X + q to */
+ET_LANES static void combine(size_t count, et_real p, const et_real *X, et_real q, et_real *to)
+{
+    for (size_t i = 0; i < count; i++) to[i] = p * X[i] + q * to[i];
+}
+
 /* to = a X + B X, or a X + X B where X is tall; B [s,s], in which A is replaced by b A + c A^2. */
 static et_status iterate(const et_muon *f, size_t rows, size_t columns, const et_real *X,
                          et_real *to, et_real *A, et_real *B, et_error *error)
@@ -65,14 +71,14 @@ static et_status iterate(const et_muon *f, size_t rows, size_t columns, const et
     et_round(r, ET_INTERMEDIATES, "A", s * s, A);
     if ((status = symmetric(f, "A", s, s, et_rows(A, s), B, error))) return status;
     et_round(r, ET_INTERMEDIATES, "A A", s * s, B);
-    for (size_t i = 0; i < s * s; i++) B[i] = (et_real)b * A[i] + (et_real)c * B[i];
+    combine(s * s, (et_real)b, A, (et_real)c, B);
     et_round(r, ET_INTERMEDIATES, "B", s * s, B);
     const et_operand x = operand("X", et_rows(X, columns)), poly = operand("B", et_rows(B, s));
     if ((status = et_product(r, f->engine, rows, columns, s, tall ? x : poly, tall ? poly : x,
                              false, to, columns, error)))
         return status;
     et_round(r, ET_INTERMEDIATES, "B X", rows * columns, to);
-    for (size_t i = 0; i < rows * columns; i++) to[i] += (et_real)a * X[i];
+    combine(rows * columns, (et_real)a, X, 1, to);
     et_round(r, ET_INTERMEDIATES, "X", rows * columns, to);
     return ET_OK;
 }
