@@ -16,7 +16,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
-enum { MOST = 67 }; /* several vectors of any width, and a rest */
+enum { MOST = 67 }; /* several vectors of any width, a block of et_exponentials, and a rest */
 
 static const double strange[] = {0.0,      -0.0,    INFINITY, -INFINITY, NAN,    DBL_MAX,
                                  -DBL_MAX, 711,     709.9,    -745.1,    -746.5, -709,
@@ -28,18 +28,17 @@ static bool alike(double a, double b)
     return (isnan(a) && isnan(b)) || to_bits(a) == to_bits(b);
 }
 
-static void exponentials(size_t count, const double *x, double *y)
-{
-    for (size_t i = 0; i < count; i++) y[i] = exponential(x[i]);
-}
-
 static void same_exponentials(size_t count, const double *x)
 {
-    double y[MOST];
-    exponentials(count, x, y);
-    for (size_t i = 0; i < count; i++)
-        ck_assert_msg(alike(y[i], et_exp(x[i])), "exp(%a), element %zu of %zu: %a, alone %a", x[i],
-                      i, count, y[i], et_exp(x[i]));
+    et_real from[MOST], y[MOST];
+    for (size_t i = 0; i < count; i++) from[i] = (et_real)x[i];
+    et_exponentials(NULL, count, 0, from, y);
+    for (size_t i = 0; i < count; i++) {
+        et_real alone = (et_real)et_exp((double)from[i]);
+        ck_assert_msg(alike((double)y[i], (double)alone),
+                      "exp(%a), element %zu of %zu: %a, alone %a", (double)from[i], i, count,
+                      (double)y[i], (double)alone);
+    }
 }
 
 START_TEST(exp_in_a_loop_is_et_exp)

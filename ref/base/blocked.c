@@ -8,6 +8,9 @@
 
 #include <math.h>
 #include <string.h>
+#if defined __x86_64__
+#include <immintrin.h> /* fused multiply-add on vectors */
+#endif
 
 enum {
     MR = 4, /* rows of a register tile; with 3 vectors in a row of it: 12 sums, 3 of B, 1 of A: 16
@@ -20,51 +23,52 @@ enum {
 /* ---- tiles ---- */
 
 /* Both compilers of the project know vectors; an operation on them is the same operation on each lane. Registers hold 16
- * bytes at least; where the processor has wider ones there is a tile for them. */
-#define VECTOR_TILE(name, number, bytes, target)                                                   \
+ * bytes at least; where the processor has wider ones there is a tile for them. C and rows of B are read and written a
+ * vector at a time, for only then does the compiler leave the sums in registers. */
+#define VECTOR_TILE(name, number, bytes, target, add)                                              \
     target static void name(const et_grid *grid, size_t terms, const number *a, const number *b,   \
-                            number sums[MR][NV * bytes / sizeof(number)])                          \
+                            bool load, number *C, size_t stride)                                   \
     {                                                                                              \
         typedef number lanes __attribute__((vector_size(bytes)));                                  \
-        lanes s[MR][NV];                                                                           \
+        typedef lanes in_memory __attribute__((aligned(sizeof(number)), may_alias));               \
+        lanes s[MR][NV] = {{{0}}};                                                                 \
         (void)grid;                                                                                \
-        memcpy(s, sums, sizeof s);                                                                 \
-        for (size_t k = 0; k < terms; k++, a += MR, b += NV * bytes / sizeof(number)) {            \
-            lanes row[NV];                                                                         \
-            memcpy(row, b, sizeof row);                                                            \
+        if (load)                                                                                  \
             for (int i = 0; i < MR; i++)                                                           \
-                for (int v = 0; v < NV; v++) s[i][v] = s[i][v] + row[v] * a[i];                    \
-        }                                                                                          \
-        memcpy(sums, s, sizeof s);                                                                 \
+                for (int v = 0; v < NV; v++) s[i][v] = ((const in_memory *)(C + i * stride))[v];   \
+        for (size_t k = 0; k < terms; k++, a += MR, b += NV * bytes / sizeof(number))              \
+            for (int i = 0; i < MR; i++)                                                           \
+                for (int v = 0; v < NV; v++)                                                       \
+                    s[i][v] = add(s[i][v], a[i], ((const in_memory *)b)[v]);                       \
+        for (int i = 0; i < MR; i++)                                                               \
+            for (int v = 0; v < NV; v++) ((in_memory *)(C + i * stride))[v] = s[i][v];             \
     }
 
-VECTOR_TILE(float_16_tile, float, 16, )
-VECTOR_TILE(double_16_tile, double, 16, )
-
-/* The same with a fused multiply-add, for which the vectors' types have no operator: the compiler makes vectors of the inner loop. */
-#define FUSED_TILE(name, number, bytes, target, fused)                                             \
-    target static void name(const et_grid *grid, size_t terms, const number *a, const number *b,   \
-                            number sums[MR][NV * bytes / sizeof(number)])                          \
+/* The same number by number: with a fused multiply-add, for which vectors have no operator, and with sums that are rounded. */
+#define SCALAR_TILE(name, number, add)                                                             \
+    static void name(const et_grid *grids, size_t terms, const number *a, const number *b,         \
+                     bool load, number *C, size_t stride)                                          \
     {                                                                                              \
-        enum { COLUMNS = NV * bytes / sizeof(number) };                                            \
-        (void)grid;                                                                                \
+        enum { COLUMNS = NV * 16 / sizeof(number) };                                               \
+        const et_grid product = grids ? grids[0] : (et_grid){0}, sum = grids ? grids[1] : product; \
+        number s[MR][COLUMNS] = {{0}};                                                             \
+        (void)sum;                                                                                 \
+        for (int i = 0; load && i < MR; i++) memcpy(s[i], C + i * stride, sizeof s[i]);            \
         for (size_t k = 0; k < terms; k++, a += MR, b += COLUMNS)                                  \
             for (int i = 0; i < MR; i++)                                                           \
-                for (int j = 0; j < COLUMNS; j++) sums[i][j] = fused(a[i], b[j], sums[i][j]);      \
+                for (int j = 0; j < COLUMNS; j++) s[i][j] = add(s[i][j], a[i], b[j]);              \
+        for (int i = 0; i < MR; i++) memcpy(C + i * stride, s[i], sizeof s[i]);                    \
     }
 
-FUSED_TILE(float_16_fused_tile, float, 16, , fmaf)
-FUSED_TILE(double_16_fused_tile, double, 16, , fma)
-
-static void rounded_tile(const et_grid *grids, size_t terms, const double *a, const double *b,
-                         double sums[MR][6])
-{
-    const et_grid product = grids[0], sum = grids[1];
-    for (size_t k = 0; k < terms; k++, a += MR, b += 6)
-        for (int i = 0; i < MR; i++)
-            for (int j = 0; j < 6; j++)
-                sums[i][j] = et_grid_sum(&sum, sums[i][j] + et_grid_sum(&product, a[i] * b[j]));
-}
+#define ADD(c, a, b)          ((c) + (a) * (b))
+#define FUSED_FLOAT(c, a, b)  fmaf(a, b, c)
+#define FUSED_DOUBLE(c, a, b) fma(a, b, c)
+#define ROUNDED(c, a, b)      et_grid_sum(&sum, (c) + et_grid_sum(&product, (a) * (b)))
+VECTOR_TILE(float_16_tile, float, 16, , ADD)
+VECTOR_TILE(double_16_tile, double, 16, , ADD)
+SCALAR_TILE(float_16_fused_tile, float, FUSED_FLOAT)
+SCALAR_TILE(double_16_fused_tile, double, FUSED_DOUBLE)
+SCALAR_TILE(rounded_tile, double, ROUNDED)
 
 #define NUMBER      float
 #define MATRIX      et_floats
@@ -101,12 +105,14 @@ static void rounded_tile(const et_grid *grids, size_t terms, const double *a, co
 #define AVX2    __attribute__((target("avx2")))
 #define FMA     __attribute__((target("avx2,fma")))
 #define AVX512F __attribute__((target("avx512f")))
-VECTOR_TILE(float_32_tile, float, 32, AVX2)
-VECTOR_TILE(double_32_tile, double, 32, AVX2)
-FUSED_TILE(float_32_fused_tile, float, 32, FMA, fmaf)
-FUSED_TILE(double_32_fused_tile, double, 32, FMA, fma)
-VECTOR_TILE(float_64_tile, float, 64, AVX512F)
-VECTOR_TILE(double_64_tile, double, 64, AVX512F)
+#define FUSED_FLOATS(c, a, b)  _mm256_fmadd_ps(_mm256_set1_ps(a), b, c)
+#define FUSED_DOUBLES(c, a, b) _mm256_fmadd_pd(_mm256_set1_pd(a), b, c)
+VECTOR_TILE(float_32_tile, float, 32, AVX2, ADD)
+VECTOR_TILE(double_32_tile, double, 32, AVX2, ADD)
+VECTOR_TILE(float_32_fused_tile, float, 32, FMA, FUSED_FLOATS)
+VECTOR_TILE(double_32_fused_tile, double, 32, FMA, FUSED_DOUBLES)
+VECTOR_TILE(float_64_tile, float, 64, AVX512F, ADD)
+VECTOR_TILE(double_64_tile, double, 64, AVX512F, ADD)
 
 #define NUMBER      float
 #define MATRIX      et_floats

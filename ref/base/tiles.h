@@ -4,7 +4,7 @@
  *     NUMBER, MATRIX   the type of numbers and of a matrix of them
  *     NAMED(word)      the name that a function has in this kind
  *     BYTES            of a vector; NV of them are a row of a tile
- *     NAMED(tile)      sums[i][j] = sums[i][j] + a[k][i] * b[k][j] for k in order; defined before
+ *     NAMED(tile)      C_ij = (load ? C_ij : 0) + a[k][i] * b[k][j] for k in order; defined before
  *
  * Cutting the loops changes the order in which ELEMENTS are visited, never the order of the sum
  * within one: a block of k ends by storing c, the next begins by loading it, and a store and a load
@@ -34,36 +34,51 @@ typedef struct NAMED(job) {
     const et_grid *grids; /* of products and sums that are rounded; else NULL */
 } NAMED(job);
 
-/* op(A) rows [i0, i0+rows), terms [k0, k0+terms) into a strip [terms][MR]; rows beyond are 0. */
-static void NAMED(pack_rows)(MATRIX A, size_t i0, size_t rows, size_t k0, size_t terms, NUMBER *to)
+/* Terms [terms][full] without gaps: number j < count of term k is from[k * along + j * across], and 0 beyond. */
+static inline __attribute__((always_inline)) void NAMED(pack)(const NUMBER *from, size_t along,
+                                                              size_t across, size_t terms,
+                                                              size_t count, size_t full, NUMBER *to)
 {
-    size_t down = A.transposed ? 1 : A.stride, across = A.transposed ? A.stride : 1;
-    const NUMBER *from = A.at + i0 * down + k0 * across;
-    for (size_t k = 0; k < terms; k++)
-        for (size_t i = 0; i < MR; i++) *to++ = i < rows ? from[i * down + k * across] : 0;
+    if (across == 1 && count == full) {
+        for (size_t k = 0; k < terms; k++)
+            memcpy(to + k * full, from + k * along, full * sizeof(NUMBER));
+        return;
+    }
+    if (count < full) memset(to, 0, terms * full * sizeof(NUMBER));
+    for (size_t j = 0; j < count; j++)
+        for (size_t k = 0; k < terms; k++) to[k * full + j] = from[k * along + j * across];
 }
 
-/* op(B) terms [k0, k0+terms), columns [j0, j0+columns) into panels of [terms][NR], 0 beyond. */
+/* op(A) rows [i0, i0+rows), terms [k0, k0+terms) into a strip [terms][MR]. */
+static void NAMED(pack_rows)(MATRIX A, size_t i0, size_t rows, size_t k0, size_t terms, NUMBER *to)
+{
+    size_t across = A.transposed ? 1 : A.stride, along = A.transposed ? A.stride : 1;
+    NAMED(pack)(A.at + i0 * across + k0 * along, along, across, terms, rows, MR, to);
+}
+
+/* op(B) terms [k0, k0+terms), columns [j0, j0+columns) into panels [terms][NR]. */
 static void NAMED(pack_columns)(MATRIX B, size_t k0, size_t terms, size_t j0, size_t columns,
                                 NUMBER *to)
 {
-    size_t down = B.transposed ? 1 : B.stride, across = B.transposed ? B.stride : 1;
-    const NUMBER *from = B.at + k0 * down + j0 * across;
-    for (size_t panel = 0; panel < columns; panel += NR)
-        for (size_t k = 0; k < terms; k++)
-            for (size_t j = panel; j < panel + NR; j++)
-                *to++ = j < columns ? from[k * down + j * across] : 0;
+    size_t along = B.transposed ? 1 : B.stride, across = B.transposed ? B.stride : 1;
+    for (size_t j = 0; j < columns; j += NR, to += terms * NR)
+        NAMED(pack)
+        (B.at + k0 * along + (j0 + j) * across, along, across, terms, et_smaller(NR, columns - j),
+         NR, to);
 }
 
 /* The tile at rows [0, rows), columns [0, columns) of C, which may be cut at C's edge. */
 static void NAMED(tile_at)(const NAMED(job) * p, size_t terms, const NUMBER *a, const NUMBER *b,
                            size_t rows, size_t columns, bool load, NUMBER *C)
 {
+    if (rows == MR && columns == NR) {
+        NAMED(tile)(p->grids, terms, a, b, load, C, p->stride);
+        return;
+    }
     NUMBER sums[MR][NR] = {{0}};
-    if (load)
-        for (size_t i = 0; i < rows; i++)
-            memcpy(sums[i], C + i * p->stride, columns * sizeof(NUMBER));
-    NAMED(tile)(p->grids, terms, a, b, sums);
+    for (size_t i = 0; load && i < rows; i++)
+        memcpy(sums[i], C + i * p->stride, columns * sizeof(NUMBER));
+    NAMED(tile)(p->grids, terms, a, b, true, sums[0], NR);
     for (size_t i = 0; i < rows; i++) memcpy(C + i * p->stride, sums[i], columns * sizeof(NUMBER));
 }
 
