@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import time
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -73,6 +74,23 @@ class Goldens(Scratch):
         self.assertNotEqual(etref.golden("smoke-et").path, first.path)
         self.assertNotEqual(etref.golden("smoke-tc").path, first.path)
         self.assertEqual(len(os.listdir(self.path("cache"))), 3)
+
+    @unittest.skipUnless(numpy, "no numpy")
+    def test_asked_for_again_it_has_its_bars(self):
+        kernel = numpy_kernel(etref.golden(DENSE, framework="numpy"))
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            golden = etref.golden(DENSE, framework="numpy")
+            self.assertEqual(etref.verify(golden, kernel).outcome, "pass")
+            times.append(time.process_time() - began)
+        self.assertLess(max(times[1:]) * 3, times[0])
+        another = etref.golden(DENSE, framework="numpy")
+        golden.close()
+        self.assertEqual(etref.verify(another, kernel).outcome, "pass")
+        for tokens in range(1, 9):  # more than are kept
+            etref.golden({**DENSE, "tokens": tokens})
+        self.assertLessEqual(len(etref._kept), 4)
 
     def test_what_it_holds_is_what_its_file_holds(self):
         golden = etref.golden("smoke-et", framework="memoryview")

@@ -116,6 +116,9 @@ typedef struct et_step {
     size_t bytes, max_bytes; /* taken so far, and the limit (0: none) */
     size_t owned_count;
     void *owned[ET_MAX_STEP_ARRAYS];
+    size_t owned_bytes[ET_MAX_STEP_ARRAYS];
+    struct et_step *
+        spare; /* et_step_free leaves arrays there, and later steps take them from there; NULL: none */
 } et_step;
 
 /* Called between phases, with the name of the phase that begins and the part of the work done so

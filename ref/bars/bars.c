@@ -104,7 +104,8 @@ static void add_squares(et_bars *b, const et_step *want, const et_step *replica)
 
 /* What the making of bars is told from outside, and how far it is. */
 typedef struct work {
-    const et_step *reference;
+    et_step reference; /* seen: its replicas leave their arrays to each other */
+    et_step spare;
     et_rounding rounding;
     size_t max_bytes, done, runs;
     et_bars_progress *progress;
@@ -135,11 +136,11 @@ static et_status next_run(work *w, const et_bars *b, replica *r, et_error *error
     if (w->progress && !w->progress(w->user, (double)w->done / (double)w->runs))
         return et_fail(error, ET_ENOMEM, "error bars: stopped");
     w->rounding.seed = ++w->done;
-    et_status status = et_replica_run(&r->run, w->reference, &w->rounding, w->max_bytes, error);
+    et_status status = et_replica_run(&r->run, &w->reference, &w->rounding, w->max_bytes, error);
     if (status != ET_OK || !looks_at_stages(w, b)) return status;
     const et_given shown = et_given_by(&r->run);
     bool by_chance = w->rounding.mode == ET_ROUND_RANDOM;
-    return et_stages_run(&r->made, w->reference, &shown, &w->rounding, by_chance, w->max_bytes,
+    return et_stages_run(&r->made, &w->reference, &shown, &w->rounding, by_chance, w->max_bytes,
                          error);
 }
 
@@ -218,7 +219,7 @@ static et_status find_variance(work *w, et_bars *b, et_error *error)
 {
     et_status status = ET_OK;
     for (et_bars *x = b; x && status == ET_OK; x = x->alone)
-        status = et_step_take_like(&x->variance, w->reference, error);
+        status = et_step_take_like(&x->variance, x->reference, error);
     if (status == ET_OK) status = gather_squares(w, b, error);
     for (et_bars *x = b; x && status == ET_OK; x = x->alone) status = smooth_all(x, error);
     if (status == ET_OK && b->alone) leave_to_whole(b->alone);
@@ -563,15 +564,17 @@ et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p
                        et_bars_progress *progress, void *user, et_error *error)
 {
     ET_ARITHMETIC;
-    work w = {.reference = reference,
+    work w = {.reference = *reference,
               .rounding = {.profile = p},
               .max_bytes = max_bytes,
               .runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + 1,
               .progress = progress,
               .user = user};
+    w.reference.spare = &w.spare;
     et_status status = et_bars_open(b, reference, p, error);
     if (status == ET_OK) status = find_variance(&w, b, error);
     if (status == ET_OK) status = find_groups(&w, b, error);
+    et_step_free(&w.spare);
     if (status != ET_OK) et_bars_free(b);
     return status;
 }
@@ -599,15 +602,17 @@ et_status et_step_noise(et_step *variance, const et_step *s, const et_profile *p
 {
     ET_ARITHMETIC;
     et_bars_teller t = {progress, user};
-    work w = {.reference = s,
+    work w = {.reference = *s,
               .rounding = {.profile = p},
               .max_bytes = s->max_bytes,
               .runs = ET_FIRST_REPLICAS,
               .progress = et_bars_tell,
               .user = &t};
     et_bars b = {.reference = s, .runs = ET_FIRST_REPLICAS};
+    w.reference.spare = &w.spare;
     et_status status = et_profile_check(p, error);
     if (status == ET_OK) status = find_variance(&w, &b, error);
+    et_step_free(&w.spare);
     if (status == ET_OK)
         *variance = b.variance;
     else

@@ -1,6 +1,7 @@
 /* product.c: a matrix product as a kernel does it. See product.h. */
 #include "ref/base/product.h"
 #include "ref/base/blocked.h"
+#include "ref/base/lanes.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/sum.h"
@@ -206,11 +207,21 @@ static void add_in_order(const job *p, size_t from, size_t terms, bool accumulat
         et_blocked_rounded(p->grids, p->M, p->N, terms, left, right, accumulate, p->C.at, p->N);
 }
 
-/* The sum of two sums: in binary32, where the profile's own chunks are added, or as the accumulator adds. */
-static double add_sums(const job *p, bool chunks, double a, double b)
+/* sums += the part in C: in binary32, where the profile's own chunks are added, or as the accumulator adds. */
+ET_LANES static void add_part(const job *p, bool chunks, size_t count, double *sums)
 {
-    if (chunks || p->C.single) return (double)((float)a + (float)b);
-    return p->native ? a + b : et_grid_sum(&p->grids[1], a + b);
+    if (p->C.single) {
+        const float *part = p->C.at;
+        for (size_t i = 0; i < count; i++) sums[i] = (double)((float)sums[i] + part[i]);
+        return;
+    }
+    const double *part = p->C.at;
+    if (chunks)
+        for (size_t i = 0; i < count; i++) sums[i] = (double)((float)sums[i] + (float)part[i]);
+    else if (p->native)
+        for (size_t i = 0; i < count; i++) sums[i] += part[i];
+    else
+        for (size_t i = 0; i < count; i++) sums[i] = et_grid_sum(&p->grids[1], sums[i] + part[i]);
 }
 
 /* Parts of `terms` terms, each added by itself into C; then their sums, and what was in C. */
@@ -224,9 +235,9 @@ static et_status add_parts(job *p, size_t terms, bool chunks, bool accumulate, e
     for (size_t i = 0; accumulate && i < count; i++) sums[i] = get(&p->C, i);
     for (size_t from = 0; from < p->K; from += terms) {
         add_in_order(p, from, p->K - from < terms ? p->K - from : terms, false);
-        for (size_t i = 0; i < count; i++) sums[i] = add_sums(p, chunks, sums[i], get(&p->C, i));
+        add_part(p, chunks, count, sums);
     }
-    for (size_t i = 0; i < count; i++) put(&p->C, i, sums[i]);
+    put_all(&p->C, 0, count, sums);
     free(sums);
     return ET_OK;
 }

@@ -47,14 +47,35 @@ et_status et_step_count_bytes(et_step *s, size_t count, size_t size, et_error *e
     return ET_OK;
 }
 
+static void own(et_step *s, void *room, size_t bytes)
+{
+    s->owned[s->owned_count] = room;
+    s->owned_bytes[s->owned_count++] = bytes;
+}
+
+/* An array of just this size that another step has left, zeroed; or NULL. */
+static void *take_spare(et_step *spare, size_t bytes)
+{
+    for (size_t i = 0; spare && i < spare->owned_count; i++) {
+        if (spare->owned_bytes[i] != bytes) continue;
+        void *room = spare->owned[i];
+        size_t last = --spare->owned_count;
+        spare->owned[i] = spare->owned[last];
+        spare->owned_bytes[i] = spare->owned_bytes[last];
+        return memset(room, 0, bytes);
+    }
+    return NULL;
+}
+
 static et_status take(et_step *s, void *pointer, size_t count, size_t size, et_error *error)
 {
-    void *room;
     et_status status = et_step_count_bytes(s, count, size, error);
-    if (status == ET_OK) status = et_allocate(&room, count, size, s->c.name, error);
+    if (status != ET_OK) return status;
+    void *room = take_spare(s->spare, count * size);
+    if (room == NULL) status = et_allocate(&room, count, size, s->c.name, error);
     if (status != ET_OK) return status;
     memcpy(pointer, &room, sizeof room);
-    s->owned[s->owned_count++] = room;
+    own(s, room, count * size);
     return ET_OK;
 }
 
@@ -91,7 +112,11 @@ static et_status take_all(et_step *s, et_error *error)
 
 void et_step_free(et_step *s)
 {
-    for (size_t i = 0; i < s->owned_count; i++) free(s->owned[i]);
+    for (size_t i = 0; i < s->owned_count; i++)
+        if (s->spare && s->spare->owned_count < ET_MAX_STEP_ARRAYS)
+            own(s->spare, s->owned[i], s->owned_bytes[i]);
+        else
+            free(s->owned[i]);
     et_assignment_free(&s->assignment);
     et_block_layout_free(&s->layout);
     et_parallel_plan_free(&s->plan);
@@ -566,7 +591,8 @@ et_step et_step_like(const et_step *s)
                      .max_bytes = s->max_bytes,
                      .bytes = s->bytes,
                      .in = s->in,
-                     .model = et_model_inputs(&s->model)};
+                     .model = et_model_inputs(&s->model),
+                     .spare = s->spare};
 }
 
 et_status et_step_decide(et_step *s, et_error *error)

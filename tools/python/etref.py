@@ -464,6 +464,17 @@ def _present(framework: str, data: Any, dtype: str, shape: Sequence[int]) -> Any
 # ---- goldens ----
 
 
+class _Shared:
+    """The library's golden, of one or more Goldens: freed with the last of them."""
+
+    def __init__(self, handle: ctypes.c_void_p):
+        self._as_parameter_ = handle
+
+    def __del__(self) -> None:
+        if _library is not None:
+            _library.et_golden_close(self._as_parameter_)
+
+
 class Golden(Mapping[str, Any]):
     """A case's inputs and what must come out: {name: tensor}, computed when it is first asked for.
 
@@ -478,19 +489,19 @@ class Golden(Mapping[str, Any]):
 
     def __init__(
         self,
-        handle: ctypes.c_void_p,
+        handle: Union[ctypes.c_void_p, _Shared],
         path: Optional[str] = None,
         profile: Profile = None,
         framework: Optional[str] = None,
     ):
         """Takes the handle. Programs call golden(), Golden.open or Golden.from_tensors."""
-        self._handle: Optional[ctypes.c_void_p] = handle
+        self._handle: Optional[_Shared] = handle if isinstance(handle, _Shared) else _Shared(handle)
         self._lock = threading.Lock()
         self._index: Dict[str, _Array] = {}
         self._complete = False
         self.path, self.profile, self.framework = path, profile, _framework(framework)
         text, error = ctypes.c_void_p(), _Error()
-        _check(_library.et_golden_case(handle, ctypes.byref(text), error), error)
+        _check(_library.et_golden_case(self._handle, ctypes.byref(text), error), error)
         self.case: Dict[str, Any] = json.loads(_take_text(text))
 
     @classmethod
@@ -606,15 +617,12 @@ class Golden(Mapping[str, Any]):
         self.path = os.fspath(path)
 
     def close(self) -> None:
-        """Gives the memory back. Tensors of numpy and memoryviews of this golden are gone with
-        it."""
+        """Gives the memory back, unless another Golden of golden() is of the same case. Tensors of
+        numpy and memoryviews of this golden are gone with it."""
         handle, self._handle = self._handle, None
-        if handle is not None:
-            _library.et_golden_close(handle)
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None and _library is not None:
-            self.close()
+        with _kept_lock:
+            for key in [key for key, (kept, _) in _kept.items() if kept is handle]:
+                del _kept[key]
 
     # -- the tensors --
 
@@ -835,20 +843,43 @@ def _cache_folder() -> str:
     return os.environ.get("ETREF_CACHE") or os.path.join(base, "etref")
 
 
+_KEPT = 4
+_kept: Dict[str, Tuple[_Shared, Optional[str]]] = {}  # with their paths
+_kept_lock = threading.Lock()
+
+
 def golden(case: Case, profile: Profile = None, framework: Optional[str] = None) -> Golden:
     """The golden of a built-in case ("smoke-et"; `etref list`) or of one's own ({"rule": "et",
     "tokens": 512, ...}; `etref list fields`; the name may be left out), computed once: it then
     lies in the cache, named by case and version. With a profile, its error bars lie there, too,
     and no verdict has to make them. framework: "torch", "numpy" or "memoryview" (default: torch
-    where the program has imported it)."""
+    where the program has imported it). The last four cases stay in memory until their goldens are
+    closed: who asks for one again gets it with the error bars that have been made."""
     if not isinstance(case, str):
         case = {"name": "own", "input": {"source": "normal"}, **case}
-    fresh = Golden.of_case(case, profile, framework)
     words = (
         profile
         if profile is None or isinstance(profile, str)
-        else json.dumps(profile, sort_keys=True)
+        else json.dumps(dict(profile), sort_keys=True)
     )
+    key = json.dumps([case, words, _cache_folder()], sort_keys=True)
+    with _kept_lock:
+        kept = _kept.get(key)
+    if kept is not None:
+        return Golden(*kept, profile, framework)
+    made = _golden_in_cache(case, profile, words, framework)
+    assert made._handle is not None
+    with _kept_lock:
+        _kept[key] = made._handle, made.path
+        while len(_kept) > _KEPT:
+            del _kept[next(iter(_kept))]
+    return made
+
+
+def _golden_in_cache(
+    case: Case, profile: Profile, words: Optional[str], framework: Optional[str]
+) -> Golden:
+    fresh = Golden.of_case(case, profile, framework)
     key = json.dumps([_library.et_producer().decode(), fresh.case, words], sort_keys=True)
     name = "%s-%s.safetensors" % (fresh.case["name"], hashlib.sha256(key.encode()).hexdigest()[:16])
     path = os.path.join(_cache_folder(), name)
