@@ -300,32 +300,51 @@ typedef struct ledger {
     pair list[ET_MAX_STEP_TENSORS]; /* reference and variance */
     size_t count, groups;
     et_group_sums *sums; /* of the tensor with the most groups */
+    uint16_t *marks;     /* of the tensor with the most elements */
     tally *tallies;
 } ledger;
 
-static et_status open_ledger(ledger *l, et_bars *b, et_error *error)
+static bool all_vary(const pair *p)
+{
+    bool all = true;
+    for (size_t i = 0; i < p->count; i++) all &= (double)p->got[i] > ET_LEAST_VARIANCE;
+    return all;
+}
+
+static et_status take_room(ledger *l, size_t groups, size_t elements, et_error *error)
 {
     void *room;
-    size_t most = 0;
+    et_status status = et_allocate(&room, groups, sizeof *l->sums, "groups", error);
+    if (status != ET_OK) return status;
+    l->sums = room;
+    if ((status = et_allocate(&room, elements, sizeof *l->marks, "marks", error))) return status;
+    l->marks = room;
+    if ((status = et_allocate(&room, l->groups, sizeof *l->tallies, "groups", error)))
+        return status;
+    l->tallies = room;
+    return ET_OK;
+}
+
+static et_status open_ledger(ledger *l, et_bars *b, et_error *error)
+{
+    size_t groups = 0, elements = 0;
     *l = (ledger){.count = 0};
     l->count = pair_up(b->reference, &b->variance, b->of_stages, l->list);
     et_status status = et_bars_lay_out(b, error);
     for (size_t i = 0; i < l->count && status == ET_OK; i++) {
-        size_t groups = b->tensor[l->list[i].row].groups;
-        l->groups += groups;
-        if (groups > most) most = groups;
+        et_tensor_bars *t = &b->tensor[l->list[i].row];
+        t->all_vary = all_vary(&l->list[i]);
+        l->groups += t->groups;
+        if (t->groups > groups) groups = t->groups;
+        if (l->list[i].count > elements) elements = l->list[i].count;
     }
-    if (status == ET_OK) status = et_allocate(&room, most, sizeof(et_group_sums), "groups", error);
-    if (status != ET_OK) return status;
-    l->sums = room;
-    status = et_allocate(&room, l->groups, sizeof(tally), "groups", error);
-    if (status == ET_OK) l->tallies = room;
-    return status;
+    return status == ET_OK ? take_room(l, groups, elements, error) : status;
 }
 
 static void close_ledger(ledger *l)
 {
     free(l->sums);
+    free(l->marks);
     free(l->tallies);
 }
 
@@ -411,6 +430,7 @@ static et_status look_at(et_bars *b, ledger *l, const et_step *want, const et_st
     size_t have = pair_up(want, got, b->of_stages, run);
     et_status status = ET_OK;
     tally *tallies = l->tallies;
+    const double runs = b->runs + ET_PRIOR;
     for (size_t i = 0, k = 0; i < l->count && status == ET_OK; i++) {
         const pair *p = &l->list[i];
         et_tensor_bars *t = &b->tensor[p->row];
@@ -420,8 +440,9 @@ static et_status look_at(et_bars *b, ledger *l, const et_step *want, const et_st
             et_errors e = {.got = run[k].got, .want = right, .variance = p->got, .skip = NULL};
             status = et_sum_tensor(t, &e, l->sums, error);
             for (size_t g = 0; g < t->groups && status == ET_OK; g++) use(&tallies[g], &l->sums[g]);
-            note_late(b->runs + ET_PRIOR, p, run[k].got, right);
-            t->farthest = fmax(t->farthest, sqrt(l->sums[t->grid.first[ET_KIND_TENSOR]].most_ee));
+            double most = l->sums[t->grid.first[ET_KIND_TENSOR]].most_ee;
+            if (!t->all_vary || most > runs / 2) note_late(runs, p, run[k].got, right);
+            t->farthest = fmax(t->farthest, sqrt(most));
         }
         tallies += t->groups;
     }
@@ -487,12 +508,13 @@ static et_status settle(et_bars *b, const ledger *l, const et_profile *p, et_err
         et_tensor_bars *t = &b->tensor[l->list[i].row];
         int bits = et_place_bits(p, et_tensors[l->list[i].row].place);
         status = measure(t, &l->list[i], l->sums, error);
+        et_draw_marks(l->list[i].count, bits, l->list[i].want.values, l->marks);
         for (int kind = 0; kind < ET_KINDS; kind++) {
             size_t first = t->grid.first[kind], end = t->grid.first[kind + 1];
             settle_kind(t->bars, tallies, first, end);
             for (size_t g = first; g < end; g++)
-                widen(&t->bars[g], et_count_different(&t->grid, (et_group_kind)kind, g - first,
-                                                      bits, l->list[i].want.values));
+                widen(&t->bars[g],
+                      et_count_different(&t->grid, (et_group_kind)kind, g - first, l->marks));
         }
         size_t at = t->grid.first[ET_KINDS];
         for (size_t k = 0; k < t->summand_count; k++) {

@@ -52,6 +52,7 @@ typedef struct et_tensor_bars {
     et_summand summands[ET_MAX_SUMMANDS];
     size_t summand_count, groups;
     bool of_sums;
+    bool all_vary;      /* each element has a V that its groups can use */
     double farthest;    /* E: the largest |e| / sqrt(V) of the runs in which groups are measured */
     et_group_bar *bars; /* [groups] */
 } et_tensor_bars;

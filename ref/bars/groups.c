@@ -149,23 +149,37 @@ static et_corner group_end(const et_cut *g, et_group_kind kind, size_t index)
     }
 }
 
-/* Each size sets one of as many marks as there are numbers (2^14 at most), by chance; from the marks that are left follows
- * how many there were (linear counting: Whang et al., 1990), until seven of eight are set. */
-double et_count_different(const et_cut *g, et_group_kind kind, size_t index, int bits,
-                          const et_real *u)
+enum { MOST_MARKS = 1 << 14 };
+
+ET_LANES static void draw_marks(size_t count, int bits, const et_real *u, uint16_t *marks)
 {
-    enum { WORD = 64, WORDS = 256 };
+    for (size_t i = 0; i < count; i++) {
+        double size = fabs((double)u[i]);
+        uint64_t mark = et_mix(to_bits(size) >> (53 - bits)) % MOST_MARKS;
+        marks[i] = (uint16_t)(size == 0 ? 0 : mark + MOST_MARKS);
+    }
+}
+
+void et_draw_marks(size_t count, int bits, const et_real *u, uint16_t *marks)
+{
+    draw_marks(count, bits, u, marks);
+}
+
+/* Each size sets one of as many marks as there are numbers; from the marks that are left follows how many there were (linear
+ * counting: Whang et al., 1990), until seven of eight are set. */
+double et_count_different(const et_cut *g, et_group_kind kind, size_t index, const uint16_t *marks)
+{
+    enum { WORD = 64 };
     const et_corner from = et_group_corner(g, kind, index), to = group_end(g, kind, index);
-    uint64_t marks[WORDS] = {0};
+    uint64_t is_set[MOST_MARKS / WORD] = {0};
     size_t elements = (to.row - from.row) * (to.column - from.column), room = WORD, set = 0;
-    while (room < elements && room < WORD * WORDS) room *= 2;
+    while (room < elements && room < MOST_MARKS) room *= 2;
     for (size_t r = from.row; r < to.row; r++)
         for (size_t c = from.column; c < to.column; c++) {
-            double size = fabs((double)u[r * g->columns + c]);
-            size_t at = et_mix(to_bits(size) >> (53 - bits)) % room;
-            uint64_t mark = UINT64_C(1) << at % WORD;
-            if (size == 0 || marks[at / WORD] & mark) continue;
-            marks[at / WORD] |= mark;
+            size_t mark = marks[r * g->columns + c], at = mark & (room - 1);
+            uint64_t bit = UINT64_C(1) << at % WORD;
+            if (mark == 0 || is_set[at / WORD] & bit) continue;
+            is_set[at / WORD] |= bit;
             if (++set == room / 8 * 7) return (double)INFINITY;
         }
     return (double)room * log((double)room / (double)(room - set));
@@ -193,9 +207,6 @@ static void add(et_group_sums *to, const et_group_sums *more)
     to->most_ee = more->most_ee > to->most_ee ? more->most_ee : to->most_ee;
 }
 
-/* Below this a variance, a square, is lost in binary64's smallest numbers. */
-static const double least_variance = 0x1p-900;
-
 enum {
     PIECE = 256, /* of a row, in the nearest cache */
     LANES = 8,   /* sums side by side, and so the same bits whatever vectors the processor has */
@@ -220,7 +231,7 @@ ET_LANES static void weigh(const et_errors *x, size_t first, size_t count, const
         for (size_t c = 0; c < count; c++) p->e[c] = (double)got[c] - (double)want[c];
     }
     for (size_t c = 0; c < count; c++) {
-        bool learns = (double)V[c] > least_variance && p->e[c] - p->e[c] == 0;
+        bool learns = (double)V[c] > ET_LEAST_VARIANCE && p->e[c] - p->e[c] == 0;
         p->weight[c] = learns ? 1 / (double)V[c] : 0;
         p->e[c] = learns ? p->e[c] : 0;
         p->u[c] = (double)real[c];

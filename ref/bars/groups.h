@@ -20,6 +20,7 @@
 #define ET_GROUPS_H
 
 #include "ref/step/tensors.h"
+#include <stdint.h>
 #include "etref/bundle.h"
 
 typedef enum et_group_kind {
@@ -56,10 +57,14 @@ typedef struct et_corner {
 } et_corner;
 et_corner et_group_corner(const et_cut *g, et_group_kind kind, size_t index);
 
-/* About how many different sizes |u| > 0 the group's elements have in `bits` significand bits: up to some hundred are told
- * apart. INFINITY: more. */
-double et_count_different(const et_cut *g, et_group_kind kind, size_t index, int bits,
-                          const et_real *u);
+/* Below this a variance, a square, is lost in binary64's smallest numbers: the element says nothing to its groups. */
+#define ET_LEAST_VARIANCE 0x1p-900
+
+/* For each size |u| > 0 in `bits` significand bits a number from 1 on, drawn by chance; for a zero 0. */
+void et_draw_marks(size_t count, int bits, const et_real *u, uint16_t *marks);
+
+/* About how many different sizes the group's elements have, from the tensor's marks: up to 2^14 are told apart. INFINITY: more. */
+double et_count_different(const et_cut *g, et_group_kind kind, size_t index, const uint16_t *marks);
 
 /* What is compared. */
 typedef struct et_errors {

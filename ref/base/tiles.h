@@ -44,6 +44,11 @@ static inline __attribute__((always_inline)) void NAMED(pack)(const NUMBER *from
             memcpy(to + k * full, from + k * along, full * sizeof(NUMBER));
         return;
     }
+    if (count == MR && full == MR) { /* few lines, read side by side */
+        for (size_t k = 0; k < terms; k++)
+            for (size_t j = 0; j < MR; j++) to[k * MR + j] = from[k * along + j * across];
+        return;
+    }
     if (count < full) memset(to, 0, terms * full * sizeof(NUMBER));
     for (size_t j = 0; j < count; j++)
         for (size_t k = 0; k < terms; k++) to[k * full + j] = from[k * along + j * across];
