@@ -85,9 +85,18 @@ class Goldens(Scratch):
             self.assertEqual(etref.verify(golden, kernel).outcome, "pass")
             times.append(time.process_time() - began)
         self.assertLess(max(times[1:]) * 3, times[0])
+        self.assertIn("noise.bars", etref.load(golden.path, "memoryview"))
+        etref._kept.clear()  # as in another program
+        began = time.process_time()
+        another = etref.golden(DENSE, framework="numpy")
+        self.assertEqual(etref.verify(another, kernel).outcome, "pass")
+        self.assertLess((time.process_time() - began) * 3, times[0])
         another = etref.golden(DENSE, framework="numpy")
         golden.close()
         self.assertEqual(etref.verify(another, kernel).outcome, "pass")
+        other = etref.golden({**DENSE, "name": "other"}, framework="numpy")
+        other.path = self.path("none/golden.safetensors")  # no place to write to
+        self.assertEqual(etref.verify(other, kernel).outcome, "pass")
         for tokens in range(1, 9):  # more than are kept
             etref.golden({**DENSE, "tokens": tokens})
         self.assertLessEqual(len(etref._kept), 4)

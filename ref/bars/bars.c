@@ -597,8 +597,12 @@ et_status et_bars_make(et_bars *b, const et_step *reference, const et_profile *p
     if (status == ET_OK) status = find_variance(&w, b, error);
     if (status == ET_OK) status = find_groups(&w, b, error);
     et_step_free(&w.spare);
-    if (status != ET_OK) et_bars_free(b);
-    return status;
+    if (status != ET_OK) {
+        et_bars_free(b);
+        return status;
+    }
+    for (et_bars *x = b; x; x = x->alone) et_bars_round_as_stored(x);
+    return ET_OK;
 }
 
 void et_bars_mix(et_bars *mixed, const et_bars *b, const bool alone[ET_TENSORS])

@@ -97,6 +97,13 @@ void et_bars_mix(et_bars *mixed, const et_bars *b, const bool alone[ET_TENSORS])
 /* For b->reference and b->variance, which has its arrays: grids, summands and room for the groups' bars. ET_ENOMEM. */
 et_status et_bars_lay_out(et_bars *b, et_error *error);
 
+/* V becomes what a bundle holds, whose deviations are F32: a verdict is the same with bars that were stored and with new ones. */
+void et_bars_round_as_stored(et_bars *b);
+
+/* et_bundle_write_bars (etref/bars.h) of bars that have been made: of the golden `s` under `p`. */
+et_status et_bars_write(const char *path, const et_bars *b, const et_step *s, const et_profile *p,
+                        et_error *error);
+
 /* Those that et_bundle_write_bars stored in the bundle `path`, whose golden `reference` is; else *found is false, and *b
  * holds none: other profile, other etref, none there. ET_EINVAL: what is there contradicts itself; ET_EIO, ET_ENOMEM. */
 et_status et_bars_read(et_bars *b, bool *found, const et_step *reference, const et_profile *p,

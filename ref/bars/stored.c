@@ -85,18 +85,42 @@ static et_status list_groups(et_tensor_out *table, const et_bars *b, et_error *e
     return ET_OK;
 }
 
-/* Has every number's V a root that F32 holds to its last bit? */
+/* Has V a root among F32's normal numbers, 0 and infinity? */
+static bool has_root(double V)
+{
+    double root = sqrt(V);
+    return root == 0 || isinf(root) || (root >= (double)FLT_MIN && root <= (double)FLT_MAX);
+}
+
+/* Each number's V in turn. */
+static et_real *variances(const et_bars *b, et_tensor_id id, size_t *count)
+{
+    const et_cut *g = &b->tensor[id].grid;
+    *count = g->rows * g->columns;
+    return (et_real *)(uintptr_t)et_tensor_view(&b->variance, id).values;
+}
+
 static bool fits_f32(const et_bars *b)
 {
-    for (int id = 1; id < ET_TENSORS; id++) {
-        const et_cut *g = &b->tensor[id].grid;
-        const et_tensor_out V = et_tensor_view(&b->variance, (et_tensor_id)id);
-        for (size_t i = 0; i < g->rows * g->columns; i++) {
-            double root = sqrt(et_tensor_element(&V, i));
-            if (root > 0 && root < (double)FLT_MIN) return false;
-        }
+    size_t count;
+    for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
+        const et_real *V = variances(b, id, &count);
+        for (size_t i = 0; i < count; i++)
+            if (!has_root((double)V[i])) return false;
     }
     return true;
+}
+
+void et_bars_round_as_stored(et_bars *b)
+{
+    size_t count;
+    for (et_tensor_id id = ET_NO_TENSOR + 1; id < ET_TENSORS; id++) {
+        et_real *V = variances(b, id, &count);
+        for (size_t i = 0; i < count; i++) {
+            double root = (double)(float)sqrt((double)V[i]);
+            if (has_root((double)V[i])) V[i] = (et_real)(root * root);
+        }
+    }
 }
 
 /* V of the stages that are judged by themselves; of the others no array. */
@@ -110,24 +134,31 @@ static et_step variance_alone(const et_bars *b)
     return shown;
 }
 
+et_status et_bars_write(const char *path, const et_bars *b, const et_step *s, const et_profile *p,
+                        et_error *error)
+{
+    et_tensor_out table = {.values = NULL};
+    const et_step alone = variance_alone(b);
+    bool complete = fits_f32(b) && (!b->alone || fits_f32(b->alone));
+    et_status status = complete ? list_groups(&table, b, error) : ET_OK;
+    if (status == ET_OK)
+        status = et_bundle_write_noise(path, s, false, p, &b->variance,
+                                       complete && b->alone ? &alone : NULL,
+                                       complete ? &table : NULL, error);
+    free((void *)(uintptr_t)table.values);
+    return status;
+}
+
 et_status et_bundle_write_bars(const char *path, const et_step *s, const et_profile *p,
                                et_progress *progress, void *user, et_error *error)
 {
     ET_ARITHMETIC;
     et_bars b;
-    et_tensor_out table = {.values = NULL};
     et_bars_teller t = {progress, user};
     et_status status = et_profile_check(p, error);
     if (status == ET_OK) status = et_bars_make(&b, s, p, s->max_bytes, et_bars_tell, &t, error);
     if (status != ET_OK) return status;
-    const et_step alone = variance_alone(&b);
-    bool complete = fits_f32(&b) && (!b.alone || fits_f32(b.alone));
-    if (complete) status = list_groups(&table, &b, error);
-    if (status == ET_OK)
-        status = et_bundle_write_noise(path, s, false, p, &b.variance,
-                                       complete && b.alone ? &alone : NULL,
-                                       complete ? &table : NULL, error);
-    free((void *)(uintptr_t)table.values);
+    status = et_bars_write(path, &b, s, p, error);
     et_bars_free(&b);
     return status;
 }

@@ -250,6 +250,19 @@ et_status et_profile_of_words(et_profile *p, const char *words, et_error *error)
                    words);
 }
 
+/* With the bars that verdicts have left on the shelf, if they have. */
+static et_status write_bars(et_golden *g, const char *path, const et_profile *p, et_error *error)
+{
+    et_shelved *taken;
+    et_status status = et_profile_check(p, error);
+    if (status == ET_OK)
+        status = et_shelf_take(&g->shelf, NULL, p, g->max_bytes, NULL, NULL, &taken, error);
+    if (status != ET_OK) return status;
+    status = et_bars_write(path, &taken->bars, &g->step, p, error);
+    et_shelf_give_back(&g->shelf, taken);
+    return status;
+}
+
 et_status et_golden_write(et_golden *g, const char *path, const char *profile, et_error *error)
 {
     ET_ARITHMETIC;
@@ -258,7 +271,7 @@ et_status et_golden_write(et_golden *g, const char *path, const char *profile, e
     et_status status = profile ? et_profile_of_words(&p, profile, error) : ET_OK;
     if (status == ET_OK) status = et_golden_run_locked(g, error);
     if (status == ET_OK)
-        status = profile ? et_bundle_write_bars(path, &g->step, &p, NULL, NULL, error)
+        status = profile ? write_bars(g, path, &p, error)
                          : et_bundle_write(path, &g->step, false, error);
     if (status == ET_OK) status = keep_path(g, path, error);
     pthread_mutex_unlock(&g->lock);

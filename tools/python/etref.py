@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Union
 
 __all__ = [
     "Golden",
@@ -469,6 +469,7 @@ class _Shared:
 
     def __init__(self, handle: ctypes.c_void_p):
         self._as_parameter_ = handle
+        self.wants_bars = False  # it lies in the cache without any
 
     def __del__(self) -> None:
         if _library is not None:
@@ -798,6 +799,9 @@ def verify(
     del views
     _check(status, error)
     facts, words = json.loads(_take_text(report)), _take_text(text)
+    routing = facts["routing"]
+    if facts["verdict"] == "pass" and (routing is None or routing["differing"] == 0):
+        _keep_bars(golden, facts["profile"]["name"] if profile is None else profile)
     return Verdict(
         outcome=facts["verdict"],
         line=facts["message"],
@@ -852,9 +856,10 @@ def golden(case: Case, profile: Profile = None, framework: Optional[str] = None)
     """The golden of a built-in case ("smoke-et"; `etref list`) or of one's own ({"rule": "et",
     "tokens": 512, ...}; `etref list fields`; the name may be left out), computed once: it then
     lies in the cache, named by case and version. With a profile, its error bars lie there, too,
-    and no verdict has to make them. framework: "torch", "numpy" or "memoryview" (default: torch
-    where the program has imported it). The last four cases stay in memory until their goldens are
-    closed: who asks for one again gets it with the error bars that have been made."""
+    and no verdict has to make them; without one, those of the first pass. framework: "torch",
+    "numpy" or "memoryview" (default: torch where the program has imported it). The last four cases
+    stay in memory until their goldens are closed: who asks for one again gets it with the error
+    bars that have been made."""
     if not isinstance(case, str):
         case = {"name": "own", "input": {"source": "normal"}, **case}
     words = (
@@ -886,22 +891,51 @@ def _golden_in_cache(
     if not os.path.exists(path):
         os.makedirs(_cache_folder(), exist_ok=True)
         fresh.save(path, profile)
+        assert fresh._handle is not None
+        fresh._handle.wants_bars = profile is None
         return fresh
     fresh.close()
-    return Golden.open(path, profile, framework)
+    found = Golden.open(path, profile, framework)
+    assert found._handle is not None
+    found._handle.wants_bars = profile is None and "profile" not in _metadata(path)
+    return found
+
+
+def _keep_bars(golden: Golden, profile: Profile) -> None:
+    """The bars that a verdict had to make go to the cache, for the next program: those of the
+    profile that was the first. Where the cache cannot be written they are made again. Of more than
+    256 MB the library itself keeps none."""
+    shared = golden._handle
+    if shared is None or golden.path is None or not shared.wants_bars:
+        return
+    shared.wants_bars = False
+    try:
+        if os.path.getsize(golden.path) < 1 << 28:
+            golden.save(golden.path, profile)
+    except (OSError, Error):
+        pass
 
 
 # ---- safetensors: 8 bytes of length, a header in JSON, the data ----
 
 
+def _header(file: BinaryIO, path: str) -> Dict[str, Any]:
+    head = file.read(8)
+    length = struct.unpack("<Q", head)[0] if len(head) == 8 else 1 << 62
+    if length > 100_000_000:
+        raise Error("%s: not a safetensors file" % path)
+    return json.loads(file.read(length))
+
+
+def _metadata(path: str) -> Dict[str, str]:
+    with open(path, "rb") as file:
+        return _header(file, path).get("__metadata__", {})
+
+
 def load(path: str, framework: Optional[str] = None) -> Dict[str, Any]:
     """The tensors of a safetensors file, {name: tensor}."""
     with open(path, "rb") as file:
-        head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 1 << 62
-        if length > 100_000_000:
-            raise Error("%s: not a safetensors file" % path)
-        header = json.loads(file.read(length))
+        header = _header(file, path)
         data = memoryview(bytearray(file.read()))
     header.pop("__metadata__", None)
     framework = _framework(framework)
