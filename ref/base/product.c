@@ -306,8 +306,8 @@ static et_status kernel_product(const et_rounding *r, et_engine engine, size_t M
     const et_order way = et_order_of(r, A->site, K);
     bool a_lines = A->at.transposed, b_lines = !B->at.transposed;
     job p = {.M = M, .N = N, .K = K};
-    size_t *order;
-    et_status status = et_order_table(&way, &order, error);
+    size_t *order = NULL; /* as they stand */
+    et_status status = way.way == ET_FORWARDS ? ET_OK : et_order_table(&way, &order, error);
     if (status != ET_OK) return status;
     choose_arithmetic(r, A, B, &p);
     if ((status = copy_operand(r, A, a_lines ? K : M, a_lines ? M : K, a_lines, order, &p.A,
