@@ -35,6 +35,13 @@ static void biased_gates(et_mutant *m)
     et_gates_again(m, biased.fwd.logits);
 }
 
+/* What has been compared to choose experts is taken for the gate: p + b. */
+static void gates_and_bias(et_mutant *m)
+{
+    for (size_t j = 0; j < m->moe.N * m->moe.n; j++)
+        m->all.fwd.gates[j] += m->all.in.bias[j % m->moe.n];
+}
+
 /* A gate without an anchor leaves the shared expert a constant weight. */
 static void another_gate(et_mutant *m, et_gate gate, et_real shared)
 {
@@ -452,7 +459,8 @@ static const et_hypothesis table[] = {
                {.at = ET_AT_DPRE, .variants = 16, .who = et_is_routed, .row = weigh_twice}, {.at = ET_AT_DUP, .variants = 8, .rows = dup_of_weighted},
                {.at = ET_AT_SLOT_DX, .variants = 8, .who = et_is_routed, .row = et_weigh_row}}},
     {.doc = {"biased-score-as-gate", "the gate value is computed from the biased score", "forward"},
-     .applies = et_has_bias, .variants = {"", "its derivative, too"}, .hooks = {{.at = ET_AT_GATES, .variants = 1, .whole = biased_gates}, {.at = ET_AT_GATES, .variants = 2, .settings = biased_logits}}},
+     .applies = et_has_bias, .variants = {"", "its derivative, too", "p + b"},
+     .hooks = {{.at = ET_AT_GATES, .variants = 1, .whole = biased_gates}, {.at = ET_AT_GATES, .variants = 2, .settings = biased_logits}, {.at = ET_AT_GATES, .variants = 4, .whole = gates_and_bias}}},
     {.doc = {"anchor-forgotten", "the softmax lacks its anchor, the zero logit", "forward"},
      .applies = et_has_anchor, .variants = {"the shared expert weighs 1", "the shared expert weighs 0"},
      .hooks = {{.at = ET_AT_GATES, .settings = no_anchor}}},
