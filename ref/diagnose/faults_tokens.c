@@ -155,14 +155,27 @@ static et_real group_score(const et_mutant *m, size_t how, size_t size, size_t f
     return et_group_score_of(how == OTHER_SCORE ? other : own, size, scores);
 }
 
-/* Token t's K best by these scores; of equal ones the lower. */
-static void choose(et_mutant *m, size_t t, const et_real *scores)
+/* The candidate's mask [N,n], or NULL: it shows none. */
+static const uint8_t *shown_mask(const et_mutant *m)
+{
+    const et_tensor_out *t = et_tensor_named(m->on->candidate, m->on->count,
+                                             et_tensors[ET_ROUTE_MASK].doc.name);
+    return t && t->source == ET_FROM_U8 ? t->values : NULL;
+}
+
+/* Token t's K best by these scores; of equal ones those that the candidate took, since kernels break ties as they like, then the
+ * lower. */
+static void choose(et_mutant *m, size_t t, const et_real *scores, const uint8_t *shown)
 {
     size_t n = m->moe.n, K = m->on->right->c.top_k;
     for (size_t i = 0; i < n; i++) {
         size_t before = 0;
-        for (size_t k = 0; k < n; k++)
-            before += scores[k] > scores[i] || (k < i && scores[k] == scores[i]);
+        bool own = shown && shown[t * n + i];
+        for (size_t k = 0; k < n; k++) {
+            bool theirs = shown && shown[t * n + k];
+            before += scores[k] > scores[i] ||
+                      (scores[k] == scores[i] && (theirs != own ? theirs : k < i));
+        }
         m->all.route.mask[t * n + i] = before < K;
         if (m->routed.route.chosen) m->routed.route.chosen[t * n + i] = before < K;
         if (before < K) m->routed.route.topk_expert[t * K + before] = (int32_t)i;
@@ -176,6 +189,7 @@ static void choose_anew(et_mutant *m, size_t how, et_real refused)
     size_t n = m->moe.n, size = n / c->groups;
     et_real *scores = et_mutant_reals(m, n);
     et_ranked *line = et_mutant_own(m, c->groups, sizeof *line);
+    const uint8_t *shown = shown_mask(m);
     for (size_t t = 0; scores && line && t < m->moe.N; t++) {
         if (is_padding(c, t)) continue;
         for (size_t j = 0; j < c->groups; j++)
@@ -184,7 +198,7 @@ static void choose_anew(et_mutant *m, size_t how, et_real refused)
         for (size_t j = 0; j < c->groups; j++)
             for (size_t e = 0, i = (size_t)line[j].index * size; e < size; e++, i++)
                 scores[i] = j < c->groups_kept ? et_mutant_score(m, t * n + i) : refused;
-        choose(m, t, scores);
+        choose(m, t, scores, shown);
     }
     if (m->status == ET_OK && drops(c))
         keep(m, order_of(c), et_case_micro_tokens(c), et_case_token_capacity(c));
