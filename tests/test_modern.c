@@ -249,6 +249,24 @@ START_TEST(groups_without_room_for_one_more)
 }
 END_TEST
 
+/* A padding token's margin is infinite, and exact in every kernel. */
+START_TEST(infinite_margins_pass)
+{
+    for (size_t i = 0; i < cases; i++) {
+        honest k;
+        if (suite[i].padding == 0) continue;
+        draw_case(&k.golden, &suite[i]);
+        make_kernel(&k, "bf16", 3);
+        make_tensors(&k, 3);
+        ck_assert(isinf(values_of(&k, "route.margin")[suite[i].tokens - 1]));
+        et_verdict v = judge_by(&k, (et_verify_options){.explain = false});
+        ck_assert_msg(v.outcome == ET_PASS, "%s: %s", suite[i].name, v.line);
+        et_verdict_free(&v);
+        free_honest(&k);
+    }
+}
+END_TEST
+
 START_TEST(a_mask_says_what_the_case_says)
 {
     size_t i = 0;
@@ -298,6 +316,7 @@ int main(void)
     tcase_add_loop_test(tests, honest_kernels_pass, 0, everything ? 5 : 2);
     tcase_add_loop_test(tests, mistakes_are_named, 0, 2);
     tcase_add_test(tests, groups_without_room_for_one_more);
+    tcase_add_test(tests, infinite_margins_pass);
     tcase_add_test(tests, a_mask_says_what_the_case_says);
     tcase_add_test(tests, a_mask_is_given_as_integers);
     return run_suite(all);

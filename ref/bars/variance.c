@@ -72,9 +72,10 @@ typedef struct patch {
     double moved, squares;   /* how many of these erred; sum of u^2 */
 } patch;
 
+/* An infinite number, as the margin of a token that nothing was refused, has no error and none to share. */
 static bool belongs(const patch *p, size_t i)
 {
-    return p->slots == NULL || (p->slots[i] != 0) == p->mark;
+    return isfinite(p->u[i]) && (p->slots == NULL || (p->slots[i] != 0) == p->mark);
 }
 
 static bool counts(const patch *p, size_t i)
