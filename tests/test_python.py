@@ -301,6 +301,27 @@ class Verdicts(Scratch):
         verdict = etref.verify(self.golden, numpy_kernel(self.golden), {**own, "name": "mine"})
         self.assertEqual((verdict.outcome, verdict.profile), ("pass", "mine"))
 
+    def test_a_small_layer_does_not_take_all_threads(self):
+        """Of eight two, and eight again when it is through."""
+        script = """
+            import ctypes, os, etref
+            openmp = ctypes.CDLL("libgomp.so.1")
+            openmp.omp_set_num_threads(8)
+            case = {"layer": "dense", "tokens": 64, "d_model": 64, "d_expert": 128}
+            golden = etref.golden(case, framework="memoryview")
+            etref.verify(golden, {"fwd.y": golden["fwd.y"]}, "f32")
+            print(len(os.listdir("/proc/self/task")), openmp.omp_get_max_threads())
+            """
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+        environment["PYTHONPATH"] = os.path.dirname(etref.__file__)
+        said = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        self.assertEqual(said.stdout.split(), [b"2", b"8"])
+
     def test_many_verdicts_take_no_more_memory(self):
         """Every fourth is explained."""
         kernels = [numpy_kernel(self.golden, slope) for slope in (1, 2, 2, 2)]

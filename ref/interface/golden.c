@@ -10,7 +10,9 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/interface/handle.h"
+#include "ref/step/work.h"
 
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +35,22 @@ const char *et_producer(void)
 void et_release(char *text)
 {
     free(text);
+}
+
+/* ---- whose turn it is ---- */
+
+void et_golden_lock(et_golden *g)
+{
+    pthread_mutex_lock(&g->lock);
+    g->threads = omp_get_max_threads();
+    if (getenv("OMP_NUM_THREADS") == NULL)
+        omp_set_num_threads((int)et_threads_worth(et_case_work(&g->step.c), (size_t)g->threads));
+}
+
+void et_golden_unlock(et_golden *g)
+{
+    omp_set_num_threads(g->threads);
+    pthread_mutex_unlock(&g->lock);
 }
 
 /* ---- opening and closing ---- */
@@ -167,7 +185,7 @@ et_status et_golden_give(et_golden *g, const et_array *inputs, size_t count, et_
 {
     ET_ARITHMETIC;
     et_status status = ET_OK;
-    pthread_mutex_lock(&g->lock);
+    et_golden_lock(g);
     if (g->has_run || g->step.c.input.source != ET_INPUT_NONE || g->path)
         status = et_fail(error, ET_EINVAL, "case '%s' has its inputs already", g->step.c.name);
     for (size_t i = 0; i < count && status == ET_OK; i++) {
@@ -175,7 +193,7 @@ et_status et_golden_give(et_golden *g, const et_array *inputs, size_t count, et_
         status = check_input(g, &inputs[i], id, error);
         if (status == ET_OK) take_input(g, &inputs[i], id);
     }
-    pthread_mutex_unlock(&g->lock);
+    et_golden_unlock(g);
     return status;
 }
 
@@ -219,14 +237,14 @@ et_status et_golden_tensor(et_golden *g, size_t index, et_array *out, et_error *
 {
     ET_ARITHMETIC;
     et_tensor_out all[ET_MAX_STEP_TENSORS];
-    pthread_mutex_lock(&g->lock);
+    et_golden_lock(g);
     et_status status = check_given(g, error);
     size_t count = et_step_tensors(&g->step, false, all);
     if (status == ET_OK && index >= count) {
         status = et_golden_run_locked(g, error);
         count = et_step_tensors(&g->step, false, all);
     }
-    pthread_mutex_unlock(&g->lock);
+    et_golden_unlock(g);
     if (status != ET_OK) return status;
     *out = (et_array){0};
     if (index >= count) return ET_OK;
@@ -267,13 +285,13 @@ et_status et_golden_write(et_golden *g, const char *path, const char *profile, e
 {
     ET_ARITHMETIC;
     et_profile p;
-    pthread_mutex_lock(&g->lock);
+    et_golden_lock(g);
     et_status status = profile ? et_profile_of_words(&p, profile, error) : ET_OK;
     if (status == ET_OK) status = et_golden_run_locked(g, error);
     if (status == ET_OK)
         status = profile ? write_bars(g, path, &p, error)
                          : et_bundle_write(path, &g->step, false, error);
     if (status == ET_OK) status = keep_path(g, path, error);
-    pthread_mutex_unlock(&g->lock);
+    et_golden_unlock(g);
     return status;
 }

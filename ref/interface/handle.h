@@ -19,7 +19,13 @@ struct et_golden {
     et_shelf shelf;   /* of `step`: error bars */
     char *path;       /* the bundle in which it lies, or NULL */
     size_t max_bytes; /* 0: no limit */
+    int threads;      /* the caller's own number, while the lock is held */
 };
+
+/* Waits for the lock. Until it is given back the calling thread computes with as many threads as the layer is worth, unless
+ * OMP_NUM_THREADS says how many; then again with as many as before. */
+void et_golden_lock(et_golden *g);
+void et_golden_unlock(et_golden *g);
 
 /* The layer, once. */
 et_status et_golden_run_locked(et_golden *g, et_error *error);

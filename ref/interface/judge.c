@@ -220,12 +220,12 @@ et_status et_judge(et_golden *g, const et_array *arrays, size_t count, const cha
     ET_ARITHMETIC;
     request r = {.g = g};
     char *found = NULL, *words = NULL;
-    pthread_mutex_lock(&g->lock);
+    et_golden_lock(g);
     et_status status = take_options(&r, options, error);
     if (status == ET_OK) status = judge(&r, arrays, count, error);
     if (status == ET_OK) status = report(&r, &found, text ? &words : NULL, error);
     end_request(&r);
-    pthread_mutex_unlock(&g->lock);
+    et_golden_unlock(g);
     if (status == ET_OK) {
         *json = found;
         if (text) *text = words;

@@ -15,7 +15,7 @@
 #include "tools/etref/profiles.h"
 #include "tools/etref/suites.h"
 #include "tools/etref/terminal.h"
-#include "tools/etref/work.h"
+#include "ref/step/work.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -349,7 +349,7 @@ static et_status generate_all(const case_list *list, const generate_options *o, 
 static double most_work(const case_list *list)
 {
     double most = 0;
-    for (size_t i = 0; i < list->count; i++) most = fmax(most, case_work(&list->at[i]));
+    for (size_t i = 0; i < list->count; i++) most = fmax(most, et_case_work(&list->at[i]));
     return most;
 }
 

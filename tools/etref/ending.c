@@ -1,5 +1,6 @@
 /* ending.c: how the process ends where memory or threads cannot be had. See ending.h. */
 #include "tools/etref/ending.h"
+#include "ref/step/work.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/failure.h"
 
@@ -180,10 +181,6 @@ void begin(void)
 /* What the deepest of the library's loops take, twice over. */
 enum { LEAST_STACK = 256 << 10 };
 
-/* Multiplications, a millisecond of them: a team of threads is woken some hundred times for a layer, some microseconds
- * each, and those that wait for the next loop keep a processor busy. */
-static const double GRAIN = 1 << 21;
-
 static size_t sharing = 1;
 
 void threads_share(size_t processes)
@@ -193,11 +190,8 @@ void threads_share(size_t processes)
 
 void use_threads_for(size_t threads, double work)
 {
-    if (threads == 0 && getenv("OMP_NUM_THREADS") == NULL) {
-        size_t cores = (size_t)omp_get_max_threads() / sharing;
-        threads = work < GRAIN * (double)cores ? 1 + (size_t)(work / GRAIN) : cores;
-        if (threads == 0) threads = 1;
-    }
+    if (threads == 0 && getenv("OMP_NUM_THREADS") == NULL)
+        threads = et_threads_worth(work, (size_t)omp_get_max_threads() / sharing);
     use_threads(threads);
 }
 

@@ -14,7 +14,7 @@
 #include "tools/etref/standard_input.h"
 #include "tools/etref/terminal.h"
 #include "tools/etref/verify.h"
-#include "tools/etref/work.h"
+#include "ref/step/work.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -125,7 +125,7 @@ static et_status compute(integrity *v, const verify_options *o, et_error *error)
 {
     et_status status = et_bundle_open(&v->file, &v->step, o->golden, memory_limit(), error);
     if (status != ET_OK) return status;
-    use_threads_for(o->threads, case_work(&v->step.c));
+    use_threads_for(o->threads, et_case_work(&v->step.c));
     status = refuse_emulated(&v->file, error);
     if (status == ET_OK) status = check_precision(&v->file, error);
     if (status == ET_OK)

@@ -14,7 +14,7 @@
 #include "tools/etref/standard_input.h"
 #include "tools/etref/terminal.h"
 #include "tools/etref/verify.h"
-#include "tools/etref/work.h"
+#include "ref/step/work.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -275,7 +275,7 @@ static et_status compute(judgement *j, et_error *error)
     et_engine engine = o->engine < 0 ? ET_BLAS : (et_engine)o->engine;
     et_status status = open_golden(j, error);
     if (status != ET_OK) return status;
-    use_threads_for(o->threads, case_work(&j->golden.c));
+    use_threads_for(o->threads, et_case_work(&j->golden.c));
     status = et_tensor_file_open(&j->candidate_file, o->candidate, error);
     if (status == ET_OK) {
         j->same_file = same_file(&j->golden_file, &j->candidate_file);

@@ -1,5 +1,15 @@
 /* work.c: see work.h. Each product of the forward pass has two of the same size in the backward pass. */
-#include "tools/etref/work.h"
+#include "ref/step/work.h"
+
+/* Multiplications, a millisecond of them: a team of threads is woken some hundred times for a layer, some microseconds
+ * each, and those that wait for the next loop keep a processor busy. */
+static const double GRAIN = 1 << 21;
+
+size_t et_threads_worth(double work, size_t cores)
+{
+    size_t threads = work < GRAIN * (double)cores ? 1 + (size_t)(work / GRAIN) : cores;
+    return threads > 0 ? threads : 1;
+}
 
 /* Tokens times experts that take them. */
 static double slots(const et_case *c)
@@ -8,7 +18,7 @@ static double slots(const et_case *c)
     return (double)c->tokens / (double)c->pool_tokens * (double)c->target_load * (double)c->experts;
 }
 
-double case_work(const et_case *c)
+double et_case_work(const et_case *c)
 {
     double N = (double)c->tokens, d = (double)c->d_model;
     switch (c->layer) {
