@@ -12,7 +12,8 @@
  *
  * A handle may be used by several threads at a time; they take turns. Whatever it computes, it
  * keeps: the layer is run once, and error bars are made once for each profile (and routing, if a
- * candidate has its own).
+ * candidate has its own). While it computes, the calling thread's OpenMP has as many threads as the layer is
+ * worth, one for each 2^21 multiplications, unless OMP_NUM_THREADS is set; then as many as before.
  */
 #ifndef ETREF_GOLDEN_H
 #define ETREF_GOLDEN_H
