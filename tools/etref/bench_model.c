@@ -311,12 +311,13 @@ static void report_text(const model_bench *b)
     const et_gpt_config *c = et_gpt_configuration(b->g);
     figures whole = median_of(b, ET_GPT_PHASES);
     et_table t;
-    printf("model: %zu layers, d %zu, %zu heads, steps of %zu x %zu tokens", c->layers, c->d_model,
-           c->heads, c->micro_batches * c->batch, c->sequence);
+    char head[300];
+    snprintf(head, sizeof head, "model: %zu layers, d %zu, %zu heads, steps of %zu x %zu tokens", c->layers, c->d_model,
+             c->heads, c->micro_batches * c->batch, c->sequence);
     if (c->ffn.layer == ET_MOE)
-        printf(", %zu experts of %zu under %s", c->ffn.experts, c->ffn.d_expert,
-               et_rule_name(&c->ffn));
-    putchar('\n');
+        et_append(head, sizeof head, ", %zu experts of %zu under %s", c->ffn.experts, c->ffn.d_expert,
+                  et_rule_name(&c->ffn));
+    print_wrapped(0, head);
     bench_print_setting(c->engine, b->rounds);
     et_table_begin(&t, "lrrrrr");
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) et_table_cell(&t, "%s", heads[i]);

@@ -402,9 +402,11 @@ static int report_layer(shape s, et_engine engine, size_t rounds, bool json)
         json_object_set_new(object, "phase_seconds", phases);
         json_print(object);
     } else {
-        printf("layer: N %zu, d %zu, h %zu, %zu routed experts of load %zu, shared expert of width "
-               "%zu\n",
-               s.tokens, s.d, s.h, s.experts, b->step.c.target_load, s.hs);
+        char head[200];
+        snprintf(head, sizeof head,
+                 "layer: N %zu, d %zu, h %zu, %zu routed experts of load %zu, shared expert of width %zu", s.tokens, s.d,
+                 s.h, s.experts, b->step.c.target_load, s.hs);
+        print_wrapped(0, head);
         bench_print_setting(engine, rounds);
         print_phases(b, m);
         printf("\nforward and backward  %8.1f ms  %6.1f GFLOP/s\n", 1e3 * m.seconds,

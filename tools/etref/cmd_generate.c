@@ -306,14 +306,24 @@ static int name_width(const case_list *list)
     return (int)width;
 }
 
-/* Rows are printed as they are done, so the columns' widths are settled beforehand. */
+static void print_skipped(int width, const char *name, const char *reason)
+{
+    int used = printf("%-*s  ", width, name);
+    char text[sizeof((et_conclusiveness *)0)->reason + 16];
+    snprintf(text, sizeof text, "skipped: %s", reason);
+    print_hung((size_t)used, text);
+}
+
+/* Rows are printed as they are done, so the columns' widths are settled beforehand. A file's name that has no room
+ * stands on a line of its own. */
 static void print_row(int width, const char *name, const char *path, size_t slots, double seconds)
 {
     struct stat facts = {0};
     char size[32];
     stat(path, &facts);
     print_size(size, sizeof size, (double)facts.st_size);
-    printf("%-*s  %11s  %9zu  %8.2f  ", width, name, size, slots, seconds);
+    int used = printf("%-*s  %11s  %9zu  %8.2f  ", width, name, size, slots, seconds);
+    if ((size_t)used + strlen(path) > terminal_width()) fputs("\n    ", stdout);
     print_clean(stdout, path);
     putchar('\n');
     fflush(stdout);
@@ -340,7 +350,7 @@ static et_status generate_all(const case_list *list, const generate_options *o, 
         if (found.conclusive)
             print_row(width, c->name, path, slots, seconds_now() - start);
         else
-            printf("%-*s  skipped: %s\n", width, c->name, found.reason);
+            print_skipped(width, c->name, found.reason);
         fflush(stdout);
     }
     return status;

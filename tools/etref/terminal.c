@@ -37,6 +37,13 @@ void print_wrapped(size_t margin, const char *text)
     print_text(&t);
 }
 
+void print_hung(size_t used, const char *text)
+{
+    et_page t = {.width = terminal_width()};
+    et_page_hang(&t, used, used, text);
+    print_text(&t);
+}
+
 void table_print(et_table *t)
 {
     et_page text = {.width = terminal_width()};

@@ -17,6 +17,8 @@ size_t terminal_width(void);
 
 /* Words on such lines, each behind a margin. */
 void print_wrapped(size_t margin, const char *text);
+/* The same behind `used` places that are printed already, which are the margin of the lines that follow. */
+void print_hung(size_t used, const char *text);
 
 void table_print(et_table *t); /* prints and frees */
 

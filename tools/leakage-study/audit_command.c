@@ -301,13 +301,15 @@ static void print_verdict(const subject *s)
 static void report_text(const subject *s, const audit_options *o)
 {
     const audited *a = &s->results[0];
-    char sentence[512], rule[256];
+    char sentence[512], rule[256], again[300];
     et_describe_case(sentence, sizeof sentence, &s->step.c);
     describe_rule_of(rule, sizeof rule, &a->rule);
     printf("%s\n", s->step.c.name);
     print_wrapped(2, sentence);
-    printf("\nrouted again by %s;\nkept: the first t of %zu tokens, t = %zu", rule, a->rule.batch,
-           a->cut[0]);
+    snprintf(again, sizeof again, "routed again by %s;", rule);
+    putchar('\n');
+    print_wrapped(0, again);
+    printf("kept: the first t of %zu tokens, t = %zu", a->rule.batch, a->cut[0]);
     if (a->cuts > 1) printf(" to %zu (%zu cuts)", a->cut[a->cuts - 1], a->cuts);
     puts("; replaced: the rest\n");
     print_totals(a);

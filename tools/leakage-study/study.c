@@ -3,6 +3,7 @@
  * Everything is decided by the seed: files are the same for any number of threads. CSV files hold
  * what was measured, gnuplot draws it where it is installed, and standard output says the outcome.
  */
+#include "ref/report/describe.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/folder.h"
@@ -349,10 +350,11 @@ static void report_text(const study *s, const study_options *o)
     print_flips(s);
     fputs("\nin ", stdout);
     print_clean(stdout, o->out);
-    putchar(':');
-    for (size_t i = 0; i < sizeof csv_names / sizeof *csv_names; i++) printf(" %s", csv_names[i]);
-    for (size_t i = 0; i < s->figures.count; i++) printf(" %s", s->figures.name[i]);
-    putchar('\n');
+    puts(":");
+    char names[1024] = "";
+    for (size_t i = 0; i < sizeof csv_names / sizeof *csv_names; i++) et_append(names, sizeof names, " %s", csv_names[i]);
+    for (size_t i = 0; i < s->figures.count; i++) et_append(names, sizeof names, " %s", s->figures.name[i]);
+    print_wrapped(2, names);
 }
 
 /* ---- the command ---- */
