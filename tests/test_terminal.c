@@ -170,6 +170,48 @@ START_TEST(a_pipe_gets_no_colours)
 }
 END_TEST
 
+/* What the tool prints on a terminal, which holds some 4000 bytes of it. */
+static const char *on_terminal(const char *const *words)
+{
+    static char shown[8192];
+    int master = posix_openpt(O_RDWR | O_NOCTTY);
+    ck_assert(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+    int held = open(ptsname(master), O_RDWR | O_NOCTTY); /* so that what is written stays to be read */
+    ck_assert_int_ge(held, 0);
+    ck_assert_int_eq(run_as(&(setting){.output = ptsname(master)}, words), 0);
+    ssize_t length = 0, part;
+    ck_assert_int_eq(fcntl(master, F_SETFL, O_NONBLOCK), 0);
+    while ((part = read(master, shown + length, sizeof shown - 1 - (size_t)length)) > 0) length += part;
+    shown[length] = '\0';
+    close(held);
+    close(master);
+    return shown;
+}
+
+START_TEST(a_terminal_gets_colours)
+{
+    static const char *const line = "\x1b[32mPASS\x1b[0m";
+    const char *golden = in_folder("smoke-et.safetensors");
+    const char *const check[] = {"check", "--quiet", golden, NULL};
+    const char *const checks[] = {"check", "--quiet", golden, golden, NULL};
+    setenv("TERM", "xterm", 1);
+    unsetenv("NO_COLOR");
+    ck_assert_ptr_nonnull(strstr(on_terminal(check), line));
+    ck_assert_ptr_nonnull(strstr(on_terminal(checks), line));
+#ifndef ETREF_F32
+    const char *const verify[] = {"verify", golden, in_folder("smoke-et.bf16.safetensors"), NULL};
+    const char *shown = on_terminal(verify);
+    ck_assert_ptr_nonnull(strstr(shown, line));
+    ck_assert_ptr_nonnull(strstr(shown, "  \x1b[32mpass\x1b[0m\r\n")); /* in the table */
+#endif
+    setenv("NO_COLOR", "1", 1);
+    ck_assert_ptr_null(strchr(on_terminal(check), '\x1b'));
+    unsetenv("NO_COLOR");
+    setenv("TERM", "dumb", 1);
+    ck_assert_ptr_null(strchr(on_terminal(check), '\x1b'));
+}
+END_TEST
+
 /* ---- completion ---- */
 
 /* What completion offers for the words of a command line, each in a line. */
@@ -336,6 +378,7 @@ int main(void)
     tcase_add_test(tests, no_help_is_wider_than_a_terminal);
     tcase_add_test(tests, tables_are_as_wide_as_the_terminal);
     tcase_add_test(tests, a_pipe_gets_no_colours);
+    tcase_add_test(tests, a_terminal_gets_colours);
     tcase_add_test(tests, completion_knows_each_option);
     tcase_add_test(tests, completion_knows_commands_and_names);
     tcase_add_test(tests, what_people_type_is_understood);

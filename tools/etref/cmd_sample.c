@@ -10,11 +10,11 @@
 #include "tools/etref/memory.h"
 #include "tools/etref/options.h"
 #include "tools/etref/sample.h"
+#include "tools/etref/terminal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct sample_options {
     const char *path, *prompt, *temperature, *top_p, *seed;
@@ -70,9 +70,8 @@ static et_status choose(sampler *s, const sample_options *o, et_error *error)
 
 static bool wants_color(const sample_options *o)
 {
-    const char *plain = getenv("NO_COLOR");
     if (o->no_color || o->color) return !o->no_color;
-    return isatty(STDOUT_FILENO) && !(plain && *plain);
+    return terminal_colors();
 }
 
 /* ---- writing ---- */

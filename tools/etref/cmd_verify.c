@@ -199,8 +199,10 @@ void print_last_line(const verify_options *o, const char *line)
 {
     if (o->one_of_many && o->name) print_clean(stdout, o->name);
     if (o->one_of_many && o->name) fputs(": ", stdout);
-    print_clean(stdout, line);
-    putchar('\n');
+    et_page clean = {0};
+    et_page_clean(&clean, line);
+    et_page_add(&clean, "\n");
+    print_page(&clean);
 }
 
 void log_last_line(const verify_options *o, const char *line)

@@ -361,8 +361,7 @@ static et_status print_report(const et_report *r, int format, et_error *error)
         format == FORMAT_JSON ? et_report_json(&text, r, error) : et_report_text(&text, r, error);
     if (status != ET_OK) return status;
     result_begins();
-    fputs(text, stdout);
-    if (format == FORMAT_JSON) putchar('\n');
+    format == FORMAT_JSON ? (void)puts(text) : print_verdicts(text);
     free(text);
     return ET_OK;
 }

@@ -10,6 +10,7 @@
 #include "tools/etref/junit.h"
 #include "tools/etref/memory.h"
 #include "tools/etref/progress.h"
+#include "tools/etref/terminal.h"
 #include "tools/etref/verify.h"
 
 #include <errno.h>
@@ -204,6 +205,7 @@ int verify_many(const verify_options *o, const verify_pair *pairs, size_t count)
         free(m.jobs);
         return fail("no memory for %zu verdicts", count);
     }
+    (void)terminal_colors(); /* settled here, before the jobs write to files */
     run_jobs(&m);
     int status = print_all(&m);
     for (size_t i = 0; i < count; i++) fclose(m.jobs[i].output);

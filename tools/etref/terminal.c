@@ -1,4 +1,4 @@
-/* terminal.c: tables, sizes, JSON. See terminal.h. */
+/* terminal.c: colours, tables, sizes, JSON. See terminal.h. */
 #include "tools/etref/terminal.h"
 #include "tools/etref/failure.h"
 #include "tools/etref/options.h"
@@ -8,14 +8,63 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-static void print_text(et_page *t)
+/* ---- colours ---- */
+
+bool terminal_colors(void)
+{
+    static int known = -1;
+    const char *plain = getenv("NO_COLOR"), *kind = getenv("TERM");
+    if (known < 0) known = isatty(STDOUT_FILENO) && !(plain && *plain) && !(kind && strcmp(kind, "dumb") == 0);
+    return known;
+}
+
+/* The colour of a word that is a verdict, else 0. */
+static int color_of(const char *word, size_t length)
+{
+    enum { RED = 31, GREEN = 32, YELLOW = 33 };
+    static const struct {
+        const char *word;
+        int color;
+    } verdicts[] = {{"PASS", GREEN},          {"pass", GREEN},     {"identical", GREEN},
+                    {"FAIL", RED},            {"MISMATCH", RED},   {"INCONCLUSIVE", YELLOW},
+                    {"inconclusive", YELLOW}, {"unclear", YELLOW}};
+    for (size_t i = 0; i < sizeof verdicts / sizeof *verdicts; i++)
+        if (strlen(verdicts[i].word) == length && strncmp(word, verdicts[i].word, length) == 0) return verdicts[i].color;
+    return 0;
+}
+
+/* Cells stand two spaces apart; words of a sentence do not. */
+static bool is_marked(const char *text, const char *word, size_t length)
+{
+    const char *end = word + length;
+    if (word == text || word[-1] == '\n') return true;
+    return word - text > 1 && word[-1] == ' ' && word[-2] == ' ' &&
+           (*end == '\0' || *end == '\n' || strncmp(end, "  ", 2) == 0);
+}
+
+void print_verdicts(const char *text)
+{
+    static const char between[] = " :\n";
+    for (const char *word = text; *word;) {
+        size_t length = strcspn(word, between), gap = strspn(word + length, between);
+        int color = terminal_colors() && is_marked(text, word, length) ? color_of(word, length) : 0;
+        if (color) printf("\033[%dm", color);
+        printf("%.*s%s", (int)length, word, color ? "\033[0m" : "");
+        printf("%.*s", (int)gap, word + length);
+        word += length + gap;
+    }
+}
+
+/* ---- lines ---- */
+
+void print_page(et_page *t)
 {
     char *text = et_page_take(t);
     if (text == NULL) {
         fail("no memory for what would stand here");
         leave_without_memory();
     }
-    fputs(text, stdout);
+    print_verdicts(text);
     free(text);
 }
 
@@ -34,21 +83,21 @@ void print_wrapped(size_t margin, const char *text)
 {
     et_page t = {.width = terminal_width()};
     et_page_wrap(&t, margin, text);
-    print_text(&t);
+    print_page(&t);
 }
 
 void print_hung(size_t used, const char *text)
 {
     et_page t = {.width = terminal_width()};
     et_page_hang(&t, used, used, text);
-    print_text(&t);
+    print_page(&t);
 }
 
 void table_print(et_table *t)
 {
     et_page text = {.width = terminal_width()};
     et_table_print(t, &text);
-    print_text(&text);
+    print_page(&text);
 }
 
 /* ---- sizes ---- */

@@ -15,12 +15,22 @@
 /* Places on a line: COLUMNS (at least 40), else as many as the terminal has, else 80. */
 size_t terminal_width(void);
 
+void print_page(et_page *t); /* prints and frees; verdicts as print_verdicts does */
+
 /* Words on such lines, each behind a margin. */
 void print_wrapped(size_t margin, const char *text);
 /* The same behind `used` places that are printed already, which are the margin of the lines that follow. */
 void print_hung(size_t used, const char *text);
 
 void table_print(et_table *t); /* prints and frees */
+
+/* Whether standard output is a terminal that shows colours (TERM is not dumb), and NO_COLOR asks for none. The first
+ * answer stays, for a process's children too, whose reports it prints. */
+bool terminal_colors(void);
+
+/* Prints a finished text. With colours, its verdicts are green, red or yellow: where they begin a line, or are a cell
+ * of a table. */
+void print_verdicts(const char *text);
 
 /* "1.5 MiB" */
 void print_size(char *out, size_t room, double bytes);
