@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const char *const inconclusive[] = {"all-on-one-tc", "all-on-one-aux", "all-experts-et",
-                                           "sigmoid-saturated-ec", "capacity-upper-et"};
+                                           "sigmoid-saturated-ec", "capacity-upper-et", "ep-hot-tc"};
 enum { INCONCLUSIVE = sizeof inconclusive / sizeof *inconclusive };
 
 static inline bool is_inconclusive(const char *name)

@@ -329,9 +329,20 @@ static void print_row(int width, const char *name, const char *path, size_t slot
     fflush(stdout);
 }
 
+/* In one line on standard error: a list of goldens should not be short in silence. */
+static void note_left_out(const word_list *names, const generate_options *o)
+{
+    if (names->count == 0) return;
+    fprintf(stderr, "etref: note: %zu case%s left out, inconclusive under %s: ", names->count,
+            names->count == 1 ? "" : "s", o->judges.name);
+    for (size_t i = 0; i < names->count; i++) fprintf(stderr, "%s%s", i ? ", " : "", names->at[i]);
+    fputc('\n', stderr);
+}
+
 static et_status generate_all(const case_list *list, const generate_options *o, et_error *error)
 {
     int width = name_width(list);
+    word_list left_out = {0};
     et_status status = make_folders(o->out, error);
     if (status == ET_OK && !o->quiet)
         printf("%-*s  %11s  %9s  %8s  file\n", width, "case", "size", "slots", "seconds");
@@ -341,11 +352,12 @@ static et_status generate_all(const case_list *list, const generate_options *o, 
         char path[PATH_MAX];
         size_t slots = 0;
         double start = seconds_now();
-        if (!name_file(path, sizeof path, o, c->name))
-            return et_fail(error, ET_EINVAL, "--out %s: the path is too long", o->out);
         et_conclusiveness found;
-        status = generate_one(c, path, o, &slots, &found, error);
+        if (!name_file(path, sizeof path, o, c->name))
+            status = et_fail(error, ET_EINVAL, "--out %s: the path is too long", o->out);
+        if (status == ET_OK) status = generate_one(c, path, o, &slots, &found, error);
         if (status != ET_OK) break;
+        if (!found.conclusive) word_list_add(&left_out, c->name);
         if (o->quiet) continue;
         if (found.conclusive)
             print_row(width, c->name, path, slots, seconds_now() - start);
@@ -353,6 +365,8 @@ static et_status generate_all(const case_list *list, const generate_options *o, 
             print_skipped(width, c->name, found.reason);
         fflush(stdout);
     }
+    if (status == ET_OK) note_left_out(&left_out, o);
+    word_list_free(&left_out);
     return status;
 }
 
