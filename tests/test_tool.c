@@ -285,6 +285,34 @@ START_TEST(an_idle_capacity_is_said)
 }
 END_TEST
 
+/* So are switches that can do nothing, and only those. */
+START_TEST(an_idle_switch_is_said)
+{
+    static const struct {
+        const char *rule, *set, *noted; /* NULL: nothing is said */
+    } known[] = {
+        {"\"tc\", \"top_k\": 2, \"groups\": 4, \"groups_kept\": 2", "groups_kept=4", "all groups are kept"},
+        {"\"tc\", \"top_k\": 2, \"groups\": 4, \"groups_kept\": 2", "groups_kept=3", NULL},
+        {"\"tc\", \"top_k\": 2, \"balance\": \"aux\"", "balance_coef=0", "balance_coef 0 balances nothing"},
+        {"\"tc\", \"top_k\": 2, \"balance\": \"aux\"", "balance_coef=0.1", NULL},
+        {"\"et\", \"parallel\": \"dp\", \"ranks\": 2", "sync_after_warmup=true", "there is no warm-up"},
+        {"\"et\", \"parallel\": \"dp\", \"ranks\": 2, \"warmup_steps\": 4", "sync_after_warmup=true", NULL},
+    };
+    for (size_t v = 0; v < COUNT(known); v++) {
+        char text[400];
+        snprintf(text, sizeof text,
+                 "{\"name\": \"idle\", \"rule\": %s, \"tokens\": 16, \"d_model\": 8, \"d_expert\": 2,"
+                 " \"experts\": 8, \"input\": {\"source\": \"normal\"}}",
+                 known[v].rule);
+        write_text("idle.json", text);
+        ck_assert_msg(RUN("generate", "--case", in_folder("idle.json"), "--set", known[v].set, "--out", folder) == 0,
+                      "%s", errors);
+        ck_assert_msg(known[v].noted ? strstr(errors, known[v].noted) != NULL : errors[0] == '\0', "%s: %s",
+                      known[v].set, errors);
+    }
+}
+END_TEST
+
 /* JSON carries every digit: reading it back gives the stored value. */
 START_TEST(a_tensor_is_shown_to_the_last_bit)
 {
@@ -480,6 +508,7 @@ static Suite *tool_suite(void)
     tcase_add_test(made, what_is_generated_verifies);
     tcase_add_test(made, what_is_generated_can_be_shown);
     tcase_add_test(made, an_idle_capacity_is_said);
+    tcase_add_test(made, an_idle_switch_is_said);
     tcase_add_test(made, a_tensor_is_shown_to_the_last_bit);
     tcase_add_test(made, long_tensors_are_cut_unless_all_is_asked_for);
     tcase_add_test(made, routings_are_compared);

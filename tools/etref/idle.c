@@ -1,6 +1,8 @@
 /* idle.c: see idle.h. */
 #include "tools/etref/idle.h"
 #include "etref/routing.h"
+#include "ref/report/describe.h"
+#include "ref/step/kinds.h"
 
 #include <stdio.h>
 
@@ -16,11 +18,11 @@ static bool drops_nothing(char *out, size_t room, const et_step *s)
     return true;
 }
 
-bool describe_idle(char *out, size_t room, const et_step *s)
+/* Expert threshold: no expert was clamped. */
+static bool clamps_nobody(char *out, size_t room, const et_step *s)
 {
     const et_case *c = &s->c;
     size_t N = et_case_real_tokens(c), count = c->micro_batches * c->experts;
-    out[0] = '\0';
     if (!c->has_capacity || (c->given && !c->eval)) return false;
     if (s->route.chosen) return drops_nothing(out, room, s);
     if (!et_case_routes_by_threshold(c) || c->eval) {
@@ -41,4 +43,23 @@ bool describe_idle(char *out, size_t room, const et_step *s)
              "one clamps sooner",
              c->capacity_factor, least, most, bounds.lower, bounds.upper);
     return true;
+}
+
+/* What says nothing whatever the tensors hold. */
+static void describe_words(char *out, size_t room, const et_case *c)
+{
+    if (has_groups(c) && c->groups_kept == c->groups)
+        et_append(out, room, "%sgroups_kept %zu excludes no expert: all groups are kept", out[0] ? "; " : "", c->groups_kept);
+    if (has_aux_loss(c) && c->balance_coef == 0)
+        et_append(out, room, "%sbalance_coef 0 balances nothing: the loss counts for nothing", out[0] ? "; " : "");
+    if (is_moe(c) && c->rule == ET_ET && c->sync_after_warmup && c->warmup_steps == 0)
+        et_append(out, room, "%ssync_after_warmup changes nothing: there is no warm-up", out[0] ? "; " : "");
+}
+
+bool describe_idle(char *out, size_t room, const et_step *s)
+{
+    out[0] = '\0';
+    clamps_nobody(out, room, s);
+    describe_words(out, room, &s->c);
+    return out[0] != '\0';
 }

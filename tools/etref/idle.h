@@ -5,8 +5,8 @@
 #include "etref/step.h"
 #include <stdbool.h>
 
-/* A capacity that clamps nobody: a kernel that forgot it would pass by this golden. False: there is none. The step has
- * run. */
+/* A capacity that clamps nobody, groups that are all kept, a loss without weight, a synchronisation after no warm-up: a
+ * kernel that forgot it would pass by this golden. False: there is none. The step has run. */
 bool describe_idle(char *out, size_t room, const et_step *s);
 
 #endif
