@@ -26,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum { MAX_TEXT = 1 << 20, MAX_CASES = 10000, MAX_LINE = 8192, INPUT_PREFIX = sizeof "input." - 1 };
 
@@ -133,12 +134,28 @@ et_status et_case_defaults(et_case *c, et_error *error)
     return status;
 }
 
+/* What frameworks call the numbers of a precision; NULL: nothing like that. */
+static const char *usual_precision(const json_t *v)
+{
+    static const char *const names[][2] = {{"bfloat16", "bf16"}, {"brain16", "bf16"}, {"float16", "f16"}, {"fp16", "f16"},
+                                           {"half", "f16"},      {"float32", "f32"},  {"fp32", "f32"},    {"float", "f32"},
+                                           {"single", "f32"},    {"float64", "f64"},  {"fp64", "f64"},    {"double", "f64"},
+                                           {"bf16", "bf16"},     {"f16", "f16"},      {"f32", "f32"},     {"f64", "f64"}};
+    const char *word = json_string_value(v), *dot = word ? strrchr(word, '.') : NULL; /* torch.bfloat16 */
+    for (size_t i = 0; word && i < sizeof names / sizeof *names; i++)
+        if (strcasecmp(dot ? dot + 1 : word, names[i][0]) == 0) return names[i][1];
+    return NULL;
+}
+
 static et_status parse_field(struct parse *p, const char *name, json_t *v)
 {
     const et_field *f = et_field_named(name);
     if (f == NULL) return refuse_unknown(p, name);
-    if (!et_member_store(&f->member, &p->value, v))
+    if (!et_member_store(&f->member, &p->value, v)) {
+        const char *usual = f->member.offset == offsetof(et_case, precision) ? usual_precision(v) : NULL;
+        if (usual) return refuse(p, "%s = %s; %s is its name here", name, et_json_quote(v).text, usual);
         return refuse(p, "%s = %s; allowed: %s", name, et_json_quote(v).text, f->doc.type);
+    }
     p->given[f - et_fields] = true;
     return ET_OK;
 }
