@@ -16,6 +16,7 @@ import sys
 import textwrap
 import time
 import unittest
+from unittest import mock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.abspath(sys.argv.pop(1) if len(sys.argv) > 1 else os.path.join(ROOT, "build"))
@@ -197,12 +198,69 @@ class Verdicts(Scratch):
         self.assertIn("worst at [", lines[2])
         verdict = caught.exception.verdict
         self.assertIn("explained by factor-two", verdict.text)
-        # The command that shows more says the same.
-        command = lines[-1].split()
-        self.assertEqual(command[:3], ["more:", "etref", "verify"])
-        said = subprocess.run([TOOL] + command[2:], stdout=subprocess.PIPE, universal_newlines=True)
-        self.assertEqual(said.returncode, 1)
+
+    def expect_the_same(self, golden, tensors, profile=None, **options):
+        """Of the command that shows more, run as it is printed."""
+        with self.assertRaises(etref.Mismatch) as caught:
+            etref.assert_kernel(golden, tensors, profile, **options)
+        verdict = caught.exception.verdict
+        more, command = str(caught.exception).splitlines()[-1].split(" ", 1)
+        self.assertEqual(more, "more:")
+        said = subprocess.run(
+            ["sh", "-c", command],
+            stdout=subprocess.PIPE,
+            universal_newlines=True,
+            cwd="/",
+            env={**os.environ, "PATH": BUILD + os.pathsep + os.environ["PATH"]},
+        )
+        self.assertEqual(said.returncode, {"mismatch": 1, "inconclusive": 3}[verdict.outcome])
         self.assertEqual(said.stdout.splitlines()[-1], verdict.line)
+        return command
+
+    def test_the_command_that_shows_more_says_the_same(self):
+        honest, broken = numpy_kernel(self.golden), numpy_kernel(self.golden, slope=1)
+        self.expect_the_same(self.golden, broken)
+        honest.pop("bwd.x")
+        self.expect_the_same(self.golden, honest, require=["fwd.y", "bwd.*"])
+        own = {**self.profile("f32"), "name": "mine", "gates": 20}
+        self.expect_the_same(self.golden, broken, own)
+        self.expect_the_same(self.golden, broken, json.dumps(own))
+        os.mkdir(self.path("a folder"))
+        for profile in (None, "f32"):
+            golden = etref.Golden.of_case(DENSE, profile, "numpy")
+            golden.save(self.path("a folder/it's.safetensors"))
+            self.expect_the_same(golden, broken)
+        self.expect_the_same(etref.Golden.open(golden.path), broken, own, require=["bwd.x"])
+
+    def test_so_it_does_of_a_golden_that_lies_nowhere(self):
+        self.expect_the_same(
+            etref.Golden.of_case(DENSE), numpy_kernel(self.golden, slope=1), require=NAMES
+        )
+        inputs = {name: self.golden["in." + name] for name in ("x", "dy", "w_up", "w_down")}
+        commands = []
+        for scale in (1, 2):  # two layers by one name
+            inputs["x"] = inputs["x"] * numpy.float32(scale)
+            golden = etref.Golden.from_tensors(**inputs, framework="numpy")
+            commands.append(self.expect_the_same(golden, numpy_kernel(golden, slope=1)))
+        self.assertNotEqual(*(each.split()[2] for each in commands))
+        with mock.patch.dict(os.environ, ETREF_CACHE="/dev/null/none"):
+            with self.assertRaisesRegex(etref.Mismatch, r"\.verdict\.text \(.*/dev/null"):
+                golden = etref.Golden.from_tensors(**inputs, framework="numpy")
+                etref.assert_kernel(golden, numpy_kernel(golden, slope=1))
+
+    def test_so_it_does_where_ties_may_be_broken_in_any_way(self):
+        """All experts are alike, so that every token's choice is a tie."""
+        case = {"rule": "tc", "tokens": 8, "d_model": 4, "d_expert": 4, "experts": 4, "top_k": 1}
+        drawn = etref.Golden.of_case(
+            {**case, "name": "drawn", "precision": "f32", "input": {"source": "normal"}},
+            framework="numpy",
+        )
+        inputs = {name[3:]: drawn[name] for name in drawn if name.startswith("in.")}
+        inputs["w_router"] = numpy.repeat(inputs["w_router"][:1], 4, axis=0)
+        golden = etref.Golden.from_tensors(**inputs, rule="tc", top_k=1, framework="numpy")
+        last = {"route.mask": golden["route.mask"][:, ::-1].copy()}
+        for ties in ("rule", "any"):
+            self.expect_the_same(golden, last, "f32", ties=ties, require=["route.mask", "fwd.y"])
 
     def test_the_report_is_the_tools(self):
         broken = numpy_kernel(self.golden, slope=1)
@@ -290,15 +348,17 @@ class Verdicts(Scratch):
             with self.subTest(part), self.assertRaisesRegex(etref.Error, part):
                 etref.verify(self.golden, tensors, **options)
 
-    def test_ones_own_profile(self):
-        own = json.loads(
-            subprocess.run(
-                [TOOL, "list", "profiles", "f32", "--format", "json"],
-                stdout=subprocess.PIPE,
-                check=True,
-            ).stdout
+    def profile(self, name):
+        said = subprocess.run(
+            [TOOL, "list", "profiles", name, "--format", "json"],
+            stdout=subprocess.PIPE,
+            check=True,
         )
-        verdict = etref.verify(self.golden, numpy_kernel(self.golden), {**own, "name": "mine"})
+        return json.loads(said.stdout)
+
+    def test_ones_own_profile(self):
+        own = {**self.profile("f32"), "name": "mine"}
+        verdict = etref.verify(self.golden, numpy_kernel(self.golden), own)
         self.assertEqual((verdict.outcome, verdict.profile), ("pass", "mine"))
 
     def test_a_small_layer_does_not_take_all_threads(self):

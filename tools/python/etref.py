@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import struct
 import sys
 import tempfile
@@ -476,6 +477,13 @@ class _Shared:
             _library.et_golden_close(self._as_parameter_)
 
 
+def _profile_words(profile: Profile) -> Optional[str]:
+    """As the library takes it: a name, or JSON."""
+    if profile is None or isinstance(profile, str):
+        return profile
+    return json.dumps(dict(profile), sort_keys=True)
+
+
 class Golden(Mapping[str, Any]):
     """A case's inputs and what must come out: {name: tensor}, computed when it is first asked for.
 
@@ -606,9 +614,7 @@ class Golden(Mapping[str, Any]):
         """Writes the bundle, whole or not at all; with the error bars of a profile, if one is
         given."""
         error = _Error()
-        words = (
-            profile if profile is None or isinstance(profile, str) else json.dumps(dict(profile))
-        )
+        words = _profile_words(profile)
         _check(
             _library.et_golden_write(
                 self._handle, os.fsencode(path), None if words is None else words.encode(), error
@@ -818,25 +824,46 @@ def assert_kernel(
     golden: Golden, tensors: Mapping[str, Any], profile: Profile = None, **options: Any
 ) -> Verdict:
     """verify(), and anything but a pass is raised: Mismatch, or Inconclusive. Its message names the
-    mistake, if it is a known one, the worst places, and a command that shows more: for that the
-    kernel's tensors are then written beside the golden, if that lies on disk."""
+    mistake, if it is a known one, the worst places, and a command that says the same and shows
+    more: for that the kernel's tensors are written beside the golden, which goes to the cache if it
+    lies nowhere."""
     __tracebackhide__ = True  # pytest shows the caller
     verdict = verify(golden, tensors, profile, **options)
     if verdict.passed:
         return verdict
     kind = Mismatch if verdict.outcome == "mismatch" else Inconclusive
-    raise kind(verdict.summary() + "\n" + _how_to_see_more(golden, tensors, verdict), verdict)
+    more = _how_to_see_more(golden, tensors, profile, **options)
+    raise kind(verdict.summary() + "\n" + more, verdict)
 
 
-def _how_to_see_more(golden: Golden, tensors: Mapping[str, Any], verdict: Verdict) -> str:
-    if golden.path is None:
-        return "more: the exception's .verdict.text"
-    path = "%s.failed.safetensors" % golden.path.removesuffix(".safetensors")
+def _how_to_see_more(
+    golden: Golden,
+    tensors: Mapping[str, Any],
+    profile: Profile = None,
+    require: Sequence[str] = (),
+    ties: str = "rule",
+    **_: Any,
+) -> str:
+    """The tool's command for verify() with these arguments; its files lie beside the golden."""
     try:
-        save(path, tensors)
+        path = os.path.abspath(golden.path or _write_in_cache(golden))
+        base = path.removesuffix(".safetensors")
+        words = ["etref", "verify", path, base + ".failed.safetensors", "--engine", "plain"]
+        save(words[3], tensors)
+        text = _profile_words(golden.profile if profile is None else profile)
+        if text is not None and text.lstrip().startswith("{"):
+            with open(base + ".profile.json", "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+            text = base + ".profile.json"
     except (OSError, Error) as problem:
         return "more: the exception's .verdict.text (%s)" % problem
-    return "more: etref verify %s %s --profile %s" % (golden.path, path, verdict.profile)
+    if text is not None:
+        words += ["--profile", text]
+    if require:
+        words += ["--require", ",".join(require)]
+    if ties != "rule":
+        words += ["--ties", ties]
+    return "more: " + shlex.join(words)
 
 
 # ---- the cache ----
@@ -862,11 +889,7 @@ def golden(case: Case, profile: Profile = None, framework: Optional[str] = None)
     bars that have been made."""
     if not isinstance(case, str):
         case = {"name": "own", "input": {"source": "normal"}, **case}
-    words = (
-        profile
-        if profile is None or isinstance(profile, str)
-        else json.dumps(dict(profile), sort_keys=True)
-    )
+    words = _profile_words(profile)
     key = json.dumps([case, words, _cache_folder()], sort_keys=True)
     with _kept_lock:
         kept = _kept.get(key)
@@ -899,6 +922,21 @@ def _golden_in_cache(
     assert found._handle is not None
     found._handle.wants_bars = profile is None and "profile" not in _metadata(path)
     return found
+
+
+def _write_in_cache(golden: Golden) -> str:
+    """Of a golden that lies nowhere, by its inputs, which may be one's own."""
+    about = [_library.et_producer().decode(), golden.case]
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in [name for name in golden if name.startswith("in.")]:
+        array = golden._index[name]
+        size = SIZES[DTYPES[array.dtype]] * math.prod(array.shape[: array.rank])
+        key.update((ctypes.c_char * size).from_address(array.values) if size else b"")
+    name = "%s-%s.safetensors" % (golden.case["name"], key.hexdigest()[:16])
+    os.makedirs(_cache_folder(), exist_ok=True)
+    golden.save(os.path.join(_cache_folder(), name))
+    assert golden.path is not None
+    return golden.path
 
 
 def _keep_bars(golden: Golden, profile: Profile) -> None:
