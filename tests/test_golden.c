@@ -317,7 +317,7 @@ START_TEST(mistakes_are_named)
     expect_refusal(et_judge(golden, arrays, count, "{\"profil\": 1}", &json, NULL, &error),
                    "option 'profil'");
     expect_refusal(et_judge(golden, arrays, count, "{\"profile\": \"bf17\"}", &json, NULL, &error),
-                   "profile 'bf17'");
+                   "profile bf17: neither a built-in profile nor a JSON object; bf16 is near");
     expect_refusal(et_judge(golden, arrays, count, "{\"require\": [1]}", &json, NULL, &error),
                    "option 'require'");
     expect_refusal(et_judge(golden, arrays, count, "[]", &json, NULL, &error), "an object");

@@ -222,9 +222,9 @@ class Verdicts(Scratch):
         self.expect_the_same(self.golden, broken)
         honest.pop("bwd.x")
         self.expect_the_same(self.golden, honest, require=["fwd.y", "bwd.*"])
-        own = {**self.profile("f32"), "name": "mine", "gates": 20}
-        self.expect_the_same(self.golden, broken, own)
-        self.expect_the_same(self.golden, broken, json.dumps(own))
+        own = {**self.profile("f64"), "name": "mine", "gates": 50}
+        self.expect_the_same(self.golden, numpy_kernel(self.golden), own)
+        self.expect_the_same(self.golden, numpy_kernel(self.golden), json.dumps(own))
         os.mkdir(self.path("a folder"))
         for profile in (None, "f32"):
             golden = etref.Golden.of_case(DENSE, profile, "numpy")
@@ -340,7 +340,9 @@ class Verdicts(Scratch):
             ({"fwd.y": "y"}, {}, "is no tensor"),
             ({"fwd.y": y.astype(complex)}, {}, "format"),
             ({}, {}, "holds nothing"),
-            ({"fwd.y": y}, {"profile": "bf17"}, "profile 'bf17'"),
+            ({"fwd.y": y}, {"profile": "bf17"}, "profile bf17: .*; bf16 is near"),
+            ({"fwd.y": y}, {"profile": "torch.bfloat16"}, "16: .*; bf16 is its name here"),
+            ({"fwd.y": y}, {"profile": "fp32"}, "profile fp32: .*; f32 is its name here"),
             ({"fwd.y": y}, {"require": ["fwd.z"]}, "fwd.z"),
             ({"fwd.y": y}, {"ties": 1}, "ties"),
             ({"in.x": y, "fwd.y": y}, {}, "in.x"),

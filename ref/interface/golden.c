@@ -10,6 +10,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/interface/handle.h"
+#include "ref/step/profile_names.h"
 #include "ref/step/work.h"
 
 #include <omp.h>
@@ -264,8 +265,7 @@ et_status et_profile_of_words(et_profile *p, const char *words, et_error *error)
     if (known) return ET_OK;
     if (words[strspn(words, " \t\r\n")] == '{')
         return et_profile_parse(p, words, strlen(words), "profile", error);
-    return et_fail(error, ET_EINVAL, "profile '%.80s': 'etref list profiles' names those there are",
-                   words);
+    return et_fail_no_profile("profile", words, "neither a built-in profile nor a JSON object", error);
 }
 
 /* With the bars that verdicts have left on the shelf, if they have. */
