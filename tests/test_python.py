@@ -506,7 +506,8 @@ class Files(Scratch):
 
 @unittest.skipUnless(torch, "no torch")
 class Examples(Scratch):
-    """Those of the help, the manual page and tools/README.md, with an emulated kernel."""
+    """Those of the help, the manual page, tools/README.md and the module, with an emulated
+    kernel."""
 
     def run_example(self, text):
         subprocess.run(
@@ -519,6 +520,7 @@ class Examples(Scratch):
         self.assertTrue(any("assert_kernel" in line for line in lines), text)
         names = {
             "kernel": lambda x, router, up, down: kernel["fwd.y"],
+            "my_kernel": lambda *inputs: (kernel["fwd.y"], kernel["bwd.x"]),
             "print": lambda *words: None,
         }
         exec(text, names)  # pylint: disable=exec-used
@@ -531,6 +533,9 @@ class Examples(Scratch):
         with open(os.path.join(ROOT, "tools", "etref", "etref.1")) as file:
             after = file.read().split("A kernel in Python, judged in memory")[1]
         self.run_example(after.split(".Bd -literal -offset indent\n")[1].split(".Ed")[0])
+
+    def test_of_the_module(self):
+        self.run_example(textwrap.dedent(etref.__doc__.split("\n\n")[1]))
 
     def test_of_the_tools_readme(self):
         with open(os.path.join(ROOT, "tools", "README.md")) as file:

@@ -2,8 +2,8 @@
 
     import etref
     golden = etref.golden("smoke-et", profile="bf16")        # a case's inputs, and what must come
-    out y, dx = my_kernel(golden["in.x"], golden["in.dy"], ...) etref.assert_kernel(golden,
-    {"fwd.y": y, "bwd.x": dx})     # raises, and says what is wrong
+    y, dx = my_kernel(golden["in.x"], golden["in.dy"], ...)
+    etref.assert_kernel(golden, {"fwd.y": y, "bwd.x": dx})   # raises, and says what is wrong
 
 Needs libetref and nothing else; with numpy or torch installed, tensors are theirs. Names, types and
 shapes of tensors: `etref list tensors`. Letters of shapes: N tokens, d width, h and hs hidden
@@ -562,9 +562,10 @@ class Golden(Mapping[str, Any]):
         None: a dense layer, [h,d], [d,h]); shared_up [hs,d], shared_down [d,hs] if there is a
         shared expert; w_gate, shared_gate, shaped as w_up, shared_up, with activation="swiglu";
         biases b_up, b_gate [n,h], b_down [n,d], shared_b_up, shared_b_gate [hs], shared_b_down [d]:
-        all that there are, or none; ema, bias, load [n] where the case has them; mask
-        [N] with padding=. The other fields of the case (rule="et", gate="sigmoid", ema_updates=1, ...; `etref list fields`) are keywords. x has
-        the type in which a kernel gets it, and all values must be numbers of that type."""
+        all that there are, or none; ema, bias, load [n] where the case has them; with padding=,
+        mask [N]: 1 for real tokens, 0 for padding, of any integer type or bool. The other fields of
+        the case (rule="et", gate="sigmoid", ema_updates=1, ...; `etref list fields`) are keywords.
+        x has the type in which a kernel gets it, and all values must be numbers of that type."""
         given = {
             "in.x": x,
             "in.dy": dy,
