@@ -169,7 +169,8 @@ format:
 	clang-format -i $(shell git ls-files '*.[ch]')
 ## install: to PREFIX (and DESTDIR): library, headers, etref.pc, CMake package, tool, man page, completion, etref.py
 to = $(DESTDIR)$(PREFIX)
-# Where the python3 of PATH looks for modules below PREFIX, if it does.
+# Where the python3 of PATH looks for modules below PREFIX, if it does. There the types of a single file count only as
+# stubs beside it (PEP 561).
 SITE = $(shell tools/python/site '$(PREFIX)')
 FILLED = sed 's|@VERSION@|$(VERSION)|; s|@DEFINES@|$(filter -DETREF%,$(DEFINES))|'
 install: all
@@ -188,13 +189,14 @@ install: all
 	$(FILLED) tools/cmake/etrefConfig.cmake.in > $(to)/lib/cmake/etref/etrefConfig.cmake
 	$(FILLED) tools/cmake/etrefConfigVersion.cmake.in > $(to)/lib/cmake/etref/etrefConfigVersion.cmake
 	$(if $(SITE),install -m 644 tools/python/etref.py tools/python/etref_pytest.py $(DESTDIR)$(SITE))
+	$(if $(SITE),install -D -m 644 tools/python/etref.py $(DESTDIR)$(SITE)/etref-stubs/__init__.pyi)
 	$(if $(SITE),$(FILLED) tools/python/METADATA.in > $(DESTDIR)$(SITE)/etref-$(VERSION).dist-info/METADATA)
 	$(if $(SITE),install -m 644 tools/python/entry_points.txt $(DESTDIR)$(SITE)/etref-$(VERSION).dist-info)
 ## uninstall: take it away again
 uninstall:
 	rm -rf $(to)/include/etref $(to)/lib/libetref.* $(to)/lib/pkgconfig/etref.pc $(to)/bin/etref \
 	    $(to)/share/man/man1/etref.1 $(to)/lib/cmake/etref $(to)/share/bash-completion/completions/etref
-	$(if $(SITE),cd $(DESTDIR)$(SITE) && rm -rf etref.py etref_pytest.py etref-$(VERSION).dist-info __pycache__/etref*.pyc)
+	$(if $(SITE),cd $(DESTDIR)$(SITE) && rm -rf etref.py etref_pytest.py etref-stubs etref-$(VERSION).dist-info __pycache__/etref*.pyc)
 ## clean: remove everything that was made
 clean:
 	rm -rf build build-* demo
