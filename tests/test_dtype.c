@@ -37,6 +37,8 @@ START_TEST(types_have_the_formats_names_and_sizes)
     ck_assert_str_eq(et_dtype_name((et_dtype)99), "?");
     ck_assert_uint_eq(et_dtype_size((et_dtype)99), 0);
     ck_assert_int_eq(et_dtype_significand((et_dtype)99), 0);
+    ck_assert(et_dtype_is_integer(ET_U64) && et_dtype_is_integer(ET_BOOL) && !et_dtype_is_integer(ET_BF16));
+    ck_assert(!et_dtype_is_integer(ET_F8_E4M3) && !et_dtype_is_integer((et_dtype)99));
 }
 END_TEST
 

@@ -293,25 +293,67 @@ START_TEST(a_mask_says_what_the_case_says)
 }
 END_TEST
 
-/* Its integers come as integers: of another type they would not fit their array. */
+/* All its other inputs; the padding token's gradient is 0. */
+static void give_ones(et_golden *g)
+{
+    static const float ones[] = {1, 0};
+    static const char *const names[] = {"in.x", "in.dy", "in.w_router", "in.w_up", "in.w_down"};
+    static const size_t ranks[] = {2, 2, 2, 3, 3};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const et_array a = {.name = names[i],
+                            .dtype = ET_F32,
+                            .rank = ranks[i],
+                            .shape = {i < 2 ? 2 : 1, 1, 1},
+                            .values = ones};
+        et_error error = {""};
+        ck_assert_msg(et_golden_give(g, &a, 1, &error) == ET_OK, "%s", error.text);
+    }
+}
+
+/* Its integers come as integers, of any type that holds them. */
 START_TEST(a_mask_is_given_as_integers)
 {
     const char *text =
         "{\"name\": \"own\", \"rule\": \"tc\", \"tokens\": 2, \"padding\": 1, \"d_model\": 1, "
-        "\"d_expert\": 1, \"experts\": 1}";
-    const int32_t mask[] = {1, 0};
+        "\"d_expert\": 1, \"experts\": 1, \"shared\": false}";
+    static const et_dtype types[] = {ET_I64, ET_U64, ET_I32, ET_U32, ET_I16,
+                                     ET_U16, ET_I8,  ET_U8,  ET_BOOL};
     const double reals[] = {1, 0};
-    const et_array right = {
-        .name = "in.mask", .dtype = ET_I32, .rank = 1, .shape = {2}, .values = mask};
+    const int64_t large[] = {1, (int64_t)1 << 32};
     const et_array wrong = {
         .name = "in.mask", .dtype = ET_F64, .rank = 1, .shape = {2}, .values = reals};
+    const et_array outside = {
+        .name = "in.mask", .dtype = ET_I64, .rank = 1, .shape = {2}, .values = large};
     et_golden *g;
     et_error error = {""};
     ck_assert_int_eq(et_golden_of_case(&g, text, 0, NULL), ET_OK);
     ck_assert_int_eq(et_golden_give(g, &wrong, 1, &error), ET_EINVAL);
-    ck_assert_str_eq(error.text, "input 'in.mask' has type F64; I32");
-    ck_assert_int_eq(et_golden_give(g, &right, 1, NULL), ET_OK);
+    ck_assert_str_eq(
+        error.text,
+        "input 'in.mask' has type F64; convert it to BOOL, I32 or another integer type");
+    ck_assert_int_eq(et_golden_give(g, &outside, 1, &error), ET_EINVAL);
+    ck_assert_str_eq(error.text,
+                     "input 'in.mask' has the value 4294967296, which is no integer of 32 bits");
     et_golden_close(g);
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        unsigned char mask[16];
+        const et_array given = {
+            .name = "in.mask", .dtype = types[i], .rank = 1, .shape = {2}, .values = mask};
+        et_array taken;
+        for (size_t t = 0; t < 2; t++)
+            et_dtype_encode(reals[t], types[i], mask + t * et_dtype_size(types[i]));
+        ck_assert_int_eq(et_golden_of_case(&g, text, 0, NULL), ET_OK);
+        ck_assert_int_eq(et_golden_give(g, &given, 1, NULL), ET_OK);
+        give_ones(g);
+        size_t index = 0;
+        do ck_assert_msg(et_golden_tensor(g, index++, &taken, &error) == ET_OK, "%s", error.text);
+        while (taken.name && strcmp(taken.name, "in.mask") != 0);
+        ck_assert_ptr_nonnull(taken.name);
+        ck_assert_msg(((const int32_t *)taken.values)[0] == 1 &&
+                          ((const int32_t *)taken.values)[1] == 0,
+                      "%s", et_dtype_name(types[i]));
+        et_golden_close(g);
+    }
 }
 END_TEST
 

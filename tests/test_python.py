@@ -154,6 +154,30 @@ class Goldens(Scratch):
                 drawn["in.x"], drawn["in.dy"], w_up=drawn["in.w_up"], w_down=drawn["in.w_up"]
             )
 
+    @unittest.skipUnless(numpy, "no numpy")
+    def test_a_mask_of_any_type_that_frameworks_have(self):
+        case = {"rule": "tc", "tokens": 4, "padding": 1, "d_model": 4, "d_expert": 4, "experts": 2}
+        drawn = etref.Golden.of_case(
+            {**case, "name": "drawn", "precision": "f32", "input": {"source": "normal"}},
+            framework="numpy",
+        )
+        inputs = {name[3:]: drawn[name] for name in drawn if name.startswith("in.")}
+        mask = inputs.pop("mask")
+        types = ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
+        masks = [mask.astype(each) for each in types]
+        if torch:
+            masks += [torch.tensor(mask) == 1, torch.tensor(mask).long()]
+        for each in masks:
+            with self.subTest(each.dtype):
+                own = etref.Golden.from_tensors(
+                    **inputs, mask=each, rule="tc", padding=1, framework="numpy"
+                )
+                self.assertEqual(own["fwd.y"].tobytes(), drawn["fwd.y"].tobytes())
+        with self.assertRaisesRegex(etref.Error, "has type F32; convert it to BOOL, I32"):
+            etref.Golden.from_tensors(
+                **inputs, mask=mask.astype("f4"), rule="tc", padding=1, framework="numpy"
+            )
+
     @unittest.skipUnless(torch, "no torch")
     def test_torch_has_the_types_of_the_case(self):
         golden = etref.Golden.of_case("smoke-et", framework="torch")

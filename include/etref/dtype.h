@@ -10,6 +10,7 @@
 #ifndef ETREF_DTYPE_H
 #define ETREF_DTYPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -34,6 +35,9 @@ const char *et_dtype_name(et_dtype dtype);
 
 /* Significand bits, the implicit one included, of a float type: 53, 24, 11 or 8; 0 for others. */
 int et_dtype_significand(et_dtype dtype);
+
+/* Whether it is an integer type, or BOOL. */
+bool et_dtype_is_integer(et_dtype dtype);
 
 /* Rounds to the nearest value of the type, ties to even, overflow to infinity; NaN stays NaN. The
  * result is the value itself, exactly representable in the type. Only float types; any other gives

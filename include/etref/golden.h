@@ -44,8 +44,9 @@ et_status et_golden_of_case(et_golden **golden, const char *text, size_t max_byt
 /* The same from a bundle; error bars that it has are used. ET_EINVAL, ET_EIO, ET_ENOMEM. */
 et_status et_golden_open(et_golden **golden, const char *path, size_t max_bytes, et_error *error);
 
-/* One's own inputs, for a case without `input`: in.*, in any float type (integers in I32), with values that are
- * numbers of the case's precision. All must be there before something is computed. ET_EINVAL. */
+/* One's own inputs, for a case without `input`: in.*, in any float type, with values that are numbers of the
+ * case's precision; integers (in.mask) in any integer type or BOOL, with values of I32. All must be there before
+ * something is computed. ET_EINVAL. */
 et_status et_golden_give(et_golden *golden, const et_array *inputs, size_t count, et_error *error);
 
 /* The case as JSON with every field, which the caller releases. ET_ENOMEM. */

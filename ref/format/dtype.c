@@ -47,6 +47,11 @@ int et_dtype_significand(et_dtype dtype)
     return known(dtype) ? DTYPES[dtype].significand : 0;
 }
 
+bool et_dtype_is_integer(et_dtype dtype)
+{
+    return known(dtype) && DTYPES[dtype].significand == 0 && dtype != ET_F8_E4M3 && dtype != ET_F8_E5M2;
+}
+
 enum { F64_FRACTION = 52, F64_BIAS = 1023 };
 static const uint64_t F64_INFINITY = UINT64_C(0x7ff) << F64_FRACTION;
 static const uint64_t F64_SIGN = UINT64_C(1) << 63;

@@ -95,8 +95,7 @@ static et_status parse_case(et_case *c, const char *text, et_error *error)
     et_case *one;
     size_t count;
     if (text[strspn(text, " \t\r\n")] != '{') return et_case_find(c, text, error);
-    et_status status =
-        et_capture_cases(&one, &count, text, strlen(text), "case", NULL, error);
+    et_status status = et_capture_cases(&one, &count, text, strlen(text), "case", NULL, error);
     if (status != ET_OK) return status;
     *c = *one;
     free(one);
@@ -146,6 +145,22 @@ et_status et_golden_open(et_golden **golden, const char *path, size_t max_bytes,
 
 /* ---- one's own inputs ---- */
 
+/* They are kept as I32. */
+static et_status check_integers(const et_array *a, et_error *error)
+{
+    const unsigned char *bytes = a->values;
+    size_t count = 1, size = et_dtype_size(a->dtype);
+    for (size_t i = 0; i < a->rank; i++) count *= a->shape[i];
+    for (size_t i = 0; i < count; i++) {
+        double value = et_dtype_decode(bytes + i * size, a->dtype);
+        if (value < INT32_MIN || value > INT32_MAX)
+            return et_fail(error, ET_EINVAL,
+                           "input '%s' has the value %.0f, which is no integer of 32 bits", a->name,
+                           value);
+    }
+    return ET_OK;
+}
+
 static et_status check_input(const et_golden *g, const et_array *a, et_tensor_id id,
                              et_error *error)
 {
@@ -160,25 +175,31 @@ static et_status check_input(const et_golden *g, const et_array *a, et_tensor_id
                        a->rank <= ET_MAX_RANK ? et_shape_show(a->rank, a->shape).text : "too long",
                        et_shape_show(want.rank, want.shape).text);
     bool integers = !et_tensor_is_real(&want);
-    if (integers && a->dtype != ET_I32)
-        return et_fail(error, ET_EINVAL, "input '%s' has type %s; I32", a->name,
-                       et_dtype_name(a->dtype));
+    if (integers && !et_dtype_is_integer(a->dtype))
+        return et_fail(error, ET_EINVAL,
+                       "input '%s' has type %s; convert it to BOOL, I32 or another integer type",
+                       a->name, et_dtype_name(a->dtype));
     if (!integers && et_dtype_significand(a->dtype) == 0)
         return et_fail(error, ET_EINVAL, "input '%s' has type %s; F64, F32, BF16 or F16", a->name,
                        et_dtype_name(a->dtype));
     if (a->values == NULL) return et_fail(error, ET_EINVAL, "input '%s' has no values", a->name);
-    return ET_OK;
+    return integers ? check_integers(a, error) : ET_OK;
 }
 
 static void take_input(et_golden *g, const et_array *a, et_tensor_id id)
 {
     const et_tensor_out to = et_tensor_view(&g->step, id);
-    et_real *values = (et_real *)(uintptr_t)to.values;
+    void *values = (void *)(uintptr_t)to.values;
+    bool real = et_tensor_is_real(&to);
     size_t count = et_tensor_count(&to), size = et_dtype_size(a->dtype);
     const unsigned char *bytes = a->values;
-    if (!et_tensor_is_real(&to)) memcpy((void *)(uintptr_t)to.values, bytes, count * size);
-    for (size_t i = 0; et_tensor_is_real(&to) && i < count; i++)
-        values[i] = (et_real)et_dtype_decode(bytes + i * size, a->dtype);
+    for (size_t i = 0; i < count; i++) {
+        double value = et_dtype_decode(bytes + i * size, a->dtype);
+        if (real)
+            ((et_real *)values)[i] = (et_real)value;
+        else
+            ((int32_t *)values)[i] = (int32_t)value;
+    }
     g->awaits[id] = false;
 }
 
@@ -265,7 +286,8 @@ et_status et_profile_of_words(et_profile *p, const char *words, et_error *error)
     if (known) return ET_OK;
     if (words[strspn(words, " \t\r\n")] == '{')
         return et_profile_parse(p, words, strlen(words), "profile", error);
-    return et_fail_no_profile("profile", words, "neither a built-in profile nor a JSON object", error);
+    return et_fail_no_profile("profile", words, "neither a built-in profile nor a JSON object",
+                              error);
 }
 
 /* With the bars that verdicts have left on the shelf, if they have. */

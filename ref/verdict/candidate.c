@@ -137,15 +137,10 @@ static et_status check_aliases(const reading *r)
 
 /* ---- types and shapes ---- */
 
-static bool is_integer(et_dtype dtype)
-{
-    return et_dtype_significand(dtype) == 0 && dtype != ET_F8_E4M3 && dtype != ET_F8_E5M2;
-}
-
 static et_status check_type(const reading *r, const et_tensor_info *info, const et_tensor_out *want)
 {
     bool real = et_tensor_is_real(want);
-    if (real ? et_dtype_significand(info->dtype) > 0 : is_integer(info->dtype)) return ET_OK;
+    if (real ? et_dtype_significand(info->dtype) > 0 : et_dtype_is_integer(info->dtype)) return ET_OK;
     return et_fail(r->error, ET_EINVAL, "%s: tensor '%s' has type %s, must be %s", r->file->path,
                    info->name, et_dtype_name(info->dtype),
                    real                         ? "F64, F32, BF16 or F16"
