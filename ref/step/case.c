@@ -21,12 +21,12 @@
 #include "ref/step/contradictions.h"
 #include "ref/step/fields.h"
 #include "ref/step/kinds.h"
+#include "ref/step/profile_names.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 enum { MAX_TEXT = 1 << 20, MAX_CASES = 10000, MAX_LINE = 8192, INPUT_PREFIX = sizeof "input." - 1 };
 
@@ -134,17 +134,15 @@ et_status et_case_defaults(et_case *c, et_error *error)
     return status;
 }
 
-/* What frameworks call the numbers of a precision; NULL: nothing like that. */
-static const char *usual_precision(const json_t *v)
+/* What the field calls what frameworks call so: bf16 for bfloat16. NULL: nothing like that. */
+static const char *usual_word(const et_field *f, const json_t *v)
 {
-    static const char *const names[][2] = {{"bfloat16", "bf16"}, {"brain16", "bf16"}, {"float16", "f16"}, {"fp16", "f16"},
-                                           {"half", "f16"},      {"float32", "f32"},  {"fp32", "f32"},    {"float", "f32"},
-                                           {"single", "f32"},    {"float64", "f64"},  {"fp64", "f64"},    {"double", "f64"},
-                                           {"bf16", "bf16"},     {"f16", "f16"},      {"f32", "f32"},     {"f64", "f64"}};
-    const char *word = json_string_value(v), *dot = word ? strrchr(word, '.') : NULL; /* torch.bfloat16 */
-    for (size_t i = 0; word && i < sizeof names / sizeof *names; i++)
-        if (strcasecmp(dot ? dot + 1 : word, names[i][0]) == 0) return names[i][1];
-    return NULL;
+    et_case scratch;
+    const char *word = json_string_value(v), *usual = word ? et_usual_name(word) : NULL;
+    json_t *own = usual ? json_string(usual) : NULL;
+    bool fits = own && et_member_store(&f->member, &scratch, own);
+    json_decref(own);
+    return fits ? usual : NULL;
 }
 
 static et_status parse_field(struct parse *p, const char *name, json_t *v)
@@ -152,7 +150,7 @@ static et_status parse_field(struct parse *p, const char *name, json_t *v)
     const et_field *f = et_field_named(name);
     if (f == NULL) return refuse_unknown(p, name);
     if (!et_member_store(&f->member, &p->value, v)) {
-        const char *usual = f->member.offset == offsetof(et_case, precision) ? usual_precision(v) : NULL;
+        const char *usual = usual_word(f, v);
         if (usual) return refuse(p, "%s = %s; %s is its name here", name, et_json_quote(v).text, usual);
         return refuse(p, "%s = %s; allowed: %s", name, et_json_quote(v).text, f->doc.type);
     }

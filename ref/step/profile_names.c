@@ -17,8 +17,7 @@ static size_t count_names(void)
     return count;
 }
 
-/* What frameworks call the numbers of a profile. */
-static const char *usual_name(const char *word)
+const char *et_usual_name(const char *word)
 {
     static const char *const names[][2] = {
         {"bfloat16", "bf16"}, {"brain16", "bf16"}, {"float16", "f16"}, {"fp16", "f16"},
@@ -36,7 +35,7 @@ static const char *usual_name(const char *word)
 
 et_status et_fail_no_profile(const char *where, const char *word, const char *why, et_error *error)
 {
-    const char *usual = usual_name(word),
+    const char *usual = et_usual_name(word),
                *near = usual ? usual : et_nearest_name(word, name_at, count_names());
     return et_fail(error, ET_EINVAL, "%s %.80s: %s; %s%s'etref list profiles' names them", where,
                    word, why, near ? near : "",
