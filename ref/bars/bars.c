@@ -7,8 +7,8 @@
  *
  * Most of a replica's rounding errors are the same in all replicas, since a number far from half way between two has but one
  * way to go. Another kernel's numbers are others, and all of its errors are drawn anew: so slope and spread scatter at
- * least as those of m independent errors of variance V do, m being the different numbers among the n, as an
- * accumulator has them before they are stored (equal ones err alike). Of a slope that is sqrt(n/m / sum(u^2/V)). Uniform
+ * least as those of m independent errors of variance V do, m being the different numbers among the n, in the
+ * bits in which they are stored (equal ones err alike). Of a slope that is sqrt(n/m / sum(u^2/V)). Uniform
  * errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the variance 144/80 - 1 = 0.8, and the spread of m of them
  * scatters by sqrt(0.2/m).
  */
@@ -503,11 +503,11 @@ static et_status measure(et_tensor_bars *t, const pair *p, et_group_sums *sums, 
 static et_status settle(et_bars *b, const ledger *l, const et_profile *p, et_error *error)
 {
     et_status status = ET_OK;
-    int bits = et_place_bits(p, ET_ACCUMULATOR); /* in which a kernel has numbers before it stores them */
     settle_late(l);
     const tally *tallies = l->tallies;
     for (size_t i = 0; i < l->count && status == ET_OK; i++) {
         et_tensor_bars *t = &b->tensor[l->list[i].row];
+        int bits = et_place_bits(p, et_tensors[l->list[i].row].place);
         status = measure(t, &l->list[i], l->sums, error);
         et_draw_marks(l->list[i].count, bits, l->list[i].want.values, l->marks);
         for (int kind = 0; kind < ET_KINDS; kind++) {
