@@ -234,7 +234,7 @@ ET_LANES static void weigh(const et_errors *x, size_t first, size_t count, const
         bool learns = (double)V[c] > ET_LEAST_VARIANCE && p->e[c] - p->e[c] == 0;
         p->weight[c] = learns ? 1 / (double)V[c] : 0;
         p->e[c] = learns ? p->e[c] : 0;
-        p->u[c] = (double)real[c];
+        p->u[c] = learns ? (double)real[c] : 0; /* may be infinite */
     }
     for (size_t c = count; c % LANES != 0; c++) p->u[c] = p->e[c] = p->weight[c] = 0;
 }
