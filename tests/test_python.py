@@ -81,17 +81,10 @@ class Goldens(Scratch):
         kernel = numpy_kernel(golden)
         self.assertEqual(etref.verify(golden, kernel).outcome, "pass")
         self.assertIs(etref.golden(DENSE, framework="numpy")._handle, golden._handle)
-        self.assertIn("noise.bars", etref.load(golden.path, "memoryview"))
-        etref._kept.clear()  # as in another program
         again = etref.golden(DENSE, framework="numpy")
-        self.assertFalse(again._handle.wants_bars)
-        self.assertEqual(etref.verify(again, kernel).outcome, "pass")
         another = etref.golden(DENSE, framework="numpy")
         again.close()
         self.assertEqual(etref.verify(another, kernel).outcome, "pass")
-        other = etref.golden({**DENSE, "name": "other"}, framework="numpy")
-        other.path = self.path("none/golden.safetensors")  # no place to write to
-        self.assertEqual(etref.verify(other, kernel).outcome, "pass")
         for tokens in range(1, 9):  # more than are kept
             etref.golden({**DENSE, "tokens": tokens})
         self.assertLessEqual(len(etref._kept), 4)
