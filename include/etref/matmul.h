@@ -44,6 +44,12 @@ void et_matmul(et_engine engine, size_t M, size_t N, size_t K, et_matrix A, et_m
  * and stack as above. */
 void et_gram(et_engine engine, size_t s, size_t K, et_matrix X, et_real *C);
 
+/* A sentence for the user of a program, without a full stop or a newline, where OpenBLAS multiplies with kernels of a
+ * lower class than this processor can run (0.3.21 on processors newer than itself: a fifth of the speed), with the value
+ * of OPENBLAS_CORETYPE that mends it: OpenBLAS reads that when it is loaded, so it must be set before the program starts.
+ * NULL: there are none better. The string is constant. */
+const char *et_engine_warning(void);
+
 /* Short forms: a dense row-major matrix with `columns` columns, and its transpose. */
 et_matrix et_rows(const et_real *at, size_t columns);
 et_matrix et_transposed(const et_real *at, size_t columns);

@@ -17,7 +17,7 @@
 #include "tools/etref/memory.h"
 #include "tools/etref/options.h"
 #include "tools/etref/terminal.h"
-#include "tools/etref/kernels.h"
+#include "ref/base/kernels.h"
 #include "tools/etref/train.h"
 
 #include <omp.h>
@@ -364,7 +364,7 @@ static const char *engine_name(et_engine engine)
 void bench_print_setting(et_engine engine, size_t rounds)
 {
     printf("%s, engine %s", ET_REAL_NAME, engine_name(engine));
-    if (engine == ET_BLAS) printf(" (%s kernels)", kernels_in_use());
+    if (engine == ET_BLAS) printf(" (%s kernels)", et_kernels_in_use());
     printf(", %d threads, medians of %zu rounds\n\n", omp_get_max_threads(), rounds);
 }
 
@@ -397,7 +397,7 @@ static int report_layer(shape s, et_engine engine, size_t rounds, bool json)
         json_object_set_new(object, "threads", json_integer(omp_get_max_threads()));
         json_object_set_new(object, "engine", json_string(engine_name(engine)));
         if (engine == ET_BLAS)
-            json_object_set_new(object, "kernels", json_string(kernels_in_use()));
+            json_object_set_new(object, "kernels", json_string(et_kernels_in_use()));
         json_object_set_new(object, "precision", json_string(ET_REAL_NAME));
         json_object_set_new(object, "phase_seconds", phases);
         json_print(object);

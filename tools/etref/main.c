@@ -10,7 +10,7 @@
 #include "tools/etref/help.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
-#include "tools/etref/kernels.h"
+#include "ref/base/kernels.h"
 #include "tools/etref/terminal.h"
 
 #include <cblas.h>
@@ -98,7 +98,7 @@ static int print_version(void)
     char matrices[300];
     snprintf(matrices, sizeof matrices, "matrices %s", openblas_get_config());
     print_wrapped(0, matrices);
-    printf("kernels %s\n", kernels_in_use());
+    printf("kernels %s\n", et_kernels_in_use());
     note_slow_kernels();
     return STATUS_PASS;
 }
@@ -153,7 +153,7 @@ static int finish_output(int status)
 static void take_best_kernels(char **argv)
 {
     char self[PATH_MAX];
-    const char *better = better_kernels();
+    const char *better = et_better_kernels();
     if (better == NULL || getenv("OPENBLAS_CORETYPE") != NULL || getauxval(AT_BASE) == 0) return;
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     if (length <= 0) return;

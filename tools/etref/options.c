@@ -4,9 +4,9 @@
  * not mean something else when --energy is added.
  */
 #include "tools/etref/options.h"
+#include "etref/matmul.h"
 #include "ref/format/json.h"
 #include "tools/etref/ending.h"
-#include "tools/etref/kernels.h"
 
 #include <errno.h>
 #include <stdint.h>
@@ -212,6 +212,6 @@ bool options_parse(const option *table, int argc, char **argv, word_list *words)
 
 void note_slow_kernels(void)
 {
-    const char *warning = kernels_warning();
+    const char *warning = et_engine_warning();
     if (warning != NULL) fprintf(stderr, "etref: note: %s\n", warning);
 }

@@ -3,7 +3,8 @@
  * Source: OpenBLAS issue 4267; the names are those of its driver/others/dynamic.c. Left out: which model a
  * processor is. Its features decide, so that models to come are no matter.
  */
-#include "tools/etref/kernels.h"
+#include "ref/base/kernels.h"
+#include "etref/matmul.h"
 
 #include <cblas.h>
 #include <stdbool.h>
@@ -27,7 +28,7 @@ static const struct {
 /* Kernels that are not in the table have AVX-512, or another kind of processor. */
 static int class_in_use(void)
 {
-    const char *name = kernels_in_use();
+    const char *name = et_kernels_in_use();
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
         if (strcmp(kernels[i].name, name) == 0) return kernels[i].class;
     return HIGHEST;
@@ -53,7 +54,7 @@ static bool runs_avx2_fma(void)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-const char *better_kernels(void)
+const char *et_better_kernels(void)
 {
     int class = class_in_use();
     if (class < HIGHEST && runs_avx512() && gotoblas_SKYLAKEX != NULL) return "SkylakeX";
@@ -61,13 +62,13 @@ const char *better_kernels(void)
     return NULL;
 }
 #else
-const char *better_kernels(void)
+const char *et_better_kernels(void)
 {
     return NULL;
 }
 #endif
 
-const char *kernels_in_use(void)
+const char *et_kernels_in_use(void)
 {
     return openblas_get_corename();
 }
@@ -76,9 +77,9 @@ const char *kernels_in_use(void)
     "OpenBLAS multiplies with kernels for " has ", where this processor can run those for " could  \
     ", which are faster: set OPENBLAS_CORETYPE=" name " before the program starts"
 
-const char *kernels_warning(void)
+const char *et_engine_warning(void)
 {
-    const char *better = better_kernels();
+    const char *better = et_better_kernels();
     bool old = class_in_use() < AVX2_FMA;
     if (better == NULL) return NULL;
     if (strcmp(better, "Haswell") == 0) return SENTENCE("SSE or AVX", "AVX2", "Haswell");

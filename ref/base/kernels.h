@@ -4,24 +4,20 @@
  * than itself it falls back: OpenBLAS 0.3.21 takes its SSE3 kernels ("Prescott") on recent Intel processors,
  * a fifth of the speed, and AVX2 kernels on AMD processors that have AVX-512. OPENBLAS_CORETYPE in the
  * environment says which to take, but only before the program starts; a library comes too late. So the
- * tool sets the variable and starts itself anew, or says so to its user.
+ * tool sets the variable and starts itself anew, and another program has a sentence to show (et_engine_warning).
  *
  * Nothing of this changes a value of the plain engine. Where the processor is not an x86, or OpenBLAS was
  * built for one kind of processor alone, there is nothing to choose and nothing better.
  */
-#ifndef ETREF_TOOL_KERNELS_H
-#define ETREF_TOOL_KERNELS_H
+#ifndef ET_KERNELS_H
+#define ET_KERNELS_H
 
 /* The kernels in use, by OpenBLAS's own name: "Prescott", "Haswell", "SkylakeX". Never NULL. */
-const char *kernels_in_use(void);
+const char *et_kernels_in_use(void);
 
 /* The value of OPENBLAS_CORETYPE that would give kernels of a higher class (AVX2 with FMA: "Haswell";
  * AVX-512: "SkylakeX"), out of those that this OpenBLAS has and that processor and operating system can
  * run; or NULL where those in use are of that class. */
-const char *better_kernels(void);
-
-/* A sentence for the user, without a full stop or a newline, if there are better kernels; or NULL. The
- * string is constant. */
-const char *kernels_warning(void);
+const char *et_better_kernels(void);
 
 #endif
