@@ -45,16 +45,22 @@ enum { RANDOM_DIGITS = 16, NAME_ROOM = sizeof ".-9223372036854775808-0123456789a
 
 static pthread_once_t drawn = PTHREAD_ONCE_INIT;
 static uint64_t
-    process_random; /* written once; a forked child keeps it, and has a number of its own */
+    process_random; /* written once, and by a forked child: in a container of its own it may have its parent's number */
 static atomic_uint threads; /* that have asked for a name */
 static _Thread_local unsigned thread_number; /* from 1; 0: has not asked yet */
 
-static void draw(void)
+static void draw_anew(void)
 {
     struct timespec now = {0};
     if (getentropy(&process_random, sizeof process_random) == 0) return;
     clock_gettime(CLOCK_REALTIME, &now); /* a kernel without entropy */
     process_random = (uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec << 20;
+}
+
+static void draw(void)
+{
+    draw_anew();
+    pthread_atfork(NULL, NULL, draw_anew);
 }
 
 int et_partial_path(const char *path, char *buffer, size_t room)
