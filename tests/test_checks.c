@@ -303,6 +303,21 @@ START_TEST(a_feed_forward_layer_is_checked)
     ck_assert_int_eq(et_ffn_forward(&fine, &rows, NULL), ET_EINVAL);
     rows.m = 2;
     ck_assert_int_eq(et_ffn_forward(NULL, &rows, NULL), ET_EINVAL);
+    const et_real **const arrays[] = {&rows.x,
+                                      (const et_real **)&rows.H,
+                                      (const et_real **)&rows.A,
+                                      &rows.dO,
+                                      (const et_real **)&rows.dA,
+                                      (const et_real **)&rows.dH,
+                                      (const et_real **)&rows.dx};
+    for (size_t i = 0; i < COUNT(arrays); i++) {
+        const et_real *kept = *arrays[i];
+        *arrays[i] = NULL;
+        if (i < 3) ck_assert_int_eq(et_ffn_forward(&fine, &rows, NULL), ET_EINVAL);
+        ck_assert_int_eq(et_ffn_backward(&fine, &rows, w, w, NULL, NULL), ET_EINVAL);
+        *arrays[i] = kept;
+    }
+    ck_assert_int_eq(et_ffn_forward(&fine, &rows, NULL), ET_OK);
 }
 END_TEST
 
@@ -393,6 +408,9 @@ START_TEST(any_capacity_gives_bounds)
         ck_assert_uint_le(b.lower, 100);
         ck_assert_uint_le(b.upper, 100);
     }
+    for (size_t i = 0; i < COUNT(factors); i++)
+        ck_assert_uint_le(et_token_capacity(100, 10, 2, factors[i]), 100);
+    ck_assert_uint_eq(et_token_capacity(100, 10, 2, -3), 0);
     et_capacity none = et_capacity_bounds(10, (double)NAN, 100);
     ck_assert_uint_eq(none.lower + none.upper, 0);
 }

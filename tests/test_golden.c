@@ -314,6 +314,7 @@ START_TEST(mistakes_are_named)
     ck_assert_ptr_null(g);
     expect_refusal(et_golden_give(golden, &wrong, 1, &error), "has its inputs already");
     expect_refusal(et_judge(golden, &typo, 1, NULL, &json, NULL, &error), "if it is fwd.y, call");
+    expect_refusal(et_judge(golden, NULL, 1, NULL, &json, NULL, &error), "arrays is NULL, of 1");
     expect_refusal(et_judge(golden, arrays, count, "{\"profil\": 1}", &json, NULL, &error),
                    "option 'profil'");
     expect_refusal(et_judge(golden, arrays, count, "{\"profile\": \"bf17\"}", &json, NULL, &error),

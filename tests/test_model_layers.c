@@ -558,6 +558,9 @@ START_TEST(contradictions_are_refused_by_name)
     REFUSES(et_rope_table(NULL, 4, 3, 10000, x, x, &error), "even");
     et_rope turn = {.tokens = 1, .heads = 1, .width = 2, .stride = 2, .cosines = x, .sines = x};
     REFUSES(et_rope_forward(&turn, x, &error), "sequence 0");
+    turn.sequence = 1;
+    turn.heads = (SIZE_MAX >> 1) + 2; /* times 2: 2 */
+    REFUSES(et_rope_forward(&turn, x, &error), "stride 2");
     et_attention a = {.B = 1, .T = 1, .heads = 3, .kv_heads = 2, .width = 1, .workers = 1};
     REFUSES(et_attention_forward(&a, x, x, x, x, &error), "3 query heads");
     a.kv_heads = 1;

@@ -51,7 +51,7 @@ typedef struct et_ffn_rows {
 } et_ffn_rows;
 
 /* H, V, A and f of x. m = 0 is legal and touches nothing. ET_EINVAL, and nothing is touched: an unknown
- * engine or activation, weights that are NULL, sizes that cannot be addressed. ET_ENOMEM: with a rounding alone. */
+ * engine or activation, weights or rows that are NULL, sizes that cannot be addressed. ET_ENOMEM: with a rounding alone. */
 et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *r, et_error *error);
 
 /* From dO:

@@ -56,7 +56,8 @@ et_status et_token_choice_in_groups(size_t N, size_t n, size_t K, const et_group
                                     const et_real *r, const et_real *bias, uint8_t *mask,
                                     et_real *margin, int32_t *topk, et_error *error);
 
-/* A capacity: ceil((N K / n) C) slots of an expert in a batch, in binary64 and in this order (Megatron-LM), at most N. */
+/* A capacity: ceil((N K / n) C) slots of an expert in a batch, in binary64 and in this order (Megatron-LM), at most N;
+ * 0 if C is not above 0. */
 size_t et_token_capacity(size_t N, size_t n, size_t K, double C);
 
 /* Which of an expert's choices it keeps: the first to come, where all first choices come before all second ones and so on,

@@ -222,6 +222,8 @@ et_status et_judge(et_golden *g, const et_array *arrays, size_t count, const cha
     char *found = NULL, *words = NULL;
     et_golden_lock(g);
     et_status status = take_options(&r, options, error);
+    if (status == ET_OK && arrays == NULL && count > 0)
+        status = et_fail(error, ET_EINVAL, "et_judge: arrays is NULL, of %zu", count);
     if (status == ET_OK) status = judge(&r, arrays, count, error);
     if (status == ET_OK) status = report(&r, &found, text ? &words : NULL, error);
     end_request(&r);

@@ -62,6 +62,33 @@ et_status et_ffn_check(const et_ffn *f, size_t m, et_error *error)
     return status == ET_OK ? CHECK_ARRAYS("et_ffn", widths, error) : status;
 }
 
+et_status et_ffn_check_forward(const et_ffn *f, const et_ffn_rows *r, et_error *error)
+{
+    et_status status = et_ffn_check(f, r->m, error);
+    if (status != ET_OK) return status;
+    const array arrays[] = {{"x", r->x, r->m, f->d, 1},
+                            {"H", r->H, r->m, f->h, 1},
+                            {"V", r->V, f->activation == ET_SWIGLU ? r->m : 0, f->h, 1},
+                            {"A", r->A, r->m, f->h, 1},
+                            {"out", r->out, r->m, f->d, 1}};
+    return CHECK_ARRAYS("et_ffn_rows", arrays, error);
+}
+
+et_status et_ffn_check_backward(const et_ffn *f, const et_ffn_rows *r, bool up, bool down,
+                                et_error *error)
+{
+    et_status status = et_ffn_check(f, r->m, error);
+    if (status != ET_OK) return status;
+    const size_t gated = f->activation == ET_SWIGLU ? r->m : 0;
+    const array arrays[] = {
+        {"x", r->x, up ? r->m : 0, f->d, 1}, {"H", r->H, r->m, f->h, 1},
+        {"V", r->V, gated, f->h, 1},         {"A", r->A, down ? r->m : 0, f->h, 1},
+        {"dO", r->dO, r->m, f->d, 1},        {"dA", r->dA, r->m, f->h, 1},
+        {"dH", r->dH, r->m, f->h, 1},        {"dV", r->dV, gated, f->h, 1},
+        {"dx", r->dx, r->m, f->d, 1}};
+    return CHECK_ARRAYS("et_ffn_rows", arrays, error);
+}
+
 /* ---- the assignment ---- */
 
 /* offsets [count+1] from 0 to S, with counts[i] between its ends. */

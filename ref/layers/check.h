@@ -12,6 +12,11 @@
 /* Sizes whose products can be addressed, a known engine, weights. */
 et_status et_ffn_check(const et_ffn *f, size_t m, et_error *error);
 
+/* The same, and the rows' arrays that forward fills and reads; or backward, where dW_up or dW_gate, and dW_down, are wanted. */
+et_status et_ffn_check_forward(const et_ffn *f, const et_ffn_rows *r, et_error *error);
+et_status et_ffn_check_backward(const et_ffn *f, const et_ffn_rows *r, bool up, bool down,
+                                et_error *error);
+
 /* Offsets that start at 0, never fall and end at S; tokens ascending within an expert and experts
  * within a token, each slot once in either order; loads and fanouts that agree. Time O(S + N + n). */
 et_status et_assignment_check(const et_assignment *a, et_error *error);

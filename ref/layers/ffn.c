@@ -53,7 +53,7 @@ static void add_bias(const et_rounding *r, const char *site, size_t m, size_t co
 et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status = et_ffn_check(f, rows->m, error);
+    et_status status = et_ffn_check_forward(f, rows, error);
     if (status != ET_OK) return status;
     const et_rounding *r = f->rounding;
     size_t m = rows->m, d = f->d, h = f->h;
@@ -139,7 +139,7 @@ et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *dup
                           et_real *dgating, et_error *error)
 {
     ET_ARITHMETIC;
-    et_status status = et_ffn_check(f, rows->m, error);
+    et_status status = et_ffn_check_backward(f, rows, dup || dgating, ddown != NULL, error);
     if (status != ET_OK) return status;
     const et_rounding *r = f->rounding;
     size_t m = rows->m, d = f->d, h = f->h;

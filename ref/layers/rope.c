@@ -133,7 +133,7 @@ et_status et_rope_table(const et_rounding *rounding, size_t positions, size_t wi
 
 static et_status check(const et_rope *f, const et_real *x, et_error *error)
 {
-    if (f->width % 2 != 0 || f->stride < f->heads * f->width || f->sequence == 0)
+    if (f->width % 2 != 0 || f->sequence == 0 || (f->width > 0 && f->heads > f->stride / f->width))
         return et_fail(error, ET_EINVAL,
                        "et_rope: width %zu, %zu heads, stride %zu, sequence %zu; an even width, a "
                        "stride of at least all heads, a sequence of at least 1",

@@ -20,7 +20,8 @@ size_t et_token_capacity(size_t N, size_t n, size_t K, double C)
 {
     ET_ARITHMETIC;
     double slots = ceil((double)(N * K) / (double)n * C);
-    return slots < (double)N ? (size_t)slots : N;
+    if (!(slots < (double)N)) return N;
+    return slots > 0 ? (size_t)slots : 0;
 }
 
 static void drop_late(size_t N, size_t n, size_t K, size_t capacity, const int32_t *topk,
