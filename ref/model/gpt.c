@@ -364,7 +364,8 @@ et_status et_gpt_step(et_gpt *g, const int32_t *tokens, et_gpt_report *report, e
         const et_gpt_tensor *t = g->tensors[i].tensor;
         if (t->gradient) memset(t->gradient, 0, t->count * sizeof *t->gradient);
     }
-    et_status status = et_gpt_timed(g, ET_GPT_ADAMW, ET_OK);
+    et_gpt_timed(g, ET_GPT_ADAMW, ET_OK);
+    et_status status = ET_OK;
     for (size_t m = 0; m < M; m++) {
         double loss;
         if ((status = forward(g, tokens + m * batch, &loss, NULL, error)) ||

@@ -274,7 +274,7 @@ static et_status split_gradients(et_step *s, et_error *error)
     size_t experts = matrices(s) * n;
     et_status status = ET_OK;
     for (size_t k = 0; k + experts < gradients(s) && status == ET_OK; k++) {
-        gradient g;
+        gradient g = gradient_at(s, experts + k, 0, NULL);
         for (size_t q = 0; q < s->c.ranks && status == ET_OK; q++) {
             g = gradient_at(s, experts + k, q, NULL);
             status = gradient_of_rank(s, &g, parts[k].array + q * parts[k].size, error);

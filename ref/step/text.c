@@ -82,8 +82,9 @@ et_status et_text_open(et_text *text, const char *name, uint64_t offset, size_t 
                        uint64_t seed, et_error *error)
 {
     et_status status = et_text_read(text, name, offset, count, error);
+    if (status != ET_OK) return status;
     text->d = d;
-    if (status == ET_OK) status = draw_embedding(text, seed, error);
+    status = draw_embedding(text, seed, error);
     if (status != ET_OK) et_text_free(text);
     return status;
 }
