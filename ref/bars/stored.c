@@ -155,8 +155,12 @@ et_status et_bundle_write_bars(const char *path, const et_step *s, const et_prof
     ET_ARITHMETIC;
     et_bars b;
     et_bars_teller t = {progress, user};
+    et_step shown = *s; /* as a verdict sees it */
+    int32_t updates;
+    et_show_state(&shown, &updates);
     et_status status = et_profile_check(p, error);
-    if (status == ET_OK) status = et_bars_make(&b, s, p, s->max_bytes, et_bars_tell, &t, error);
+    if (status == ET_OK)
+        status = et_bars_make(&b, &shown, p, s->max_bytes, et_bars_tell, &t, error);
     if (status != ET_OK) return status;
     status = et_bars_write(path, &b, s, p, error);
     et_bars_free(&b);
@@ -214,7 +218,7 @@ static et_status read_variance(const et_tensor_file *file, const et_bars *b, et_
 }
 
 /* Elements and sum u^2/V of every group are known without a replica: those in the file must be
- * these, but for F32's rounding of sqrt(V). */
+ * these, but for F32's rounding of sqrt(V), and for what is no signal (far less than n: a summand that cancels). */
 static et_status check_groups(const et_bars *b, et_tensor_id id, const char *path, et_error *error)
 {
     const et_tensor_bars *t = &b->tensor[id];
@@ -227,7 +231,7 @@ static et_status check_groups(const et_bars *b, et_tensor_id id, const char *pat
     status = et_sum_tensor(t, &none, room, error);
     for (size_t g = 0; g < t->groups && status == ET_OK; g++) {
         const et_group_bar *bar = &t->bars[g];
-        if (bar->n != sums[g].n || fabs(bar->uu - sums[g].uu) > 1e-4 * bar->uu)
+        if (bar->n != sums[g].n || fabs(bar->uu - sums[g].uu) > 1e-4 * fmax(bar->uu, bar->n))
             status = contradicts(path, ET_NOISE_BARS, "does not fit the golden's noise.*", error);
     }
     free(room);

@@ -35,6 +35,10 @@ et_status et_step_losses(et_step *s, et_error *error);
 /* From the assignment's loads and route.cutoff: state_*; nothing in evaluation. */
 et_status et_step_update_state(et_step *s, et_error *error);
 
+/* Evaluation leaves the state as it is, and a step does not repeat it. A candidate may show it, unchanged. *updates: where
+ * state.updates then stands. */
+void et_show_state(et_step *s, int32_t *updates);
+
 /* Scores and routes by the plain engine: fwd.logits, fwd.gates, route.* and the assignment. */
 et_status et_step_decide(et_step *s, et_error *error);
 

@@ -502,6 +502,15 @@ static et_status update_state(et_step *s, et_error *error)
     return status;
 }
 
+void et_show_state(et_step *s, int32_t *updates)
+{
+    if (!s->c.eval) return;
+    s->state_ema = s->in.ema;
+    s->state_bias = s->in.bias;
+    *updates = (int32_t)s->c.ema_updates;
+    s->state_updates = s->in.ema ? updates : NULL;
+}
+
 /* ---- metrics ---- */
 
 static et_status measure(et_step *s, et_error *error)

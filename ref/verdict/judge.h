@@ -77,9 +77,6 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_te
 
 /* ---- shelf.c ---- */
 
-/* Evaluation leaves the state as it is, and a step does not repeat it. A candidate may show it, unchanged. */
-void et_show_state(et_step *s, int32_t *updates);
-
 /* The layer with one assignment, and its error bars under one profile. */
 typedef struct et_shelved {
     struct et_shelved *next;
@@ -208,9 +205,9 @@ et_status et_examine_tensor(const et_judgement *j, size_t index, const et_step *
 et_status et_judge_groups(const et_judgement *j, const et_tensor_out *got, const et_errors *e,
                           et_tensor_verdict *out, et_error *error);
 
-/* Slope, spread and their limits of a group with these sums, from what replicas have there or in one like it. A limit of
+/* Slope, spread and their limits of group `number` with these sums, from what replicas have there. A limit of
  * 0: not tested. */
-et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, const et_group_bar *bar,
+et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, size_t number,
                           const et_group_sums *s);
 
 /* ---- choice.c ---- */

@@ -22,15 +22,6 @@ static void discard(et_shelved *x)
     free(x);
 }
 
-void et_show_state(et_step *s, int32_t *updates)
-{
-    if (!s->c.eval) return;
-    s->state_ema = s->in.ema;
-    s->state_bias = s->in.bias;
-    *updates = (int32_t)s->c.ema_updates;
-    s->state_updates = s->in.ema ? updates : NULL;
-}
-
 /* The layer once more, with an assignment that is not the rule's. */
 static et_status run_with(et_shelved *x, const et_shelf *s, const uint8_t *mask, size_t max_bytes,
                           et_error *error)
