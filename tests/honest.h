@@ -111,15 +111,18 @@ static inline void emulate_step(honest *k, const et_step *like, const et_profile
     et_step_free(&kernel);
 }
 
+static inline double in_bits(double value, int bits)
+{
+    int exponent;
+    double part = frexp(value, &exponent);
+    return ldexp(nearbyint(ldexp(part, bits)), exponent - bits);
+}
+
 /* A part of a tensor, from the first element on, of a kernel that stores it in fewer bits. */
 static inline void coarsen(honest *k, const char *tensor, double part_of_it, int bits)
 {
     double *values = values_of(k, tensor), count = (double)elements_of(tensor_of(k, tensor));
-    for (size_t i = 0; i < (size_t)(part_of_it * count); i++) {
-        int exponent;
-        double part = frexp(values[i], &exponent);
-        values[i] = ldexp(nearbyint(ldexp(part, bits)), exponent - bits);
-    }
+    for (size_t i = 0; i < (size_t)(part_of_it * count); i++) values[i] = in_bits(values[i], bits);
 }
 
 static inline void emulate(honest *k, const et_profile *p, et_rounding_mode mode, uint64_t seed)
@@ -141,10 +144,10 @@ static inline void make_tensors(honest *k, uint64_t seed)
 }
 
 /* The golden of a step whose inputs are there, and a kernel. */
-static inline void make_kernel(honest *k, const char *profile, uint64_t seed)
+static inline void make_kernel_of(honest *k, const et_profile *profile, uint64_t seed)
 {
     et_error error;
-    k->profile = et_profile_find(profile);
+    k->profile = profile;
     k->count = 0;
     ck_assert_msg(et_step_run(&k->golden, ET_PLAIN, NULL, NULL, &error) == ET_OK, "%s", error.text);
     et_shelved *taken;
@@ -154,6 +157,11 @@ static inline void make_kernel(honest *k, const char *profile, uint64_t seed)
                   "%s", error.text);
     k->noise = taken->bars.variance; /* stays there: its user never gives it back */
     make_tensors(k, seed);
+}
+
+static inline void make_kernel(honest *k, const char *profile, uint64_t seed)
+{
+    make_kernel_of(k, et_profile_find(profile), seed);
 }
 
 static inline void make_honest(honest *k, const char *json, const char *profile, uint64_t seed)

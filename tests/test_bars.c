@@ -1,8 +1,12 @@
 /* test_bars.c: error bars from replicas (ref/bars): sums over groups against plain ones, what V is where nothing, or
  * something, errs; honest kernels within the limits, and factors past them.
  */
+#include "etref/suite.h"
 #include "ref/bars/bars.h"
+#include "ref/bars/coherence.h"
+#include "ref/base/grid.h"
 #include "ref/bars/variance.h"
+#include "ref/step/decide.h"
 #include "ref/step/tensors.h"
 #include "ref/verdict/judge.h"
 #include "tests/check_main.h"
@@ -247,6 +251,51 @@ START_TEST(different_numbers_are_counted)
 }
 END_TEST
 
+/* Errors of which so many at a time are one and the same, drawn anew in each run; and a part that is the same in all, which
+ * says nothing. */
+START_TEST(errors_alike_are_seen)
+{
+    enum { ROWS = 1024, COLUMNS = 64, COUNT = ROWS * COLUMNS, RUNS = 600 };
+    static const size_t alike[] = {1, 8, 64, 4096};
+    subject s;
+    open_subject(&s,
+                 "{'name':'counted','layer':'dense','tokens':1024,'d_model':64,'d_expert':1,"
+                 "'precision':'f32','input':{'source':'normal','seed':1}}",
+                 "f32");
+    const et_cut *grid = &s.bars.tensor[ET_FWD_Y].grid;
+    et_real *e = calloc(COUNT, sizeof *e), *zero = calloc(COUNT, sizeof *zero),
+            *V = calloc(COUNT, sizeof *V);
+    et_group_sums *sums = calloc(grid->first[ET_KINDS], sizeof *sums);
+    const et_errors run = {.got = e, .want = zero, .variance = V};
+    for (size_t i = 0; i < COUNT; i++) V[i] = (et_real)(1 + i % 3);
+    for (size_t k = 0; k < sizeof alike / sizeof *alike; k++) {
+        et_changes c;
+        et_coherence found = {0};
+        et_errors changes;
+        ck_assert_int_eq(et_changes_make(&c, COUNT, COUNT, NULL), ET_OK);
+        for (; c.runs < RUNS; c.runs++) {
+            for (size_t i = 0; i < COUNT; i++) {
+                bool up = et_mix(i / alike[k] + COUNT * c.runs) & 1;
+                e[i] = (et_real)(sqrt((double)V[i]) * (up ? 1 : -1) + (double)(i % 5));
+            }
+            bool ready = et_changes_note(&c, 0, COUNT, &run, &changes);
+            ck_assert_int_eq(ready, c.runs >= 3 && c.runs % 2 == 1);
+            if (!ready) continue;
+            ck_assert_int_eq(et_sum_groups(grid, &changes, sums, NULL), ET_OK);
+            et_coherence_note(&found, &sums[grid->first[ET_KIND_TENSOR]]);
+        }
+        double expected = (double)alike[k];
+        ck_assert_double_eq_tol(et_coherence_of(&found), expected, 0.25 * expected);
+        et_changes_free(&c);
+    }
+    free(e);
+    free(zero);
+    free(V);
+    free(sums);
+    close_subject(&s);
+}
+END_TEST
+
 START_TEST(groups_are_summed)
 {
     subject s;
@@ -392,6 +441,49 @@ START_TEST(stored_bars_are_read_as_made)
 }
 END_TEST
 
+/* Written beside the golden and read with it, as `generate --profile` and `verify` do; small cases of all suites: evaluation,
+ * no expert, no gradient, margins without end. */
+static void write_and_read(const et_case *c)
+{
+    et_step made, read;
+    et_bars b;
+    et_error error;
+    et_tensor_file file;
+    bool found;
+    int32_t updates;
+    const et_profile *p = et_profile_find("bf16");
+    draw_case(&made, c);
+    ck_assert_int_eq(et_step_run(&made, ET_BLAS, NULL, NULL, NULL), ET_OK);
+    ck_assert_int_eq(et_bundle_write_bars(path, &made, p, NULL, NULL, NULL), ET_OK);
+    et_step_free(&made);
+    ck_assert_int_eq(et_bundle_open(&file, &read, path, 0, &error), ET_OK);
+    ck_assert_int_eq(et_step_run(&read, ET_PLAIN, NULL, NULL, NULL), ET_OK);
+    et_show_state(&read, &updates);
+    ck_assert_msg(et_bars_read(&b, &found, &read, p, path, &error) == ET_OK, "%s: %s", c->name,
+                  error.text); /* none are stored whose squares F32 has no room for */
+    et_bars_free(&b);
+    et_step_free(&read);
+    et_tensor_file_close(&file);
+}
+
+enum { SUITES = 6 };
+
+START_TEST(bars_of_every_case_can_be_read)
+{
+    const size_t small = 1 << 13;
+    const et_suite *suite = et_suite_at((size_t)_i);
+    et_case *cases;
+    size_t count;
+    ck_assert_int_eq(
+        et_case_parse_all(&cases, &count, suite->json, strlen(suite->json), suite->name, NULL),
+        ET_OK);
+    for (size_t i = 0; i < count; i++)
+        if (cases[i].tokens * cases[i].d_model * (cases[i].experts + 1) < small)
+            write_and_read(&cases[i]);
+    free(cases);
+}
+END_TEST
+
 /* Stored bars judge as those that are made: the same line, and no replica is run. */
 START_TEST(stored_bars_judge_alike)
 {
@@ -483,12 +575,14 @@ int main(void)
     tcase_add_test(bars, zeros_that_never_move_have_no_bar);
     tcase_add_test(bars, making_them_can_be_stopped);
     tcase_add_test(bars, different_numbers_are_counted);
+    tcase_add_test(bars, errors_alike_are_seen);
     tcase_add_test(bars, groups_are_summed);
     tcase_add_test(bars, zeros_alone_have_a_shape);
     tcase_add_test(bars, noise_is_the_variance_of_bars);
     TCase *kept = tcase_create("stored");
     tcase_add_checked_fixture(kept, make_folder, remove_folder);
     tcase_add_test(kept, stored_bars_are_read_as_made);
+    tcase_add_loop_test(kept, bars_of_every_case_can_be_read, 0, SUITES);
     tcase_add_test(kept, stored_bars_judge_alike);
     tcase_add_test(kept, stored_bars_that_contradict_themselves_are_refused);
     suite_add_tcase(suite, kept);

@@ -160,7 +160,7 @@ static void move_values(const et_tensor_out *own, const double *wrong, const dou
     for (size_t i = 0; i < elements_of(own); i++) values[i] += wrong[i] - right[i];
 }
 
-/* The candidate's numbers become those of a kernel with the mistake; what it does not reach stays the honest kernel's. */
+/* The candidate's numbers become those of a kernel with the mistake; what it does not reach, the golden's. */
 static void plant(honest *k, const et_hypothesis *what, size_t variant)
 {
     et_subject on;
@@ -175,12 +175,15 @@ static void plant(honest *k, const et_hypothesis *what, size_t variant)
         et_tensor_out *own = &k->tensors[t];
         const void *wrong = et_mutant_values(&m, own->name);
         et_tensor_id id = et_tensor_find(own->name);
-        if (!wrong || !et_tensor_is_real(own)) continue;
+        const void *right = et_tensor_view(&k->golden, id).values;
+        if (!et_tensor_is_real(own)) continue;
+        if (!wrong)
+            wrong = right; /* every stage starts from what the one before was rounded from */
         if (!reroutes)
             memcpy((void *)(uintptr_t)own->values, wrong, elements_of(own) * sizeof(double));
         else if (et_tensors[id].stage == ET_AT_CUTOFF ||
                  id == ET_STATE_EMA) /* no assignment says these */
-            move_values(own, wrong, et_tensor_view(&k->golden, id).values);
+            move_values(own, wrong, right);
         coarsen(k, own->name, 1, et_place_bits(k->profile, et_tensors[id].place));
     }
     et_mutant_close(&m);

@@ -37,7 +37,8 @@ typedef void et_mutate(void *user, const char *site, size_t count, et_real *valu
 typedef struct et_rounding {
     const et_profile *profile; /* NULL: nothing is rounded; for a mutant alone */
     et_rounding_mode mode;
-    uint64_t seed;     /* of the chances; one a replica */
+    uint64_t seed;     /* of the choices that kernels have, and of the chances; one a replica */
+    uint64_t draw;     /* 0; else the same choices with other chances */
     et_mutate *mutate; /* or NULL */
     void *user;
 } et_rounding;
@@ -65,6 +66,9 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  * ET_ROUND_SOME. The same, but half of the roundings are left out: site by site, for a quarter of the seeds place by
  * place. The number then has the accumulator's format, as in a register; or, where that is no finer, stays as it is, as in
  * a fused multiply-add.
+ *
+ * Operands of fewer than 8 bits (FP8 and its like) are divided by a scale before and multiplied after: 1 + k/16, k drawn for
+ * seed and site; to nearest 1.
  *
  * A profile of stochastic rounding: j = (h(seed, site, v) - 1/2) ulp, in any mode. The error's variance is f (1-f) ulp^2,
  * f = (|v| - lo)/ulp, as that of the kernel's own chances.

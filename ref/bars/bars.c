@@ -7,12 +7,13 @@
  *
  * Most of a replica's rounding errors are the same in all replicas, since a number far from half way between two has but one
  * way to go. Another kernel's numbers are others, and all of its errors are drawn anew: so slope and spread scatter at
- * least as those of m independent errors of variance V do, m being the different numbers among the n, in the
- * bits in which they are stored (equal ones err alike). Of a slope that is sqrt(n/m / sum(u^2/V)). Uniform
- * errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the variance 144/80 - 1 = 0.8, and the spread of m of them
- * scatters by sqrt(0.2/m).
+ * least as those of m independent errors of variance V do. m follows from how the errors hang together (coherence.h), and
+ * is at most the number of different numbers among the n, as an accumulator has them before they are stored: equal ones err
+ * alike. Of a slope that is sqrt(n/m / sum(u^2/V)). Uniform errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the
+ * variance 144/80 - 1 = 0.8, and the spread of m of them scatters by sqrt(0.2/m).
  */
 #include "ref/bars/bars.h"
+#include "ref/bars/coherence.h"
 #include "ref/bars/stages.h"
 #include "ref/bars/variance.h"
 #include "ref/base/arithmetic.h"
@@ -130,13 +131,28 @@ static bool looks_at_stages(const work *w, const et_bars *b)
     return b->alone && w->rounding.mode != ET_ROUND_SOME;
 }
 
-/* The next run, with a seed of its own. The caller ends it, also on failure. */
+/* Kernels leave out roundings, and so does every second replica; two roundings may cancel. */
+enum { EVERY = 2 };
+
+static et_rounding_mode mode_of(int run)
+{
+    return run % EVERY == 0 ? ET_ROUND_RANDOM : ET_ROUND_SOME;
+}
+
+/* In which half of a pair that differs by chance alone, for coherence.h, the run is: 0, 1. */
+static uint64_t draw_of(int run)
+{
+    return run % EVERY == 0 ? (uint64_t)(run / EVERY % 2) : 0;
+}
+
+/* The next run, with a seed of its own, or the last one's and other chances. The caller ends it, also on failure. */
 static et_status next_run(work *w, const et_bars *b, replica *r, et_error *error)
 {
     *r = (replica){0};
     if (w->progress && !w->progress(w->user, (double)w->done / (double)w->runs))
         return et_fail(error, ET_ENOMEM, "error bars: stopped");
-    w->rounding.seed = ++w->done;
+    w->done++;
+    w->rounding.seed = w->done - (w->rounding.draw > 0 ? EVERY : 0);
     et_status status = et_replica_run(&r->run, &w->reference, &w->rounding, w->max_bytes, error);
     if (status != ET_OK || !looks_at_stages(w, b)) return status;
     const et_given shown = et_given_by(&r->run);
@@ -155,12 +171,6 @@ static const et_step *wanted_of(const et_bars *b, const replica *r)
 static et_bars *next_bars(const work *w, et_bars *of)
 {
     return of->alone && looks_at_stages(w, of) ? of->alone : NULL;
-}
-
-/* Kernels leave out roundings, and so does every second replica; two roundings may cancel. */
-static et_rounding_mode mode_of(int run)
-{
-    return run % 2 == 0 ? ET_ROUND_RANDOM : ET_ROUND_SOME;
 }
 
 static et_status gather_squares(work *w, et_bars *b, et_error *error)
@@ -236,6 +246,7 @@ typedef struct moments {
 
 typedef struct tally {
     moments slope, spread;
+    et_coherence coherence;
     double some;                          /* the largest spread of those that leave out roundings */
     double nearest_slope, nearest_spread; /* rounded to nearest: what is no matter of chance */
 } tally;
@@ -302,6 +313,7 @@ typedef struct ledger {
     size_t count, groups;
     et_group_sums *sums; /* of the tensor with the most groups */
     uint16_t *marks;     /* of the tensor with the most elements */
+    et_changes changes;
     tally *tallies;
 } ledger;
 
@@ -328,7 +340,7 @@ static et_status take_room(ledger *l, size_t groups, size_t elements, et_error *
 
 static et_status open_ledger(ledger *l, et_bars *b, et_error *error)
 {
-    size_t groups = 0, elements = 0;
+    size_t groups = 0, elements = 0, most = 0;
     *l = (ledger){.count = 0};
     l->count = pair_up(b->reference, &b->variance, b->of_stages, l->list);
     et_status status = et_bars_lay_out(b, error);
@@ -337,9 +349,11 @@ static et_status open_ledger(ledger *l, et_bars *b, et_error *error)
         t->all_vary = all_vary(&l->list[i]);
         l->groups += t->groups;
         if (t->groups > groups) groups = t->groups;
-        if (l->list[i].count > elements) elements = l->list[i].count;
+        elements += l->list[i].count;
+        if (l->list[i].count > most) most = l->list[i].count;
     }
-    return status == ET_OK ? take_room(l, groups, elements, error) : status;
+    if (status == ET_OK) status = take_room(l, groups, most, error);
+    return status == ET_OK ? et_changes_make(&l->changes, elements, most, error) : status;
 }
 
 static void close_ledger(ledger *l)
@@ -347,6 +361,7 @@ static void close_ledger(ledger *l)
     free(l->sums);
     free(l->marks);
     free(l->tallies);
+    et_changes_free(&l->changes);
 }
 
 /* What is done with a group's sums of one run. */
@@ -424,6 +439,18 @@ static void settle_late(const ledger *l)
     }
 }
 
+/* How much of one tensor's errors is one and the same: from what chance has changed since the last runs. */
+static et_status look_at_changes(ledger *l, const et_tensor_bars *t, size_t first, size_t count,
+                                 const et_errors *run, tally *tallies, et_error *error)
+{
+    et_errors changes;
+    if (!et_changes_note(&l->changes, first, count, run, &changes)) return ET_OK;
+    et_status status = et_sum_groups(&t->grid, &changes, l->sums, error);
+    for (size_t g = 0; g < t->grid.first[ET_KINDS] && status == ET_OK; g++)
+        et_coherence_note(&tallies[g].coherence, &l->sums[g]);
+    return status;
+}
+
 static et_status look_at(et_bars *b, ledger *l, const et_step *want, const et_step *got,
                          use_of_sums *use, et_error *error)
 {
@@ -431,6 +458,8 @@ static et_status look_at(et_bars *b, ledger *l, const et_step *want, const et_st
     size_t have = pair_up(want, got, b->of_stages, run);
     et_status status = ET_OK;
     tally *tallies = l->tallies;
+    const bool by_chance = use == note_all;
+    size_t first = 0;
     const double runs = b->runs + ET_PRIOR;
     for (size_t i = 0, k = 0; i < l->count && status == ET_OK; i++) {
         const pair *p = &l->list[i];
@@ -444,9 +473,13 @@ static et_status look_at(et_bars *b, ledger *l, const et_step *want, const et_st
             double most = l->sums[t->grid.first[ET_KIND_TENSOR]].most_ee;
             if (!t->all_vary || most > runs / 2) note_late(runs, p, run[k].got, right);
             t->farthest = fmax(t->farthest, sqrt(most));
+            if (by_chance && status == ET_OK)
+                status = look_at_changes(l, t, first, p->count, &e, tallies, error);
         }
         tallies += t->groups;
+        first += p->count;
     }
+    l->changes.runs += by_chance;
     return status;
 }
 
@@ -478,13 +511,34 @@ static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, 
     }
 }
 
-/* A group scatters at least as so many independent errors do as it has different numbers. */
-static void widen(et_group_bar *bar, double different)
+/* How many of a group's elements err as one: as its changes say and, as if seen in PRIOR runs more, its kind's. Where chance
+ * had no say they say nothing. */
+static double alike_in(const tally *t, double of_kind)
 {
-    double independent = fmin(bar->n, different);
-    if (independent <= 0) return;
+    const double prior = 16, runs = t->coherence.squares > 0 ? t->coherence.count : 0;
+    return (runs * et_coherence_of(&t->coherence) + prior * of_kind) / (runs + prior);
+}
+
+/* A group scatters at least as its independent errors do: of those there are no more than different numbers. */
+static void widen(et_group_bar *bar, double alike, double different)
+{
+    double independent = fmin(bar->n / fmin(fmax(alike, 1), bar->n), different);
+    if (bar->n == 0 || independent == 0) return;
     bar->spread_sd = fmax(bar->spread_sd, sqrt(0.2 / independent));
-    bar->slope_sd = fmax(bar->slope_sd, sqrt(bar->n / independent / bar->uu));
+    if (bar->uu > 0) bar->slope_sd = fmax(bar->slope_sd, sqrt(bar->n / independent / bar->uu));
+}
+
+static void widen_kind(et_tensor_bars *t, et_group_kind kind, const tally *tallies,
+                       const uint16_t *marks)
+{
+    const size_t first = t->grid.first[kind], end = t->grid.first[kind + 1];
+    double all = 0, known = 0;
+    for (size_t g = first; g < end; g++)
+        if (tallies[g].coherence.squares > 0)
+            all += et_coherence_of(&tallies[g].coherence), known++;
+    for (size_t g = first; g < end; g++)
+        widen(&t->bars[g], alike_in(&tallies[g], known > 0 ? all / known : 1),
+              et_count_different(&t->grid, kind, g - first, marks));
 }
 
 /* Elements and sum u^2/V of each group: the reference's own. */
@@ -503,25 +557,23 @@ static et_status measure(et_tensor_bars *t, const pair *p, et_group_sums *sums, 
 static et_status settle(et_bars *b, const ledger *l, const et_profile *p, et_error *error)
 {
     et_status status = ET_OK;
+    int bits =
+        et_place_bits(p, ET_ACCUMULATOR); /* in which a kernel has numbers before it stores them */
     settle_late(l);
     const tally *tallies = l->tallies;
     for (size_t i = 0; i < l->count && status == ET_OK; i++) {
         et_tensor_bars *t = &b->tensor[l->list[i].row];
-        int bits = et_place_bits(p, et_tensors[l->list[i].row].place);
         status = measure(t, &l->list[i], l->sums, error);
         et_draw_marks(l->list[i].count, bits, l->list[i].want.values, l->marks);
         for (int kind = 0; kind < ET_KINDS; kind++) {
-            size_t first = t->grid.first[kind], end = t->grid.first[kind + 1];
-            settle_kind(t->bars, tallies, first, end);
-            for (size_t g = first; g < end; g++)
-                widen(&t->bars[g],
-                      et_count_different(&t->grid, (et_group_kind)kind, g - first, l->marks));
+            settle_kind(t->bars, tallies, t->grid.first[kind], t->grid.first[kind + 1]);
+            widen_kind(t, (et_group_kind)kind, tallies, l->marks);
         }
         size_t at = t->grid.first[ET_KINDS];
         for (size_t k = 0; k < t->summand_count; k++) {
             size_t end = at + t->summands[k].sections;
             settle_kind(t->bars, tallies, at, end);
-            for (; at < end; at++) widen(&t->bars[at], (double)INFINITY);
+            for (; at < end; at++) widen(&t->bars[at], 1, (double)INFINITY);
         }
         tallies += t->groups;
     }
@@ -538,6 +590,7 @@ static et_status find_groups(work *w, et_bars *b, et_error *error)
     for (int run = 0; run <= ET_SECOND_REPLICAS && status == ET_OK; run++) {
         replica r;
         w->rounding.mode = run == ET_SECOND_REPLICAS ? ET_ROUND_NEAREST : mode_of(run);
+        w->rounding.draw = draw_of(run);
         use_of_sums *use = w->rounding.mode == ET_ROUND_RANDOM ? note_all
                            : w->rounding.mode == ET_ROUND_SOME ? note_some
                                                                : note_nearest;

@@ -30,8 +30,9 @@ enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };
 
 /* T_e and T_g, under a profile. */
 typedef struct et_limits {
-    double element, group,
-        group_of_sums; /* of_sums: of tensors that are no more coarse than sums */
+    double element, group;
+    double group_of_sums; /* of_sums: of tensors that are no more coarse than sums */
+    double whole;         /* of these T_g, the part that whole tensors have */
 } et_limits;
 et_limits et_limits_of(const et_profile *p);
 bool et_is_of_sums(const et_profile *p, et_tensor_id id);

@@ -73,7 +73,7 @@ static void move(const relay *r, et_tensor_id id, const char *site, size_t at, s
 {
     const rounding format = et_rounding_at(r->nearest.profile, et_tensors[id].place);
     const et_real *u = et_tensor_values(r->reference, id);
-    move_all(&format, et_rounding_key(r->nearest.seed, site), count, u + at, values);
+    move_all(&format, et_chances_key(&r->nearest, site), count, u + at, values);
 }
 
 /* Elements from `at` on. */

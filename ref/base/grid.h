@@ -15,11 +15,15 @@
 #include <math.h>
 #include <stdbool.h>
 
+/* bf16's: no format in which layers are stored has fewer bits. */
+enum { ET_LEAST_STORED = 8 };
+
 /* One place of one replica. */
 typedef struct et_grid {
     int drop;                         /* bits of the tail: 53 - p */
     double smallest, largest;         /* of the format: normal, finite */
     double unit;                      /* spacing below `smallest` */
+    double scale;                     /* what is rounded is v / scale */
     bool nearest, truncates, flushes; /* nearest: nothing is left to chance */
     int of_cell,
         of_value; /* how far chance reaches, from end to end, in sixteenths of a step: one number for all
@@ -49,8 +53,11 @@ static inline const et_grid *et_grid_in(et_grid *room, const et_rounding *r, et_
     return room;
 }
 
-/* The chances of one site of one replica. */
+/* One site's number for a seed. */
 uint64_t et_rounding_key(uint64_t seed, const char *site);
+
+/* The chances of one site of one replica. */
+uint64_t et_chances_key(const et_rounding *r, const char *site);
 
 /* A 64-bit mixer in which every bit of the input moves every bit of the output with chance 1/2: two
  * rounds of multiply and shift (the scheme and its constants: Stafford's variant 13 of MurmurHash3's

@@ -16,6 +16,11 @@ uint64_t et_rounding_key(uint64_t seed, const char *site)
     return key;
 }
 
+uint64_t et_chances_key(const et_rounding *r, const char *site)
+{
+    return et_rounding_key(r->seed + (r->draw << 32), site);
+}
+
 /* The bits that are 0 in a product of two numbers of p bits: what two stored numbers make when multiplied is known to
  * every kernel, which rounds it to nearest. */
 static uint64_t known_tail(int p)
@@ -44,15 +49,24 @@ static bool has_format(const et_rounding *r, et_place place, const char *site, e
     return et_place_bits(r->profile, place) < et_place_bits(r->profile, ET_ACCUMULATOR);
 }
 
+/* Operands of FP8 and fewer bits are scaled before they are cast: of the numbers around 1 a kernel's grid holds 1 only by
+ * accident. By what they are scaled only the kernel knows (its block's largest number, as a rule), and so each replica
+ * draws it: 1, 17/16, ... 31/16, so few bits that products stay exact. To nearest: 1. */
+static double scale_of(const et_rounding *r, int bits, uint64_t key)
+{
+    bool scaled = bits < ET_LEAST_STORED && r->mode != ET_ROUND_NEAREST;
+    return scaled ? 1 + (double)(et_mix(key) >> 60) / 16 : 1;
+}
+
 et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
 {
     const et_profile *p = r->profile;
     bool operand = place == ET_OPERANDS || place == ET_ACTIVATIONS || place == ET_ROUTER_OPERANDS;
     bool sum = place == ET_ACCUMULATOR || place == ET_ROUTER_ACCUMULATOR;
-    uint64_t key = et_rounding_key(r->seed, site);
+    uint64_t key = et_chances_key(r, site);
     et_place format;
     if (!has_format(r, place, site, &format))
-        return (et_grid){.nearest = true, .largest = (double)INFINITY};
+        return (et_grid){.nearest = true, .largest = (double)INFINITY, .scale = 1};
     int bits = et_place_bits(p, format);
     double smallest = et_place_smallest(p, format);
     bool nearest = r->mode == ET_ROUND_NEAREST && !p->stochastic;
@@ -60,6 +74,7 @@ et_grid et_grid_of(const et_rounding *r, et_place place, const char *site)
                      .smallest = smallest,
                      .largest = et_place_largest(p, format),
                      .unit = ldexp(smallest, 1 - bits),
+                     .scale = operand ? scale_of(r, bits, key) : 1,
                      .nearest = nearest,
                      .truncates =
                          (operand && p->truncate_operands) || (sum && p->truncate_accumulator),
@@ -171,17 +186,19 @@ ET_LANES static bool round_by_chance(const et_grid *g, size_t count, const doubl
 void et_grid_round_all(const et_grid *g, size_t count, const double *v, double *to)
 {
     double piece[PIECE];
-    bool untouched = g->drop == 0 && g->nearest;
+    bool untouched = g->drop == 0 && g->nearest, scaled = g->scale != 1;
     for (size_t from = 0; from < count; from += PIECE) {
         size_t width = count - from < PIECE ? count - from : PIECE;
         memcpy(piece, v + from, width * sizeof *v);
+        for (size_t i = 0; scaled && i < width; i++) piece[i] /= g->scale;
         if (untouched || (g->drop > 0 && holds_piece(g, width, piece))) {
-            memcpy(to + from, piece, width * sizeof *v);
+            memmove(to + from, v + from, width * sizeof *v);
             continue;
         }
         bool done = g->drop > 0 && (g->known == 0 ? round_known(g, width, piece, to + from)
                                                   : round_by_chance(g, width, piece, to + from));
         for (size_t i = 0; !done && i < width; i++) to[from + i] = et_grid_round(g, piece[i]);
+        for (size_t i = 0; scaled && i < width; i++) to[from + i] *= g->scale;
     }
 }
 

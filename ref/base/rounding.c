@@ -1,5 +1,6 @@
 /* rounding.c: places and sites of a precision profile. See etref/profile.h. */
 #include "ref/base/rounding.h"
+#include "ref/base/grid.h"
 
 const char *et_place_name(et_place place)
 {

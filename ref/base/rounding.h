@@ -29,9 +29,6 @@
     PLACE(ET_SHARES, "shares")                                                                     \
     PLACE(ET_DW_SUMS, "dw_sums")
 
-/* bf16's: no format in which layers are stored has fewer bits. */
-enum { ET_LEAST_STORED = 8 };
-
 typedef struct rounding {
     int bits;
     uint64_t least;  /* biased binary64 exponent of the format's smallest normal number */

@@ -14,8 +14,8 @@ et_order et_order_of(const et_rounding *rounding, const char *site, size_t count
 {
     et_order order = {.way = ET_FORWARDS, .count = count};
     if (!et_rounds(rounding) || rounding->mode == ET_ROUND_NEAREST) return order;
-    order.key = et_rounding_key(rounding->seed, site);
-    order.way = order.key % 3;
+    order.way = et_rounding_key(rounding->seed, site) % 3;
+    order.key = et_chances_key(rounding, site);
     return order;
 }
 

@@ -36,13 +36,23 @@
 
 /* ---- variances ---- */
 
-/* A mutant's variances are estimates: a group may lie so many times as far off, if that is a tenth at most of what the
- * verdict has found there. */
-static double group_limit(const et_diagnosis *q, const et_observed *x)
+/* A mutant's variances are estimates: a group may lie four times T_g off, if that is a tenth at most of what the verdict has
+ * found there. */
+static double loosened(const et_diagnosis *q, const et_observed *x, double part)
 {
     const et_bars *b = q->j->bars;
     const double rough = 4, T = et_group_limit(b, &b->tensor[et_tensor_find(x->got->name)]);
-    return fmax(T, fmin(rough * T, x->verdict->worst_group.deviations / 10));
+    return fmax(part * T, fmin(rough * T, x->verdict->worst_group.deviations / 10));
+}
+
+static double group_limit(const et_diagnosis *q, const et_observed *x)
+{
+    return loosened(q, x, 1);
+}
+
+static double whole_limit(const et_diagnosis *q, const et_observed *x)
+{
+    return loosened(q, x, q->j->bars->limits.whole);
 }
 
 double et_noise_to_signal(size_t count, const et_real *values, const et_real *V)
@@ -300,8 +310,9 @@ static bool fit_agrees(const et_diagnosis *q, const et_observed *x, const et_fit
     double n = fit->sums.n, failed = q->small ? 0.02 : 0, doubtful = q->small ? 0.2 : 0.02;
     if (fit->failed > failed * n || fit->doubtful > 1 + doubtful * n) return false;
     et_group g = {.deviations = 0};
-    if (t->groups > 0 && x->noise > 0) g = et_measure_group(q->j->bars, t, &t->bars[0], &fit->sums);
-    return g.deviations <= group_limit(q, x);
+    if (t->groups > 0 && x->noise > 0)
+        g = et_measure_group(q->j->bars, t, t->grid.first[ET_KIND_TENSOR], &fit->sums);
+    return g.deviations <= whole_limit(q, x);
 }
 
 static bool view_of(const et_diagnosis *q, size_t index, const void *wrong, view *w)
@@ -398,6 +409,7 @@ static et_status judge_observed(const et_diagnosis *q, const et_mutant *m, const
     et_judgement j = *q->j;
     et_bars loose = *q->j->bars;
     loose.limits.group = loose.limits.group_of_sums = group_limit(q, x);
+    loose.limits.whole = whole_limit(q, x) / loose.limits.group;
     j.bars = &loose;
     j.visit = NULL;
     if (status == ET_OK)
@@ -429,7 +441,7 @@ static bool passes_roughly(const et_diagnosis *q, const et_observed *x, const et
     if (v->outcome != ET_MISMATCH) return true;
     if (v->failed > 0 && !few) return false;
     if (x->noise == 0 && v->failed == 0) return true;
-    if (x->verdict->failed > 0 && v->failed == 0) return v->whole.deviations <= group_limit(q, x);
+    if (x->verdict->failed > 0 && v->failed == 0) return v->whole.deviations <= whole_limit(q, x);
     return v->whole.pass && v->worst_group.pass;
 }
 

@@ -40,10 +40,13 @@ static double deviations_of(double far, double free, double sd)
     return sd > 0 ? (far - free) / sd : isnan(far) || far > free ? (double)INFINITY : 0;
 }
 
-et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, const et_group_bar *bar,
+et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, size_t number,
                           const et_group_sums *s)
 {
-    double T = et_group_limit(b, t), own = fmin(sqrt(s->most_ee), b->limits.element);
+    const et_group_bar *bar = &t->bars[number];
+    bool whole = number == t->grid.first[ET_KIND_TENSOR];
+    double T = et_group_limit(b, t) * (whole ? b->limits.whole : 1),
+           own = fmin(sqrt(s->most_ee), b->limits.element);
     double E = fmax(t->farthest, own);
     et_group g = {.elements = (size_t)s->n, .slope = et_slope_of(s), .spread = et_spread_of(s)};
     g.allowed = T;
@@ -121,7 +124,7 @@ static void report(const et_group *g, et_tensor_verdict *out)
 
 static void judge(tensor_groups *q, size_t number, const et_group_sums *sums)
 {
-    et_group g = et_measure_group(q->j->bars, q->bars, &q->bars->bars[number], sums);
+    et_group g = et_measure_group(q->j->bars, q->bars, number, sums);
     bool whole = number == q->bars->grid.first[ET_KIND_TENSOR], tested = g.spread_limit > 0;
     if (!whole &&
         (!tested || (q->j->visit == NULL && g.deviations <= q->out->worst_group.deviations)))
