@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -81,10 +82,17 @@ class Goldens(Scratch):
         kernel = numpy_kernel(golden)
         self.assertEqual(etref.verify(golden, kernel).outcome, "pass")
         self.assertIs(etref.golden(DENSE, framework="numpy")._handle, golden._handle)
+        self.assertIn("noise.bars", etref.load(golden.path, "memoryview"))
+        etref._kept.clear()  # as in another program
         again = etref.golden(DENSE, framework="numpy")
+        self.assertFalse(again._handle.wants_bars)
+        self.assertEqual(etref.verify(again, kernel).outcome, "pass")
         another = etref.golden(DENSE, framework="numpy")
         again.close()
         self.assertEqual(etref.verify(another, kernel).outcome, "pass")
+        other = etref.golden({**DENSE, "name": "other"}, framework="numpy")
+        other.path = self.path("none/golden.safetensors")  # no place to write to
+        self.assertEqual(etref.verify(other, kernel).outcome, "pass")
         for tokens in range(1, 9):  # more than are kept
             etref.golden({**DENSE, "tokens": tokens})
         self.assertLessEqual(len(etref._kept), 4)
@@ -230,9 +238,11 @@ class Verdicts(Scratch):
 
     def test_the_command_that_shows_more_says_the_same(self):
         honest, broken = numpy_kernel(self.golden), numpy_kernel(self.golden, slope=1)
-        self.expect_the_same(self.golden, broken)
+        first = self.expect_the_same(self.golden, broken)
         honest.pop("bwd.x")
-        self.expect_the_same(self.golden, honest, require=["fwd.y", "bwd.*"])
+        second = self.expect_the_same(self.golden, honest, require=["fwd.y", "bwd.*"])
+        kernels = {shlex.split(each)[3] for each in (first, second)}  # each has its own file
+        self.assertEqual(sum(os.path.exists(each) for each in kernels), 2)
         own = {**self.profile("f64"), "name": "mine", "gates": 50}
         self.expect_the_same(self.golden, numpy_kernel(self.golden), own)
         self.expect_the_same(self.golden, numpy_kernel(self.golden), json.dumps(own))

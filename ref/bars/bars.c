@@ -522,8 +522,8 @@ static double alike_in(const tally *t, double of_kind)
 /* A group scatters at least as its independent errors do: of those there are no more than different numbers. */
 static void widen(et_group_bar *bar, double alike, double different)
 {
+    if (bar->n == 0 || different == 0) return;
     double independent = fmin(bar->n / fmin(fmax(alike, 1), bar->n), different);
-    if (bar->n == 0 || independent == 0) return;
     bar->spread_sd = fmax(bar->spread_sd, sqrt(0.2 / independent));
     if (bar->uu > 0) bar->slope_sd = fmax(bar->slope_sd, sqrt(bar->n / independent / bar->uu));
 }

@@ -54,12 +54,14 @@ ET_LANES static void step_on(size_t count, const et_real *got, const et_real *wa
     }
 }
 
-bool et_changes_note(et_changes *c, size_t first, size_t count, const et_errors *run,
+bool et_changes_note(et_changes *c, size_t from, size_t count, const et_errors *run,
                      et_errors *pair)
 {
-    if (c->runs % 2 == 0) keep(count, run->got, run->want, c->first + first);
-    if (c->runs % 2 == 0) return false;
-    step_on(count, run->got, run->want, c->first + first, c->before + first, c->a, c->b);
+    if (c->runs % 2 == 0) {
+        keep(count, run->got, run->want, c->first + from);
+        return false;
+    }
+    step_on(count, run->got, run->want, c->first + from, c->before + from, c->a, c->b);
     *pair = (et_errors){.got = c->a, .want = c->b, .variance = run->variance};
     return c->runs > 1;
 }

@@ -470,6 +470,7 @@ class _Shared:
 
     def __init__(self, handle: ctypes.c_void_p):
         self._as_parameter_ = handle
+        self.wants_bars = False  # it lies in the cache without any
 
     def __del__(self) -> None:
         if _library is not None:
@@ -805,6 +806,9 @@ def verify(
     del views
     _check(status, error)
     facts, words = json.loads(_take_text(report)), _take_text(text)
+    routing = facts["routing"]
+    if facts["verdict"] == "pass" and (routing is None or routing["differing"] == 0):
+        _keep_bars(golden, facts["profile"]["name"] if profile is None else profile)
     return Verdict(
         outcome=facts["verdict"],
         line=facts["message"],
@@ -833,6 +837,9 @@ def assert_kernel(
     raise kind(verdict.summary() + "\n" + more, verdict)
 
 
+_failed: Dict[str, int] = {}  # kernels of this program that failed, golden by golden
+
+
 def _how_to_see_more(
     golden: Golden,
     tensors: Mapping[str, Any],
@@ -841,12 +848,16 @@ def _how_to_see_more(
     ties: str = "rule",
     **_: Any,
 ) -> str:
-    """The tool's command for verify() with these arguments; its files lie beside the golden."""
+    """The tool's command for verify() with these arguments; its files lie beside the golden, one
+    for each kernel of a program that failed."""
     try:
         path = os.path.abspath(golden.path or _write_in_cache(golden))
         base = path.removesuffix(".safetensors")
-        words = ["etref", "verify", path, base + ".failed.safetensors", "--engine", "plain"]
-        save(words[3], tensors)
+        with _kept_lock:
+            number = _failed[path] = _failed.get(path, 0) + 1
+        kernel = base + (".failed.safetensors" if number == 1 else ".failed-%d.safetensors" % number)
+        words = ["etref", "verify", path, kernel, "--engine", "plain"]
+        save(kernel, tensors)
         text = _profile_words(golden.profile if profile is None else profile)
         if text is not None and text.lstrip().startswith("{"):
             with open(base + ".profile.json", "w", encoding="utf-8") as file:
@@ -880,7 +891,7 @@ def golden(case: Case, profile: Profile = None, framework: Optional[str] = None)
     """The golden of a built-in case ("smoke-et"; `etref list`) or of one's own ({"rule": "et",
     "tokens": 512, ...}; `etref list fields`; the name may be left out), computed once: it then
     lies in the cache, named by case and version. With a profile, its error bars lie there, too,
-    and no verdict has to make them. framework: "torch",
+    and no verdict has to make them; without one, those of the first pass. framework: "torch",
     "numpy" or "memoryview" (default: torch where the program has imported it). The last four cases
     stay in memory until their goldens are closed: who asks for one again gets it with the error
     bars that have been made."""
@@ -911,9 +922,14 @@ def _golden_in_cache(
     if not os.path.exists(path):
         os.makedirs(_cache_folder(), exist_ok=True)
         fresh.save(path, profile)
+        assert fresh._handle is not None
+        fresh._handle.wants_bars = profile is None
         return fresh
     fresh.close()
-    return Golden.open(path, profile, framework)
+    found = Golden.open(path, profile, framework)
+    assert found._handle is not None
+    found._handle.wants_bars = profile is None and "profile" not in _metadata(path)
+    return found
 
 
 def _write_in_cache(golden: Golden) -> str:
@@ -931,6 +947,21 @@ def _write_in_cache(golden: Golden) -> str:
     return golden.path
 
 
+def _keep_bars(golden: Golden, profile: Profile) -> None:
+    """The bars that a verdict had to make go to the cache, for the next program: those of the
+    profile that was the first. Where the cache cannot be written they are made again. Of more than
+    256 MB the library itself keeps none."""
+    shared = golden._handle
+    if shared is None or golden.path is None or not shared.wants_bars:
+        return
+    shared.wants_bars = False
+    try:
+        if os.path.getsize(golden.path) < 1 << 28:
+            golden.save(golden.path, profile)
+    except (OSError, Error):
+        pass
+
+
 # ---- safetensors: 8 bytes of length, a header in JSON, the data ----
 
 
@@ -940,6 +971,11 @@ def _header(file: BinaryIO, path: str) -> Dict[str, Any]:
     if length > 100_000_000:
         raise Error("%s: not a safetensors file" % path)
     return json.loads(file.read(length))
+
+
+def _metadata(path: str) -> Dict[str, str]:
+    with open(path, "rb") as file:
+        return _header(file, path).get("__metadata__", {})
 
 
 def load(path: str, framework: Optional[str] = None) -> Dict[str, Any]:
