@@ -113,26 +113,64 @@ static void rename_slots(const et_step *right, const et_step *other, size_t coun
     }
 }
 
+static void take_send_side(et_parallel_plan *to, const et_parallel_plan *from)
+{
+    memcpy(to->send_counts, from->send_counts, to->ranks * to->experts * sizeof(int32_t));
+    memcpy(to->send_slot, from->send_slot, to->slots * sizeof(int32_t));
+    memcpy(to->local_token, from->local_token, to->slots * sizeof(int32_t));
+    memcpy(to->local_expert, from->local_expert, to->slots * sizeof(int32_t));
+}
+
+static void take_both_sides(et_step *to, renumbered *r, const et_step *right)
+{
+    size_t rows = right->assignment.slots * right->c.d_model;
+    size_t copies = right->plan.copies * right->c.d_model;
+    et_parallel_plan before = to->plan, *p = &to->plan;
+    *p = r->s.plan;
+    r->s.plan = before; /* freed with it */
+    rename_slots(right, &r->s, p->slots, p->recv_slot);
+    rename_slots(right, &r->s, p->ranks * p->padded, p->recv_padded);
+    memcpy(to->rank.x_recv, r->s.rank.x_recv, rows * sizeof(et_real));
+    memcpy(to->rank.dout_recv, r->s.rank.dout_recv, rows * sizeof(et_real));
+    memcpy(to->rank.partial, r->s.rank.partial, copies * sizeof(et_real));
+    memcpy(to->rank.dx_partial, r->s.rank.dx_partial, copies * sizeof(et_real));
+}
+
+/* Rows come to the next rank, whose experts take them for their own. */
+static et_status next_ranks_weights(et_step *wrong, const et_step *right, et_error *error)
+{
+    size_t n = right->c.experts, by = n / right->c.ranks;
+    size_t size = right->c.d_expert * right->c.d_model;
+    et_real *up = NULL, *down = NULL, *dup = NULL, *ddown = NULL;
+    et_status status = rotated(&up, right, size, n - by, right->in.up, error);
+    if (status == ET_OK) status = rotated(&down, right, size, n - by, right->in.down, error);
+    if (status == ET_OK) {
+        wrong->in.up = up;
+        wrong->in.down = down;
+        status = run(wrong, error);
+    }
+    if (status == ET_OK) status = rotated(&dup, right, size, by, wrong->bwd.up, error);
+    if (status == ET_OK) status = rotated(&ddown, right, size, by, wrong->bwd.down, error);
+    if (status == ET_OK) {
+        memcpy(wrong->bwd.up, dup, n * size * sizeof(et_real));
+        memcpy(wrong->bwd.down, ddown, n * size * sizeof(et_real));
+    }
+    et_real *rooms[] = {up, down, dup, ddown};
+    for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) free(rooms[i]);
+    return status;
+}
+
 static et_status next_rank(et_step *wrong, const et_step *right, size_t variant, et_error *error)
 {
     renumbered r;
+    if (variant == 1) return next_ranks_weights(wrong, right, error);
     et_status status = run(wrong, error);
-    (void)variant;
     if (status != ET_OK) return status;
     status = renumber(&r, right, error);
     if (status == ET_OK) {
-        size_t rows = right->assignment.slots * right->c.d_model;
-        size_t copies = right->plan.copies * right->c.d_model;
-        et_parallel_plan before = wrong->plan, *p = &wrong->plan;
-        *p = r.s.plan;
-        r.s.plan = before; /* freed with it */
-        rename_slots(right, &r.s, p->slots, p->send_slot);
-        rename_slots(right, &r.s, p->slots, p->recv_slot);
-        rename_slots(right, &r.s, p->ranks * p->padded, p->recv_padded);
-        memcpy(wrong->rank.x_recv, r.s.rank.x_recv, rows * sizeof(et_real));
-        memcpy(wrong->rank.dout_recv, r.s.rank.dout_recv, rows * sizeof(et_real));
-        memcpy(wrong->rank.partial, r.s.rank.partial, copies * sizeof(et_real));
-        memcpy(wrong->rank.dx_partial, r.s.rank.dx_partial, copies * sizeof(et_real));
+        rename_slots(right, &r.s, r.s.plan.slots, r.s.plan.send_slot);
+        if (variant == 0) take_both_sides(wrong, &r, right);
+        if (variant == 2) take_send_side(&wrong->plan, &r.s.plan);
     }
     end_renumbered(&r);
     return status;
@@ -284,7 +322,7 @@ static const et_hypothesis table[] = {
     {.doc = {"splits-transposed", "input splits are shown, or used, as output splits", "ranks"},
      .nature = ET_BY_LAYER, .applies = of_many_ep, .layer = splits_transposed},
     {.doc = {"rank-off-by-one", "experts are looked for on the rank after their own", "ranks"},
-     .nature = ET_BY_LAYER, .applies = of_many_ep, .layer = next_rank},
+     .nature = ET_BY_LAYER, .applies = of_many_ep, .variants = {"sent and looked for", "whose own compute their rows", "by the send lists alone"}, .layer = next_rank},
     {.doc = {"local-for-global-expert", "experts are taken by their local numbers, or shown by their global ones", "ranks"},
      .nature = ET_BY_LAYER, .applies = of_local_numbers, .variants = {"their weights", "ep.local_expert alone"}, .layer = local_number},
     {.doc = {"gate-on-both-sides", "f(x) is weighed where it is computed and where it comes back", "ranks"},
