@@ -150,7 +150,7 @@ START_TEST(each_kind_has_its_name)
     size_t step = wanted ? 1 : 3, named = 0, tried = 0;
     for (size_t i = 0; i < CASES; i++) run_text(&goldens[i], cases[i]);
     for (size_t k = 0; k < KINDS; k += step) {
-        if (wanted && strcmp(wanted, "all") && strcmp(wanted, kinds[k].fault)) continue;
+        if (wanted && strcmp(wanted, "all") != 0 && strcmp(wanted, kinds[k].fault) != 0) continue;
         named += try_kind(k);
         tried++;
     }

@@ -55,9 +55,10 @@ static void check(et_status status, const char *what)
     if (status != ET_OK) die(what, error.text);
 }
 
-/* The linker has put the kernels' sources into the program. */
+/* The linker has put the kernels' sources into the program, by names of its own. NOLINTBEGIN(bugprone-reserved-identifier) */
 extern const char _binary_experts_cl_start[], _binary_experts_cl_end[];
 extern const char _binary_router_cl_start[], _binary_router_cl_end[];
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 /* The kernel with the fault comes from a program of its own: an OpenCL that keeps what it has
  * compiled, as pocl does, need not compile the others again. */
