@@ -223,16 +223,18 @@ START_TEST(making_them_can_be_stopped)
 END_TEST
 
 /* The one pass over a tensor sums what sums over each group would. */
+/* A grid of 1024 rows and 64 columns: y's. */
+static const char *const counted =
+    "{'name':'counted','layer':'dense','tokens':1024,'d_model':64,'d_expert':1,"
+    "'precision':'f32','input':{'source':'normal','seed':1}}";
+
 /* Few numbers, many times over, are told from as many different ones: to a tenth, up to 2^14 and some more. */
 START_TEST(different_numbers_are_counted)
 {
     enum { ROWS = 1024, COLUMNS = 64 };
     static const size_t different[] = {1, 40, 192, 3000, 20000};
     subject s;
-    open_subject(&s,
-                 "{'name':'counted','layer':'dense','tokens':1024,'d_model':64,'d_expert':1,"
-                 "'precision':'f32','input':{'source':'normal','seed':1}}",
-                 "f32");
+    open_subject(&s, counted, "f32");
     const et_cut *grid = &s.bars.tensor[ET_FWD_Y].grid;
     et_real *u = malloc(ROWS * COLUMNS * sizeof *u);
     uint16_t *marks = malloc(ROWS * COLUMNS * sizeof *marks);
@@ -258,10 +260,7 @@ START_TEST(errors_alike_are_seen)
     enum { ROWS = 1024, COLUMNS = 64, COUNT = ROWS * COLUMNS, RUNS = 600 };
     static const size_t alike[] = {1, 8, 64, 4096};
     subject s;
-    open_subject(&s,
-                 "{'name':'counted','layer':'dense','tokens':1024,'d_model':64,'d_expert':1,"
-                 "'precision':'f32','input':{'source':'normal','seed':1}}",
-                 "f32");
+    open_subject(&s, counted, "f32");
     const et_cut *grid = &s.bars.tensor[ET_FWD_Y].grid;
     et_real *e = calloc(COUNT, sizeof *e), *zero = calloc(COUNT, sizeof *zero),
             *V = calloc(COUNT, sizeof *V);

@@ -1,19 +1,5 @@
-/* bars.c: replicas run, and what is learnt from them. See bars.h.
- *
- * How far a group's slope scatters is seen in 32 replicas, to an eighth of itself. Groups of one kind are
- * much alike: their slopes' variance is about c / sum(u^2/V), with one c (1 if all errors were
- * independent). So a group has its own variance and, as if seen in PRIOR runs more, its kind's; and
- * likewise with c / n for the spread. The whole tensor has no others of its kind, and its own alone.
- *
- * Most of a replica's rounding errors are the same in all replicas, since a number far from half way between two has but one
- * way to go. Another kernel's numbers are others, and all of its errors are drawn anew: so slope and spread scatter at
- * least as those of m independent errors of variance V do. m follows from how the errors hang together (coherence.h), and
- * is at most the number of different numbers among the n, as an accumulator has them before they are stored: equal ones err
- * alike. Of a slope that is sqrt(n/m / sum(u^2/V)). Uniform errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the
- * variance 144/80 - 1 = 0.8, and the spread of m of them scatters by sqrt(0.2/m).
- */
+/* bars.c: replicas run, and what is learnt from them: each element's V here, groups' S and Q by tally.h. See bars.h. */
 #include "ref/bars/bars.h"
-#include "ref/bars/coherence.h"
 #include "ref/bars/stages.h"
 #include "ref/bars/variance.h"
 #include "ref/base/arithmetic.h"
@@ -239,37 +225,6 @@ static et_status find_variance(work *w, et_bars *b, et_error *error)
 
 /* ---- groups ---- */
 
-/* Of one group's S or Q over the runs. */
-typedef struct moments {
-    double sum, squares, count;
-} moments;
-
-typedef struct tally {
-    moments slope, spread;
-    et_coherence coherence;
-    double some;                          /* the largest spread of those that leave out roundings */
-    double nearest_slope, nearest_spread; /* rounded to nearest: what is no matter of chance */
-} tally;
-
-static void note(moments *m, double value)
-{
-    if (!isfinite(value)) return;
-    m->sum += value;
-    m->squares += value * value;
-    m->count++;
-}
-
-static double mean_of(const moments *m)
-{
-    return m->count > 0 ? m->sum / m->count : 0;
-}
-
-static double variance_of(const moments *m)
-{
-    double mean = mean_of(m);
-    return m->count > 1 ? fmax(0, m->squares - m->count * mean * mean) / (m->count - 1) : 0;
-}
-
 /* All groups' sums, from the errors of one run; `sums` [groups]. */
 et_status et_sum_tensor(const et_tensor_bars *t, const et_errors *e, et_group_sums *sums,
                         et_error *error)
@@ -314,7 +269,7 @@ typedef struct ledger {
     et_group_sums *sums; /* of the tensor with the most groups */
     uint16_t *marks;     /* of the tensor with the most elements */
     et_changes changes;
-    tally *tallies;
+    et_tally *tallies;
 } ledger;
 
 static bool all_vary(const pair *p)
@@ -362,31 +317,6 @@ static void close_ledger(ledger *l)
     free(l->marks);
     free(l->tallies);
     et_changes_free(&l->changes);
-}
-
-/* What is done with a group's sums of one run. */
-typedef void use_of_sums(tally *all, const et_group_sums *s);
-
-/* Roundings left out: slopes are others, and spreads less, as a rule. */
-static void note_some(tally *all, const et_group_sums *s)
-{
-    if (s->uu > 0) note(&all->slope, et_slope_of(s));
-    if (s->n > 0) all->some = fmax(all->some, et_spread_of(s));
-}
-
-static void note_all(tally *all, const et_group_sums *s)
-{
-    if (s->uu > 0) note(&all->slope, et_slope_of(s));
-    if (s->n > 0) note(&all->spread, et_spread_of(s));
-}
-
-/* Rounded to nearest: what is no matter of chance; of a spread, by how much it is more. It comes last. */
-static void note_nearest(tally *all, const et_group_sums *s)
-{
-    double slope = fabs(et_slope_of(s) - mean_of(&all->slope));
-    double spread = et_spread_of(s) - mean_of(&all->spread);
-    all->nearest_slope = isfinite(slope) ? slope : 0;
-    all->nearest_spread = isfinite(spread) ? fmax(0, spread) : 0;
 }
 
 /* Does something err as no replica has? */
@@ -441,7 +371,7 @@ static void settle_late(const ledger *l)
 
 /* How much of one tensor's errors is one and the same: from what chance has changed since the last runs. */
 static et_status look_at_changes(ledger *l, const et_tensor_bars *t, size_t first, size_t count,
-                                 const et_errors *run, tally *tallies, et_error *error)
+                                 const et_errors *run, et_tally *tallies, et_error *error)
 {
     et_errors changes;
     if (!et_changes_note(&l->changes, first, count, run, &changes)) return ET_OK;
@@ -452,13 +382,13 @@ static et_status look_at_changes(ledger *l, const et_tensor_bars *t, size_t firs
 }
 
 static et_status look_at(et_bars *b, ledger *l, const et_step *want, const et_step *got,
-                         use_of_sums *use, et_error *error)
+                         et_note *use, et_error *error)
 {
     pair run[ET_MAX_STEP_TENSORS];
     size_t have = pair_up(want, got, b->of_stages, run);
     et_status status = ET_OK;
-    tally *tallies = l->tallies;
-    const bool by_chance = use == note_all;
+    et_tally *tallies = l->tallies;
+    const bool by_chance = use == et_note_all;
     size_t first = 0;
     const double runs = b->runs + ET_PRIOR;
     for (size_t i = 0, k = 0; i < l->count && status == ET_OK; i++) {
@@ -483,64 +413,6 @@ static et_status look_at(et_bars *b, ledger *l, const et_step *want, const et_st
     return status;
 }
 
-/* c of a kind's slopes, and of its spreads: groups first .. end. */
-static void settle_kind(et_group_bar *bars, const tally *tallies, size_t first, size_t end)
-{
-    const double prior = 16;
-    double slopes = 0, with_slope = 0, spreads = 0, with_spread = 0;
-    for (size_t g = first; g < end; g++) {
-        const tally *t = &tallies[g];
-        if (t->slope.count > 1) slopes += variance_of(&t->slope) * bars[g].uu, with_slope++;
-        if (t->spread.count > 1) spreads += variance_of(&t->spread) * bars[g].n, with_spread++;
-    }
-    for (size_t g = first; g < end; g++) {
-        const tally *t = &tallies[g];
-        et_group_bar *bar = &bars[g];
-        double S = t->slope.count, Q = t->spread.count;
-        bar->slope = mean_of(&t->slope);
-        bar->slope_systematic = t->nearest_slope;
-        bar->spread_systematic = t->nearest_spread;
-        bar->spread = fmax(mean_of(&t->spread), t->some);
-        if (S > 1)
-            bar->slope_sd = sqrt(
-                (S * variance_of(&t->slope) + prior * slopes / with_slope / bar->uu) / (S + prior));
-        if (Q > 1)
-            bar->spread_sd =
-                sqrt((Q * variance_of(&t->spread) + prior * spreads / with_spread / bar->n) /
-                     (Q + prior));
-    }
-}
-
-/* How many of a group's elements err as one: as its changes say and, as if seen in PRIOR runs more, its kind's. Where chance
- * had no say they say nothing. */
-static double alike_in(const tally *t, double of_kind)
-{
-    const double prior = 16, runs = t->coherence.squares > 0 ? t->coherence.count : 0;
-    return (runs * et_coherence_of(&t->coherence) + prior * of_kind) / (runs + prior);
-}
-
-/* A group scatters at least as its independent errors do: of those there are no more than different numbers. */
-static void widen(et_group_bar *bar, double alike, double different)
-{
-    if (bar->n == 0 || different == 0) return;
-    double independent = fmin(bar->n / fmin(fmax(alike, 1), bar->n), different);
-    bar->spread_sd = fmax(bar->spread_sd, sqrt(0.2 / independent));
-    if (bar->uu > 0) bar->slope_sd = fmax(bar->slope_sd, sqrt(bar->n / independent / bar->uu));
-}
-
-static void widen_kind(et_tensor_bars *t, et_group_kind kind, const tally *tallies,
-                       const uint16_t *marks)
-{
-    const size_t first = t->grid.first[kind], end = t->grid.first[kind + 1];
-    double all = 0, known = 0;
-    for (size_t g = first; g < end; g++)
-        if (tallies[g].coherence.squares > 0)
-            all += et_coherence_of(&tallies[g].coherence), known++;
-    for (size_t g = first; g < end; g++)
-        widen(&t->bars[g], alike_in(&tallies[g], known > 0 ? all / known : 1),
-              et_count_different(&t->grid, kind, g - first, marks));
-}
-
 /* Elements and sum u^2/V of each group: the reference's own. */
 static et_status measure(et_tensor_bars *t, const pair *p, et_group_sums *sums, et_error *error)
 {
@@ -560,20 +432,20 @@ static et_status settle(et_bars *b, const ledger *l, const et_profile *p, et_err
     int bits =
         et_place_bits(p, ET_ACCUMULATOR); /* in which a kernel has numbers before it stores them */
     settle_late(l);
-    const tally *tallies = l->tallies;
+    const et_tally *tallies = l->tallies;
     for (size_t i = 0; i < l->count && status == ET_OK; i++) {
         et_tensor_bars *t = &b->tensor[l->list[i].row];
         status = measure(t, &l->list[i], l->sums, error);
         et_draw_marks(l->list[i].count, bits, l->list[i].want.values, l->marks);
         for (int kind = 0; kind < ET_KINDS; kind++) {
-            settle_kind(t->bars, tallies, t->grid.first[kind], t->grid.first[kind + 1]);
-            widen_kind(t, (et_group_kind)kind, tallies, l->marks);
+            et_settle_kind(t->bars, tallies, t->grid.first[kind], t->grid.first[kind + 1]);
+            et_widen_kind(&t->grid, (et_group_kind)kind, t->bars, tallies, l->marks);
         }
         size_t at = t->grid.first[ET_KINDS];
         for (size_t k = 0; k < t->summand_count; k++) {
             size_t end = at + t->summands[k].sections;
-            settle_kind(t->bars, tallies, at, end);
-            for (; at < end; at++) widen(&t->bars[at], 1, (double)INFINITY);
+            et_settle_kind(t->bars, tallies, at, end);
+            for (; at < end; at++) et_widen(&t->bars[at], 1, (double)INFINITY);
         }
         tallies += t->groups;
     }
@@ -591,9 +463,9 @@ static et_status find_groups(work *w, et_bars *b, et_error *error)
         replica r;
         w->rounding.mode = run == ET_SECOND_REPLICAS ? ET_ROUND_NEAREST : mode_of(run);
         w->rounding.draw = draw_of(run);
-        use_of_sums *use = w->rounding.mode == ET_ROUND_RANDOM ? note_all
-                           : w->rounding.mode == ET_ROUND_SOME ? note_some
-                                                               : note_nearest;
+        et_note *use = w->rounding.mode == ET_ROUND_RANDOM ? et_note_all
+                       : w->rounding.mode == ET_ROUND_SOME ? et_note_some
+                                                           : et_note_nearest;
         status = next_run(w, b, &r, error);
         for (et_bars *x = b; x && status == ET_OK; x = next_bars(w, x))
             status = look_at(x, x == b ? &whole : &alone, wanted_of(x, &r), &r.run, use, error);

@@ -23,7 +23,7 @@
 #include "etref/bars.h"
 #include "etref/rounding.h"
 #include "etref/step.h"
-#include "ref/bars/groups.h"
+#include "ref/bars/tally.h"
 #include "ref/step/tensors.h"
 
 enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };
@@ -36,13 +36,6 @@ typedef struct et_limits {
 } et_limits;
 et_limits et_limits_of(const et_profile *p);
 bool et_is_of_sums(const et_profile *p, et_tensor_id id);
-
-/* What replicas say of a group. */
-typedef struct et_group_bar {
-    double n, uu;                                /* elements, sum u^2/V */
-    double slope, slope_sd, slope_systematic;    /* of S: mean, deviation, what is systematic */
-    double spread, spread_sd, spread_systematic; /* of Q */
-} et_group_bar;
 
 /* How far S is from what lies between no slope and the replicas' mean: a kernel may round at fewer places than they. */
 double et_beyond(double S, double mean);
