@@ -153,7 +153,7 @@ reproduce:
 	@tools/install-deps build miniature
 	+@$(MAKE) -s all PRECISION=f32 BUILD=$(BUILD)-f32
 	@tools/miniature/reproduce --build $(BUILD)-f32 --set $(MINIATURE) $(ONLY:%=--only '%') \
-	    $(if $(UPDATE)$(filter full,$(MINIATURE)),--out data/miniature)
+	    $(if $(UPDATE),--out data/miniature)
 ## redraw: figures and page of data/miniature from its CSV files
 redraw:
 	@tools/miniature/reproduce --page data/miniature

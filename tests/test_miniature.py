@@ -118,6 +118,7 @@ class Runs(unittest.TestCase):
             self.assertEqual([each["late"] for each in json.load(file)], [50, 75, 100])
         with open(self.path("committed", "README.md"), encoding="utf-8") as file:
             self.assertIn(f"{float(made['dense-0']['loss']):.4f}", file.read())
+        self.check_that_a_lost_run_alone_is_made()
         # Once more from nothing: the same bits; and other bits are told.
         status, said = self.finish(self.build("b"), "--only", "et-0")
         self.assertEqual(status, 0, said)
@@ -128,6 +129,26 @@ class Runs(unittest.TestCase):
             file.write(rows)
         self.assertEqual(self.finish(self.path("b"), "--only", "et-0")[0], 1)
         self.assertEqual(self.finish(self.path("b"), "--only", "etc")[0], 2)
+
+    def check_that_a_lost_run_alone_is_made(self):
+        """Another machine, with nothing but the folder, fills in what that lacks."""
+        def lines(name):
+            with open(self.path("committed", name), encoding="utf-8") as file:
+                return file.read().splitlines()
+        names = ("curves.csv", "dynamics.csv", "positions.csv", "overlap.csv")
+        before = {name: sorted(lines(name)) for name in names}
+        with open(self.path("committed", "runs.csv"), encoding="utf-8") as file:
+            kept = [line for line in file if not line.startswith("et-1,")]
+        with open(self.path("committed", "runs.csv"), "w", encoding="utf-8") as file:
+            file.writelines(kept)
+        status, said = self.finish(self.build("c"), "--out", self.path("committed"))
+        self.assertEqual(status, 0, said)
+        self.assertEqual(set(os.listdir(self.path("c", "miniature", "small"))), {"runs.csv", "et-1"})
+        self.assertEqual([line.split(",")[0] for line in lines("runs.csv")],
+                         ["run", "dense-0", "et-0", "et-1"])
+        self.assertEqual({name: sorted(lines(name)) for name in names}, before)
+        self.assertEqual(self.finish(self.build("d"), "--out", self.path("committed"))[0], 0)
+        self.assertEqual(os.listdir(self.path("d", "miniature", "small")), [])
 
 
 if __name__ == "__main__":

@@ -14,14 +14,31 @@ POINTS = 50  # of a curve over the steps
 FOLLOWED = ("ec", "et", "et-cold", "et-capacity", "et-capacity-cold", "tc-lossfree")
 
 
+class Folder:
+    """Where the files go; `kept`: runs whose lines are there already and stay."""
+
+    def __init__(self, path, kept):
+        self.path, self.kept = path, kept
+
+    def lines_that_stay(self, name):
+        path = os.path.join(self.path, name)
+        if not self.kept or not os.path.exists(path):
+            return []
+        with open(path, newline="", encoding="utf-8") as file:
+            return [list(line.values()) for line in csv.DictReader(file)
+                    if f"{line['variant']}-{line.get('seed', 0)}" in self.kept]
+
+
 class Out:
-    """A CSV file of the folder, whole or not at all."""
+    """A CSV file of the folder, whole or not at all: what stays of the last one comes first."""
 
     def __init__(self, folder, name, fields):
-        self.path = os.path.join(folder, name)
+        self.path = os.path.join(folder.path, name)
+        stays = folder.lines_that_stay(name) if "variant" in fields else []
         self.file = open(self.path + ".part", "w", newline="", encoding="utf-8")
         self.csv = csv.writer(self.file, lineterminator="\n")
         self.csv.writerow(fields)
+        self.csv.writerows(stays)
 
     def row(self, *values):
         self.csv.writerow([rows.shown(value) for value in values])
@@ -123,8 +140,10 @@ def slices(work, runs, folder):
     """How hard the held-out text is, slice by slice, for the dense model."""
     seen = [look for look in (read(work, run, "look.json") for run in runs
                               if run.variant == "dense") if look]
+    if not seen:
+        return
     with Out(folder, "slices.csv", ["from", "loss"]) as out:
-        for each in seen[0]["slices"] if seen else []:
+        for each in seen[0]["slices"]:
             out.row(*each)
 
 
@@ -193,10 +212,11 @@ def pooled(layers, key):
     return both / either if either else 1
 
 
-def about(work, runs, folder, facts):
+def about(work, runs, folder, planned):
     with Out(folder, "about.csv", ["what", "value"]) as out:
-        for what, value in facts.items():
+        for what, value in work.facts.items():
             out.row(what, value)
+        out.row("runs of the set", planned)
         out.row("steps", runs[0].steps)
         out.row("tokens of a step", runs[0].tokens_per_step)
         out.row("tokens of all runs", sum(run.steps * run.tokens_per_step for run in runs))
@@ -228,12 +248,19 @@ def kinds(work, runs, folder):
                                     "".join(map(str, mask)))
 
 
-def collect(work, runs, folder, facts):
-    os.makedirs(folder, exist_ok=True)
-    slices(work, runs, folder)
-    first = [run for run in runs if run.looked_at and run.rule != "dense"]
-    rows.write(os.path.join(folder, "runs.csv"), [work.rows[run.name] for run in runs])
-    curves(work, runs, folder)
+def collect(work, runs, path):
+    """`runs` that are done; the logs of those that were trained elsewhere are not here, their lines
+    are in the folder."""
+    os.makedirs(path, exist_ok=True)
+    planned = len(runs)
+    runs = [run for run in runs if work.is_done(run)]
+    here = [run for run in runs if run.name in work.rows]
+    folder = Folder(path, {run.name for run in runs} - {run.name for run in here})
+    work.rows = {**work.kept, **work.rows}
+    slices(work, here, folder)
+    first = [run for run in here if run.looked_at and run.rule != "dense"]
+    rows.write(os.path.join(path, "runs.csv"), [work.rows[run.name] for run in runs])
+    curves(work, here, folder)
     dynamics(work, [run for run in first if run.variant in FOLLOWED], folder)
     experts(work, first, folder)
     tokens(work, first, folder)
@@ -241,4 +268,4 @@ def collect(work, runs, folder, facts):
     pools(work, runs, folder)
     consistency(work, first, folder)
     kinds(work, first, folder)
-    about(work, runs, folder, facts)
+    about(work, runs, folder, planned)

@@ -168,6 +168,12 @@ def figures(folder):
 def sizes(about, found):
     kinds = len({row["variant"] for row in found})
     hours = float(about["processor hours of training"])
+    planned = int(about["runs of the set"])
+    if len(found) < planned:
+        yield f"**{len(found)} of the set's {planned} runs are made**, seed 0 of each variant " \
+              "first; the command below makes the rest."
+        yield ""
+    machines = " and on ".join(sorted({row["machine"] for row in found}))
     yield f"{len(found)} runs of {kinds} variants, set `{about['set']}`: {about['steps']} steps of " \
           f"{about['tokens of a step']} bytes each, 4 layers (the first dense), d 128, 2 heads, " \
           "sequences of 256, 16 experts and a shared one of 256. Bytes of the King James Bible; " \
@@ -175,7 +181,7 @@ def sizes(about, found):
           f"Trained in {hours:.1f} processor hours, at " \
           f"{min(float(row['tokens_per_second']) for row in found):.0f} to " \
           f"{max(float(row['tokens_per_second']) for row in found):.0f} bytes a second, one " \
-          f"thread a run, on {about['processor']} (kernels of OpenBLAS: {about['kernels']})."
+          f"thread a run, on {machines} of OpenBLAS."
 
 
 def pilot(found, slices, longer):

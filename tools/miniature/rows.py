@@ -7,7 +7,7 @@ import os
 
 FIELDS = ["run", "variant", "seed", "steps", "tokens", "loss", "loss_routed_as_in_training",
           "train_loss", "usage", "usage_least", "usage_most", "raw_usage", "seconds",
-          "tokens_per_second", "text_sha256", "final_sha256"]
+          "tokens_per_second", "text_sha256", "final_sha256", "machine"]
 
 
 def mean(values):
@@ -74,5 +74,5 @@ def write(path, rows):
         out = csv.DictWriter(file, FIELDS, lineterminator="\n")
         out.writeheader()
         for each in rows:
-            out.writerow({field: shown(each[field]) for field in FIELDS})
+            out.writerow({field: shown(each.get(field)) for field in FIELDS})
     os.replace(path + ".part", path)
