@@ -265,15 +265,15 @@ START_TEST(gradients_are_derivatives_in_every_kind_of_step)
         "'rule':'ec','granularity':2,'weigh':'input','gate':'softmax_anchor','norm':'fanout'",
         "'rule':'et','granularity':2,'ema_updates':1,'weigh':'input','norm':'sum','gate':'softmax'",
         "'rule':'tc','top_k':2,'capacity_factor':0.7,'balance':'aux','gate':'softmax','norm':'sum'",
-        "'rule':'tc','top_k':3,'capacity_factor':0.5,'drop':'score','balance':'aux_error','norm':'"
-        "fanout'",
-        "'rule':'tc','top_k':2,'groups':2,'groups_kept':1,'group_score':'top2','norm':'sum','"
-        "routed_scale':2.5",
+        ("'rule':'tc','top_k':3,'norm':'fanout','capacity_factor':0.5,'drop':'score','balance':"
+         "'aux_error'"),
+        ("'rule':'tc','top_k':2,'groups':2,'groups_kept':1,'group_score':'top2','norm':'sum',"
+         "'routed_scale':2.5"),
         "'rule':'ec','granularity':2,'padding':2,'norm':'sum','z_loss_coef':0.3",
         "'rule':'et','granularity':2,'ema_updates':1,'padding':3,'capacity_factor':0.5",
         "'rule':'tc','top_k':2,'padding':2,'capacity_factor':0.7,'balance':'aux','norm':'sum'",
-        "'rule':'tc','top_k':2,'select':'gate','balance':'lossfree','norm':'sum','routed_scale':2."
-        "5",
+        ("'rule':'tc','top_k':2,'select':'gate','balance':'lossfree','norm':'sum',"
+         "'routed_scale':2.5"),
     };
     for (size_t i = 0; i < COUNT(steps); i++) {
         char json[1024];

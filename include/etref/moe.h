@@ -69,8 +69,8 @@ typedef struct et_moe_values {
     et_real *slot_gate_pre, *shared_gate_pre; /* [S,h], [N,hs] V of swiglu; else NULL */
 } et_moe_values;
 
-/* What the backward pass computes: dL/d(thing). The first three lines are accumulated (the caller
- * zeroes them, or leaves the losses' share in the second and third), the others written. */
+/* What the backward pass computes: dL/d(thing). The first three lines and the last are accumulated
+ * (the caller zeroes them, or leaves the losses' share in the second and third), the others written. */
 typedef struct et_moe_grads {
     et_real *x, *router, *up, *down, *shared_up, *shared_down, *gating, *shared_gating;
     et_real *logits; /* [N,n] comes in with the gradients of the losses, or zero */
