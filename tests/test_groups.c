@@ -1,4 +1,4 @@
-/* test_groups.c: what hides inside every element's bar, and shows in a group (ref/verdict/groups.c).
+/* test_groups.c: what hides inside every element's bar, and shows in a group (ref/verdict/group_limits.c).
  *
  * Errors of a known size are put into an honest kernel's numbers (honest.h): a factor on a part of a tensor, noise that
  * is too large, rows that err as wholes. Values that elements show: test_elements.c.

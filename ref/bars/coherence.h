@@ -2,7 +2,7 @@
 #ifndef ET_COHERENCE_H
 #define ET_COHERENCE_H
 
-#include "ref/bars/groups.h"
+#include "ref/bars/group_sums.h"
 
 /* Of pairs of replicas, each of two that make the same choices by other chances; some tensors, one behind the other. */
 typedef struct et_changes {

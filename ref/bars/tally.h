@@ -3,7 +3,7 @@
 #define ET_TALLY_H
 
 #include "ref/bars/coherence.h"
-#include "ref/bars/groups.h"
+#include "ref/bars/group_sums.h"
 
 /* What replicas say of a group. */
 typedef struct et_group_bar {
@@ -33,7 +33,7 @@ et_note et_note_all, et_note_some, et_note_nearest;
 void et_settle_kind(et_group_bar *bars, const et_tally *tallies, size_t first, size_t end);
 
 /* S and Q scatter at least as independent errors do: of which there are as many as the tallies say, n/alike, and as there
- * are different numbers, by the tensor's marks (groups.h). */
+ * are different numbers, by the tensor's marks (group_sums.h). */
 void et_widen_kind(const et_cut *grid, et_group_kind kind, et_group_bar *bars,
                    const et_tally *tallies, const uint16_t *marks);
 void et_widen(et_group_bar *bar, double alike, double different);

@@ -2,7 +2,7 @@
 #ifndef ET_VARIANCE_H
 #define ET_VARIANCE_H
 
-#include "ref/bars/groups.h"
+#include "ref/bars/group_sums.h"
 
 /* So many runs stand behind the shape. */
 enum { ET_PRIOR = 16 };

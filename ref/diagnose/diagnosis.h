@@ -3,7 +3,7 @@
  *     explain.c      which hypotheses are tried, in what order; what is reported
  *     failures.c     the candidate's tensors; which tokens and experts fail; in which of them a hypothesis may hold,
  *                    and on how many it is tried
- *     compare.c      a mutant against the candidate; the variances under which it is compared
+ *     mutant_agrees.c a mutant against the candidate; the variances under which it is compared
  *     fit.c          how tightly a hypothesis fits
  *     budget.c       how much CPU time all of it may take
  *     choice.c       another profile under which everything passes
@@ -134,7 +134,7 @@ typedef struct et_looks {
 et_status et_looks_open(et_looks *l, const et_diagnosis *q, et_error *error);
 void et_looks_close(et_looks *l); /* in any case */
 
-/* ---- compare.c ---- */
+/* ---- mutant_agrees.c ---- */
 
 /* Slope and spread of some elements, and how many fail. */
 typedef struct et_fit {

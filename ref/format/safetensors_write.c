@@ -1,7 +1,7 @@
 /* safetensors_write.c: writer of the file format in which bundles travel. See etref/safetensors.h.
  *
  * It streams: it holds the header and one small buffer, however large the tensors are. That a file is
- * there whole or not at all is the work of whole.c.
+ * there whole or not at all is the work of write_atomic.c.
  */
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"

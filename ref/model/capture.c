@@ -15,7 +15,7 @@
 #include "ref/step/fields.h"
 #include "ref/format/json.h"
 #include "ref/step/kinds.h"
-#include "ref/step/text.h"
+#include "ref/step/input_text.h"
 
 #include <stdio.h>
 #include <stdlib.h>

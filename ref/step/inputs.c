@@ -8,7 +8,7 @@
  *
  * normal    x ~ N(0,1) + mean, dy ~ N(0,1); router N(0,1/d) + router_mean/d; W_up, W_gate N(0,1/d), W_down
  *           N(0,1/h), biases N(0,1/4), so that logits and hidden values are of the order of 1 at any width
- * text      x from a file's bytes (text.c): repeated words, hence equal tokens. The rest as normal
+ * text      x from a file's bytes (input_text.c): repeated words, hence equal tokens. The rest as normal
  * integer   sparse -1, 0, 1 everywhere. Values, gradients and sums stay small integers, which any
  *           kernel must get exactly: tolerance zero finds what every other tolerance hides. With
  *           at most 64 tokens, widths of 32 and 8 experts they fit the 8 bits of bf16's significand
@@ -38,7 +38,7 @@
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"
 #include "ref/step/kinds.h"
-#include "ref/step/text.h"
+#include "ref/step/input_text.h"
 
 #include <math.h>
 #include <stdio.h>

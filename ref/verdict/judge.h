@@ -7,7 +7,7 @@
  *     unseen.c      what hangs on open decisions that it does not show
  *     shelf.c       references and error bars (ref/bars), each made once
  *     elements.c    one tensor, element by element
- *     groups.c      slope and spread of a tensor and of its groups
+ *     group_limits.c slope and spread of a tensor and of its groups
  *     choice.c      which profile judges, where none is named; would another one do?
  *     conclusive.c  can any kernel's results be judged?
  *
@@ -198,7 +198,7 @@ typedef struct et_doubt {
 et_status et_examine_tensor(const et_judgement *j, size_t index, const et_step *reference,
                             et_tensor_verdict *out, et_doubt *doubt, et_error *error);
 
-/* ---- groups.c ---- */
+/* ---- group_limits.c ---- */
 
 /* Slope and spread of all groups of tensor `got`, whose errors are e, under the bars of its row of the table. Fills in
  * whole, worst_group; a group past its limits makes the outcome ET_MISMATCH and gives the reason. ET_ENOMEM. */

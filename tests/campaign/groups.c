@@ -1,4 +1,4 @@
-/* groups.c: how near honest kernels come to the limits of groups. See campaign.h, ref/verdict/groups.c.
+/* groups.c: how near honest kernels come to the limits of groups. See campaign.h, ref/verdict/group_limits.c.
  *
  * Limits are T_e deviations of an element, T_g of a group, beyond what replicas have by design. They are to be one and a
  * half times what honest kernels needed: told as a share of the limit.

@@ -1,4 +1,4 @@
-/* whole.c: a file that is there whole or not at all. See et_file_write in etref/safetensors.h.
+/* write_atomic.c: a file that is there whole or not at all. See et_file_write in etref/safetensors.h.
  *
  *     a file without a name in the folder -> content -> fsync -> name beside it -> rename -> fsync of the folder
  *

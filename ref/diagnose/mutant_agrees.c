@@ -1,4 +1,4 @@
-/* compare.c: a mutant against the candidate.
+/* mutant_agrees.c: a mutant against the candidate.
  *
  * The variances of the verdict belong to the reference. What a mutant changes errs, too, and by about as
  * much in proportion as everything else in the tensor does. So with D = wrong - right, and the noise-to-
@@ -85,14 +85,14 @@ static double mean_change(size_t count, const et_real *a, const et_real *b)
 
 /* What the bars of a tensor's mutant rest on: how sums and values of its place are rounded, rho and mean D^2
  * of the tensor. */
-typedef struct bars {
+typedef struct mutant_bars {
     rounding sum, place;
     double rho, change, unit; /* unit: 2^-p of the accumulator */
     double terms; /* of a sum whose factors are rounded, relative to its terms' squares */
     bool exact;   /* the reference is */
     double
         near; /* behind a relu, whose 0 may come from a number close to it: variance of such, in mean D^2 */
-} bars;
+} mutant_bars;
 
 /* Is a tensor made by a product of matrices, or out of one element by element? */
 static bool is_product(et_stage stage)
@@ -105,10 +105,10 @@ static bool is_product(et_stage stage)
     return products >> stage & 1;
 }
 
-static bars bars_of(const et_diagnosis *q, const et_observed *x)
+static mutant_bars mutant_bars_of(const et_diagnosis *q, const et_observed *x)
 {
     const et_profile *p = q->j->options->profile;
-    bars b = {.sum = et_rounding_at(p, ET_ACCUMULATOR),
+    mutant_bars b = {.sum = et_rounding_at(p, ET_ACCUMULATOR),
               .place = et_rounding_at(p, et_tensor_place(x->got->name)),
               .rho = x->noise,
               .unit = ldexp(1, -p->bits[ET_ACCUMULATOR])};
@@ -124,14 +124,14 @@ static bars bars_of(const et_diagnosis *q, const et_observed *x)
 }
 
 /* Of a value that comes from a few sums and is rounded to its place. */
-static double new_variance(const bars *b, double value)
+static double new_variance(const mutant_bars *b, double value)
 {
     double sum = 4 * rounding_site(&b->sum, value, 0);
     return sum + rounding_site(&b->place, value, sum);
 }
 
 /* One row. */
-static void mutant_variances(const bars *b, size_t columns, const et_real *right,
+static void mutant_variances(const mutant_bars *b, size_t columns, const et_real *right,
                              const et_real *wrong, const et_real *V, et_real *to)
 {
     double rho = et_noise_to_signal(columns, right, V), size = 0;
@@ -165,7 +165,7 @@ typedef struct view {
     const et_observed *x;
     const et_real *right, *wrong, *V;
     size_t columns;
-    bars b;
+    mutant_bars b;
     double T;
     et_real *room; /* [columns] */
 } view;
@@ -321,7 +321,7 @@ static bool view_of(const et_diagnosis *q, size_t index, const void *wrong, view
     *w = (view){.x = x, .right = x->right, .wrong = wrong, .V = x->variance};
     if (x->variance == NULL) return false;
     w->columns = x->columns;
-    w->b = bars_of(q, x);
+    w->b = mutant_bars_of(q, x);
     w->room = q->room;
     w->T = q->j->bars->limits.element;
     return true;
@@ -385,7 +385,7 @@ static et_status make_variances(const et_diagnosis *q, const et_observed *x, con
 {
     size_t columns = x->columns, count = x->rows * columns;
     const et_real *right = x->right;
-    bars b = bars_of(q, x);
+    mutant_bars b = mutant_bars_of(q, x);
     if (count > 0) b.change = mean_change(count, wrong, right);
     void *room;
     et_status status = et_allocate(&room, count, sizeof(et_real), "variances", error);

@@ -1,4 +1,4 @@
-/* text.c: real text as input: a file's bytes turned into contextual vectors.
+/* input_text.c: real text as input: a file's bytes turned into contextual vectors.
  *
  *     v_t = sum_{j=0..3} 2^-j e(b_{t-j})          e: a normal vector for each of 256 byte values
  *     x_t = v_t / sqrt(mean(v_t^2))
@@ -15,7 +15,7 @@
  *
  * Left out: a tokeniser, and any use of the text beyond its bytes.
  */
-#include "ref/step/text.h"
+#include "ref/step/input_text.h"
 #include "etref/random.h"
 #include "ref/base/memory.h"
 #include "ref/format/files.h"

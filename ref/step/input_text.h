@@ -1,6 +1,6 @@
-/* text.h: a file's bytes as vectors. Internal; what it is for stands in text.c. */
-#ifndef ET_TEXT_H
-#define ET_TEXT_H
+/* input_text.h: a file's bytes as vectors. Internal; what it is for stands in input_text.c. */
+#ifndef ET_INPUT_TEXT_H
+#define ET_INPUT_TEXT_H
 
 #include "etref/status.h"
 #include <stddef.h>

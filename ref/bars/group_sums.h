@@ -1,4 +1,4 @@
-/* groups.h: the groups of a tensor, and how an error looks in each. Internal.
+/* group_sums.h: the groups of a tensor, and how an error looks in each. Internal.
  *
  * A tensor of reference u, laid out as a matrix of `rows` by `columns` (the last dimension), is cut into
  *
@@ -16,8 +16,8 @@
  *
  * Elements with V = 0 are judged by themselves and take no part, nor do errors that are not finite.
  */
-#ifndef ET_GROUPS_H
-#define ET_GROUPS_H
+#ifndef ET_GROUP_SUMS_H
+#define ET_GROUP_SUMS_H
 
 #include "ref/step/tensors.h"
 #include <stdint.h>

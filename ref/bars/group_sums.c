@@ -1,10 +1,10 @@
-/* groups.c: a tensor cut into groups, and sums over them. See groups.h.
+/* group_sums.c: a tensor cut into groups, and sums over them. See group_sums.h.
  *
  * One pass over the tensor serves all kinds. A band of 16 rows is summed column by column into strips;
  * 16 strips side by side are a tile, the strips of a section under each other its columns; rows are
  * summed on their way; bands are rows added up, blocks and sections are bands added up.
  */
-#include "ref/bars/groups.h"
+#include "ref/bars/group_sums.h"
 #include "etref/matmul.h"
 #include "ref/base/grid.h"
 #include "ref/base/lanes.h"

@@ -1,6 +1,6 @@
-/* groups.c: what hides inside the error bars of single elements. Part 4 of the verdict, and of 5.
+/* group_limits.c: what hides inside the error bars of single elements. Part 4 of the verdict, and of 5.
  *
- * Of each group of elements (ref/bars/groups.h) its slope S and its spread Q are held against what replicas have there
+ * Of each group of elements (ref/bars/group_sums.h) its slope S and its spread Q are held against what replicas have there
  * (ref/bars/bars.h):
  *
  *     S beyond 0 and the mean <= (T_g sd(S) + 2 systematic(S)) r + E max(|u|/sqrt V) / sum(u^2/V)
