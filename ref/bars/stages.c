@@ -27,7 +27,8 @@ bool et_stands_alone(const et_step *reference, const et_given *given, et_tensor_
         et_tensor_out t = et_tensor_view(reference, start);
         if (!et_tensor_is_real(&t)) continue;
         hangs = true;
-        if (given && !given->tensor[start].values) return false;
+        bool follows = given && given->gates_follow && start == ET_FWD_GATES && id == ET_BWD_LOGITS;
+        if (given && !given->tensor[start].values && !follows) return false;
     }
     return hangs;
 }

@@ -14,6 +14,7 @@
 /* Numbers that a kernel shows, by id; values NULL: it does not. Those of one shape with the reference's. */
 typedef struct et_given {
     et_tensor_out tensor[ET_TENSORS];
+    bool gates_follow; /* gates that it does not show are made from its logits, on the way to dr */
 } et_given;
 
 /* All real tensors of a step but its inputs. */

@@ -8,6 +8,7 @@
  *     budget.c       how much CPU time all of it may take
  *     choice.c       another profile under which everything passes
  *     precision.c    hypotheses about rounding, which change no reference value; another profile as one
+ *     own_stages.c   such a profile stage by stage, from the candidate's own numbers
  *     residual.c     what is wrong, and where, if nothing explains it
  *     mutant.c, hooks.c, pick.c  the reference with one thing done wrong, on picked tokens
  *     catalogue.c, faults_*.c    what can go wrong
@@ -156,6 +157,13 @@ et_fit et_fit_factor(const et_diagnosis *q, const et_mutant *m, bool *failing);
 
 /* The full judgement of the tensors that the mutant touches; it has been computed on all tokens. */
 et_status et_mutant_passes(const et_diagnosis *q, const et_mutant *m, bool *passes, et_error *error);
+
+/* ---- own_stages.c ---- */
+
+/* Does every tensor that fails pass from the candidate's own numbers under profile p and its bars? True where nothing is
+ * shown of it. ET_ENOMEM. */
+et_status et_stages_pass_under(const et_profile *p, const et_diagnosis *q, const et_bars *bars,
+                               bool *pass, et_error *error);
 
 /* ---- explain.c ---- */
 

@@ -73,6 +73,7 @@ static const et_hypothesis table[] = {
     {.doc = {"rounded-to-f16", "values are stored in 11 significand bits", "precision"}, .nature = ET_BY_FORMAT, .format = ET_F16},
     {.doc = {"truncation", "values are truncated where the profile rounds to nearest", "precision"}, .nature = ET_BY_TRUNCATION},
     {.doc = {"subnormals-flushed", "numbers below the smallest normal one become 0", "precision"}, .nature = ET_BY_PROFILE},
+    {.doc = {"stochastic-rounding", "what is stored is rounded up or down by chance, not to nearest", "precision"}, .nature = ET_BY_PROFILE, .stochastic = true},
     {.doc = {"operands-tf32", "operands of products are rounded to 11 bits", "precision"}, .nature = ET_BY_PROFILE, .place = ET_OPERANDS, .bits = 11},
     {.doc = {"operands-bf16", "operands of products are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .place = ET_OPERANDS, .bits = 8},
     {.doc = {"intermediates-bf16", "H, A, f(x) and their gradients are rounded to 8 bits", "precision"}, .nature = ET_BY_PROFILE, .place = ET_INTERMEDIATES, .bits = 8},

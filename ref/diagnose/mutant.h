@@ -135,8 +135,9 @@ typedef struct et_hypothesis {
         *variants[ET_MAX_VARIANTS]; /* what tells them apart, for the scope; none: one form */
     et_hook hooks[ET_MAX_HOOKS];    /* up to the first without a function */
     et_place
-        place; /* ET_BY_PROFILE: of fewer `bits`, or, where these are 0, subnormals are flushed */
+        place; /* ET_BY_PROFILE: of fewer `bits`; where these are 0, subnormals are flushed, or `stochastic` */
     int bits;
+    bool stochastic; /* ET_BY_PROFILE: roundings go up or down by chance */
     et_dtype format; /* ET_BY_FORMAT */
     et_layer_mistake *layer;
 } et_hypothesis;

@@ -583,6 +583,8 @@ static et_status fits_profile(const et_diagnosis *q, const et_bars *bars, const 
         any = any || (flushes ? is_flushed(q, x) : is_of_size(q, x, V, p));
     }
     *fits = *fits && any;
+    if (*fits) status = et_stages_pass_under(p, q, bars, fits, error);
+    if (status != ET_OK) return status;
     return *fits && q->routing_failed ? allows_routing(q, bars, fits, error) : ET_OK;
 }
 
@@ -632,9 +634,11 @@ static et_status try_profile(et_diagnosis *q, const et_hypothesis *what, bool *f
     const et_profile *own = q->j->options->profile;
     et_profile p = *own;
     et_shelved *taken;
-    bool fits = false, coarser = false;
+    bool fits = false, coarser = what->stochastic && !own->stochastic;
     if (what->bits > 0)
         p.bits[what->place] = what->bits;
+    else if (what->stochastic)
+        p.stochastic = true;
     else
         p.ftz = true;
     for (int i = 0; i < ET_ALL_PLACES; i++) {

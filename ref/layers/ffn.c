@@ -50,31 +50,41 @@ static void add_bias(const et_rounding *r, const char *site, size_t m, size_t co
                       (et_real)et_plus(sum, X[i], et_rounded(input, b[i % columns])));
 }
 
-et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *error)
+/* H, V and A from x, which is the operand of that name: the order of a sum goes by it. */
+static et_status hidden_forward(const et_ffn *f, const et_ffn_rows *rows, const char *x,
+                                et_error *error)
 {
-    ET_ARITHMETIC;
-    et_status status = et_ffn_check_forward(f, rows, error);
-    if (status != ET_OK) return status;
     const et_rounding *r = f->rounding;
     size_t m = rows->m, d = f->d, h = f->h;
-    et_real *H = rows->H, *A = rows->A, *out = rows->out;
     /* H = x W_up' */
-    status = et_product(r, f->engine, m, h, d, input("x", et_rows(rows->x, d)),
-                        weight("W_up", et_transposed(f->up, d)), false, H, h, error);
+    et_status status = et_product(r, f->engine, m, h, d, input(x, et_rows(rows->x, d)),
+                                  weight("W_up", et_transposed(f->up, d)), false, rows->H, h, error);
     if (status != ET_OK) return status;
-    add_bias(r, "b_up", m, h, f->b_up, H);
-    et_round(r, ET_INTERMEDIATES, "H", m * h, H);
+    add_bias(r, "b_up", m, h, f->b_up, rows->H);
+    et_round(r, ET_INTERMEDIATES, "H", m * h, rows->H);
     /* V = x W_gate' */
     if (f->activation == ET_SWIGLU) {
-        status = et_product(r, f->engine, m, h, d, input("x", et_rows(rows->x, d)),
+        status = et_product(r, f->engine, m, h, d, input(x, et_rows(rows->x, d)),
                             weight("W_gate", et_transposed(f->gating, d)), false, rows->V, h, error);
         if (status != ET_OK) return status;
         add_bias(r, "b_gate", m, h, f->b_gate, rows->V);
         et_round(r, ET_INTERMEDIATES, "V", m * h, rows->V);
     }
     /* A = relu(H)^2, or as the activation says */
-    et_activate(f, m * h, H, rows->V, A);
-    et_round(r, ET_INTERMEDIATES, "A", m * h, A);
+    et_activate(f, m * h, rows->H, rows->V, rows->A);
+    et_round(r, ET_INTERMEDIATES, "A", m * h, rows->A);
+    return ET_OK;
+}
+
+et_status et_ffn_forward(const et_ffn *f, const et_ffn_rows *rows, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = et_ffn_check_forward(f, rows, error);
+    if (status == ET_OK) status = hidden_forward(f, rows, "x", error);
+    if (status != ET_OK) return status;
+    const et_rounding *r = f->rounding;
+    size_t m = rows->m, d = f->d, h = f->h;
+    et_real *A = rows->A, *out = rows->out;
     /* f = A W_down' */
     status = et_product(r, f->engine, m, d, h, stored("A", et_rows(A, h)),
                         weight("W_down", et_transposed(f->down, h)), false, out, d, error);
@@ -135,18 +145,15 @@ static et_status gated_input_backward(const et_ffn *f, const et_ffn_rows *rows, 
     return status;
 }
 
-et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *dup, et_real *ddown,
-                          et_real *dgating, et_error *error)
+static et_status rows_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *dup,
+                               et_real *ddown, et_real *dgating, et_error *error)
 {
-    ET_ARITHMETIC;
-    et_status status = et_ffn_check_backward(f, rows, dup || dgating, ddown != NULL, error);
-    if (status != ET_OK) return status;
     const et_rounding *r = f->rounding;
     size_t m = rows->m, d = f->d, h = f->h;
     const et_real *H = rows->H, *A = rows->A, *dO = rows->dO;
     et_real *dA = rows->dA, *dH = rows->dH;
     /* dA = dO W_down */
-    status = et_product(r, f->engine, m, h, d, stored("dO", et_rows(dO, d)),
+    et_status status = et_product(r, f->engine, m, h, d, stored("dO", et_rows(dO, d)),
                         weight("W_down", et_rows(f->down, h)), false, dA, h, error);
     if (status != ET_OK) return status;
     et_round(r, ET_INTERMEDIATES, "dA", m * h, dA);
@@ -171,6 +178,42 @@ et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *dup
                                                          : status;
 }
 
+/* A kernel that keeps no H computes it again for the way back, in an order of its own. Where H is stored in as many bits as
+ * it is summed in, that is another H. */
+static bool recomputes(const et_ffn *f, const et_ffn_rows *rows)
+{
+    const et_rounding *r = f->rounding;
+    return rows->m > 0 && rows->x && et_goes_other_way(r, "recomputed", "H") &&
+           et_place_bits(r->profile, ET_INTERMEDIATES) >= et_place_bits(r->profile, ET_ACCUMULATOR);
+}
+
+/* H, V and A take the place of those that are there. The caller frees *room, also on failure. */
+static et_status recompute(const et_ffn *f, et_ffn_rows *rows, et_real **room, et_error *error)
+{
+    size_t count = rows->m * f->h;
+    void *taken;
+    et_status status = et_allocate(&taken, 3 * count, sizeof(et_real), "recomputed rows", error);
+    if (status != ET_OK) return status;
+    *room = taken;
+    rows->H = *room;
+    rows->A = *room + count;
+    rows->V = f->activation == ET_SWIGLU ? *room + 2 * count : NULL;
+    return hidden_forward(f, rows, "x again", error);
+}
+
+et_status et_ffn_backward(const et_ffn *f, const et_ffn_rows *rows, et_real *dup, et_real *ddown,
+                          et_real *dgating, et_error *error)
+{
+    ET_ARITHMETIC;
+    et_status status = et_ffn_check_backward(f, rows, dup || dgating, ddown != NULL, error);
+    if (status != ET_OK) return status;
+    et_real *room = NULL;
+    et_ffn_rows again = *rows;
+    if (recomputes(f, rows)) status = recompute(f, &again, &room, error);
+    if (status == ET_OK) status = rows_backward(f, &again, dup, ddown, dgating, error);
+    free(room);
+    return status;
+}
 /* db += 1' dP for dP [m,columns]; either NULL: nothing to do. */
 static et_status sum_rows(const et_ffn *f, size_t m, size_t columns, const char *site,
                           const et_real *dP, const et_real *ones, et_real *db, et_error *error)

@@ -16,6 +16,7 @@
  */
 #include "etref/gate.h"
 #include "ref/base/arithmetic.h"
+#include "ref/base/bits.h"
 #include "ref/base/exponential.h"
 #include "ref/base/parallel.h"
 #include "ref/base/sum.h"
@@ -27,19 +28,25 @@
 typedef struct steps {
     const et_rounding *kernel;
     et_grid grid; /* of each step's result; unused in a golden */
-    bool underflows, saves;
+    bool grows, loose, inverts, saves;
 } steps;
 
-/* Kernels' formulas differ, and half of the replicas have the one, half the other. 1/(1 + e^-r) gets 0 where e^-r is
- * beyond the format; e^r is below the normal numbers there. p_i (dp_i - D) and p (1 - p) lose where a gate is
- * nearly 1 what p_i sum_j p_j (dp_i - dp_j) and e^-|r| / (1 + e^-|r|)^2 save; these err as little as the golden's, rounded. */
+/* Kernels' formulas differ, and half of the replicas have the one, half the other:
+ *
+ *     1/(1 + e^-r)      for e^r/(1 + e^r), r < 0: 0 where e^-r is beyond the format; e^r is below the normal numbers there
+ *     2^(r log2 e)      as processors have it, or a polynomial: by how much it is off, below
+ *     a (1/b)           for a/b
+ *     p_i (dp_i - D)    and p (1 - p), which lose where a gate is nearly 1 what p_i sum_j p_j (dp_i - dp_j) and
+ *                       e^-|r| / (1 + e^-|r|)^2 save; these err as little as the golden's, rounded */
 static steps steps_of(const et_rounding *r)
 {
     steps s = {.kernel = et_rounds(r) ? r : NULL};
     const et_rounding *kernel = s.kernel;
     if (kernel == NULL) return s;
     s.grid = et_grid_of(kernel, ET_GATE_ARITHMETIC, "gate");
-    s.underflows = et_goes_other_way(r, "1/(1+e^-r)", "gate");
+    s.grows = et_goes_other_way(r, "1/(1+e^-r)", "gate");
+    s.loose = et_goes_other_way(r, "2^(r log2 e)", "gate");
+    s.inverts = et_goes_other_way(r, "a (1/b)", "gate");
     s.saves = et_goes_other_way(r, "1 - p", "gate");
     return s;
 }
@@ -49,11 +56,27 @@ static const et_grid *grid_of(const steps *s)
     return s->kernel ? &s->grid : NULL;
 }
 
+/* Libraries promise e^v to an ulp or two, those that take 2^(v log2 e) to so many and one more for each unit of |v|, half of
+ * which is the rounding of v log2 e. By how much one is off, nobody but its author knows; equal numbers are off alike. Here up
+ * to (1 + |v|)/2 ulp, by chance of the number that it would be rounded to: a third of an ulp at 0, on the average. */
+static double off_by_library(const et_grid *g, double v, double e)
+{
+    double chance = (double)(et_mix(to_bits(e) ^ g->key) >> 11) * 0x1p-52 - 1; /* from -1 to 1 */
+    return et_rounded(g, e * (1 + chance * ldexp(1 + fabs(v), g->drop - 53)));
+}
+
 static et_real e_to(const steps *s, et_real v)
 {
-    et_real e = (et_real)exponential((double)v);
-    if (s->underflows && (double)e < s->grid.smallest) return 0;
-    return (et_real)et_rounded(grid_of(s), (double)e);
+    double e = et_rounded(grid_of(s), exponential((double)v));
+    if (s->grows && e < s->grid.smallest) return 0;
+    return (et_real)(s->loose && e > 0 && e < (double)INFINITY
+                         ? off_by_library(&s->grid, (double)v, e)
+                         : e);
+}
+
+static et_real over(const steps *s, et_real a, et_real b)
+{
+    return s->inverts ? a * (et_real)et_over(&s->grid, 1, (double)b) : a / b;
 }
 
 bool et_gate_has_anchor(et_gate gate)
@@ -64,8 +87,9 @@ bool et_gate_has_anchor(et_gate gate)
 /* Written with e^-|r| <= 1, so that nothing overflows: for r < 0, 1/(1+e^-r) = e^r/(1+e^r). */
 static et_real sigmoid(const steps *s, et_real r)
 {
-    et_real e = e_to(s, -(et_real)fabs(r));
-    return (r < 0 ? e : 1) / (et_real)et_plus(grid_of(s), 1, (double)e);
+    bool grows = r < 0 && s->grows;
+    et_real e = e_to(s, grows ? -r : -(et_real)fabs(r));
+    return over(s, r < 0 && !grows ? e : 1, (et_real)et_plus(grid_of(s), 1, (double)e));
 }
 
 /* p(1-p) = e^-|r| / (1+e^-|r|)^2: the same number for r and -r. The product itself would lose all
@@ -90,8 +114,8 @@ static void softmax(const steps *s, size_t count, size_t step, const et_real *r,
         p[i * step] = e_to(s, (et_real)et_plus(grid_of(s), (double)r[i * step], (double)-largest));
     et_real sum =
         et_sum(s->kernel, ET_GATE_ARITHMETIC, "softmax", zero_share, count, step, p, NULL);
-    for (size_t i = 0; i < count; i++) p[i * step] /= sum;
-    if (anchor) *anchor = zero_share / sum;
+    for (size_t i = 0; i < count; i++) p[i * step] = over(s, p[i * step], sum);
+    if (anchor) *anchor = over(s, zero_share, sum);
 }
 
 void et_gate_forward(const et_rounding *kernel, et_gate gate, size_t N, size_t n, const et_real *r,

@@ -54,14 +54,18 @@ void et_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
     const et_grid *step = et_grid_in(&rooms[0], moe->rounding, ET_GATE_ARITHMETIC, "gate"),
                   *stored = et_grid_in(&rooms[1], moe->rounding, et_stored_as(moe, ET_GATES), "w");
     double constant = et_rounded(stored, moe->shared_constant), scale = et_routed_scale(moe);
+    bool inverts = et_goes_other_way(moe->rounding, "p (1/T)", "w");
 #pragma omp parallel for if (et_worth_threads(moe->N * moe->n))
     for (size_t t = 0; t < moe->N; t++) {
         et_real divide_by = divisor(moe, a, v, t, step);
+        double inverse = inverts ? et_over(step, 1, divide_by) : 0;
         for (int32_t j = a->token_offsets[t]; j < a->token_offsets[t + 1]; j++) {
             int32_t slot = a->token_slots[j];
             et_real p = v->gates[t * moe->n + (size_t)a->slot_expert[slot]];
             bool divides = divide_by != 0 || divides_by_zero(moe);
-            double w = divides ? et_over(scale == 1 ? stored : step, p, divide_by) : 0;
+            const et_grid *of_w = scale == 1 ? stored : step;
+            double w = inverts ? et_times(of_w, p, inverse) : et_over(of_w, p, divide_by);
+            if (!divides) w = 0;
             v->slot_weight[slot] = (et_real)(scale == 1 ? w : et_rounded(stored, scale * w));
         }
         if (moe->hs > 0) {

@@ -83,6 +83,7 @@ enum { FULL = false, LEAN = true };
         __VA_ARGS__                                                                                \
     }
 #define ON_INPUT(id) (ET_TENSORS + (id))
+#define BY_ANCHOR(id) (2 * ET_TENSORS + (id))
 #define T(id, name, type, shape, lean, field, meaning, has, place, stage, sees, starts)            \
     [ET_##id] = {{name, type, shape, meaning, lean},                                               \
                  offsetof(et_step, field),                                                         \
@@ -117,8 +118,8 @@ const et_tensor_doc *et_tensor_doc_find(const char *name)
 
 et_tensor_id et_start_in(const et_case *c, int start)
 {
-    if (start < ET_TENSORS) return (et_tensor_id)start;
-    return weighs_inputs(c) ? (et_tensor_id)(start - ET_TENSORS) : ET_NO_TENSOR;
+    bool in_case[] = {true, weighs_inputs(c), c->gate == ET_GATE_SOFTMAX_ANCHOR && c->shared};
+    return in_case[start / ET_TENSORS] ? (et_tensor_id)(start % ET_TENSORS) : ET_NO_TENSOR;
 }
 
 bool et_is_input(et_tensor_id id)

@@ -93,7 +93,7 @@ typedef struct et_tensor_row {
     et_sees sees;
     /* What it hangs on: the tensors from which its stage computes it, as far as the step has them;
      * then ET_NO_TENSOR. Where the assignment only says which rows are slots, it is not listed. ON_INPUT(id): where weights
-     * stand on the experts' inputs alone. */
+     * stand on the experts' inputs alone; BY_ANCHOR(id): where a softmax's anchor weighs the shared expert. */
     int starts[ET_MAX_STARTS];
 } et_tensor_row;
 

@@ -539,15 +539,13 @@ static et_status take_variance(et_real **V, const exam *x, const et_tensor_out *
     return ET_OK;
 }
 
-/* From the candidate's own numbers: what is wrong there alone is a mismatch, too. */
-static et_status judge_alone(exam *x, et_error *error)
+/* *out, which comes in as the whole has left it. */
+static et_status judge_stage(exam *x, et_tensor_verdict *out, et_error *error)
 {
     const et_judgement *whole = x->j;
-    if (!whole->made || !et_stands_alone(whole->reference, whole->given, x->id)) return ET_OK;
     et_judgement j = *whole;
     j.bars = whole->bars->alone;
-    et_tensor_verdict out = *x->out;
-    exam alone = {&j, whole->made, x->got, x->id, &out, x->doubt};
+    exam alone = {&j, whole->made, x->got, x->id, out, x->doubt};
     et_tensor_out want = et_tensor_view(whole->made, x->id);
     et_real *V;
     et_status status =
@@ -556,15 +554,42 @@ static et_status judge_alone(exam *x, et_error *error)
     sheet f = lay_out(x->got, &want, V);
     sweep s = {.f = &f, .limits = limits_of(&alone)};
     sweep_all(&s);
-    fill_in(&f, &s, j.bars->limits.element, &out);
-    status = et_judge_groups(&j, x->got, &f.e, &out, error);
-    if (out.failed > 0) report_failures(&alone);
+    fill_in(&f, &s, j.bars->limits.element, out);
+    status = et_judge_groups(&j, x->got, &f.e, out, error);
+    if (out->failed > 0) report_failures(&alone);
     free(V);
+    return status;
+}
+
+static bool has_stage(const et_judgement *j, et_tensor_id id)
+{
+    return j->made && et_stands_alone(j->reference, j->given, id);
+}
+
+/* From the candidate's own numbers: what is wrong there alone is a mismatch, too. */
+static et_status judge_alone(exam *x, et_error *error)
+{
+    if (!has_stage(x->j, x->id)) return ET_OK;
+    et_tensor_verdict out = *x->out;
+    et_status status = judge_stage(x, &out, error);
     if (status != ET_OK || out.outcome != ET_MISMATCH) return status;
     *x->out = out;
     x->doubt->alone = true;
     find(x, ET_MISMATCH, "computed from the candidate's own numbers, %s", out.reason);
     return ET_OK;
+}
+
+et_status et_stage_passes(const et_judgement *j, size_t index, bool *passes, et_error *error)
+{
+    et_doubt doubt = {0};
+    const et_tensor_out *got = &j->candidate[index];
+    et_tensor_verdict out = {.dtype = got->dtype, .elements = et_tensor_count(got)};
+    exam x = {j, j->made, got, et_tensor_find(got->name), &out, &doubt};
+    *passes = true;
+    if (!has_stage(j, x.id)) return ET_OK;
+    et_status status = judge_stage(&x, &out, error);
+    *passes = out.outcome != ET_MISMATCH;
+    return status;
 }
 
 /* ---- what open decisions leave to say ---- */

@@ -75,6 +75,9 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_te
                          size_t count, const et_verify_options *options, const et_aside *aside,
                          et_error *error);
 
+/* All that the candidate shows as starts of stages, right or wrong. */
+et_given et_given_by_candidate(const et_judgement *j);
+
 /* ---- shelf.c ---- */
 
 /* The layer with one assignment, and its error bars under one profile. */
@@ -197,6 +200,10 @@ typedef struct et_doubt {
 } et_doubt;
 et_status et_examine_tensor(const et_judgement *j, size_t index, const et_step *reference,
                             et_tensor_verdict *out, et_doubt *doubt, et_error *error);
+
+/* Its stage alone, from given numbers, under bars->alone: j has `given` and `made`, and bars that have `alone`. True where
+ * nothing is given of it. ET_ENOMEM. */
+et_status et_stage_passes(const et_judgement *j, size_t index, bool *passes, et_error *error);
 
 /* ---- group_limits.c ---- */
 

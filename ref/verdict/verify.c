@@ -192,17 +192,27 @@ static bool shows_stages(const verification *t)
     return id < ET_TENSORS;
 }
 
-/* Every stage by itself, from the candidate's own numbers. Where its routing is not known, nor are its stages. */
-static et_status run_stages(verification *t, et_error *error)
+et_given et_given_by_candidate(const et_judgement *j)
 {
-    const et_judgement *j = &t->j;
+    et_given given = {0};
     for (size_t i = 0; i < j->count; i++) {
         const et_tensor_out *got = &j->candidate[i];
         et_tensor_id id = et_tensor_find(got->name);
         et_tensor_out want = et_tensor_view(j->reference, id);
         if (et_tensor_is_real(got) && !et_is_input(id) && want.values && et_same_shape(got, &want))
-            t->given.tensor[id] = *got;
+            given.tensor[id] = *got;
     }
+    /* a function of one token's logits, in as many bits: as the bars have it that know the gates */
+    const et_profile *p = j->options->profile;
+    given.gates_follow = et_place_bits(p, ET_GATES) >= et_place_bits(p, ET_LOGITS);
+    return given;
+}
+
+/* Every stage by itself, from the candidate's own numbers. Where its routing is not known, nor are its stages. */
+static et_status run_stages(verification *t, et_error *error)
+{
+    const et_judgement *j = &t->j;
+    t->given = et_given_by_candidate(j);
     if (!j->bars->alone || t->absurd || j->unseen.open > 0 || !shows_stages(t)) return ET_OK;
     tell(t, "stages", 0.55);
     const et_rounding kernel = {.profile = j->options->profile};

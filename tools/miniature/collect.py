@@ -1,57 +1,18 @@
 """The runs' logs and evaluations as CSV files: all that figures and the page are made of."""
 
-import csv
 import json
 import os
 
+import illustrations
 import rows
 import table
 import texts
+from out import Folder, Out
 from rows import mean
 
 POINTS = 50  # of a curve over the steps
 # Whose routing is followed step by step, under seed 0.
 FOLLOWED = ("ec", "et", "et-cold", "et-capacity", "et-capacity-cold", "tc-lossfree")
-
-
-class Folder:
-    """Where the files go; `kept`: runs whose lines are there already and stay."""
-
-    def __init__(self, path, kept):
-        self.path, self.kept = path, kept
-
-    def lines_that_stay(self, name):
-        path = os.path.join(self.path, name)
-        if not self.kept or not os.path.exists(path):
-            return []
-        with open(path, newline="", encoding="utf-8") as file:
-            return [list(line.values()) for line in csv.DictReader(file)
-                    if f"{line['variant']}-{line.get('seed', 0)}" in self.kept]
-
-
-class Out:
-    """A CSV file of the folder, whole or not at all: what stays of the last one comes first."""
-
-    def __init__(self, folder, name, fields):
-        self.path = os.path.join(folder.path, name)
-        stays = folder.lines_that_stay(name) if "variant" in fields else []
-        self.file = open(self.path + ".part", "w", newline="", encoding="utf-8")
-        self.csv = csv.writer(self.file, lineterminator="\n")
-        self.csv.writerow(fields)
-        self.csv.writerows(stays)
-
-    def row(self, *values):
-        self.csv.writerow([rows.shown(value) for value in values])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, failed, *_):
-        self.file.close()
-        if failed is None:
-            os.replace(self.path + ".part", self.path)
-        else:
-            os.remove(self.path + ".part")
 
 
 def read(work, run, name):
@@ -169,6 +130,17 @@ def tokens(work, runs, folder):
                     logits.row(run.variant, *which.split("."), value, count)
 
 
+def scatter(work, runs, folder):
+    """How far cutoffs scatter from pool to pool: tokens as the text has them, and mixed."""
+    with Out(folder, "scatter.csv", ["variant", "order", "layer", "pool", "deviation"]) as out:
+        for run in runs:
+            if run.variant not in ("ec", "et"):
+                continue
+            for which, sizes in read(work, run, "look.json")["scatter"].items():
+                for size, deviation in sizes:
+                    out.row(run.variant, *which.split("."), size, deviation)
+
+
 def overlap(work, runs, folder):
     with Out(folder, "overlap.csv", ["variant", "early", "late", "layer", "choices_early",
                                      "choices_late", "agreement", "by_chance",
@@ -264,8 +236,12 @@ def collect(work, runs, path):
     dynamics(work, [run for run in first if run.variant in FOLLOWED], folder)
     experts(work, first, folder)
     tokens(work, first, folder)
+    scatter(work, first, folder)
     overlap(work, first, folder)
     pools(work, runs, folder)
     consistency(work, first, folder)
     kinds(work, first, folder)
+    etref = os.path.join(work.build, "etref")
+    illustrations.rules(etref, folder)
+    illustrations.encoding(etref, folder)
     about(work, runs, folder, planned)

@@ -9,7 +9,8 @@ import table
 
 FIGURES = os.path.join(table.HERE, "figures")
 WIDE = {"overlap": (1100, 520), "warmup": (1200, 800), "capacity": (1200, 480),
-        "bias": (1200, 480), "kinds": (1100, 800), "passages": (1100, 560)}
+        "bias": (1200, 480), "kinds": (1100, 800), "passages": (1100, 560),
+        "rules": (1100, 480)}
 TERMINALS = {"svg": 'svg size {},{} font "sans,14" background rgb "white"',
              "png": 'pngcairo size {},{} font "sans,12"'}
 

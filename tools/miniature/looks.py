@@ -2,6 +2,8 @@
 
 import array
 import json
+import random
+import statistics
 import struct
 import sys
 
@@ -13,8 +15,10 @@ PASSAGE = 160  # tokens that are kept one by one
 LOSS_STEP = 0.25  # width of a band of losses, in nats, up to LOSS_TOP
 LOSS_TOP = 6.0
 LOGIT_STEP = 0.1
+LEAST_POOL = 64  # tokens of the smallest pool whose cutoffs are taken,
+LEAST_POOLS = 8  # and how many there are of the largest
 
-CODES = {"F32": "f", "I32": "i", "U8": "B"}
+CODES = {"F64": "d", "F32": "f", "I64": "q", "I32": "i", "U8": "B"}
 
 
 def tensors(path):
@@ -72,9 +76,26 @@ def loss_band(loss):
     return (min(int(loss / LOSS_STEP), int(LOSS_TOP / LOSS_STEP)) + 0.5) * LOSS_STEP
 
 
+def scatter(logits, experts, order):
+    """Standard deviation of an expert's cutoff from pool to pool, mean over the experts, by the
+    pool's size: the k-th largest logit of size tokens, k = size / experts. Tokens go into pools as
+    `order` has them."""
+    found, size = [], LEAST_POOL
+    while LEAST_POOLS * size <= len(order):
+        pools = range(0, len(order) - size + 1, size)
+        deviations = []
+        for expert in range(experts):
+            values = [logits[t * experts + expert] for t in order]
+            deviations.append(statistics.stdev(
+                sorted(values[at:at + size])[-max(1, size // experts)] for at in pools))
+        found.append([size, rows.mean(deviations)])
+        size *= 2
+    return found
+
+
 def look(path, sequence):
     """Loss along the text; fan-out by position, by loss and by layer, loss by fan-out, two
-    histograms, a passage."""
+    histograms, the scatter of cutoffs, a passage."""
     all_of = tensors(path)
     token, loss = all_of["token"][1], all_of["loss"][1]
     slices = [[at, rows.mean(loss[at:at + len(loss) // SLICES])]
@@ -94,7 +115,7 @@ def look(path, sequence):
         "by_loss": grouped([loss_band(value) for value in loss], mean, *each.values()),
         "by_fanout": grouped(total, loss),
         "fanouts": {layer: grouped(each[layer], loss) for layer in layers},
-        "logits": {},
+        "logits": {}, "scatter": {},
         "passage": [[token[at]] + [list(all_of[f"mask.{layer}"][1]
                                         [at * experts:(at + 1) * experts]) for layer in layers]
                     for at in range(min(PASSAGE, len(token)))],
@@ -102,4 +123,9 @@ def look(path, sequence):
     for layer, expert in ((layers[0], 0), (layers[-1], experts - 1)):
         values = all_of[f"logits.{layer}"][1][expert::experts]
         out["logits"][f"{layer}.{expert}"] = histogram(values)
+    text, mixed = list(range(len(token))), list(range(len(token)))
+    random.Random(0).shuffle(mixed)
+    for layer in (layers[0], layers[-1]):
+        for name, order in (("text", text), ("mixed", mixed)):
+            out["scatter"][f"{name}.{layer}"] = scatter(all_of[f"logits.{layer}"][1], experts, order)
     return out

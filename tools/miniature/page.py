@@ -11,6 +11,8 @@ import table
 FIGURES = (
     ("loss", "1", "held-out loss on the way",
      "The same quantity, on bytes; beside the paper's TC stands one with Muon for each expert."),
+    ("rules", "2", "twelve tokens and four experts under the three rules",
+     "The same, of a layer drawn at random."),
     ("cutoff", "3", "batch cutoff − threshold, and the share of tokens that pass it",
      "ET alone, an expert in a step for each point; EC's loads do not vary."),
     ("kinds", "4b, 22", "usage of the last layer's experts by kind of text",
@@ -26,22 +28,25 @@ FIGURES = (
      "Mean since the last evaluation for the paper's moving average."),
     ("overlap", "8, 14", "how alike checkpoints route",
      "The same measures, layers together; quarters of the run for the paper's checkpoints."),
+    ("encoding", "9", "Algorithm 2 on three tokens: every selection has its cutoff",
+     "The same (`build/etref leakage encode 010`). Open: not taken; full: taken."),
     ("warmup", "10", "ET with a capacity of 0.5, with and without warm-up, and EC; layer 1",
      "The same quantities, at steps of a shorter run."),
     ("bias", "11", "thresholds of EC and ET, and the bias of loss-free TC, layer 1", "The same."),
+    ("norm", "12", "loss with the weights divided by the fan-out", "The same quantity."),
     ("capacity", "13", "raw usage, and experts outside of a capacity's bounds; layer 1",
      "The rates that the released code logs; for runs without a capacity what 0.5 would do."),
     ("by-loss", "15", "experts of a token by its loss", "The same quantity."),
     ("by-layer", "16", "how many experts tokens have, by layer", "The same quantity."),
     ("by-fanout", "17", "mean loss by the experts of a token", "The same; layers summed."),
     ("logits", "18", "logits of two routers", "The same: first MoE layer, expert 0; last, 15."),
+    ("scatter", "", "how far the cutoffs of a trained layer scatter, by the size of the pool",
+     "Tokens of one text resemble each other; mixed, they are as if independent: 1/√N."),
 )
 # figures of the paper that are not among them, and why
 LEFT_OUT = (
-    ("2", "a drawing of the three rules: `build/etref show` draws the routing of any golden"),
-    ("9", "Algorithm 2 on three tokens: `build/etref leakage encode 010`"),
-    ("12", "loss under the fan-out's norm: in the table of differences, not as a figure"),
-    ("table 1", "CORE wants models that answer questions; its cross-entropies stand above"),
+    ("table 1", "CORE wants models that answer questions; its cross-entropies, and tokens to equal "
+                "loss, stand above"),
     ("table 2", "the second size, d 256 and 6 layers, takes 6 to 8 times a run: not run"),
 )
 
@@ -149,10 +154,43 @@ def parting(found):
               f"show in four of five times is {part.smallest:.4f}."
 
 
+def mean_curve(curves, variant):
+    """Held-out loss by tokens, mean over the seeds."""
+    by_tokens = {}
+    for row in curves:
+        if row["variant"] == variant:
+            by_tokens.setdefault(int(row["tokens"]), []).append(float(row["held_out_loss"]))
+    return [(tokens, rows.mean(losses)) for tokens, losses in sorted(by_tokens.items())]
+
+
+def tokens_to(curve, loss):
+    """After how many tokens the curve is down at `loss`, on straight lines; None: never."""
+    for (t0, l0), (t1, l1) in zip(curve, curve[1:]):
+        if l0 > loss >= l1:
+            return t0 + (t1 - t0) * (l0 - loss) / (l0 - l1)
+    return None
+
+
+def equal_loss(curves):
+    yield "| | reaches the last loss of | after millions of tokens | of | times fewer | paper |"
+    yield "|---|---|---|---|---|---|"
+    for a, b, paper in (("et", "tc-stacked", "1.6"), ("et", "tc-each", ""), ("et", "dense", ""),
+                        ("tc-each", "dense", ""), ("tc-stacked", "dense", ""), ("ec", "dense", "")):
+        mine, theirs = mean_curve(curves, a), mean_curve(curves, b)
+        if not mine or not theirs:
+            continue
+        last, loss = theirs[-1]
+        tokens = tokens_to(mine, loss)
+        at = "not in this run | |" if tokens is None else \
+            f"{tokens / 1e6:.2f} | {last / 1e6:.2f} | {last / tokens:.2f}"
+        yield f"| {a} | {b} | {at} | {paper} |"
+
+
 def figures(folder):
     for name, numbers, what, alike in FIGURES:
         yield ""
-        yield f"**Figure {numbers}**: {what}. {alike}"
+        title = f"Figure {numbers}" if numbers else "Not in the paper"
+        yield f"**{title}**: {what}. {alike}"
         yield ""
         if os.path.exists(os.path.join(folder, name + ".svg")):
             yield f"![{what}]({name}.svg)"
@@ -244,6 +282,11 @@ def main_part(folder, found):
     lines += variants(found)
     lines += ["", "## Differences", ""] + list(differences(found, comparisons))
     lines += ["", "## Routing or optimiser", ""] + list(parting(found))
+    lines += ["", "## Tokens to equal loss", "",
+              "Mean curves over the seeds, on the held-out batches of figure 1. The learning rate falls "
+              "in the last fifth, and losses with it: a run that is still at its full rate reaches "
+              "late what one at its end has, so these factors are small.", ""]
+    lines += list(equal_loss(read(folder, "curves.csv")))
     lines += ["", "## Figures"] + list(figures(folder))
     lines += ["", "## What would be needed for the rest", "",
               "CORE and the absolute losses want the paper's size. The smallest gaps above fall "
