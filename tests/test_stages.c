@@ -329,6 +329,84 @@ START_TEST(scaled_operands_pass)
 }
 END_TEST
 
+/* ---- formulas of kernels ---- */
+
+/* 1 / (1 + e^-r), each step rounded. Of scores near 0 and near each other: gates err alike there, and each formula's in its
+ * own way. */
+START_TEST(a_sigmoid_of_its_own_passes)
+{
+    honest k;
+    et_case c;
+    ck_assert_int_eq(
+        parse_quoted(&c,
+                     "{'name':'near','rule':'tc','gate':'sigmoid','experts':4,'tokens':64,"
+                     "'d_model':16,'d_expert':16,'input':{'source':'normal','seed':7}}",
+                     NULL),
+        ET_OK);
+    draw_case(&k.golden, &c);
+    for (size_t i = 0; i < 4 * 16; i++)
+        k.golden.in.router[i] = (et_real)(float)(k.golden.in.router[i] * 1e-4);
+    for (size_t i = 16; i < 64 * 16; i++)
+        k.golden.in.x[i] = (et_real)(float)(k.golden.in.x[i % 16] * (1 + 1e-7 * (double)(i / 16)));
+    make_kernel_of(&k, et_profile_find("f32"), 3);
+    const double *r = values_of(&k, "fwd.logits");
+    double *p = values_of(&k, "fwd.gates");
+    for (size_t i = 0; i < 64 * 4; i++)
+        p[i] = in_bits(1 / in_bits(1 + in_bits(exp(-r[i]), 24), 24), 24);
+    keep_only(&k, "fwd.logits", "fwd.gates");
+    expect(&k, NULL);
+    free_honest(&k);
+}
+END_TEST
+
+/* w = p (1/p) is 1, or next to it. */
+START_TEST(a_reciprocal_for_a_quotient_passes)
+{
+    honest k;
+    make_honest(
+        &k,
+        "{'name':'one','rule':'tc','top_k':1,'gate':'sigmoid','norm':'sum','experts':4,'tokens':64,"
+        "'d_model':16,'d_expert':16,'input':{'source':'normal','seed':7}}",
+        "f32", 3);
+    const et_assignment *a = &k.golden.assignment;
+    const double *p = values_of(&k, "fwd.gates");
+    double *w = values_of(&k, "route.slot_weight");
+    size_t others = 0;
+    for (size_t j = 0; j < a->slots; j++) {
+        double own = p[(size_t)a->slot_token[j] * 4 + (size_t)a->slot_expert[j]];
+        w[j] = in_bits(own * in_bits(1 / own, 24), 24);
+        others += w[j] != 1;
+    }
+    ck_assert_uint_gt(others, 0);
+    keep_only(&k, "fwd.gates", "route.slot_weight");
+    expect(&k, NULL);
+    free_honest(&k);
+}
+END_TEST
+
+/* dH by an H that was summed once more, from the last term to the first. */
+START_TEST(a_hidden_layer_computed_again_passes)
+{
+    enum { N = 64, D = 48, H = 32 };
+    honest k;
+    make_honest(&k,
+                "{'name':'again','layer':'dense','tokens':64,'d_model':48,'d_expert':32,"
+                "'input':{'source':'normal','seed':7}}",
+                "f32", 3);
+    const double *dA = values_of(&k, "bwd.slot_act");
+    double *dH = values_of(&k, "bwd.slot_pre");
+    for (size_t i = 0; i < N * H; i++) {
+        const et_real *x = k.golden.in.x + i / H * D, *up = k.golden.in.up + i % H * D;
+        double sum = 0;
+        for (size_t c = D; c-- > 0;) sum = in_bits(sum + in_bits(x[c] * up[c], 24), 24);
+        dH[i] = in_bits(dA[i] * 2 * fmax(sum, 0), 24);
+    }
+    keep_only(&k, "bwd.slot", "fwd.slot_pre");
+    expect(&k, NULL);
+    free_honest(&k);
+}
+END_TEST
+
 /* A number that is wrong is no start for others: y, of the right f(x), is not blamed for a wrong one that is shown. */
 START_TEST(what_is_wrong_is_no_start)
 {
@@ -359,6 +437,9 @@ int main(void)
     tcase_add_test(verdicts, what_is_wrong_is_no_start);
     tcase_add_test(verdicts, gradients_are_summed_in_few_bits);
     tcase_add_test(verdicts, scaled_operands_pass);
+    tcase_add_test(verdicts, a_sigmoid_of_its_own_passes);
+    tcase_add_test(verdicts, a_reciprocal_for_a_quotient_passes);
+    tcase_add_test(verdicts, a_hidden_layer_computed_again_passes);
     suite_add_tcase(suite, runs);
     suite_add_tcase(suite, verdicts);
     return run_suite(suite);
