@@ -75,7 +75,7 @@ static const struct {
     {"dw of one slot overwritten", TC, "stale-dw", 0, "stale-rows"},
     {"a row of y of another call", TC, "stale-row", 0, "stale-rows"},
     {"scores of 0 and below never taken", TC, "positive-scores-alone", 0, "positive-scores-alone"},
-    {"experts beyond 255 never taken", MANY, "experts-beyond-255", 0, "experts-beyond-255"},
+    {"experts beyond 255 never taken", MANY, "experts-beyond-255", 0, "experts-beyond-table"},
     {"loads rounded to tiles", TC, "loads-cut-to-tiles", 0, "loads-cut-to-tiles"},
     {"overflow dropped by arrival", TC, "overflow-dropped", 0, "overflow-dropped"},
     {"raw logits as weights", TC, "raw-logits", 0, "other-gate"},

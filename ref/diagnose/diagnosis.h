@@ -8,6 +8,7 @@
  *     budget.c       how much CPU time all of it may take
  *     choice.c       another profile under which everything passes
  *     precision.c    hypotheses about rounding, which change no reference value; another profile as one
+ *     stale_rows.c   are they another call's rows?
  *     own_stages.c   such a profile stage by stage, from the candidate's own numbers
  *     residual.c     what is wrong, and where, if nothing explains it
  *     mutant.c, hooks.c, pick.c  the reference with one thing done wrong, on picked tokens
@@ -157,6 +158,14 @@ et_fit et_fit_factor(const et_diagnosis *q, const et_mutant *m, bool *failing);
 
 /* The full judgement of the tensors that the mutant touches; it has been computed on all tokens. */
 et_status et_mutant_passes(const et_diagnosis *q, const et_mutant *m, bool *passes, et_error *error);
+
+/* ---- stale_rows.c ---- */
+
+/* Rows of fewer numbers say nothing by themselves. */
+enum { ET_TELLING_COLUMNS = 8 };
+
+/* Could the rows of a tensor that fail first be those of another call? */
+bool et_could_be_memory(const et_diagnosis *q, const et_observed *x);
 
 /* ---- own_stages.c ---- */
 

@@ -247,44 +247,6 @@ static et_status fit_factor(et_subject *on, const et_diagnosis *q, attempt *t, b
 
 /* ---- rows that are the candidate's own ---- */
 
-/* Sums over numbers g of the candidate and u of the reference. */
-typedef struct pairs {
-    double n, g, u, gg, gu, uu;
-} pairs;
-
-/* Have they to do with each other: are they of a size that has nothing to do with the other's, or correlated? */
-static bool are_related(const pairs *p, bool about_mean)
-{
-    double g = about_mean ? p->g / p->n : 0, u = about_mean ? p->u / p->n : 0;
-    double gg = p->gg - p->n * g * g, uu = p->uu - p->n * u * u, gu = p->gu - p->n * g * u;
-    bool alike = 1e4 * p->gg > p->uu && p->gg < 1e4 * p->uu;
-    return !alike || !(gg > 0 && 4 * gu * gu <= gg * uu);
-}
-
-/* Rows of one number say nothing by themselves. */
-enum { TELLING_COLUMNS = 8, LOOKED_AT = 4 };
-
-/* Could the rows that fail first be those of another call? They are numbers, not the right ones changed somehow, and not
- * rows that belong elsewhere. */
-static bool could_be_memory(const et_diagnosis *q, const et_observed *x)
-{
-    pairs all = {0};
-    size_t looked = 0;
-    for (size_t row = 0; row < x->rows; row++) {
-        if (!et_row_fails(q, x, row)) continue;
-        for (size_t c = 0; c < x->columns; c++) {
-            double g = et_tensor_element(x->got, row * x->columns + c);
-            double u = (double)((const et_real *)x->right)[row * x->columns + c];
-            if (!isfinite(g)) return false;
-            all.n++, all.g += g, all.u += u, all.gg += g * g, all.gu += g * u, all.uu += u * u;
-        }
-        if (x->columns >= TELLING_COLUMNS && looked++ < LOOKED_AT &&
-            et_holds_another_row(q, x, row))
-            return false;
-    }
-    return all.n < TELLING_COLUMNS || !are_related(&all, x->columns < TELLING_COLUMNS);
-}
-
 /* And is there anything else that speaks for it: how rows of many numbers look, or what follows from them? */
 static bool is_of_memory(const et_diagnosis *q, const attempt *t)
 {
@@ -293,8 +255,8 @@ static bool is_of_memory(const et_diagnosis *q, const attempt *t)
     for (size_t i = 0; i < q->count; i++) {
         const et_observed *x = &q->observed[i];
         if (!x->failed) continue;
-        if (x->stage == start && !could_be_memory(q, x)) return false;
-        speaks |= x->stage == start ? x->columns >= TELLING_COLUMNS : reaches(q, t, x);
+        if (x->stage == start && !et_could_be_memory(q, x)) return false;
+        speaks |= x->stage == start ? x->columns >= ET_TELLING_COLUMNS : reaches(q, t, x);
     }
     return speaks && start == q->first_rows;
 }
@@ -360,7 +322,7 @@ static bool is_fit(const et_diagnosis *q, const et_hypothesis *what, size_t vari
     bool everywhere = where == ET_EVERYWHERE,
          experts = can_be_confined(what, variant, ET_IN_EXPERTS);
     if (what->everywhere && (et_tier_of(where) > 0)) return false;
-    if (what->nature == ET_BY_CANDIDATE && where != ET_IN_ROWS) return false;
+    if (what->only && (int)where != what->only) return false;
     if (where == ET_IN_TOKENS || where == ET_IN_ROWS) return can_be_confined(what, variant, where);
     if (!experts) return everywhere;
     if ((everywhere || where == ET_IN_SHARED) && is_one_sided(q, what, variant, false))
@@ -572,11 +534,14 @@ static bool has_wide_bars(const et_finding *f)
 }
 
 /* Beside one that fits within the verdict's own bars far looser ones are none. And few bits of sums fit too much
- * (precision.c): where the candidate is evidently of another profile, they must fit better. */
-static bool gives_way(const et_finding *f, double best, const et_other_profile *other)
+ * (precision.c): where the candidate is evidently of another profile, or stochastic rounding explains it, they must fit
+ * better. */
+static bool gives_way(const et_finding *f, double best, double by_chance,
+                      const et_other_profile *other)
 {
     bool sums = f->what->bits > 0 && f->what->place == ET_ACCUMULATOR;
     if (!has_wide_bars(f)) return false;
+    if (sums && f->fit < by_chance + as_tight) return true;
     return f->fit < best - far_looser || (sums && other->evident && f->fit < other->fit + as_tight);
 }
 
@@ -585,13 +550,16 @@ static bool gives_way(const et_finding *f, double best, const et_other_profile *
  * kernels need. */
 static void order_by_fit(et_diagnosis *q, size_t first, const et_other_profile *other)
 {
-    double best = -INFINITY;
+    double best = -INFINITY, by_chance = -INFINITY;
     size_t kept = first;
-    for (size_t i = first; i < q->found; i++)
-        if (!has_wide_bars(&q->findings[i])) best = fmax(best, q->findings[i].fit);
+    for (size_t i = first; i < q->found; i++) {
+        const et_finding *f = &q->findings[i];
+        if (!has_wide_bars(f)) best = fmax(best, f->fit);
+        if (f->what->stochastic) by_chance = fmax(by_chance, f->fit);
+    }
     for (size_t i = first; i < q->found; i++) {
         const et_finding f = q->findings[i];
-        if (gives_way(&f, best, other)) continue;
+        if (gives_way(&f, best, by_chance, other)) continue;
         size_t at = kept++;
         for (; at > first && q->findings[at - 1].fit + as_tight < f.fit; at--)
             q->findings[at] = q->findings[at - 1];

@@ -98,7 +98,7 @@ static et_curve other_one(const et_mutant *m)
 {
     static const et_curve others[] = {ET_CURVE_SILU, ET_CURVE_GELU_TANH, ET_CURVE_GELU,    ET_CURVE_RELU2,
                                       ET_CURVE_RELU, ET_CURVE_NONE,      ET_CURVE_LOGISTIC};
-    return others[m->fault.variant];
+    return others[m->fault.variant % (sizeof others / sizeof *others)];
 }
 
 static ET_ALTERATION(relu_alone, activate_row(r, ET_CURVE_RELU));
@@ -212,8 +212,10 @@ static const et_hypothesis table[] = {
     {.doc = {"other-activation", "the activation is not relu(H)^2", "forward"}, .applies = et_is_relu2, .variants = {"SiLU", "GELU by its tanh", "GELU"},
      .hooks = {{.at = ET_AT_ACT, .row = smooth_instead}, {.at = ET_AT_DPRE, .row = smooth_slope}}},
     {.doc = {"activation-exchanged", "the activation is another function than the case's", "forward"}, .applies = is_smooth,
-     .variants = {"SiLU", "GELU by its tanh", "GELU", "relu^2", "relu", "none", "the logistic function"},
-     .hooks = {{.at = ET_AT_ACT, .row = other_instead}, {.at = ET_AT_DPRE, .row = other_dH}, {.at = ET_AT_DGATE_PRE, .row = other_dV}}},
+     .variants = {"SiLU", "GELU by its tanh", "GELU", "relu^2", "relu", "none", "the logistic function",
+                  "SiLU, but for its derivative", "GELU by its tanh, but for its derivative", "GELU, but for its derivative", "relu^2, but for its derivative",
+                  "relu, but for its derivative", "none, but for its derivative", "the logistic function, but for its derivative"},
+     .hooks = {{.at = ET_AT_ACT, .row = other_instead}, {.at = ET_AT_DPRE, .variants = 127, .row = other_dH}, {.at = ET_AT_DGATE_PRE, .variants = 127, .row = other_dV}}},
     {.doc = {"swiglu-halves-exchanged", "A = silu(H) V: W_gate and W_up are taken for each other", "forward"}, .applies = et_is_gated,
      .variants = {"H and V are shown as they should be", "H and V are shown exchanged"},
      .hooks = {{.at = ET_AT_ACT, .variants = 1, .row = halves_exchanged}, {.at = ET_AT_DPRE, .variants = 1, .row = halves_exchanged}, {.at = ET_AT_DGATE_PRE, .variants = 1, .row = halves_exchanged},

@@ -247,14 +247,14 @@ static void without_dw(et_mutant *m, const et_row *r)
     memcpy(r->values, m->loss_gates + r->t * r->size, r->size * sizeof *r->values);
 }
 
-/* Experts of one of 2, 4 or 8 equal parts. */
+/* Experts of one of 2, 3, 4 or 8 equal parts. */
 static bool is_local(const et_mutant *m, size_t expert)
 {
     static const struct {
         size_t part, of;
-    } parts[] = {{0, 2}, {1, 2}, {0, 4}, {1, 4}, {2, 4}, {3, 4}, {0, 8}, {7, 8}};
-    size_t n = m->moe.n, part = parts[m->fault.variant % 8].part,
-           of = parts[m->fault.variant % 8].of;
+    } parts[] = {{0, 2}, {1, 2}, {0, 3}, {2, 3}, {0, 4}, {1, 4}, {2, 4}, {3, 4}, {0, 8}, {7, 8}};
+    size_t n = m->moe.n, part = parts[m->fault.variant % 10].part,
+           of = parts[m->fault.variant % 10].of;
     return expert >= part * n / of && expert < (part + 1) * n / of;
 }
 
@@ -399,10 +399,10 @@ static const et_hypothesis table[] = {
      .hooks = {{.at = ET_AT_DGATES, .variants = 1, .row = without_dw}, {.at = ET_AT_DLOGITS, .variants = 2, .row = et_zero_row}, {.at = ET_AT_DROUTER, .variants = 4, .rows = et_zero_row}}},
     {.doc = {"router-gradient-local", "the router learns from the experts of one rank alone", "backward"},
      .everywhere = true, .applies = et_has_many_experts,
-     .variants = {"the first half", "the second half", "the first quarter", "the second quarter", "the third quarter", "the last quarter", "the first eighth", "the last eighth",
-                  "dw of the first half", "dw of the second half", "dw of the first quarter", "dw of the second quarter", "dw of the third quarter", "dw of the last quarter",
+     .variants = {"the first half", "the second half", "the first third", "the last third", "the first quarter", "the second quarter", "the third quarter", "the last quarter", "the first eighth", "the last eighth",
+                  "dw of the first half", "dw of the second half", "dw of the first third", "dw of the last third", "dw of the first quarter", "dw of the second quarter", "dw of the third quarter", "dw of the last quarter",
                   "dw of the first eighth", "dw of the last eighth"},
-     .hooks = {{.at = ET_AT_DGATES, .variants = 255, .row = without_remote_gates}, {.at = ET_AT_DWEIGHT, .variants = 255 << 8, .who = is_remote, .row = et_zero_row}}},
+     .hooks = {{.at = ET_AT_DGATES, .variants = 1023, .row = without_remote_gates}, {.at = ET_AT_DWEIGHT, .variants = 1023 << 10, .who = is_remote, .row = et_zero_row}}},
     {.doc = {"router-term-in-dx", "dx lacks the router's term, dr W_r", "backward"},
      .applies = et_is_moe, .hooks = {{.at = ET_AT_DX, .row = without_router_term}}},
     {.doc = {"shared-term-in-dx", "dx lacks the shared expert's term", "backward"},

@@ -3,7 +3,7 @@
 #include "ref/diagnose/faults.h"
 #include "ref/verdict/judge.h"
 
-static ET_SHOWS(has_many_experts, et_is_moe(s) && s->c.rule == ET_TC && s->c.experts > 256);
+static ET_SHOWS(has_many_experts, et_is_moe(s) && s->c.rule == ET_TC && s->c.experts > 8);
 static ET_SHOWS(shows_loads, et_decides(s) && !et_by_choice(s));
 
 /* ---- a search that begins with 0 ---- */
@@ -35,23 +35,29 @@ static void positive_alone(et_mutant *m)
     }
 }
 
-/* An index of 8 bits. */
-static void forget_beyond_255(et_mutant *m, et_step *s)
+/* An index, or a table, for so many experts; by threes: the next best one is taken, or expert i modulo so many, or none. */
+static size_t experts_known(const et_mutant *m)
+{
+    static const size_t known[] = {256, 128, 64, 32, 16, 8};
+    return known[m->fault.variant / 3];
+}
+
+static void forget_those_beyond(et_mutant *m, et_step *s)
 {
     size_t n = m->moe.n, count = m->moe.N * n;
-    et_real *scores = m->fault.variant == 0 ? et_mutant_copy(m, s->fwd.logits, count) : NULL;
+    et_real *scores = m->fault.variant % 3 == 0 ? et_mutant_copy(m, s->fwd.logits, count) : NULL;
     for (size_t j = 0; scores && j < count; j++)
-        if (j % n > 255) scores[j] = (et_real)-1e30;
+        if (j % n >= experts_known(m)) scores[j] = (et_real)-1e30;
     if (scores) s->fwd.logits = scores;
 }
 
-static void wrap_at_256(et_mutant *m)
+static void wrap_those_beyond(et_mutant *m)
 {
-    size_t n = m->moe.n;
-    for (size_t j = 0; m->fault.variant > 0 && j < m->moe.N * n; j++) {
-        if (j % n < 256 || !m->all.route.mask[j]) continue;
+    size_t n = m->moe.n, known = experts_known(m), form = m->fault.variant % 3;
+    for (size_t j = 0; form > 0 && j < m->moe.N * n; j++) {
+        if (j % n < known || !m->all.route.mask[j]) continue;
         m->all.route.mask[j] = 0;
-        if (m->fault.variant == 1) m->all.route.mask[j / n * n + j % n % 256] = 1;
+        if (form == 1) m->all.route.mask[j / n * n + j % n % known] = 1;
     }
 }
 
@@ -141,9 +147,15 @@ static const et_hypothesis table[] = {
     {.doc = {"positive-scores-alone", "scores of 0 and below are never taken: the search for the best begins with 0", "selection"},
      .applies = et_decides, .variants = {"nothing is taken in their place", "expert 0 is taken in their place", "but a token's best one"},
      .hooks = {{.at = ET_AT_MASK, .whole = positive_alone}}},
-    {.doc = {"experts-beyond-255", "experts from 256 on do not fit the index, and are not taken", "selection"},
-     .applies = has_many_experts, .variants = {"the next best one is", "expert i - 256 is", "nothing is in their place"},
-     .hooks = {{.at = ET_AT_PLAN, .settings = forget_beyond_255}, {.at = ET_AT_MASK, .whole = wrap_at_256}}},
+    {.doc = {"experts-beyond-table", "experts beyond the end of an index, or a table, are not taken", "selection"},
+     .everywhere = true, .applies = has_many_experts,
+     .variants = {"from 256 on, the next best one is", "from 256 on, expert i - 256 is", "from 256 on, nothing is in their place",
+                  "from 128 on, the next best one is", "from 128 on, expert i modulo 128 is", "from 128 on, nothing is in their place",
+                  "from 64 on, the next best one is", "from 64 on, expert i modulo 64 is", "from 64 on, nothing is in their place",
+                  "from 32 on, the next best one is", "from 32 on, expert i modulo 32 is", "from 32 on, nothing is in their place",
+                  "from 16 on, the next best one is", "from 16 on, expert i modulo 16 is", "from 16 on, nothing is in their place",
+                  "from 8 on, the next best one is", "from 8 on, expert i modulo 8 is", "from 8 on, nothing is in their place"},
+     .hooks = {{.at = ET_AT_PLAN, .settings = forget_those_beyond}, {.at = ET_AT_MASK, .whole = wrap_those_beyond}}},
     {.doc = {"loads-cut-to-tiles", "loads are cut to whole tiles", "selection"},
      .applies = et_decides,
      .variants = {"of 4, the last to come are dropped", "of 8, the last to come are dropped", "of 16, the last to come are dropped", "of 32, the last to come are dropped",

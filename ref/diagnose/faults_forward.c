@@ -173,14 +173,16 @@ static void weigh_by(const et_mutant *m, const et_row *r, et_real T)
 
 static void weigh_backward_by(et_mutant *m, const et_row *r, et_real T, bool is_constant)
 {
-    if (!m->fault.forward_only) et_weigh_backward(m, r, is_constant ? 0 : et_carried(m, r->t), T);
+    bool carries = m->moe.norm == ET_NORM_SUM && !is_constant;
+    if (!m->fault.forward_only) et_weigh_backward(m, r, carries ? et_carried(m, r->t) : 0, T);
 }
 
-enum { EPSILONS = 8 };
+enum { EPSILONS = 12 };
 
 static et_real epsilon_of(const et_mutant *m)
 {
-    static const double epsilons[EPSILONS] = {1e-20, 1e-12, 1e-10, 1e-9, 1e-8, 1e-6, 1e-5, 1e-3};
+    static const double epsilons[EPSILONS] = {1e-20,   1e-12, 1e-10, 1e-9, 1e-8, 1e-7,
+                                              0x1p-23, 1e-6,  1e-5,  1e-4, 1e-3, 0x1p-7};
     return (et_real)epsilons[m->fault.variant % EPSILONS];
 }
 
@@ -201,18 +203,25 @@ static ET_ALTERATION(norm_with_epsilon, weigh_by(m, r, with_epsilon(m, r->token)
 static ET_ALTERATION(norm_with_epsilon_backward,
                      weigh_backward_by(m, r, with_epsilon(m, r->token), is_held(m, r->token)));
 
-/* Of all experts whose thresholds the token passes, or that it chooses, whether the capacity lets it in or not. */
+/* Of all experts whose thresholds the token passes, or that it chooses, whether the capacity lets it in or not: their gates,
+ * or their number and the shared expert. */
 static et_real sum_before_capacity(const et_mutant *m, size_t token)
 {
     const uint8_t *chosen = m->all.route.chosen;
-    et_real sum = 0;
+    bool counts = m->moe.norm == ET_NORM_FANOUT;
+    et_real sum = counts && m->moe.hs > 0 ? 1 : 0;
     for (size_t i = 0; i < m->moe.n; i++)
-        if (chosen ? chosen[token * m->moe.n + i] : et_passes(m, token * m->moe.n + i)) sum += gates_at(m, token)[i];
+        if (chosen ? chosen[token * m->moe.n + i] : et_passes(m, token * m->moe.n + i))
+            sum += counts ? 1 : gates_at(m, token)[i];
     return sum;
 }
 
-static ET_SHOWS(clamps_sums, (et_is_clamped(s) || et_drops(s)) && et_sums_gates(s));
+static ET_SHOWS(clamps_sums,
+                (et_is_clamped(s) || et_drops(s)) && (et_sums_gates(s) || et_divides_by_fanout(s)));
 static ET_ALTERATION(norm_before_capacity, weigh_by(m, r, sum_before_capacity(m, r->token)));
+static ET_CHOICE(is_divided_shared, et_is_shared_row(m, r) && m->moe.norm == ET_NORM_FANOUT);
+static ET_ALTERATION(fanout_before_capacity,
+                     *r->w *= (own_fanout(m, r->token) + 1) / sum_before_capacity(m, r->token));
 static ET_ALTERATION(norm_before_capacity_backward,
                      weigh_backward_by(m, r, sum_before_capacity(m, r->token), false));
 
@@ -318,7 +327,7 @@ void et_use_expert(et_mutant *m, const et_row *r, size_t e)
 
 static size_t neighbour(const et_mutant *m, size_t e)
 {
-    bool before = m->fault.variant == 2 || m->fault.variant == 3;
+    bool before = m->fault.variant == 2 || m->fault.variant == 3 || m->fault.variant > 8;
     return e + (before ? m->moe.n - 1 : 1);
 }
 
@@ -332,7 +341,14 @@ static void turned(et_mutant *m, const et_row *r)
     if (r->width == m->moe.d) et_through(m, r, up ? r->up : r->down, true, NULL);
 }
 
-/* H of the row of x whose number is the slot's, as if slots were tokens. */
+/* Which token's x a slot's row reads: the one whose number is the slot's; the next one, the one before. */
+static size_t token_read(const et_mutant *m, size_t slot)
+{
+    size_t N = m->moe.N, form = m->fault.variant;
+    if (form == 0) return slot % N;
+    return ((size_t)m->a->slot_token[slot] + (form == 1 ? 1 : N - 1)) % N;
+}
+
 static void slot_as_token(et_mutant *m, const et_row *r)
 {
     size_t d = m->moe.d, bytes = d * sizeof(et_real);
@@ -344,7 +360,7 @@ static void slot_as_token(et_mutant *m, const et_row *r)
     }
     for (size_t q = 0; q < r->count; q++)
         memcpy((et_real *)x + q * d,
-               m->on->right->in.x + m->pick->slots[r->first + q] % m->moe.N * d, bytes);
+               m->on->right->in.x + token_read(m, m->pick->slots[r->first + q]) * d, bytes);
     et_through(m, r, r->stage == ET_AT_GATE_PRE ? r->gating : r->up, false, x);
     free(x);
 }
@@ -483,8 +499,9 @@ static const et_hypothesis table[] = {
      .applies = et_sums_gates, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_over_all}, {.at = ET_AT_DGATES, .row = norm_over_all_backward}}},
     {.doc = {"norm-epsilon", "a small number is added to the sum of gates, or bounds it", "forward"},
      .everywhere = true, .applies = et_sums_gates,
-     .variants = {"+ 1e-20", "+ 1e-12", "+ 1e-10", "+ 1e-9", "+ 1e-8", "+ 1e-6", "+ 1e-5", "+ 1e-3",
-                  "at least 1e-20", "at least 1e-12", "at least 1e-10", "at least 1e-9", "at least 1e-8", "at least 1e-6", "at least 1e-5", "at least 1e-3"},
+     .variants = {"+ 1e-20", "+ 1e-12", "+ 1e-10", "+ 1e-9", "+ 1e-8", "+ 1e-7", "+ 2^-23", "+ 1e-6", "+ 1e-5", "+ 1e-4", "+ 1e-3", "+ 2^-7",
+                  "at least 1e-20", "at least 1e-12", "at least 1e-10", "at least 1e-9", "at least 1e-8", "at least 1e-7", "at least 2^-23", "at least 1e-6",
+                  "at least 1e-5", "at least 1e-4", "at least 1e-3", "at least 2^-7"},
      .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_with_epsilon}, {.at = ET_AT_DGATES, .row = norm_with_epsilon_backward}}},
     {.doc = {"norm-lacks-member", "the sum of gates lacks one of the token's slots", "forward"}, .everywhere = true,
      .applies = et_sums_gates, .variants = {"the last", "the first"},
@@ -498,7 +515,7 @@ static const et_hypothesis table[] = {
     {.doc = {"softmax-lacks-last", "the softmax's sum lacks the last expert", "forward"},
      .applies = has_softmax_over_experts, .hooks = {{.at = ET_AT_GATES, .whole = softmax_less_last}}},
     {.doc = {"norm-before-capacity", "weights are normalised before the capacity drops or adds tokens", "forward"},
-     .everywhere = true, .applies = clamps_sums, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_before_capacity}, {.at = ET_AT_DGATES, .row = norm_before_capacity_backward}}},
+     .everywhere = true, .applies = clamps_sums, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_routed, .row = norm_before_capacity}, {.at = ET_AT_WEIGHTS, .who = is_divided_shared, .row = fanout_before_capacity}, {.at = ET_AT_DGATES, .row = norm_before_capacity_backward}}},
     {.doc = {"shared-not-divided", "the fanout divides the routed experts, but not the shared one", "forward"},
      .applies = counts_shared, .hooks = {{.at = ET_AT_WEIGHTS, .who = et_is_shared_row, .row = shared_whole}, {.at = ET_AT_DLOGITS, .row = shared_whole_anchor}}},
     {.doc = {"fanout-without-shared", "the fanout does not count the shared expert", "forward"},
@@ -507,8 +524,9 @@ static const et_hypothesis table[] = {
     {.doc = {"neighbour-expert", "rows are computed with the neighbouring expert's weights", "forward"},
      .applies = et_has_many_experts,
      .variants = {"expert i+1", "expert i+1, in the backward pass, too", "expert i-1", "expert i-1, in the backward pass, too",
-                  "expert i+1, rows that fill no tile of 16", "expert i+1, rows that fill no tile of 64", "expert i+1, rows that fill no tile of 128"},
-     .hooks = {{.at = ET_AT_PRE, .variants = 15, .rows = neighbours_weights}, {.at = ET_AT_GATE_PRE, .variants = 15, .rows = neighbours_weights}, {.at = ET_AT_OUT, .variants = 15, .rows = neighbours_weights},
+                  "expert i+1, rows that fill no tile of 16", "expert i+1, rows that fill no tile of 64", "expert i+1, rows that fill no tile of 128",
+                  "expert i+1, H alone", "expert i+1, f(x) alone", "expert i-1, H alone", "expert i-1, f(x) alone"},
+     .hooks = {{.at = ET_AT_PRE, .variants = 15 | 5 << 7, .rows = neighbours_weights}, {.at = ET_AT_GATE_PRE, .variants = 15 | 5 << 7, .rows = neighbours_weights}, {.at = ET_AT_OUT, .variants = 15 | 10 << 7, .rows = neighbours_weights},
                {.at = ET_AT_DACT, .variants = 10, .rows = neighbours_weights}, {.at = ET_AT_SLOT_DX, .variants = 10, .rows = neighbours_weights},
                {.at = ET_AT_PRE, .variants = 112, .who = is_in_strange_tile, .row = neighbours_weights},
                {.at = ET_AT_GATE_PRE, .variants = 112, .who = is_in_strange_tile, .row = neighbours_weights},
@@ -523,13 +541,14 @@ static const et_hypothesis table[] = {
     {.doc = {"down-transposed", "W_down is read transposed", "forward"},
      .applies = is_square, .variants = {"", "in the backward pass, too"},
      .hooks = {{.at = ET_AT_OUT, .rows = turned}, {.at = ET_AT_DACT, .variants = 2, .rows = turned}}},
-    {.doc = {"slot-for-token", "an expert reads the row of x that its slot's number names, not its token", "forward"},
-     .applies = et_is_moe, .hooks = {{.at = ET_AT_PRE, .rows = slot_as_token}, {.at = ET_AT_GATE_PRE, .rows = slot_as_token}}},
-    {.doc = {"last-row-dropped", "an expert's last row is missing", "forward"},
+    {.doc = {"slot-for-token", "an expert reads another row of x than its slot's token's", "forward"},
+     .applies = et_is_moe, .variants = {"the slot's number for the token's", "the next token's", "that of the token before"},
+     .hooks = {{.at = ET_AT_PRE, .rows = slot_as_token}, {.at = ET_AT_GATE_PRE, .rows = slot_as_token}}},
+    {.doc = {"last-row-dropped", "an expert's last row is missing", "forward"}, .everywhere = true,
      .variants = {"", "in y alone", "in y, and from there back", "in the backward pass, too"},
      .hooks = {{.at = ET_AT_OUT, .variants = 1 | 8, .who = is_last_row, .row = et_zero_row}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = is_last_row, .row = et_zero_row},
                {.at = ET_AT_DWEIGHT, .variants = 4 | 8, .who = is_last_row, .row = et_zero_row}, {.at = ET_AT_DOUT, .variants = 4 | 8, .who = is_last_row, .row = et_zero_row}}},
-    {.doc = {"last-tile-dropped", "an expert's last rows, which fill no whole tile, are missing", "forward"},
+    {.doc = {"last-tile-dropped", "an expert's last rows, which fill no whole tile, are missing", "forward"}, .everywhere = true,
      .variants = {"tiles of 16", "tiles of 32", "tiles of 64", "tiles of 128", "tiles of 256",
                   "tiles of 16, in the backward pass, too", "tiles of 32, in the backward pass, too", "tiles of 64, in the backward pass, too",
                   "tiles of 128, in the backward pass, too", "tiles of 256, in the backward pass, too", "tiles of 16, in y, and from there back",
@@ -538,6 +557,9 @@ static const et_hypothesis table[] = {
      .hooks = {{.at = ET_AT_OUT, .variants = 31 | 31 << 5, .who = is_in_dropped_tile, .row = et_zero_row}, {.at = ET_AT_MIX, .variants = 31 << 10, .who = is_in_dropped_tile, .row = et_zero_row},
                {.at = ET_AT_DWEIGHT, .variants = 31 << 5 | 31 << 10, .who = is_in_dropped_tile, .row = et_zero_row},
                {.at = ET_AT_DOUT, .variants = 31 << 5 | 31 << 10, .who = is_in_dropped_tile, .row = et_zero_row}}},
+    {.doc = {"expert-missing", "y lacks what some experts give", "forward"}, .only = ET_IN_EXPERTS,
+     .applies = et_is_moe, .variants = {"", "and from there back"},
+     .hooks = {{.at = ET_AT_MIX, .rows = et_zero_row}, {.at = ET_AT_DWEIGHT, .variants = 2, .rows = et_zero_row}, {.at = ET_AT_DOUT, .variants = 2, .rows = et_zero_row}}},
     {.doc = {"slot-added-twice", "a slot is added to y twice", "forward"},
      .applies = et_is_moe, .variants = {"each token's first", "each token's last", "the first of all", "the last of all"},
      .hooks = {{.at = ET_AT_MIX, .who = is_added_twice, .row = et_double_row}}},

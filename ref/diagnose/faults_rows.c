@@ -23,7 +23,7 @@ static void cut_product(et_mutant *m, const et_row *r)
     size_t K = through_d ? m->moe.d : r->width, end = K - 1;
     if (form >= 1 && form <= 4) end = K - K % tiles[form - 1];
     if (form == 5) end = K / 2;
-    if (end < K) et_through_terms(m, r, end);
+    if (end < K && end > 0) et_through_terms(m, r, end);
 }
 
 /* Term k of a row of K numbers that begins at `at`, past the row's end, too; 0 past the array's. */
@@ -92,17 +92,18 @@ static void skip_columns(et_mutant *m, const et_row *r)
 
 /* ---- offsets that are aligned ---- */
 
+/* By sixes: down, and up to a tile. */
 static size_t aligned(const et_mutant *m, size_t offset)
 {
-    static const size_t to[] = {8, 16, 32, 128};
-    size_t form = m->fault.variant % 8, tile = to[form % 4];
-    return form < 4 ? offset - offset % tile : (offset + tile - 1) / tile * tile;
+    static const size_t to[] = {4, 8, 16, 32, 64, 128};
+    size_t form = m->fault.variant % 12, tile = to[form % 6];
+    return form < 6 ? offset - offset % tile : (offset + tile - 1) / tile * tile;
 }
 
-/* Forms 16 and on: rows behind the last offset are nobody's. */
+/* Forms 24 and on: rows behind the last offset are nobody's. */
 static bool is_behind(const et_mutant *m, size_t slot)
 {
-    return m->fault.variant >= 16 && slot >= aligned(m, m->a->slots);
+    return m->fault.variant >= 24 && slot >= aligned(m, m->a->slots);
 }
 
 static void use_aligned(et_mutant *m, const et_row *r)
@@ -123,7 +124,7 @@ static void gradient_of_aligned(et_mutant *m, const et_row *r)
     if (!m->pick->whole) m->blocked = true;
     size_t first = aligned(m, (size_t)m->a->expert_offsets[r->expert]);
     size_t end = aligned(m, (size_t)m->a->expert_offsets[r->expert + 1]);
-    if (end > S || (r->expert + 1 == m->moe.n && m->fault.variant < 16)) end = S;
+    if (end > S || (r->expert + 1 == m->moe.n && m->fault.variant < 24)) end = S;
     bool up = r->stage != ET_AT_DDOWN;
     const et_real *dP = r->stage == ET_AT_DUP ? m->s.bwd.slot_pre : m->s.bwd.slot_gate_pre;
     et_scale_values(r->size, 0, r->values);
@@ -215,21 +216,40 @@ static const et_hypothesis table[] = {
      .hooks = {{.at = ET_AT_ACT, .row = skip_columns}}},
     {.doc = {"offsets-aligned", "the offsets of experts are aligned to tiles, so rows meet another expert's weights", "forward"},
      .everywhere = true, .applies = et_has_many_experts,
-     .variants = {"down to 8", "down to 16", "down to 32", "down to 128", "up to 8", "up to 16", "up to 32", "up to 128",
-                  "down to 8, in the backward pass, too", "down to 16, in the backward pass, too", "down to 32, in the backward pass, too", "down to 128, in the backward pass, too",
-                  "up to 8, in the backward pass, too", "up to 16, in the backward pass, too", "up to 32, in the backward pass, too", "up to 128, in the backward pass, too",
-                  "down to 8, the end, too, and in the backward pass", "down to 16, the end, too, and in the backward pass", "down to 32, the end, too, and in the backward pass",
-                  "down to 128, the end, too, and in the backward pass"},
+     .variants = {"down to 4", "down to 8", "down to 16", "down to 32", "down to 64", "down to 128", "up to 4", "up to 8", "up to 16", "up to 32", "up to 64", "up to 128",
+                  "down to 4, in the backward pass, too", "down to 8, in the backward pass, too", "down to 16, in the backward pass, too", "down to 32, in the backward pass, too",
+                  "down to 64, in the backward pass, too", "down to 128, in the backward pass, too",
+                  "up to 4, in the backward pass, too", "up to 8, in the backward pass, too", "up to 16, in the backward pass, too", "up to 32, in the backward pass, too",
+                  "up to 64, in the backward pass, too", "up to 128, in the backward pass, too",
+                  "down to 4, the end, too, and in the backward pass", "down to 8, the end, too, and in the backward pass", "down to 16, the end, too, and in the backward pass",
+                  "down to 32, the end, too, and in the backward pass", "down to 64, the end, too, and in the backward pass", "down to 128, the end, too, and in the backward pass"},
      .hooks = {{.at = ET_AT_PRE, .who = et_is_routed, .row = use_aligned}, {.at = ET_AT_GATE_PRE, .who = et_is_routed, .row = use_aligned}, {.at = ET_AT_OUT, .who = et_is_routed, .row = use_aligned},
-               {.at = ET_AT_DACT, .variants = 0xfff00, .who = et_is_routed, .row = use_aligned}, {.at = ET_AT_SLOT_DX, .variants = 0xfff00, .who = et_is_routed, .row = use_aligned},
-               {.at = ET_AT_DUP, .variants = 0xfff00, .rows = gradient_of_aligned}, {.at = ET_AT_DGATING, .variants = 0xfff00, .rows = gradient_of_aligned}, {.at = ET_AT_DDOWN, .variants = 0xfff00, .rows = gradient_of_aligned}}},
+               {.at = ET_AT_DACT, .variants = 0x3ffff000, .who = et_is_routed, .row = use_aligned}, {.at = ET_AT_SLOT_DX, .variants = 0x3ffff000, .who = et_is_routed, .row = use_aligned},
+               {.at = ET_AT_DUP, .variants = 0x3ffff000, .rows = gradient_of_aligned}, {.at = ET_AT_DGATING, .variants = 0x3ffff000, .rows = gradient_of_aligned}, {.at = ET_AT_DDOWN, .variants = 0x3ffff000, .rows = gradient_of_aligned}}},
+    {.doc = {"offsets-aligned-in-one-product", "one product's offsets of experts are aligned to tiles, the others' are not", "forward"},
+     .everywhere = true, .applies = et_has_many_experts,
+     .variants = {"f(x), down to 4", "f(x), down to 8", "f(x), down to 16", "f(x), down to 32", "f(x), down to 64", "f(x), down to 128",
+                  "f(x), up to 4", "f(x), up to 8", "f(x), up to 16", "f(x), up to 32", "f(x), up to 64", "f(x), up to 128",
+                  "H, down to 4", "H, down to 8", "H, down to 16", "H, down to 32", "H, down to 64", "H, down to 128",
+                  "H, up to 4", "H, up to 8", "H, up to 16", "H, up to 32", "H, up to 64", "H, up to 128"},
+     .hooks = {{.at = ET_AT_OUT, .variants = 0xfff, .who = et_is_routed, .row = use_aligned}, {.at = ET_AT_PRE, .variants = 0xfff000, .who = et_is_routed, .row = use_aligned},
+               {.at = ET_AT_GATE_PRE, .variants = 0xfff000, .who = et_is_routed, .row = use_aligned}}},
+    {.doc = {"offsets-aligned-in-dw", "the weight gradients' offsets of experts are aligned to tiles", "backward"},
+     .everywhere = true, .applies = et_has_many_experts,
+     .variants = {"down to 4", "down to 8", "down to 16", "down to 32", "down to 64", "down to 128", "up to 4", "up to 8", "up to 16", "up to 32", "up to 64", "up to 128"},
+     .hooks = {{.at = ET_AT_DUP, .rows = gradient_of_aligned}, {.at = ET_AT_DGATING, .rows = gradient_of_aligned}, {.at = ET_AT_DDOWN, .rows = gradient_of_aligned}}},
     {.doc = {"row-list-overflows", "an expert's list of rows runs over into the next one's, which overwrites it", "forward"},
      .everywhere = true, .applies = et_has_many_experts,
      .variants = {"H: room for 16", "H: room for 32", "H: room for 64", "H: room for 128", "H: room for 256", "H: room for 512",
                   "H and dW_up: room for 16", "H and dW_up: room for 32", "H and dW_up: room for 64", "H and dW_up: room for 128", "H and dW_up: room for 256", "H and dW_up: room for 512"},
      .hooks = {{.at = ET_AT_PRE, .who = et_is_routed, .row = read_listed}, {.at = ET_AT_GATE_PRE, .who = et_is_routed, .row = read_listed},
                {.at = ET_AT_DUP, .variants = 63 << 6, .rows = dup_of_listed}, {.at = ET_AT_DGATING, .variants = 63 << 6, .rows = dup_of_listed}}},
-    {.doc = {"stale-rows", "some rows hold what was in memory before, another call's", "forward"}, .nature = ET_BY_CANDIDATE,
+    {.doc = {"rows-not-computed", "some rows are 0: nobody has computed them", "forward"}, .only = ET_IN_ROWS,
+     .variants = {"H", "A", "f(x)", "y", "dO", "dA", "dH", "dr", "dx"},
+     .hooks = {{.at = ET_AT_PRE, .variants = 1, .row = et_zero_row}, {.at = ET_AT_ACT, .variants = 2, .row = et_zero_row}, {.at = ET_AT_OUT, .variants = 4, .row = et_zero_row},
+               {.at = ET_AT_Y, .variants = 8, .row = et_zero_row}, {.at = ET_AT_DOUT, .variants = 16, .row = et_zero_row}, {.at = ET_AT_DACT, .variants = 32, .row = et_zero_row},
+               {.at = ET_AT_DPRE, .variants = 64, .row = et_zero_row}, {.at = ET_AT_DLOGITS, .variants = 128, .row = et_zero_row}, {.at = ET_AT_DX, .variants = 256, .row = et_zero_row}}},
+    {.doc = {"stale-rows", "some rows hold what was in memory before, another call's", "forward"}, .nature = ET_BY_CANDIDATE, .only = ET_IN_ROWS,
      .variants = {"of w", "of H", "of A", "of f(x)", "of y", "of dw", "of dO", "of dA", "of dH", "of dr", "of dx"},
      .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = take_candidates}, {.at = ET_AT_PRE, .variants = 2, .row = take_candidates}, {.at = ET_AT_ACT, .variants = 4, .row = take_candidates},
                {.at = ET_AT_OUT, .variants = 8, .row = take_candidates}, {.at = ET_AT_Y, .variants = 16, .row = take_candidates}, {.at = ET_AT_DWEIGHT, .variants = 32, .row = take_candidates},

@@ -85,6 +85,15 @@ static void store_short(et_mutant *m)
 
 /* ---- loads ---- */
 
+/* The bias moves once more by the same loads: twice, or as often as there are micro-batches. */
+static void move_bias_again(et_mutant *m)
+{
+    const et_step *right = m->on->right;
+    size_t times = m->fault.variant == 0 ? 2 : right->c.micro_batches;
+    for (size_t i = 0; m->all.state_bias && i < m->moe.n; i++)
+        m->all.state_bias[i] += (et_real)(times - 1) * (m->all.state_bias[i] - right->in.bias[i]);
+}
+
 static void count_twice(et_mutant *m, et_step *s)
 {
     size_t n = m->moe.n;
@@ -113,6 +122,8 @@ static const et_hypothesis table[] = {
     {.doc = {"state-in-short-format", "the average, or the bias, is kept in a short format from step to step", "state"},
      .applies = has_state, .variants = {"bf16", "f16"},
      .hooks = {{.at = ET_AT_PLAN, .settings = keep_short}, {.at = ET_AT_STATE, .settings = keep_short}, {.at = ET_AT_STATE, .whole = store_short}}},
+    {.doc = {"bias-moved-again", "the bias moves more than once in one step", "state"}, .everywhere = true,
+     .applies = moves_bias, .variants = {"twice", "once for each micro-batch"}, .hooks = {{.at = ET_AT_STATE, .whole = move_bias_again}}},
     {.doc = {"loads-counted-twice", "every slot counts twice in the loads by which the bias moves", "state"},
      .applies = moves_bias, .hooks = {{.at = ET_AT_STATE, .settings = count_twice}}},
 };

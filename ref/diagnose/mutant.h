@@ -106,7 +106,7 @@ typedef struct et_hook {
     void (*rows)(et_mutant *m, const et_row *r);
 } et_hook;
 
-enum { ET_MAX_HOOKS = 32, ET_MAX_VARIANTS = 24 };
+enum { ET_MAX_HOOKS = 32, ET_MAX_VARIANTS = 32 };
 
 typedef enum et_nature {
     ET_BY_VALUE,      /* the hooks below */
@@ -128,6 +128,7 @@ typedef struct et_hypothesis {
     et_hypothesis_doc doc;
     et_nature nature;
     bool everywhere;                       /* or nowhere: confined to some experts or rows it would be another mistake */
+    int only;                              /* an et_where: the only scope that it has; 0: any */
     bool (*applies)(const et_step *right); /* NULL: always */
     bool (*allowed)(const et_profile *p,
                     size_t variant); /* the profile does it itself; NULL: never */

@@ -45,11 +45,6 @@ static double loosened(const et_diagnosis *q, const et_observed *x, double part)
     return fmax(part * T, fmin(rough * T, x->verdict->worst_group.deviations / 10));
 }
 
-static double group_limit(const et_diagnosis *q, const et_observed *x)
-{
-    return loosened(q, x, 1);
-}
-
 static double whole_limit(const et_diagnosis *q, const et_observed *x)
 {
     return loosened(q, x, q->j->bars->limits.whole);
@@ -379,6 +374,12 @@ et_fit et_fit_factor(const et_diagnosis *q, const et_mutant *m, bool *failing)
 
 /* ---- the full judgement ---- */
 
+/* One factor for all is one for every group: nothing is loosened. */
+static bool is_by_factor(const et_mutant *m)
+{
+    return m->fault.what->nature == ET_BY_FACTOR;
+}
+
 /* Variances for a whole tensor, in place of the verdict's. */
 static et_status make_variances(const et_diagnosis *q, const et_observed *x, const et_real *wrong,
                                 et_real **out, et_error *error)
@@ -408,8 +409,10 @@ static et_status judge_observed(const et_diagnosis *q, const et_mutant *m, const
     const et_step reference = et_mutant_step(m);
     et_judgement j = *q->j;
     et_bars loose = *q->j->bars;
-    loose.limits.group = loose.limits.group_of_sums = group_limit(q, x);
-    loose.limits.whole = whole_limit(q, x) / loose.limits.group;
+    if (!is_by_factor(m)) {
+        loose.limits.group = loose.limits.group_of_sums = loosened(q, x, 1);
+        loose.limits.whole = whole_limit(q, x) / loose.limits.group;
+    }
     j.bars = &loose;
     j.visit = NULL;
     if (status == ET_OK)
@@ -431,8 +434,8 @@ static size_t count_nan(const et_observed *x, const et_real *wrong)
  * against it, one element in 500 may lie past them, if the reference has ten times as many; one in 5000 of
  * a tensor that passes. Where elements fail, the mutant's are other numbers, of whose errors, group by group, the replicas
  * know nothing: there the tensor as a whole is asked; nothing where the reference is exact and the mutant is not. */
-static bool passes_roughly(const et_diagnosis *q, const et_observed *x, const et_real *wrong,
-                           const et_tensor_verdict *v)
+static bool passes_roughly(const et_diagnosis *q, const et_mutant *m, const et_observed *x,
+                           const et_real *wrong, const et_tensor_verdict *v)
 {
     size_t none = count_nan(x, wrong);
     if (none > 0) return v->failed <= none;
@@ -441,25 +444,28 @@ static bool passes_roughly(const et_diagnosis *q, const et_observed *x, const et
     if (v->outcome != ET_MISMATCH) return true;
     if (v->failed > 0 && !few) return false;
     if (x->noise == 0 && v->failed == 0) return true;
-    if (x->verdict->failed > 0 && v->failed == 0) return v->whole.deviations <= whole_limit(q, x);
+    if (x->verdict->failed > 0 && v->failed == 0)
+        return !is_by_factor(m) && v->whole.deviations <= whole_limit(q, x);
     return v->whole.pass && v->worst_group.pass;
 }
 
 /* Does the mutant take most of the error from the elements that fail? Where it has wide bars of its own it
- * may pass without. */
+ * may pass without. What a mistake leaves at 0 throughout is 0, and not a small part of what it should be. */
 static bool takes_most(const et_observed *x, const et_real *wrong)
 {
     const et_real *right = x->right;
     double before = 0, after = 0;
+    bool zero = true;
     if (!x->failed || !is_real(x)) return true;
     for (size_t i = 0; i < et_tensor_count(x->got); i++) {
         double got = et_tensor_element(x->got, i);
         double e = got - (double)right[i], rest = got - (double)wrong[i];
+        zero = zero && wrong[i] == 0;
         if (!isfinite(e) || !isfinite(rest) || !et_element_fails(x, i)) continue;
         before += e * e;
         after += rest * rest;
     }
-    return 4 * after <= before;
+    return (zero ? 0x1p30 : 4) * after <= before;
 }
 
 et_status et_mutant_passes(const et_diagnosis *q, const et_mutant *m, bool *passes, et_error *error)
@@ -472,7 +478,7 @@ et_status et_mutant_passes(const et_diagnosis *q, const et_mutant *m, bool *pass
         et_tensor_verdict out = {0};
         if (!wrong) continue;
         status = judge_observed(q, m, x, wrong, &out, error);
-        *passes = passes_roughly(q, x, wrong, &out) && takes_most(x, wrong);
+        *passes = passes_roughly(q, m, x, wrong, &out) && takes_most(x, wrong);
     }
     return status;
 }

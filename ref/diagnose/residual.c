@@ -237,7 +237,8 @@ static bool say_factor(const damage *d, text *t)
     double factor = d->gu / d->uu, rest = d->gg - d->gu * factor;
     double error = d->gg - 2 * d->gu + d->uu; /* of which the factor must make up most */
     if (!(rest <= 1e-3 * d->gg) || !(rest <= 0.5 * error)) return false;
-    say(t, "; the failing rows are the right ones times %.6g", factor);
+    say(t, "; the failing rows are the right ones times %.4g, give or take %.1g", factor,
+        fabs(factor) * sqrt(fmax(rest, 0) / d->gg));
     return true;
 }
 

@@ -32,7 +32,7 @@
     X(LOWEST_SCORES, "lowest-scores", "selection", "lowest-scores", ranks_all, 0, "TC and EC take the lowest scores")                                 \
     X(GATES_IN_SELECTION, "gates-in-selection", "selection", "gates-in-selection", is_moe, 0, "gate values are compared, not logits")                     \
     X(POSITIVE_SCORES, "positive-scores-alone", "selection", "positive-scores-alone", is_moe, 0, "scores of 0 and below are not found")                   \
-    X(INDEX_OF_8_BITS, "experts-beyond-255", "selection", "experts-beyond-255", beyond_255, 0, "experts from 256 on are not taken")                       \
+    X(INDEX_OF_8_BITS, "experts-beyond-255", "selection", "experts-beyond-table", beyond_255, 0, "experts from 256 on are not taken")                       \
     X(LOADS_IN_TILES, "loads-cut-to-tiles", "selection", "loads-cut-to-tiles", is_moe, 0, "loads are cut to multiples of 8, the last tokens dropped")     \
     X(OVERFLOW_DROPPED, "overflow-dropped", "selection", "overflow-dropped", by_token, 0, "loads are cut to their mean, the last tokens dropped")
 
