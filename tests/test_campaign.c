@@ -581,7 +581,7 @@ START_TEST(an_explanation_is_to_the_point)
     ck_assert_int_eq(
         cd_run(&k, &s.golden, s.profile, cd_kernel_find("sequential"), fault, 0, 1, &error), ET_OK);
     ck_assert_int_eq(cp_judge(&v, &s, k.tensors, k.count, true, NULL, &error), ET_OK);
-    ck_assert_int_eq(v.outcome, ET_MISMATCH);
+    ck_assert_msg(v.outcome == ET_MISMATCH, "%s", v.line);
     ck_assert_msg(names(&v, told[_i].said), "%s is not named", told[_i].said);
     ck_assert_msg(!names(&v, told[_i].unsaid), "%s is named", told[_i].unsaid);
     et_verdict_free(&v);

@@ -58,7 +58,8 @@ static const et_grid *grid_of(const steps *s)
 
 /* Libraries promise e^v to an ulp or two, those that take 2^(v log2 e) to so many and one more for each unit of |v|, half of
  * which is the rounding of v log2 e. By how much one is off, nobody but its author knows; equal numbers are off alike. Here up
- * to (1 + |v|)/2 ulp, by chance of the number that it would be rounded to: a third of an ulp at 0, on the average. */
+ * to (1 + |v|)/2 ulp, by chance of the number that it would be rounded to. e^0 is 1, by every library, and so is what rounds
+ * to it. */
 static double off_by_library(const et_grid *g, double v, double e)
 {
     double chance = (double)(et_mix(to_bits(e) ^ g->key) >> 11) * 0x1p-52 - 1; /* from -1 to 1 */
@@ -69,7 +70,7 @@ static et_real e_to(const steps *s, et_real v)
 {
     double e = et_rounded(grid_of(s), exponential((double)v));
     if (s->grows && e < s->grid.smallest) return 0;
-    return (et_real)(s->loose && e > 0 && e < (double)INFINITY
+    return (et_real)(s->loose && e > 0 && e != 1 && e < (double)INFINITY
                          ? off_by_library(&s->grid, (double)v, e)
                          : e);
 }
