@@ -2,8 +2,8 @@
  *
  * The threshold is a moving average over past batches of the k-th largest score: of the cutoff that
  * expert choice would have drawn, k = floor(P G / n) being the load an expert is meant to have. It
- * averages over some 1/(1-beta) batches, as if the pool had N/(1-beta) tokens, and it is known before
- * the batch comes, so z_ti depends on r_ti alone: causal, as expert choice is not.
+ * averages over some 1/(1-beta) batches, as if the pool had some 2N/(1-beta) tokens, and it is known
+ * before the batch comes, so z_ti depends on r_ti alone: causal, as expert choice is not.
  *
  * Capacity (training only) clamps a load to [k(1-C), k(1+C)]: then a choice of the top tokens,
  * which sees the batch; causality is given up for those experts. Source: paper (arXiv:2603.11535),
@@ -133,6 +133,7 @@ void et_ema_threshold(const et_rounding *rounding, size_t n, const et_real *ema,
     }
 }
 
+/* ema <- beta ema + (1-beta) kth; the arithmetic is in layers/mixing.h. */
 void et_ema_update(const et_rounding *rounding, size_t n, double beta, const et_real *kth,
                    et_real *ema)
 {
