@@ -136,7 +136,11 @@ def parting(found):
     losses = losses_of(found)
     whole, optimiser, routing = (paired.compare(losses, *pair) for pair in (
         ("et", "tc-stacked"), ("tc-each", "tc-stacked"), ("et", "tc-each")))
-    if not (whole and optimiser and routing and whole.error is not None):
+    if not (whole and optimiser and routing):
+        return
+    if whole.error is None:
+        yield f"One seed: ET − TC stacked {whole.mean:+.4f} = TC each − TC stacked " \
+              f"{optimiser.mean:+.4f} + ET − TC each {routing.mean:+.4f}, without errors."
         return
     yield "ET − TC as released is the sum of two differences: what Muon for each expert gives to " \
           "TC, and what routing by thresholds then adds."
@@ -209,7 +213,8 @@ def sizes(about, found):
     planned = int(about["runs of the set"])
     if len(found) < planned:
         yield f"**{len(found)} of the set's {planned} runs are made**, seed 0 of each variant " \
-              "first; the command below makes the rest."
+              "first; `make reproduce UPDATE=1` makes the rest. One seed has no error: no difference " \
+              "below is a finding yet."
         yield ""
     machines = " and on ".join(sorted({row["machine"] for row in found}))
     yield f"{len(found)} runs of {kinds} variants, set `{about['set']}`: {about['steps']} steps of " \
