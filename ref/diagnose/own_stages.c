@@ -9,7 +9,8 @@
 
 #include <math.h>
 
-/* Do both profiles round a tensor's stage alike? */
+/* Do both profiles round a tensor's stage alike? To a tenth: one bit less makes a rounding's part of V four times what it
+ * was. */
 static bool is_untouched(const et_bars *a, const et_bars *b, const char *name)
 {
     et_tensor_id id = et_tensor_find(name);
@@ -43,8 +44,8 @@ et_status et_stages_pass_under(const et_profile *p, const et_diagnosis *q, const
     j.given = &given;
     j.made = &made;
     j.visit = NULL;
-    et_status status = et_stages_run(&made, own->reference, &given, &kernel, false,
-                                     options.max_bytes, error);
+    et_status status =
+        et_stages_run(&made, own->reference, &given, &kernel, false, options.max_bytes, error);
     for (size_t i = 0; status == ET_OK && *pass && i < q->wrong_count; i++) {
         const et_tensor_out *got = q->wrong[i]->got;
         if (of_sums && !is_untouched(bars, own->bars, got->name)) continue;

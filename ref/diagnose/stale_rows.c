@@ -1,7 +1,7 @@
 /* stale_rows.c: could rows that are wrong be what memory held before, another call's?
  *
  * Such rows are numbers, not the right ones changed somehow, and not rows that belong elsewhere. Of what has a right value
- * well above its noise next to nothing is right, or 0, by luck.
+ * well above its noise (twice its bar) less than an eighth is right, or 0, by luck.
  */
 #include "ref/diagnose/diagnosis.h"
 
