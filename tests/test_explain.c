@@ -318,6 +318,57 @@ START_TEST(rows_that_are_right_in_part_are_not_stale)
 }
 END_TEST
 
+/* H of a slot is another token's x by the slot's own expert; then its own token's by another expert's weights, neither the
+ * next one's nor the one's before: sums of right numbers, and no memory. It has no name, so the residual says which. */
+START_TEST(a_row_by_another_operand_is_not_stale)
+{
+    for (int how = 0; how < 2; how++) {
+        honest k;
+        make_honest(&k, SMALL_MOE("'name':'gated','rule':'tc','top_k':2,'activation':'swiglu'"),
+                    "bf16", 5);
+        const et_step *s = &k.golden;
+        const int32_t *token_of = s->assignment.slot_token;
+        size_t d = 24, h = 40, slot = 0, e = how == 0 ? 0 : 2;
+        while (how == 1 && s->route.mask[token_of[slot] * 4 + 2]) slot++;
+        size_t token = (size_t)token_of[slot] + (how == 0 ? 5 : 0);
+        double *H = values_of(&k, "fwd.slot_pre") + slot * h;
+        for (size_t c = 0; c < h; c++) {
+            double sum = 0;
+            for (size_t i = 0; i < d; i++)
+                sum += (double)s->in.x[token * d + i] * (double)s->in.up[(e * h + c) * d + i];
+            H[c] = et_round_to_dtype(sum, ET_BF16);
+        }
+        keep_only(&k, "fwd.slot_pre", "fwd.slot_pre");
+        et_verdict v = judge_by(&k, explained);
+        ck_assert_int_eq(v.outcome, ET_MISMATCH);
+        ck_assert_msg(v.explanation_count == 0, "%s", v.explanations[0].name);
+        const char *said = how == 0 ? "slot 0 is what token " : "by expert 2's weights";
+        ck_assert_msg(strstr(v.residual, said) != NULL, "'%s' in: %s", said, v.residual);
+        et_verdict_free(&v);
+        free_honest(&k);
+    }
+}
+END_TEST
+
+/* Memory of another call holds numbers of a size that this call's have, too. */
+START_TEST(a_row_of_a_strange_size_is_not_stale)
+{
+    honest k;
+    make_honest(&k, DENSE_CASE, "bf16", 5);
+    double *y = values_of(&k, "fwd.y"), most = 0;
+    size_t largest = 0;
+    for (size_t t = 0; t < 96; t++) {
+        double size = 0;
+        for (size_t c = 0; c < 24; c++) size += y[t * 24 + c] * y[t * 24 + c] / 24;
+        if (size > most) most = size, largest = t;
+    }
+    et_stream memory = et_stream_open(9, "memory");
+    for (size_t c = 0; c < 24; c++)
+        y[largest * 24 + c] = et_round_to_dtype(4 * sqrt(most) * et_normal(memory, c), ET_BF16);
+    expect_first(&k, "", "stale-rows");
+}
+END_TEST
+
 /* Its errors are larger than those to nearest, also where nothing is summed. */
 START_TEST(chance_is_not_few_bits_of_sums)
 {
@@ -600,6 +651,8 @@ int main(void)
     tcase_add_test(named, rows_of_zeros_were_not_computed);
     tcase_add_test(named, many_factors_are_not_one);
     tcase_add_test(named, rows_that_are_right_in_part_are_not_stale);
+    tcase_add_test(named, a_row_by_another_operand_is_not_stale);
+    tcase_add_test(named, a_row_of_a_strange_size_is_not_stale);
     tcase_add_test(named, chance_is_not_few_bits_of_sums);
     tcase_add_loop_test(unnamed, few_bits_of_sums_are_no_excuse, 0, 6);
     tcase_add_test(unnamed, a_pass_needs_no_explanation);

@@ -9,6 +9,7 @@
  *     choice.c       another profile under which everything passes
  *     precision.c    hypotheses about rounding, which change no reference value; another profile as one
  *     stale_rows.c   are they another call's rows?
+ *     misread_rows.c are they by another expert's weights, or another token's?
  *     own_stages.c   such a profile stage by stage, from the candidate's own numbers
  *     residual.c     what is wrong, and where, if nothing explains it
  *     mutant.c, hooks.c, pick.c  the reference with one thing done wrong, on picked tokens
@@ -166,6 +167,12 @@ enum { ET_TELLING_COLUMNS = 8 };
 
 /* Could the rows of a tensor that fail first be those of another call? */
 bool et_could_be_memory(const et_diagnosis *q, const et_observed *x);
+
+/* ---- misread_rows.c ---- */
+
+/* Is a row of H, V, f(x) or dA what its own operand gives by another expert's weights, or another token's x by its own
+ * expert's? Of `as` the one is not the row's own. */
+bool et_is_misread(const et_diagnosis *q, const et_observed *x, size_t row, et_owner *as);
 
 /* ---- own_stages.c ---- */
 

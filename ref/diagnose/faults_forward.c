@@ -13,6 +13,7 @@ static ET_SHOWS(is_moe_of_relu2, et_weighs_outputs(s) && et_is_relu2(s) && !et_i
 static ET_SHOWS(has_norm, et_is_moe(s) && s->c.norm != ET_NORM_NONE);
 static ET_SHOWS(has_no_norm, et_is_moe(s) && s->c.norm == ET_NORM_NONE);
 static ET_SHOWS(counts_shared, et_divides_by_fanout(s) && s->c.shared);
+static ET_SHOWS(gates_many_experts, et_has_many_experts(s) && et_is_gated(s));
 /* Some expert's weights can be read as if transposed. */
 static ET_SHOWS(is_square, s->c.d_expert == s->c.d_model ||
                                (et_is_moe(s) && s->c.shared_d_expert == s->c.d_model));
@@ -332,6 +333,8 @@ static size_t neighbour(const et_mutant *m, size_t e)
 }
 
 static ET_ALTERATION(neighbours_weights, et_use_expert(m, r, neighbour(m, r->expert)));
+static ET_ALTERATION(neighbours_half,
+                     et_use_expert(m, r, r->expert + (m->fault.variant % 2 ? m->moe.n - 1 : 1)));
 static ET_ALTERATION(first_experts_weights, et_use_expert(m, r, 0));
 
 /* The shared expert may have another width than the routed ones: only what is square is turned. */
@@ -341,10 +344,10 @@ static void turned(et_mutant *m, const et_row *r)
     if (r->width == m->moe.d) et_through(m, r, up ? r->up : r->down, true, NULL);
 }
 
-/* Which token's x a slot's row reads: the one whose number is the slot's; the next one, the one before. */
+/* Which token's x a slot's row reads, by threes: the one whose number is the slot's; the next one, the one before. */
 static size_t token_read(const et_mutant *m, size_t slot)
 {
-    size_t N = m->moe.N, form = m->fault.variant;
+    size_t N = m->moe.N, form = m->fault.variant % 3;
     if (form == 0) return slot % N;
     return ((size_t)m->a->slot_token[slot] + (form == 1 ? 1 : N - 1)) % N;
 }
@@ -531,6 +534,9 @@ static const et_hypothesis table[] = {
                {.at = ET_AT_PRE, .variants = 112, .who = is_in_strange_tile, .row = neighbours_weights},
                {.at = ET_AT_GATE_PRE, .variants = 112, .who = is_in_strange_tile, .row = neighbours_weights},
                {.at = ET_AT_OUT, .variants = 112, .who = is_in_strange_tile, .row = neighbours_weights}}},
+    {.doc = {"neighbour-expert-in-one-half", "H alone, or V, is computed with the neighbouring expert's weights", "forward"},
+     .applies = gates_many_experts, .variants = {"expert i+1, H", "expert i-1, H", "expert i+1, V", "expert i-1, V"},
+     .hooks = {{.at = ET_AT_PRE, .variants = 3, .rows = neighbours_half}, {.at = ET_AT_GATE_PRE, .variants = 12, .rows = neighbours_half}}},
     {.doc = {"first-expert-everywhere", "every expert computes with expert 0's weights", "forward"},
      .applies = et_has_many_experts, .variants = {"", "in the backward pass, too"},
      .hooks = {{.at = ET_AT_PRE, .rows = first_experts_weights}, {.at = ET_AT_GATE_PRE, .rows = first_experts_weights}, {.at = ET_AT_OUT, .rows = first_experts_weights},
@@ -544,6 +550,11 @@ static const et_hypothesis table[] = {
     {.doc = {"slot-for-token", "an expert reads another row of x than its slot's token's", "forward"},
      .applies = et_is_moe, .variants = {"the slot's number for the token's", "the next token's", "that of the token before"},
      .hooks = {{.at = ET_AT_PRE, .rows = slot_as_token}, {.at = ET_AT_GATE_PRE, .rows = slot_as_token}}},
+    {.doc = {"slot-for-token-in-one-half", "H alone, or V, reads another row of x than its slot's token's", "forward"},
+     .applies = gates_many_experts,
+     .variants = {"the slot's number for the token's, H", "the next token's, H", "that of the token before, H",
+                  "the slot's number for the token's, V", "the next token's, V", "that of the token before, V"},
+     .hooks = {{.at = ET_AT_PRE, .variants = 7, .rows = slot_as_token}, {.at = ET_AT_GATE_PRE, .variants = 56, .rows = slot_as_token}}},
     {.doc = {"last-row-dropped", "an expert's last row is missing", "forward"}, .everywhere = true,
      .variants = {"", "in y alone", "in y, and from there back", "in the backward pass, too"},
      .hooks = {{.at = ET_AT_OUT, .variants = 1 | 8, .who = is_last_row, .row = et_zero_row}, {.at = ET_AT_MIX, .variants = 2 | 4, .who = is_last_row, .row = et_zero_row},

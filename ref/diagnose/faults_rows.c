@@ -19,7 +19,7 @@ static const size_t tiles[] = {16, 32, 64, 128};
 static void cut_product(et_mutant *m, const et_row *r)
 {
     size_t form = m->fault.variant % 6;
-    bool through_d = r->stage == ET_AT_PRE || r->stage == ET_AT_DACT;
+    bool through_d = r->stage != ET_AT_OUT && r->stage != ET_AT_SLOT_DX;
     size_t K = through_d ? m->moe.d : r->width, end = K - 1;
     if (form >= 1 && form <= 4) end = K - K % tiles[form - 1];
     if (form == 5) end = K / 2;
@@ -36,8 +36,9 @@ static void past_end(et_mutant *m, const et_row *r, const et_real *left, size_t 
                      size_t left_at, size_t K)
 {
     size_t tile = tiles[m->fault.variant % 4], end = (K + tile - 1) / tile * tile;
-    bool up = r->stage == ET_AT_PRE;
-    const et_real *all = up ? m->moe.up : m->moe.down;
+    const et_real *all = r->stage == ET_AT_PRE        ? m->moe.up
+                         : r->stage == ET_AT_GATE_PRE ? m->moe.gating
+                                                      : m->moe.down;
     size_t count = m->moe.n * m->moe.h * m->moe.d, first = r->expert * m->moe.h * m->moe.d;
     for (size_t j = 0; j < r->size; j++)
         for (size_t k = K; k < end; k++)
@@ -199,14 +200,18 @@ static const et_hypothesis table[] = {
                   "f(x): the last term", "f(x): what fills no tile of 16", "f(x): what fills no tile of 32", "f(x): what fills no tile of 64", "f(x): what fills no tile of 128", "f(x): the second half",
                   "dA: the last term", "dA: what fills no tile of 16", "dA: what fills no tile of 32", "dA: what fills no tile of 64", "dA: what fills no tile of 128", "dA: the second half",
                   "dx: the last term", "dx: what fills no tile of 16", "dx: what fills no tile of 32", "dx: what fills no tile of 64", "dx: what fills no tile of 128", "dx: the second half"},
-     .hooks = {{.at = ET_AT_PRE, .variants = 63, .rows = cut_product}, {.at = ET_AT_OUT, .variants = 63 << 6, .rows = cut_product},
+     .hooks = {{.at = ET_AT_PRE, .variants = 63, .rows = cut_product}, {.at = ET_AT_GATE_PRE, .variants = 63, .rows = cut_product}, {.at = ET_AT_OUT, .variants = 63 << 6, .rows = cut_product},
                {.at = ET_AT_DACT, .variants = 63 << 12, .rows = cut_product}, {.at = ET_AT_SLOT_DX, .variants = 63 << 18, .rows = cut_product}}},
+    {.doc = {"product-cut-in-one-half", "the sums of H alone, or of V, stop early", "forward"}, .applies = et_is_gated,
+     .variants = {"H: the last term", "H: what fills no tile of 16", "H: what fills no tile of 32", "H: what fills no tile of 64", "H: what fills no tile of 128", "H: the second half",
+                  "V: the last term", "V: what fills no tile of 16", "V: what fills no tile of 32", "V: what fills no tile of 64", "V: what fills no tile of 128", "V: the second half"},
+     .hooks = {{.at = ET_AT_PRE, .variants = 63, .rows = cut_product}, {.at = ET_AT_GATE_PRE, .variants = 63 << 6, .rows = cut_product}}},
     {.doc = {"product-past-end", "a product's sums go on past the ends of their rows, to whole tiles", "forward"},
      .everywhere = true, .applies = et_is_moe,
      .variants = {"H: tiles of 16", "H: tiles of 32", "H: tiles of 64", "H: tiles of 128",
                   "H of gathered rows: tiles of 16", "H of gathered rows: tiles of 32", "H of gathered rows: tiles of 64", "H of gathered rows: tiles of 128",
                   "f(x): tiles of 16", "f(x): tiles of 32", "f(x): tiles of 64", "f(x): tiles of 128"},
-     .hooks = {{.at = ET_AT_PRE, .variants = 255, .who = et_is_routed, .row = up_past_end}, {.at = ET_AT_OUT, .variants = 15 << 8, .who = et_is_routed, .row = down_past_end}}},
+     .hooks = {{.at = ET_AT_PRE, .variants = 255, .who = et_is_routed, .row = up_past_end}, {.at = ET_AT_GATE_PRE, .variants = 255, .who = et_is_routed, .row = up_past_end}, {.at = ET_AT_OUT, .variants = 15 << 8, .who = et_is_routed, .row = down_past_end}}},
     {.doc = {"activation-skips-columns", "some columns of H pass the activation by", "forward"},
      .everywhere = true, .variants = {"every second tile of 16", "every second tile of 16, from the first on", "what fills no tile of 16", "every second tile of 32", "every second tile of 32, from the first on",
                   "what fills no tile of 32", "every second tile of 64", "every second tile of 64, from the first on", "what fills no tile of 64",
@@ -245,13 +250,13 @@ static const et_hypothesis table[] = {
      .hooks = {{.at = ET_AT_PRE, .who = et_is_routed, .row = read_listed}, {.at = ET_AT_GATE_PRE, .who = et_is_routed, .row = read_listed},
                {.at = ET_AT_DUP, .variants = 63 << 6, .rows = dup_of_listed}, {.at = ET_AT_DGATING, .variants = 63 << 6, .rows = dup_of_listed}}},
     {.doc = {"rows-not-computed", "some rows are 0: nobody has computed them", "forward"}, .only = ET_IN_ROWS,
-     .variants = {"H", "A", "f(x)", "y", "dO", "dA", "dH", "dr", "dx"},
-     .hooks = {{.at = ET_AT_PRE, .variants = 1, .row = et_zero_row}, {.at = ET_AT_ACT, .variants = 2, .row = et_zero_row}, {.at = ET_AT_OUT, .variants = 4, .row = et_zero_row},
+     .variants = {"H", "A", "f(x)", "y", "dO", "dA", "dH", "dr", "dx", "V", "dV"},
+     .hooks = {{.at = ET_AT_PRE, .variants = 1, .row = et_zero_row}, {.at = ET_AT_GATE_PRE, .variants = 512, .row = et_zero_row}, {.at = ET_AT_DGATE_PRE, .variants = 1024, .row = et_zero_row}, {.at = ET_AT_ACT, .variants = 2, .row = et_zero_row}, {.at = ET_AT_OUT, .variants = 4, .row = et_zero_row},
                {.at = ET_AT_Y, .variants = 8, .row = et_zero_row}, {.at = ET_AT_DOUT, .variants = 16, .row = et_zero_row}, {.at = ET_AT_DACT, .variants = 32, .row = et_zero_row},
                {.at = ET_AT_DPRE, .variants = 64, .row = et_zero_row}, {.at = ET_AT_DLOGITS, .variants = 128, .row = et_zero_row}, {.at = ET_AT_DX, .variants = 256, .row = et_zero_row}}},
     {.doc = {"stale-rows", "some rows hold what was in memory before, another call's", "forward"}, .nature = ET_BY_CANDIDATE, .only = ET_IN_ROWS,
-     .variants = {"of w", "of H", "of A", "of f(x)", "of y", "of dw", "of dO", "of dA", "of dH", "of dr", "of dx"},
-     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = take_candidates}, {.at = ET_AT_PRE, .variants = 2, .row = take_candidates}, {.at = ET_AT_ACT, .variants = 4, .row = take_candidates},
+     .variants = {"of w", "of H", "of A", "of f(x)", "of y", "of dw", "of dO", "of dA", "of dH", "of dr", "of dx", "of V", "of dV"},
+     .hooks = {{.at = ET_AT_WEIGHTS, .variants = 1, .row = take_candidates}, {.at = ET_AT_PRE, .variants = 2, .row = take_candidates}, {.at = ET_AT_GATE_PRE, .variants = 2048, .row = take_candidates}, {.at = ET_AT_DGATE_PRE, .variants = 4096, .row = take_candidates}, {.at = ET_AT_ACT, .variants = 4, .row = take_candidates},
                {.at = ET_AT_OUT, .variants = 8, .row = take_candidates}, {.at = ET_AT_Y, .variants = 16, .row = take_candidates}, {.at = ET_AT_DWEIGHT, .variants = 32, .row = take_candidates},
                {.at = ET_AT_DOUT, .variants = 64, .row = take_candidates}, {.at = ET_AT_DACT, .variants = 128, .row = take_candidates}, {.at = ET_AT_DPRE, .variants = 256, .row = take_candidates},
                {.at = ET_AT_DLOGITS, .variants = 512, .row = take_candidates}, {.at = ET_AT_DX, .variants = 1024, .row = take_candidates}}},

@@ -1,8 +1,8 @@
 /* residual.c: what is wrong, and where, if no hypothesis explains it.
  *
  * For the first tensors that failed: how many elements, of which tokens, experts and columns; whether what
- * stands there is not a number, zero, the right values times a constant, another row's, or another
- * expert's. For a routing that is wrong: which tokens and experts.
+ * stands there is not a number, zero, the right values times a constant, another row's, another
+ * expert's, or by another expert's weights or token's x. For a routing that is wrong: which tokens and experts.
  *
  * A row counts as another one if it differs from it by less than a fifth of what it differs by from its
  * own, and by less than a tenth of its size: rounding makes a hundredth, a wrong row as much as itself.
@@ -186,6 +186,18 @@ static bool say_shift(const damage *d, text *t)
     return true;
 }
 
+/* A right product of the wrong operand. */
+static bool say_misread(const damage *d, size_t row, const char *here, text *t)
+{
+    et_owner as, own = et_owner_of(d->q, d->x, row, 0);
+    if (!et_is_misread(d->q, d->x, row, &as)) return false;
+    if (as.token != own.token)
+        say(t, "; %s is what token %zu's x gives", here, as.token);
+    else
+        say(t, "; %s is by expert %zu's weights", here, as.expert);
+    return true;
+}
+
 static bool say_rows(const damage *d, text *t)
 {
     size_t searched = 0, named = 0;
@@ -194,9 +206,12 @@ static bool say_rows(const damage *d, text *t)
         if (!d->row[r]) continue;
         searched++;
         size_t other = identify(d, r);
-        if (other == d->rows) continue;
         char here[64], there[64];
         name_row(d, r, here);
+        if (other == d->rows) {
+            named += say_misread(d, r, here, t);
+            continue;
+        }
         name_row(d, other, there);
         bool swapped = other > r && d->row[other] && is_row(d, other, r, 0);
         if (swapped)
