@@ -1,4 +1,4 @@
-/* bars.c: replicas run, and what is learnt from them: each element's V here, groups' S and Q by tally.h. See bars.h. */
+/* bars.c: replicas run, and what is learnt from them: each element's V here, groups' S and Q by group_bars.h. See bars.h. */
 #include "ref/bars/bars.h"
 #include "ref/bars/stages.h"
 #include "ref/bars/variance.h"

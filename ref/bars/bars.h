@@ -23,7 +23,7 @@
 #include "etref/bars.h"
 #include "etref/rounding.h"
 #include "etref/step.h"
-#include "ref/bars/tally.h"
+#include "ref/bars/group_bars.h"
 #include "ref/step/tensors.h"
 
 enum { ET_FIRST_REPLICAS = 16, ET_SECOND_REPLICAS = 32 };

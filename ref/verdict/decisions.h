@@ -17,7 +17,7 @@ typedef struct et_decisions {
     bool by_gate;     /* by gate values, not by scores: which tokens an expert keeps under TC */
     bool ranked;      /* ties go to the lower index */
     bool counts_open; /* some expert's m is not settled */
-    int32_t *twin;    /* of each competitor's row the first that is equal */
+    int32_t *duplicate;  /* of each competitor's row the first that is equal */
     et_item *low, *high; /* room for one choice */
     const uint8_t *mask, *right; /* [N,n] the decisions that are judged, the candidate's (or NULL) and the golden's */
     const uint8_t *out_of_choice; /* [n] experts that do not compete, or NULL */

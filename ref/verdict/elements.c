@@ -38,12 +38,12 @@ typedef struct sheet {
 } sheet;
 
 /* What is found in some rows. Counts are doubles: that is what a vector register adds. */
-typedef struct tally {
+typedef struct counts {
     double judged, failed, exact;           /* exact: V = 0 */
     double beyond, none;                    /* the range: not judged; NaN among these */
     double noisy, same;                     /* V > 0; and yet no error at all */
     double variance, variance2, reference2; /* sums of V, V^2, u^2 */
-} tally;
+} counts;
 
 /* The largest values found, and where the largest e^2 / V stands. */
 typedef struct extremes {
@@ -85,7 +85,7 @@ static inline double deviation2(double e, double V)
     return e * e / V;
 }
 
-static void count_element(double got, double want, double V, const limits *l, size_t at, tally *t,
+static void count_element(double got, double want, double V, const limits *l, size_t at, counts *t,
                           extremes *most)
 {
     double e = got == want ? 0 : got - want, size = fabs(e), d2 = deviation2(e, V);
@@ -118,7 +118,7 @@ static double candidate_at(const et_errors *e, size_t i)
     return e->floats ? (double)((const float *)e->got)[i] : (double)((const et_real *)e->got)[i];
 }
 
-static void add_tally(tally *to, const tally *more)
+static void add_counts(counts *to, const counts *more)
 {
     to->judged += more->judged;
     to->failed += more->failed;
@@ -147,7 +147,7 @@ static void add_extremes(extremes *to, const extremes *more)
 typedef struct sweep {
     const sheet *f;
     limits limits;
-    tally chunk[CHUNKS], all;
+    counts chunk[CHUNKS], all;
     extremes part[CHUNKS], most;
 } sweep;
 
@@ -159,7 +159,7 @@ static bool is_skipped(const et_errors *e, size_t r)
 static void sweep_chunk(sweep *s, size_t chunk)
 {
     const sheet *f = s->f;
-    tally t = {.judged = 0};
+    counts t = {.judged = 0};
     extremes most = {.at = SIZE_MAX, .beyond = SIZE_MAX};
     for (size_t r = chunk * f->rows / CHUNKS; r < (chunk + 1) * f->rows / CHUNKS; r++)
         for (size_t i = r * f->columns; i < (r + 1) * f->columns && !is_skipped(&f->e, r); i++) {
@@ -182,7 +182,7 @@ static void sweep_all(sweep *s)
     for (size_t chunk = 0; chunk < CHUNKS; chunk++) sweep_chunk(s, chunk);
     s->most.at = s->most.beyond = SIZE_MAX;
     for (size_t chunk = 0; chunk < CHUNKS; chunk++) {
-        add_tally(&s->all, &s->chunk[chunk]);
+        add_counts(&s->all, &s->chunk[chunk]);
         add_extremes(&s->most, &s->part[chunk]);
     }
 }
@@ -395,7 +395,7 @@ static et_status judge_choices(exam *x, const et_tensor_out *want, et_error *err
 
 static void fill_in(const sheet *f, const sweep *s, double T, et_tensor_verdict *out)
 {
-    const tally *all = &s->all;
+    const counts *all = &s->all;
     out->judged = (size_t)all->judged;
     out->failed = (size_t)all->failed;
     out->exact = (size_t)all->exact;
@@ -412,7 +412,7 @@ static void fill_in(const sheet *f, const sweep *s, double T, et_tensor_verdict 
 }
 
 /* Values that should have errors and have none. */
-static bool has_no_error(const exam *x, const tally *all)
+static bool has_no_error(const exam *x, const counts *all)
 {
     return x->reference == x->j->golden && all->noisy > 0 && all->same == all->noisy;
 }
@@ -430,7 +430,7 @@ static bool is_golden_itself(const exam *x, const sheet *f)
 }
 
 /* What leaves the range, and what the candidate has there. */
-static void report_beyond(exam *x, const tally *all, size_t first)
+static void report_beyond(exam *x, const counts *all, size_t first)
 {
     char place[96], none[64] = "";
     const et_profile *p = x->j->options->profile;
@@ -449,7 +449,7 @@ static void conclude_real(exam *x, const sheet *f, const sweep *s)
 {
     const et_profile *p = x->j->options->profile;
     const et_tensor_verdict *out = x->out;
-    const tally *all = &s->all;
+    const counts *all = &s->all;
     if (out->failed > 0) report_failures(x);
     if (out->outcome != ET_PASS) return;
     if (all->beyond > 0) report_beyond(x, all, s->most.beyond);

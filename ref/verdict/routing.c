@@ -6,7 +6,7 @@
  *     a precedes b:   s_a - s_b > T sqrt(V_a + V_b),
  *
  * or if they are equal by construction and a has the lower index: both exact, or computed from equal
- * rows by the same instructions (twins: equal rows of x where tokens compete, equal rows of W_r and
+ * rows by the same instructions (duplicates: equal rows of x where tokens compete, equal rows of W_r and
  * equal biases where experts do). T is T_e of ref/bars/limits.c: what an element may err by.
  *
  * Whatever the rule, what was chosen is an upper set of the perturbed scores. So a choice is legal if
@@ -20,13 +20,13 @@
  *          upper bound, taken only where it is padded to the lower.
  *
  * A pair of which the lower score was chosen and the higher refused has at least one member on which candidate and golden
- * differ; where they agree one pass over the mask is enough. Left out: that twins on an open threshold fall alike.
+ * differ; where they agree one pass over the mask is enough. Left out: that duplicates on an open threshold fall alike.
  */
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"
 #include "ref/step/kinds.h"
 #include "ref/step/shown.h"
-#include "ref/routing/equal_rows.h"
+#include "ref/routing/duplicate_rows.h"
 #include "ref/verdict/decisions.h"
 
 #include <inttypes.h>
@@ -75,13 +75,13 @@ et_item et_item_at(const et_decisions *q, size_t place)
     return (et_item){score, et_score_variance(q->j, place), place};
 }
 
-static bool twins(const et_decisions *q, const et_item *a, const et_item *b)
+static bool are_duplicates(const et_decisions *q, const et_item *a, const et_item *b)
 {
     const et_real *bias = q->j->golden->in.bias;
-    const int32_t *twin = q->twin;
-    if (!q->by_token) return twin[a->place / q->n] == twin[b->place / q->n];
+    const int32_t *duplicate = q->duplicate;
+    if (!q->by_token) return duplicate[a->place / q->n] == duplicate[b->place / q->n];
     size_t i = a->place % q->n, k = b->place % q->n;
-    return twin[i] == twin[k] && (bias == NULL || bias[i] == bias[k]);
+    return duplicate[i] == duplicate[k] && (bias == NULL || bias[i] == bias[k]);
 }
 
 /* Must a be chosen before b, whatever rounding did? */
@@ -89,12 +89,13 @@ bool et_precedes(const et_decisions *q, const et_item *a, const et_item *b)
 {
     double variance = a->variance + b->variance, lead = a->score - b->score;
     if (lead > q->T * sqrt(variance)) return true;
-    return lead == 0 && q->ranked && a->place < b->place && (variance == 0 || twins(q, a, b));
+    return lead == 0 && q->ranked && a->place < b->place &&
+           (variance == 0 || are_duplicates(q, a, b));
 }
 
 static void close_court(et_decisions *q)
 {
-    free(q->twin);
+    free(q->duplicate);
     free(q->low);
     free(q->high);
     free(q->illegal);
@@ -117,9 +118,10 @@ static et_status open_court(et_decisions *q, const et_judgement *j, et_error *er
     if (status == ET_OK)
         status = et_allocate((void **)&q->illegal, N * n, sizeof *q->illegal, "routing", error);
     if (status == ET_OK)
-        status = et_allocate((void **)&q->twin, most, sizeof *q->twin, "routing", error);
+        status = et_allocate((void **)&q->duplicate, most, sizeof *q->duplicate, "routing", error);
     if (status == ET_OK)
-        status = et_find_equal_rows(by_token ? n : N, golden->c.d_model, rows, q->twin, error);
+        status =
+            et_find_duplicate_rows(by_token ? n : N, golden->c.d_model, rows, q->duplicate, error);
     if (status != ET_OK) close_court(q);
     return status;
 }
@@ -318,15 +320,15 @@ void et_judge_top(et_decisions *q, et_choice c, size_t k)
 /* ---- thresholds ---- */
 
 /* What an expert of one micro-batch tests its tokens by. bounds: 0 and their number without capacity. */
-typedef struct bar {
+typedef struct threshold {
     double c, variance; /* the threshold, and its own error's */
     bool inclusive, clamped;
     et_capacity bounds;
-} bar;
+} threshold;
 
 typedef enum side { BELOW, OPEN, ABOVE } side; /* as far as it is settled */
 
-static side side_of(const et_decisions *q, const bar *b, const et_item *at)
+static side side_of(const et_decisions *q, const threshold *b, const et_item *at)
 {
     double variance = at->variance + b->variance, margin = at->score - b->c;
     if (variance == 0) return margin > 0 || (margin == 0 && b->inclusive) ? ABOVE : BELOW;
@@ -341,7 +343,7 @@ static size_t clamp(size_t m, et_capacity bounds)
 }
 
 /* Settled decisions that the candidate took against the threshold, and that no clamp excuses. */
-static void judge_sides(et_decisions *q, et_choice c, const bar *b, bool padded, bool cut)
+static void judge_sides(et_decisions *q, et_choice c, const threshold *b, bool padded, bool cut)
 {
     for (size_t j = 0; j < c.count; j++) {
         et_item at = et_item_at(q, place_of(c, j));
@@ -353,7 +355,7 @@ static void judge_sides(et_decisions *q, et_choice c, const bar *b, bool padded,
 }
 
 /* The candidate's load, then single decisions, then pairs. Ties matter where the best are taken. */
-static void judge_load(et_decisions *q, et_choice c, const bar *b, size_t least, size_t most)
+static void judge_load(et_decisions *q, et_choice c, const threshold *b, size_t least, size_t most)
 {
     size_t taken = count_chosen(c, q->mask);
     bool padded = b->clamped && taken == b->bounds.lower, ranked = q->ranked;
@@ -365,7 +367,7 @@ static void judge_load(et_decisions *q, et_choice c, const bar *b, size_t least,
     q->ranked = ranked;
 }
 
-static void judge_threshold(et_decisions *q, et_choice c, const bar *b)
+static void judge_threshold(et_decisions *q, et_choice c, const threshold *b)
 {
     size_t sure = 0, possible = 0;
     for (size_t j = 0; j < c.count; j++) {
@@ -431,8 +433,9 @@ static void judge_thresholds(et_decisions *q)
     for (size_t batch = 0; batch < c->micro_batches; batch++)
         for (size_t i = 0; i < q->n; i++) {
             et_span tokens = batch_of(c, batch);
-            bar b = {(double)j->golden->route.threshold[i],
-                     (double)j->bars->variance.route.threshold[i], c->inclusive, clamped, bounds};
+            threshold b = {(double)j->golden->route.threshold[i],
+                           (double)j->bars->variance.route.threshold[i], c->inclusive, clamped,
+                           bounds};
             judge_threshold(q, (et_choice){tokens.first * q->n + i, q->n, tokens.count}, &b);
         }
 }

@@ -17,7 +17,7 @@
 #include "ref/step/kinds.h"
 #include "ref/step/shown.h"
 #include "ref/step/tensors.h"
-#include "ref/routing/equal_rows.h"
+#include "ref/routing/duplicate_rows.h"
 #include "ref/verdict/decisions.h"
 
 #include <math.h>
@@ -372,7 +372,7 @@ static et_status compare_gates(et_decisions *q, et_error *error)
 {
     const et_step *golden = q->j->golden;
     q->by_gate = true;
-    return et_find_equal_rows(q->N, golden->c.d_model, golden->in.x, q->twin, error);
+    return et_find_duplicate_rows(q->N, golden->c.d_model, golden->in.x, q->duplicate, error);
 }
 
 /* Of the golden's choices what is open, of the candidate's what is wrong. */

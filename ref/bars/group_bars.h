@@ -1,6 +1,6 @@
-/* tally.h: what is noted of a group over the runs, and made of it. Internal. */
-#ifndef ET_TALLY_H
-#define ET_TALLY_H
+/* group_bars.h: what is noted of a group over the runs, and made of it. Internal. */
+#ifndef ET_GROUP_BARS_H
+#define ET_GROUP_BARS_H
 
 #include "ref/bars/coherence.h"
 #include "ref/bars/group_sums.h"

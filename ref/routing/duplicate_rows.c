@@ -1,5 +1,5 @@
-/* equal_rows.c: rows that are equal, by a hash table. See equal_rows.h. */
-#include "ref/routing/equal_rows.h"
+/* duplicate_rows.c: rows that are equal, by a hash table. See duplicate_rows.h. */
+#include "ref/routing/duplicate_rows.h"
 #include "ref/base/bits.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
@@ -33,7 +33,8 @@ static size_t table_size(size_t count)
     return size;
 }
 
-et_status et_find_equal_rows(size_t N, size_t d, const et_real *x, int32_t *first, et_error *error)
+et_status et_find_duplicate_rows(size_t N, size_t d, const et_real *x, int32_t *first,
+                                 et_error *error)
 {
     size_t size = table_size(N);
     void *hashes, *entries;

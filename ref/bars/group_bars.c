@@ -1,4 +1,4 @@
-/* tally.c: what the runs have shown of a group becomes its bar. See tally.h.
+/* group_bars.c: what the runs have shown of a group becomes its bar. See group_bars.h.
  *
  * How far a group's slope scatters is seen in 32 replicas, to an eighth of itself. Groups of one kind are
  * much alike: their slopes' variance is about c / sum(u^2/V), with one c (1 if all errors were
@@ -12,7 +12,7 @@
  * alike. Of a slope that is sqrt(n/m / sum(u^2/V)). Uniform errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the
  * variance 144/80 - 1 = 0.8, and the spread of m of them scatters by sqrt(0.2/m).
  */
-#include "ref/bars/tally.h"
+#include "ref/bars/group_bars.h"
 
 #include <math.h>
 
