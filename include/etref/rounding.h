@@ -57,7 +57,7 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  *     j = ((h(seed, site, v) - 1/2) 3/8 + (h(seed, site, lo) - 1/2) 1/8) ulp       h: uniform on [0,1)
  *
  * since a kernel's own number is not quite v: it is off by up to a quarter of a step, near lo and near lo + ulp it is settled
- * where to go, and of the error's square, ulp^2/12 over all v, about a third is chance. A number of the
+ * where to go. Of the error's square, 1.16 ulp^2/12 over all v, 0.68 is chance and about a third is settled by v. A number of the
  * format (v = lo) stays as it is, so that what is exact in a kernel is exact here. Equal numbers have the same j: numbers
  * that a kernel stores as one err alike. A part of j is shared by all numbers between the same neighbours, which nearly
  * equal ones are. v and -v err as mirror images. What has no more bits than a product of two numbers of the format is

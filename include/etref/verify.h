@@ -8,7 +8,7 @@
  *                  chosen must obey the rule: K a token, k an expert and pool, the clamps
  *   2 arithmetic   judged given the candidate's own routing: where it differs legally, the reference
  *                  is computed again with it
- *   3 elements     finite, and |error| <= t sigma; sigma = 0 means exact
+ *   3 elements     finite, and |error| <= 30 sigma; sigma = 0 means exact
  *   4 groups       the tensor, each expert, row, column, block of tokens: slope (regression of the
  *                  error on the reference) and spread (root mean square of error/sigma)
  *   5 stages       y, gradients, gates, weights, losses, state: where the candidate shows what a stage

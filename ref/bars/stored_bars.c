@@ -1,4 +1,4 @@
-/* stored_bars.c: error bars in a golden bundle, so that a verdict need not make them. See etref/bars.h.
+/* stored_bars.c: what error bars are made of, in a golden bundle, so that a verdict need not make them. See etref/bars.h.
  *
  * noise.NAME holds sqrt(V) of every real tensor, for everybody; noise.alone.NAME that of its stage by
  * itself. noise.bars holds what replicas said of groups: a row a group, tensor after tensor in the order

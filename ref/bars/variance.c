@@ -13,8 +13,8 @@
  * no replica erred may yet err as much, for its size, as others do.
  *
  * An element, or a whole row of equal ones, may err little by luck: where a number is far from half way between two of the
- * format, all replicas round it alike, and of an error's square a third alone is chance (etref/rounding.h). Another kernel's
- * number is another one. So an element errs by at least a third, in squares, of what its section does for its size.
+ * format, all replicas round it alike. Such settled errors are a third of all, in squares (etref/rounding.h); one may be 0,
+ * but another kernel's number is another one. So an element errs by at least that third of what its section does for its size.
  *
  * Of a token and an expert, numbers on slots and off them are two kinds: dr has all of the layer's errors on them, and
  * only the losses' off them. Each kind is smoothed by itself.

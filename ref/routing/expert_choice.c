@@ -2,7 +2,7 @@
  *
  * Loads are exactly k per expert and pool; a token gets between 0 and n experts. Ties go to the
  * lower token index. Not causal: a later token of the pool can push an earlier one out, which is
- * what expert threshold routing replaces by a cutoff known beforehand.
+ * what expert threshold routing replaces by a threshold known beforehand.
  */
 #include "etref/routing.h"
 #include "ref/base/arithmetic.h"

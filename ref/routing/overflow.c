@@ -1,6 +1,7 @@
 /* overflow.c: token choice with a capacity: what is over it is dropped. See etref/routing.h.
  *
- * Expert i has C slots in a batch. Its choices stand in a line, and those behind place C are dropped:
+ * Expert i has `capacity` slots in a batch (below: C is its factor). Its choices stand in a line, and those behind that place are
+ * dropped:
  *
  *     arrival   by (j, t), where i is token t's j-th choice: all first choices in the order of tokens, then all second ones
  *     score     by falling gate value p_ti; of equal ones the lower token first
