@@ -1,6 +1,6 @@
 /* bars.h: how far off an honest kernel may be. Derivation: ref/bars/README.md.
  *
- * A replica is the layer run once more with a kernel's roundings in it, each up or down by chance (rounding.h). What
+ * A replica is the layer run once more with a kernel's roundings in it, each moved by chance (rounding.h). What
  * differs between replicas may differ between honest kernels.
  */
 #ifndef ETREF_BARS_H

@@ -4,9 +4,9 @@
  * store an array, et_round stands in their code. It does nothing in a golden. With an et_rounding it
  * rounds that array as the profile says, so that the layer becomes
  *
- *     a replica   ET_ROUND_RANDOM: every number goes up or down by chance. What moves from one
- *                 replica to the next is what may move between honest kernels: replicas are what
- *                 error bars are made of.
+ *     a replica   ET_ROUND_RANDOM: every number is moved by chance, by up to a quarter of a step, and
+ *                 rounded to nearest. What differs from one replica to the next is what may differ
+ *                 between honest kernels: replicas are what error bars are made of.
  *                 ET_ROUND_SOME: the same, but half of the roundings are left out, as kernels
  *                 leave some out.
  *     a kernel    ET_ROUND_NEAREST: every number goes to the nearest of its format, ties to the even
@@ -57,7 +57,7 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  *     j = ((h(seed, site, v) - 1/2) 3/8 + (h(seed, site, lo) - 1/2) 1/8) ulp       h: uniform on [0,1)
  *
  * since a kernel's own number is not quite v: it is off by up to a quarter of a step, near lo and near lo + ulp it is settled
- * where to go. Of the error's square, 1.16 ulp^2/12 over all v, 0.68 is chance and about a third is settled by v. A number of the
+ * where to go. Of the error's square, 1.16 ulp^2/12 over all v, 68 % is chance and about a third is settled by v. A number of the
  * format (v = lo) stays as it is, so that what is exact in a kernel is exact here. Equal numbers have the same j: numbers
  * that a kernel stores as one err alike. A part of j is shared by all numbers between the same neighbours, which nearly
  * equal ones are. v and -v err as mirror images. What has no more bits than a product of two numbers of the format is
@@ -73,7 +73,7 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  * A profile of stochastic rounding: j = (h(seed, site, v) - 1/2) ulp, in any mode. The error's variance is f (1-f) ulp^2,
  * f = (|v| - lo)/ulp, as that of the kernel's own chances.
  *
- * Either mode: a place that truncates gives lo; results beyond the format's largest number become
+ * All modes: a place that truncates cuts off, to nearest |v|, else |v| + j; results beyond the format's largest number become
  * infinite (truncating: stay the largest); below its smallest normal number the spacing is fixed, and
  * with `ftz` the result is 0. NaN and infinity stay as they are. A place of 53 bits: binary64 itself, whose
  * numbers have been rounded already. ET_ROUND_NEAREST leaves them alone; ET_ROUND_RANDOM moves

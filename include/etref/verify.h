@@ -9,7 +9,7 @@
  *   2 arithmetic   judged given the candidate's own routing: where it differs legally, the reference
  *                  is computed again with it
  *   3 elements     finite, and |error| <= 30 sigma; sigma = 0 means exact
- *   4 groups       the tensor, each expert, row, column, block of tokens: slope (regression of the
+ *   4 groups       the tensor, each expert, row, column, block of rows, tile: slope (regression of the
  *                  error on the reference) and spread (root mean square of error/sigma)
  *   5 stages       y, gradients, gates, weights, losses, state: where the candidate shows what a stage
  *                  starts from, elements and groups once more against what the reference makes of that
@@ -18,7 +18,7 @@
  *
  * sigma, and what slopes and spreads may be, come from replicas: runs of the layer with a kernel's roundings in it, up or
  * down by chance (rounding.h). An element may err by 30 deviations, a group by 22, or by 40 where nothing is rounded more
- * coarsely than sums and in stages by themselves. Which share of that honest kernels were seen to need is in
+ * coarsely than sums and in stages by themselves; a whole tensor by half of that. Which share of that honest kernels were seen to need is in
  * data/campaign/limits.csv.
  *
  * ET_MISMATCH if any of the parts finds an error. Else ET_INCONCLUSIVE if what is there cannot decide: a

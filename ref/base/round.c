@@ -1,7 +1,7 @@
 /* round.c: rounding an array as a kernel would, or by chance. See etref/rounding.h.
  *
  * Source of the idea: stochastic arithmetic (Vignes, CESTAC, 1993), Monte Carlo arithmetic (Parker 1997);
- * new is that the chance hangs on the cell [lo, lo + ulp) instead of on the operation.
+ * new is that the chance hangs on the number, and in part on its cell [lo, lo + ulp), instead of on the operation.
  */
 #include "etref/rounding.h"
 #include "ref/base/arithmetic.h"

@@ -2,7 +2,7 @@
  *
  * The threshold is a moving average over past batches of the k-th largest score: of the cutoff that
  * expert choice would have drawn, k = floor(P G / n) being the load an expert is meant to have. It
- * averages over some 1/(1-beta) batches, as if the pool had some 2N/(1-beta) tokens, and it is known
+ * is as good as one drawn from some 2N/(1-beta) tokens (ref/README.md), and it is known
  * before the batch comes, so z_ti depends on r_ti alone: causal, as expert choice is not.
  *
  * Capacity (training only) clamps a load to [k(1-C), k(1+C)]: then a choice of the top tokens,

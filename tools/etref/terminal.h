@@ -5,7 +5,7 @@
 #ifndef ETREF_TOOL_TERMINAL_H
 #define ETREF_TOOL_TERMINAL_H
 
-#include "ref/report/json.h"
+#include "ref/report/json_out.h"
 #include "ref/report/page.h"
 #include "tools/etref/progress.h"
 #include <jansson.h>

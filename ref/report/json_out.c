@@ -1,5 +1,5 @@
-/* json.c: JSON for programs to read. See json.h. */
-#include "ref/report/json.h"
+/* json_out.c: JSON for programs to read. See json_out.h. */
+#include "ref/report/json_out.h"
 #include "ref/format/json.h"
 #include "ref/report/page.h"
 

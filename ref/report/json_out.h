@@ -1,4 +1,4 @@
-/* json.h: JSON for programs to read. Internal; used through Jansson.
+/* json_out.h: JSON for programs to read. Internal; used through Jansson.
  *
  * Where memory is missing an object becomes NULL and stays so: the end alone need be looked at.
  * Reading JSON: ref/format/json.h.
