@@ -3,7 +3,7 @@
  */
 #include "etref/suite.h"
 #include "ref/bars/bars.h"
-#include "ref/bars/coherence.h"
+#include "ref/bars/independent_errors.h"
 #include "ref/base/grid.h"
 #include "ref/bars/variance.h"
 #include "ref/step/decide.h"

@@ -9,7 +9,7 @@
 #include "etref/capture.h"
 #include "etref/checkpoint.h"
 #include "etref/random.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "tests/campaign/campaign.h"
 #include "tests/run_case.h"
 #include "tests/run_tool.h"

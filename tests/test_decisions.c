@@ -1,4 +1,4 @@
-/* test_decisions.c: a routing judged decision by decision: settled ones and open ones (ref/verdict/routing.c).
+/* test_decisions.c: a routing judged decision by decision: settled ones and open ones (ref/verdict/judge_routing.c).
  *
  * Scores are written down by hand (scores.h). Their error is written down, too, as a sixth of what is allowed of one:
  * T_e = 30 deviations settle a decision, so with a deviation of sigma / 6 two scores must lie 5 sqrt(2) sigma =

@@ -1,4 +1,4 @@
-/* test_elements.c: broken values that the verdict must find, element by element (ref/verdict/elements.c).
+/* test_elements.c: broken values that the verdict must find, element by element (ref/verdict/judge_elements.c).
  *
  * Candidates are honest ones (honest.h) of which one thing is broken. What hides inside every element's bar:
  * test_groups.c.

@@ -2,7 +2,7 @@
  *
  * They have three witnesses: the recursion taken literally, over all M^N score sequences; the
  * recursion over states, for sizes that reach further; and the table and points that were computed
- * elsewhere. The advices of the proofs in exact.c are decoded, token by token.
+ * elsewhere. The advices of the proofs in label_counts.c are decoded, token by token.
  */
 #include "etref/leakage.h"
 #include "etref/routing.h"
@@ -268,7 +268,7 @@ END_TEST
 
 /* ---- exact labels: the recursion over states, without the lemma ---- */
 
-/* f(m, j, D) of exact.c for j <= k, D <= M, with and without levels below (1) and above (2):
+/* f(m, j, D) of label_counts.c for j <= k, D <= M, with and without levels below (1) and above (2):
  * state[flags][j][D], of one m; the next m is written to `next`. */
 static void longer_by_one(size_t k, size_t M, const uint64_t *state, uint64_t *next)
 {

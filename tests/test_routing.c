@@ -10,7 +10,7 @@
  */
 #include "etref/random.h"
 #include "etref/routing.h"
-#include "ref/routing/top.h"
+#include "ref/routing/top_k.h"
 #include "tests/check_main.h"
 #include "tests/expect.h"
 

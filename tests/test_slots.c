@@ -1,4 +1,4 @@
-/* test_slots.c: candidates whose slots stand in another order, as sorting with atomics leaves them (ref/verdict/slots.c),
+/* test_slots.c: candidates whose slots stand in another order, as sorting with atomics leaves them (ref/verdict/candidate_slots.c),
  * and scalars of shape [].
  */
 #include "ref/step/tensors.h"

@@ -1,6 +1,6 @@
-/* test_stages.c: each stage judged by itself, from the candidate's own numbers (ref/bars/stages.c).
+/* test_stages.c: each stage judged by itself, from the candidate's own numbers (ref/bars/stages_alone.c).
  */
-#include "ref/bars/stages.h"
+#include "ref/bars/stages_alone.h"
 #include "ref/step/decide.h"
 #include "ref/step/tensors.h"
 #include "tests/check_main.h"

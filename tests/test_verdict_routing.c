@@ -1,5 +1,5 @@
 /* test_verdict_routing.c: a candidate's routing: read from whatever shows it; the layer judged with it; inferred, or left
- * open with what hangs on it, where it is not shown (ref/verdict/routing.c, unseen.c).
+ * open with what hangs on it, where it is not shown (ref/verdict/judge_routing.c, unseen_decisions.c).
  *
  * Which decisions may differ: test_decisions.c.
  */

@@ -4,7 +4,7 @@
  * find has tests of its own: test_elements.c, test_groups.c, test_stages.c; of the routing test_decisions.c and
  * test_verdict_routing.c. Kernels that round like real ones are judged by the campaign.
  */
-#include "ref/base/rounding.h"
+#include "ref/base/place_rounding.h"
 #include "tests/check_main.h"
 #include "tests/honest.h"
 #include "tests/small_cases.h"

@@ -13,7 +13,7 @@
  * does not compute the covering, whose outliers leave the range of float's exponents.
  */
 #include "ref/step/decide.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "tests/against_witness.h"
 #include "tests/check_main.h"
 #include "tests/covering.h"

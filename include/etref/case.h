@@ -1,6 +1,6 @@
 /* case.h: what is to be computed. A case and nothing else decides every bit of a golden bundle.
  *
- * A case is a small JSON object. Each of its fields is one row of the table in ref/step/fields.c:
+ * A case is a small JSON object. Each of its fields is one row of the table in ref/step/case_fields.c:
  * name, default, allowed values; `etref list fields` prints that table. Unknown fields and
  * contradictions are errors that name the field, its value and what is allowed.
  */

@@ -33,14 +33,14 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-/* ---- Bounds (ref/leakage/bounds.c) ---- */
+/* ---- Bounds (ref/leakage/leakage_bounds.c) ---- */
 
 /* log2 C(N,k) for 0 <= k <= N <= 2^40. Error: below 0.52 ulp; the same bits on every machine.
  * Returns: ET_EINVAL outside that range. */
 et_status et_log2_choose(size_t N, size_t k, double *bits, et_error *error);
 
 /* log2((2^b - 1) k + 1) for 0 <= b <= 64, k <= 2^40: what suffices for an exact top-k whose scores,
- * and so its cutoff, have b bits (proof: ref/leakage/exact.c). Error: below 0.52 ulp.
+ * and so its cutoff, have b bits (proof: ref/leakage/label_counts.c). Error: below 0.52 ulp.
  * Between b and b + log2 k; 0 for k = 0. Returns: ET_EINVAL outside that range. */
 et_status et_log2_tied_cutoff(size_t b, size_t k, double *bits, et_error *error);
 
@@ -72,7 +72,7 @@ typedef struct et_leakage_bounds {
 et_status et_leakage_bound(const et_leakage_setup *setup, et_leakage_bounds *bounds,
                            et_error *error);
 
-/* ---- Exact leakage (ref/leakage/exact.c) ---- */
+/* ---- Exact leakage (ref/leakage/label_counts.c) ---- */
 
 typedef enum et_leakage_rule {
     ET_LEAKAGE_TOPK,       /* the k largest, ties to the lower index: expert choice */
@@ -102,14 +102,14 @@ typedef struct et_leakage_case {
  *   TC, ET        1
  *   ET, capacity  a recursion over (tokens taken, tokens refused, levels open on either side)
  *
- * all derived in exact.c from chi(S) = max over the next score of chi(S, z=0) + chi(S, z=1).
+ * all derived in label_counts.c from chi(S) = max over the next score of chi(S, z=0) + chi(S, z=1).
  * Time: at most some 10^5 steps. With capacity and N < up + M - 1, at most 2^36 additions (a
  * minute) in 512 MB; N >= up + M - 1 meets the bound below, and costs nothing.
  * Returns: ET_EINVAL unless 1 <= k <= N <= 2^32, 1 <= M <= 2^32, and with capacity
  * passing <= M, 0 <= C < infinity and a size within those limits; ET_ENOMEM. */
 et_status et_leakage_labels(const et_leakage_case *c, uint64_t *labels, et_error *error);
 
-/* A number of labels that always suffices, by an advice that exact.c writes down:
+/* A number of labels that always suffices, by an advice that label_counts.c writes down:
  *
  *   top-k         (M-1) k + 1                 met if and only if M <= N-k+1
  *   threshold     M                           met if and only if M <= C(N,k)
@@ -120,7 +120,7 @@ et_status et_leakage_labels(const et_leakage_case *c, uint64_t *labels, et_error
  * Free of N: per token each goes to 0. Arguments and errors as et_leakage_labels, any size. */
 et_status et_leakage_labels_suffice(const et_leakage_case *c, uint64_t *labels, et_error *error);
 
-/* ---- Codec (ref/leakage/codec.c; paper, Algorithm 2) ---- */
+/* ---- Codec (ref/leakage/selection_codec.c; paper, Algorithm 2) ---- */
 
 /* A dyadic number in [0,1) is a string of its binary digits after the point, '0' and '1', without a
  * terminator; digits not given are 0. Selections z [N] hold 0 for refused, anything else for taken.

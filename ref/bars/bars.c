@@ -1,6 +1,6 @@
 /* bars.c: replicas run, and what is learnt from them: each element's V here, groups' S and Q by group_bars.h. See bars.h. */
 #include "ref/bars/bars.h"
-#include "ref/bars/stages.h"
+#include "ref/bars/stages_alone.h"
 #include "ref/bars/variance.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/lanes.h"
@@ -125,7 +125,7 @@ static et_rounding_mode mode_of(int run)
     return run % EVERY == 0 ? ET_ROUND_RANDOM : ET_ROUND_SOME;
 }
 
-/* In which half of a pair that differs by chance alone, for coherence.h, the run is: 0, 1. */
+/* In which half of a pair that differs by chance alone, for independent_errors.h, the run is: 0, 1. */
 static uint64_t draw_of(int run)
 {
     return run % EVERY == 0 ? (uint64_t)(run / EVERY % 2) : 0;

@@ -57,7 +57,7 @@ typedef struct et_bars {
     double runs;      /* that V is made from */
     et_step variance; /* V, for every real tensor of the reference, in its place */
     et_tensor_bars tensor[ET_MAX_STEP_TENSORS]; /* by id; zeros where none */
-    /* Those of the stages that can be judged by themselves (stages.h): of the errors that a tensor has when it is
+    /* Those of the stages that can be judged by themselves (stages_alone.h): of the errors that a tensor has when it is
      * computed from the kernel's own numbers. A replica is looked at as a kernel is, which shows everything.
      * NULL in themselves, and where there are none. */
     struct et_bars *alone;

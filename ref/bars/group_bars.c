@@ -7,7 +7,7 @@
  *
  * Most of a replica's rounding errors are the same in all replicas, since a number far from half way between two has but one
  * way to go. Another kernel's numbers are others, and all of its errors are drawn anew: so slope and spread scatter at
- * least as those of m independent errors of variance V do. m follows from how the errors hang together (coherence.h), and
+ * least as those of m independent errors of variance V do. m follows from how the errors hang together (independent_errors.h), and
  * is at most the number of different numbers among the n, as an accumulator has them before they are stored: equal ones err
  * alike. Of a slope that is sqrt(n/m / sum(u^2/V)). Uniform errors have E e^2 = 1/12 and E e^4 = 1/80, so e^2/V has the
  * variance 144/80 - 1 = 0.8, and the spread of m of them scatters by sqrt(0.2/m).

@@ -2,7 +2,7 @@
 #ifndef ET_GROUP_BARS_H
 #define ET_GROUP_BARS_H
 
-#include "ref/bars/coherence.h"
+#include "ref/bars/independent_errors.h"
 #include "ref/bars/group_sums.h"
 
 /* What replicas say of a group. */

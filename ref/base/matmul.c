@@ -1,9 +1,9 @@
-/* matmul.c: C (+)= op(A) op(B) and C = op(X) op(X)', as plain loops (blocked.c) and through OpenBLAS. See
+/* matmul.c: C (+)= op(A) op(B) and C = op(X) op(X)', as plain loops (plain_product.c) and through OpenBLAS. See
  * etref/matmul.h. */
 #include "etref/matmul.h"
 
 #include "ref/base/arithmetic.h"
-#include "ref/base/blocked.h"
+#include "ref/base/plain_product.h"
 #include "ref/base/parallel.h"
 
 #include <cblas.h>

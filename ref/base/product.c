@@ -1,6 +1,6 @@
 /* product.c: a matrix product as a kernel does it. See product.h. */
 #include "ref/base/product.h"
-#include "ref/base/blocked.h"
+#include "ref/base/plain_product.h"
 #include "ref/base/lanes.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"

@@ -1,4 +1,4 @@
-/* tiles.h: the loops of blocked.c around one register tile, once for each kind of number. Internal;
+/* tiles.h: the loops of plain_product.c around one register tile, once for each kind of number. Internal;
  * included several times, each time with
  *
  *     NUMBER, MATRIX   the type of numbers and of a matrix of them

@@ -1,5 +1,5 @@
 /* catalogue.c: all hypotheses, and what each can reach. See mutant.h and faults.h. */
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "ref/diagnose/faults.h"
 
 #include <stddef.h>

@@ -1,19 +1,20 @@
 /* diagnosis.h: what the parts of an explanation tell each other. Internal.
  *
- *     explain.c      which hypotheses are tried, in what order; what is reported
- *     failures.c     the candidate's tensors; which tokens and experts fail; in which of them a hypothesis may hold,
- *                    and on how many it is tried
- *     mutant_agrees.c a mutant against the candidate; the variances under which it is compared
- *     fit.c          how tightly a hypothesis fits
- *     budget.c       how much CPU time all of it may take
- *     choice.c       another profile under which everything passes
- *     precision.c    hypotheses about rounding, which change no reference value; another profile as one
- *     stale_rows.c   are they another call's rows?
- *     misread_rows.c are they by another expert's weights, or another token's?
- *     own_stages.c   such a profile stage by stage, from the candidate's own numbers
- *     residual.c     what is wrong, and where, if nothing explains it
- *     mutant.c, hooks.c, pick.c  the reference with one thing done wrong, on picked tokens
- *     catalogue.c, faults_*.c    what can go wrong
+ *     explain.c              which hypotheses are tried, in what order; what is reported
+ *     failing_rows.c         the candidate's tensors; which tokens and experts fail; in which of them a hypothesis may
+ *                            hold, and on how many it is tried
+ *     mutant_agrees.c        a mutant against the candidate; the variances under which it is compared
+ *     hypothesis_fit.c       how tightly a hypothesis fits
+ *     search_time.c          how much CPU time all of it may take
+ *     rounding_hypotheses.c  hypotheses about rounding, which change no reference value; another profile as one
+ *     own_stages.c           such a profile stage by stage, from the candidate's own numbers
+ *     stale_rows.c           are they another call's rows?
+ *     misread_rows.c         are they by another expert's weights, or another token's?
+ *     residual.c             what is wrong, and where, if nothing explains it
+ *     mutant.c, mutant_hooks.c, picked_rows.c  the reference with one thing done wrong, on picked tokens
+ *     catalogue.c, faults_*.c                  what can go wrong
+ *
+ * Another profile under which everything passes is looked for by ref/verdict/choose_profile.c.
  */
 #ifndef ET_DIAGNOSIS_H
 #define ET_DIAGNOSIS_H
@@ -92,7 +93,7 @@ typedef struct et_diagnosis {
     et_budget budget;
 } et_diagnosis;
 
-/* ---- failures.c ---- */
+/* ---- failing_rows.c ---- */
 
 et_status et_diagnosis_open(et_diagnosis *q, et_verdict *verdict, const et_judgement *j,
                           et_error *error);
@@ -188,7 +189,7 @@ et_status et_stages_pass_under(const et_profile *p, const et_diagnosis *q, const
 void et_diagnosis_note(et_diagnosis *q, const et_hypothesis *what, const bool covers[ET_PARTS],
                      const char *where, const char *how, double fit);
 
-/* ---- budget.c ---- */
+/* ---- search_time.c ---- */
 
 void et_budget_open(et_budget *b, double limit);
 /* The first piece of work of a kind will take about so long. */
@@ -200,7 +201,7 @@ void et_budget_until(et_budget *b, double part, double share);
 /* Says in the verdict what was left out, if anything was. */
 void et_budget_report(const et_budget *b, et_verdict *v);
 
-/* ---- fit.c ---- */
+/* ---- hypothesis_fit.c ---- */
 
 /* What a hypothesis expects of a tensor: values, and the variances of its errors. */
 typedef struct et_guess {
@@ -220,7 +221,7 @@ double et_fit_of(const et_likelihood *l);
 /* How tightly the mutant fits, which passes the full judgement. */
 double et_mutant_fit(const et_diagnosis *q, const et_mutant *m);
 
-/* ---- precision.c ---- */
+/* ---- rounding_hypotheses.c ---- */
 
 /* A profile that explains: the errors are of the size that it says, and far from what the one that judged says.
  * evident: the candidate's numbers are of that profile, too. */

@@ -19,12 +19,12 @@
  *
  * Experts on several ranks have mistakes of their own (faults_ranks.c), steps that are judged as a whole
  * (explain_model.c): one that explains everything stands alone. Then it is asked whether the candidate passes under another
- * built-in profile (choice.c): it may be an
+ * built-in profile (ref/verdict/choose_profile.c): it may be an
  * honest kernel of another precision. A mistake of the catalogue may explain it better, so that goes on.
  *
  * A scope taken from the failures, "for the experts that fail", fits more than it explains, so it is tried only where
  * nothing holds everywhere. What is reported: all that fit, those that deviate at a later stage of the step, and so in
- * less of it, first; factors and roundings by how tightly they fit (fit.c). Where nothing fits the residual says what is
+ * less of it, first; factors and roundings by how tightly they fit (hypothesis_fit.c). Where nothing fits the residual says what is
  * wrong (residual.c).
  *
  * A caller may limit the CPU time. Other profiles are tried first and may use all of it. Formulas go on to six tenths of
@@ -33,7 +33,7 @@
  *
  * Left out: two faults at once, but for one in each part, or one of them in the forward pass.
  */
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "ref/diagnose/diagnosis.h"
 #include "ref/diagnose/explain.h"
 
@@ -534,7 +534,7 @@ static bool has_wide_bars(const et_finding *f)
 }
 
 /* Beside one that fits within the verdict's own bars far looser ones are none. And few bits of sums fit too much
- * (precision.c): where the candidate is evidently of another profile, or stochastic rounding explains it, they must fit
+ * (rounding_hypotheses.c): where the candidate is evidently of another profile, or stochastic rounding explains it, they must fit
  * better. */
 static bool gives_way(const et_finding *f, double best, double by_chance,
                       const et_other_profile *other)

@@ -8,7 +8,7 @@
 #include "etref/rope.h"
 #include "etref/routing.h"
 #include "ref/base/memory.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "ref/step/step_model.h"
 #include "ref/diagnose/faults.h"
 

@@ -2,7 +2,7 @@
  *
  * A padding token takes no slot, its y is 0, and means over tokens are over the others.
  */
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "ref/diagnose/faults.h"
 
 static ET_SHOWS(pads, has_padding(&s->c));

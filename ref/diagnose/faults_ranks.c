@@ -5,7 +5,7 @@
  */
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "ref/diagnose/faults.h"
 
 #include <stdlib.h>

@@ -6,7 +6,7 @@
 #include "etref/dtype.h"
 #include "ref/diagnose/faults.h"
 #include "ref/step/decide.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 
 #include <string.h>
 

@@ -2,7 +2,7 @@
  * See faults.h. The rules' own mistakes are in faults_routing.c. */
 #include "etref/dtype.h"
 #include "ref/diagnose/faults.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 
 #include <math.h>
 #include <string.h>

@@ -5,8 +5,8 @@
  * vLLM and SGLang (groups scored without the bias), Megatron-LM, DeepSpeed, Tutel (orders and sizes of capacities).
  */
 #include "ref/step/decide.h"
-#include "ref/step/kinds.h"
-#include "ref/routing/top.h"
+#include "ref/step/case_kinds.h"
+#include "ref/routing/top_k.h"
 #include "ref/diagnose/faults.h"
 
 #include <math.h>

@@ -185,7 +185,7 @@ typedef struct et_fault {
     double factor;     /* ET_BY_FACTOR */
 } et_fault;
 
-/* ---- pick.c: sub-steps ---- */
+/* ---- picked_rows.c: sub-steps ---- */
 
 /* Picked tokens, and what that means under an assignment. Numbers of the sub-step, and of the whole. */
 typedef struct et_pick {
@@ -278,7 +278,7 @@ const void *et_mutant_values(const et_mutant *m, const char *tensor);
 /* The mutant as a step; all tokens are picked. */
 et_step et_mutant_step(const et_mutant *m);
 
-/* ---- hooks.c: calling hooks ---- */
+/* ---- mutant_hooks.c: calling hooks ---- */
 
 bool et_mutant_hooked(const et_mutant *m, et_stage stage);
 void et_mutant_settings(et_mutant *m, et_stage stage, et_step *s);
@@ -288,7 +288,7 @@ void et_mutant_call_weights(et_mutant *m);
 /* An et_mutate: the layer passes H, A, dA or dH of an expert, or dp or dr of all tokens. */
 void et_mutant_hand(void *user, const char *site, size_t count, et_real *values);
 
-/* ---- hooks.c: what hooks build with ---- */
+/* ---- mutant_hooks.c: what hooks build with ---- */
 
 /* Zeroed, and freed with the mutant; NULL, and m->status set, where there is no memory. Not to be called by
  * hooks at H, A, dA and dH, of which several may run at once. */

@@ -24,7 +24,7 @@
  */
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
-#include "ref/base/rounding.h"
+#include "ref/base/place_rounding.h"
 #include "ref/step/decide.h"
 #include "ref/step/tensors.h"
 #include "ref/diagnose/diagnosis.h"

@@ -2,7 +2,7 @@
  *
  * A profile says how every stage errs by itself, and not only end to end. So a candidate that is honest under it passes
  * stage by stage, too: few bits of sums, which widen every bar that comes behind them, do not explain a stage that sums
- * nothing. Of sums in few bits themselves the bars know too little (precision.c): of them are asked those stages that they
+ * nothing. Of sums in few bits themselves the bars know too little (rounding_hypotheses.c): of them are asked those stages that they
  * leave as they are.
  */
 #include "ref/diagnose/diagnosis.h"

@@ -5,7 +5,7 @@
  */
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/format/arrays.h"
+#include "ref/format/tensor_arrays.h"
 #include "ref/format/files.h"
 #include "ref/format/safetensors.h"
 

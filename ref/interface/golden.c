@@ -11,7 +11,7 @@
 #include "ref/base/memory.h"
 #include "ref/interface/handle.h"
 #include "ref/step/profile_names.h"
-#include "ref/step/work.h"
+#include "ref/step/step_work.h"
 
 #include <omp.h>
 #include <stdint.h>

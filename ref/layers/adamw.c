@@ -10,8 +10,8 @@
 #include "etref/routing.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/parallel.h"
-#include "ref/layers/arrays.h"
-#include "ref/layers/mixing.h"
+#include "ref/layers/check_arrays.h"
+#include "ref/layers/moving_average.h"
 
 #include <math.h>
 

@@ -24,7 +24,7 @@
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
-#include "ref/layers/arrays.h"
+#include "ref/layers/check_arrays.h"
 
 #include <string.h>
 

@@ -9,7 +9,7 @@
 #include "etref/embedding.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/sum.h"
-#include "ref/layers/arrays.h"
+#include "ref/layers/check_arrays.h"
 
 #include <string.h>
 

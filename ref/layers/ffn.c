@@ -12,7 +12,7 @@
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
 #include "ref/layers/activation.h"
-#include "ref/layers/check.h"
+#include "ref/layers/check_arguments.h"
 
 #include <stdlib.h>
 

@@ -22,9 +22,9 @@
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
-#include "ref/layers/check.h"
-#include "ref/layers/hidden.h"
-#include "ref/layers/inputs.h"
+#include "ref/layers/check_arguments.h"
+#include "ref/layers/weigh_hidden.h"
+#include "ref/layers/rounded_inputs.h"
 #include "ref/layers/weigh.h"
 
 #include <omp.h>

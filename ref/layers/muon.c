@@ -20,8 +20,8 @@
 #include "ref/base/lanes.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
-#include "ref/layers/arrays.h"
-#include "ref/layers/mixing.h"
+#include "ref/layers/check_arrays.h"
+#include "ref/layers/moving_average.h"
 
 #include <math.h>
 

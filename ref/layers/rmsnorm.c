@@ -20,7 +20,7 @@
 #include "ref/base/grid.h"
 #include "ref/base/parallel.h"
 #include "ref/base/sum.h"
-#include "ref/layers/arrays.h"
+#include "ref/layers/check_arrays.h"
 
 #include <math.h> /* sqrt: correctly rounded on every IEEE-754 machine */
 

@@ -18,7 +18,7 @@
 #include "ref/base/parallel.h"
 #include "ref/base/sum.h"
 #include "ref/base/twofold.h"
-#include "ref/layers/arrays.h"
+#include "ref/layers/check_arrays.h"
 
 #include <math.h>
 

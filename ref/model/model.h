@@ -1,4 +1,4 @@
-/* model.h: what a model is made of. Internal; the arrays' shapes are in the table of table.c. */
+/* model.h: what a model is made of. Internal; the arrays' shapes are in the table of array_table.c. */
 #ifndef ET_MODEL_H
 #define ET_MODEL_H
 
@@ -96,7 +96,7 @@ et_status et_gpt_backward_until(et_gpt *g, double scale, size_t until, et_error 
 et_status et_checkpoint_facts(const et_tensor_file *file, size_t batch, et_gpt_config *config,
                               et_gpt_progress *done, et_error *error);
 
-/* ---- block.c: a layer ---- */
+/* ---- transformer_layer.c: a layer ---- */
 
 et_status et_gpt_layer_forward(et_gpt *g, et_gpt_layer *l, et_error *error);
 /* g->dx in and out. */

@@ -1,6 +1,6 @@
 /* report_json.c: a verdict for programs. See etref/report.h. */
 #include "ref/report/json_out.h"
-#include "ref/report/words.h"
+#include "ref/report/report_words.h"
 
 static void put_count(json_t **object, const char *key, size_t value)
 {

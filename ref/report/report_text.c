@@ -1,7 +1,7 @@
 /* report_text.c: a verdict for people. See etref/report.h. */
-#include "ref/report/describe.h"
+#include "ref/report/describe_case.h"
 #include "ref/report/page.h"
-#include "ref/report/words.h"
+#include "ref/report/report_words.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -7,7 +7,7 @@
 #include "etref/routing.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/routing/top.h"
+#include "ref/routing/top_k.h"
 
 #include <stdlib.h>
 

@@ -13,8 +13,8 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
-#include "ref/layers/mixing.h"
-#include "ref/routing/top.h"
+#include "ref/layers/moving_average.h"
+#include "ref/routing/top_k.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -12,7 +12,7 @@
 #include "etref/routing.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/routing/top.h"
+#include "ref/routing/top_k.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* case.c: reading, checking and printing cases. See etref/case.h.
  *
- * One table (fields.c) drives everything: parsing, printing, defaults, messages and documentation
- * all walk it, so they cannot drift apart. A second one (contradictions.c) lists the pairs of
+ * One table (case_fields.c) drives everything: parsing, printing, defaults, messages and documentation
+ * all walk it, so they cannot drift apart. A second one (case_contradictions.c) lists the pairs of
  * fields that exclude each other.
  *
  *     JSON -> values, each within its range -> fields that do not apply: refused, or neutral
@@ -18,9 +18,9 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/format/json.h"
-#include "ref/step/contradictions.h"
-#include "ref/step/fields.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_contradictions.h"
+#include "ref/step/case_fields.h"
+#include "ref/step/case_kinds.h"
 #include "ref/step/profile_names.h"
 
 #include <stdarg.h>

@@ -27,7 +27,7 @@
  * where the cutoff is that of a calibration pool of fresh tokens. Bias: N(0, 0.01). Loads of all
  * ranks: the mean load, give or take a quarter.
  *
- * Left out: reading in.* from a bundle (bundle.c); the source checkpoint (ref/model/capture.c).
+ * Left out: reading in.* from a bundle (bundle.c); the source checkpoint (ref/model/model_capture.c).
  */
 #include "etref/matmul.h"
 #include "etref/random.h"
@@ -37,7 +37,7 @@
 #include "ref/base/parallel.h"
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "ref/step/input_text.h"
 
 #include <math.h>

@@ -1,13 +1,13 @@
 /* profile.c: the built-in precision profiles, and those that a user writes. See etref/profile.h.
  *
  * One table of members drives parsing, printing and messages. What a profile means, the size of a
- * rounding error at each place, is ref/base/rounding.c.
+ * rounding error at each place, is ref/base/place_rounding.c.
  */
 #include "etref/profile.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/base/rounding.h"
-#include "ref/format/members.h"
+#include "ref/base/place_rounding.h"
+#include "ref/format/json_members.h"
 
 #include <stdarg.h>
 #include <stdio.h>

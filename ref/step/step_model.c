@@ -6,7 +6,7 @@
  *     cross_entropy  x, head, targets -> l, lse, losses, their mean;   -> dx, dhead
  *     adamw, muon    w, g, m (, v) -> w, m (, v)
  *
- * The layers are those of ref/layers, as the model calls them (ref/model/block.c). What goes into a kernel and comes out of it
+ * The layers are those of ref/layers, as the model calls them (ref/model/transformer_layer.c). What goes into a kernel and comes out of it
  * are stored at a kernel's places; all that lies between the layers rounds themselves.
  */
 #include "ref/step/step_model.h"
@@ -19,7 +19,7 @@
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
 #include "ref/step/decide.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 
 #include <omp.h>
 #include <stdlib.h>

@@ -19,7 +19,7 @@
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
 #include "ref/step/decide.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  * the order of the mathematics. A tensor belongs to a bundle if its array exists in the step.
  */
 #include "ref/step/tensors.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 
 #include <math.h>
 #include <string.h>

@@ -10,7 +10,7 @@
 #define ET_TENSORS_H
 
 #include "etref/bundle.h"
-#include "ref/format/arrays.h"
+#include "ref/format/tensor_arrays.h"
 
 typedef enum et_tensor_id {
     ET_NO_TENSOR,
@@ -68,7 +68,7 @@ typedef enum et_stage {
 } et_stage;
 
 /* How a tensor depends on the decisions of a routing; for some, on what the case couples
- * (ref/verdict/unseen.c). */
+ * (ref/verdict/unseen_decisions.c). */
 typedef enum et_sees {
     ET_SEES_NONE,
     ET_SEES_TOKEN,  /* a row: those of its own token */

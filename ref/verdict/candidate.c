@@ -7,7 +7,7 @@
 #include "etref/candidate.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/step/fields.h"
+#include "ref/step/case_fields.h"
 #include "ref/format/json.h"
 #include "ref/format/safetensors.h"
 #include "ref/step/tensors.h"

@@ -8,7 +8,7 @@
  */
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
-#include "ref/base/rounding.h"
+#include "ref/base/place_rounding.h"
 #include "ref/step/tensors.h"
 #include "ref/verdict/judge.h"
 

@@ -1,4 +1,4 @@
-/* decisions.h: what judges of decisions share. Internal to routing.c and token_choices.c; see there. */
+/* decisions.h: what judges of decisions share. Internal to judge_routing.c and judge_token_choices.c; see there. */
 #ifndef ET_DECISIONS_H
 #define ET_DECISIONS_H
 
@@ -46,7 +46,7 @@ void et_open_pairs(et_decisions *q, et_choice c);
 /* The k best must be taken: what the candidate decided otherwise is illegal. */
 void et_judge_top(et_decisions *q, et_choice c, size_t k);
 
-/* ---- token_choices.c ---- */
+/* ---- judge_token_choices.c ---- */
 
 /* The whole step under TC. ET_ENOMEM. */
 et_status et_judge_tokens(et_decisions *q, et_error *error);

@@ -1,15 +1,15 @@
 /* judge.h: what the parts of the verdict tell each other. Internal.
  *
- *     verify.c      the order of the six parts, and the verdict's line
- *     admission.c   is the candidate what it says it is: names, types, shapes, inputs
- *     routing.c     its assignment: read, and judged decision by decision
- *     slots.c       its slots in the reference's order
- *     unseen.c      what hangs on open decisions that it does not show
- *     shelf.c       references and error bars (ref/bars), each made once
- *     elements.c    one tensor, element by element
- *     group_limits.c slope and spread of a tensor and of its groups
- *     choice.c      which profile judges, where none is named; would another one do?
- *     conclusive.c  can any kernel's results be judged?
+ *     verify.c            the order of the six parts, and the verdict's line
+ *     admission.c         is the candidate what it says it is: names, types, shapes, inputs
+ *     judge_routing.c     its assignment: read, and judged decision by decision
+ *     candidate_slots.c   its slots in the reference's order
+ *     unseen_decisions.c  what hangs on open decisions that it does not show
+ *     kept_references.c   references and error bars (ref/bars), each made once
+ *     judge_elements.c    one tensor, element by element
+ *     group_limits.c      slope and spread of a tensor and of its groups
+ *     choose_profile.c    which profile judges, where none is named; would another one do?
+ *     conclusive.c        can any kernel's results be judged?
  *
  * What would explain a mismatch is asked in ref/diagnose.
  */
@@ -19,7 +19,7 @@
 #include "etref/bundle.h"
 #include "etref/verify.h"
 #include "ref/bars/bars.h"
-#include "ref/bars/stages.h"
+#include "ref/bars/stages_alone.h"
 #include "ref/step/tensors.h"
 
 /* Called with every group that is tested, of tensor `tensor`: how the campaign gathers what honest kernels need. */
@@ -78,7 +78,7 @@ et_status et_verify_with(et_verdict *verdict, const et_step *golden, const et_te
 /* All that the candidate shows as starts of stages, right or wrong. */
 et_given et_given_by_candidate(const et_judgement *j);
 
-/* ---- shelf.c ---- */
+/* ---- kept_references.c ---- */
 
 /* The layer with one assignment, and its error bars under one profile. */
 typedef struct et_shelved {
@@ -123,7 +123,7 @@ et_status et_admit_slots(const et_judgement *j, const et_assignment *assignment,
 et_status et_find_missing(et_verdict *v, const et_judgement *j, et_error *error);
 bool et_is_required(const et_judgement *j, const char *name);
 
-/* ---- routing.c ---- */
+/* ---- judge_routing.c ---- */
 
 /* The candidate's assignment: *mask an allocated [N,n], or NULL if it shows none. Where what it
  * shows contradicts itself or the shapes of the case: NULL, and *out is a mismatch. */
@@ -143,7 +143,7 @@ double et_score_variance(const et_judgement *j, size_t place);
 et_status et_judge_order(const et_judgement *j, const et_tensor_out *topk, et_tensor_verdict *out,
                          et_error *error);
 
-/* ---- slots.c ---- */
+/* ---- candidate_slots.c ---- */
 
 /* A candidate's tensors with its slots in another order: a list of its own, and rooms for what changed. */
 typedef struct et_ordered {
@@ -160,7 +160,7 @@ et_status et_order_slots(et_judgement *j, const et_assignment *a, et_ordered *ow
 et_status et_order_rows(et_judgement *j, et_ordered *own, et_error *error);
 void et_ordered_free(et_ordered *own); /* accepts zeros */
 
-/* ---- unseen.c ---- */
+/* ---- unseen_decisions.c ---- */
 
 /* How far a tensor depends on decisions. */
 typedef enum et_hangs {
@@ -176,7 +176,7 @@ et_hangs et_tensor_hangs(const et_case *c, et_tensor_id id);
  * arrays the caller frees. */
 et_status et_unseen_infer(et_judgement *j, const uint8_t *open, uint8_t *mask, et_error *error);
 
-/* ---- elements.c ---- */
+/* ---- judge_elements.c ---- */
 
 /* The place of the profile at which a kernel rounds this tensor. */
 et_place et_tensor_place(const char *name);
@@ -217,7 +217,7 @@ et_status et_judge_groups(const et_judgement *j, const et_tensor_out *got, const
 et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, size_t number,
                           const et_group_sums *s);
 
-/* ---- choice.c ---- */
+/* ---- choose_profile.c ---- */
 
 /* Are all its numbers of that format? */
 bool et_holds_alone(const et_tensor_out *t, et_dtype format);

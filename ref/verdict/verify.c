@@ -13,7 +13,7 @@
 #include "ref/base/arithmetic.h"
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "ref/verdict/judge.h"
 
 #include <math.h>

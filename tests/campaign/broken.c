@@ -10,7 +10,7 @@
  *
  * Both are infinite where the two differ in shape, in an integer, or by something that is no number.
  */
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "ref/verdict/judge.h"
 #include "tests/campaign/campaign.h"
 

@@ -5,7 +5,7 @@
  * situation as it is: ties stay ties, an empty expert may get tokens.
  * paper: the layers of the paper's d12 model under every kernel, and one of d20.
  */
-#include "ref/step/kinds.h"
+#include "ref/step/case_kinds.h"
 #include "tests/campaign/campaign.h"
 
 #include <stdlib.h>

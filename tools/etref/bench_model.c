@@ -18,7 +18,7 @@
  * experts' loads are those of a trained model from the first step on; those of ET move.
  */
 #include "etref/etref.h"
-#include "ref/report/describe.h"
+#include "ref/report/describe_case.h"
 #include "tools/etref/bench.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"

@@ -17,7 +17,7 @@
 #include "tools/etref/memory.h"
 #include "tools/etref/options.h"
 #include "tools/etref/terminal.h"
-#include "ref/base/kernels.h"
+#include "ref/base/blas_kernels.h"
 #include "tools/etref/train.h"
 
 #include <omp.h>

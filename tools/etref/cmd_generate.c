@@ -15,7 +15,7 @@
 #include "tools/etref/profiles.h"
 #include "tools/etref/suites.h"
 #include "tools/etref/terminal.h"
-#include "ref/step/work.h"
+#include "ref/step/step_work.h"
 
 #include <errno.h>
 #include <limits.h>

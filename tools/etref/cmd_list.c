@@ -4,7 +4,7 @@
  */
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
-#include "ref/report/describe.h"
+#include "ref/report/describe_case.h"
 #include "tools/etref/options.h"
 #include "tools/etref/profiles.h"
 #include "tools/etref/suites.h"

@@ -5,7 +5,7 @@
  */
 #include "tools/etref/show.h"
 #include "tools/etref/commands.h"
-#include "ref/report/describe.h"
+#include "ref/report/describe_case.h"
 #include "tools/etref/options.h"
 #include "tools/etref/profiles.h"
 #include "tools/etref/terminal.h"

@@ -1,6 +1,6 @@
 /* ending.c: how the process ends where memory or threads cannot be had. See ending.h. */
 #include "tools/etref/ending.h"
-#include "ref/step/work.h"
+#include "ref/step/step_work.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/failure.h"
 

@@ -21,7 +21,7 @@ enum { MAX_THREADS = 1024 };
  * that cannot have them ends before it has done anything. */
 void use_threads(size_t threads);
 
-/* The same for layers of at most `work` multiplications each (ref/step/work.h). Where nobody says how many threads, neither
+/* The same for layers of at most `work` multiplications each (ref/step/step_work.h). Where nobody says how many threads, neither
  * `threads` nor OMP_NUM_THREADS, each gets a share that is worth being woken for: a small layer has one. */
 void use_threads_for(size_t threads, double work);
 

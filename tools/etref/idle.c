@@ -1,8 +1,8 @@
 /* idle.c: see idle.h. */
 #include "tools/etref/idle.h"
 #include "etref/routing.h"
-#include "ref/report/describe.h"
-#include "ref/step/kinds.h"
+#include "ref/report/describe_case.h"
+#include "ref/step/case_kinds.h"
 
 #include <stdio.h>
 

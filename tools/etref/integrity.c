@@ -7,14 +7,14 @@
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
-#include "ref/report/describe.h"
+#include "ref/report/describe_case.h"
 #include "tools/etref/junit.h"
 #include "tools/etref/idle.h"
 #include "tools/etref/memory.h"
 #include "tools/etref/standard_input.h"
 #include "tools/etref/terminal.h"
 #include "tools/etref/verify.h"
-#include "ref/step/work.h"
+#include "ref/step/step_work.h"
 
 #include <stdio.h>
 #include <stdlib.h>

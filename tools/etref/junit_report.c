@@ -1,5 +1,5 @@
 /* junit_report.c: a verdict for CI systems. See verify.h; for people and programs: etref/report.h. */
-#include "ref/report/describe.h"
+#include "ref/report/describe_case.h"
 #include "tools/etref/junit.h"
 #include "tools/etref/verify.h"
 

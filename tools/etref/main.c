@@ -10,7 +10,7 @@
 #include "tools/etref/help.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
-#include "ref/base/kernels.h"
+#include "ref/base/blas_kernels.h"
 #include "tools/etref/terminal.h"
 
 #include <cblas.h>

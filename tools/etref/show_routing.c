@@ -8,7 +8,7 @@
  *
  *     TC  # . # # . .        EC  # # # | . . .        ET  # # | . . . .
  */
-#include "ref/report/describe.h"
+#include "ref/report/describe_case.h"
 #include "tools/etref/options.h"
 #include "tools/etref/show.h"
 #include "tools/etref/terminal.h"

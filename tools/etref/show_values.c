@@ -1,5 +1,5 @@
 /* show_values.c: the values of one tensor, and what can be said of them in one pass. See show.h. */
-#include "ref/report/describe.h"
+#include "ref/report/describe_case.h"
 #include "tools/etref/options.h"
 #include "tools/etref/show.h"
 #include "tools/etref/terminal.h"

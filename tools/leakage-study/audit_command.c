@@ -7,7 +7,7 @@
  */
 #include "etref/bundle.h"
 #include "tools/etref/commands.h"
-#include "ref/report/describe.h"
+#include "ref/report/describe_case.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/leakage.h"
 #include "tools/leakage-study/audit_command.h"

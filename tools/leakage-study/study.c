@@ -3,7 +3,7 @@
  * Everything is decided by the seed: files are the same for any number of threads. CSV files hold
  * what was measured, gnuplot draws it where it is installed, and standard output says the outcome.
  */
-#include "ref/report/describe.h"
+#include "ref/report/describe_case.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/folder.h"
