@@ -7,6 +7,8 @@
  *
  * s(v) = 1/(1 + e^-v), silu(v) = v s(v), silu'(v) = s (1 + v (1-s)); and (1 + tanh(g/2)) / 2 = s(g).
  *
+ * s(v) is taken with e^-|v|, as e^v/(1 + e^v) for v < 0; some kernels have 1/(1 + e^-v) there, too.
+ *
  * With a rounding each step is a kernel's, in the arithmetic of its sums. silu(V), and dA H on the way back, pass through
  * memory in kernels that do not fuse; others leave that rounding out, as replicas do.
  */
@@ -23,7 +25,7 @@
 typedef struct steps {
     const et_grid *grid, *function;
     et_grid rooms[2];
-    bool from_one;
+    bool from_one, grows;
 } steps;
 
 static void take_steps(steps *s, const et_rounding *r)
@@ -31,6 +33,7 @@ static void take_steps(steps *s, const et_rounding *r)
     s->grid = et_grid_in(&s->rooms[0], r, et_sum_place(r), "activation");
     s->function = et_grid_in(&s->rooms[1], r, et_sum_place(r), "erf");
     s->from_one = et_goes_other_way(r, "1 - s", "activation");
+    s->grows = et_goes_other_way(r, "1/(1+e^-v)", "activation");
 }
 
 /* ---- relu2 ---- */
@@ -45,22 +48,24 @@ static et_real relu(et_real v)
 
 /* ---- s and silu ---- */
 
-/* With e^-|v| <= 1, so that nothing overflows. */
-ET_IN_LANES double logistic(const et_grid *g, double v)
+/* With e^-|v| <= 1, so that nothing overflows; or with e^-v, of which 1/inf is 0. */
+ET_IN_LANES double logistic(const et_grid *g, bool grows, double v)
 {
-    double e = et_rounded(g, exponential(-fabs(v)));
-    return et_over(g, v < 0 ? e : 1, et_plus(g, 1, e));
+    grows = grows && v < 0;
+    double e = et_rounded(g, exponential(grows ? -v : -fabs(v)));
+    return et_over(g, v < 0 && !grows ? e : 1, et_plus(g, 1, e));
 }
 
 ET_IN_LANES double silu(const steps *k, double v)
 {
-    return et_times(k->grid, v, logistic(k->grid, v));
+    return et_times(k->grid, v, logistic(k->grid, k->grows, v));
 }
 
 ET_IN_LANES double silu_slope(const steps *k, double v)
 {
     const et_grid *g = k->grid;
-    double s = logistic(g, v), rest = k->from_one ? et_plus(g, 1, -s) : logistic(g, -v);
+    double s = logistic(g, k->grows, v),
+           rest = k->from_one ? et_plus(g, 1, -s) : logistic(g, k->grows, -v);
     return et_times(g, s, et_plus(g, 1, et_times(g, v, rest)));
 }
 
@@ -150,7 +155,7 @@ ET_IN_LANES double inner_slope(const et_grid *g, double x)
 /* s(g), or half of 1 + tanh(g/2). */
 ET_IN_LANES double tanh_share(const steps *k, double g2)
 {
-    double s = logistic(NULL, g2);
+    double s = logistic(NULL, false, g2);
     return k->grid ? half_of_one_and(k, 2 * s - 1, 1) : s;
 }
 
@@ -163,7 +168,7 @@ ET_IN_LANES double gelu_tanh_slope(const steps *k, double x)
 {
     const et_grid *g = k->grid;
     double g2 = inner(g, x), s = tanh_share(k, g2);
-    double rest = g ? et_plus(g, 1, -s) : logistic(g, -g2);
+    double rest = g ? et_plus(g, 1, -s) : logistic(g, false, -g2);
     return et_plus(g, s, et_times(g, et_times(g, x, et_times(g, s, rest)), inner_slope(g, x)));
 }
 

@@ -14,6 +14,7 @@
  * With a rounding every step is a kernel's: rounded, and in the formulas that kernels use, which lose
  * more than the golden's do. A gate's last step is rounded where its result is stored.
  */
+#include "etref/elementary.h"
 #include "etref/gate.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/bits.h"
@@ -28,7 +29,7 @@
 typedef struct steps {
     const et_rounding *kernel;
     et_grid grid; /* of each step's result; unused in a golden */
-    bool grows, loose, inverts, saves;
+    bool grows, loose, inverts, saves, by_lse;
 } steps;
 
 /* Kernels' formulas differ, and half of the replicas have the one, half the other:
@@ -36,6 +37,7 @@ typedef struct steps {
  *     1/(1 + e^-r)      for e^r/(1 + e^r), r < 0: 0 where e^-r is beyond the format; e^r is below the normal numbers there
  *     2^(r log2 e)      as processors have it, or a polynomial: by how much it is off, below
  *     a (1/b)           for a/b
+ *     e^(r - lse)       for e^r / sum e^r, lse = log sum e^r, which has lost what is small beside the largest logit
  *     p_i (dp_i - D)    and p (1 - p), which lose where a gate is nearly 1 what p_i sum_j p_j (dp_i - dp_j) and
  *                       e^-|r| / (1 + e^-|r|)^2 save; these err as little as the golden's, rounded */
 static steps steps_of(const et_rounding *r)
@@ -48,6 +50,9 @@ static steps steps_of(const et_rounding *r)
     s.loose = et_goes_other_way(r, "2^(r log2 e)", "gate");
     s.inverts = et_goes_other_way(r, "a (1/b)", "gate");
     s.saves = et_goes_other_way(r, "1 - p", "gate");
+    s.by_lse =
+        et_goes_other_way(r, "e^(r - lse)", "gate") &&
+        et_place_bits(r->profile, ET_GATE_ARITHMETIC) >= et_place_bits(r->profile, ET_ACCUMULATOR);
     return s;
 }
 
@@ -115,6 +120,14 @@ static void softmax(const steps *s, size_t count, size_t step, const et_real *r,
         p[i * step] = e_to(s, (et_real)et_plus(grid_of(s), (double)r[i * step], (double)-largest));
     et_real sum =
         et_sum(s->kernel, ET_GATE_ARITHMETIC, "softmax", zero_share, count, step, p, NULL);
+    if (s->by_lse) {
+        const et_grid *g = grid_of(s);
+        double lse = et_plus(g, (double)largest, et_rounded(g, et_log((double)sum)));
+        for (size_t i = 0; i < count; i++)
+            p[i * step] = e_to(s, (et_real)et_plus(g, (double)r[i * step], -lse));
+        if (anchor) *anchor = e_to(s, (et_real)-lse);
+        return;
+    }
     for (size_t i = 0; i < count; i++) p[i * step] = over(s, p[i * step], sum);
     if (anchor) *anchor = over(s, zero_share, sum);
 }

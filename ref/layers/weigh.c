@@ -17,6 +17,14 @@ et_place et_stored_as(const et_moe *moe, et_place place)
     return coarse ? ET_GATE_ARITHMETIC : place;
 }
 
+double et_routed_scale(const et_moe *moe)
+{
+    double scale = moe->routed_scale == 0 ? 1 : (double)moe->routed_scale;
+    et_grid room;
+    const et_grid *sums = et_grid_in(&room, moe->rounding, et_sum_place(moe->rounding), "scale");
+    return et_goes_other_way(moe->rounding, "coefficient", "w") ? et_rounded(sums, scale) : scale;
+}
+
 /* n_t, the fanout with the shared expert counted. */
 static et_real fanout(const et_moe *moe, const et_assignment *a, size_t t)
 {
@@ -79,6 +87,25 @@ void et_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v)
     if (moe->hs > 0) et_pass(moe->rounding, "w", moe->N, v->shared_weight);
 }
 
+/* For a/b some kernels take a (1/b), here as in et_weigh. */
+static double over(const et_moe *moe, const et_grid *q, double a, double b)
+{
+    bool inverts = et_goes_other_way(moe->rounding, "p (1/T)", "w");
+    return inverts ? et_times(q, a, et_over(q, 1, b)) : et_over(q, a, b);
+}
+
+/* A softmax over all experts, then divided by the sum of those selected, is one over these: p_i/T = w_i/a, and
+ *
+ *     dr_i = w_i/a (a dw_i - sum_j w_j dw_j)
+ *
+ * A kernel that computes it so loses in the difference what the softmax's own gradient, of dp, brings back where one p is
+ * nearly 1. */
+static bool selects_first(const et_moe *moe)
+{
+    return moe->norm == ET_NORM_SUM && moe->gate == ET_GATE_SOFTMAX &&
+           et_goes_other_way(moe->rounding, "softmax of the selected", "dr");
+}
+
 void et_weigh_token_backward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
                              size_t t, const et_grid *q, et_moe_grads *g)
 {
@@ -100,12 +127,15 @@ void et_weigh_token_backward(const et_moe *moe, const et_assignment *a, const et
         double share = et_rounded(q, (1 + off) * v->slot_weight[slot] / divide_by);
         terms = et_plus(q, terms, et_times(q, g->slot_weight[slot], share));
     }
+    bool joined = selects_first(moe);
     for (int32_t j = first; j < end; j++) {
         int32_t slot = a->token_slots[j];
-        et_real *dp = &g->gates[t * moe->n + (size_t)a->slot_expert[slot]];
-        double dw = et_times(q, scale, g->slot_weight[slot]);
-        double own = apart ? et_plus(q, et_over(q, dw, divide_by), -terms)
-                           : et_over(q, et_plus(q, dw, -carried), divide_by);
-        *dp = (et_real)et_plus(q, *dp, own);
+        size_t place = t * moe->n + (size_t)a->slot_expert[slot];
+        et_real *to = joined ? &g->logits[place] : &g->gates[place];
+        double dw = et_times(q, scale, g->slot_weight[slot]), left = et_plus(q, dw, -carried);
+        double own = joined  ? et_times(q, v->slot_weight[slot] / scale, left)
+                     : apart ? et_plus(q, over(moe, q, dw, divide_by), -terms)
+                             : over(moe, q, left, divide_by);
+        *to = (et_real)et_plus(q, *to, own);
     }
 }

@@ -11,16 +11,14 @@ et_place et_stored_as(const et_moe *moe, et_place place);
 /* What s_t is divided by: n_t under fanout, at least 1 since the shared expert counts; else 1. */
 et_real et_shared_divisor(const et_moe *moe, const et_assignment *a, size_t t);
 
-/* The factor of every w. */
-static inline et_real et_routed_scale(const et_moe *moe)
-{
-    return moe->routed_scale == 0 ? 1 : moe->routed_scale;
-}
+/* The factor of every w, which some kernels have in as many bits as their sums, and others in more. */
+double et_routed_scale(const et_moe *moe);
 
 /* v->slot_weight and v->shared_weight from v->gates. */
 void et_weigh(const et_moe *moe, const et_assignment *a, et_moe_values *v);
 
-/* dp on token t's slots, from dw: added to g->gates. Steps are rounded to grid q. */
+/* dp on token t's slots, from dw: added to g->gates; or, in some replicas, dr, added to g->logits. Steps are rounded to
+ * grid q. */
 void et_weigh_token_backward(const et_moe *moe, const et_assignment *a, const et_moe_values *v,
                              size_t t, const et_grid *q, et_moe_grads *g);
 

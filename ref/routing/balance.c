@@ -34,6 +34,20 @@ static double coefficient(const et_rounding *r, const et_grid *q, double scale)
     return et_goes_other_way(r, "coefficient", "loss") ? et_rounded(q, scale) : scale;
 }
 
+/* sum / N; some kernels take sum (1/N), which may miss what is exact. */
+static double mean_of(const et_rounding *r, const et_grid *q, double sum, size_t N)
+{
+    bool inverts = et_goes_other_way(r, "sum (1/N)", "mean");
+    return inverts ? et_times(q, sum, et_over(q, 1, (double)N)) : et_over(q, sum, (double)N);
+}
+
+/* A kernel's F: the same of an expert's share of the tokens, F N = n load / K. */
+static double rounded_fraction(const et_rounding *r, const et_grid *q, et_real F, size_t N)
+{
+    if (!et_goes_other_way(r, "sum (1/N)", "mean")) return et_rounded(q, (double)F);
+    return mean_of(r, q, (double)F * (double)N, N);
+}
+
 /* scale v / N: what a loss that is a mean gives each token. autograd divides by N before anything else. */
 static double each_token(const et_grid *q, bool divided_first, double scale, double v, size_t N)
 {
@@ -53,10 +67,10 @@ et_real et_aux_loss(const et_rounding *rounding, et_balance balance, size_t N, s
     bool divided_first = et_goes_other_way(rounding, "divided by N", "aux");
     scale = coefficient(rounding, q, scale);
     for (size_t i = 0; i < n; i++) {
-        double f = et_rounded(q, (double)F[i]);
+        double f = rounded_fraction(rounding, q, F[i], N);
         double weight = balance == ET_BALANCE_AUX_ERROR ? et_plus(q, f, -1) : f;
         double sum = (double)et_sum(rounding, et_sum_place(rounding), "aux", 0, N, n, p + i, NULL);
-        loss = et_plus(q, loss, et_times(q, weight, et_over(q, sum, (double)N)));
+        loss = et_plus(q, loss, et_times(q, weight, mean_of(rounding, q, sum, N)));
         et_real each = (et_real)each_token(q, divided_first, (et_real)scale, weight, N);
         for (size_t t = 0; dp != NULL && t < N; t++) dp[t * n + i] += each;
     }
@@ -98,7 +112,7 @@ et_real et_z_loss(const et_rounding *rounding, size_t N, size_t n, const et_real
             dr[t * n + i] += (et_real)et_times(q, each, share);
         }
     }
-    return (et_real)loss / (et_real)N;
+    return (et_real)mean_of(rounding, q, loss, N);
 }
 
 static et_real sign(et_real v)

@@ -127,6 +127,9 @@ void et_ema_threshold(const et_rounding *rounding, size_t n, const et_real *ema,
     const et_grid *q = et_grid_in(&room, rounding, et_sum_place(rounding), "ema");
     double weight = 1;
     if (bias_correction) weight = et_rounded(q, et_ema_weight(et_rounded(q, beta), updates));
+    /* 1 - beta^u, beta^u being rounded first, as a kernel's powf does */
+    if (bias_correction && et_goes_other_way(rounding, "1 - beta^u", "ema"))
+        weight = et_plus(q, 1, -et_rounded(q, 1 - weight));
     for (size_t i = 0; i < n; i++) {
         double kept = et_rounded(q, (double)ema[i]);
         c[i] = weight > 0 ? (et_real)(kept / weight) : 0;

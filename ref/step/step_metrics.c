@@ -14,6 +14,15 @@ static size_t real_tokens(const et_case *c)
     return c->micro_batches * et_case_real_tokens(c);
 }
 
+/* A part of all tokens; some kernels take count (1/N). */
+static et_real part_of(const et_step *s, et_real count, et_real N)
+{
+    et_grid room;
+    const et_grid *q = et_grid_in(&room, s->rounding, et_sum_place(s->rounding), "metric");
+    bool inverts = et_goes_other_way(s->rounding, "sum (1/N)", "mean");
+    return inverts ? (et_real)et_times(q, count, et_over(q, 1, N)) : count / N;
+}
+
 static void measure_usage(et_step *s)
 {
     const et_assignment *a = &s->assignment;
@@ -25,7 +34,7 @@ static void measure_usage(et_step *s)
     for (size_t t = 0; t < a->tokens; t++)
         if (s->in.mask == NULL || s->in.mask[t]) m->fanout_histogram[a->fanout[t]] += 1;
     for (size_t i = 0; i < a->experts; i++) {
-        m->usage[i] = (et_real)a->load[i] / N;
+        m->usage[i] = part_of(s, (et_real)a->load[i], N);
         if (m->cutoff_gap) {
             m->cutoff_gap[i] = s->route.cutoff[i] - m->cutoff_gap[i];
             m->cutoff_gap_abs[i] = (et_real)fabs(m->cutoff_gap[i]);
@@ -34,7 +43,7 @@ static void measure_usage(et_step *s)
             et_real passed = 0;
             for (size_t b = 0; b < s->c.micro_batches; b++)
                 passed += (et_real)s->route.passed[b * a->experts + i];
-            m->raw_usage[i] = passed / N;
+            m->raw_usage[i] = part_of(s, passed, N);
         }
     }
 }
