@@ -115,6 +115,73 @@ START_TEST(honest_kernels_pass)
 }
 END_TEST
 
+/* The suite's case of that name, and a kernel in f32. */
+static void make_f32_kernel(honest *k, const char *name)
+{
+    size_t i = 0;
+    while (i < cases && strcmp(suite[i].name, name) != 0) i++;
+    ck_assert_uint_lt(i, cases);
+    make_honest_case(k, &suite[i], "f32");
+}
+
+static void expect_no_mismatch(honest *k)
+{
+    et_verdict v = judge_by(k, (et_verify_options){.explain = false});
+    ck_assert_msg(v.outcome != ET_MISMATCH, "%s", v.line);
+    et_verdict_free(&v);
+    free_honest(k);
+}
+
+/* D = do o and dP = do v are one number where P = 1, as for the first token, but not always to the bit: then dS is no 0. */
+START_TEST(a_kernel_that_keeps_its_output_passes)
+{
+    honest k;
+    make_f32_kernel(&k, "attention-sharp");
+    const et_step *s = &k.golden;
+    size_t e = 16;
+    double *dqkv = values_of(&k, "bwd.qkv"), dP = 0;
+    for (size_t c = 0; c < e; c++) dP += (double)s->in.dy[c] * (double)s->model.qkv[64 + c];
+    double dS = ldexp(1, ilogb(dP) - 23) / 4; /* an ulp of f32, times 1/sqrt(e) */
+    for (size_t c = 0; c < e; c++) dqkv[c] = in_bits(dS * (double)s->model.qkv[32 + c], 24);
+    expect_no_mismatch(&k);
+}
+END_TEST
+
+/* 1 - b^t from a rounded b and a rounded b^t, as where they are tensors of f32. */
+START_TEST(corrections_in_few_bits_pass)
+{
+    honest k;
+    make_f32_kernel(&k, "adamw");
+    const et_step_model *m = &k.golden.model;
+    const et_case *c = &k.golden.c;
+    double t = (double)c->step + 1, *w = values_of(&k, "state.w");
+    double first = 1 - in_bits(pow(in_bits(c->beta1, 24), t), 24);
+    double second = 1 - in_bits(pow(in_bits(c->beta2, 24), t), 24);
+    for (size_t i = 0; i < c->tokens * c->d_model; i++) {
+        double root = in_bits(sqrt(in_bits((double)m->new_second[i] / second, 24)), 24);
+        double step = in_bits((double)m->new_first[i] / first, 24) / in_bits(root + c->eps, 24);
+        double kept = in_bits((double)m->weight[i] * in_bits(1 - c->rate * c->decay, 24), 24);
+        w[i] = in_bits(kept - in_bits(c->rate * in_bits(step, 24), 24), 24);
+    }
+    expect_no_mismatch(&k);
+}
+END_TEST
+
+/* z (1/cap), 1/cap being a number of f32. */
+START_TEST(a_reciprocal_of_the_cap_passes)
+{
+    honest k;
+    make_f32_kernel(&k, "cross-entropy");
+    double *l = values_of(&k, "fwd.vocab_logits"), cap = k.golden.c.softcap;
+    for (size_t i = 0; i < elements_of(tensor_of(&k, "fwd.vocab_logits")); i++) {
+        double z = cap * atanh(l[i] / cap);
+        l[i] = in_bits(cap * in_bits(tanh(in_bits(z * in_bits(1 / cap, 24), 24)), 24), 24);
+    }
+    keep_only(&k, "fwd.vocab_logits", "fwd.vocab_logits");
+    expect_no_mismatch(&k);
+}
+END_TEST
+
 /* The step that a mistake makes. */
 static et_step mistaken(const honest *k, const et_hypothesis *what, size_t variant)
 {
@@ -224,6 +291,9 @@ int main(void)
     tcase_add_test(tests, engines_agree);
     bool all_profiles = getenv("ETREF_CAMPAIGN") != NULL;
     tcase_add_loop_test(tests, honest_kernels_pass, 0, all_profiles ? 6 : 2);
+    tcase_add_test(tests, a_kernel_that_keeps_its_output_passes);
+    tcase_add_test(tests, corrections_in_few_bits_pass);
+    tcase_add_test(tests, a_reciprocal_of_the_cap_passes);
     tcase_add_test(tests, what_no_mistake_makes_is_described);
     tcase_add_loop_test(tests, mistakes_are_named, 0, all_profiles ? 2 : 1);
     return run_suite(all);

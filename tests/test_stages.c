@@ -417,6 +417,92 @@ START_TEST(what_is_wrong_is_no_start)
 }
 END_TEST
 
+/* ---- more ways of kernels, each the same number in mathematics ---- */
+
+/* The factor is 2.827 in f32, which is 3.4e-8 of itself less. */
+static void scale_by_a_float(honest *k)
+{
+    const et_assignment *a = &k->golden.assignment;
+    const double *p = values_of(k, "fwd.gates");
+    double *w = values_of(k, "route.slot_weight");
+    for (size_t j = 0; j < a->slots; j++) {
+        size_t t = (size_t)a->slot_token[j], n = a->experts;
+        double T = 0;
+        for (int32_t i = a->token_offsets[t]; i < a->token_offsets[t + 1]; i++)
+            T = in_bits(T + p[t * n + (size_t)a->slot_expert[a->token_slots[i]]], 24);
+        w[j] = in_bits(in_bits(p[t * n + (size_t)a->slot_expert[j]] / T, 24) * (double)2.827f, 24);
+    }
+    keep_only(k, "fwd.gates", "route.slot_weight");
+}
+
+/* The gradient of a softmax over a token's two experts, w (dw - sum w dw), where one w is nearly 1. */
+static void select_first(honest *k)
+{
+    const et_assignment *a = &k->golden.assignment;
+    const double *w = values_of(k, "route.slot_weight"), *dw = values_of(k, "bwd.slot_weight");
+    double *dr = values_of(k, "bwd.logits");
+    for (size_t i = 0; i < a->tokens * a->experts; i++) dr[i] = 0;
+    for (size_t j = 0; j < a->slots; j++) {
+        size_t t = (size_t)a->slot_token[j];
+        double sum = 0;
+        for (int32_t i = a->token_offsets[t]; i < a->token_offsets[t + 1]; i++)
+            sum = in_bits(sum + in_bits(w[a->token_slots[i]] * dw[a->token_slots[i]], 24), 24);
+        dr[t * a->experts + (size_t)a->slot_expert[j]] =
+            in_bits(w[j] * in_bits(dw[j] - sum, 24), 24);
+    }
+}
+
+/* v / (1 + e^-v) for v < 0, too, of small v. */
+static void divide_silu(honest *k)
+{
+    const double *H = values_of(k, "fwd.slot_pre"), *V = values_of(k, "fwd.slot_gate_pre");
+    double *A = values_of(k, "fwd.slot_act");
+    for (size_t i = 0; i < elements_of(tensor_of(k, "fwd.slot_act")); i++)
+        A[i] = in_bits(in_bits(V[i] / in_bits(1 + in_bits(exp(-V[i]), 24), 24), 24) * H[i], 24);
+}
+
+/* load (1/N), which misses 1/4. */
+static void multiply_for_mean(honest *k)
+{
+    double *usage = values_of(k, "metric.usage");
+    for (size_t i = 0; i < 4; i++) usage[i] = in_bits(41 * in_bits(1.0 / 164, 24), 24);
+    ck_assert(usage[0] != 0.25);
+}
+
+START_TEST(other_ways_pass)
+{
+    static const struct {
+        const char *json, *profile;
+        void (*go)(honest *k);
+    } ways[] = {
+        {"{'name':'scale','rule':'tc','top_k':2,'gate':'sigmoid','norm':'sum','routed_scale':2.827,"
+         "'experts':8,"
+         "'tokens':512,'d_model':16,'d_expert':16,'input':{'source':'normal','seed':11}}",
+         "f32", scale_by_a_float},
+        {"{'name':'select','rule':'tc','top_k':2,'gate':'softmax','norm':'sum','experts':8,'tokens'"
+         ":128,'d_model':24,"
+         "'d_expert':32,'input':{'source':'normal','seed':1,'mean':3}}",
+         "bf16", select_first},
+        {"{'name':'silu','layer':'dense','activation':'swiglu','tokens':400,'d_model':16,'d_expert'"
+         ":48,"
+         "'input':{'source':'tiny','seed':3}}",
+         "f32", divide_silu},
+        {"{'name':'mean','rule':'ec','experts':4,'tokens':164,'d_model':16,'d_expert':16,"
+         "'input':{'source':'normal','seed':11}}",
+         "bf16", multiply_for_mean},
+    };
+    honest k;
+    make_honest(&k, ways[_i].json, ways[_i].profile, 3);
+    ways[_i].go(&k);
+    if (_i == 1) remove_tensor(&k, "bwd.x"), remove_tensor(&k, "bwd.w_router"); /* of another dr */
+    if (_i == 2) keep_only(&k, "fwd.slot_pre", "fwd.slot_act");
+    et_verdict v = judge_by(&k, (et_verify_options){.explain = false});
+    ck_assert_msg(v.outcome != ET_MISMATCH, "%s", v.line);
+    et_verdict_free(&v);
+    free_honest(&k);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("stages");
@@ -436,6 +522,7 @@ int main(void)
     tcase_add_test(verdicts, a_sigmoid_of_its_own_passes);
     tcase_add_test(verdicts, a_reciprocal_for_a_quotient_passes);
     tcase_add_test(verdicts, a_hidden_layer_computed_again_passes);
+    tcase_add_loop_test(verdicts, other_ways_pass, 0, 4);
     suite_add_tcase(suite, runs);
     suite_add_tcase(suite, verdicts);
     return run_suite(suite);

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 
 /* Variances for a tensor's numbers w in place of u: errors are as large for their size as those of the right ones are (two
- * last places, if these are exact), and where a number has become another one, as its tensor's are. *exact: all of the
+ * last places, if these are exact), and where a number has become another one, by more than its deviation, as its tensor's are. *exact: all of the
  * tensor's right numbers are. */
 static et_status take_variances(et_real **V, bool *exact, const et_judgement *j,
                                 const et_tensor_out *right, const et_tensor_out *wrong,
@@ -40,7 +40,8 @@ static et_status take_variances(et_real **V, bool *exact, const et_judgement *j,
     for (size_t i = 0; i < count && status == ET_OK; i++) {
         double u = et_tensor_element(right, i), w = et_tensor_element(wrong, i), D = w - u;
         double rho = fmax(signal > 0 ? noise / signal : 0, ldexp(1, 2 - 2 * bits));
-        (*V)[i] = (et_real)((double)own[i] + (D != 0 ? rho * (w * w + 4 * D * D + size) : 0));
+        (*V)[i] = (et_real)((double)own[i] +
+                            (D * D > (double)own[i] ? rho * (w * w + 4 * D * D + size) : 0));
     }
     return status;
 }

@@ -46,11 +46,11 @@ et_status et_adamw_update(const et_adamw *a, size_t updates, size_t count, const
                        a->beta1, a->beta2, a->eps);
     et_status status = ET_CHECK_ARRAYS("et_adamw", a->rounding, arrays, error);
     if (status != ET_OK) return status;
-    double first = et_ema_weight(a->beta1, updates + 1),
-           second = et_ema_weight(a->beta2, updates + 1);
     const et_mixing of_m = et_mixing_of(a->rounding, "m", a->beta1);
     const et_mixing of_v = et_mixing_of(a->rounding, "v", a->beta2);
     const et_mixing of_w = et_mixing_of(a->rounding, "w", 0);
+    double first = et_mixed_weight(&of_m, a->rounding, "m", a->beta1, updates + 1),
+           second = et_mixed_weight(&of_v, a->rounding, "v", a->beta2, updates + 1);
 #pragma omp parallel for if (et_worth_threads(count))
     for (size_t i = 0; i < count; i++) {
         double gi = (double)g[i], wi = (double)w[i];

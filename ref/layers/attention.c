@@ -15,6 +15,9 @@
  *     dq_tc = sum_u dS_tu k_uc / sqrt(e)                                dq = dS k / sqrt(e)
  *     dk_uc = sum_t dS_tu q_tc / sqrt(e)                                dk = dS' q / sqrt(e)
  *
+ * A kernel that has o takes D_t = sum_c do_tc o_tc, the same number: its errors are others, and where a row is one number of
+ * P, which is 1 then, dP - D is no longer exactly 0.
+ *
  * dk and dv are sums over the query heads that share them and over blocks of rows, taken in this
  * order by one thread: no bit depends on threads.
  *
@@ -25,6 +28,7 @@
 #include "etref/elementary.h"
 #include "ref/base/arithmetic.h"
 #include "ref/base/exponential.h"
+#include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
@@ -32,6 +36,7 @@
 
 #include <math.h> /* sqrt: correctly rounded */
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { ROWS = 32 }; /* queries at a time */
@@ -95,6 +100,16 @@ static et_status check(const et_attention *f, const et_real *qkv, const et_real 
     return ET_CHECK_ARRAYS("et_attention", f->rounding, arrays, error);
 }
 
+/* 1 / sqrt(e); some kernels have it in as many bits as their sums. */
+static et_real scale_of(const et_attention *f)
+{
+    double scale = 1 / sqrt((double)f->width);
+    et_grid room;
+    const et_grid *g = et_grid_in(&room, f->rounding, et_sum_place(f->rounding), "scale");
+    bool rounded = et_goes_other_way(f->rounding, "coefficient", "S");
+    return (et_real)(rounded ? et_rounded(g, scale) : scale);
+}
+
 /* S [m,keys] = q k' / sqrt(e) of the m queries from t on; keys = t + m. */
 static et_status scores(const et_attention *f, const et_real *qkv, head h, size_t t, size_t m,
                         et_real *S)
@@ -103,7 +118,9 @@ static et_status scores(const et_attention *f, const et_real *qkv, head h, size_
     et_status status = et_product(f->rounding, f->engine, m, keys, f->width,
                                   rows_of(f, "q", qkv, h.row + t, h.q, false),
                                   rows_of(f, "k", qkv, h.row, h.k, true), false, S, keys, NULL);
-    et_real scale = (et_real)(1 / sqrt((double)f->width));
+    et_real scale = scale_of(f);
+    if (et_goes_other_way(f->rounding, "stored before it is scaled", "S"))
+        et_round(f->rounding, ET_LOGITS, "q k", m * keys, S);
     for (size_t i = 0; i < m * keys; i++) S[i] *= scale;
     et_round(f->rounding, ET_LOGITS, "S", m * keys, S);
     return status;
@@ -197,12 +214,37 @@ et_status et_attention_forward(const et_attention *f, const et_real *qkv, et_rea
     return ET_OK;
 }
 
+/* D [m] of the output, in a kernel that has kept it: do o, o being stored. Whether it is dP to the bit, where P = 1, hangs on
+ * the orders of both sums: it is one place off, up or down. */
+static et_status sums_of_output(const et_attention *f, const et_real *qkv, head h, size_t t,
+                                size_t m, size_t keys, const et_real *P, const et_real *dout,
+                                et_real *D)
+{
+    const et_rounding *r = f->rounding;
+    size_t e = f->width, stride = f->heads * e;
+    void *room;
+    et_status status = et_allocate(&room, m * e, sizeof(et_real), "attention", NULL);
+    if (status != ET_OK) return status;
+    et_real *o = room;
+    status = et_product(r, f->engine, m, e, keys, block_of("P", P, keys, false),
+                        rows_of(f, "v", qkv, h.row, h.v, false), false, o, e, NULL);
+    et_round(r, ET_INTERMEDIATES, "o", m * e, o);
+    et_grid grid;
+    const et_grid *g = et_grid_in(&grid, r, et_sum_place(r), "do o");
+    for (size_t i = 0; i < m; i++) {
+        double sum = et_sum(r, et_sum_place(r), "do o", 0, e, 1, dout + i * stride, o + i * e);
+        double off = ldexp(et_mix(g->key ^ (h.row + t + i)) & 1 ? 1 : -1, g->drop - 52);
+        D[i] = (et_real)et_rounded(g, sum * (1 + off));
+    }
+    free(room);
+    return status;
+}
+
 /* dS = P (dP - D), in dP's place, with the 1/sqrt(e) of S = q k' / sqrt(e). */
 static void softmax_backward(const et_attention *f, size_t m, size_t keys, const et_real *P,
-                             et_real *dP)
+                             const et_real *D, et_real *dP)
 {
-    et_real scale = (et_real)(1 / sqrt((double)f->width)), D[ROWS];
-    et_row_sums(f->rounding, ET_GATE_ARITHMETIC, "D", m, keys, keys, 0, P, dP, D);
+    et_real scale = scale_of(f);
     for (size_t i = 0; i < m; i++)
         for (size_t u = i * keys; u < (i + 1) * keys; u++) dP[u] = P[u] * (dP[u] - D[i]) * scale;
     et_round(f->rounding, ET_GATE_ARITHMETIC, "dS", m * keys, dP);
@@ -232,7 +274,14 @@ static et_status block_backward(const et_attention *f, const et_real *qkv, head 
         status = et_product(r, engine, m, keys, e, upstream, rows_of(f, "v", qkv, h.row, h.v, true),
                             false, dP, keys, NULL);
     et_round(r, ET_INTERMEDIATES, "dP", m * keys, dP);
-    softmax_backward(f, m, keys, P, dP);
+    et_real D[ROWS];
+    if (et_goes_other_way(r, "do o", "D")) {
+        if (status == ET_OK) status = sums_of_output(f, qkv, h, t, m, keys, P, rows, D);
+        if (status != ET_OK) return status;
+    } else {
+        et_row_sums(r, ET_GATE_ARITHMETIC, "D", m, keys, keys, 0, P, dP, D);
+    }
+    softmax_backward(f, m, keys, P, D, dP);
     /* dq = dS k */
     if (status == ET_OK)
         status = et_product(r, engine, m, e, keys, block_of("dS", dP, keys, false),

@@ -100,10 +100,34 @@ static et_status scores(const et_cross_entropy *f, size_t m, const et_real *x, e
     return status;
 }
 
-/* tanh(z / cap); of a kernel's library off by a unit in the last place, where it is not 1 to the last bit. */
-static double softened(const et_grid *g, et_real z, et_real cap)
+/* How a kernel softens: its arithmetic, g NULL: ours; z (1/cap) for z/cap; the slope as 1 - tanh^2. */
+typedef struct softening {
+    et_real cap;
+    et_grid room;
+    const et_grid *g;
+    bool inverts, from_square;
+} softening;
+
+static void softening_of(softening *s, const et_cross_entropy *f)
 {
-    double y = et_tanh(et_rounded(g, (double)(z / cap)));
+    const et_rounding *r = f->rounding;
+    s->cap = (et_real)f->cap;
+    s->g = et_grid_in(&s->room, r, et_sum_place(r), "tanh");
+    s->inverts = et_goes_other_way(r, "z (1/cap)", "tanh");
+    s->from_square = et_goes_other_way(r, "1 - tanh^2", "tanh");
+}
+
+static double over_cap(const softening *s, et_real z)
+{
+    if (s->inverts) return et_times(s->g, z, et_over(s->g, 1, s->cap));
+    return et_rounded(s->g, (double)(z / s->cap));
+}
+
+/* tanh(z / cap); of a kernel's library off by a unit in the last place, where it is not 1 to the last bit. */
+static double softened(const softening *s, et_real z)
+{
+    const et_grid *g = s->g;
+    double y = et_tanh(over_cap(s, z));
     if (g == NULL) return y;
     double unit = ldexp(1, g->drop - 53),
            off = 1 - fabs(y) < unit / 2 ? 0 : unit * et_chance_of(g, y);
@@ -111,11 +135,11 @@ static double softened(const et_grid *g, et_real z, et_real cap)
 }
 
 /* Its slope, 1 - tanh^2: by the formula above, or as many kernels have it, from what tanh has been rounded to. */
-static double softened_slope(const et_grid *g, bool from_square, et_real z, et_real cap)
+static double softened_slope(const softening *s, et_real z)
 {
-    if (!from_square) return tanh_slope(et_rounded(g, (double)(z / cap)));
-    double y = softened(g, z, cap);
-    return et_rounded(g, 1 - et_rounded(g, y * y));
+    if (!s->from_square) return tanh_slope(over_cap(s, z));
+    double y = softened(s, z);
+    return et_rounded(s->g, 1 - et_rounded(s->g, y * y));
 }
 
 /* Rows of ours and of a kernel; to may be z. */
@@ -126,25 +150,24 @@ ET_LANES static void soften_exactly(size_t count, et_real cap, const et_real *z,
         to[i] = cap * (et_real)hyperbolic_tangent((double)(z[i] / cap));
 }
 
-static void soften_row(const et_grid *g, size_t count, et_real cap, const et_real *z, et_real *to)
+static void soften_row(const softening *s, size_t count, const et_real *z, et_real *to)
 {
-    if (cap == 0)
+    if (s->cap == 0)
         memmove(to, z, count * sizeof *z);
-    else if (g == NULL)
-        soften_exactly(count, cap, z, to);
+    else if (s->g == NULL)
+        soften_exactly(count, s->cap, z, to);
     else
-        for (size_t i = 0; i < count; i++) to[i] = cap * (et_real)softened(g, z[i], cap);
+        for (size_t i = 0; i < count; i++) to[i] = s->cap * (et_real)softened(s, z[i]);
 }
 
 /* l from z; to may be z. */
 static void soften(const et_cross_entropy *f, size_t m, const et_real *z, et_real *to)
 {
-    et_grid room;
-    const et_grid *g = et_grid_in(&room, f->rounding, et_sum_place(f->rounding), "tanh");
+    softening s;
     size_t V = f->V;
+    softening_of(&s, f);
 #pragma omp parallel for if (et_worth_threads(m * V))
-    for (size_t t = 0; t < m; t++)
-        soften_row(g, V, (et_real)f->cap, z + t * V, to + t * V);
+    for (size_t t = 0; t < m; t++) soften_row(&s, V, z + t * V, to + t * V);
     et_round(f->rounding, ET_LOGITS, "l", m * f->V, to);
 }
 
@@ -196,16 +219,14 @@ ET_LANES static void unsoften_exactly(size_t count, et_real cap, const et_real *
         z[i] = dl[i] * (et_real)tanh_slope((double)(z[i] / cap));
 }
 
-static void unsoften_row(const et_grid *g, bool from_square, size_t count, et_real cap,
-                         const et_real *dl, et_real *z)
+static void unsoften_row(const softening *s, size_t count, const et_real *dl, et_real *z)
 {
-    if (cap == 0)
+    if (s->cap == 0)
         memcpy(z, dl, count * sizeof *z);
-    else if (g == NULL && !from_square)
-        unsoften_exactly(count, cap, dl, z);
+    else if (s->g == NULL && !s->from_square)
+        unsoften_exactly(count, s->cap, dl, z);
     else
-        for (size_t i = 0; i < count; i++)
-            z[i] = dl[i] * (et_real)softened_slope(g, from_square, z[i], cap);
+        for (size_t i = 0; i < count; i++) z[i] = dl[i] * (et_real)softened_slope(s, z[i]);
 }
 
 /* dz from z and l, in z's place; l becomes dl. */
@@ -213,10 +234,10 @@ static void logits_backward(const et_cross_entropy *f, size_t m, const int32_t *
                             const et_real *lse, double scale, et_real *l, et_real *z)
 {
     size_t V = f->V;
-    et_grid room, of_softmax;
-    const et_grid *g = et_grid_in(&room, f->rounding, et_sum_place(f->rounding), "tanh");
-    const et_grid *q = et_grid_in(&of_softmax, f->rounding, et_sum_place(f->rounding), "softmax");
-    bool from_square = et_goes_other_way(f->rounding, "1 - tanh^2", "tanh");
+    et_grid room;
+    const et_grid *q = et_grid_in(&room, f->rounding, et_sum_place(f->rounding), "softmax");
+    softening s;
+    softening_of(&s, f);
 #pragma omp parallel for if (et_worth_threads(m * V))
     for (size_t t = 0; t < m; t++) {
         et_real *row = l + t * V;
@@ -224,7 +245,7 @@ static void logits_backward(const et_cross_entropy *f, size_t m, const int32_t *
         row[targets[t]] -= 1;
         for (size_t v = 0; v < V; v++) row[v] *= (et_real)scale;
         for (size_t v = 0; q && v < V; v++) row[v] = (et_real)et_rounded(q, (double)row[v]);
-        unsoften_row(g, from_square, V, (et_real)f->cap, row, z + t * V);
+        unsoften_row(&s, V, row, z + t * V);
     }
     et_round(f->rounding, ET_LOGITS, "dz", m * V, z);
 }

@@ -2,11 +2,13 @@
  *
  *     m <- beta m + (1 - beta) g
  *
- * Ours is binary64's. A kernel rounds each product and sum, and beta itself; some compute m + (1 - beta) (g - m).
+ * Ours is binary64's. A kernel rounds each product and sum, and beta itself; some compute m + (1 - beta) (g - m). What u
+ * numbers weigh in m, 1 - beta^u, some have from a rounded beta^u.
  */
 #ifndef ET_MOVING_AVERAGE_H
 #define ET_MOVING_AVERAGE_H
 
+#include "etref/routing.h"
 #include "ref/base/grid.h"
 #include "ref/base/sum.h"
 
@@ -32,6 +34,16 @@ static inline et_mixing et_mixing_of(const et_rounding *r, const char *site, dou
     bool of_rounded = et_goes_other_way(r, "1 - beta", site);
     x.rest = et_grid_sum(&x.grid, of_rounded ? 1 - x.beta : 1 - beta);
     return x;
+}
+
+/* 1 - beta^u */
+static inline double et_mixed_weight(const et_mixing *x, const et_rounding *r, const char *site,
+                                     double beta, size_t updates)
+{
+    double weight = et_ema_weight(beta, updates);
+    if (!et_goes_other_way(r, "1 - beta^u", site)) return weight;
+    double rounded = et_mixed(x, 1 - et_mixed(x, 1 - et_ema_weight(x->beta, updates)));
+    return rounded > 0 ? rounded : weight;
 }
 
 static inline double et_mix_in(const et_mixing *x, double m, double g)

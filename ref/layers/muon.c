@@ -58,6 +58,20 @@ ET_LANES static void combine(size_t count, et_real p, const et_real *X, et_real 
     for (size_t i = 0; i < count; i++) to[i] = p * X[i] + q * to[i];
 }
 
+/* A kernel's; some store each product of a sum. */
+static void combine_as(const et_rounding *r, size_t count, et_real p, const et_real *X, et_real q,
+                       et_real *to)
+{
+    et_grid grid;
+    if (!et_goes_other_way(r, "products stored", "X")) {
+        combine(count, p, X, q, to);
+        return;
+    }
+    const et_grid *g = et_grid_in(&grid, r, ET_INTERMEDIATES, "p X");
+    for (size_t i = 0; i < count; i++)
+        to[i] = (et_real)(et_times(g, p, X[i]) + et_times(g, q, to[i]));
+}
+
 /* to = a X + B X, or a X + X B where X is tall; B [s,s], in which A is replaced by b A + c A^2. */
 static et_status iterate(const et_muon *f, size_t rows, size_t columns, const et_real *X,
                          et_real *to, et_real *A, et_real *B, et_error *error)
@@ -71,14 +85,14 @@ static et_status iterate(const et_muon *f, size_t rows, size_t columns, const et
     et_round(r, ET_INTERMEDIATES, "A", s * s, A);
     if ((status = symmetric(f, "A", s, s, et_rows(A, s), B, error))) return status;
     et_round(r, ET_INTERMEDIATES, "A A", s * s, B);
-    combine(s * s, (et_real)b, A, (et_real)c, B);
+    combine_as(r, s * s, (et_real)b, A, (et_real)c, B);
     et_round(r, ET_INTERMEDIATES, "B", s * s, B);
     const et_operand x = operand("X", et_rows(X, columns)), poly = operand("B", et_rows(B, s));
     if ((status = et_product(r, f->engine, rows, columns, s, tall ? x : poly, tall ? poly : x,
                              false, to, columns, error)))
         return status;
     et_round(r, ET_INTERMEDIATES, "B X", rows * columns, to);
-    combine(rows * columns, (et_real)a, X, 1, to);
+    combine_as(r, rows * columns, (et_real)a, X, 1, to);
     et_round(r, ET_INTERMEDIATES, "X", rows * columns, to);
     return ET_OK;
 }

@@ -99,16 +99,24 @@ et_status et_rmsnorm_forward(const et_rmsnorm *f, const et_real *x, et_real *y, 
     return ET_OK;
 }
 
-/* s (dy - y D), as a kernel has it; or as the chain rule of v s does, s dy - s^2 D v, whose terms may cancel. */
-static double rounded_share(const et_grid *q, bool apart, double s, double D, double y, double dy)
+/* How a kernel has s (dy - y D): so; as the chain rule of v s does, s dy - s^2 D v, whose terms may cancel; or by the sum
+ * itself, (w dy - y w D) s/w. */
+typedef enum form { PLAIN, CHAIN, SUM } form;
+
+static double rounded_share(const et_grid *q, form how, size_t w, double s, double D, double y,
+                            double dy)
 {
-    if (!apart) return et_times(q, s, et_plus(q, dy, -et_times(q, y, D)));
+    if (how == SUM)
+        return et_times(
+            q, et_over(q, s, (double)w),
+            et_plus(q, et_times(q, (double)w, dy), -et_times(q, y, et_rounded(q, (double)w * D))));
+    if (how == PLAIN) return et_times(q, s, et_plus(q, dy, -et_times(q, y, D)));
     double carried = et_times(q, et_times(q, et_times(q, s, s), D), et_over(q, y, s));
     return et_plus(q, et_times(q, s, dy), -carried);
 }
 
 /* dx = s (dy - y D), of one vector of width w. */
-static void vector_backward(const et_grid *q, bool apart, size_t w, et_real s, et_real D,
+static void vector_backward(const et_grid *q, form how, size_t w, et_real s, et_real D,
                             const et_real *y, const et_real *dy, bool accumulate, et_real *dx)
 {
     for (size_t i = 0; q == NULL && i < w; i++) {
@@ -116,7 +124,7 @@ static void vector_backward(const et_grid *q, bool apart, size_t w, et_real s, e
         dx[i] = accumulate ? dx[i] + share : share;
     }
     for (size_t i = 0; q != NULL && i < w; i++) {
-        double share = rounded_share(q, apart, s, D, y[i], dy[i]);
+        double share = rounded_share(q, how, w, s, D, y[i], dy[i]);
         dx[i] = (et_real)(accumulate ? et_plus(q, dx[i], share) : share);
     }
 }
@@ -132,7 +140,9 @@ et_status et_rmsnorm_backward(const et_rmsnorm *f, const et_real *y, const et_re
     size_t w = f->width, heads = f->heads;
     et_grid grid;
     const et_grid *q = et_grid_in(&grid, r, et_sum_place(r), "dscale");
-    bool apart = et_goes_other_way(r, "s dy", "dnorm");
+    form how = et_goes_other_way(r, "s dy", "dnorm")  ? CHAIN
+               : et_goes_other_way(r, "s/w", "dnorm") ? SUM
+                                                      : PLAIN;
 #pragma omp parallel for if (et_worth_threads(extent(f)))
     for (size_t block = 0; block < token_blocks(f); block++)
         for (size_t head = 0; head < heads; head++) {
@@ -141,7 +151,7 @@ et_status et_rmsnorm_backward(const et_rmsnorm *f, const et_real *y, const et_re
             et_row_sums(r, et_sum_place(r), "D", m, f->stride, w, 0, dy + at, y + at, sums);
             for (size_t j = 0; j < m; j++, at += f->stride) {
                 et_real D = (et_real)et_over(q, sums[j], (double)w);
-                vector_backward(q, apart, w, scale[(t + j) * heads + head], D, y + at, dy + at,
+                vector_backward(q, how, w, scale[(t + j) * heads + head], D, y + at, dy + at,
                                 accumulate, dx + at);
             }
         }

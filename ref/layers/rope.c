@@ -110,13 +110,21 @@ et_status et_rope_table(const et_rounding *rounding, size_t positions, size_t wi
                        width, base, positions);
     et_status status = ET_CHECK_ARRAYS("et_rope_table", rounding, arrays, error);
     if (status != ET_OK) return status;
+    /* Some kernels have each frequency from the last one, by the factor base^(-2/width); some round ln(base). */
+    bool repeats = et_goes_other_way(rounding, "f b^(-2/w)", "frequency");
+    double factor = as_stored(rounding, "factor", et_exp(-2 / (double)width * et_log(base)));
+    double logarithm = et_log(base), last = 1;
+    if (et_goes_other_way(rounding, "ln b is rounded", "frequency"))
+        logarithm = as_stored(rounding, "ln b", logarithm);
     for (size_t j = 0; j < pairs; j++) {
         /* base^(-2j/width): of the exponent's error ln(base) 2j/width times as much is in the power. */
         double exponent = as_stored(rounding, "exponent", (double)(2 * j) / (double)width);
-        double power = exponent * et_log(base);
+        double power = exponent * logarithm;
         if (et_goes_other_way(rounding, "e^(-x ln b)", "frequency"))
             power = as_stored(rounding, "power", power);
+        if (repeats && j > 0) power = -et_log(last * factor);
         double frequency = as_stored(rounding, "frequency", et_exp(-power));
+        last = frequency;
         for (size_t t = 0; t < positions; t++) {
             double sine, cosine, theta = as_stored(rounding, "theta", (double)t * frequency);
             et_sin_cos(theta, &sine, &cosine);
