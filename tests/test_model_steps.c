@@ -151,7 +151,12 @@ END_TEST
 START_TEST(corrections_in_few_bits_pass)
 {
     honest k;
-    make_f32_kernel(&k, "adamw");
+    et_case parsed;
+    const char *json =
+        "{'name':'young','layer':'adamw','tokens':24,'d_model':32,'step':4,'beta2':0.999,"
+        "'precision':'f32','input':{'source':'normal','seed':13}}";
+    ck_assert_int_eq(parse_quoted(&parsed, json, NULL), ET_OK);
+    make_honest_case(&k, &parsed, "f32");
     const et_step_model *m = &k.golden.model;
     const et_case *c = &k.golden.c;
     double t = (double)c->step + 1, *w = values_of(&k, "state.w");

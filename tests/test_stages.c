@@ -452,15 +452,6 @@ static void select_first(honest *k)
     }
 }
 
-/* v / (1 + e^-v) for v < 0, too, of small v. */
-static void divide_silu(honest *k)
-{
-    const double *H = values_of(k, "fwd.slot_pre"), *V = values_of(k, "fwd.slot_gate_pre");
-    double *A = values_of(k, "fwd.slot_act");
-    for (size_t i = 0; i < elements_of(tensor_of(k, "fwd.slot_act")); i++)
-        A[i] = in_bits(in_bits(V[i] / in_bits(1 + in_bits(exp(-V[i]), 24), 24), 24) * H[i], 24);
-}
-
 /* load (1/N), which misses 1/4. */
 static void multiply_for_mean(honest *k)
 {
@@ -483,10 +474,6 @@ START_TEST(other_ways_pass)
          ":128,'d_model':24,"
          "'d_expert':32,'input':{'source':'normal','seed':1,'mean':3}}",
          "bf16", select_first},
-        {"{'name':'silu','layer':'dense','activation':'swiglu','tokens':400,'d_model':16,'d_expert'"
-         ":48,"
-         "'input':{'source':'tiny','seed':3}}",
-         "f32", divide_silu},
         {"{'name':'mean','rule':'ec','experts':4,'tokens':164,'d_model':16,'d_expert':16,"
          "'input':{'source':'normal','seed':11}}",
          "bf16", multiply_for_mean},
@@ -495,7 +482,6 @@ START_TEST(other_ways_pass)
     make_honest(&k, ways[_i].json, ways[_i].profile, 3);
     ways[_i].go(&k);
     if (_i == 1) remove_tensor(&k, "bwd.x"), remove_tensor(&k, "bwd.w_router"); /* of another dr */
-    if (_i == 2) keep_only(&k, "fwd.slot_pre", "fwd.slot_act");
     et_verdict v = judge_by(&k, (et_verify_options){.explain = false});
     ck_assert_msg(v.outcome != ET_MISMATCH, "%s", v.line);
     et_verdict_free(&v);
@@ -522,7 +508,7 @@ int main(void)
     tcase_add_test(verdicts, a_sigmoid_of_its_own_passes);
     tcase_add_test(verdicts, a_reciprocal_for_a_quotient_passes);
     tcase_add_test(verdicts, a_hidden_layer_computed_again_passes);
-    tcase_add_loop_test(verdicts, other_ways_pass, 0, 4);
+    tcase_add_loop_test(verdicts, other_ways_pass, 0, 3);
     suite_add_tcase(suite, runs);
     suite_add_tcase(suite, verdicts);
     return run_suite(suite);
