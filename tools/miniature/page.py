@@ -213,8 +213,8 @@ def sizes(about, found):
     planned = int(about["runs of the set"])
     if len(found) < planned:
         yield f"**{len(found)} of the set's {planned} runs are made**, seed 0 of each variant " \
-              "first; `make reproduce UPDATE=1` makes the rest. One seed has no error: no difference " \
-              "below is a finding yet."
+              "first; `make reproduce UPDATE=1` makes the rest. A difference of one seed has no error, " \
+              "and is no finding yet; of two its interval is wide."
         yield ""
     machines = " and on ".join(sorted({row["machine"] for row in found}))
     yield f"{len(found)} runs of {kinds} variants, set `{about['set']}`: {about['steps']} steps of " \
