@@ -60,7 +60,7 @@ LIB     := $(call objects,$(wildcard ref/*/*.c ref/*/*.S))
 STUDY   := $(call objects,$(wildcard tools/leakage-study/*.c))
 TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S)) $(STUDY)
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))
-EXPLAIN := $(call objects,$(wildcard ref/diagnose/*.c)) $(BUILD)/ref/verdict/choice.o
+EXPLAIN := $(call objects,$(wildcard ref/diagnose/*.c)) $(BUILD)/ref/verdict/choose_profile.o
 KERNELS := $(call objects,$(wildcard tests/candidates/*.c))
 CAMPAIGN := $(call objects,$(wildcard tests/campaign/*.c))
 # Libraries as kernels: a program for each that is installed; asked for where they are wanted alone.

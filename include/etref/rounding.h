@@ -4,7 +4,7 @@
  * store an array, et_round stands in their code. It does nothing in a golden. With an et_rounding it
  * rounds that array as the profile says, so that the layer becomes
  *
- *     a replica   ET_ROUND_RANDOM: every number is moved by chance, by up to a quarter of a step, and
+ *     a replica   ET_ROUND_RANDOM: every number is moved by chance, by up to a quarter of an ulp, and
  *                 rounded to nearest. What differs from one replica to the next is what may differ
  *                 between honest kernels: replicas are what error bars are made of.
  *                 ET_ROUND_SOME: the same, but half of the roundings are left out, as kernels
@@ -56,7 +56,7 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  *
  *     j = ((h(seed, site, v) - 1/2) 3/8 + (h(seed, site, lo) - 1/2) 1/8) ulp       h: uniform on [0,1)
  *
- * since a kernel's own number is not quite v: it is off by up to a quarter of a step, near lo and near lo + ulp it is settled
+ * since a kernel's own number is not quite v: it is off by up to a quarter of an ulp, near lo and near lo + ulp it is settled
  * where to go. Of the error's square, 1.16 ulp^2/12 over all v, 68 % is chance and about a third is settled by v. A number of the
  * format (v = lo) stays as it is, so that what is exact in a kernel is exact here. Equal numbers have the same j: numbers
  * that a kernel stores as one err alike. A part of j is shared by all numbers between the same neighbours, which nearly
@@ -78,7 +78,7 @@ et_status et_rounding_check(const et_rounding *rounding, et_error *error);
  * with `ftz` the result is 0. NaN and infinity stay as they are. A place of 53 bits: binary64 itself, whose
  * numbers have been rounded already. ET_ROUND_NEAREST leaves them alone; ET_ROUND_RANDOM moves
  * those of more than 24 bits by one ulp, up or down with chance 1/4 each: more than rounding would, but
- * there is no smaller step, and what is rare would be missing from a few replicas. */
+ * the spacing gets no smaller, and what is rare would be missing from a few replicas. */
 void et_round(const et_rounding *rounding, et_place place, const char *site, size_t count,
               et_real *values);
 

@@ -11,7 +11,7 @@
  * In every second replica half of the roundings are left out, as kernels leave some out: two of them may cancel, and
  * slopes are others. The mean spread is that of the replicas with all roundings, or the largest of the others, whichever is
  * more. An honest kernel
- * keeps, with T_e and T_g of limits.c:
+ * keeps, with T_e and T_g, `element` and `group` in limits.c:
  *
  *     |e| <= T_e sqrt(V)
  *     S beyond 0 and the mean <= T_g sd(S) + 2 systematic(S)   and what one element more than the replicas had

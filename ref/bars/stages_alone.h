@@ -28,7 +28,7 @@ bool et_stands_alone(const et_step *reference, const et_given *given, et_tensor_
  * What a kernel shows is not always what it used:
  *
  *     it shows more bits than it uses    given numbers are taken in the format of their place
- *     it used more bits than it shows    `by_chance`, for replicas: what is given is moved, by up to half a step of that
+ *     it used more bits than it shows    `by_chance`, for replicas: what is given is moved, by up to half an ulp of that
  *                                        format, equal numbers alike. What is of the format in the reference already
  *                                        would have been stored as it is, and stays.
  *

@@ -26,7 +26,7 @@ typedef struct et_grid {
     double scale;                     /* what is rounded is v / scale */
     bool nearest, truncates, flushes; /* nearest: nothing is left to chance */
     int of_cell,
-        of_value; /* how far chance reaches, from end to end, in sixteenths of a step: one number for all
+        of_value; /* how far chance reaches, from end to end, in sixteenths of an ulp: one number for all
                             * between two neighbours, and one for each */
     uint64_t
         known;    /* where these bits are 0 chance has no say: the nearest, ties to the even one */
@@ -69,7 +69,7 @@ static inline uint64_t et_mix(uint64_t z)
     return z ^ (z >> 31);
 }
 
-/* A number from -1/2 to 1/2 of a step of 2^drop, by chance. */
+/* A number from -1/2 to 1/2 of a spacing of 2^drop, by chance. */
 static inline int64_t et_chance(const et_grid *g, uint64_t number, int drop)
 {
     return (int64_t)(et_mix(number ^ g->key) >> (64 - drop)) - (INT64_C(1) << drop) / 2;
@@ -81,9 +81,9 @@ static inline double et_chance_of(const et_grid *g, double v)
     return g->nearest ? 0 : ldexp((double)et_chance(g, to_bits(v), 53), -52);
 }
 
-/* Where the number `bits` goes that lies the part `tail` of 2^drop above `lo`: by so many steps from there. Counted in
- * sixteenths of a step; no branch hangs on the number, which could not be foreseen. `chance` false: all is known. To
- * nearest is half a step further, cut off; the last sixteenth of it belongs to ties that go to the even neighbour. */
+/* Where the number `bits` goes that lies the part `tail` of 2^drop above `lo`: by so many spacings from there. Counted in
+ * sixteenths of one; no branch hangs on the number, which could not be foreseen. `chance` false: all is known. To
+ * nearest is half a spacing further, cut off; the last sixteenth of it belongs to ties that go to the even neighbour. */
 static inline int64_t et_steps(const et_grid *g, bool chance, uint64_t bits, uint64_t lo,
                                uint64_t odd, uint64_t tail, int drop)
 {

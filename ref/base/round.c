@@ -102,8 +102,8 @@ static inline double stored(const et_grid *g, double rounded)
     return rounded;
 }
 
-/* Below the normal numbers: in units of the fixed spacing. 53 bits of a step are kept: all there are
- * from half a step on, where ties are decided. */
+/* Below the normal numbers: in units of the fixed spacing. 53 bits of a fraction of it are kept: all there are
+ * from half of it on, where ties are decided. */
 static double round_small(const et_grid *g, double size)
 {
     double steps = size / g->unit, lo = floor(steps), part = (steps - lo) * 0x1p53;

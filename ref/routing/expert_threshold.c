@@ -136,7 +136,7 @@ void et_ema_threshold(const et_rounding *rounding, size_t n, const et_real *ema,
     }
 }
 
-/* ema <- beta ema + (1-beta) kth; the arithmetic is in layers/mixing.h. */
+/* ema <- beta ema + (1-beta) kth; the arithmetic is in layers/moving_average.h. */
 void et_ema_update(const et_rounding *rounding, size_t n, double beta, const et_real *kth,
                    et_real *ema)
 {

@@ -6,7 +6,8 @@
  *     arrival   by (j, t), where i is token t's j-th choice: all first choices in the order of tokens, then all second ones
  *     score     by falling gate value p_ti; of equal ones the lower token first
  *
- * Neither is causal: by arrival a second choice waits for later tokens' first ones, by score everybody may be pushed out.
+ * By arrival a second choice waits for later tokens' first ones, so that only K = 1 is causal; by score anybody may be pushed
+ * out.
  * Source: GShard (arXiv:2006.16668, algorithm 1), Switch Transformers (arXiv:2101.03961, section 2.2); Megatron-LM.
  */
 #include "etref/routing.h"

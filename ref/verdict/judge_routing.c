@@ -7,7 +7,7 @@
  *
  * or if they are equal by construction and a has the lower index: both exact, or computed from equal
  * rows by the same instructions (duplicates: equal rows of x where tokens compete, equal rows of W_r and
- * equal biases where experts do). T is T_e of ref/bars/limits.c: what an element may err by.
+ * equal biases where experts do). T is T_e, `element` in ref/bars/limits.c: what an element may err by.
  *
  * Whatever the rule, what was chosen is an upper set of the perturbed scores. So a choice is legal if
  * no refused one precedes a chosen one, and if the counts are right:
