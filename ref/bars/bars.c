@@ -2,7 +2,7 @@
 #include "ref/bars/bars.h"
 #include "ref/bars/stages_alone.h"
 #include "ref/bars/variance.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/lanes.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"

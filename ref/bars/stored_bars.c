@@ -6,7 +6,7 @@
  * put_group has them. Grids and summands are not stored: the reference has them.
  */
 #include "ref/bars/bars.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"
 #include "ref/step/tensors.h"

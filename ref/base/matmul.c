@@ -2,7 +2,7 @@
  * etref/matmul.h. */
 #include "etref/matmul.h"
 
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/plain_product.h"
 #include "ref/base/parallel.h"
 

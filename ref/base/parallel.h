@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 /* For the `if` of every parallel loop. Where true, the threads have been made ready to compute:
- * they have the environment of arithmetic.h. */
+ * they have the environment of float_environment.h. */
 bool et_worth_threads(size_t elements);
 
 /* ET_BY_THREADS(et_worth_threads(n), for (...) one_thing(...)): the loop by threads where it is worth them, else by itself.

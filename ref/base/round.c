@@ -4,7 +4,7 @@
  * new is that the chance hangs on the number, and in part on its cell [lo, lo + ulp), instead of on the operation.
  */
 #include "etref/rounding.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/grid.h"
 #include "ref/base/lanes.h"
 #include "ref/base/parallel.h"

@@ -12,7 +12,7 @@
  * process).
  */
 #include "ref/format/safetensors.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/format/files.h"
 #include "ref/format/json.h"

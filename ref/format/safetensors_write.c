@@ -3,7 +3,7 @@
  * It streams: it holds the header and one small buffer, however large the tensors are. That a file is
  * there whole or not at all is the work of write_atomic.c.
  */
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/format/tensor_arrays.h"
 #include "ref/format/files.h"

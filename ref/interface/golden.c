@@ -7,7 +7,7 @@
 #include "etref/capture.h"
 #include "etref/suite.h"
 #include "etref/version.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/interface/handle.h"
 #include "ref/step/profile_names.h"

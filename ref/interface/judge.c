@@ -1,7 +1,7 @@
 /* judge.c: a verdict from arrays in memory to a report. See etref/golden.h. */
 #include "etref/candidate.h"
 #include "etref/report.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/interface/handle.h"
 #include "ref/diagnose/explain.h"

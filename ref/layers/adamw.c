@@ -8,7 +8,7 @@
  */
 #include "etref/optimizer.h"
 #include "etref/routing.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/parallel.h"
 #include "ref/layers/check_arrays.h"
 #include "ref/layers/moving_average.h"

@@ -26,7 +26,7 @@
  */
 #include "etref/attention.h"
 #include "etref/elementary.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/exponential.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"

@@ -17,7 +17,7 @@
  */
 #include "etref/cross_entropy.h"
 #include "etref/elementary.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/exponential.h"
 #include "ref/base/grid.h"
 #include "ref/base/lanes.h"

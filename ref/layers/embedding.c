@@ -7,7 +7,7 @@
  * positions (rope.c has them) and a table shared with the head.
  */
 #include "etref/embedding.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/sum.h"
 #include "ref/layers/check_arrays.h"
 

@@ -6,7 +6,7 @@
  * element-by-element step stands alone, as a reader would write them down.
  */
 #include "etref/ffn.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"

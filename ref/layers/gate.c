@@ -16,7 +16,7 @@
  */
 #include "etref/elementary.h"
 #include "etref/gate.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/bits.h"
 #include "ref/base/exponential.h"
 #include "ref/base/parallel.h"

@@ -16,7 +16,7 @@
  * of token-choice models. Left out: dropping of tokens (a rule's business) and any fused kernel.
  */
 #include "etref/moe.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/grid.h"
 #include "ref/base/memory.h"
 #include "ref/base/parallel.h"

@@ -16,7 +16,7 @@
  * iteration in bfloat16 (a rounding makes it).
  */
 #include "etref/optimizer.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/lanes.h"
 #include "ref/base/parallel.h"
 #include "ref/base/product.h"

@@ -16,7 +16,7 @@
  * Left out: gains and biases (the model has none) and the mean, which LayerNorm subtracts.
  */
 #include "etref/rmsnorm.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/grid.h"
 #include "ref/base/parallel.h"
 #include "ref/base/sum.h"

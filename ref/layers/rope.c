@@ -12,7 +12,7 @@
  */
 #include "etref/rope.h"
 #include "etref/elementary.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/grid.h"
 #include "ref/base/lanes.h"
 #include "ref/base/parallel.h"

@@ -157,7 +157,7 @@
  */
 #include "etref/leakage.h"
 #include "etref/routing.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 
 #include <stdbool.h>

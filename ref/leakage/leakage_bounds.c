@@ -12,7 +12,7 @@
  * G log2(E/(E-1)) + (n-G) log2(n/(n-G)); all three are reported.
  */
 #include "etref/leakage.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/bits.h"
 #include "ref/base/twofold.h"
 

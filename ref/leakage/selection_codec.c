@@ -22,7 +22,7 @@
  * cutoff has N digits, but takes no more than C(N,k) values.
  */
 #include "etref/leakage.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 
 #include <stdbool.h>

@@ -4,7 +4,7 @@
  * Shapes are written in letters, below. An array with a dimension of 0 does not exist: a dense
  * layer has no experts, n = 0, and so none of the arrays that have an n in their shape.
  */
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/model/model.h"
 

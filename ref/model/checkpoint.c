@@ -1,6 +1,6 @@
 /* checkpoint.c: a model on disk. See etref/checkpoint.h. */
 #include "etref/checkpoint.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/model/model.h"
 

@@ -11,7 +11,7 @@
 #include "etref/cross_entropy.h"
 #include "etref/embedding.h"
 #include "etref/random.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/sum.h"
 #include "ref/model/model.h"
 

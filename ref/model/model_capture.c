@@ -9,7 +9,7 @@
 #include "etref/capture.h"
 #include "etref/checkpoint.h"
 #include "etref/corpus.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/model/model.h"
 #include "ref/step/case_fields.h"

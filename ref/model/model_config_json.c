@@ -3,7 +3,7 @@
  * The layer under study is a case (case.h), and its object is read by the reader of cases; what a
  * model knows better, its tokens and widths, is written into it first.
  */
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/model/model.h"
 #include "ref/format/json_members.h"

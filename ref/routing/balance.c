@@ -13,7 +13,7 @@
 #include "etref/elementary.h"
 #include "ref/base/exponential.h"
 #include "etref/routing.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/sum.h"
 
 static double fraction(const et_grid *q, size_t N, size_t n, size_t K, et_real load)

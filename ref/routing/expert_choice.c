@@ -5,7 +5,7 @@
  * what expert threshold routing replaces by a threshold known beforehand.
  */
 #include "etref/routing.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/routing/top_k.h"
 

@@ -10,7 +10,7 @@
  * Eq. 6, Algorithm 1; the released code tests >= and divides the average by 1 - beta^u.
  */
 #include "etref/routing.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
 #include "ref/layers/moving_average.h"

@@ -11,7 +11,7 @@
  * Source: GShard (arXiv:2006.16668, algorithm 1), Switch Transformers (arXiv:2101.03961, section 2.2); Megatron-LM.
  */
 #include "etref/routing.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/routing/top_k.h"
 

@@ -14,7 +14,7 @@
  */
 #include "etref/elementary.h"
 #include "etref/routing.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/sum.h"
 
 #include <math.h>

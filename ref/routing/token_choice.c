@@ -5,7 +5,7 @@
  * Causal: what token t gets depends on token t alone. With a capacity not so: see overflow.c.
  */
 #include "etref/routing.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/routing/top_k.h"
 

@@ -6,7 +6,7 @@
  */
 #include "etref/bundle.h"
 #include "etref/version.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/format/safetensors.h"
 #include "ref/step/tensors.h"

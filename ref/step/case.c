@@ -15,7 +15,7 @@
  * (et_step_create knows what a step takes; here only sizes that cannot be addressed are refused).
  */
 #include "etref/case.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/format/json.h"
 #include "ref/step/case_contradictions.h"

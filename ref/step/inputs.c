@@ -33,7 +33,7 @@
 #include "etref/random.h"
 #include "etref/routing.h"
 #include "etref/step.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/parallel.h"
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"

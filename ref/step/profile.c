@@ -4,7 +4,7 @@
  * rounding error at each place, is ref/base/place_rounding.c.
  */
 #include "etref/profile.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/base/place_rounding.h"
 #include "ref/format/json_members.h"

@@ -16,7 +16,7 @@
  * is put together at the end (step_ranks.c).
  */
 #include "etref/step.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/base/sum.h"
 #include "ref/step/decide.h"

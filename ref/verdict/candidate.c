@@ -5,7 +5,7 @@
  * Arrays in memory are walked as a file's are; those of a type that et_verify takes are not copied.
  */
 #include "etref/candidate.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/step/case_fields.h"
 #include "ref/format/json.h"

@@ -6,7 +6,7 @@
  *
  * Left out: what hangs on open decisions; a candidate that shows its routing can be judged there.
  */
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/base/place_rounding.h"
 #include "ref/step/tensors.h"

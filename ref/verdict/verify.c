@@ -10,7 +10,7 @@
  *
  * Left out: reading files (the tool's business).
  */
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"
 #include "ref/step/case_kinds.h"

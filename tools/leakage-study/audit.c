@@ -43,7 +43,7 @@
  * normalises over the batch, so its weights see the future even where its decisions do not.
  */
 #include "tools/leakage-study/audit.h"
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
 
 #include <stdlib.h>

@@ -1,11 +1,11 @@
-/* arithmetic.c: the floating-point environment in which the library computes. See arithmetic.h.
+/* float_environment.c: the floating-point environment in which the library computes. See float_environment.h.
  *
  * What is kept here is kept for each thread by itself, as the environment is: how deep the thread is
  * in public functions that call each other, how many of a team's threads were prepared, and, of a
  * worker, what it had before. Where a caller's own code asks for fewer threads in between (a progress
  * function may), OpenMP ends some workers and makes new ones later: those have nothing to get back.
  */
-#include "ref/base/arithmetic.h"
+#include "ref/base/float_environment.h"
 #include "ref/base/parallel.h"
 
 #include <omp.h>

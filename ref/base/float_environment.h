@@ -1,4 +1,4 @@
-/* arithmetic.h: the floating-point environment in which the library computes. Internal.
+/* float_environment.h: the floating-point environment in which the library computes. Internal.
  *
  * A golden's bits rest on IEEE-754's default environment: rounding to nearest, gradual underflow, no
  * traps. The caller's may be another: a library built with fast-math sets flush-to-zero for the
@@ -14,8 +14,8 @@
  * them, at that time. Before the first loop of a call that is shared among threads (parallel.h), each
  * worker's is set, too, and when the outermost function returns each gets its own back.
  */
-#ifndef ET_ARITHMETIC_H
-#define ET_ARITHMETIC_H
+#ifndef ET_FLOAT_ENVIRONMENT_H
+#define ET_FLOAT_ENVIRONMENT_H
 
 #include <fenv.h>
 
