@@ -13,8 +13,9 @@ FIGURES = (
      "The same quantity, on bytes; beside the paper's TC stands one with Muon for each expert."),
     ("rules", "2", "twelve tokens and four experts under the three rules",
      "The same, of a layer drawn at random."),
-    ("cutoff", "3", "batch cutoff − threshold, and the share of tokens that pass it",
-     "ET alone, an expert in a step for each point; EC's loads do not vary."),
+    ("cutoff", "3", "batch cutoff − threshold, and the share of tokens that an expert takes",
+     "The same quantities, an expert in a step for each point. EC takes its share wherever its "
+     "cutoff is."),
     ("kinds", "4b, 22", "usage of the last layer's experts by kind of text",
      "Prose, code and generated sums for the paper's code and mathematics; pools of 256 to a step."),
     ("passages", "4a, 19, 21", "experts of each character, by layer",
