@@ -58,7 +58,7 @@ et_status et_golden_case(const et_golden *golden, char **json, et_error *error);
 et_status et_golden_tensor(et_golden *golden, size_t index, et_array *out, et_error *error);
 
 /* Writes it as a bundle, whole or not at all. profile NULL, or a built-in one's name or JSON: with
- * its error bars, from 49 runs of the layer, which later verdicts of this golden use. ET_EINVAL,
+ * its error bars, from many runs of the layer, which later verdicts of this golden use. ET_EINVAL,
  * ET_EIO, ET_ENOMEM. */
 et_status et_golden_write(et_golden *golden, const char *path, const char *profile,
                           et_error *error);

@@ -24,10 +24,11 @@
  *
  * Replicas, of which error bars are made, and emulated kernels round there (rounding.h).
  *
- * Rounding to nearest with p bits makes an error that is uniform on +-ulp/2, with variance
+ * One rounding to nearest with p bits makes an error that is uniform on +-ulp/2, with variance
  * ulp^2/12, ulp = 2^(e-p+1) for a value in [2^e, 2^(e+1)); below the smallest normal number the
  * spacing of the format is fixed. Truncation makes an error uniform on [0, ulp): second moment
- * ulp^2/3. A value that carries no error and is representable is not rounded: variance 0.
+ * ulp^2/3. A value that carries no error and is representable is not rounded: variance 0. Error bars
+ * are not made of these formulas but of replicas; explanations of a failure use them.
  */
 #ifndef ETREF_PROFILE_H
 #define ETREF_PROFILE_H

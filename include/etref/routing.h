@@ -122,8 +122,8 @@ typedef enum et_balance {
     ET_BALANCE_NONE,
     ET_BALANCE_AUX,         /* L = alpha sum_i F_i P_i; the gradient flows through P only */
     ET_BALANCE_AUX_ERROR,   /* the same with F_i - 1 */
-    ET_BALANCE_LOSSFREE,    /* b_i += u sign(mean load - load_i); sign(0) = 0 */
-    ET_BALANCE_PROPORTIONAL /* b_i += u (1 - F_i) */
+    ET_BALANCE_LOSSFREE,    /* b_i += rate sign(mean load - load_i); sign(0) = 0 */
+    ET_BALANCE_PROPORTIONAL /* b_i += rate (1 - F_i) */
 } et_balance;
 
 /* F_i = n load_i / (K N): 1 for each under perfect balance. load [n] per batch of N tokens. */

@@ -14,8 +14,10 @@
  * keeps, with T_e and T_g, `element` and `group` in limits.c:
  *
  *     |e| <= T_e sqrt(V)
- *     S beyond 0 and the mean <= T_g sd(S) + 2 systematic(S)   and what one element more than the replicas had
- *     Q - mean                <= T_g sd(Q) + 2 systematic(Q)   may add, of the farthest error E that they had
+ *     S beyond 0 and the mean <= T_g sd(S) + 2 systematic(S)
+ *     Q - mean                <= T_g sd(Q) + 2 systematic(Q)
+ *
+ * each plus what a single error of the size E may add, where E is the farthest that they had.
  */
 #ifndef ET_BARS_H
 #define ET_BARS_H

@@ -264,8 +264,8 @@ static bool is_small(const et_step *s)
     return work_of(s) < 2e7;
 }
 
-/* What error bars take: 49 runs of the layer, at a speed that was measured. Their first making would go past the limit
- * unseen; where sums are rounded after each addition they take ten times as long. */
+/* What error bars take: 49 runs of the layer, and those of its stages, at a speed that was measured for all of them. Their
+ * first making would go past the limit unseen; where sums are rounded after each addition they take ten times as long. */
 static void expect_bars(et_budget *b, const et_step *s)
 {
     const double runs = ET_FIRST_REPLICAS + ET_SECOND_REPLICAS + 1, products = 6, speed = 4.5e9;

@@ -4,7 +4,7 @@
  *     backward   combine -> experts -> score (with weigh's own backward in it)
  *
  * N tokens, n experts; in the backward pass g->gates is dL/dp and g->logits dL/dr. The bool of
- * et_matmul says whether the product is added to its target (+=) or replaces it.
+ * et_product says whether the product is added to its target (+=) or replaces it.
  *
  * The rows of an expert's tokens are gathered into one dense matrix, so that an expert is the same
  * feed-forward layer as the dense one (ffn.c); where weights stand on the inputs, these are the rows

@@ -3,11 +3,11 @@
  *     F_i = n load_i / (K N)          1 for each expert under perfect balance
  *     P_i = (1/N) sum_t p_ti
  *     aux = sum_i F_i P_i             aux_error = sum_i (F_i - 1) P_i
- *     loss-free     b_i += u sign(mean load - load_i)
- *     proportional  b_i += u (1 - F_i)
+ *     loss-free     b_i += rate sign(mean load - load_i)
+ *     proportional  b_i += rate (1 - F_i)
  *     z = (1/N) sum_t (log sum_i e^r_ti)^2
  *
- * EC and ET need none of this: their loads are fixed, or steered by the threshold.
+ * EC and ET need no balancing: their loads are fixed, or steered by the threshold.
  * Source: paper, sections on baselines; aux in the form of the released code.
  */
 #include "etref/elementary.h"

@@ -33,11 +33,11 @@ typedef struct tensor_groups {
     et_tensor_verdict *out;
 } tensor_groups;
 
-/* How many deviations `far` is, where `free` of it are none. */
-static double deviations_of(double far, double free, double sd)
+/* How many deviations `found` is, where `free` of it are none. */
+static double deviations_of(double found, double free, double sd)
 {
-    if (far <= free) return 0;
-    return sd > 0 ? (far - free) / sd : isnan(far) || far > free ? (double)INFINITY : 0;
+    if (found <= free) return 0;
+    return sd > 0 ? (found - free) / sd : isnan(found) || found > free ? (double)INFINITY : 0;
 }
 
 et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, size_t number,
@@ -52,10 +52,10 @@ et_group et_measure_group(const et_bars *b, const et_tensor_bars *t, size_t numb
     g.allowed = T;
     g.pass = true;
     if (s->n < LEAST || s->uu < 4 * s->n) return g;
-    double far = E * E / s->n, sd = bar->spread_sd * sqrt(bar->n / s->n);
+    double one_error = E * E / s->n, sd = bar->spread_sd * sqrt(bar->n / s->n);
     double free = bar->spread + 2 * bar->spread_systematic;
-    g.spread_limit = sqrt((free + T * sd) * (free + T * sd) + far);
-    g.deviations = deviations_of(sqrt(fmax(0, g.spread * g.spread - far)), free, sd);
+    g.spread_limit = sqrt((free + T * sd) * (free + T * sd) + one_error);
+    g.deviations = deviations_of(sqrt(fmax(0, g.spread * g.spread - one_error)), free, sd);
     if (bar->slope_sd > 0) {
         double r = sqrt(bar->uu / s->uu), outside = fabs(et_beyond(g.slope, bar->slope));
         free = 2 * bar->slope_systematic * r + E * sqrt(s->most_uu) / s->uu;
