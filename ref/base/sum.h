@@ -96,4 +96,14 @@ static inline double et_over(const et_grid *grid, double a, double b)
     return grid == NULL || et_is_power_of_two(b) ? a / b : et_rounded(grid, a / b);
 }
 
+/* Half of 1 + f, f = erf or tanh, as kernels take it: where f is near -1, with the last bits of 1. Their libraries' f is off
+ * by up to so many units in the last place of 1/2. `function` is a grid of its own. */
+static inline double et_half_of_one_and(const et_grid *grid, const et_grid *function, double f,
+                                        double units)
+{
+    double unit = ldexp(1, function->drop - 53), off = units * unit * et_chance_of(function, f);
+    if (1 - fabs(f) < unit / 2) off = 0; /* 1 to the last bit */
+    return et_plus(grid, 1, et_rounded(grid, f + off)) / 2;
+}
+
 #endif

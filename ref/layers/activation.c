@@ -7,7 +7,7 @@
  *
  * s(v) = 1/(1 + e^-v), silu(v) = v s(v), silu'(v) = s (1 + v (1-s)); and (1 + tanh(g/2)) / 2 = s(g).
  *
- * s(v) is taken with e^-|v|, as e^v/(1 + e^v) for v < 0; some kernels have 1/(1 + e^-v) there, too.
+ * s(v) is taken with e^-|v|, as e^v/(1 + e^v) for v < 0; some kernels have 1/(1 + e^-v) there, too, or tanh.
  *
  * With a rounding each step is a kernel's, in the arithmetic of its sums. silu(V), and dA H on the way back, pass through
  * memory in kernels that do not fuse; others leave that rounding out, as replicas do.
@@ -25,7 +25,7 @@
 typedef struct steps {
     const et_grid *grid, *function;
     et_grid rooms[2];
-    bool from_one, grows;
+    bool from_one, grows, by_tanh;
 } steps;
 
 static void take_steps(steps *s, const et_rounding *r)
@@ -34,6 +34,7 @@ static void take_steps(steps *s, const et_rounding *r)
     s->function = et_grid_in(&s->rooms[1], r, et_sum_place(r), "erf");
     s->from_one = et_goes_other_way(r, "1 - s", "activation");
     s->grows = et_goes_other_way(r, "1/(1+e^-v)", "activation");
+    s->by_tanh = et_goes_other_way(r, "tanh", "activation");
 }
 
 /* ---- relu2 ---- */
@@ -56,16 +57,27 @@ ET_IN_LANES double logistic(const et_grid *g, bool grows, double v)
     return et_over(g, v < 0 && !grows ? e : 1, et_plus(g, 1, e));
 }
 
+/* s(v), or half of 1 + tanh(v/2): tanh is off by a unit in its last place. */
+ET_IN_LANES double tanh_share(const steps *k, double v)
+{
+    double s = logistic(NULL, false, v);
+    return k->grid ? et_half_of_one_and(k->grid, k->function, 2 * s - 1, 1) : s;
+}
+
+ET_IN_LANES double sigmoid(const steps *k, double v)
+{
+    return k->by_tanh ? tanh_share(k, v) : logistic(k->grid, k->grows, v);
+}
+
 ET_IN_LANES double silu(const steps *k, double v)
 {
-    return et_times(k->grid, v, logistic(k->grid, k->grows, v));
+    return et_times(k->grid, v, sigmoid(k, v));
 }
 
 ET_IN_LANES double silu_slope(const steps *k, double v)
 {
     const et_grid *g = k->grid;
-    double s = logistic(g, k->grows, v),
-           rest = k->from_one ? et_plus(g, 1, -s) : logistic(g, k->grows, -v);
+    double s = sigmoid(k, v), rest = k->from_one ? et_plus(g, 1, -s) : sigmoid(k, -v);
     return et_times(g, s, et_plus(g, 1, et_times(g, v, rest)));
 }
 
@@ -104,25 +116,15 @@ double et_normal_share(double x)
     return 0.5 + normal_density(x) * sum;
 }
 
-/* Half of 1 + f, f = erf or tanh, as kernels take it: where f is near -1, with the last bits of 1. Their libraries' f is off
- * by up to so many units in the last place of 1/2: tanh by one; erf by 5 where it is Abramowitz and Stegun's 7.1.26, as in
- * PyTorch's gelu on the CPU: good to 1.5e-7, which is 2.5; and its polynomial's five terms, of about 1, each round, which is
- * sqrt(5) more. */
-static double half_of_one_and(const steps *k, double f, double units)
-{
-    double unit = ldexp(1, k->function->drop - 53),
-           off = units * unit * et_chance_of(k->function, f);
-    if (1 - fabs(f) < unit / 2) off = 0; /* 1 to the last bit */
-    return et_plus(k->grid, 1, et_rounded(k->grid, f + off)) / 2;
-}
-
-/* P(x), or half of 1 + erf(x / sqrt 2). */
+/* P(x), or half of 1 + erf(x / sqrt 2). erf is off by 5 units of its last place where it is Abramowitz and Stegun's 7.1.26, as
+ * in PyTorch's gelu on the CPU: good to 1.5e-7, which is 2.5; and its polynomial's five terms, of about 1, each round, which
+ * is sqrt(5) more. */
 static double share(const steps *k, double x)
 {
     const double root = 1.4142135623730951;
     if (k->grid == NULL) return et_normal_share(x);
     double rounded = root * et_times(k->grid, x, 1 / root);
-    return half_of_one_and(k, 2 * et_normal_share(rounded) - 1, 5);
+    return et_half_of_one_and(k->grid, k->function, 2 * et_normal_share(rounded) - 1, 5);
 }
 
 static double gelu(const steps *k, double x)
@@ -150,13 +152,6 @@ ET_IN_LANES double inner(const et_grid *g, double x)
 ET_IN_LANES double inner_slope(const et_grid *g, double x)
 {
     return et_times(g, twice_root, et_plus(g, 1, et_times(g, 3 * cubic, et_times(g, x, x))));
-}
-
-/* s(g), or half of 1 + tanh(g/2). */
-ET_IN_LANES double tanh_share(const steps *k, double g2)
-{
-    double s = logistic(NULL, false, g2);
-    return k->grid ? half_of_one_and(k, 2 * s - 1, 1) : s;
 }
 
 ET_IN_LANES double gelu_tanh(const steps *k, double x)

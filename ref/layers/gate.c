@@ -14,6 +14,7 @@
  * With a rounding every step is a kernel's: rounded, and in the formulas that kernels use, which lose
  * more than the golden's do. A gate's last step is rounded where its result is stored.
  */
+#include "etref/cross_entropy.h"
 #include "etref/elementary.h"
 #include "etref/gate.h"
 #include "ref/base/float_environment.h"
@@ -28,13 +29,14 @@
 /* A kernel's steps between logits and gate values. */
 typedef struct steps {
     const et_rounding *kernel;
-    et_grid grid; /* of each step's result; unused in a golden */
-    bool grows, loose, inverts, saves, by_lse;
+    et_grid grid, tanh; /* of each step's result, of tanh's; unused in a golden */
+    bool grows, by_tanh, loose, inverts, saves, by_lse;
 } steps;
 
 /* Kernels' formulas differ, and half of the replicas have the one, half the other:
  *
  *     1/(1 + e^-r)      for e^r/(1 + e^r), r < 0: 0 where e^-r is beyond the format; e^r is below the normal numbers there
+ *     (1 + tanh(r/2))/2 for both: of a small gate it has lost what is small beside 1
  *     2^(r log2 e)      as processors have it, or a polynomial: by how much it is off, below
  *     a (1/b)           for a/b
  *     e^(r - lse)       for e^r / sum e^r, lse = log sum e^r, which has lost what is small beside the largest logit
@@ -46,7 +48,9 @@ static steps steps_of(const et_rounding *r)
     const et_rounding *kernel = s.kernel;
     if (kernel == NULL) return s;
     s.grid = et_grid_of(kernel, ET_GATE_ARITHMETIC, "gate");
+    s.tanh = et_grid_of(kernel, ET_GATE_ARITHMETIC, "tanh");
     s.grows = et_goes_other_way(r, "1/(1+e^-r)", "gate");
+    s.by_tanh = et_goes_other_way(r, "tanh", "gate");
     s.loose = et_goes_other_way(r, "2^(r log2 e)", "gate");
     s.inverts = et_goes_other_way(r, "a (1/b)", "gate");
     s.saves = et_goes_other_way(r, "1 - p", "gate");
@@ -93,6 +97,8 @@ bool et_gate_has_anchor(et_gate gate)
 /* Written with e^-|r| <= 1, so that nothing overflows: for r < 0, 1/(1+e^-r) = e^r/(1+e^r). */
 static et_real sigmoid(const steps *s, et_real r)
 {
+    if (s->by_tanh)
+        return (et_real)et_half_of_one_and(&s->grid, &s->tanh, et_tanh((double)r / 2), 1);
     bool grows = r < 0 && s->grows;
     et_real e = e_to(s, grows ? -r : -(et_real)fabs(r));
     return over(s, r < 0 && !grows ? e : 1, (et_real)et_plus(grid_of(s), 1, (double)e));
