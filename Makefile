@@ -85,7 +85,8 @@ LONGEST := $(filter $(NAMES),test_campaign test_explain test_random_verdicts tes
              test_candidates test_environment test_judgement test_faults)
 TESTS   ?= $(filter-out $(EXCEPT),$(LONGEST) $(filter-out $(LONGEST),$(NAMES)))
 
-# The tool finds OpenBLAS's best kernels by itself; other programs are told, but under Valgrind, which knows few processors.
+# What the tool sets for itself (main.c) other programs are told; but no kernels under Valgrind, which knows few processors.
+export GOMP_SPINCOUNT ?= 10000
 BEST_BLAS = OPENBLAS_CORETYPE="$${OPENBLAS_CORETYPE-$$($(BUILD)/etref --version | sed -n 's/^kernels //p')}"
 
 ## all: library (static and shared) and tool, in build/; with PRECISION=f32 in build-f32/

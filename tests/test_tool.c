@@ -204,6 +204,31 @@ START_TEST(the_users_kernels_are_kept_and_spoken_of)
 }
 END_TEST
 
+/* ---- threads that wait ---- */
+
+/* libgomp prints its settings when it is loaded: before the tool sets one, and again when it starts anew. */
+static void expect_waiting(const char *variable, const char *value, const char *shown)
+{
+    unsetenv("GOMP_SPINCOUNT");
+    unsetenv("OMP_WAIT_POLICY");
+    setenv("OMP_DISPLAY_ENV", "verbose", 1);
+    if (variable != NULL) setenv(variable, value, 1);
+    ck_assert_int_eq(RUN("list", "layers"), 0);
+    const char *last = NULL;
+    for (const char *at = errors; (at = strstr(at, "GOMP_SPINCOUNT = ")) != NULL; at++) last = at;
+    if (last != NULL) ck_assert_msg(strstr(last, shown) != NULL, "not %s: %s", shown, last);
+    if (variable != NULL) unsetenv(variable);
+    unsetenv("OMP_DISPLAY_ENV");
+}
+
+START_TEST(threads_wait_a_short_time_unless_told)
+{
+    expect_waiting(NULL, NULL, "= '10000'");
+    expect_waiting("GOMP_SPINCOUNT", "77", "= '77'");
+    expect_waiting("OMP_WAIT_POLICY", "passive", "= '0'");
+}
+END_TEST
+
 /* ---- verify, show ---- */
 
 START_TEST(what_is_generated_verifies)
@@ -504,6 +529,7 @@ static Suite *tool_suite(void)
     tcase_add_test(usage, a_full_disk_is_no_success);
     tcase_add_test(usage, old_kernels_are_replaced_by_better_ones);
     tcase_add_test(usage, the_users_kernels_are_kept_and_spoken_of);
+    tcase_add_test(usage, threads_wait_a_short_time_unless_told);
     tcase_add_checked_fixture(made, make_bundles, remove_all);
     tcase_add_test(made, what_is_generated_verifies);
     tcase_add_test(made, what_is_generated_can_be_shown);

@@ -146,24 +146,40 @@ static int finish_output(int status)
     return status == STATUS_PASS ? failed : status;
 }
 
-/* OpenBLAS has chosen its kernels before main. Where it could have better ones the tool is started once
- * more, with OPENBLAS_CORETYPE set; where the user has set it, or it did not help, it stays as it is. A
- * program that was started through the dynamic loader (which then has no base address of its own) is
- * not the file to start, and a file that cannot be started again goes on with the kernels it has. */
-static void take_best_kernels(char **argv)
+/* Libraries read their settings when they are loaded, before main. Where one of these is not set and should be, the tool sets
+ * it and is started once more:
+ *
+ *     OPENBLAS_CORETYPE   if OpenBLAS has chosen slower kernels than it could have
+ *     GOMP_SPINCOUNT      how often a thread of libgomp that waits for others looks whether they have come, before it sleeps.
+ *                         By default that is for milliseconds, which on a machine that does something else, too, are taken
+ *                         from those it waits for: tools/README.md has what that cost.
+ *
+ * A program that was started through the dynamic loader (which then has no base address of its own) is not the file to start,
+ * and a file that cannot be started again goes on with the settings it has. */
+static void start_with_settings(char **argv)
 {
+    const struct {
+        const char *name, *value;
+    } settings[] = {{"OPENBLAS_CORETYPE", et_better_kernels()},
+                    {"GOMP_SPINCOUNT", getenv("OMP_WAIT_POLICY") ? NULL : "10000"}};
+    enum { SETTINGS = sizeof settings / sizeof *settings };
+    bool set[SETTINGS], any = false;
     char self[PATH_MAX];
-    const char *better = et_better_kernels();
-    if (better == NULL || getenv("OPENBLAS_CORETYPE") != NULL || getauxval(AT_BASE) == 0) return;
+    if (getauxval(AT_BASE) == 0) return;
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     if (length <= 0) return;
     self[length] = '\0';
-    if (setenv("OPENBLAS_CORETYPE", better, 1) != 0) {
-        fail("no memory to set OPENBLAS_CORETYPE=%s", better);
-        leave_without_memory();
+    for (int i = 0; i < SETTINGS; i++) {
+        set[i] = settings[i].value != NULL && getenv(settings[i].name) == NULL;
+        any |= set[i];
+        if (set[i] && setenv(settings[i].name, settings[i].value, 1) != 0) {
+            fail("no memory to set %s=%s", settings[i].name, settings[i].value);
+            leave_without_memory();
+        }
     }
-    execv(self, argv);
-    unsetenv("OPENBLAS_CORETYPE");
+    if (any) execv(self, argv);
+    for (int i = 0; i < SETTINGS; i++)
+        if (set[i]) unsetenv(settings[i].name);
 }
 
 /* Error bars run a layer some fifty times. Memory given back to the system after each run would have to be cleared by it,
@@ -176,7 +192,7 @@ static void keep_memory(void)
 
 int main(int argc, char **argv)
 {
-    take_best_kernels(argv);
+    start_with_settings(argv);
     keep_memory();
     partial_install();
     begin();
