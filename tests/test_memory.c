@@ -1,5 +1,5 @@
 /* test_memory.c: the limit that control groups set, read from folders made here. */
-#include "tools/etref/memory.c" /* no part of the library. NOLINT(bugprone-suspicious-include) */
+#include "tools/etref/memory_limit.c" /* no part of the library. NOLINT(bugprone-suspicious-include) */
 
 #include "tests/check_main.h"
 #include "tests/scratch.h"

@@ -120,7 +120,7 @@ et_status et_leakage_labels(const et_leakage_case *c, uint64_t *labels, et_error
  * Free of N: per token each goes to 0. Arguments and errors as et_leakage_labels, any size. */
 et_status et_leakage_labels_suffice(const et_leakage_case *c, uint64_t *labels, et_error *error);
 
-/* ---- Codec (ref/leakage/selection_codec.c; paper, Algorithm 2) ---- */
+/* ---- Codec (ref/leakage/leakage_codec.c; paper, Algorithm 2) ---- */
 
 /* A dyadic number in [0,1) is a string of its binary digits after the point, '0' and '1', without a
  * terminator; digits not given are 0. Selections z [N] hold 0 for refused, anything else for taken.

@@ -5,7 +5,7 @@
 #include "ref/base/float_environment.h"
 #include "ref/base/lanes.h"
 #include "ref/base/memory.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/step/decide.h"
 #include "ref/step/tensors.h"
 

@@ -9,7 +9,7 @@
 #include "ref/base/grid.h"
 #include "ref/base/lanes.h"
 #include "ref/base/memory.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/step/tensors.h"
 
 #include <math.h>

@@ -6,7 +6,7 @@
  * function may), OpenMP ends some workers and makes new ones later: those have nothing to get back.
  */
 #include "ref/base/float_environment.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 
 #include <omp.h>
 

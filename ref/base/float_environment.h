@@ -11,7 +11,7 @@
  * inner loops (elementary.h, dtype.h, random.h, et_place_...) take the environment as it is.
  *
  * The environment belongs to a thread, and OpenMP's workers have that of the thread that created
- * them, at that time. Before the first loop of a call that is shared among threads (parallel.h), each
+ * them, at that time. Before the first loop of a call that is shared among threads (threads.h), each
  * worker's is set, too, and when the outermost function returns each gets its own back.
  */
 #ifndef ET_FLOAT_ENVIRONMENT_H

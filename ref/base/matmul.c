@@ -4,7 +4,7 @@
 
 #include "ref/base/float_environment.h"
 #include "ref/base/plain_product.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 
 #include <cblas.h>
 #include <stdint.h>

@@ -4,7 +4,7 @@
  * c has the type of C; -ffp-contract=off keeps the product's own rounding.
  */
 #include "ref/base/plain_product.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 
 #include <math.h>
 #include <string.h>

@@ -3,7 +3,7 @@
 #include "ref/base/plain_product.h"
 #include "ref/base/lanes.h"
 #include "ref/base/memory.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/sum.h"
 
 #include <cblas.h>

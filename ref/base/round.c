@@ -7,7 +7,7 @@
 #include "ref/base/float_environment.h"
 #include "ref/base/grid.h"
 #include "ref/base/lanes.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 
 uint64_t et_rounding_key(uint64_t seed, const char *site)
 {

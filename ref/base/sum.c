@@ -3,7 +3,7 @@
 #include "ref/base/grid.h"
 #include "ref/base/lanes.h"
 #include "ref/base/memory.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 
 #include <stdlib.h>
 #include <string.h>

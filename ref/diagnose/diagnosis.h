@@ -10,8 +10,8 @@
  *     own_stages.c           such a profile stage by stage, from the candidate's own numbers
  *     stale_rows.c           are they another call's rows?
  *     misread_rows.c         are they by another expert's weights, or another token's?
- *     residual.c             what is wrong, and where, if nothing explains it
- *     mutant.c, mutant_hooks.c, picked_rows.c  the reference with one thing done wrong, on picked tokens
+ *     unexplained.c                            what is wrong, and where, if nothing explains it
+ *     mutant.c, mutant_hooks.c, mutant_rows.c  the reference with one thing done wrong, on picked tokens
  *     catalogue.c, faults_*.c                  what can go wrong
  *
  * Another profile under which everything passes is looked for by ref/verdict/choose_profile.c.
@@ -246,7 +246,7 @@ et_status et_explain_model(et_verdict *verdict, const et_judgement *j, et_error 
 et_status et_explain_by_layers(et_verdict *v, const et_judgement *j, et_budget *budget,
                                et_error *error);
 
-/* ---- residual.c ---- */
+/* ---- unexplained.c ---- */
 
 /* Is a row of the candidate another one of the reference? */
 bool et_holds_another_row(const et_diagnosis *q, const et_observed *x, size_t row);

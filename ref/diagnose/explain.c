@@ -25,7 +25,7 @@
  * A scope taken from the failures, "for the experts that fail", fits more than it explains, so it is tried only where
  * nothing holds everywhere. What is reported: all that fit, those that deviate at a later stage of the step, and so in
  * less of it, first; factors and roundings by how tightly they fit (hypothesis_fit.c). Where nothing fits the residual says what is
- * wrong (residual.c).
+ * wrong (unexplained.c).
  *
  * A caller may limit the CPU time. Other profiles are tried first and may use all of it. Formulas go on to six tenths of
  * the whole: to half of that the looks that choose survivors, then their judging. Factors go on to seven tenths, roundings

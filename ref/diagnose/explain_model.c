@@ -3,7 +3,7 @@
  *
  * Each mistake of the catalogue that the layer can have (faults_model.c, faults_ranks.c) makes a step of its own, and the
  * candidate is judged against that, under the error bars of the right one. A mistake under which every tensor passes explains
- * the verdict; where none does, and no other profile would pass, what is wrong is described (residual.c).
+ * the verdict; where none does, and no other profile would pass, what is wrong is described (unexplained.c).
  */
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"

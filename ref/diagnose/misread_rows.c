@@ -32,7 +32,7 @@ static products products_at(const et_diagnosis *q, const et_observed *x, size_t 
     }
 }
 
-/* Does the candidate's row point where `left` by expert e's weights does? By the measure of residual.c. */
+/* Does the candidate's row point where `left` by expert e's weights does? By the measure of unexplained.c. */
 static bool is_product_of(const et_observed *x, size_t row, const products *p, const et_real *left, size_t e)
 {
     double gg = 0, gv = 0, vv = 0, error = 0;

@@ -185,7 +185,7 @@ typedef struct et_fault {
     double factor;     /* ET_BY_FACTOR */
 } et_fault;
 
-/* ---- picked_rows.c: sub-steps ---- */
+/* ---- mutant_rows.c: sub-steps ---- */
 
 /* Picked tokens, and what that means under an assignment. Numbers of the sub-step, and of the whole. */
 typedef struct et_pick {

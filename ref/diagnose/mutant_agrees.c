@@ -23,7 +23,7 @@
  * et_judge_tensor.
  */
 #include "ref/base/memory.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/place_rounding.h"
 #include "ref/step/decide.h"
 #include "ref/step/tensors.h"

@@ -15,7 +15,7 @@
 #include "ref/layers/activation.h"
 #include "ref/base/exponential.h"
 #include "ref/base/lanes.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/sum.h"
 
 #include <math.h>

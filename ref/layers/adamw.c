@@ -9,8 +9,8 @@
 #include "etref/optimizer.h"
 #include "etref/routing.h"
 #include "ref/base/float_environment.h"
-#include "ref/base/parallel.h"
-#include "ref/layers/check_arrays.h"
+#include "ref/base/threads.h"
+#include "ref/layers/layer_arrays.h"
 #include "ref/layers/moving_average.h"
 
 #include <math.h>

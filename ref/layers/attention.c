@@ -29,10 +29,10 @@
 #include "ref/base/float_environment.h"
 #include "ref/base/exponential.h"
 #include "ref/base/memory.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
-#include "ref/layers/check_arrays.h"
+#include "ref/layers/layer_arrays.h"
 
 #include <math.h> /* sqrt: correctly rounded */
 #include <omp.h>

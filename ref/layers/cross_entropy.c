@@ -21,10 +21,10 @@
 #include "ref/base/exponential.h"
 #include "ref/base/grid.h"
 #include "ref/base/lanes.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
-#include "ref/layers/check_arrays.h"
+#include "ref/layers/layer_arrays.h"
 
 #include <string.h>
 

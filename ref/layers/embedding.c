@@ -9,7 +9,7 @@
 #include "etref/embedding.h"
 #include "ref/base/float_environment.h"
 #include "ref/base/sum.h"
-#include "ref/layers/check_arrays.h"
+#include "ref/layers/layer_arrays.h"
 
 #include <string.h>
 

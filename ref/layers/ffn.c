@@ -8,11 +8,11 @@
 #include "etref/ffn.h"
 #include "ref/base/float_environment.h"
 #include "ref/base/memory.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/product.h"
 #include "ref/base/sum.h"
 #include "ref/layers/activation.h"
-#include "ref/layers/check_arguments.h"
+#include "ref/layers/layer_arguments.h"
 
 #include <stdlib.h>
 

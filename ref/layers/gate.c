@@ -20,7 +20,7 @@
 #include "ref/base/float_environment.h"
 #include "ref/base/bits.h"
 #include "ref/base/exponential.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/sum.h"
 #include "ref/base/twofold.h"
 

@@ -18,9 +18,9 @@
 #include "etref/optimizer.h"
 #include "ref/base/float_environment.h"
 #include "ref/base/lanes.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/product.h"
-#include "ref/layers/check_arrays.h"
+#include "ref/layers/layer_arrays.h"
 #include "ref/layers/moving_average.h"
 
 #include <math.h>

@@ -18,9 +18,9 @@
 #include "etref/rmsnorm.h"
 #include "ref/base/float_environment.h"
 #include "ref/base/grid.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/sum.h"
-#include "ref/layers/check_arrays.h"
+#include "ref/layers/layer_arrays.h"
 
 #include <math.h> /* sqrt: correctly rounded on every IEEE-754 machine */
 

@@ -15,10 +15,10 @@
 #include "ref/base/float_environment.h"
 #include "ref/base/grid.h"
 #include "ref/base/lanes.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/sum.h"
 #include "ref/base/twofold.h"
-#include "ref/layers/check_arrays.h"
+#include "ref/layers/layer_arrays.h"
 
 #include <math.h>
 

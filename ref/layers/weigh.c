@@ -8,7 +8,7 @@
  * and off the slots dp = 0. A routed_scale a multiplies every w: a dw_i stands for dw_i; w_j has it already.
  */
 #include "ref/layers/weigh.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 
 et_place et_stored_as(const et_moe *moe, et_place place)
 {

@@ -2,7 +2,7 @@
 #include "ref/routing/duplicate_rows.h"
 #include "ref/base/bits.h"
 #include "ref/base/memory.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 
 #include <stdbool.h>
 #include <stdlib.h>

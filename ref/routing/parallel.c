@@ -6,7 +6,7 @@
  */
 #include "etref/parallel.h"
 #include "ref/base/memory.h"
-#include "ref/layers/check_arguments.h"
+#include "ref/layers/layer_arguments.h"
 
 #include <stdlib.h>
 #include <string.h>

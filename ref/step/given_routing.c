@@ -1,13 +1,13 @@
 /* given_routing.c: an assignment that a bundle brings, for a step that decides nothing itself. See etref/bundle.h.
  *
- * Whatever of route.* says who goes where is read (shown_routing.h); what counts the same slots once more must agree.
+ * Whatever of route.* says who goes where is read (bundle_routing.h); what counts the same slots once more must agree.
  */
 #include "etref/bundle.h"
 #include "ref/base/memory.h"
 #include "ref/format/tensor_arrays.h"
 #include "ref/step/decide.h"
 #include "ref/step/case_kinds.h"
-#include "ref/step/shown_routing.h"
+#include "ref/step/bundle_routing.h"
 #include "ref/step/tensors.h"
 
 #include <stdlib.h>

@@ -34,7 +34,7 @@
 #include "etref/routing.h"
 #include "etref/step.h"
 #include "ref/base/float_environment.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"
 #include "ref/step/case_kinds.h"

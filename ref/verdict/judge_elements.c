@@ -14,7 +14,7 @@
  */
 #include "ref/base/bits.h"
 #include "ref/base/memory.h"
-#include "ref/base/parallel.h"
+#include "ref/base/threads.h"
 #include "ref/base/place_rounding.h"
 #include "ref/verdict/judge.h"
 

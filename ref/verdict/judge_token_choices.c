@@ -15,7 +15,7 @@
  */
 #include "ref/base/memory.h"
 #include "ref/step/case_kinds.h"
-#include "ref/step/shown_routing.h"
+#include "ref/step/bundle_routing.h"
 #include "ref/step/tensors.h"
 #include "ref/routing/duplicate_rows.h"
 #include "ref/verdict/decisions.h"

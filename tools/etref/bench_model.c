@@ -22,7 +22,7 @@
 #include "tools/etref/bench.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/options.h"
 #include "tools/etref/terminal.h"
 

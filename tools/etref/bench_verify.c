@@ -17,8 +17,8 @@
 #include "tools/etref/bench.h"
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
-#include "tools/etref/memory.h"
-#include "tools/etref/suites.h"
+#include "tools/etref/memory_limit.h"
+#include "tools/etref/named_cases.h"
 #include "tools/etref/terminal.h"
 
 #ifdef __GLIBC__

@@ -8,7 +8,7 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/eval_tokens.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/options.h"
 #include "tools/etref/terminal.h"
 

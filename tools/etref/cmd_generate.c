@@ -9,11 +9,11 @@
 #include "tools/etref/ending.h"
 #include "tools/etref/folder.h"
 #include "tools/etref/idle.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
 #include "tools/etref/profiles.h"
-#include "tools/etref/suites.h"
+#include "tools/etref/named_cases.h"
 #include "tools/etref/terminal.h"
 #include "ref/step/step_work.h"
 

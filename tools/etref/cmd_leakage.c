@@ -3,8 +3,8 @@
  * bound, exact, encode, decode, reach, audit, study: one file each or nearly so, leakage_*.c.
  */
 #include "tools/etref/commands.h"
-#include "tools/etref/leakage.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/cmd_leakage.h"
+#include "tools/etref/memory_limit.h"
 
 #include <errno.h>
 #include <math.h>

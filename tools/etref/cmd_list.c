@@ -7,7 +7,7 @@
 #include "ref/report/describe_case.h"
 #include "tools/etref/options.h"
 #include "tools/etref/profiles.h"
-#include "tools/etref/suites.h"
+#include "tools/etref/named_cases.h"
 #include "tools/etref/terminal.h"
 
 #include <stdio.h>

@@ -7,7 +7,7 @@
 #include "etref/etref.h"
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/options.h"
 #include "tools/etref/sample.h"
 #include "tools/etref/terminal.h"

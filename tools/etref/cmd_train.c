@@ -10,7 +10,7 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/folder.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/options.h"
 #include "tools/etref/partial.h"
 #include "tools/etref/terminal.h"

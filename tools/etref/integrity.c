@@ -10,7 +10,7 @@
 #include "ref/report/describe_case.h"
 #include "tools/etref/junit.h"
 #include "tools/etref/idle.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/standard_input.h"
 #include "tools/etref/terminal.h"
 #include "tools/etref/verify.h"

@@ -9,7 +9,7 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/idle.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/profiles.h"
 #include "tools/etref/standard_input.h"
 #include "tools/etref/terminal.h"

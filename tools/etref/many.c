@@ -8,7 +8,7 @@
 #include "tools/etref/ending.h"
 #include "tools/etref/failure_report.h"
 #include "tools/etref/junit.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/progress.h"
 #include "tools/etref/terminal.h"
 #include "tools/etref/verify.h"

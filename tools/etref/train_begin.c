@@ -6,7 +6,7 @@
  */
 #include "etref/etref.h"
 #include "tools/etref/ending.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/options.h"
 #include "tools/etref/train.h"
 

@@ -3,16 +3,16 @@
  * Of each batch the first t tokens are kept, the rest is replaced, and the batch is routed again:
  * decisions on the kept tokens that come out differently were told by the future. Noise and text
  * show how often that happens by itself; the adversary finds every decision that any future could
- * change. Two files are compared in pair.c.
+ * change. Two files are compared in audit_pair.c.
  */
 #include "etref/bundle.h"
 #include "tools/etref/commands.h"
 #include "ref/report/describe_case.h"
 #include "tools/etref/ending.h"
-#include "tools/etref/leakage.h"
+#include "tools/etref/cmd_leakage.h"
 #include "tools/leakage-study/audit_command.h"
-#include "tools/leakage-study/fresh.h"
-#include "tools/etref/memory.h"
+#include "tools/leakage-study/audit_fresh.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/terminal.h"
 
 #include <math.h>

@@ -23,7 +23,7 @@ typedef struct audit_options {
 enum { NOISE, TEXT, ADVERSARY, FUTURES };
 extern const char *const future_names[FUTURES];
 
-/* ---- rules.c: rules under audit, and what came of them ---- */
+/* ---- audit_rules.c: rules under audit, and what came of them ---- */
 
 enum { MAX_RULES = 16, MAX_CUTS = 4096 };
 
@@ -65,7 +65,7 @@ const char *rule_word(const et_audit_rule *rule);
 /* "expert choice, pools of 64, k = 4" */
 void describe_rule_of(char *out, size_t room, const et_audit_rule *rule);
 
-/* ---- pair.c ---- */
+/* ---- audit_pair.c ---- */
 
 int audit_pair(const audit_options *o);
 int write_twin(const audit_options *o);

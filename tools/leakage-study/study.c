@@ -7,7 +7,7 @@
 #include "tools/etref/commands.h"
 #include "tools/etref/ending.h"
 #include "tools/etref/folder.h"
-#include "tools/etref/leakage.h"
+#include "tools/etref/cmd_leakage.h"
 #include "tools/leakage-study/study.h"
 #include "tools/etref/terminal.h"
 

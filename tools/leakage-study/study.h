@@ -3,7 +3,7 @@
 #define ETREF_TOOL_LEAKAGE_STUDY_H
 
 #include "tools/leakage-study/audit_command.h"
-#include "tools/leakage-study/stream.h"
+#include "tools/leakage-study/study_stream.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -21,7 +21,7 @@ typedef struct study_options {
 /* Of the moving average; its weights reach back 100 batches. */
 #define STUDY_DECAY 0.99
 
-/* ---- pools.c: what batches of N tokens show ---- */
+/* ---- study_pools.c: what batches of N tokens show ---- */
 
 enum { MAX_SIZES = 16, LEAST_TOKENS = 64 };
 
@@ -63,7 +63,7 @@ typedef struct pool_study {
 
 et_status study_pools(pool_study *p, score_stream *s, const study_options *o, et_error *error);
 
-/* ---- start.c: the moving average from its first step on ---- */
+/* ---- study_start.c: the moving average from its first step on ---- */
 
 enum { START_STEPS = 500, WARM_UP = 400 };
 
@@ -89,7 +89,7 @@ typedef struct start_study {
 
 et_status study_start(start_study *a, score_stream *s, const study_options *o, et_error *error);
 
-/* ---- figures.c ---- */
+/* ---- study_figures.c ---- */
 
 /* A CSV file: written in memory, then into the folder, whole or not at all. */
 typedef struct csv_file {
@@ -114,7 +114,7 @@ typedef struct figure_list {
  * data, go. `figures` stays empty where there is no gnuplot. */
 et_status draw_figures(const char *folder, figure_list *figures, et_error *error);
 
-/* ---- flips.c: how often real scores let the future decide ---- */
+/* ---- study_flips.c: how often real scores let the future decide ---- */
 
 enum { FLIP_RULES = 12, FLIP_TOKENS = 4096 };
 

@@ -1,5 +1,5 @@
-/* suites.c: finding cases. See suites.h. */
-#include "tools/etref/suites.h"
+/* named_cases.c: finding cases. See named_cases.h. */
+#include "tools/etref/named_cases.h"
 #include "etref/capture.h"
 
 #include <jansson.h>

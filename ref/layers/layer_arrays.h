@@ -1,9 +1,9 @@
-/* check_arrays.h: is what a caller of a model's layer brings there? Internal.
+/* layer_arrays.h: is what a caller of a model's layer brings there? Internal.
  *
  * What is asked of an array is that it can be addressed, and is there where it has elements; its
  * length nobody can ask. Messages begin with the layer and name the array. */
-#ifndef ET_MODEL_ARRAYS_H
-#define ET_MODEL_ARRAYS_H
+#ifndef ET_LAYER_ARRAYS_H
+#define ET_LAYER_ARRAYS_H
 
 #include "etref/matmul.h"
 #include "etref/rounding.h"

@@ -1,4 +1,4 @@
-/* start.c: the first steps of a moving average that begins at 0.
+/* study_start.c: the first steps of a moving average that begins at 0.
  *
  * After u updates the plain average holds (1 - beta^u) of the cutoff: too little, so nearly every
  * token passes (or, below 0, nearly none) until 1/(1 - beta) steps are over. Dividing by 1 - beta^u

@@ -1,4 +1,4 @@
-/* stream.h: endless batches of router scores, for studies of pools and thresholds.
+/* study_stream.h: endless batches of router scores, for studies of pools and thresholds.
  *
  *     normal    independent deviates N(0,1): what theory is about
  *     text      bytes of a text as contextual vectors, scored by a random router; a batch is made of
@@ -7,8 +7,8 @@
  *     drifting  the same deviates, while each expert's mean walks at random, 0.005 a batch: a router
  *               that is being trained; what differs from normal differs by the walk alone
  */
-#ifndef ETREF_TOOL_LEAKAGE_STREAM_H
-#define ETREF_TOOL_LEAKAGE_STREAM_H
+#ifndef ETREF_TOOL_STUDY_STREAM_H
+#define ETREF_TOOL_STUDY_STREAM_H
 
 #include "etref/real.h"
 #include "etref/status.h"

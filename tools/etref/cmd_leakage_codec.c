@@ -1,4 +1,4 @@
-/* leakage_codec.c: `etref leakage encode`, `decode` and `reach`: Algorithm 2 from a command line.
+/* cmd_leakage_codec.c: `etref leakage encode`, `decode` and `reach`: Algorithm 2 from a command line.
  *
  * encode takes a selection, as a string of 0 and 1 or as an expert's column of a bundle's mask, and
  * gives scores and cutoff; decode takes the cutoff and gives the selection. Without --precision the
@@ -7,7 +7,7 @@
  * selection; exit status 1 if one of them does not.
  */
 #include "tools/etref/commands.h"
-#include "tools/etref/leakage.h"
+#include "tools/etref/cmd_leakage.h"
 #include "tools/etref/terminal.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* pools.c: EC's cutoff, ET's load, and how far the two agree, by size of the batch.
+/* study_pools.c: EC's cutoff, ET's load, and how far the two agree, by size of the batch.
  *
  * The cutoff of a batch of N independent scores is a sample quantile: with p = k/N and f the density
  * at the true quantile, its standard deviation is sqrt(p(1-p)/N) / f, so it falls like N^(-1/2); and

@@ -1,12 +1,12 @@
-/* fresh.c: other tokens of the same kind. See fresh.h.
+/* audit_fresh.c: other tokens of the same kind. See audit_fresh.h.
  *
  * A case decides every number of its inputs, so the case itself is asked to go on: with twice as
  * many tokens, the second half is what would have come next. Only in.x is wanted, so the case is made
  * dense and one column wide inside, which costs nothing and draws the same x.
  */
-#include "tools/leakage-study/fresh.h"
+#include "tools/leakage-study/audit_fresh.h"
 #include "etref/matmul.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/options.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
-/* check_arguments.c: are the structs that a caller fills what their headers say? See check_arguments.h. */
-#include "ref/layers/check_arguments.h"
+/* layer_arguments.c: are the structs that a caller fills what their headers say? See layer_arguments.h. */
+#include "ref/layers/layer_arguments.h"
 #include "ref/base/memory.h"
 
 #include <math.h>

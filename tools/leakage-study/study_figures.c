@@ -1,4 +1,4 @@
-/* figures.c: CSV files, and figures drawn from them by gnuplot where it is installed.
+/* study_figures.c: CSV files, and figures drawn from them by gnuplot where it is installed.
  *
  * The scripts are part of the program (plots.S) and are written beside the data, so that a figure
  * can be changed and drawn again with `gnuplot cutoff.gp`, without etref.

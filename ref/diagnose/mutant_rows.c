@@ -1,4 +1,4 @@
-/* picked_rows.c: sub-steps: the rows of a step that belong to picked tokens. See mutant.h. */
+/* mutant_rows.c: sub-steps: the rows of a step that belong to picked tokens. See mutant.h. */
 #include "ref/base/memory.h"
 #include "ref/step/decide.h"
 #include "ref/diagnose/mutant.h"

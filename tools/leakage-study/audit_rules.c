@@ -1,4 +1,4 @@
-/* rules.c: the rules that an audit looks at, and their counts. See audit_command.h. */
+/* audit_rules.c: the rules that an audit looks at, and their counts. See audit_command.h. */
 #include "tools/leakage-study/audit_command.h"
 #include "ref/report/describe_case.h"
 #include "tools/etref/terminal.h"

@@ -1,10 +1,10 @@
-/* leakage_bound.c: `etref leakage bound`: what expert choice may leak, at real sizes.
+/* cmd_leakage_bound.c: `etref leakage bound`: what expert choice may leak, at real sizes.
  *
  * The default is the paper's example: granularity 2, expansion 8, nine MoE layers; and a batch of
  * 512k tokens, and bf16 scores, where the paper names none.
  */
 #include "tools/etref/commands.h"
-#include "tools/etref/leakage.h"
+#include "tools/etref/cmd_leakage.h"
 #include "tools/etref/terminal.h"
 
 #include <stddef.h>

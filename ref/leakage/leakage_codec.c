@@ -1,4 +1,4 @@
-/* selection_codec.c: any selection, written into scores that look back only. See etref/leakage.h.
+/* leakage_codec.c: any selection, written into scores that look back only. See etref/leakage.h.
  *
  * Algorithm 2 halves a bracket [l,u] once per token. After t tokens u - l = 2^-t and
  *     l = sum over s <= t of (1 - z_s) 2^-s,

@@ -1,5 +1,5 @@
-/* check_arrays.c: is what a caller of a model's layer brings there? See check_arrays.h. */
-#include "ref/layers/check_arrays.h"
+/* layer_arrays.c: is what a caller of a model's layer brings there? See layer_arrays.h. */
+#include "ref/layers/layer_arrays.h"
 #include "ref/base/memory.h"
 
 #include <stdint.h>

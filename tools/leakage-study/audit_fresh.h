@@ -1,6 +1,6 @@
-/* fresh.h: tokens to put in place of a batch's future. */
-#ifndef ETREF_TOOL_LEAKAGE_FRESH_H
-#define ETREF_TOOL_LEAKAGE_FRESH_H
+/* audit_fresh.h: tokens to put in place of a batch's future. */
+#ifndef ETREF_TOOL_AUDIT_FRESH_H
+#define ETREF_TOOL_AUDIT_FRESH_H
 
 #include "etref/step.h"
 

@@ -1,10 +1,10 @@
-/* parallel.h: when a loop is worth more than one thread. Internal.
+/* threads.h: when a loop is worth more than one thread. Internal.
  *
  * Waking threads takes some microseconds, and on a busy machine milliseconds. A loop that moves
  * fewer elements than 2^15 is done before they would have started. No bit depends on it.
  */
-#ifndef ET_PARALLEL_H
-#define ET_PARALLEL_H
+#ifndef ET_THREADS_H
+#define ET_THREADS_H
 
 #include <stdbool.h>
 #include <stddef.h>

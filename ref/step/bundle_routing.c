@@ -1,5 +1,5 @@
-/* shown_routing.c: an assignment, read from whatever shows it. See shown_routing.h. */
-#include "ref/step/shown_routing.h"
+/* bundle_routing.c: an assignment, read from whatever shows it. See bundle_routing.h. */
+#include "ref/step/bundle_routing.h"
 #include "ref/format/tensor_arrays.h"
 #include "ref/step/case_kinds.h"
 #include "ref/step/tensors.h"

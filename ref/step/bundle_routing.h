@@ -1,6 +1,6 @@
-/* shown_routing.h: an assignment, read from whatever a bundle or a candidate shows of it. Internal. */
-#ifndef ET_SHOWN_ROUTING_H
-#define ET_SHOWN_ROUTING_H
+/* bundle_routing.h: an assignment, read from whatever a bundle or a candidate shows of it. Internal. */
+#ifndef ET_BUNDLE_ROUTING_H
+#define ET_BUNDLE_ROUTING_H
 
 #include "etref/bundle.h"
 #include "etref/case.h"

@@ -1,8 +1,8 @@
-/* leakage.h: the parts of `etref leakage`. What is computed stands in etref/leakage.h; here it is
+/* cmd_leakage.h: the parts of `etref leakage`. What is computed stands in etref/leakage.h; here it is
  * asked for and shown. Each part is one file and gets argv with the name of the command in argv[0].
  */
-#ifndef ETREF_TOOL_LEAKAGE_H
-#define ETREF_TOOL_LEAKAGE_H
+#ifndef ETREF_TOOL_CMD_LEAKAGE_H
+#define ETREF_TOOL_CMD_LEAKAGE_H
 
 #include "etref/leakage.h"
 #include "etref/safetensors.h"

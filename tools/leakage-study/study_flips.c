@@ -1,4 +1,4 @@
-/* flips.c: the audit on streams of scores: rules, pool sizes, positions.
+/* study_flips.c: the audit on streams of scores: rules, pool sizes, positions.
  *
  * The bounds say what a rule can tell about the future; this says how many past decisions really
  * hang on it: on the average over futures of the same stream (noise), and at most (adversary).

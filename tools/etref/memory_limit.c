@@ -1,4 +1,4 @@
-/* memory.c: how much memory this process may take. See memory.h.
+/* memory_limit.c: how much memory this process may take. See memory_limit.h.
  *
  * A line of /proc/self/cgroup is NUMBER:CONTROLLERS:PATH. Of version 2 the number is 0, no controller is
  * named, and the limit stands in MOUNT/PATH/memory.max (MOUNT/unified where both versions are
@@ -6,7 +6,7 @@
  * memory.limit_in_bytes. Each group above sets a limit, too. Within a container the path may be the
  * one outside, which is not there; then the container's own group is the mount itself.
  */
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 
 #include <errno.h>
 #include <limits.h>

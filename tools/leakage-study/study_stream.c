@@ -1,9 +1,9 @@
-/* stream.c: batches of scores. See stream.h. */
-#include "tools/leakage-study/stream.h"
+/* study_stream.c: batches of scores. See study_stream.h. */
+#include "tools/leakage-study/study_stream.h"
 #include "etref/matmul.h"
 #include "etref/random.h"
 #include "etref/step.h"
-#include "tools/etref/memory.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/options.h"
 
 #include <errno.h>

@@ -1,10 +1,10 @@
-/* leakage_exact.c: `etref leakage exact`: the least number of labels, for scores of M levels.
+/* cmd_leakage_exact.c: `etref leakage exact`: the least number of labels, for scores of M levels.
  *
  * One case, a table over the number of levels, or the smallest case in which exact top-k leaks more
  * than the b bits of its cutoff; for that one the sequences are shown that need the labels.
  */
 #include "tools/etref/commands.h"
-#include "tools/etref/leakage.h"
+#include "tools/etref/cmd_leakage.h"
 #include "tools/etref/terminal.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
-/* memory.h: how much memory this process may take. */
-#ifndef ETREF_TOOL_MEMORY_H
-#define ETREF_TOOL_MEMORY_H
+/* memory_limit.h: how much memory this process may take. */
+#ifndef ETREF_TOOL_MEMORY_LIMIT_H
+#define ETREF_TOOL_MEMORY_LIMIT_H
 
 #include <stddef.h>
 

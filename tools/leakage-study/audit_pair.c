@@ -1,4 +1,4 @@
-/* pair.c: two routings of batches that begin alike; and how to make such batches.
+/* audit_pair.c: two routings of batches that begin alike; and how to make such batches.
  *
  *     audit A B                    A and B hold in.x and route.mask
  *     audit A B KERNEL_A KERNEL_B  A and B hold in.x, the kernel's files route.mask
@@ -11,10 +11,10 @@
  */
 #include "etref/bundle.h"
 #include "tools/etref/commands.h"
-#include "tools/etref/leakage.h"
+#include "tools/etref/cmd_leakage.h"
 #include "tools/leakage-study/audit_command.h"
-#include "tools/leakage-study/fresh.h"
-#include "tools/etref/memory.h"
+#include "tools/leakage-study/audit_fresh.h"
+#include "tools/etref/memory_limit.h"
 #include "tools/etref/partial.h"
 #include "tools/etref/terminal.h"
 

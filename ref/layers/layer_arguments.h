@@ -1,11 +1,11 @@
-/* check_arguments.h: are the structs that a caller fills what their headers say? Internal.
+/* layer_arguments.h: are the structs that a caller fills what their headers say? Internal.
  *
  * One function for each struct, called by every public function that takes it, before anything is
  * computed. What is asked of an array is that it is there wherever it has elements; its length
  * nobody can ask. Messages begin with the struct and name the field.
  */
-#ifndef ET_CHECK_ARGUMENTS_H
-#define ET_CHECK_ARGUMENTS_H
+#ifndef ET_LAYER_ARGUMENTS_H
+#define ET_LAYER_ARGUMENTS_H
 
 #include "etref/moe.h"
 

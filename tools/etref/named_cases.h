@@ -1,9 +1,9 @@
-/* suites.h: the cases that the tool brings with it, and the cases that a user names.
+/* named_cases.h: the cases that the tool brings with it, and the cases that a user names.
  *
  * A suite is a text of data/cases, an array of cases in JSON (etref/suite.h).
  */
-#ifndef ETREF_TOOL_SUITES_H
-#define ETREF_TOOL_SUITES_H
+#ifndef ETREF_TOOL_NAMED_CASES_H
+#define ETREF_TOOL_NAMED_CASES_H
 
 #include "etref/suite.h"
 #include "tools/etref/options.h"

@@ -1,4 +1,4 @@
-/* residual.c: what is wrong, and where, if no hypothesis explains it.
+/* unexplained.c: what is wrong, and where, if no hypothesis explains it.
  *
  * For the first tensors that failed: how many elements, of which tokens, experts and columns; whether what
  * stands there is not a number, zero, the right values times a constant, another row's, another
