@@ -57,7 +57,7 @@ VERSION := $(shell sed -n 's/^.define ETREF_VERSION *"\(.*\)"/\1/p' include/etre
 SONAME  := libetref.so.$(firstword $(subst ., ,$(VERSION)))
 objects  = $(patsubst %,$(BUILD)/%.o,$(1:.c=))
 LIB     := $(call objects,$(wildcard ref/*/*.c ref/*/*.S))
-STUDY   := $(call objects,$(wildcard tools/leakage-study/*.c))
+STUDY   := $(call objects,$(wildcard tools/leakage-study/*.c tools/leakage-study/*.S))
 TOOL    := $(call objects,$(wildcard tools/etref/*.c tools/etref/*.S)) $(STUDY)
 QUAD    := $(call objects,$(wildcard tests/witness/*.c))
 EXPLAIN := $(call objects,$(wildcard ref/diagnose/*.c)) $(BUILD)/ref/verdict/choose_profile.o
@@ -247,7 +247,7 @@ $(BUILD)/tests/witness/%.o: tests/witness/%.c $(BUILD)/flags
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(COMPILE) -MMD -MP -c -o $@ $<
-$(BUILD)/%.S.o: %.S $(BUILD)/flags $(wildcard data/cases/*.json tools/plots/*.gp tools/etref/help/*.txt)
+$(BUILD)/%.S.o: %.S $(BUILD)/flags $(wildcard data/cases/*.json tools/leakage-study/figures/*.gp tools/etref/help/*.txt)
 	@mkdir -p $(@D)
 	$(CC) -c -o $@ $<
 # The flags in force; written only when they are not those of the last build.

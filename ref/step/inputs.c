@@ -27,7 +27,7 @@
  * where the cutoff is that of a calibration pool of fresh tokens. Bias: N(0, 0.01). Loads of all
  * ranks: the mean load, give or take a quarter.
  *
- * Left out: reading in.* from a bundle (bundle.c); the source checkpoint (ref/model/model_capture.c).
+ * Left out: reading in.* from a bundle (bundle.c); the source checkpoint (ref/model/case_from_checkpoint.c).
  */
 #include "etref/matmul.h"
 #include "etref/random.h"

@@ -1,6 +1,6 @@
 /* study_figures.c: CSV files, and figures drawn from them by gnuplot where it is installed.
  *
- * The scripts are part of the program (plots.S) and are written beside the data, so that a figure
+ * The scripts are part of the program (figures.S) and are written beside the data, so that a figure
  * can be changed and drawn again with `gnuplot cutoff.gp`, without etref.
  */
 #include "etref/safetensors.h"

@@ -1,4 +1,4 @@
-/* plots.S: the gnuplot scripts of tools/plots, byte for byte, inside the program, so that an
+/* figures.S: the gnuplot scripts of tools/leakage-study/figures, byte for byte, inside the program, so that an
  * installed etref needs no folder of its own. Paths are relative to the root of the sources. */
 
     .section .rodata
@@ -9,7 +9,7 @@
     .type et_plot_\name, %object
     .type et_plot_\name\()_end, %object
 et_plot_\name:
-    .incbin "tools/plots/\name\().gp"
+    .incbin "tools/leakage-study/figures/\name\().gp"
 et_plot_\name\()_end:
     .byte 0
     .endm

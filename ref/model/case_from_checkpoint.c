@@ -1,4 +1,4 @@
-/* model_capture.c: x, dy, weights and state of a layer in a step of a trained model. See etref/capture.h.
+/* case_from_checkpoint.c: x, dy, weights and state of a layer in a step of a trained model. See etref/capture.h.
  *
  *     case's text -> what it leaves out, from the checkpoint's configuration -> et_case
  *     et_case     -> model, tokens -> forward; backward down to the layer -> in.*
